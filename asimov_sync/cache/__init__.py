@@ -1,0 +1,1 @@
+"""The cache: one contract, kept in this process's memory or on a Redis server."""

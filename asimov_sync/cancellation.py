@@ -1,0 +1,192 @@
+"""One token for ending work early: cancel it, wait on it, give it a deadline, hang callbacks on it.
+
+The current token is carried by a context variable. Every blocking call of the library honours it, so a handler that does
+nothing but call a model is freed when its run is cancelled::
+
+    with Cancellation(timeout=30) as cancellation:
+        client.generate("…")                     # ends after 30 s at the latest, whatever it is doing
+
+State: a token has a reason (None until it is cancelled) and callbacks. Both change under one lock for all tokens, which is
+never held while a callback runs. A token registers at its parent only while it has callbacks itself, so a run with a
+hundred thousand tasks does not gather a hundred thousand registrations.
+"""
+
+import contextvars
+import itertools
+import threading
+import time
+from typing import Any, Callable, Dict, Optional, Tuple
+
+from asimov_sync.errors import Cancelled
+from asimov_sync.forking import ForkSafeLock
+
+__all__ = ["Cancellation"]
+
+# (the current token, what was current before it): kept in one value, so that one token may be entered in many threads.
+_current: "contextvars.ContextVar[Optional[Tuple[Cancellation, Any]]]" = contextvars.ContextVar(
+    "asimov_cancellation", default=None
+)
+_numbers = itertools.count()
+_tokens = ForkSafeLock()  # guards every token's reason and callbacks
+_INHERIT: Any = object()
+
+
+class Cancellation:
+    """A request to end work early, which whoever does the work may ask for, wait on, or be called by.
+
+    timeout: seconds from now after which the token counts as cancelled; None for no deadline of its own.
+    parent: a token whose cancellation and deadline are this one's too. Where not given, the current token; None for none.
+
+    Safe to use from any thread. `with cancellation:` makes it the current one for the block.
+    """
+
+    __slots__ = ("_callbacks", "_parent", "_reason", "_upward", "deadline")
+
+    deadline: Optional[float]
+    """The `time.monotonic()` moment at which it counts as cancelled, its parents' included; None for never."""
+
+    def __init__(self, timeout: Optional[float] = None, parent: "Optional[Cancellation]" = _INHERIT) -> None:
+        if parent is _INHERIT:
+            entered = _current.get()
+            parent = entered[0] if entered else None
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if parent is not None and parent.deadline is not None:
+            deadline = parent.deadline if deadline is None else min(deadline, parent.deadline)
+        self.deadline = deadline
+        self._parent = parent
+        self._reason: Optional[str] = None
+        self._callbacks: Optional[Dict[int, Callable[[], Any]]] = None
+        self._upward: Optional[Registration] = None
+
+    @staticmethod
+    def current() -> "Cancellation":
+        """The token of the surrounding `with` or task; a fresh one that nobody else can cancel where there is none."""
+        entered = _current.get()
+        return entered[0] if entered else Cancellation(parent=None)
+
+    def cancel(self, reason: str = "cancelled") -> bool:
+        """Cancel it and call its callbacks on this thread; False if it was cancelled before, and nothing is done."""
+        with _tokens:
+            if self._reason is not None:
+                return False
+            self._reason = reason
+            callbacks, self._callbacks = self._callbacks, None
+        self._call(callbacks)
+        return True
+
+    def _call(self, callbacks: Optional[Dict[int, Callable[[], Any]]]) -> None:
+        """Call every callback; the first exception is raised after all of them ran."""
+        failure: Optional[BaseException] = None
+        for callback in (callbacks or {}).values():
+            try:
+                callback()
+            except Exception as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
+
+    @property
+    def reason(self) -> Optional[str]:
+        """Why it was cancelled; None while it was not."""
+        if self._reason is None:
+            if self._parent is not None and self._parent.cancelled:
+                self.cancel(self._parent.reason or "cancelled")
+            elif self.deadline is not None and time.monotonic() >= self.deadline:
+                self.cancel("the deadline passed")
+        return self._reason
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether it, or a parent, was cancelled or has passed its deadline."""
+        return self.reason is not None
+
+    @property
+    def remaining(self) -> Optional[float]:
+        """Seconds until the deadline, never below 0; None where there is no deadline."""
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+    def raise_if_cancelled(self) -> None:
+        """Raise Cancelled, with the reason as its message, if it is cancelled."""
+        reason = self.reason
+        if reason is not None:
+            raise Cancelled(reason)
+
+    def wait(self, seconds: Optional[float] = None) -> bool:
+        """Sleep until it is cancelled, or `seconds` have passed (None: no limit); True if it is cancelled."""
+        remaining = self.remaining
+        if remaining is not None:
+            seconds = remaining if seconds is None else min(seconds, remaining)
+        woken = threading.Event()
+        with self.on_cancel(woken.set):
+            woken.wait(seconds)
+        return self.cancelled
+
+    def on_cancel(self, callback: Callable[[], Any]) -> "Registration":
+        """Have `callback()` called when it is cancelled, on the thread that cancels; at once, here, if it is already.
+
+        Returns a registration to `remove()`, or to use in a `with`. A deadline alone calls nobody: whoever blocks also
+        bounds the block by `remaining`.
+        """
+        registration = Registration(self, next(_numbers))
+        with _tokens:
+            late = self._reason is not None
+            first = not late and not self._callbacks
+            if not late:
+                if self._callbacks is None:
+                    self._callbacks = {}
+                self._callbacks[registration.number] = callback
+        if late:
+            callback()
+        elif first and self._parent is not None:
+            self._reach_up(self._parent)
+        return registration
+
+    def _reach_up(self, parent: "Cancellation") -> None:
+        upward = parent.on_cancel(lambda: self.cancel(parent.reason or "cancelled"))
+        with _tokens:
+            # Another thread may have come and gone meanwhile: keep one registration, and only while it is needed.
+            if self._callbacks and self._upward is None:
+                self._upward = upward
+                return
+        upward.remove()
+
+    def _remove(self, number: int) -> None:
+        upward = None
+        with _tokens:
+            if self._callbacks is not None:
+                self._callbacks.pop(number, None)
+                if not self._callbacks:
+                    upward, self._upward = self._upward, None
+        if upward is not None:
+            upward.remove()
+
+    def __enter__(self) -> "Cancellation":
+        _current.set((self, _current.get()))
+        return self
+
+    def __exit__(self, *exc_info: Any) -> None:
+        entered = _current.get()
+        _current.set(entered[1] if entered else None)
+
+    def __repr__(self) -> str:
+        return "<Cancellation: {}>".format(self._reason or "not cancelled")
+
+
+class Registration:
+    """A callback's place on a token; `remove()` takes it back, as the end of a `with` does."""
+
+    __slots__ = ("_token", "number")
+
+    def __init__(self, token: Cancellation, number: int) -> None:
+        self._token = token
+        self.number = number
+
+    def remove(self) -> None:
+        """Take the callback back; harmless when it was called or removed before."""
+        self._token._remove(self.number)
+
+    def __enter__(self) -> "Registration":
+        return self
+
+    def __exit__(self, *exc_info: Any) -> None:
+        self.remove()

@@ -1,0 +1,1 @@
+"""The task graph: building one, running one, and what came of it."""

@@ -1,0 +1,310 @@
+"""A run that is going on: the handle that its caller holds, and the context that its handlers are given."""
+
+import contextvars
+import threading
+import time
+import uuid
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Tuple
+
+from asimov_sync.cache.contract import Cache
+from asimov_sync.cancellation import Cancellation
+from asimov_sync.errors import Cancelled, RunTimeout, described
+from asimov_sync.graph.building import TaskGraph
+from asimov_sync.graph.events import RunFinished, TaskFinished, TaskProgress, TaskSkipped, TaskStarted
+from asimov_sync.graph.results import Outcome, RunResult, TaskRecord
+from asimov_sync.graph.state import RunState
+from asimov_sync.messages import Event, Usage
+from asimov_sync.metering import METERS, Meter
+from asimov_sync.tasks import TaskStatus
+from asimov_sync.workers import Alarm, alarms
+
+if TYPE_CHECKING:
+    from asimov_sync.graph.scheduler import TaskScheduler
+
+__all__ = ["Run", "TaskContext"]
+
+SLICE_SECONDS = 0.2
+"""How long a caller waits at a stretch. Where a wait cannot be interrupted (Windows), Ctrl-C is seen this late."""
+
+
+class TaskContext:
+    """What a handler is given beside its task.
+
+    name, run_id: which task of which run. inputs: the results of its dependencies by name, in the order of depends_on.
+    failed: why dependencies brought no result, for a task that allows failure. cancellation: cancelled when the run is.
+    """
+
+    __slots__ = ("_run", "_place", "cancellation", "failed", "inputs", "meter", "name", "seconds")
+
+    def __init__(self, run: "Run", place: int) -> None:
+        node = run.state.nodes[place]
+        self._run = run
+        self._place = place
+        self.name = node.name
+        self.cancellation = Cancellation(parent=run.cancellation)
+        self.meter = Meter()
+        self.seconds: Optional[float] = None
+        self.inputs: Dict[str, Any] = {}
+        for dependency in node.dependencies:
+            before = run.state.nodes[dependency]
+            status, result, _ = before.task.snapshot()
+            if status in (TaskStatus.COMPLETE, TaskStatus.PARTIAL):
+                self.inputs[before.name] = result
+        self.failed: Dict[str, str] = run.state.failed_dependencies(place) if node.allow_failure else {}
+
+    @property
+    def run_id(self) -> str:
+        """The id of the run."""
+        return self._run.id
+
+    @property
+    def cache(self) -> Cache:
+        """A namespace of the scheduler's cache that belongs to the run."""
+        return self._run.scheduler.cache.with_prefix("run").with_prefix(self._run.id)
+
+    def report(self, fraction: Optional[float] = None, text: str = "") -> None:
+        """Tell how far the task is (0 to 1, or None) and what it is about; a TaskProgress event to those who watch."""
+        self._run.report(self._place, fraction, text)
+
+
+class Run:
+    """A run that is going on. It goes on whether or not anybody waits for it."""
+
+    def __init__(
+        self,
+        scheduler: "TaskScheduler",
+        graph: TaskGraph,
+        state: RunState,
+        run_id: Optional[str],
+        timeout: Optional[float],
+        recording: bool,
+    ) -> None:
+        self.id = run_id if run_id is not None else uuid.uuid4().hex
+        self.scheduler = scheduler
+        self.state = state
+        self.meter = Meter()
+        self.cancellation = Cancellation()
+        self.context = contextvars.copy_context()
+        self.hands = 0  # how many workers are on it
+        self._graph = graph
+        self._lock = threading.Lock()  # guards state, hands, and everything below
+        self._told = threading.Condition(self._lock)  # events were added, or the run is over
+        self._events: Optional[List[Event]] = [] if recording else None
+        self._contexts: Dict[int, Tuple[TaskContext, int, float]] = {}  # what goes on: its context, thread and start
+        self._exceptions: Dict[int, BaseException] = {}  # in the order in which they came
+        self._usages: Dict[int, Tuple[Usage, float]] = {}
+        self._start = time.perf_counter()
+        self._result: Optional[RunResult] = None
+        self._alarms: List[Alarm] = []
+        self._timeout = timeout
+        self._upward = self.cancellation.on_cancel(self._end)
+
+    # For the caller
+
+    def result(self, timeout: Optional[float] = None) -> RunResult:
+        """Wait for the end, and return what came of it. RunTimeout after `timeout` seconds; the run itself goes on.
+
+        Any exception that interrupts the wait (Ctrl-C, SystemExit, one raised by a signal handler) cancels the run.
+        """
+        end = None if timeout is None else time.monotonic() + timeout
+        try:
+            while True:
+                self.scheduler.lend_hand(self)
+                with self._lock:
+                    if self._result is not None:
+                        return self._result
+                    left = SLICE_SECONDS if end is None else min(SLICE_SECONDS, end - time.monotonic())
+                    if left <= 0:
+                        raise RunTimeout("run {} did not end within {} s; it goes on".format(self.id, timeout))
+                    self._told.wait(left)
+        except RunTimeout:
+            raise
+        except BaseException as interruption:
+            self.cancel("interrupted by {}".format(type(interruption).__name__))
+            raise
+
+    def events(self) -> Iterator[Event]:
+        """What happens, from the start of the run to its RunFinished. Closing the iterator early cancels the run."""
+        if self._events is None:
+            raise RuntimeError("scheduler.run() keeps no events: use scheduler.stream(), or submit().events()")
+        told = 0
+        try:
+            while True:
+                while told == len(self._events):
+                    self.scheduler.lend_hand(self, tasks=1)
+                    with self._lock:
+                        if told == len(self._events):
+                            self._told.wait(SLICE_SECONDS)
+                event = self._events[told]
+                told += 1
+                yield event
+                if isinstance(event, RunFinished):
+                    return
+        except BaseException as interruption:
+            closed = isinstance(interruption, GeneratorExit)
+            self.cancel(
+                "its events were not read to the end" if closed else "interrupted by {}".format(type(interruption).__name__)
+            )
+            raise
+
+    def cancel(self, reason: str = "cancelled") -> bool:
+        """End the run now: what goes on is FAILED with Cancelled, the rest stays WAITING. False if it was over."""
+        return not self.done() and self.cancellation.cancel(reason)
+
+    def done(self) -> bool:
+        """Whether it is over."""
+        return self._result is not None
+
+    # For the scheduler
+
+    def begin(self) -> None:
+        """Start the clock of the time-out; a graph without tasks is over at once."""
+        if self._timeout is not None:
+            reason = "the run's time-out of {} s passed".format(self._timeout)
+            self._alarms.append(alarms.call_at(time.monotonic() + self._timeout, lambda: self.cancel(reason)))
+        if self.cancellation.deadline is not None:  # a surrounding token's; a deadline alone calls nobody
+            self._alarms.append(alarms.call_at(self.cancellation.deadline, lambda: self.cancellation.cancelled))
+        with self._lock:
+            self._finish_if_over()
+        self._let_go()
+
+    def take(self) -> Optional[TaskContext]:
+        """The next task to execute; without one the calling worker is off this run."""
+        with self._lock:
+            return self._take()
+
+    def _take(self) -> Optional[TaskContext]:
+        place = self.state.take()
+        if place is None:
+            self.hands -= 1
+            return None
+        context = TaskContext(self, place)
+        self._contexts[place] = (context, threading.get_ident(), time.perf_counter())
+        if self._events is not None:
+            self._tell(TaskStarted(context.name, self.state.nodes[place].task.model_copy(), time.time()))
+        return context
+
+    def settle(self, context: TaskContext, outcome: Outcome, take: bool) -> Optional[TaskContext]:
+        """End a task, unless the run did so first; the next one for this worker, if it wants to `take` one."""
+        with self._lock:
+            place = context._place
+            if place in self._contexts and self._contexts[place][0] is context:
+                if outcome.exception is not None:
+                    self._exceptions[place] = outcome.exception
+                skipped = self.state.settle(place, outcome.status, outcome.result, outcome.error)
+                self._close(place)
+                self._tell_skipped(skipped)
+                self._finish_if_over()
+            following = self._take() if take else None
+            if not take:
+                self.hands -= 1
+        if self._result is not None:
+            self._let_go()
+        return following
+
+    def staff(self, limit: int) -> int:
+        """How many more workers are to be put on the run, so that every ready task has one, up to `limit` in all."""
+        with self._lock:
+            more = max(0, min(len(self.state.ready), limit - self.hands))
+            self.hands += more
+            return more
+
+    def join(self) -> Optional[TaskContext]:
+        """The next task for a thread that is no worker of the run yet, but would be one; None if none is ready."""
+        with self._lock:
+            self.hands += 1
+            return self._take()
+
+    def report(self, place: int, fraction: Optional[float], text: str) -> None:
+        """Tell the progress of a task that goes on."""
+        with self._lock:
+            if self._events is not None and place in self._contexts:
+                node = self.state.nodes[place]
+                self._tell(TaskProgress(node.name, node.task.model_copy(), time.time(), fraction, text))
+
+    # The rest holds the lock, but for _end and _let_go, which take it
+
+    def _close(self, place: int) -> None:
+        """Keep what a settled task used, and tell that it is."""
+        context, _, start = self._contexts.pop(place)
+        self._usages[place] = (context.meter.usage, time.perf_counter() - start)
+        if self._events is not None:
+            self._tell(TaskFinished(context.name, self.state.nodes[place].task.model_copy(), time.time()))
+
+    def _tell(self, event: Event) -> None:
+        if self._events is not None:
+            self._events.append(event)
+            self._told.notify_all()
+
+    def _tell_skipped(self, places: List[int]) -> None:
+        if self._events is not None:
+            for place in places:
+                node = self.state.nodes[place]
+                self._tell(TaskSkipped(node.name, node.task.model_copy(), time.time(), self.state.skipped[place]))
+
+    def _end(self) -> None:
+        """The run was cancelled: settle all that goes on, and give up the workers that are still in it."""
+        reason = self.cancellation.reason or "cancelled"
+        with self._lock:
+            if self._result is not None:
+                return
+            cancelled = Cancelled(reason)
+            failed, skipped = self.state.end("the run ended early: {}".format(reason), described(cancelled))
+            stuck = []
+            for place in failed:
+                self._exceptions[place] = cancelled
+                stuck.append(self._contexts[place][1])
+                self._close(place)
+            self._tell_skipped(skipped)
+            self._finish_if_over()
+        self._let_go()
+        for ident in stuck:
+            self.scheduler.abandon(ident)
+
+    def _finish_if_over(self) -> None:
+        if self._result is not None or not self.state.over:
+            return
+        nothing = (Usage(), None)
+        records = []
+        for place, node in enumerate(self.state.nodes):
+            usage, seconds = self._usages.get(place, nothing)
+            records.append(
+                TaskRecord(
+                    node.name,
+                    node.task,
+                    node.task.snapshot(),
+                    self._exceptions.get(place),
+                    self.state.skipped.get(place),
+                    usage,
+                    seconds,
+                )
+            )
+        self._result = RunResult(
+            records,
+            self.state.status,
+            self.id,
+            self.meter.usage,
+            time.perf_counter() - self._start,
+            next(iter(self._exceptions.values()), None),
+        )
+        self.scheduler.finished(self, self._result)
+        self._graph.release()
+        self._tell(RunFinished(self._result, time.time()))
+        self._told.notify_all()
+
+    def _let_go(self) -> None:
+        """After the end: nothing that outlives the run may still hold it."""
+        if self._result is not None:
+            self._upward.remove()
+            for alarm in self._alarms:
+                alarm.cancel()
+
+    def __repr__(self) -> str:
+        return "<Run {}: {}>".format(self.id, self.state.status.name)
+
+
+def execute(handler: Any, context: TaskContext, task: Any) -> Any:
+    """Call a handler with the task's cancellation and meters as the current ones."""
+    METERS.set(METERS.get() + (context._run.meter, context.meter))
+    with context.cancellation:
+        return handler(task, context)

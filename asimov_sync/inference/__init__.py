@@ -1,0 +1,1 @@
+"""Inference clients: one contract, one file a provider, and what they share."""

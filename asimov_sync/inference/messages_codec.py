@@ -1,0 +1,300 @@
+"""Anthropic's Messages wire: a Request to a JSON body, a JSON body or stream events to a Reply. Pure: no IO, no clock.
+
+Facts of the wire: https://docs.anthropic.com/en/api/messages and …/messages-streaming, and recorded traffic, which adds that
+`message_delta` figures are cumulative, that a tool_use may arrive whole in `content_block_start`, that its input may be an
+empty string, and that unknown keys, blocks and events appear anywhere.
+"""
+
+import json
+from typing import Any, Dict, List, Mapping, Optional, Set, Tuple, Type
+
+from asimov_sync.errors import (
+    AuthenticationError,
+    ContextLengthExceeded,
+    InferenceError,
+    InvalidRequestError,
+    NotFoundError,
+    OverloadedError,
+    PermissionDeniedError,
+    ProviderError,
+    RateLimitError,
+)
+from asimov_sync.inference.request import Request
+from asimov_sync.messages import (
+    Block,
+    ChatMessage,
+    ChatRole,
+    Event,
+    Reply,
+    ReplyDone,
+    TextDelta,
+    ThinkingDelta,
+    ToolCall,
+    ToolCallReady,
+    Usage,
+)
+
+__all__ = ["MessagesFold", "decode_error", "decode_reply", "encode_request"]
+
+OPTIONS = frozenset(
+    "max_tokens metadata output_config service_tier stop_sequences temperature thinking tool_choice top_k top_p".split()
+)
+"""The options of a Messages request that a caller may give, beside `extra`."""
+
+CACHE_MARKERS = 4
+"""How many blocks of a request may carry cache_control; a fifth is a 400 (Anthropic, "Prompt caching")."""
+
+# Request to wire
+
+
+def encode_request(request: Request) -> Dict[str, Any]:
+    """The JSON body of a request, without "stream". TypeError for an option that the wire does not have."""
+    unknown = sorted(set(request.options) - OPTIONS - {"extra"})
+    if unknown:
+        raise TypeError(
+            "unknown option {}; there are {}, and extra={{…}} for what is to be sent as it is".format(
+                ", ".join(map(repr, unknown)), ", ".join(sorted(OPTIONS))
+            )
+        )
+    if not request.messages:
+        raise ValueError("there is no message to answer: messages is empty")
+    marked = _marked(request.messages)
+    body: Dict[str, Any] = {"model": request.model}
+    system: List[Block] = []
+    if request.system:
+        system.extend(ChatMessage(role=ChatRole.SYSTEM, content=request.system).blocks)
+    messages = []
+    for place, message in enumerate(request.messages):
+        blocks = _marked_blocks(message) if place in marked else message.blocks
+        if message.role is ChatRole.SYSTEM:
+            system.extend(blocks)
+            continue
+        role = "assistant" if message.role is ChatRole.ASSISTANT else "user"
+        plain = isinstance(message.content, str) and place not in marked
+        messages.append({"role": role, "content": message.content if plain else blocks})
+    body["messages"] = messages
+    if system:
+        body["system"] = system[0]["text"] if len(system) == 1 and set(system[0]) == {"type", "text"} else system
+    if request.tools:
+        body["tools"] = request.tools
+    for name in sorted(OPTIONS & set(request.options)):
+        body[name] = request.options[name]
+    if isinstance(body.get("tool_choice"), str):
+        choice = body["tool_choice"]
+        body["tool_choice"] = {"type": choice} if choice in ("auto", "any", "none") else {"type": "tool", "name": choice}
+    body.update(request.options.get("extra") or {})
+    return body
+
+
+def _marked(messages: List[ChatMessage]) -> Set[int]:
+    """Where the cache markers go that are sent: the last four, since each covers all before it."""
+    marked = [place for place, message in enumerate(messages) if message.cache_marker and message.blocks]
+    return set(marked[-CACHE_MARKERS:])
+
+
+def _marked_blocks(message: ChatMessage) -> List[Block]:
+    """The blocks, with cache_control on the last one that may carry it: not on thinking, not on empty text."""
+    blocks = list(message.blocks)
+    for place in reversed(range(len(blocks))):
+        kind = blocks[place].get("type")
+        if kind in ("thinking", "redacted_thinking") or (kind == "text" and not blocks[place].get("text")):
+            continue
+        control = {"type": "ephemeral"}
+        if isinstance(message.cache_marker, str):
+            control["ttl"] = message.cache_marker
+        blocks[place] = dict(blocks[place], cache_control=control)
+        break
+    return blocks
+
+
+# Wire to reply
+
+
+def decode_reply(body: Mapping[str, Any]) -> Reply:
+    """The reply of a response that was not streamed."""
+    return _reply(body, [dict(block) for block in body.get("content") or []], {})
+
+
+def _reply(message: Mapping[str, Any], blocks: List[Block], malformed: Mapping[int, str]) -> Reply:
+    return Reply(
+        message=ChatMessage(role=ChatRole.ASSISTANT, content=blocks),
+        stop_reason=message.get("stop_reason"),
+        raw_stop_reason=message.get("stop_reason"),
+        tool_calls=[
+            _call(block, malformed.get(place)) for place, block in enumerate(blocks) if block.get("type") == "tool_use"
+        ],
+        usage=_usage(message.get("usage") or {}),
+        model=message.get("model"),
+        id=message.get("id"),
+    )
+
+
+def _call(block: Block, malformed: Optional[str]) -> ToolCall:
+    arguments = block.get("input")
+    if not isinstance(arguments, dict):
+        malformed, arguments = malformed or json.dumps(arguments), {}
+    return ToolCall(id=block.get("id") or "", name=block.get("name") or "", arguments=arguments, malformed=malformed)
+
+
+def _usage(figures: Mapping[str, Any]) -> Usage:
+    written = figures.get("cache_creation") or {}
+    details = figures.get("output_tokens_details") or {}
+    return Usage(
+        input_tokens=figures.get("input_tokens") or 0,
+        output_tokens=figures.get("output_tokens") or 0,
+        cache_read_input_tokens=figures.get("cache_read_input_tokens") or 0,
+        cache_write_input_tokens=figures.get("cache_creation_input_tokens") or 0,
+        cache_write_5m_input_tokens=written.get("ephemeral_5m_input_tokens") or 0,
+        cache_write_1h_input_tokens=written.get("ephemeral_1h_input_tokens") or 0,
+        reasoning_tokens=details.get("thinking_tokens") or 0,
+        requests=1,
+    )
+
+
+class MessagesFold:
+    """Folds the events of one stream to a Reply: feed it each event's data, and it answers with a typed event or None.
+
+    What the wire says twice (usage) is overwritten, never added. `partial()` is the reply so far.
+    """
+
+    def __init__(self, provider: str) -> None:
+        self._provider = provider
+        self._message: Dict[str, Any] = {}
+        self._blocks: Dict[int, Block] = {}
+        self._pieces: Dict[Tuple[int, str], List[str]] = {}  # (index, field): its deltas, joined when they are asked for
+        self.done = False
+
+    def feed(self, data: Mapping[str, Any]) -> Optional[Event]:
+        """The typed event that a wire event amounts to, if it amounts to one. An `error` event is raised as its error."""
+        kind = data.get("type")
+        if kind == "content_block_delta":
+            return self._delta(data["index"], data["delta"])
+        if kind == "content_block_start":
+            self._blocks[data["index"]] = dict(data["content_block"])
+        elif kind == "content_block_stop":
+            return self._stop(data["index"])
+        elif kind == "message_start":
+            self._message = dict(data["message"])
+            for index, block in enumerate(self._message.get("content") or []):
+                self._blocks[index] = dict(block)
+        elif kind == "message_delta":
+            self._message.update(data.get("delta") or {})
+            usage = {name: figure for name, figure in (data.get("usage") or {}).items() if figure is not None}
+            self._message["usage"] = dict(self._message.get("usage") or {}, **usage)
+        elif kind == "message_stop":
+            self.done = True
+            return ReplyDone(self.partial())
+        elif kind == "error":
+            raise decode_error(self._provider, None, {}, data)
+        return None  # pings, and what is new
+
+    def _delta(self, index: int, delta: Mapping[str, Any]) -> Optional[Event]:
+        kind = delta["type"]
+        if kind == "text_delta":
+            text = delta["text"]
+            self._add(index, "text", text)
+            return TextDelta(text)
+        if kind == "input_json_delta":
+            self._add(index, "input", delta["partial_json"])
+        elif kind == "thinking_delta":
+            self._add(index, "thinking", delta["thinking"])
+            return ThinkingDelta(delta["thinking"])
+        elif kind == "signature_delta":
+            self._add(index, "signature", delta["signature"])
+        elif kind == "citations_delta":
+            block = self._blocks[index]
+            block["citations"] = list(block.get("citations") or []) + [delta["citation"]]
+        elif kind == "compaction_delta":
+            self._add(index, "content", delta.get("content") or "")
+        return None
+
+    def _add(self, index: int, field: str, piece: str) -> None:
+        if index not in self._blocks:
+            raise KeyError(index)
+        try:
+            self._pieces[index, field].append(piece)
+        except KeyError:
+            self._pieces[index, field] = [piece]
+
+    def _stop(self, index: int) -> Optional[Event]:
+        if self._blocks[index].get("type") != "tool_use":
+            return None
+        block, malformed = self._folded(index)
+        return ToolCallReady(_call(block, malformed))
+
+    def _folded(self, index: int) -> Tuple[Block, Optional[str]]:
+        """A block with all its deltas, and its input as text if that is not a JSON object."""
+        block = dict(self._blocks[index])
+        malformed = None
+        for field in ("text", "thinking", "signature", "content", "input"):
+            pieces = self._pieces.get((index, field))
+            if pieces is None:
+                continue
+            told = "".join(pieces)
+            if field != "input":
+                block[field] = (block.get(field) or "") + told
+            elif told:
+                block["input"], malformed = _object(told)
+        return block, malformed
+
+    def partial(self) -> Reply:
+        """The reply of what was fed so far; without a stop_reason until it is done."""
+        blocks, malformed = [], {}
+        for place, index in enumerate(sorted(self._blocks)):
+            block, wrong = self._folded(index)
+            blocks.append(block)
+            if wrong is not None:
+                malformed[place] = wrong
+        message = self._message if self.done else dict(self._message, stop_reason=None)
+        return _reply(message, blocks, malformed)
+
+
+def _object(text: str) -> Tuple[Dict[str, Any], Optional[str]]:
+    """A JSON object and None; or, where the text is none, an empty one and the text."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}, text
+    return (value, None) if isinstance(value, dict) else ({}, text)
+
+
+# Errors
+
+_BY_TYPE: Dict[str, Type[InferenceError]] = {
+    "authentication_error": AuthenticationError,
+    "permission_error": PermissionDeniedError,
+    "billing_error": PermissionDeniedError,
+    "invalid_request_error": InvalidRequestError,
+    "request_too_large": InvalidRequestError,
+    "not_found_error": NotFoundError,
+    "rate_limit_error": RateLimitError,
+    "overloaded_error": OverloadedError,
+    "api_error": ProviderError,
+    "timeout_error": ProviderError,
+}
+_BY_STATUS: Dict[int, Type[InferenceError]] = {
+    401: AuthenticationError,
+    402: PermissionDeniedError,
+    403: PermissionDeniedError,
+    404: NotFoundError,
+    429: RateLimitError,
+    529: OverloadedError,
+}
+_TOO_LONG = ("prompt is too long", "exceed context limit", "context window")
+
+
+def decode_error(provider: str, status: Optional[int], headers: Mapping[str, str], body: Any) -> InferenceError:
+    """The error that a response's status and body, or a stream's `error` event, stand for.
+
+    status: None inside a stream. body: decoded JSON, or text where it was not JSON.
+    """
+    told = body.get("error") if isinstance(body, Mapping) else None
+    told = told if isinstance(told, Mapping) else {}
+    error_type = told.get("type")
+    message = told.get("message") or (body if isinstance(body, str) and body.strip() else "the provider gave no reason")
+    by_status = _BY_STATUS.get(status or 0) or (InvalidRequestError if 400 <= (status or 500) < 500 else ProviderError)
+    kind = _BY_TYPE.get(str(error_type), by_status)
+    if kind is InvalidRequestError and any(words in message.lower() for words in _TOO_LONG):
+        kind = ContextLengthExceeded
+    request_id = headers.get("request-id") or (body.get("request_id") if isinstance(body, Mapping) else None)
+    return kind(str(message)[:2000], provider=provider, status=status, error_type=error_type, request_id=request_id)

@@ -1,0 +1,379 @@
+"""One HTTP exchange at a time, over requests; the only file that imports it.
+
+Three things that requests does not do by itself:
+
+- *A reader that is blocked can be freed.* Closing a response from another thread does not wake its reader (measured); shutting
+  its socket down does. So the connections made here tell their exchange which socket it is on.
+- *Bytes are handed on when they arrive.* `iter_content` and urllib3's `read` wait until they have what they asked for, which
+  on a body without chunks is the whole buffer or the end; `read1` returns what is there.
+- *No key in an error.* Every exception of requests holds the request, and with it the key; what is raised here holds, as
+  its cause, only the innermost error of the operating system or the HTTP parser.
+"""
+
+import http.client
+import http.cookiejar
+import socket
+import ssl
+import threading
+import time
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
+
+import requests
+import requests.adapters
+import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+
+from asimov_sync.cancellation import Cancellation
+from asimov_sync.errors import AsimovError, ConnectionFailed, ConnectTimeout, DeadlineExceeded, IdleTimeout
+from asimov_sync.forking import renew_in_child
+from asimov_sync.inference.request import Timeout
+
+__all__ = ["Exchange", "HttpTransport"]
+
+READ_BYTES = 65536
+DRAIN_SECONDS = 0.25
+"""How long the end of a body is waited for when its last event was seen, so that the connection can be used again."""
+
+_sending = threading.local()  # .exchange: what this thread sends just now
+
+
+class _Told:
+    """A connection that tells the exchange of its thread which socket it uses."""
+
+    sock: Any
+
+    def connect(self) -> None:
+        super().connect()  # type: ignore[misc]
+        _on_socket(self.sock)
+
+    def putrequest(self, *args: Any, **kwargs: Any) -> Any:
+        _on_socket(self.sock)  # a connection that was kept alive; None where it is still to connect
+        return super().putrequest(*args, **kwargs)  # type: ignore[misc]
+
+
+def _on_socket(sock: Any) -> None:
+    exchange = getattr(_sending, "exchange", None)
+    if exchange is not None and sock is not None:
+        exchange.on_socket(sock)
+
+
+class _ToldHTTPConnection(_Told, HTTPConnection):
+    pass
+
+
+class _ToldHTTPSConnection(_Told, HTTPSConnection):
+    pass
+
+
+class _HTTPPool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _ToldHTTPConnection
+
+
+class _HTTPSPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _ToldHTTPSConnection
+
+
+_POOLS = {"http": _HTTPPool, "https": _HTTPSPool}
+_KEEPALIVE: List[Tuple[int, int, int]] = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+for _name, _seconds in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 60), ("TCP_KEEPCNT", 5)):
+    if hasattr(socket, _name):
+        _KEEPALIVE.append((socket.IPPROTO_TCP, getattr(socket, _name), _seconds))
+
+
+class _Adapter(requests.adapters.HTTPAdapter):
+    """Makes connections that tell their socket, with TCP keepalive on, and retries nothing."""
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        options = list(HTTPConnection.default_socket_options) + _KEEPALIVE
+        super().init_poolmanager(*args, socket_options=options, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = _POOLS
+
+    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(*args, **kwargs)
+        manager.pool_classes_by_scheme = _POOLS
+        return manager
+
+
+class HttpTransport:
+    """Sends POST requests, each on a session that no other thread uses meanwhile; safe in a forked child."""
+
+    def __init__(self, provider: str, timeout: Timeout) -> None:
+        self._provider = provider
+        self.timeout = timeout
+        self.renew()
+        renew_in_child(self)
+
+    def renew(self) -> None:
+        """Start without connections, as in a forked child: the parent's are not to be shared."""
+        self._lock = threading.Lock()  # guards the list of sessions that nobody uses
+        self._free: List[requests.Session] = []
+
+    def post(
+        self, url: str, headers: Mapping[str, str], body: bytes, cancellation: Cancellation, deadline: Optional[float]
+    ) -> "Exchange":
+        """Send a request and wait for the status and headers of its response.
+
+        deadline: the `time.monotonic()` moment at which the call has taken its total time. Raises ConnectionFailed,
+        ConnectTimeout, IdleTimeout, DeadlineExceeded, or Cancelled.
+        """
+        exchange = Exchange(self, self._session(), cancellation, deadline)
+        try:
+            exchange.send(url, dict(headers, **{"Accept-Encoding": "identity"}), body)
+        except BaseException:
+            exchange.close()
+            raise
+        return exchange
+
+    def _session(self) -> requests.Session:
+        with self._lock:
+            if self._free:
+                return self._free.pop()
+        session = requests.Session()
+        adapter = _Adapter(max_retries=0)
+        session.mount("https://", adapter)
+        session.mount("http://", adapter)
+        session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
+        # Proxies and certificates come from the environment, as with plain requests; a password from ~/.netrc, which
+        # would take the place of the key, does not.
+        session.auth = _unchanged
+        return session
+
+    def give_back(self, session: requests.Session) -> None:
+        """Take a session whose exchange is over, for the next one."""
+        with self._lock:
+            self._free.append(session)
+
+    def close(self) -> None:
+        """Close the connections that nobody uses; the next request opens a new one."""
+        with self._lock:
+            free, self._free = self._free, []
+        for session in free:
+            session.close()
+
+    def too_late(self) -> DeadlineExceeded:
+        """The error of a call whose total time is over."""
+        return DeadlineExceeded(
+            "the call took longer than timeout.total, {} s".format(self.timeout.total), provider=self._provider
+        )
+
+    def failure(self, error: BaseException, cancellation: Cancellation, deadline: Optional[float]) -> AsimovError:
+        """What an exception of requests, urllib3, http.client or the socket amounts to; without the request in it."""
+        try:
+            cancellation.raise_if_cancelled()
+        except AsimovError as cancelled:
+            return cancelled.with_traceback(None)
+        chain = _chain(error)
+        root = next((link for link in reversed(chain) if _harmless(link)), None)
+        # urllib3 counts a refused connection among the time-outs.
+        kinds = [type(link) for link in chain if not isinstance(link, urllib3.exceptions.NewConnectionError)]
+        connecting = any(issubclass(kind, (requests.ConnectTimeout, urllib3.exceptions.ConnectTimeoutError)) for kind in kinds)
+        timed_out = any(
+            issubclass(kind, (socket.timeout, requests.Timeout, urllib3.exceptions.TimeoutError)) for kind in kinds
+        )
+        failure: AsimovError
+        if timed_out and deadline is not None and time.monotonic() >= deadline:
+            failure = self.too_late()
+        elif connecting:
+            failure = ConnectTimeout(
+                "no connection within timeout.connect, {} s".format(self.timeout.connect), provider=self._provider
+            )
+        elif timed_out:
+            failure = IdleTimeout("not a byte within timeout.idle, {} s".format(self.timeout.idle), provider=self._provider)
+        elif any(issubclass(kind, requests.exceptions.InvalidHeader) for kind in kinds):
+            failure = ConnectionFailed(
+                "a header holds a line break or is no text: look at the key and headers=", provider=self._provider
+            )
+        else:
+            failure = ConnectionFailed(
+                "the connection failed: {}: {}".format(type(root or error).__name__, root or error), provider=self._provider
+            )
+        if root is not None:
+            root.__cause__ = root.__context__ = None
+            failure.__cause__ = root.with_traceback(None)
+        return failure
+
+
+class Exchange:
+    """One request and its response. `close()` it; until then a cancellation frees whoever waits on it.
+
+    status, headers (lower-case names): of the response, once `send` has returned. complete: set by the reader that has seen
+    all it wants, so that the connection may be used again once the body's last bytes are read.
+    """
+
+    def __init__(
+        self, transport: HttpTransport, session: requests.Session, cancellation: Cancellation, deadline: Optional[float]
+    ) -> None:
+        self.status = 0
+        self.headers: Dict[str, str] = {}
+        self.complete = False
+        self._transport = transport
+        self._session: Optional[requests.Session] = session
+        self._cancellation = cancellation
+        self._deadline = deadline
+        self._response: Optional[requests.Response] = None
+        self._lock = threading.Lock()  # guards _socket: it is shut down only while it is this exchange's
+        self._socket: Optional[socket.socket] = None
+        self._aborted = False
+        self._registration = cancellation.on_cancel(self.abort)
+
+    def send(self, url: str, headers: Mapping[str, str], body: bytes) -> None:
+        """Send the request, and wait for the status and headers."""
+        timeout = self._transport.timeout
+        idle = self._seconds(timeout.idle)
+        connect = self._seconds(timeout.connect)
+        failure = None
+        _sending.exchange = self
+        try:
+            self._cancellation.raise_if_cancelled()
+            assert self._session is not None
+            response = self._session.post(
+                url, data=body, headers=dict(headers), stream=True, timeout=(connect, idle), allow_redirects=False
+            )
+            self._response = response
+            self.status = response.status_code
+            self.headers = {name.lower(): value for name, value in response.headers.items()}
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, http.client.HTTPException) as error:
+            failure = self._transport.failure(error, self._cancellation, self._deadline)
+        finally:
+            _sending.exchange = None
+        if failure is not None:
+            raise failure  # outside of the except, so that the original is not its context
+
+    def _seconds(self, limit: Optional[float]) -> Optional[float]:
+        """How long the next wait may take: the limit, or what is left of the call's or the cancellation's time."""
+        moments = [moment for moment in (self._deadline, self._cancellation.deadline) if moment is not None]
+        if not moments:
+            return limit
+        left = max(0.001, min(moments) - time.monotonic())
+        return left if limit is None else min(limit, left)
+
+    def on_socket(self, sock: socket.socket) -> None:
+        """Remember the socket that it goes over."""
+        with self._lock:
+            self._socket = sock
+            aborted = self._aborted
+        if aborted:
+            self.abort()
+
+    def abort(self) -> None:
+        """Free whoever waits for the response or its body; they find the connection at its end."""
+        with self._lock:
+            self._aborted = True
+            if self._socket is not None:
+                try:
+                    # The plain socket's method: an SSLSocket's own drops its TLS state under the reader's feet.
+                    socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+                except OSError:
+                    pass  # the other side was faster
+
+    def chunks(self) -> Iterator[bytes]:
+        """The body's bytes as they arrive. Raises as `send`; a body without a length may end early unnoticed."""
+        while True:
+            chunk = self._read()
+            if not chunk:
+                self._cancellation.raise_if_cancelled()
+                self._keep()
+                return
+            yield chunk
+            if self._deadline is not None and time.monotonic() >= self._deadline:
+                raise self._transport.too_late()  # bytes that trickle in time hit no socket's time-out
+
+    def read(self) -> bytes:
+        """The whole body."""
+        return b"".join(self.chunks())
+
+    def _read(self) -> bytes:
+        assert self._response is not None
+        failure = None
+        try:
+            self._cancellation.raise_if_cancelled()
+            self._limit(self._seconds(self._transport.timeout.idle))
+            raw: Any = self._response.raw
+            if self.headers.get("content-encoding", "identity") != "identity":
+                return raw.read(READ_BYTES, decode_content=True)  # type: ignore[no-any-return]
+            return raw._fp.read1(READ_BYTES)  # type: ignore[no-any-return]
+        except (
+            requests.RequestException,
+            urllib3.exceptions.HTTPError,
+            OSError,
+            http.client.HTTPException,
+            ValueError,
+        ) as error:
+            failure = self._transport.failure(error, self._cancellation, self._deadline)
+        raise failure
+
+    def _limit(self, seconds: Optional[float]) -> None:
+        """Bound the next read."""
+        with self._lock:
+            if self._socket is not None:
+                try:
+                    self._socket.settimeout(seconds)
+                except OSError:
+                    pass  # it is closed; the read will say so
+
+    def _keep(self) -> None:
+        """The body was read to its end: leave the connection to the next request."""
+        response, self._response = self._response, None
+        if response is not None:
+            with self._lock:
+                self._socket = None
+            response.raw.release_conn()
+            if self._session is not None:
+                self._transport.give_back(self._session)
+                self._session = None
+
+    def _drained(self) -> bool:
+        """Whether the rest of a complete body came at once; nothing is lost if it did not."""
+        if self._response is None or "close" in self.headers.get("connection", ""):
+            return False
+        try:
+            self._limit(DRAIN_SECONDS)
+            raw: Any = self._response.raw
+            return not raw._fp.read1(READ_BYTES)
+        except (OSError, http.client.HTTPException, ValueError):
+            return False
+
+    def close(self) -> None:
+        """Give up the response; the connection is closed unless its body was read to the end."""
+        self._registration.remove()
+        if self.complete and not self._aborted and self._drained():
+            self._keep()
+        response, self._response = self._response, None
+        with self._lock:
+            self._socket = None
+        if response is not None:
+            response.close()
+        session, self._session = self._session, None
+        if session is not None:
+            self._transport.give_back(session)
+
+    def __enter__(self) -> "Exchange":
+        return self
+
+    def __exit__(self, *exc_info: Any) -> None:
+        self.close()
+
+
+def _unchanged(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    return request
+
+
+def _chain(error: BaseException) -> List[BaseException]:
+    """An exception and everything it was caused by or wraps, the outermost first."""
+    chain: List[BaseException] = []
+    pending: List[Optional[BaseException]] = [error]
+    while pending:
+        link = pending.pop(0)
+        if link is None or any(link is seen for seen in chain):
+            continue
+        chain.append(link)
+        pending += [link.__cause__, link.__context__, getattr(link, "reason", None)]
+        pending += [argument for argument in link.args if isinstance(argument, BaseException)]
+    return [link for link in chain if isinstance(link, BaseException)]
+
+
+def _harmless(error: BaseException) -> bool:
+    """Whether an exception is of the operating system or the HTTP parser, and so holds neither request nor headers."""
+    if isinstance(error, (requests.RequestException, urllib3.exceptions.HTTPError)):
+        return False
+    return isinstance(error, (OSError, ssl.SSLError, http.client.HTTPException))

@@ -1,0 +1,41 @@
+"""A client that answers from a script, without a network: for unit tests of what is built on a client."""
+
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator, List, Optional
+
+from asimov_sync.cancellation import Cancellation
+from asimov_sync.inference.contract import InferenceClient
+from asimov_sync.inference.messages_codec import MessagesFold, decode_error, encode_request
+from asimov_sync.inference.request import Request
+from asimov_sync.messages import Event
+from asimov_sync.testing.script import Failure, Script, Scripted, failure_body
+from asimov_sync.testing.wire import reply_events
+
+__all__ = ["ScriptedInferenceClient"]
+
+
+class ScriptedInferenceClient(InferenceClient):
+    """Answers each request with the next reply of a script, or with what a function makes of the request.
+
+    Everything but the network is real: requests are encoded and replies are folded as for the Messages API. `requests` holds
+    the bodies of the requests, in the order in which they came.
+    """
+
+    provider = "scripted"
+    default_options = {"max_tokens": 4096}
+
+    def __init__(self, answers: Scripted, model: str = "scripted", **options: Any) -> None:
+        super().__init__(model, **options)
+        self.requests: List[Dict[str, Any]] = []
+        self._script = Script(answers)
+
+    @contextmanager
+    def _attempt(self, request: Request, cancellation: Cancellation, deadline: Optional[float]) -> Iterator[Iterator[Event]]:
+        cancellation.raise_if_cancelled()
+        body = encode_request(request)
+        self.requests.append(body)
+        answer = self._script.answer(body)
+        if isinstance(answer, Failure):
+            raise decode_error(self.provider, answer.status, answer.headers, failure_body(answer))
+        fold = MessagesFold(self.provider)
+        yield (event for event in map(fold.feed, reply_events(answer)) if event is not None)

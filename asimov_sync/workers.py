@@ -1,0 +1,243 @@
+"""Every thread that this library starts: daemon, made on first use, safe across fork, with the caller's context.
+
+`WorkerPool` is a `concurrent.futures.ThreadPoolExecutor` to its callers and keeps none of these habits of it:
+
+- its threads hold up the end of the process (a handler that hangs must not);
+- a pool that a child inherited by fork waits for threads that the child does not have;
+- context variables do not reach the work, so that a span made there has lost its parent;
+- threads, once started, stay for the life of the pool.
+
+State, guarded by one lock: the queued jobs; how many workers live, and how many of them wait for a job; which threads were
+abandoned, that is, given up as stuck and no longer counted.
+"""
+
+import collections
+import concurrent.futures
+import contextvars
+import heapq
+import itertools
+import logging
+import threading
+import time
+from typing import Any, Callable, Deque, Dict, List, Optional, Set, Tuple
+
+from asimov_sync.errors import WorkersClosed
+from asimov_sync.forking import renew_in_child
+
+__all__ = ["Alarms", "WorkerPool"]
+
+logger = logging.getLogger(__name__)
+
+IDLE_SECONDS = 5.0
+"""How long a worker waits for the next job before its thread ends. A pool that nobody uses has no threads."""
+
+ABANDONED_LIMIT = 64
+"""How many stuck threads of one pool are replaced. A program that sticks more often has another problem."""
+
+_here = threading.local()
+
+
+class _Job:
+    """One call to make, the context to make it in, and the future that waits for it."""
+
+    __slots__ = ("context", "function", "future")
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self.function = function
+        self.context = contextvars.copy_context()
+        self.future: "concurrent.futures.Future[Any]" = concurrent.futures.Future()
+
+    def run(self) -> None:
+        if not self.future.set_running_or_notify_cancel():
+            return
+        try:
+            result = self.context.run(self.function)
+        except BaseException as error:
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(result)
+
+
+class WorkerPool(concurrent.futures.ThreadPoolExecutor):
+    """Runs calls on daemon threads, at most `max_workers` at once; None for as many as there are calls.
+
+    The threads are started when they are needed and end when they are idle. Calls that were queued in the parent are not
+    run in a forked child.
+    """
+
+    def __init__(self, max_workers: Optional[int] = None, name: str = "asimov-worker") -> None:
+        super().__init__(max_workers if max_workers is not None else 1, thread_name_prefix=name)
+        self.limit = max_workers
+        self._name = name
+        self._closed = False
+        self.renew()
+        renew_in_child(self)
+
+    def renew(self) -> None:
+        """Start afresh, as in a forked child: no threads, no jobs, new locks."""
+        self._lock = threading.Lock()
+        self._work = threading.Condition(self._lock)
+        self._jobs: Deque[_Job] = collections.deque()
+        self._living = 0
+        self._idle = 0
+        self._workers: Dict[int, threading.Thread] = {}  # by their thread idents
+        self._abandoned: Set[int] = set()
+
+    @property
+    def inside(self) -> bool:
+        """Whether the calling thread is one of this pool's own."""
+        return getattr(_here, "pool", None) is self
+
+    @property
+    def crowded(self) -> bool:
+        """Whether a call waits for a worker at this moment."""
+        return len(self._jobs) > self._idle
+
+    def submit(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> "concurrent.futures.Future[Any]":  # type: ignore[override]
+        """Run `fn(*args, **kwargs)` on a worker, in a copy of the caller's context; WorkersClosed after `shutdown()`."""
+        job = _Job((lambda: fn(*args, **kwargs)) if args or kwargs else fn)
+        with self._lock:
+            if self._closed:
+                raise WorkersClosed("these workers were closed: make a new scheduler or client")
+            self._jobs.append(job)
+            try:
+                self._staff()
+            except WorkersClosed:
+                self._jobs.remove(job)
+                raise
+        return job.future
+
+    def _staff(self) -> None:
+        """Wake or start a worker for the newest job. Holds the lock."""
+        if self._idle >= len(self._jobs):
+            self._work.notify()
+        elif self.limit is None or self._living < self.limit:
+            thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
+            self._living += 1
+            try:
+                thread.start()
+            except RuntimeError as error:
+                self._living -= 1
+                if not self._living:
+                    raise WorkersClosed("no worker thread could be started: {}".format(error)) from error
+
+    def _serve(self) -> None:
+        """A worker's life: one job after the other, until none came for a while, or it was abandoned."""
+        _here.pool = self
+        me = threading.get_ident()
+        with self._lock:
+            self._workers[me] = threading.current_thread()
+        while True:
+            with self._lock:
+                while not self._jobs:
+                    self._idle += 1
+                    waited = self._closed or not self._work.wait(IDLE_SECONDS)
+                    self._idle -= 1
+                    if waited and not self._jobs:
+                        self._living -= 1
+                        del self._workers[me]
+                        return
+                job = self._jobs.popleft()
+            job.run()
+            del job  # its result must not live until the next job comes
+            with self._lock:
+                if me in self._abandoned:
+                    self._abandoned.discard(me)
+                    return
+
+    def abandon(self, ident: int) -> None:
+        """Give up the worker with this thread ident: its place goes to a fresh one, and its thread ends when it can."""
+        with self._lock:
+            if ident not in self._workers:
+                return
+            if len(self._abandoned) >= ABANDONED_LIMIT:
+                logger.warning(
+                    "%d workers hang in calls that ignore cancellation; no more of them are replaced", ABANDONED_LIMIT
+                )
+                return
+            del self._workers[ident]
+            self._abandoned.add(ident)
+            self._living -= 1
+            if self._jobs:
+                self._staff()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls; those queued are still run, or cancelled. `wait` waits for the workers to end."""
+        with self._lock:
+            self._closed = True
+            jobs = list(self._jobs) if cancel_futures else []
+            if cancel_futures:
+                self._jobs.clear()
+            self._work.notify_all()
+            workers = list(self._workers.values())
+        for job in jobs:
+            job.future.cancel()
+        if wait:
+            for worker in workers:
+                if worker is not threading.current_thread():
+                    worker.join()
+
+
+class Alarms:
+    """Calls functions at given moments, on one daemon thread that lives while something is to be called.
+
+    What it calls must be short. An exception is logged, and the other alarms go on.
+    """
+
+    def __init__(self) -> None:
+        self.renew()
+        renew_in_child(self)
+
+    def renew(self) -> None:
+        """Start afresh, as in a forked child: no alarms, no thread."""
+        self._changed = threading.Condition()
+        self._heap: List[Tuple[float, int, Alarm]] = []
+        self._numbers = itertools.count()
+        self._running = False
+
+    def call_at(self, moment: float, function: Callable[[], Any]) -> "Alarm":
+        """Have `function()` called at a `time.monotonic()` moment; the alarm that is returned takes it back."""
+        alarm = Alarm(function)
+        with self._changed:
+            heapq.heappush(self._heap, (moment, next(self._numbers), alarm))
+            if not self._running:
+                threading.Thread(target=self._serve, name="asimov-alarms", daemon=True).start()
+                self._running = True
+            else:
+                self._changed.notify()
+        return alarm
+
+    def _serve(self) -> None:
+        while True:
+            with self._changed:
+                while self._heap and self._heap[0][2].function is None:
+                    heapq.heappop(self._heap)
+                wait = self._heap[0][0] - time.monotonic() if self._heap else IDLE_SECONDS
+                if wait > 0:
+                    if not self._changed.wait(wait) and not self._heap:
+                        self._running = False
+                        return
+                    continue
+                alarm = heapq.heappop(self._heap)[2]
+            function, alarm.function = alarm.function, None
+            if function is not None:
+                try:
+                    function()
+                except Exception:
+                    logger.exception("an alarm failed")
+
+
+class Alarm:
+    """A call that is still to come; `cancel()` takes it back."""
+
+    __slots__ = ("function",)
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self.function: Optional[Callable[[], Any]] = function
+
+    def cancel(self) -> None:
+        """Take it back, and let go of what it would have called; harmless when it was called already."""
+        self.function = None
+
+
+alarms = Alarms()
