@@ -42,6 +42,10 @@ class Store(abc.ABC):
     """
 
     @abc.abstractmethod
+    def get(self, key: str) -> Optional[bytes]:
+        """The bytes under a key, or None."""
+
+    @abc.abstractmethod
     def get_many(self, keys: List[str]) -> List[Optional[bytes]]:
         """The bytes under each key, in the same order; None where there are none."""
 
@@ -92,7 +96,7 @@ class Cache:
 
     def get(self, key: str, default: Any = MISSING, raw: bool = False, type: Any = None) -> Any:
         """The value under a key, validated as `type` where given; `default` if absent, or KeyError without one."""
-        data = self._store.get_many([self._namespace.key(key, RAW if raw else VALUE)])[0]
+        data = self._store.get(self._namespace.key(key, RAW if raw else VALUE))
         if data is not None:
             return data if raw else decoded(key, data, type)
         if default is MISSING:
@@ -135,10 +139,10 @@ class Cache:
                 "this cache has no prefix or suffix, so clear() would empty the whole database: "
                 "clear a view (cache.with_prefix(…)), or say clear(everything=True)"
             )
-        removed = 0
-        for keys in _batches(self._store.scan(self._namespace.head, self._namespace.tail)):
-            removed += self._store.delete([key for key in keys if self._namespace.split(key) is not None])
-        return removed
+        # All of them before the first is removed: a scan promises little about keys that come and go meanwhile.
+        found = list(self._store.scan(self._namespace.head, self._namespace.tail))
+        mine = [key for key in found if self._namespace.split(key) is not None]
+        return sum(self._store.delete(batch) for batch in _batches(mine))
 
     def _read(self, names: List[str]) -> Iterator[Tuple[str, Any]]:
         for batch in _batches(names):

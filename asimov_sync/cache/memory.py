@@ -46,6 +46,10 @@ class MemoryStore(Store):
             if held is not None and held[1] is not None and held[1] <= now:
                 del self._values[key]
 
+    def get(self, key: str) -> Optional[bytes]:
+        """The bytes under a key, or None."""
+        return self.get_many([key])[0]
+
     def get_many(self, keys: List[str]) -> List[Optional[bytes]]:
         """The bytes under each key, in the same order; None where there are none."""
         with self._lock:

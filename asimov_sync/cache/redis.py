@@ -24,7 +24,7 @@ CONNECT_SECONDS = 5.0
 REPLY_SECONDS = 20.0
 """How long a reply may take. Well above BLOCK_SECONDS, which a blocked read takes by intent."""
 
-BLOCK_SECONDS = 5
+BLOCK_SECONDS = 1
 """How long one BLPOP waits on the server. Longer waits are several of them, so that a dead connection is noticed."""
 
 
@@ -32,7 +32,8 @@ class RedisCache(Cache):
     """A cache on a Redis server (6.2 or newer), shared by every process that speaks to it.
 
     url: "redis://user:password@host:port/db", or "rediss://…" for TLS, in place of host, port, db and password.
-    Nothing is sent before the first use. Safe from every thread, and in a forked child.
+    client: a redis.Redis that the application has already, in place of all of these; it is used with the settings it has,
+    and not closed. Nothing is sent before the first use. Safe from every thread, and in a forked child.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class RedisCache(Cache):
         default_suffix: str = "",
         separator: str = ":",
         url: Optional[str] = None,
+        client: Any = None,
     ) -> None:
         explicit: Dict[str, Any] = {
             "protocol": 2,
@@ -55,25 +57,34 @@ class RedisCache(Cache):
             "socket_keepalive": True,
             "health_check_interval": 30,
         }
-        if url is not None:
+        owned = client is None
+        if client is not None:
+            if client.get_connection_kwargs().get("decode_responses"):
+                raise ValueError("this client decodes what it reads (decode_responses=True), and a cache needs the bytes")
+        elif url is not None:
             client = redis.Redis.from_url(url, **explicit)
         else:
             client = redis.Redis(host=host, port=port, db=db, password=password, **explicit)
         namespace = Namespace(separator=separator).with_prefix(default_prefix).with_suffix(default_suffix)
-        super().__init__(RedisStore(client), namespace)
+        super().__init__(RedisStore(client, owned), namespace)
 
 
 class RedisStore(Store):
     """Values as Redis strings, queues as Redis lists."""
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, owned: bool) -> None:
         self._client = client
+        self._owned = owned
+
+    def get(self, key: str) -> Optional[bytes]:
+        """The bytes under a key, or None."""
+        with _translated():
+            return self._client.get(key)  # type: ignore[no-any-return]
 
     def get_many(self, keys: List[str]) -> List[Optional[bytes]]:
-        """The bytes under each key, in the same order; None where there are none."""
+        """The bytes under each key, in the same order; None where there are none, or where the key is of another type."""
         with _translated():
-            # MGET answers nil for a key of another type where GET, which one key alone deserves, says so.
-            return [self._client.get(keys[0])] if len(keys) == 1 else self._client.mget(keys)
+            return self._client.mget(keys) if keys else []
 
     def set_many(self, items: Mapping[str, bytes], ttl: Optional[float]) -> None:
         """Write all of it, in one transaction."""
@@ -134,7 +145,9 @@ class RedisStore(Store):
                 cancellation.raise_if_cancelled()
 
     def close(self) -> None:
-        """Close the connections; the next use opens new ones."""
+        """Close the connections, if they are its own; the next use opens new ones."""
+        if not self._owned:
+            return
         self._client.close()
         self._client.connection_pool.disconnect()
 

@@ -1,0 +1,384 @@
+"""The contract of every cache, on every backend."""
+
+import datetime
+import enum
+import threading
+import time
+import uuid
+
+import pydantic
+import pytest
+
+from asimov_sync import (
+    MISSING,
+    Cache,
+    CacheKeyError,
+    CacheValueError,
+    Cancellation,
+    Cancelled,
+    MemoryCache,
+    Task,
+    TaskStatus,
+    UnboundedClear,
+)
+
+from ..waiting import Background, in_child, wait_for
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+class Point(pydantic.BaseModel):
+    x: int
+    when: datetime.datetime
+
+
+VALUES = [None, True, 0, -1.5, "", "é\u2028\U0001f600", [], [1, [None]], {}, {"a": {"b": ["c"]}}, "x" * 100000]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: repr(value)[:20])
+def test_what_goes_in_comes_out(cache, value):
+    """Every JSON value is returned as it was stored; None is a value."""
+    cache.set("key", value)
+    assert cache.get("key") == value
+    assert cache.get("key", default="other") == value
+    assert cache.get_many(["key"]) == {"key": value}
+
+
+def test_absent(cache):
+    """An absent key is a KeyError that names it, or the default, None included."""
+    with pytest.raises(KeyError, match="nothing"):
+        cache.get("nothing")
+    assert cache.get("nothing", default=None) is None
+    assert cache.delete("nothing") is False
+    assert cache.get_many(["nothing"]) == {}
+    assert cache.keys() == set()
+    assert cache.get_all() == {}
+
+
+def test_what_is_not_json_goes_in_as_json(cache):
+    """Models, UUIDs, dates and enums are stored as JSON, and validated again with type=."""
+    point = Point(x=1, when=datetime.datetime(2026, 11, 22, 12, 0, tzinfo=datetime.timezone.utc))
+    identity = uuid.uuid4()
+    cache.set("point", point)
+    cache.set("mixed", {"id": identity, "day": datetime.date(2026, 11, 22), "colour": Colour.RED, "points": [point]})
+    assert cache.get("point", type=Point) == point
+    mixed = cache.get("mixed")
+    assert (mixed["id"], mixed["day"], mixed["colour"]) == (str(identity), "2026-11-22", "red")
+    assert cache.get("mixed", type=dict)["points"][0]["x"] == 1
+
+
+def test_a_task_comes_back_as_a_task(cache):
+    """A Task that is stored is a Task again with type=Task, its outcome with it."""
+    task = Task(type="t", objective="o", params={"a": [1]})
+    task.move(TaskStatus.EXECUTING)
+    task.move(TaskStatus.PARTIAL, result=[1], error="half")
+    cache.set("task", task)
+    assert cache.get("task", type=Task) == task
+
+
+def test_a_value_of_another_type_is_refused(cache):
+    """get(type=…) of what does not fit is a CacheValueError that names the key."""
+    cache.set("point", {"x": "no number"})
+    with pytest.raises(CacheValueError, match="point"):
+        cache.get("point", type=Point)
+
+
+@pytest.mark.parametrize("value", [object(), {1, 2}, b"bytes", float("nan"), {"deep": [object()]}, {(1, 2): 3}], ids=repr)
+def test_what_cannot_be_stored_is_refused(cache, value):
+    """A value that JSON cannot hold is a CacheValueError, and nothing is written, not by a bulk call either."""
+    cache.set("key", "before")
+    with pytest.raises(CacheValueError, match="cannot be stored"):
+        cache.set("key", value)
+    with pytest.raises(CacheValueError):
+        cache.set_many({"other": 1, "key": value})
+    with pytest.raises(CacheValueError):
+        cache.publish_to_mailbox("box", value)
+    assert cache.get_all() == {"key": "before"}
+
+
+def test_a_cycle_is_refused(cache):
+    """A value that contains itself is a CacheValueError."""
+    cycle = []
+    cycle.append(cycle)
+    with pytest.raises(CacheValueError):
+        cache.set("key", cycle)
+
+
+def test_raw_bytes(cache):
+    """raw=True stores and returns bytes untouched, beside a JSON value of the same key; both go with delete."""
+    data = bytes(range(256))
+    cache.set("key", data, raw=True)
+    assert cache.get("key", raw=True) == data
+    with pytest.raises(KeyError):
+        cache.get("key")
+    assert cache.keys() == set()
+    cache.set("key", 1)
+    assert (cache.get("key"), cache.get("key", raw=True)) == (1, data)
+    assert cache.delete("key") is True
+    assert cache.get("key", default=None, raw=True) is None
+    with pytest.raises(CacheValueError, match="bytes"):
+        cache.set("key", "text", raw=True)
+
+
+def test_a_ttl_ends(cache):
+    """A value with a ttl is gone after it; a later set without one stays."""
+    cache.set("short", 1, ttl=0.05)
+    cache.set("long", 1, ttl=60)
+    cache.set_many({"a": 1, "b": 2}, ttl=0.05)
+    cache.set("kept", 1, ttl=0.05)
+    cache.set("kept", 2)
+    wait_for(lambda: cache.keys() == {"long", "kept"}, "the end of the short lives")
+    assert cache.get("short", default=None) is None
+    assert cache.get("kept") == 2
+
+
+@pytest.mark.parametrize("ttl", [0, -1, float("nan")])
+def test_a_senseless_ttl_is_refused(cache, ttl):
+    """A ttl is above zero."""
+    with pytest.raises(ValueError, match="ttl"):
+        cache.set("key", 1, ttl=ttl)
+    assert cache.keys() == set()
+
+
+def test_in_bulk(cache):
+    """Thousands of values are written, read, listed and cleared by bulk calls, and each is there."""
+    values = {"key-{}".format(number): number for number in range(2500)}
+    assert cache.set_many(values) is True
+    assert cache.get_all() == values
+    assert cache.keys() == set(values)
+    assert cache.get_many(list(values) + ["absent"]) == values
+    assert cache.clear() == 2500
+    assert cache.keys() == set()
+    assert cache.set_many({}) is True
+    assert cache.get_many([]) == {}
+
+
+def test_views_nest(make_cache):
+    """A prefix inside a prefix, a suffix inside a suffix; a parent sees its children's keys in its own words."""
+    app = make_cache(prefix="app")
+    user = app.with_prefix("user-7")
+    draft = user.with_suffix("draft")
+    second = draft.with_suffix("2")
+    second.set("letter", "dear")
+    assert second.keys() == {"letter"}
+    assert draft.keys() == {"letter:2"}
+    assert user.keys() == {"letter:2:draft"}
+    assert app.keys() == {"user-7:letter:2:draft"}
+    assert app.get("user-7:letter:2:draft") == "dear"
+    assert app.with_prefix("user-8").keys() == set()
+    assert isinstance(second, Cache)
+
+
+def test_a_view_is_a_value(cache):
+    """Making or leaving a view changes nothing about the cache that it was made of, nor closes it."""
+    with cache.with_prefix("a") as view:
+        view.set("k", 1)
+        cache.set("k", 2)
+    assert view.get("k") == 1
+    assert cache.get_all() == {"k": 2, "a:k": 1}
+    assert cache.with_prefix("").keys() == cache.keys()
+
+
+@pytest.mark.parametrize("prefix", ["a*[b]:", "[a", "a?", "\\", "a:b", "%", "^", "é", " ", "{tag}", "a\n"])
+def test_no_prefix_sees_a_neighbour(make_cache, prefix):
+    """Whatever characters a prefix holds, it sees and clears its own keys only."""
+    mine = make_cache(prefix=prefix)
+    neighbours = [make_cache(prefix=other) for other in ("a", "ab", "a*", "axb", "aa[b]", "a*b:", "\\\\", "") if other != prefix]
+    for number, neighbour in enumerate(neighbours[:-1]):
+        neighbour.set("key", number)
+    mine.set("key", "mine")
+    mine.set("raw", b"mine", raw=True)
+    mine.publish_to_mailbox("box", "mine")
+    assert mine.keys() == {"key"}
+    assert mine.get_all() == {"key": "mine"}
+    assert mine.clear() == 3
+    assert mine.keys() == set()
+    assert [neighbour.get("key") for neighbour in neighbours[:-1]] == list(range(len(neighbours) - 1))
+
+
+def test_namespaces_do_not_meet(make_cache):
+    """The prefix "a" with the key "b:c" and the prefix "a:b" with the key "c" are two things; suffixes likewise."""
+    make_cache(prefix="a").set("b:c", 1)
+    make_cache(prefix="a:b").set("c", 2)
+    make_cache(suffix="a").set("c:b", 3)
+    make_cache(suffix="b:a").set("c", 4)
+    assert (make_cache(prefix="a").get("b:c"), make_cache(prefix="a:b").get("c")) == (1, 2)
+    assert (make_cache(suffix="a").get("c:b"), make_cache(suffix="b:a").get("c")) == (3, 4)
+    assert make_cache(prefix="a:b").keys() == {"c"}
+
+
+def test_prefix_and_suffix_do_not_overlap(make_cache):
+    """With the prefix and the suffix "a", the key "a" of the namespace above is not taken for a key inside."""
+    make_cache().set("a:a", 1)
+    make_cache().set("a", 1)
+    inside = make_cache(prefix="a", suffix="a")
+    assert inside.keys() == set()
+    inside.set("", 2)
+    assert inside.get_all() == {"": 2}
+
+
+@pytest.mark.parametrize("key", ["a\0b", "\ud800", 7, None, b"a"], ids=repr)
+def test_a_key_that_is_none_is_refused(cache, key):
+    """Keys, prefixes and mailboxes are text without NUL."""
+    for use in (cache.get, cache.delete, cache.get_message, lambda key: cache.set(key, 1)):
+        with pytest.raises(CacheKeyError):
+            use(key)
+    if key is not None:
+        with pytest.raises(CacheKeyError):
+            cache.with_prefix(key).set("k", 1)
+
+
+def test_clear_refuses_a_whole_database():
+    """clear() without a namespace refuses, and says what to do; told to clear everything it does."""
+    cache = MemoryCache()
+    cache.set("key", 1)
+    with pytest.raises(UnboundedClear, match="everything=True"):
+        cache.clear()
+    assert cache.keys() == {"key"}
+    assert cache.clear(everything=True) == 1
+    assert cache.keys() == set()
+
+
+def test_clear_refuses_a_whole_redis_database(make_cache):
+    """So it does on every backend, before it reads a key."""
+    with pytest.raises(UnboundedClear):
+        make_cache(bounded=False).clear()
+
+
+def test_a_mailbox_is_first_in_first_out(cache):
+    """Messages come out in the order in which they went in, each once; None when there is none."""
+    for number in range(3):
+        cache.publish_to_mailbox("box", {"number": number})
+    assert [cache.get_message("box", timeout=0)["number"] for _ in range(3)] == [0, 1, 2]
+    assert cache.get_message("box", timeout=0) is None
+
+
+def test_mailboxes_are_no_values(cache):
+    """A mailbox and a value of the same name are two things; mailboxes are in no listing, and in their own namespace."""
+    cache.set("name", "value")
+    cache.publish_to_mailbox("name", "message")
+    assert cache.keys() == {"name"}
+    assert cache.get_all() == {"name": "value"}
+    assert cache.with_prefix("other").get_message("name", timeout=0) is None
+    assert cache.delete("name") is True
+    assert cache.get_message("name", timeout=0) == "message"
+
+
+def test_a_timeout_passes(cache):
+    """A reader with a time-out gets None when it is over, and not before."""
+    start = time.monotonic()
+    assert cache.get_message("box", timeout=0.2) is None
+    assert 0.15 < time.monotonic() - start < 5
+    with pytest.raises(ValueError, match="timeout"):
+        cache.get_message("box", timeout=-1)
+
+
+def test_a_blocked_reader_is_woken(cache):
+    """A message that comes while a reader waits reaches it at once."""
+    reading = Background(cache.get_message, "box", timeout=15)
+    writing = Background(lambda: (threading.Event().wait(0.1), cache.publish_to_mailbox("box", "late")))
+    start = time.monotonic()
+    assert reading.result() == "late"
+    assert time.monotonic() - start < 5
+    writing.result()
+
+
+def test_a_blocked_reader_can_be_cancelled(cache, backend):
+    """A cancellation frees a blocked reader at once; the message that comes later is still there."""
+    token = Cancellation()
+    reading = Background(cache.get_message, "box", cancellation=token)
+    wait_for(lambda: token._callbacks, "the reader's wait")
+    start = time.monotonic()
+    token.cancel("enough")
+    with pytest.raises(Cancelled, match="enough"):
+        reading.result()
+    # A second is what fakeredis, which has no connection to break, waits for at a stretch.
+    assert time.monotonic() - start < (2 if backend == "fakeredis" else 0.5)
+    cache.publish_to_mailbox("box", "later")
+    assert cache.get_message("box", timeout=5) == "later"
+    with pytest.raises(Cancelled):
+        cache.get_message("box", cancellation=token)
+
+
+def test_a_deadline_frees_a_reader(cache):
+    """The current token's deadline ends a wait without a time-out."""
+    with Cancellation(timeout=0.1), pytest.raises(Cancelled, match="deadline"):
+        cache.get_message("box")
+
+
+def test_many_readers_get_each_message_once(cache):
+    """Eight readers and four writers: every message is read once."""
+    got, lock = [], threading.Lock()
+
+    def read():
+        while True:
+            message = cache.get_message("box", timeout=15)
+            if message == "end":
+                return
+            with lock:
+                got.append(message)
+
+    readers = [Background(read) for _ in range(8)]
+    writers = [
+        Background(lambda part=part: [cache.publish_to_mailbox("box", part * 100 + number) for number in range(100)])
+        for part in range(4)
+    ]
+    for writer in writers:
+        writer.result()
+    for _ in readers:
+        cache.publish_to_mailbox("box", "end")
+    for reader in readers:
+        reader.result()
+    assert sorted(got) == list(range(400))
+
+
+def test_sixteen_threads_on_one_cache(cache):
+    """Threads that write, read and list at once neither fail nor see another's values under their keys."""
+
+    def use(number):
+        view = cache.with_prefix("thread-{}".format(number))
+        for turn in range(15):
+            view.set("key", [number, turn])
+            assert view.get("key") == [number, turn]
+            assert view.get_all() == {"key": [number, turn]}
+            assert cache.get("thread-{}:key".format(number)) == [number, turn]
+
+    for call in [Background(use, number) for number in range(16)]:
+        call.result()
+    assert len(cache.keys()) == 16
+
+
+@pytest.mark.parametrize("backend", ["memory", "redis"], indirect=True)  # fakeredis lives in one process only
+def test_a_cache_works_in_a_forked_child(cache, backend):
+    """A cache that was made and used before a fork works in the child, while the parent's reader waits."""
+    cache.set("key", "value")
+    token = Cancellation()
+    reading = Background(cache.get_message, "box", cancellation=token)
+    wait_for(lambda: token._callbacks)
+
+    def use():
+        assert cache.get("key") == "value"
+        cache.set("child", 1)
+        cache.publish_to_mailbox("other", "to myself")
+        assert cache.get_message("other", timeout=5) == "to myself"
+
+    in_child(use)
+    token.cancel()
+    with pytest.raises(Cancelled):
+        reading.result()
+    assert cache.get("key") == "value"
+    if backend == "redis":
+        assert cache.get("child") == 1
+
+
+def test_missing_is_one_thing():
+    """MISSING is false, tells its name, and stays itself in copies and pickles."""
+    import copy
+    import pickle
+
+    assert not MISSING
+    assert repr(MISSING) == "MISSING"
+    assert copy.deepcopy(MISSING) is MISSING
+    assert pickle.loads(pickle.dumps(MISSING)) is MISSING

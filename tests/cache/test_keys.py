@@ -1,0 +1,50 @@
+"""Key arithmetic, by itself."""
+
+import hypothesis
+from hypothesis import strategies
+
+from asimov_sync.cache.keys import RAW, Namespace
+
+texts = strategies.text(strategies.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), max_size=6)
+affixes = strategies.lists(strategies.tuples(strategies.booleans(), texts), max_size=3)
+
+
+def namespace(parts, separator=":"):
+    made = Namespace(separator=separator)
+    for prefix, text in parts:
+        made = made.with_prefix(text) if prefix else made.with_suffix(text)
+    return made
+
+
+@hypothesis.given(affixes, texts)
+def test_a_key_is_found_again(parts, name):
+    """What a namespace stores under a key, it reads as that key, whatever either consists of."""
+    made = namespace(parts)
+    assert made.split(made.key(name)) == (name, "")
+    assert made.split(made.key(name, RAW)) == (name, RAW)
+
+
+@hypothesis.given(texts.filter(bool), texts.filter(bool), texts)
+def test_two_prefixes_do_not_meet(one, other, name):
+    """Two prefixes share no key, unless they are the same."""
+    first, second = Namespace().with_prefix(one), Namespace().with_prefix(other)
+    assert (second.split(first.key(name)) is None) == (one != other)
+
+
+@hypothesis.given(affixes, affixes, texts)
+def test_a_parent_sees_its_children(outer, inner, name):
+    """A child's key is a key of its parent, too."""
+    parent = namespace(outer)
+    child = namespace(outer + inner)
+    seen = parent.split(child.key(name))
+    assert seen is not None
+    assert parent.key(seen[0]) == child.key(name)
+
+
+def test_keys_read_as_the_contract_says():
+    """prefix:key:suffix, the outermost outside; separators inside of an affix are escaped."""
+    made = Namespace().with_prefix("app").with_prefix("user-7").with_suffix("draft")
+    assert made.key("letter") == "app:user-7:letter:draft"
+    assert Namespace().with_prefix("a:b%").key("c:d") == "a%3Ab%25:c:d"
+    assert Namespace(separator="/").with_prefix("a/b:c").key("k") == "a%2Fb:c/k"
+    assert Namespace(separator="::").with_prefix("a:b").key("k") == "a%3Ab::k"

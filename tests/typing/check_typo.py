@@ -1,0 +1,22 @@
+"""Run by `tox -e types`: a typo in an import fails the type check, and right code passes it."""
+
+import pathlib
+import subprocess
+import sys
+
+HERE = pathlib.Path(__file__).parent
+
+
+def check(name):
+    """The exit status of a strict check of one file, and what it says."""
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file", "", str(HERE / name)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
+    print(done.stdout.strip())
+    return done.returncode, done.stdout
+
+
+status, _ = check("right.py")
+assert status == 0, "right code does not pass"
+status, said = check("typo.py")
+assert status == 1 and "Tsak" in said, "a typo passes the type check"
+print("as it should be: the typo is found, the right code passes")
