@@ -45,11 +45,14 @@ class AnthropicInferenceClient(InferenceClient):
         **options: Any,
     ) -> None:
         super().__init__(model, max_retries, timeout, **options)
-        key = api_key if api_key is not None else os.environ.get("ANTHROPIC_API_KEY", "")
-        if not key.strip():
+        key = (api_key if api_key is not None else os.environ.get("ANTHROPIC_API_KEY", "")).strip()
+        if not key:
             raise AuthenticationError(
                 "no API key: pass api_key=, or set the environment variable ANTHROPIC_API_KEY", provider=self.provider
             )
+        if not (key.isascii() and key.isprintable()):
+            # Further down http.client would say so, and show the key.
+            raise AuthenticationError("the API key holds a character that no HTTP header may hold", provider=self.provider)
         self.api_url = api_url
         self._headers = _Headers(
             {"content-type": "application/json", "x-api-key": key, "anthropic-version": anthropic_version}

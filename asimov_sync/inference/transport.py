@@ -34,6 +34,9 @@ READ_BYTES = 65536
 DRAIN_SECONDS = 0.25
 """How long the end of a body is waited for when its last event was seen, so that the connection can be used again."""
 
+_FAILURES = (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError)
+"""What the layers below raise: theirs, the socket's, and ValueError for a closed file or a header that cannot be one."""
+
 _sending = threading.local()  # .exchange: what this thread sends just now
 
 
@@ -179,10 +182,9 @@ class HttpTransport:
             )
         elif timed_out:
             failure = IdleTimeout("not a byte within timeout.idle, {} s".format(self.timeout.idle), provider=self._provider)
-        elif any(issubclass(kind, requests.exceptions.InvalidHeader) for kind in kinds):
-            failure = ConnectionFailed(
-                "a header holds a line break or is no text: look at the key and headers=", provider=self._provider
-            )
+        elif root is None and any(issubclass(kind, ValueError) for kind in kinds):
+            # An address or a header that cannot be sent. Its text shows the header's value, which may be a key.
+            failure = ConnectionFailed("the request cannot be sent: look at the address and the headers", provider=self._provider)
         else:
             failure = ConnectionFailed(
                 "the connection failed: {}: {}".format(type(root or error).__name__, root or error), provider=self._provider
@@ -232,7 +234,7 @@ class Exchange:
             self._response = response
             self.status = response.status_code
             self.headers = {name.lower(): value for name, value in response.headers.items()}
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, http.client.HTTPException) as error:
+        except _FAILURES as error:
             failure = self._transport.failure(error, self._cancellation, self._deadline)
         finally:
             _sending.exchange = None

@@ -1,0 +1,474 @@
+"""The Anthropic client, on a real socket."""
+
+import gc
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import requests
+import responses
+
+from asimov_sync import (
+    AnthropicInferenceClient,
+    AuthenticationError,
+    Cancellation,
+    Cancelled,
+    ConnectionFailed,
+    DeadlineExceeded,
+    IdleTimeout,
+    NotFoundError,
+    OverloadedError,
+    ProviderError,
+    RateLimitError,
+    StreamInterrupted,
+    TextDelta,
+    Timeout,
+    Usage,
+)
+from asimov_sync.messages import ReplyDone
+from asimov_sync.testing import Failure, ModelServer, calls
+
+from ..waiting import Background, in_child, wait_for
+from .conftest import KEY
+
+
+class Gates:
+    """Holds a server before each event until the test lets it go."""
+
+    def __init__(self):
+        self.reached = -1
+        self._gates = [threading.Event() for _ in range(200)]
+
+    def __call__(self, request, number):
+        self.reached = number
+        return self._gates[number]
+
+    def let(self, *numbers):
+        for number in numbers:
+            self._gates[number].set()
+
+    def let_all(self):
+        self.let(*range(len(self._gates)))
+
+
+def test_the_seed_usage():
+    """A client is made of these arguments, and sends nothing before it is asked."""
+    client = AnthropicInferenceClient(
+        model="claude-3", api_key="your-api-key", api_url="https://api.anthropic.com/v1/messages"
+    )
+    assert repr(client) == "<AnthropicInferenceClient of claude-3>"
+
+
+def test_the_key(monkeypatch):
+    """The key comes from the environment where it is not given; without one the error says where it is looked for."""
+    with pytest.raises(AuthenticationError, match="ANTHROPIC_API_KEY"):
+        AnthropicInferenceClient(model="m")
+    with pytest.raises(AuthenticationError, match="character"):
+        AnthropicInferenceClient(model="m", api_key="sk-é")
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY + "\n")
+    with ModelServer(["fine"], api_key=KEY) as server, AnthropicInferenceClient(model="m", api_url=server.url) as client:
+        assert client.generate("hello").text == "fine"
+
+
+def test_what_is_sent(serve):
+    """Headers, defaults and options on the wire: nothing that was not asked for, but max_tokens."""
+    client, server = serve(["a", "b", "c"])
+    client.generate("hello")
+    sent = server.requests[0]
+    assert sent.body == {
+        "model": "claude-test",
+        "max_tokens": 4096,
+        "messages": [{"role": "user", "content": "hello"}],
+        "stream": True,
+    }
+    assert sent.headers["x-api-key"] == KEY
+    assert sent.headers["anthropic-version"] == "2023-06-01"
+    assert "anthropic-beta" not in sent.headers
+    client.with_options(temperature=0.5, max_tokens=None, model="other").generate("hello", system="be brief", max_tokens=7)
+    assert {name: server.requests[1].body[name] for name in ("temperature", "max_tokens", "model", "system")} == {
+        "temperature": 0.5,
+        "max_tokens": 7,
+        "model": "other",
+        "system": "be brief",
+    }
+    client.generate("hello")
+    assert "temperature" not in server.requests[2].body
+    assert client.usage.requests == 3
+
+
+@pytest.mark.parametrize("framing", ["chunked", "close"])
+def test_each_event_is_handed_on_when_it_arrives(serve, framing):
+    """The server sends the next event only after the test has seen the last one."""
+    gates = Gates()
+    client, server = serve(["one two three"], framing=framing, before_event=gates)
+    gates.let(0, 1, 2)  # message_start, content_block_start, ping
+    stream = client.stream("hello")
+    pieces = iter(stream)
+    for number, text in ((3, "one "), (4, "two "), (5, "three")):
+        wait_for(lambda: gates.reached == number, "the server at event {}".format(number))
+        waiting = Background(next, pieces)
+        assert not waiting._outcome
+        gates.let(number)
+        assert waiting.result() == TextDelta(text)
+        assert server.requests[0].sent <= number + 1
+    gates.let_all()
+    (done,) = list(pieces)
+    assert isinstance(done, ReplyDone)
+    assert stream.reply.text == "one two three"
+
+
+def test_the_text_of_a_stream(serve):
+    """text_stream gives the text alone; the reply is there afterwards, and not before."""
+    client, _ = serve(["one two"])
+    with client.stream("hello") as stream:
+        with pytest.raises(Exception, match="end of the stream"):
+            stream.reply
+        assert list(stream.text_stream) == ["one ", "two"]
+        assert stream.reply.stop_reason == "end_turn"
+    assert client.usage == stream.reply.usage
+
+
+@pytest.mark.parametrize("framing", ["chunked", "close"])
+@pytest.mark.parametrize("how", ["close", "with", "forget"])
+def test_closing_a_stream_closes_the_connection(serve, framing, how):
+    """A stream that is closed early, left or forgotten ends the connection; the server sees it."""
+    gates = Gates()
+    client, server = serve(["one two three"], framing=framing, before_event=gates)
+    gates.let(0, 1, 2, 3)
+    stream = client.stream("hello")
+    assert next(stream) == TextDelta("one ")
+    if how == "close":
+        stream.close()
+        assert list(stream) == []
+    elif how == "with":
+        with stream:
+            pass
+    else:
+        del stream
+        gc.collect()
+    assert server.requests[0].disconnected.wait(10)
+
+
+def test_a_refusal_is_raised_by_stream_itself(serve):
+    """A 401 is raised by stream(), before anything is iterated."""
+    client, server = serve([])
+    wrong = AnthropicInferenceClient(model="m", api_key="wrong-key", api_url=server.url)
+    with pytest.raises(AuthenticationError, match="invalid x-api-key") as caught:
+        wrong.stream("hello")
+    assert (caught.value.status, caught.value.request_id, caught.value.attempts) == (401, "req_000000", 1)
+    assert len(server.requests) == 1
+
+
+SERVER = """
+import sys, threading
+from asimov_sync.testing import ModelServer
+never = threading.Event()
+server = ModelServer(["one two three"], framing=sys.argv[1], before_event=lambda request, number: never if number == 5 else None)
+print(server.url, flush=True)
+never.wait()
+"""
+
+
+@pytest.mark.parametrize("framing", ["chunked", "close"])
+def test_a_server_that_is_killed_interrupts_the_stream(framing):
+    """When the server's process is killed in the middle, StreamInterrupted has the text so far; it is not tried again."""
+    process = subprocess.Popen([sys.executable, "-c", SERVER, framing], stdout=subprocess.PIPE, universal_newlines=True)
+    try:
+        url = process.stdout.readline().strip()
+        with AnthropicInferenceClient(model="m", api_key="k", api_url=url) as client:
+            stream = client.stream("hello")
+            got = [next(stream), next(stream)]
+            os.kill(process.pid, signal.SIGKILL)
+            with pytest.raises(StreamInterrupted) as caught:
+                next(stream)
+        assert [event.text for event in got] == ["one ", "two "]
+        assert caught.value.text == "one two "
+        assert caught.value.partial.stop_reason is None
+        assert caught.value.usage.input_tokens > 0
+        assert caught.value.attempts == 1
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_a_cut_is_never_a_short_reply(serve):
+    """Cut after any event, a stream raises; generate asks again and returns the whole reply."""
+    cut_at = []
+
+    def cut(request, number):
+        if cut_at and number == cut_at[0]:
+            raise ConnectionResetError("cut on purpose")
+
+    client, server = serve(lambda body: "one two three", framing="close", before_event=cut)
+    client.generate("hello")
+    for number in range(3, server.requests[0].sent):
+        cut_at[:] = [number]
+        stream = client.with_options(max_retries=0).stream("hello")
+        with pytest.raises(StreamInterrupted):
+            list(stream)
+    before = len(server.requests)
+
+    def cut_once(request, number):
+        if request.number == before and number == 4:
+            raise ConnectionResetError("cut on purpose")
+
+    server.before_event = cut_once
+    assert client.generate("hello").text == "one two three"
+    assert len(server.requests) == before + 2
+
+
+def test_retries_before_content(serve):
+    """A stream that fails before any content is asked for again, unseen; after content it is not."""
+    client, server = serve(
+        [Failure(529, "overloaded_error", "busy", {"retry-after": "0"}), Failure(500, headers={"retry-after-ms": "1"}), "fine"]
+    )
+    assert "".join(client.stream("hello").text_stream) == "fine"
+    assert len(server.requests) == 3
+
+
+def test_attempts_are_limited(serve):
+    """Three attempts by default, and the error says so."""
+    client, server = serve([Failure(529, "overloaded_error", "busy", {"retry-after": "0"})] * 4)
+    with pytest.raises(OverloadedError) as caught:
+        client.generate("hello")
+    assert caught.value.attempts == len(server.requests) == 3
+
+
+def test_a_rate_limit_tells_when(serve):
+    """A 429 that asks for more than a minute is raised at once, with the time in retry_after."""
+    client, server = serve([Failure(429, "rate_limit_error", "later", {"retry-after": "3600"})])
+    with pytest.raises(RateLimitError) as caught:
+        client.generate("hello")
+    assert caught.value.retry_after == 3600
+    assert len(server.requests) == 1
+
+
+def test_an_answer_that_is_not_the_wire(serve):
+    """An address that answers something else is a ProviderError that asks about api_url; an unknown path a NotFoundError."""
+    client, server = serve([])
+    elsewhere = AnthropicInferenceClient(model="m", api_key=KEY, api_url=server.url.replace("/v1/messages", "/nope"))
+    with pytest.raises(NotFoundError):
+        elsewhere.generate("hello")
+    with responses.RequestsMock() as mocked:
+        mocked.add(responses.POST, "https://example.test/", body="<html>hello</html>", content_type="text/html")
+        html = AnthropicInferenceClient(model="m", api_key=KEY, api_url="https://example.test/", max_retries=0)
+        with pytest.raises(ProviderError, match="api_url"):
+            html.generate("hello")
+
+
+def test_a_reply_that_is_not_streamed():
+    """Where the answer is JSON although a stream was asked for, its events and its reply are the same."""
+    body = {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": "m",
+        "content": [{"type": "text", "text": "hi"}, {"type": "tool_use", "id": "t", "name": "f", "input": {"a": 1}}],
+        "stop_reason": "tool_use",
+        "usage": {"input_tokens": 1, "output_tokens": 2},
+    }
+    client = AnthropicInferenceClient(model="m", api_key=KEY)
+    with responses.RequestsMock() as mocked:
+        mocked.add(responses.POST, "https://api.anthropic.com/v1/messages", json=body)
+        events = list(client.stream("hello"))
+    assert [event.type for event in events] == ["text_delta", "tool_call_ready", "reply_done"]
+    assert events[-1].reply.usage == Usage(input_tokens=1, output_tokens=2, requests=1)
+
+
+def test_nobody_is_there():
+    """A refused connection is a ConnectionFailed with the operating system's error as its cause."""
+    client = AnthropicInferenceClient(model="m", api_key=KEY, api_url="http://127.0.0.1:9/", max_retries=0)
+    with pytest.raises(ConnectionFailed) as caught:
+        client.generate("hello")
+    assert isinstance(caught.value.__cause__, ConnectionRefusedError)
+
+
+def reachable(error):
+    """Every object that can be reached from an exception, its chain and its attributes, frames and modules left out."""
+    seen, pending = {}, [error]
+    while pending:
+        one = pending.pop()
+        if id(one) in seen or isinstance(one, (type, type(os))):
+            continue
+        seen[id(one)] = one
+        if isinstance(one, BaseException):
+            pending += [one.__cause__, one.__context__, one.args]
+        if isinstance(one, dict):
+            pending += list(one.keys()) + list(one.values())
+        elif isinstance(one, (list, tuple, set, frozenset)):
+            pending += list(one)
+        elif hasattr(one, "__dict__"):
+            pending.append(vars(one))
+    return list(seen.values())
+
+
+@pytest.mark.parametrize("failure", ["refused", "status", "cut", "idle", "garbage", "header", "address", "version"])
+def test_no_key_in_any_error(serve, failure, caplog):
+    """No object that can be reached from an error holds the key, nor does its text, the client's repr or the log."""
+    gates = Gates()
+    gates.let(0, 1, 2, 3)
+    client, server = serve([Failure(400, "invalid_request_error", "no"), "one two"], {"max_retries": 0, "timeout": Timeout(idle=0.3)})
+    with caplog.at_level(logging.DEBUG), pytest.raises(Exception) as caught:
+        if failure == "refused":
+            AnthropicInferenceClient(model="m", api_key=KEY, api_url="http://127.0.0.1:9/", max_retries=0).generate("x")
+        elif failure == "header":
+            AnthropicInferenceClient(model="m", api_key=KEY + "\nx", api_url=server.url, max_retries=0).generate("x")
+        elif failure == "status":
+            client.generate("x")
+        elif failure == "garbage":
+            with responses.RequestsMock() as mocked:
+                mocked.add(responses.POST, server.url, body=requests.ConnectionError("odd", request=requests.Request(headers={"k": KEY})))
+                client.generate("x")
+        else:
+            server.script.answer({})
+            server.before_event = gates
+            stream = client.stream("x")
+            next(stream)
+            if failure == "cut":
+                server.close()
+            list(stream)
+    texts = [one for one in reachable(caught.value) if isinstance(one, (str, bytes))]
+    assert texts
+    assert not [one for one in texts if (KEY.encode() if isinstance(one, bytes) else KEY) in one]
+    assert not [one for one in reachable(caught.value) if isinstance(one, (requests.Request, requests.PreparedRequest))]
+    assert KEY not in repr(client) + repr(vars(client)) + caplog.text
+
+
+@pytest.mark.parametrize("place", ["before the headers", "in the body"])
+def test_an_idle_server(serve, place):
+    """Not a byte for timeout.idle seconds is an IdleTimeout, before the reply and within it, with what had arrived."""
+    gates = Gates()
+    if place == "in the body":
+        gates.let(0, 1, 2, 3)
+    silent = threading.Event()
+    client, _ = serve(
+        lambda body: (place == "in the body" or silent.wait(20)) and "one two",
+        {"max_retries": 0, "timeout": Timeout(idle=0.2)},
+        before_event=gates,
+    )
+    start = time.monotonic()
+    with pytest.raises(IdleTimeout) as caught:
+        list(client.stream("hello"))
+    assert 0.15 < time.monotonic() - start < 5
+    if place == "in the body":
+        assert caught.value.partial.text == "one "
+    silent.set()
+
+
+def test_a_server_that_drips(serve):
+    """A stream that goes on and on ends at timeout.total, although it is never idle."""
+    client, _ = serve(
+        ["word " * 500], {"timeout": Timeout(total=0.3)}, before_event=lambda request, number: time.sleep(0.02)
+    )
+    start = time.monotonic()
+    with pytest.raises(DeadlineExceeded) as caught:
+        list(client.stream("hello"))
+    assert time.monotonic() - start < 5
+    assert caught.value.partial.text.startswith("word ")
+
+
+@pytest.mark.parametrize("place", ["before the headers", "in the body", "in a retry's wait"])
+def test_a_cancellation_frees_the_caller(serve, place):
+    """Cancelling frees a blocked caller at once, while the server keeps its socket open."""
+    gates, silent = Gates(), threading.Event()
+    gates.let(0, 1, 2, 3)
+
+    def answer(body):
+        if place == "before the headers":
+            silent.wait(20)
+        return Failure(429, "rate_limit_error", "x", {"retry-after": "30"}) if place == "in a retry's wait" else "one two"
+
+    client, server = serve(answer, before_event=gates)
+    token = Cancellation()
+    asking = Background(lambda: list(client.stream("hello", cancellation=token)))
+    wait_for(lambda: server.requests and (place != "in the body" or gates.reached == 4), "the request")
+    time.sleep(0.05)
+    start = time.monotonic()
+    token.cancel("enough")
+    with pytest.raises(Cancelled, match="enough"):
+        asking.result()
+    assert time.monotonic() - start < 0.5
+    silent.set()
+
+
+def test_closing_frees_a_reader_on_another_thread(serve):
+    """close() on one thread ends the wait of another for the next event."""
+    gates = Gates()
+    gates.let(0, 1, 2, 3)
+    client, _ = serve(["one two"], before_event=gates)
+    stream = client.stream("hello")
+    assert next(stream) == TextDelta("one ")
+    reading = Background(next, stream, None)
+    wait_for(lambda: gates.reached == 4)
+    time.sleep(0.05)
+    stream.close()
+    with pytest.raises(Cancelled, match="closed"):
+        reading.result(2)
+
+
+def test_connections_are_used_again(serve):
+    """Requests that follow one another, streamed or not, go over one connection."""
+    client, server = serve(lambda body: "fine")
+    ports = set()
+    plain = server._http.process_request
+    server._http.process_request = lambda request, address: (ports.add(address[1]), plain(request, address))
+    for _ in range(3):
+        client.generate("hello")
+        list(client.stream("hello"))
+    assert len(ports) == 1
+
+
+def test_many_threads_on_one_client(serve):
+    """Thirty threads on one client get each its own answer, and the usage is exact."""
+    client, server = serve(lambda body: body["messages"][0]["content"])
+    asked = [Background(client.generate, "question {}".format(number)) for number in range(30)]
+    replies = [one.result() for one in asked]
+    assert [reply.text for reply in replies] == ["question {}".format(number) for number in range(30)]
+    assert client.usage == sum((reply.usage for reply in replies), Usage())
+
+
+def test_a_client_works_in_a_forked_child(serve):
+    """A client that has open connections works in a forked child, and goes on in the parent."""
+    client, server = serve(lambda body: body["messages"][0]["content"])
+    client.generate("before")
+
+    def use():
+        for _ in range(3):
+            assert client.generate("child").text == "child"
+
+    in_child(use)
+    assert client.generate("after").text == "after"
+
+
+def test_tools_on_the_wire(serve):
+    """A tool loop over the real wire: definitions go out, calls come in, results go back."""
+    client, server = serve([calls(("add", {"a": 2, "b": 3})), "five"])
+
+    def add(a: int, b: int) -> int:
+        """Add two numbers."""
+        return a + b
+
+    run = client.run_tools("2 + 3?", [add], system="be exact")
+    assert run.text == "five"
+    assert [one["name"] for one in server.requests[0].body["tools"]] == ["add"]
+    result = server.requests[1].body["messages"][-1]
+    assert result["role"] == "user"
+    assert json.loads(result["content"][0]["content"]) == 5
+    assert server.requests[1].body["system"] == "be exact"
+
+
+def test_proxies_and_netrc(serve, monkeypatch, tmp_path):
+    """A password in ~/.netrc does not take the place of the key."""
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login someone password else\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    client, server = serve(["fine"])
+    assert client.generate("hello").text == "fine"
+    assert "authorization" not in server.requests[0].headers

@@ -1,0 +1,229 @@
+"""The Messages codec: requests to JSON, events to a reply, errors to their classes."""
+
+import json
+
+import pytest
+
+from asimov_sync import (
+    AuthenticationError,
+    ChatMessage,
+    ChatRole,
+    ContextLengthExceeded,
+    InvalidRequestError,
+    NotFoundError,
+    OverloadedError,
+    PermissionDeniedError,
+    ProviderError,
+    RateLimitError,
+    Reply,
+    ReplyDone,
+    ThinkingDelta,
+    ToolCall,
+    ToolCallReady,
+    Usage,
+)
+from asimov_sync.inference.messages_codec import MessagesFold, decode_error, decode_reply, encode_request
+from asimov_sync.inference.request import Request
+from asimov_sync.messages import as_messages
+from asimov_sync.testing.wire import reply_body, reply_events
+
+
+def body(messages="hello", system=None, tools=(), **options):
+    return encode_request(Request("m", as_messages(messages), system, list(tools), options))
+
+
+def folded(events):
+    fold = MessagesFold("test")
+    return [event for event in map(fold.feed, events) if event is not None]
+
+
+def test_only_what_was_given_is_sent():
+    """A request holds model and messages, and nothing that was not asked for."""
+    assert body() == {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
+
+
+def test_options_and_extra():
+    """Options go where the wire has them; extra is merged as it is; an unknown option is refused, with those that there are."""
+    made = body(max_tokens=5, temperature=0.5, tool_choice="any", extra={"new_thing": {"a": 1}, "max_tokens": 6})
+    assert made["max_tokens"] == 6
+    assert made["temperature"] == 0.5
+    assert made["tool_choice"] == {"type": "any"}
+    assert made["new_thing"] == {"a": 1}
+    assert body(tool_choice="get_weather")["tool_choice"] == {"type": "tool", "name": "get_weather"}
+    with pytest.raises(TypeError, match="temprature.*extra"):
+        body(temprature=1)
+    with pytest.raises(ValueError, match="empty"):
+        body(messages=[])
+
+
+def test_roles_on_the_wire():
+    """System messages join the system prompt; tool results are said by the user."""
+    result = {"type": "tool_result", "tool_use_id": "1", "content": "x"}
+    messages = [
+        ChatMessage(role=ChatRole.SYSTEM, content="be kind"),
+        ChatMessage(role=ChatRole.ASSISTANT, content="hi"),
+        ChatMessage(role=ChatRole.TOOL_RESULT, content=[result]),
+    ]
+    made = body(messages, system="be brief")
+    assert made["system"] == [{"type": "text", "text": "be brief"}, {"type": "text", "text": "be kind"}]
+    assert made["messages"] == [{"role": "assistant", "content": "hi"}, {"role": "user", "content": [result]}]
+    assert body(messages[1:], system="be brief")["system"] == "be brief"
+
+
+def test_cache_markers():
+    """A marker is put on the last block that may carry one, the message itself is left as it was; at most four are sent."""
+    thinking = {"type": "thinking", "thinking": "…", "signature": "s"}
+    blocks = [{"type": "text", "text": "a"}, thinking, {"type": "text", "text": ""}]
+    message = ChatMessage(role=ChatRole.ASSISTANT, content=blocks, cache_marker="1h")
+    made = body(["first", message, ChatMessage(role=ChatRole.USER, content="b", cache_marker=True)])
+    assert made["messages"][1]["content"][0]["cache_control"] == {"type": "ephemeral", "ttl": "1h"}
+    assert made["messages"][1]["content"][1:] == blocks[1:]
+    assert made["messages"][2]["content"] == [{"type": "text", "text": "b", "cache_control": {"type": "ephemeral"}}]
+    assert "cache_control" not in json.dumps(message.content)
+    many = [ChatMessage(role=ChatRole.USER, content=str(number), cache_marker=True) for number in range(6)]
+    marked = ["cache_control" in json.dumps(one) for one in body(many)["messages"]]
+    assert marked == [False, False, True, True, True, True]
+
+
+REPLIES = [
+    [{"type": "text", "text": "Hello wörld,\n  again. "}],
+    [{"type": "text", "text": ""}],
+    [{"type": "thinking", "thinking": "hm", "signature": "sig"}, {"type": "text", "text": "a"}],
+    [{"type": "redacted_thinking", "data": "x"}, {"type": "tool_use", "id": "t", "name": "f", "input": {"a": [1, "é"]}}],
+    [{"type": "tool_use", "id": "t", "name": "f", "input": {}}, {"type": "hologram", "depth": {"x": None}}],
+    [],
+]
+
+
+@pytest.mark.parametrize("blocks", REPLIES, ids=repr)
+def test_a_stream_folds_to_what_was_sent(blocks):
+    """A reply that is streamed is the same as one that is not, and its message goes back as it came."""
+    reply = Reply(
+        message=ChatMessage(role=ChatRole.ASSISTANT, content=blocks),
+        stop_reason="end_turn",
+        raw_stop_reason="end_turn",
+        tool_calls=[ToolCall(id=b["id"], name=b["name"], arguments=b["input"]) for b in blocks if b["type"] == "tool_use"],
+        usage=Usage(input_tokens=3, output_tokens=7, cache_write_input_tokens=5, cache_write_1h_input_tokens=5, requests=1),
+        model="m",
+        id="msg_1",
+    )
+    events = folded(reply_events(reply))
+    assert events[-1] == ReplyDone(reply)
+    assert decode_reply(json.loads(json.dumps(reply_body(reply)))) == reply
+    assert body([reply.message])["messages"] == [{"role": "assistant", "content": blocks}]
+    calls = [event.call for event in events if isinstance(event, ToolCallReady)]
+    assert calls == reply.tool_calls
+
+
+def stream(*between, usage=None):
+    yield {"type": "message_start", "message": {"id": "i", "model": "m", "content": [], "usage": {"input_tokens": 9, "output_tokens": 1}}}
+    for event in between:
+        yield event
+    yield {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": usage or {"output_tokens": 4}}
+    yield {"type": "message_stop"}
+
+
+def block(index, start, *deltas):
+    yield {"type": "content_block_start", "index": index, "content_block": start}
+    for delta in deltas:
+        yield {"type": "content_block_delta", "index": index, "delta": delta}
+    yield {"type": "content_block_stop", "index": index}
+
+
+def test_cumulative_figures_overwrite():
+    """The usage of message_delta replaces what message_start said; it is never added, and a null replaces nothing."""
+    usage = {"input_tokens": 12, "output_tokens": 30, "cache_read_input_tokens": None, "output_tokens_details": {"thinking_tokens": 8}}
+    reply = folded(stream(usage=usage))[-1].reply
+    assert reply.usage == Usage(input_tokens=12, output_tokens=30, reasoning_tokens=8, requests=1)
+
+
+def test_a_tool_call_may_come_whole():
+    """An input that arrives with the block's start, without deltas, is the call's arguments."""
+    events = folded(stream(*block(0, {"type": "tool_use", "id": "t", "name": "f", "input": {"a": 1}})))
+    assert events[0].call == ToolCall(id="t", name="f", arguments={"a": 1})
+
+
+@pytest.mark.parametrize("told", ['{"a": ', "[1]", "nonsense"])
+def test_arguments_that_are_no_object(told):
+    """Arguments that are not a JSON object are kept as text, and are no arguments."""
+    start = {"type": "tool_use", "id": "t", "name": "f", "input": {}}
+    events = folded(stream(*block(0, start, {"type": "input_json_delta", "partial_json": told})))
+    assert events[0].call == ToolCall(id="t", name="f", arguments={}, malformed=told)
+    assert events[-1].reply.tool_calls == [events[0].call]
+    assert events[-1].reply.message.content[0]["input"] == {}
+
+
+def test_what_is_unknown_is_kept_or_passed_over():
+    """Unknown events and deltas are passed over, unknown blocks and keys are kept; citations are gathered."""
+    events = folded(
+        stream(
+            {"type": "ping"},
+            {"type": "brand_new", "x": 1},
+            *list(block(0, {"type": "hologram", "x": 1}, {"type": "hologram_delta"}))
+            + list(
+                block(
+                    1,
+                    {"type": "text", "text": "", "extra": 7},
+                    {"type": "citations_delta", "citation": {"n": 1}},
+                    {"type": "text_delta", "text": "a"},
+                    {"type": "citations_delta", "citation": {"n": 2}},
+                )
+            )
+        )
+    )
+    assert [event.type for event in events] == ["text_delta", "reply_done"]
+    assert events[-1].reply.message.content == [
+        {"type": "hologram", "x": 1},
+        {"type": "text", "text": "a", "extra": 7, "citations": [{"n": 1}, {"n": 2}]},
+    ]
+
+
+def test_thinking_is_streamed_with_its_signature():
+    """Thinking deltas are events of their own; the signature is in the block."""
+    start = {"type": "thinking", "thinking": "", "signature": ""}
+    deltas = [{"type": "thinking_delta", "thinking": "hm"}, {"type": "signature_delta", "signature": "s1"}]
+    events = folded(stream(*block(0, start, *deltas)))
+    assert events[0] == ThinkingDelta("hm")
+    assert events[-1].reply.message.content == [{"type": "thinking", "thinking": "hm", "signature": "s1"}]
+    assert events[-1].reply.text == ""
+
+
+def test_a_partial_reply_has_no_stop_reason():
+    """Before the final event the reply so far is there, and does not look finished."""
+    fold = MessagesFold("test")
+    for event in list(stream(*block(0, {"type": "text", "text": ""}, {"type": "text_delta", "text": "half"})))[:-1]:
+        fold.feed(event)
+    assert (fold.partial().text, fold.partial().stop_reason, fold.done) == ("half", None, False)
+
+
+def test_an_error_event_is_raised():
+    """An error inside a stream is the error of its type, although the status was 200."""
+    with pytest.raises(OverloadedError, match="Overloaded"):
+        folded([{"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}])
+
+
+@pytest.mark.parametrize(
+    "status, error_type, message, expected",
+    [
+        (400, "invalid_request_error", "messages: at least one", InvalidRequestError),
+        (400, "invalid_request_error", "prompt is too long: 210000 tokens > 200000 maximum", ContextLengthExceeded),
+        (401, "authentication_error", "invalid x-api-key", AuthenticationError),
+        (402, "billing_error", "no credit", PermissionDeniedError),
+        (403, "permission_error", "not yours", PermissionDeniedError),
+        (404, "not_found_error", "model: m", NotFoundError),
+        (413, "request_too_large", "too large", InvalidRequestError),
+        (429, "rate_limit_error", "slow down", RateLimitError),
+        (500, "api_error", "oh", ProviderError),
+        (529, "overloaded_error", "busy", OverloadedError),
+        (503, None, "", ProviderError),
+        (418, None, "", InvalidRequestError),
+        (429, None, "", RateLimitError),
+    ],
+)
+def test_errors_have_their_class(status, error_type, message, expected):
+    """A status and an error type map to one class, which has the provider's words, its type and the request's id."""
+    told = {"type": "error", "error": {"type": error_type, "message": message}} if error_type else message
+    error = decode_error("anthropic", status, {"request-id": "req_1"}, told)
+    assert type(error) is expected
+    assert (error.provider, error.status, error.error_type, error.request_id) == ("anthropic", status, error_type, "req_1")
+    assert message in str(error)

@@ -1,0 +1,135 @@
+"""Retries: what is tried again, after how long, and how often."""
+
+import email.utils
+
+import pytest
+
+from asimov_sync import (
+    AuthenticationError,
+    Cancellation,
+    Cancelled,
+    ConnectionFailed,
+    DeadlineExceeded,
+    InvalidRequestError,
+    OverloadedError,
+    ProviderError,
+    RateLimitError,
+    StreamInterrupted,
+)
+from asimov_sync.inference.retry import retry_after, retrying, transient
+
+
+@pytest.mark.parametrize(
+    "error, again",
+    [
+        (OverloadedError("x", status=529), True),
+        (OverloadedError("x", status=200), True),
+        (ProviderError("x", status=500), True),
+        (ConnectionFailed("x"), True),
+        (StreamInterrupted("x"), True),
+        (RateLimitError("x", retry_after=59), True),
+        (RateLimitError("x", retry_after=61), False),
+        (InvalidRequestError("x", status=400), False),
+        (InvalidRequestError("x", status=409), True),
+        (AuthenticationError("x", status=401), False),
+        (ProviderError("x", should_retry=False), False),
+        (InvalidRequestError("x", should_retry=True), True),
+    ],
+    ids=repr,
+)
+def test_what_may_help(error, again):
+    """By type; the provider's own word comes first, and nobody waits for more than a minute."""
+    assert transient(error) is again
+
+
+@pytest.mark.parametrize(
+    "headers, seconds",
+    [
+        ({}, None),
+        ({"retry-after": "7"}, 7),
+        ({"retry-after": "0"}, 0),
+        ({"retry-after": "-3"}, 0),
+        ({"retry-after-ms": "250", "retry-after": "7"}, 0.25),
+        ({"retry-after-ms": "soon", "retry-after": "7"}, 7),
+        ({"retry-after": email.utils.formatdate(1000000090, usegmt=True)}, 90),
+        ({"retry-after": email.utils.formatdate(999999999, usegmt=True)}, 0),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "later"}, None),
+    ],
+    ids=repr,
+)
+def test_retry_after(headers, seconds):
+    """Milliseconds, seconds, or a date; nonsense is as if nothing had been said."""
+    assert retry_after(headers, now=1000000000.0) == seconds
+
+
+class Waits(Cancellation):
+    """A token that writes down how long it was waited on."""
+
+    def __init__(self):
+        super().__init__(parent=None)
+        self.waits = []
+
+    def wait(self, seconds=None):
+        self.waits.append(seconds)
+        return False
+
+
+def attempts(errors, max_retries=2, deadline=None, may_retry=lambda: True, token=None):
+    """The number of attempts that are made where they end with these errors, and the waits between them."""
+    token = token or Waits()
+    errors = iter(errors)
+    made = 0
+    for attempt in retrying(max_retries, token, deadline, may_retry):
+        with attempt:
+            made += 1
+            error = next(errors, None)
+            if error is not None:
+                raise error
+    return made, token.waits
+
+
+def test_the_number_of_attempts():
+    """max_retries=2 makes three attempts, and the last error says so; none is left after success."""
+    busy = [OverloadedError("x") for _ in range(5)]
+    with pytest.raises(OverloadedError) as caught:
+        attempts(busy)
+    assert caught.value is busy[2]
+    assert caught.value.attempts == 3
+    assert attempts(busy[:2])[0] == 3
+    assert attempts([])[0] == 1
+    with pytest.raises(OverloadedError):
+        attempts(busy, max_retries=0)
+
+
+def test_the_waits():
+    """Half a second, doubled each time up to eight, a quarter less at most; Retry-After comes first."""
+    _, waits = attempts([OverloadedError("x")] * 6, max_retries=6)
+    for wait, most in zip(waits, [0.5, 1, 2, 4, 8, 8]):
+        assert 0.75 * most <= wait <= most
+    assert attempts([RateLimitError("x", retry_after=7)])[1] == [7]
+    assert attempts([RateLimitError("x", retry_after=0)])[1] == [0]
+
+
+def test_what_is_not_tried_again():
+    """Other exceptions, errors that will not go away, and anything once something was handed on: one attempt."""
+    for error in (KeyError("x"), AuthenticationError("x"), Cancelled("x"), KeyboardInterrupt()):
+        with pytest.raises(type(error)):
+            attempts([error, None])
+    with pytest.raises(OverloadedError):
+        attempts([OverloadedError("x")], may_retry=lambda: False)
+
+
+def test_a_wait_beyond_the_deadline_is_not_begun():
+    """Where the next attempt would begin after the total time-out, DeadlineExceeded is raised at once."""
+    token = Waits()
+    with pytest.raises(DeadlineExceeded, match="deadline"):
+        attempts([RateLimitError("x", retry_after=30)], deadline=0.0, token=token)
+    assert token.waits == []
+
+
+def test_a_cancellation_ends_the_wait():
+    """A token that is cancelled while a retry waits ends it with Cancelled."""
+    token = Cancellation(parent=None, timeout=0.05)
+    with pytest.raises(Cancelled, match="deadline"):
+        attempts([RateLimitError("x", retry_after=30)], token=token)

@@ -1,0 +1,73 @@
+"""The SSE parser: any bytes, in any pieces."""
+
+import hypothesis
+import pytest
+from hypothesis import strategies
+
+from asimov_sync.inference.sse import SSEParser, ServerSentEvent
+
+STREAM = (
+    "\ufeffevent: first\r\ndata: {\"text\": \"\u2028é\U0001f600\u0085\"}\r\n\r\n"
+    ": a comment\n"
+    "data:no space\ndata:  two spaces\nid: 7\nretry: 10\nunknown: x\nalone\n\n"
+    "event: named, without data\n\n"
+    "event: third\rdata: cr\r\r"
+    "data\n\n"
+    "data: no blank line"
+).encode("utf-8")
+EVENTS = [
+    ServerSentEvent("first", '{"text": "\u2028é\U0001f600\u0085"}'),
+    ServerSentEvent("message", "no space\n two spaces"),
+    ServerSentEvent("third", "cr"),
+    ServerSentEvent("message", ""),
+    ServerSentEvent("message", "no blank line"),
+]
+
+
+def parsed(pieces):
+    parser = SSEParser()
+    events = [event for piece in pieces for event in parser.feed(piece)]
+    return events + parser.finish()
+
+
+@pytest.mark.parametrize("size", range(1, len(STREAM) + 1))
+def test_any_piece_size(size):
+    """The events are the same in pieces of any size."""
+    assert parsed(STREAM[start : start + size] for start in range(0, len(STREAM), size)) == EVENTS
+
+
+@pytest.mark.parametrize("place", range(len(STREAM) + 1))
+def test_any_split(place):
+    """The events are the same wherever the stream is split in two."""
+    assert parsed([STREAM[:place], b"", STREAM[place:]]) == EVENTS
+
+
+@hypothesis.given(strategies.data())
+def test_any_bytes(data):
+    """Bytes of any kind raise nothing, and give the same events however they are cut."""
+    stream = data.draw(strategies.lists(strategies.sampled_from([b"data:", b" ", b"x", b"\r", b"\n", b"\xff", b":", b"event"])))
+    whole = b"".join(stream)
+    places = sorted(data.draw(strategies.lists(strategies.integers(0, len(whole)), max_size=4)))
+    pieces = [whole[start:end] for start, end in zip([0] + places, places + [len(whole)])]
+    assert parsed(pieces) == parsed([whole])
+
+
+def test_an_event_comes_with_its_blank_line():
+    """An event is returned by the very piece that ends it, with CR alone, too."""
+    for end in (b"\n", b"\r\n", b"\r"):
+        parser = SSEParser()
+        assert parser.feed(b"data: 1" + end) == []
+        assert parser.feed(end) == [ServerSentEvent("message", "1")]
+        assert parser.feed(b"data: 2" + end + end) == [ServerSentEvent("message", "2")]
+
+
+def test_a_long_line_in_small_pieces_takes_linear_time():
+    """A line of 200 kB in pieces of one byte is put together once, at its end."""
+    parser = SSEParser()
+    data = b"x" * 200000
+    for place in range(0, len(data), 1):
+        parser.feed(data[place : place + 1])
+        if place == 1000:
+            assert len(parser._line) == 1001
+    assert parser.feed(b"\n") == []
+    assert parser.finish() == []
