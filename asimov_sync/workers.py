@@ -7,8 +7,8 @@
 - context variables do not reach the work, so that a span made there has lost its parent;
 - threads, once started, stay for the life of the pool.
 
-State, guarded by one lock: the queued jobs; how many workers live, and how many of them wait for a job; which threads were
-abandoned, that is, given up as stuck and no longer counted.
+State, guarded by one lock: the queued jobs; how many workers live, how many of them wait for a job, and which are busy with
+one; which of the busy threads were abandoned, that is, given up as stuck and no longer counted.
 """
 
 import collections
@@ -81,6 +81,7 @@ class WorkerPool(concurrent.futures.ThreadPoolExecutor):
         self._living = 0
         self._idle = 0
         self._workers: Dict[int, threading.Thread] = {}  # by their thread idents
+        self._busy: Set[int] = set()
         self._abandoned: Set[int] = set()
 
     @property
@@ -138,9 +139,11 @@ class WorkerPool(concurrent.futures.ThreadPoolExecutor):
                         del self._workers[me]
                         return
                 job = self._jobs.popleft()
+                self._busy.add(me)
             job.run()
             del job  # its result must not live until the next job comes
             with self._lock:
+                self._busy.discard(me)
                 if me in self._abandoned:
                     self._abandoned.discard(me)
                     return
@@ -148,8 +151,8 @@ class WorkerPool(concurrent.futures.ThreadPoolExecutor):
     def abandon(self, ident: int) -> None:
         """Give up the worker with this thread ident: its place goes to a fresh one, and its thread ends when it can."""
         with self._lock:
-            if ident not in self._workers:
-                return
+            if ident not in self._busy or ident in self._abandoned:
+                return  # it came back after all
             if len(self._abandoned) >= ABANDONED_LIMIT:
                 logger.warning(
                     "%d workers hang in calls that ignore cancellation; no more of them are replaced", ABANDONED_LIMIT

@@ -7,7 +7,16 @@ import pytest
 
 from .redis_server import RedisServer, find_server
 
-KEPT_OUT = ("ANTHROPIC_API_KEY", "ANTHROPIC_MODEL", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
+KEPT_OUT = (
+    "ANTHROPIC_API_KEY",
+    "ANTHROPIC_MODEL",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+)
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,11 @@ def test_what_counts_as_messages():
     assert as_messages("a") == [ChatMessage(role=ChatRole.USER, content="a")]
     assert as_messages(message) == [message]
     assert as_messages({"role": "assistant", "content": "b"}) == [message]
-    assert [one.role.value for one in as_messages(["a", message, {"role": "user", "content": "c"}])] == ["user", "assistant", "user"]
+    assert [one.role.value for one in as_messages(["a", message, {"role": "user", "content": "c"}])] == [
+        "user",
+        "assistant",
+        "user",
+    ]
 
 
 def test_a_list_is_not_shared():

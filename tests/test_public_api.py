@@ -17,7 +17,9 @@ import asimov_sync.testing
 def public_modules():
     home = pathlib.Path(asimov_sync.__file__).parent
     for path in sorted(home.rglob("*.py")):
-        yield importlib.import_module(".".join(("asimov_sync",) + path.relative_to(home).with_suffix("").parts).replace(".__init__", ""))
+        yield importlib.import_module(
+            ".".join(("asimov_sync",) + path.relative_to(home).with_suffix("").parts).replace(".__init__", "")
+        )
 
 
 def test_all_is_sorted():
@@ -44,7 +46,9 @@ def test_the_type_checker_sees_the_same_names():
 
 def test_every_error_is_exported():
     """Every exception of asimov_sync.errors is a public name."""
-    errors = {name for name, value in vars(asimov_sync.errors).items() if inspect.isclass(value) and issubclass(value, BaseException)}
+    errors = {
+        name for name, value in vars(asimov_sync.errors).items() if inspect.isclass(value) and issubclass(value, BaseException)
+    }
     assert errors <= set(asimov_sync.__all__)
 
 

@@ -8,7 +8,9 @@ README = pathlib.Path(__file__).parent.parent / "README.rst"
 
 
 def blocks(language):
-    found = re.findall(r"^\.\. code-block:: {}\n\n((?:    .*\n|\n)+)".format(language), README.read_text(encoding="utf-8"), re.M)
+    found = re.findall(
+        r"^\.\. code-block:: {}\n\n((?:    .*\n|\n)+)".format(language), README.read_text(encoding="utf-8"), re.M
+    )
     return [textwrap.dedent(block).strip() for block in found]
 
 

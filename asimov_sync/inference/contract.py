@@ -141,7 +141,7 @@ class InferenceClient(abc.ABC):
         """
         meters = METERS.get()  # those of whoever asked: the events may be read elsewhere
         opened = handed_on = False
-        for attempt in retrying(self.max_retries, cancellation, deadline, lambda: not (early and handed_on)):  # noqa: B023
+        for attempt in retrying(self.max_retries, cancellation, deadline, lambda: not (early and handed_on)):
             with attempt, self._attempt(request, cancellation, deadline) as events:
                 if not opened:
                     opened = True

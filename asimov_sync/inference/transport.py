@@ -184,7 +184,9 @@ class HttpTransport:
             failure = IdleTimeout("not a byte within timeout.idle, {} s".format(self.timeout.idle), provider=self._provider)
         elif root is None and any(issubclass(kind, ValueError) for kind in kinds):
             # An address or a header that cannot be sent. Its text shows the header's value, which may be a key.
-            failure = ConnectionFailed("the request cannot be sent: look at the address and the headers", provider=self._provider)
+            failure = ConnectionFailed(
+                "the request cannot be sent: look at the address and the headers", provider=self._provider
+            )
         else:
             failure = ConnectionFailed(
                 "the connection failed: {}: {}".format(type(root or error).__name__, root or error), provider=self._provider

@@ -185,7 +185,9 @@ def test_a_view_is_a_value(cache):
 def test_no_prefix_sees_a_neighbour(make_cache, prefix):
     """Whatever characters a prefix holds, it sees and clears its own keys only."""
     mine = make_cache(prefix=prefix)
-    neighbours = [make_cache(prefix=other) for other in ("a", "ab", "a*", "axb", "aa[b]", "a*b:", "\\\\", "") if other != prefix]
+    neighbours = [
+        make_cache(prefix=other) for other in ("a", "ab", "a*", "axb", "aa[b]", "a*b:", "\\\\", "") if other != prefix
+    ]
     for number, neighbour in enumerate(neighbours[:-1]):
         neighbour.set("key", number)
     mine.set("key", "mine")

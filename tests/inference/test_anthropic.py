@@ -169,7 +169,8 @@ SERVER = """
 import sys, threading
 from asimov_sync.testing import ModelServer
 never = threading.Event()
-server = ModelServer(["one two three"], framing=sys.argv[1], before_event=lambda request, number: never if number == 5 else None)
+hold = lambda request, number: never if number == 5 else None
+server = ModelServer(["one two three"], framing=sys.argv[1], before_event=hold)
 print(server.url, flush=True)
 never.wait()
 """
@@ -314,7 +315,9 @@ def test_no_key_in_any_error(serve, failure, caplog):
     """No object that can be reached from an error holds the key, nor does its text, the client's repr or the log."""
     gates = Gates()
     gates.let(0, 1, 2, 3)
-    client, server = serve([Failure(400, "invalid_request_error", "no"), "one two"], {"max_retries": 0, "timeout": Timeout(idle=0.3)})
+    client, server = serve(
+        [Failure(400, "invalid_request_error", "no"), "one two"], {"max_retries": 0, "timeout": Timeout(idle=0.3)}
+    )
     with caplog.at_level(logging.DEBUG), pytest.raises(Exception) as caught:
         if failure == "refused":
             AnthropicInferenceClient(model="m", api_key=KEY, api_url="http://127.0.0.1:9/", max_retries=0).generate("x")
@@ -324,7 +327,11 @@ def test_no_key_in_any_error(serve, failure, caplog):
             client.generate("x")
         elif failure == "garbage":
             with responses.RequestsMock() as mocked:
-                mocked.add(responses.POST, server.url, body=requests.ConnectionError("odd", request=requests.Request(headers={"k": KEY})))
+                mocked.add(
+                    responses.POST,
+                    server.url,
+                    body=requests.ConnectionError("odd", request=requests.Request(headers={"k": KEY})),
+                )
                 client.generate("x")
         else:
             server.script.answer({})
@@ -364,9 +371,7 @@ def test_an_idle_server(serve, place):
 
 def test_a_server_that_drips(serve):
     """A stream that goes on and on ends at timeout.total, although it is never idle."""
-    client, _ = serve(
-        ["word " * 500], {"timeout": Timeout(total=0.3)}, before_event=lambda request, number: time.sleep(0.02)
-    )
+    client, _ = serve(["word " * 500], {"timeout": Timeout(total=0.3)}, before_event=lambda request, number: time.sleep(0.02))
     start = time.monotonic()
     with pytest.raises(DeadlineExceeded) as caught:
         list(client.stream("hello"))

@@ -43,7 +43,7 @@ def test_only_what_was_given_is_sent():
 
 
 def test_options_and_extra():
-    """Options go where the wire has them; extra is merged as it is; an unknown option is refused, with those that there are."""
+    """Options go where the wire has them; extra is merged as it is; an unknown option is refused."""
     made = body(max_tokens=5, temperature=0.5, tool_choice="any", extra={"new_thing": {"a": 1}, "max_tokens": 6})
     assert made["max_tokens"] == 6
     assert made["temperature"] == 0.5
@@ -116,7 +116,10 @@ def test_a_stream_folds_to_what_was_sent(blocks):
 
 
 def stream(*between, usage=None):
-    yield {"type": "message_start", "message": {"id": "i", "model": "m", "content": [], "usage": {"input_tokens": 9, "output_tokens": 1}}}
+    yield {
+        "type": "message_start",
+        "message": {"id": "i", "model": "m", "content": [], "usage": {"input_tokens": 9, "output_tokens": 1}},
+    }
     for event in between:
         yield event
     yield {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": usage or {"output_tokens": 4}}
@@ -132,7 +135,12 @@ def block(index, start, *deltas):
 
 def test_cumulative_figures_overwrite():
     """The usage of message_delta replaces what message_start said; it is never added, and a null replaces nothing."""
-    usage = {"input_tokens": 12, "output_tokens": 30, "cache_read_input_tokens": None, "output_tokens_details": {"thinking_tokens": 8}}
+    usage = {
+        "input_tokens": 12,
+        "output_tokens": 30,
+        "cache_read_input_tokens": None,
+        "output_tokens_details": {"thinking_tokens": 8},
+    }
     reply = folded(stream(usage=usage))[-1].reply
     assert reply.usage == Usage(input_tokens=12, output_tokens=30, reasoning_tokens=8, requests=1)
 
@@ -168,7 +176,7 @@ def test_what_is_unknown_is_kept_or_passed_over():
                     {"type": "text_delta", "text": "a"},
                     {"type": "citations_delta", "citation": {"n": 2}},
                 )
-            )
+            ),
         )
     )
     assert [event.type for event in events] == ["text_delta", "reply_done"]

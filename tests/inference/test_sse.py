@@ -4,10 +4,10 @@ import hypothesis
 import pytest
 from hypothesis import strategies
 
-from asimov_sync.inference.sse import SSEParser, ServerSentEvent
+from asimov_sync.inference.sse import ServerSentEvent, SSEParser
 
 STREAM = (
-    "\ufeffevent: first\r\ndata: {\"text\": \"\u2028é\U0001f600\u0085\"}\r\n\r\n"
+    '\ufeffevent: first\r\ndata: {"text": "\u2028é\U0001f600\u0085"}\r\n\r\n'
     ": a comment\n"
     "data:no space\ndata:  two spaces\nid: 7\nretry: 10\nunknown: x\nalone\n\n"
     "event: named, without data\n\n"
@@ -45,7 +45,9 @@ def test_any_split(place):
 @hypothesis.given(strategies.data())
 def test_any_bytes(data):
     """Bytes of any kind raise nothing, and give the same events however they are cut."""
-    stream = data.draw(strategies.lists(strategies.sampled_from([b"data:", b" ", b"x", b"\r", b"\n", b"\xff", b":", b"event"])))
+    stream = data.draw(
+        strategies.lists(strategies.sampled_from([b"data:", b" ", b"x", b"\r", b"\n", b"\xff", b":", b"event"]))
+    )
     whole = b"".join(stream)
     places = sorted(data.draw(strategies.lists(strategies.integers(0, len(whole)), max_size=4)))
     pieces = [whole[start:end] for start, end in zip([0] + places, places + [len(whole)])]

@@ -111,9 +111,16 @@ def test_whatever_goes_wrong_is_told_to_the_model():
     assert [block["tool_use_id"] for block in blocks] == [call.id for call in wanted]
     assert blocks[0] == {"type": "tool_result", "tool_use_id": wanted[0].id, "content": "8"}
     assert all(block["is_error"] for block in blocks[1:5])
-    for block, told in zip(blocks[1:], ["do not fit", "there is no tool named 'nope'; there are broken, double", "it broke", "serialize"]):
+    for block, told in zip(
+        blocks[1:], ["do not fit", "there is no tool named 'nope'; there are broken, double", "it broke", "serialize"]
+    ):
         assert told in block["content"]
-    assert [type(made.exception).__name__ for made in run.calls[:4]] == ["NoneType", "ValueError", "LookupError", "RuntimeError"]
+    assert [type(made.exception).__name__ for made in run.calls[:4]] == [
+        "NoneType",
+        "ValueError",
+        "LookupError",
+        "RuntimeError",
+    ]
     assert run.calls[0].result == 8
     assert run.text == "done"
 

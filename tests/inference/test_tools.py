@@ -21,7 +21,9 @@ class Place(pydantic.BaseModel):
 
 
 @tool
-def forecast(place: Place, days: int = 3, unit: Unit = Unit.CELSIUS, model_name: str = "", *, json: bool = False) -> Dict[str, Any]:
+def forecast(
+    place: Place, days: int = 3, unit: Unit = Unit.CELSIUS, model_name: str = "", *, json: bool = False
+) -> Dict[str, Any]:
     """Tell the weather of the coming days.
 
     days: how many.

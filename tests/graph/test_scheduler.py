@@ -1,0 +1,635 @@
+"""The scheduler: graphs on threads, and on the calling thread."""
+
+import contextvars
+import gc
+import json
+import threading
+import time
+import weakref
+
+import pytest
+
+from asimov_sync import (
+    Cancellation,
+    Cancelled,
+    GraphError,
+    MemoryCache,
+    Partial,
+    RunFailed,
+    RunFinished,
+    RunTimeout,
+    Task,
+    TaskFinished,
+    TaskGraph,
+    TaskProgress,
+    TaskScheduler,
+    TaskSkipped,
+    TaskStarted,
+    TaskStatus,
+    Usage,
+    WorkersClosed,
+)
+from asimov_sync.testing import ScriptedInferenceClient
+
+from ..waiting import Background, in_child, wait_for
+
+
+def echo(task, context):
+    return task.objective + "".join(context.inputs.values())
+
+
+def fail(task, context):
+    raise ValueError("it failed")
+
+
+def diamond(**types):
+    """a → b, c → d; the types of some of them may be given."""
+    graph = TaskGraph()
+    for name, before in (("a", []), ("b", ["a"]), ("c", ["a"]), ("d", ["b", "c"])):
+        graph.add(Task(type=types.get(name, "echo"), objective=name), name=name, depends_on=before)
+    return graph
+
+
+@pytest.fixture(params=[8, 1, 0], ids=["threads", "one thread", "calling thread"])
+def scheduler(request):
+    """A scheduler in each of its modes."""
+    with TaskScheduler({"echo": echo, "fail": fail}, max_workers=request.param) as made:
+        yield made
+
+
+@pytest.fixture
+def threads():
+    """A scheduler on threads."""
+    with TaskScheduler({"echo": echo, "fail": fail}) as made:
+        yield made
+
+
+def test_a_diamond(scheduler):
+    """Results flow along the dependencies, in the order of depends_on; everything is COMPLETE."""
+    graph = diamond()
+    result = scheduler.run(graph)
+    assert result.status is TaskStatus.COMPLETE
+    assert result.results == {"a": "a", "b": "ba", "c": "ca", "d": "dbaca"}
+    assert graph["d"].snapshot() == (TaskStatus.COMPLETE, "dbaca", None)
+    assert (result.errors, result.skipped, result.exceptions) == ({}, {}, {})
+    assert set(result.durations) == set("abcd")
+    assert result.duration > 0
+    result.raise_for_failure()
+
+
+def test_the_middle_of_a_diamond_runs_at_the_same_time(threads):
+    """b and c meet in a barrier, so both are EXECUTING at once."""
+    meet = threading.Barrier(2)
+    threads.handlers["meet"] = lambda task, context: meet.wait(10)
+    threads.handlers["count"] = lambda task, context: len(context.inputs)
+    result = threads.run(diamond(b="meet", c="meet", d="count"))
+    assert result.results["d"] == 2
+    assert not meet.broken
+
+
+def test_a_failing_task(scheduler):
+    """A failing b leaves c COMPLETE, d WAITING and skipped with a reason, and the run PARTIAL."""
+    graph = diamond(b="fail")
+    result = scheduler.run(graph)
+    assert result.status is TaskStatus.PARTIAL
+    assert {name: task.status.name for name, task in graph.tasks.items()} == {
+        "a": "COMPLETE",
+        "b": "FAILED",
+        "c": "COMPLETE",
+        "d": "WAITING",
+    }
+    assert result.errors == {"b": "ValueError: it failed"}
+    assert result.skipped == {"d": "its dependency 'b' failed"}
+    assert isinstance(result.exceptions["b"], ValueError)
+    with pytest.raises(RunFailed, match="b: ValueError: it failed; d: skipped") as caught:
+        result.raise_for_failure()
+    assert caught.value.__cause__ is result.exceptions["b"]
+
+
+def test_all_failed(scheduler):
+    """A run without any result is FAILED."""
+    result = scheduler.run(diamond(a="fail"))
+    assert result.status is TaskStatus.FAILED
+    assert set(result.skipped) == set("bcd")
+
+
+def test_a_partial_result(scheduler):
+    """A handler that returns Partial makes its task PARTIAL, and its result flows on."""
+    scheduler.handlers["half"] = lambda task, context: Partial("half", "the rest is missing")
+    result = scheduler.run(diamond(b="half"))
+    assert result.status is TaskStatus.PARTIAL
+    assert result.results["d"] == "dhalfca"
+    assert result.errors == {"b": "the rest is missing"}
+    assert result.exceptions == {}
+
+
+def test_allowed_failures(scheduler):
+    """A task that allows failure runs with what there is, and is told what failed and why."""
+    seen = {}
+
+    def look(task, context):
+        seen.update(inputs=context.inputs, failed=context.failed)
+
+    scheduler.handlers["look"] = look
+    graph = diamond(b="fail")
+    graph.add(Task(type="look"), name="look", depends_on=["d", "b", "c"], allow_failure=True)
+    result = scheduler.run(graph)
+    assert seen == {"inputs": {"c": "ca"}, "failed": {"d": "its dependency 'b' failed", "b": "ValueError: it failed"}}
+    assert result.status is TaskStatus.PARTIAL
+
+
+def test_stop_on_failure():
+    """on_failure="stop" starts nothing after the first failure."""
+    with TaskScheduler({"echo": echo, "fail": fail}, max_workers=1) as scheduler:
+        graph = TaskGraph()
+        for name, type in (("a", "echo"), ("b", "fail"), ("c", "echo")):
+            graph.add(Task(type=type, objective=name), name=name)
+        result = scheduler.run(graph, on_failure="stop")
+    assert result.results == {"a": "a"}
+    assert result.skipped == {"c": "the run stopped after 'b' failed"}
+    with pytest.raises(ValueError, match="on_failure"):
+        scheduler.run(graph, on_failure="panic")
+
+
+def test_what_is_wrong_is_said_before_anything_runs(scheduler):
+    """An unknown type names the handlers that there are; a cycle or unknown dependency runs nothing either."""
+    graph = TaskGraph()
+    first = graph.add(Task(type="echo"), name="first")
+    graph.add(Task(type="ehco", objective="typo"), name="second")
+    with pytest.raises(GraphError, match="'ehco' of task 'second'.*'echo', 'fail'"):
+        scheduler.run(graph)
+    assert first.status is TaskStatus.WAITING
+    graph = TaskGraph()
+    graph.add(Task(type="echo"), name="a", depends_on="a")
+    with pytest.raises(GraphError, match="wait for one another"):
+        scheduler.run(graph)
+
+
+def test_no_barrier_between_levels(threads):
+    """A task starts when its own dependencies are done, whatever else of their level is not."""
+    release = threading.Event()
+    threads.handlers["slow"] = lambda task, context: release.wait(20)
+    threads.handlers["release"] = lambda task, context: release.set()
+    graph = TaskGraph()
+    graph.add(Task(type="slow"), name="slow")
+    graph.add(Task(type="echo"), name="quick")
+    graph.add(Task(type="release"), name="after", depends_on="quick")
+    assert threads.run(graph, timeout=10).results["slow"] is True
+
+
+def test_ready_tasks_start_in_the_order_of_adding(scheduler):
+    """One worker takes what is ready in the order in which it was added."""
+    if scheduler.max_workers > 1:
+        scheduler.close()
+        scheduler = TaskScheduler(scheduler.handlers, max_workers=1)
+    graph = TaskGraph()
+    for number in (3, 1, 2):
+        graph.add(Task(type="echo"), name=str(number))
+    graph.add(Task(type="echo"), name="last", depends_on="3")
+    started = [event.name for event in scheduler.stream(graph) if isinstance(event, TaskStarted)]
+    assert started == ["3", "1", "2", "last"]
+
+
+def test_max_workers_bounds_all_runs_together():
+    """Two runs at once on one scheduler have together no more tasks going on than it has workers."""
+    together, most, lock = [], [], threading.Lock()
+
+    def work(task, context):
+        with lock:
+            together.append(1)
+            most.append(len(together))
+        time.sleep(0.002)
+        with lock:
+            together.pop()
+
+    with TaskScheduler({"work": work}, max_workers=3) as scheduler:
+        runs = []
+        for _ in range(3):
+            graph = TaskGraph()
+            graph.map(Task(type="work"), range(20))
+            runs.append(scheduler.submit(graph))
+        assert [run.result(20).status for run in runs] == [TaskStatus.COMPLETE] * 3
+    assert max(most) == 3
+
+
+def test_a_long_run_lets_a_short_one_through():
+    """A run of many tasks does not keep another from its turn until it is over."""
+    with TaskScheduler({"work": lambda task, context: time.sleep(0.002), "echo": echo}, max_workers=1) as scheduler:
+        long = TaskGraph()
+        long.map(Task(type="work"), range(300))
+        run = scheduler.submit(long)
+        assert scheduler.run(diamond()).status is TaskStatus.COMPLETE
+        assert not run.done()
+        run.cancel()
+
+
+def test_many_runs_from_many_threads(threads):
+    """Twenty threads run graphs on one scheduler, each its own."""
+    calls = [Background(lambda: [threads.run(diamond()).results["d"] for _ in range(5)]) for _ in range(20)]
+    assert [call.result() for call in calls] == [["dbaca"] * 5] * 20
+
+
+def test_a_graph_runs_once_at_a_time(threads):
+    """A second run of a graph that is running is an error that names copy(); afterwards it may run again, afresh."""
+    release = threading.Event()
+    threads.handlers["wait"] = lambda task, context: release.wait(20)
+    graph = diamond(b="wait", d="fail")
+    run = threads.submit(graph)
+    with pytest.raises(GraphError, match=r"graph\.copy\(\)"):
+        threads.run(graph)
+    release.set()
+    first = run.result(10)
+    again = threads.run(graph)
+    assert first.status is again.status is TaskStatus.PARTIAL
+    assert first.tasks["b"].status is TaskStatus.COMPLETE
+    graph["b"].move(TaskStatus.WAITING)
+    assert first.tasks["b"].status is TaskStatus.COMPLETE
+    assert graph["a"].id == first.tasks["a"].id
+
+
+def test_a_graph_is_free_after_a_refused_run(scheduler):
+    """A graph whose run was refused may be run when it is mended."""
+    graph = diamond(b="unknown")
+    with pytest.raises(GraphError):
+        scheduler.run(graph)
+    scheduler.handlers["unknown"] = echo
+    assert scheduler.run(graph).status is TaskStatus.COMPLETE
+
+
+def test_the_decorator(scheduler):
+    """@scheduler.handler(type) registers a function and leaves it as it is."""
+
+    @scheduler.handler("double")
+    def double(task, context):
+        return 2
+
+    assert double(None, None) == 2
+    graph = TaskGraph()
+    graph.add(Task(type="double"), name="x")
+    assert scheduler.run(graph).results == {"x": 2}
+
+
+def test_an_empty_graph(scheduler):
+    """A run without tasks is COMPLETE, as a result and as events."""
+    assert scheduler.run(TaskGraph()).status is TaskStatus.COMPLETE
+    assert [event.type for event in scheduler.stream(TaskGraph())] == ["run_finished"]
+
+
+# Events
+
+
+def test_events(scheduler):
+    """Each task is started and finished, or skipped; RunFinished is last, and everything is JSON."""
+
+    def report(task, context):
+        context.report(0.5, "half way")
+        context.report(text="almost")
+
+    scheduler.handlers["report"] = report
+    events = list(scheduler.stream(diamond(b="fail", c="report")))
+    by_task = {name: [event for event in events if getattr(event, "name", None) == name] for name in "abcd"}
+    assert [type(event) for event in by_task["b"]] == [TaskStarted, TaskFinished]
+    assert [type(event) for event in by_task["c"]] == [TaskStarted, TaskProgress, TaskProgress, TaskFinished]
+    assert [type(event) for event in by_task["d"]] == [TaskSkipped]
+    assert (by_task["c"][1].fraction, by_task["c"][1].text, by_task["c"][2].fraction) == (0.5, "half way", None)
+    assert [event.task.status.name for event in by_task["b"]] == ["EXECUTING", "FAILED"]
+    assert by_task["d"][0].reason == "its dependency 'b' failed"
+    assert isinstance(events[-1], RunFinished) and events[-1].result.status is TaskStatus.PARTIAL
+    told = [json.loads(json.dumps(event.to_dict())) for event in events]
+    assert {one["type"] for one in told} == {"task_started", "task_progress", "task_finished", "task_skipped", "run_finished"}
+    assert told[-1]["result"]["errors"] == {"b": "ValueError: it failed"}
+    assert all(abs(event.time - time.time()) < 60 for event in events)
+    assert [event.time for event in events] == sorted(event.time for event in events)
+
+
+def test_events_of_a_submitted_run(threads):
+    """A run's events can be read while it goes on or after it, by several readers, from its very start."""
+    run = threads.submit(diamond())
+    reading = Background(lambda: [event.type for event in run.events()])
+    assert run.result(10).status is TaskStatus.COMPLETE
+    assert reading.result() == [event.type for event in run.events()]
+    assert reading.result()[0] == "task_started"
+    assert run.done()
+
+
+def test_a_slow_reader_does_not_block_the_run(threads):
+    """A run ends although nobody reads its events; nothing is dropped."""
+    graph = TaskGraph()
+    graph.map(Task(type="echo"), range(500))
+    run = threads.submit(graph)
+    assert run.result(20).status is TaskStatus.COMPLETE
+    assert len(list(run.events())) == 1001
+
+
+def test_closing_the_iterator_cancels(threads):
+    """Leaving a stream of events early cancels its run."""
+    cancelled = threading.Event()
+
+    def wait(task, context):
+        context.cancellation.wait(20)
+        cancelled.set()
+
+    threads.handlers["wait"] = wait
+    for event in threads.stream(diamond(b="wait")):
+        if isinstance(event, TaskStarted) and event.name == "b":
+            break
+    assert cancelled.wait(10)
+    assert "not read to the end" in threads.last_result.errors["b"]
+
+
+def test_inline_streams_step_by_step():
+    """On the calling thread, a task is executed when its events are asked for, not before."""
+    executed = []
+    with TaskScheduler({"note": lambda task, context: executed.append(context.name)}, max_workers=0) as scheduler:
+        graph = TaskGraph()
+        graph.add(Task(type="note"), name="a")
+        graph.add(Task(type="note"), name="b")
+        events = scheduler.stream(graph)
+        assert executed == []
+        assert next(events).name == "a"
+        assert executed == ["a"]
+        assert [event.type for event in events][-1] == "run_finished"
+        assert executed == ["a", "b"]
+
+
+# Cancelling
+
+
+def blocked():
+    """A scheduler with a run of which b and c wait to be cancelled."""
+    scheduler = TaskScheduler({"echo": echo, "wait": lambda task, context: context.cancellation.wait(20)})
+    run = scheduler.submit(diamond(b="wait", c="wait"))
+    wait_for(lambda: len(run.state.executing) == 2)
+    return scheduler, run
+
+
+def test_cancel():
+    """Cancelling a run fails what goes on, leaves the rest WAITING, and returns what there is."""
+    scheduler, run = blocked()
+    assert run.cancel("enough") is True
+    assert run.cancel("again") is False
+    result = run.result(5)
+    assert result.status is TaskStatus.PARTIAL
+    assert result.results == {"a": "a"}
+    assert result.errors == {"b": "Cancelled: enough", "c": "Cancelled: enough"}
+    assert result.skipped == {"d": "the run ended early: enough"}
+    assert isinstance(result.exceptions["b"], Cancelled)
+    scheduler.close()
+
+
+def test_the_run_timeout():
+    """After its time-out a run is cancelled, whether or not anybody waits for it."""
+    with TaskScheduler({"echo": echo, "wait": lambda task, context: context.cancellation.wait(20)}) as scheduler:
+        run = scheduler.submit(diamond(b="wait"), timeout=0.1)
+        wait_for(run.done)
+        assert "time-out of 0.1 s" in run.result().errors["b"]
+        assert scheduler.run(diamond(), timeout=20).status is TaskStatus.COMPLETE
+
+
+def test_waiting_with_a_timeout_leaves_the_run():
+    """result(timeout) raises RunTimeout, and the run goes on."""
+    scheduler, run = blocked()
+    with pytest.raises(RunTimeout, match="goes on"):
+        run.result(0.05)
+    assert not run.done()
+    scheduler.close()
+    assert run.result(5).status is TaskStatus.PARTIAL
+
+
+def test_a_handler_that_ignores_the_cancellation(threads):
+    """A run ends although a handler does not; the late result is discarded, and the worker's place is filled."""
+    release, started = threading.Event(), threading.Event()
+
+    def stubborn(task, context):
+        started.set()
+        release.wait(20)
+        return "late"
+
+    with TaskScheduler({"echo": echo, "stubborn": stubborn}, max_workers=1) as scheduler:
+        graph = diamond(a="stubborn")
+        run = scheduler.submit(graph)
+        assert started.wait(10)
+        run.cancel()
+        assert run.result(5).errors["a"] == "Cancelled: cancelled"
+        assert scheduler.run(diamond()).status is TaskStatus.COMPLETE
+        release.set()
+        wait_for(lambda: not scheduler._pool._abandoned)
+        assert graph["a"].snapshot() == (TaskStatus.FAILED, None, "Cancelled: cancelled")
+
+
+def test_a_surrounding_cancellation_ends_a_run(threads):
+    """A run ends with the token that is current where it was submitted: when that is cancelled, and at its deadline."""
+    threads.handlers["wait"] = lambda task, context: context.cancellation.wait(20)
+    token = Cancellation()
+    with token:
+        run = threads.submit(diamond(b="wait"))
+    wait_for(lambda: 1 in run.state.executing)
+    token.cancel("outside")
+    assert "outside" in run.result(5).errors["b"]
+    with Cancellation(timeout=0.1):
+        assert "deadline" in threads.run(diamond(b="wait")).errors["b"]
+
+
+def test_an_interruption_cancels_and_is_raised_again(threads):
+    """An exception in the waiting caller cancels the run; last_result has what was finished."""
+
+    class Interruption(BaseException):
+        pass
+
+    threads.handlers["wait"] = lambda task, context: context.cancellation.wait(20)
+
+    def interrupt(run):
+        raise Interruption()
+
+    threads.lend_hand, plain = (lambda run, tasks=None: interrupt(run) if run.state.executing else None), threads.lend_hand
+    with pytest.raises(Interruption):
+        threads.run(diamond(a="wait"))
+    threads.lend_hand = plain
+    assert "interrupted by Interruption" in threads.last_result.errors["a"]
+
+
+def test_an_interruption_on_the_calling_thread():
+    """Ctrl-C inside a handler on the calling thread ends the run and is raised; an Exception only fails the task."""
+
+    def interrupted(task, context):
+        raise KeyboardInterrupt
+
+    with TaskScheduler({"echo": echo, "interrupted": interrupted}, max_workers=0) as scheduler:
+        with pytest.raises(KeyboardInterrupt):
+            scheduler.run(diamond(b="interrupted"))
+        assert scheduler.last_result.results == {"a": "a"}
+        assert scheduler.run(diamond()).status is TaskStatus.COMPLETE
+
+
+def test_close(threads):
+    """A closed scheduler cancels its runs and takes no more; its graph is free for another."""
+    threads.handlers["wait"] = lambda task, context: context.cancellation.wait(20)
+    graph = diamond(b="wait")
+    run = threads.submit(graph)
+    wait_for(lambda: run.state.executing == {1} or run.state.executing == {1, 2})
+    threads.close()
+    assert "closed" in run.result(5).errors["b"]
+    with pytest.raises(WorkersClosed, match="new one"):
+        threads.run(graph)
+    with TaskScheduler({"echo": echo, "wait": echo}) as other:
+        assert other.run(graph).status is TaskStatus.COMPLETE
+
+
+# The context
+
+
+def test_the_context(scheduler):
+    """A handler knows its name and run, has a namespace of the cache for the run, and the caller's context variables."""
+    variable = contextvars.ContextVar("variable")
+    variable.set("caller's")
+    seen = []
+
+    def look(task, context):
+        context.cache.set(context.name, 1)
+        seen.append((context.name, context.run_id, variable.get(), context.cache.keys()))
+        variable.set("changed")
+
+    scheduler.handlers["look"] = look
+    graph = TaskGraph()
+    graph.add(Task(type="look"), name="a")
+    graph.add(Task(type="look"), name="b", depends_on="a")
+    assert scheduler.run(graph, run_id="r1").run_id == "r1"
+    assert seen == [("a", "r1", "caller's", {"a"}), ("b", "r1", "caller's", {"a", "b"})]
+    assert variable.get() == "caller's"
+
+
+def test_the_cache_is_the_one_that_was_given():
+    """context.cache is a namespace of the scheduler's cache, below the run's id."""
+    cache = MemoryCache()
+    with TaskScheduler({"set": lambda task, context: context.cache.set("k", 1)}, cache=cache) as scheduler:
+        graph = TaskGraph()
+        graph.add(Task(type="set"))
+        scheduler.run(graph, run_id="r1")
+    assert cache.get_all() == {"run:r1:k": 1}
+
+
+def test_usage(scheduler):
+    """What a task's clients use is its usage, wherever they are called; the run's is the sum."""
+    client = ScriptedInferenceClient(lambda body: "fine")
+
+    def ask(task, context):
+        return [Background(contextvars.copy_context().run, client.generate, "hello").result().usage for _ in range(2)]
+
+    scheduler.handlers["ask"] = ask
+    result = scheduler.run(one_and_two("ask"))
+    assert result.usages["two"] == sum(result.results["two"], Usage())
+    assert result.usage == result.usages["one"] + result.usages["two"] == client.usage
+    assert result.usage.requests == 4
+
+
+def one_and_two(type):
+    graph = TaskGraph()
+    graph.add(Task(type=type), name="one")
+    graph.add(Task(type=type), name="two")
+    return graph
+
+
+def test_a_run_inside_a_task(scheduler):
+    """Every task runs a graph on the same scheduler, more of them than there are workers; nobody waits for ever."""
+
+    def outer(task, context):
+        return scheduler.run(diamond()).results["d"]
+
+    scheduler.handlers["outer"] = outer
+    graph = TaskGraph()
+    graph.map(Task(type="outer"), range(12), name="n")
+    result = scheduler.run(graph, timeout=20)
+    assert set(result.results.values()) == {"dbaca"}
+    assert len(result.results) == 12
+
+
+def test_a_stream_inside_a_task(scheduler):
+    """A task may read the events of a run on its own scheduler."""
+    scheduler.handlers["outer"] = lambda task, context: len(list(scheduler.stream(diamond())))
+    graph = TaskGraph()
+    graph.map(Task(type="outer"), range(10))
+    assert set(scheduler.run(graph, timeout=20).results.values()) == {9}
+
+
+# Threads and memory
+
+
+def test_no_thread_without_a_run():
+    """Making a scheduler starts no thread; with max_workers=0 neither does running."""
+    before = threading.active_count()
+    TaskScheduler({"echo": echo})
+    inline = TaskScheduler({"who": lambda task, context: threading.get_ident()}, max_workers=0)
+    graph = TaskGraph()
+    graph.add(Task(type="who"), name="who")
+    assert inline.run(graph).results == {"who": threading.get_ident()}
+    assert threading.active_count() == before
+    with pytest.raises(ValueError, match="max_workers"):
+        TaskScheduler(max_workers=-1)
+
+
+def test_a_scheduler_works_in_a_forked_child(threads):
+    """A scheduler that has run, and is running, works in a forked child."""
+    release = threading.Event()
+    threads.handlers["wait"] = lambda task, context: release.wait(20)
+    run = threads.submit(diamond(b="wait"))
+    wait_for(lambda: run.state.executing)
+
+    def use():
+        assert threads.run(diamond()).results["d"] == "dbaca"
+
+    in_child(use)
+    release.set()
+    assert run.result(10).errors == {"d": "TypeError: sequence item 0: expected str instance, bool found"}
+
+
+def test_a_finished_run_is_freed(threads):
+    """Nothing of a run stays behind in the scheduler or the token it ran under, but its result."""
+    token = Cancellation()
+    with token:
+        run = threads.submit(diamond(), timeout=60)
+        run.result(10)
+    watch = weakref.ref(run)
+    del run
+    wait_for(lambda: gc.collect() >= 0 and watch() is None, "the run's end")
+    assert not token._callbacks
+    assert not threads._runs
+
+
+def test_ten_thousand_tasks(threads):
+    """A wide graph and a long chain of thousands of tasks come out whole."""
+    wide = TaskGraph()
+    wide.map(Task(type="echo", objective="x"), range(10000))
+    assert len(threads.run(wide).results) == 10000
+    chain = TaskGraph()
+    for number in range(5000):
+        chain.add(Task(type="echo"), name=str(number), depends_on=[str(number - 1)] if number else [])
+    assert len(threads.run(chain).results) == 5000
+
+
+def test_no_torn_reads_during_runs(threads):
+    """A reader of snapshots and JSON never sees a status without its result or error, in 60 runs."""
+    graph = diamond(b="fail")
+    stop, torn = threading.Event(), []
+
+    def watch():
+        looks = 0
+        while not stop.is_set():
+            for name in "abcd":
+                told = (
+                    graph[name].snapshot() if looks % 2 else Task.model_validate_json(graph[name].model_dump_json()).snapshot()
+                )
+                right = {
+                    TaskStatus.COMPLETE: told.result is not None and told.error is None,
+                    TaskStatus.FAILED: told.result is None and told.error is not None,
+                }.get(told.status, told.result is None and told.error is None)
+                looks += 1
+                if not right:
+                    torn.append(told)
+        return looks
+
+    watchers = [Background(watch) for _ in range(2)]
+    for _ in range(60):
+        threads.run(graph)
+    stop.set()
+    assert all(watcher.result() > 0 for watcher in watchers)
+    assert torn == []
