@@ -137,7 +137,7 @@ def test_other_wrong_calls(text, tmp_path):
 
 
 def test_a_key_that_does_not_work_is_told(text):
-    """With a key the real client is used: here its address is not to be reached, every task fails, and the exit status is 1."""
+    """With a key the real client is used: here no way leads there, all fails, exit status 1."""
     proxy = "http://127.0.0.1:9"
     done = brief(text, ANTHROPIC_API_KEY="sk-none", HTTPS_PROXY=proxy, https_proxy=proxy)
     assert done.returncode == 1
