@@ -13,7 +13,8 @@ hundred thousand tasks does not gather a hundred thousand registrations.
 
 import contextvars
 import itertools
-import threading
+import logging
+import queue
 import time
 from typing import Any, Callable, Dict, Optional, Tuple
 
@@ -21,6 +22,11 @@ from asimov_sync.errors import Cancelled
 from asimov_sync.forking import ForkSafeLock
 
 __all__ = ["Cancellation"]
+
+logger = logging.getLogger(__name__)
+
+LONGEST_WAIT = 1e6
+"""Seconds that a wait is cut to, more than a week: a lock cannot be waited for infinitely long."""
 
 # (the current token, what was current before it): kept in one value, so that one token may be entered in many threads.
 _current: "contextvars.ContextVar[Optional[Tuple[Cancellation, Any]]]" = contextvars.ContextVar(
@@ -49,7 +55,7 @@ class Cancellation:
         if parent is _INHERIT:
             entered = _current.get()
             parent = entered[0] if entered else None
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None or timeout == float("inf") else time.monotonic() + timeout
         if parent is not None and parent.deadline is not None:
             deadline = parent.deadline if deadline is None else min(deadline, parent.deadline)
         self.deadline = deadline
@@ -65,8 +71,11 @@ class Cancellation:
         return entered[0] if entered else Cancellation(parent=None)
 
     def cancel(self, reason: str = "cancelled") -> bool:
-        """Cancel it and call its callbacks on this thread; False if it was cancelled before, and nothing is done."""
-        with _tokens:
+        """Cancel it and call its callbacks on this thread; False if it was cancelled before, and nothing is done.
+
+        A callback that raises is logged.
+        """
+        with _tokens.lock:
             if self._reason is not None:
                 return False
             self._reason = reason
@@ -75,15 +84,11 @@ class Cancellation:
         return True
 
     def _call(self, callbacks: Optional[Dict[int, Callable[[], Any]]]) -> None:
-        """Call every callback; the first exception is raised after all of them ran."""
-        failure: Optional[BaseException] = None
         for callback in (callbacks or {}).values():
             try:
                 callback()
-            except Exception as error:
-                failure = failure or error
-        if failure is not None:
-            raise failure
+            except Exception:  # the others are to be called, and whoever cancels has its own errors to raise
+                logger.exception("a callback of a cancellation failed")
 
     @property
     def reason(self) -> Optional[str]:
@@ -116,9 +121,13 @@ class Cancellation:
         remaining = self.remaining
         if remaining is not None:
             seconds = remaining if seconds is None else min(seconds, remaining)
-        woken = threading.Event()
-        with self.on_cancel(woken.set):
-            woken.wait(seconds)
+        # A queue, because Ctrl-C in the wait of an Event may leave its lock released, and be lost in the error about that.
+        woken: "queue.SimpleQueue[None]" = queue.SimpleQueue()
+        with self.on_cancel(lambda: woken.put(None)):
+            try:
+                woken.get(timeout=None if seconds is None else min(max(0.0, seconds), LONGEST_WAIT))
+            except queue.Empty:
+                pass
         return self.cancelled
 
     def on_cancel(self, callback: Callable[[], Any]) -> "Registration":
@@ -128,7 +137,7 @@ class Cancellation:
         bounds the block by `remaining`.
         """
         registration = Registration(self, next(_numbers))
-        with _tokens:
+        with _tokens.lock:
             late = self._reason is not None
             first = not late and not self._callbacks
             if not late:
@@ -143,7 +152,7 @@ class Cancellation:
 
     def _reach_up(self, parent: "Cancellation") -> None:
         upward = parent.on_cancel(lambda: self.cancel(parent.reason or "cancelled"))
-        with _tokens:
+        with _tokens.lock:
             # Another thread may have come and gone meanwhile: keep one registration, and only while it is needed.
             if self._callbacks and self._upward is None:
                 self._upward = upward
@@ -152,7 +161,7 @@ class Cancellation:
 
     def _remove(self, number: int) -> None:
         upward = None
-        with _tokens:
+        with _tokens.lock:
             if self._callbacks is not None:
                 self._callbacks.pop(number, None)
                 if not self._callbacks:

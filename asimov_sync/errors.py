@@ -80,7 +80,10 @@ __all__ = [
 
 def described(error: BaseException) -> str:
     """An exception in one line: its type and its message."""
-    message = str(error)
+    try:
+        message = str(error)
+    except Exception:  # somebody's own __str__ may fail, and what describes errors must not
+        message = ""
     return "{}: {}".format(type(error).__name__, message) if message else type(error).__name__
 
 

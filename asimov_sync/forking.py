@@ -34,9 +34,14 @@ def _renew_all() -> None:
 
 
 class ForkSafeLock:
-    """A lock for `with`, which is a new and free one in a forked child."""
+    """Holds a lock, for `with owner.lock:`, and a new and free one in a forked child.
 
-    __slots__ = ("__weakref__", "_lock")
+    The lock is the C one and is entered directly: in a `__enter__` written in Python, Ctrl-C could strike after the lock was
+    taken and before the `with` knows of it. It is re-entrant, because a signal handler, or a destructor that the garbage
+    collector calls, runs on a thread that may hold it.
+    """
+
+    __slots__ = ("__weakref__", "lock")
 
     def __init__(self) -> None:
         self.renew()
@@ -44,10 +49,4 @@ class ForkSafeLock:
 
     def renew(self) -> None:
         """Put a free lock in the old one's place."""
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(self, *exc_info: Any) -> None:
-        self._lock.release()
+        self.lock = threading.RLock()

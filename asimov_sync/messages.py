@@ -25,6 +25,7 @@ __all__ = [
     "ToolCallReady",
     "Usage",
     "as_messages",
+    "jsonable",
 ]
 
 Block = Dict[str, Any]
@@ -174,8 +175,16 @@ class Event:
         """The type and the fields, as JSON can hold them; an object that JSON cannot hold becomes its repr."""
         told: Dict[str, Any] = {"type": self.type}
         for name in self.__slots__:
-            told[name] = to_jsonable_python(getattr(self, name), fallback=_told)
+            told[name] = jsonable(getattr(self, name))
         return told
+
+
+def jsonable(value: Any) -> Any:
+    """A value as JSON can hold it: exceptions in one line, bytes as base64, what JSON has no word for as its repr."""
+    try:
+        return to_jsonable_python(value, bytes_mode="base64", fallback=_told)
+    except Exception:  # a cycle, a depth beyond all bounds, a model that cannot be serialised
+        return repr(value)
 
 
 def _told(value: Any) -> str:

@@ -34,7 +34,7 @@ class Meter:
 
     def add(self, usage: Usage) -> None:
         """Add to the sum."""
-        with _adding:
+        with _adding.lock:
             self._sum = usage if self._sum is None else self._sum + usage
 
     def __enter__(self) -> "Meter":

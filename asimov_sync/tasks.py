@@ -96,6 +96,7 @@ class Task(BaseModel):
         held = (values["result"], values["error"])
         values.update(status=status, result=result, error=error)
         del held
+        self.__pydantic_fields_set__.update(_OUTCOME)
 
     def snapshot(self) -> TaskSnapshot:
         """Status, result and error of one moment."""

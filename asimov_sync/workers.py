@@ -17,6 +17,7 @@ import contextvars
 import heapq
 import itertools
 import logging
+import queue
 import threading
 import time
 from typing import Any, Callable, Deque, Dict, List, Optional, Set, Tuple
@@ -33,6 +34,9 @@ IDLE_SECONDS = 5.0
 
 ABANDONED_LIMIT = 64
 """How many stuck threads of one pool are replaced. A program that sticks more often has another problem."""
+
+LONGEST_WAIT = 3600.0
+"""How long the alarm thread waits at a stretch; no lock can be waited for infinitely many seconds."""
 
 _here = threading.local()
 
@@ -75,7 +79,8 @@ class WorkerPool(concurrent.futures.ThreadPoolExecutor):
 
     def renew(self) -> None:
         """Start afresh, as in a forked child: no threads, no jobs, new locks."""
-        self._lock = threading.Lock()
+        # Re-entrant: a destructor that the garbage collector calls may cancel a run, and so abandon a worker.
+        self._lock = threading.RLock()
         self._work = threading.Condition(self._lock)
         self._jobs: Deque[_Job] = collections.deque()
         self._living = 0
@@ -182,9 +187,10 @@ class WorkerPool(concurrent.futures.ThreadPoolExecutor):
 
 
 class Alarms:
-    """Calls functions at given moments, on one daemon thread that lives while something is to be called.
+    """Calls functions at given moments, on one daemon thread that is started by the first alarm.
 
-    What it calls must be short. An exception is logged, and the other alarms go on.
+    What it calls must be short. What that raises is logged, and the other alarms go on. The thread alone knows the alarms that
+    are to come; others reach it through a queue, which may be used inside of signal handlers and destructors.
     """
 
     def __init__(self) -> None:
@@ -193,41 +199,49 @@ class Alarms:
 
     def renew(self) -> None:
         """Start afresh, as in a forked child: no alarms, no thread."""
-        self._changed = threading.Condition()
-        self._heap: List[Tuple[float, int, Alarm]] = []
+        self._starting = threading.Lock()
+        self._started = False
+        self._new: "queue.SimpleQueue[Tuple[float, int, Alarm]]" = queue.SimpleQueue()
         self._numbers = itertools.count()
-        self._running = False
 
     def call_at(self, moment: float, function: Callable[[], Any]) -> "Alarm":
         """Have `function()` called at a `time.monotonic()` moment; the alarm that is returned takes it back."""
         alarm = Alarm(function)
-        with self._changed:
-            heapq.heappush(self._heap, (moment, next(self._numbers), alarm))
-            if not self._running:
-                threading.Thread(target=self._serve, name="asimov-alarms", daemon=True).start()
-                self._running = True
-            else:
-                self._changed.notify()
+        self._new.put((moment, next(self._numbers), alarm))
+        if not self._started:
+            self.start()
         return alarm
 
+    def start(self) -> None:
+        """Start the thread, if it is not running."""
+        with self._starting:
+            if not self._started:
+                threading.Thread(target=self._serve, name="asimov-alarms", daemon=True).start()
+                self._started = True
+
     def _serve(self) -> None:
+        coming: List[Tuple[float, int, Alarm]] = []  # a heap
+        tidy = 64
         while True:
-            with self._changed:
-                while self._heap and self._heap[0][2].function is None:
-                    heapq.heappop(self._heap)
-                wait = self._heap[0][0] - time.monotonic() if self._heap else IDLE_SECONDS
-                if wait > 0:
-                    if not self._changed.wait(wait) and not self._heap:
-                        self._running = False
-                        return
-                    continue
-                alarm = heapq.heappop(self._heap)[2]
-            function, alarm.function = alarm.function, None
-            if function is not None:
-                try:
-                    function()
-                except Exception:
-                    logger.exception("an alarm failed")
+            wait = None if not coming else min(LONGEST_WAIT, max(0.0, coming[0][0] - time.monotonic()))
+            try:
+                heapq.heappush(coming, self._new.get(timeout=wait))
+            except queue.Empty:
+                pass
+            if len(coming) > tidy:  # most alarms are taken back long before their time
+                coming = [entry for entry in coming if entry[2].function is not None]
+                heapq.heapify(coming)
+                tidy = 2 * len(coming) + 64
+            while coming and coming[0][0] <= time.monotonic():
+                self._ring(heapq.heappop(coming)[2])
+
+    def _ring(self, alarm: "Alarm") -> None:
+        function, alarm.function = alarm.function, None
+        if function is not None:
+            try:
+                function()
+            except BaseException:  # a SystemExit would end this thread, and with it every alarm of the process
+                logger.exception("an alarm failed")
 
 
 class Alarm:

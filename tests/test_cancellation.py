@@ -35,15 +35,14 @@ def test_callbacks_are_called_once():
     assert called == ["first", "late"]
 
 
-def test_a_callback_that_raises_does_not_stop_the_others():
-    """Every callback runs; the first exception is raised after that."""
+def test_a_callback_that_raises_does_not_stop_the_others(caplog):
+    """Every callback runs; what one of them raises is logged, and does not reach whoever cancels."""
     token, called = Cancellation(), []
     token.on_cancel(lambda: 1 / 0)
     token.on_cancel(lambda: called.append(1))
-    with pytest.raises(ZeroDivisionError):
-        token.cancel()
+    assert token.cancel() is True
     assert called == [1]
-    assert token.cancelled
+    assert "ZeroDivisionError" in caplog.text
 
 
 def test_a_parent_cancels_its_children():
@@ -171,7 +170,7 @@ def test_a_forked_child_has_free_locks():
     held, release = threading.Event(), threading.Event()
 
     def hold():
-        with cancellation._tokens:
+        with cancellation._tokens.lock:
             held.set()
             release.wait(20)
 

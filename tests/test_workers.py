@@ -215,12 +215,29 @@ def test_alarms_work_in_a_forked_child():
     in_child(use)
 
 
-def test_the_alarm_thread_leaves_when_there_is_nothing_to_do(monkeypatch):
-    """Without alarms there is no thread; the next alarm has one again."""
-    monkeypatch.setattr(workers, "IDLE_SECONDS", 0.01)
-    alarms = Alarms()
-    for _ in range(2):
-        rung = threading.Event()
-        alarms.call_at(time.monotonic(), rung.set)
-        assert rung.wait(5)
-        wait_for(lambda: not alarms._running)
+def test_nothing_silences_the_alarms():
+    """An alarm that is infinitely far, or that raises SystemExit, leaves the others as they are."""
+    alarms, rung = Alarms(), threading.Event()
+    alarms.call_at(float("inf"), print)
+    alarms.call_at(time.monotonic(), sys.exit)
+    alarms.call_at(time.monotonic() + 0.01, rung.set)
+    assert rung.wait(5)
+
+
+def test_alarms_that_were_taken_back_are_let_go():
+    """Thousands of alarms that are taken back before their time do not pile up."""
+    import gc
+    import weakref
+
+    class Thing:
+        def ring(self):
+            """Never called."""
+
+    alarms, things = Alarms(), []
+    for _ in range(1000):
+        thing = Thing()
+        things.append(weakref.ref(thing))
+        alarms.call_at(time.monotonic() + 1000, thing.ring).cancel()
+    del thing
+    gc.collect()
+    assert not any(reference() for reference in things)

@@ -3,8 +3,6 @@
 import json
 from typing import Any, Iterable, List, Optional, Union
 
-from pydantic_core import to_jsonable_python
-
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.graph.results import Partial
 from asimov_sync.graph.run import TaskContext
@@ -12,7 +10,7 @@ from asimov_sync.inference.contract import InferenceClient
 from asimov_sync.inference.request import System
 from asimov_sync.inference.tool_loop import ToolRun
 from asimov_sync.inference.tools import AnyTool
-from asimov_sync.messages import Messages, as_messages
+from asimov_sync.messages import Messages, as_messages, jsonable
 from asimov_sync.tasks import Task
 
 __all__ = ["Agent"]
@@ -76,5 +74,5 @@ def prompt(task: Task, context: TaskContext) -> str:
 
 
 def _part(tag: str, name: str, value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(to_jsonable_python(value, fallback=repr), ensure_ascii=False)
+    text = value if isinstance(value, str) else json.dumps(jsonable(value), ensure_ascii=False)
     return "<{tag}{of}>\n{text}\n</{tag}>".format(tag=tag, of=' of="{}"'.format(name) if name else "", text=text)

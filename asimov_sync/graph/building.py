@@ -1,16 +1,36 @@
 """Building a graph: tasks, their names, and who waits for whom. Nothing runs here."""
 
+import copy
+import uuid
+import weakref
 from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 from asimov_sync.errors import GraphError
 from asimov_sync.forking import ForkSafeLock
 from asimov_sync.tasks import Task, TaskStatus
 
-__all__ = ["Node", "TaskGraph"]
+__all__ = ["Claim", "Node", "TaskGraph", "claim", "release"]
 
 Dependency = Union[Task, str]
 
-_running = ForkSafeLock()  # guards every graph's claim; a graph that is copied or pickled must hold no lock itself
+
+class Claim:
+    """What a run holds while it works on its tasks. A run that is lost, by Ctrl-C at the wrong moment, claims nothing."""
+
+    __slots__ = ("__weakref__",)
+
+
+class _Claims(ForkSafeLock):
+    """The tasks that runs of this process are working on: identity, and the claim. None in a forked child."""
+
+    __slots__ = ("tasks",)
+
+    def renew(self) -> None:
+        super().renew()
+        self.tasks: Dict[int, "weakref.ref[Claim]"] = {}
+
+
+_claims = _Claims()
 
 
 class Node(NamedTuple):
@@ -38,7 +58,6 @@ class TaskGraph:
     def __init__(self) -> None:
         self._entries: Dict[str, _Entry] = {}
         self._names: Dict[Any, str] = {}  # task id: name
-        self._claimed = False
 
     def add(
         self,
@@ -56,7 +75,10 @@ class TaskGraph:
         if not isinstance(task, Task):
             raise GraphError("a graph holds Tasks, not {}".format(type(task).__name__))
         if name is None:
-            name = "{}-{}".format(task.type, len(self._entries) + 1)
+            place = len(self._entries) + 1
+            while "{}-{}".format(task.type, place) in self._entries:
+                place += 1
+            name = "{}-{}".format(task.type, place)
         if name in self._entries:
             raise GraphError("there is a task named {!r} already".format(name))
         if task.id in self._names:
@@ -139,30 +161,14 @@ class TaskGraph:
         _refuse_cycle(nodes)
         return nodes
 
-    def claim(self) -> None:
-        """Take the graph for a run; GraphError while another run has it."""
-        with _running:
-            if self._claimed:
-                raise GraphError(
-                    "this graph is running already, and a run works on the graph's own tasks: "
-                    "run graph.copy() to run it several times at once"
-                )
-            self._claimed = True
-
-    def release(self) -> None:
-        """Give the graph back after a run."""
-        with _running:
-            self._claimed = False
-
     def __repr__(self) -> str:
         return "<TaskGraph: {} tasks>".format(len(self))
 
 
 def _fresh(task: Task, **params: Any) -> Task:
     """A task like this one that was never run: a new id, WAITING; of the same class, with its other fields."""
-    fields = {name: value for name, value in task.__dict__.items() if name not in ("id", "status", "result", "error")}
-    fields["params"] = dict(task.params, **params)
-    return type(task)(**fields)
+    new = {"id": uuid.uuid4(), "params": dict(copy.deepcopy(task.params), **params)}
+    return task.model_copy(update=dict(new, status=TaskStatus.WAITING, result=None, error=None))
 
 
 def _refuse_cycle(nodes: Sequence[Node]) -> None:
@@ -192,10 +198,30 @@ def _refuse_cycle(nodes: Sequence[Node]) -> None:
     raise GraphError("these tasks wait for one another: " + " → ".join(repr(nodes[place].name) for place in cycle))
 
 
-def start_afresh(nodes: Iterable[Node]) -> None:
-    """Every task to WAITING, whatever an earlier run left."""
+def claim(nodes: Sequence[Node], mine: Claim) -> None:
+    """Take the tasks for a run, and let every one wait, whatever an earlier run left; GraphError while a run has one."""
+    reference = weakref.ref(mine)
+    with _claims.lock:
+        for node in nodes:
+            held = _claims.tasks.get(id(node.task))
+            if held is not None and held() is not None:
+                raise GraphError(
+                    "the task {!r} is running already, and a run works on the graph's own tasks: "
+                    "run graph.copy() to run a graph several times at once".format(node.name)
+                )
+        for node in nodes:
+            _claims.tasks[id(node.task)] = reference
     for node in nodes:
         if node.task.status is not TaskStatus.WAITING:
             if not node.task.status.settled:  # left EXECUTING by a process that is gone, and loaded from its JSON
                 node.task.move(TaskStatus.FAILED)
             node.task.move(TaskStatus.WAITING)
+
+
+def release(nodes: Sequence[Node], mine: Claim) -> None:
+    """Give back those of the tasks that are claimed so."""
+    with _claims.lock:
+        for node in nodes:
+            held = _claims.tasks.get(id(node.task))
+            if held is not None and held() is mine:
+                del _claims.tasks[id(node.task)]

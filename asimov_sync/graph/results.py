@@ -2,10 +2,8 @@
 
 from typing import Any, Dict, List, NamedTuple, Optional
 
-from pydantic_core import to_jsonable_python
-
 from asimov_sync.errors import RunFailed
-from asimov_sync.messages import Usage
+from asimov_sync.messages import Usage, jsonable
 from asimov_sync.tasks import Task, TaskSnapshot, TaskStatus
 
 __all__ = ["Partial", "RunResult"]
@@ -121,7 +119,7 @@ class RunResult:
             "usage": self.usage,
             "duration": self.duration,
         }
-        return to_jsonable_python(told, fallback=repr)  # type: ignore[no-any-return]
+        return {name: jsonable(value) for name, value in told.items()}
 
     def __repr__(self) -> str:
         return "<RunResult: {}, {} of {} tasks with a result>".format(self.status.name, len(self.results), len(self._records))

@@ -1,15 +1,16 @@
 """A run that is going on: the handle that its caller holds, and the context that its handlers are given."""
 
 import contextvars
+import queue
 import threading
 import time
 import uuid
-from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Set, Tuple
 
 from asimov_sync.cache.contract import Cache
-from asimov_sync.cancellation import Cancellation
+from asimov_sync.cancellation import Cancellation, Registration
 from asimov_sync.errors import Cancelled, RunTimeout, described
-from asimov_sync.graph.building import TaskGraph
+from asimov_sync.graph.building import Claim, release
 from asimov_sync.graph.events import RunFinished, TaskFinished, TaskProgress, TaskSkipped, TaskStarted
 from asimov_sync.graph.results import Outcome, RunResult, TaskRecord
 from asimov_sync.graph.state import RunState
@@ -73,8 +74,8 @@ class Run:
     def __init__(
         self,
         scheduler: "TaskScheduler",
-        graph: TaskGraph,
         state: RunState,
+        claim: Claim,
         run_id: Optional[str],
         timeout: Optional[float],
         recording: bool,
@@ -82,22 +83,23 @@ class Run:
         self.id = run_id if run_id is not None else uuid.uuid4().hex
         self.scheduler = scheduler
         self.state = state
+        self._claim = claim
         self.meter = Meter()
         self.cancellation = Cancellation()
         self.context = contextvars.copy_context()
         self.hands = 0  # how many workers are on it
-        self._graph = graph
         self._lock = threading.Lock()  # guards state, hands, and everything below
-        self._told = threading.Condition(self._lock)  # events were added, or the run is over
+        self._waiters: "Set[queue.SimpleQueue[None]]" = set()  # of callers that wait for an event or the end
         self._events: Optional[List[Event]] = [] if recording else None
-        self._contexts: Dict[int, Tuple[TaskContext, int, float]] = {}  # what goes on: its context, thread and start
+        # What goes on: its context, the worker that may be replaced if it never comes back, and its start.
+        self._contexts: Dict[int, Tuple[TaskContext, Optional[int], float]] = {}
         self._exceptions: Dict[int, BaseException] = {}  # in the order in which they came
         self._usages: Dict[int, Tuple[Usage, float]] = {}
         self._start = time.perf_counter()
         self._result: Optional[RunResult] = None
         self._alarms: List[Alarm] = []
         self._timeout = timeout
-        self._upward = self.cancellation.on_cancel(self._end)
+        self._upward: Optional[Registration] = None
 
     # For the caller
 
@@ -110,46 +112,76 @@ class Run:
         try:
             while True:
                 self.scheduler.lend_hand(self)
-                with self._lock:
-                    if self._result is not None:
-                        return self._result
-                    left = SLICE_SECONDS if end is None else min(SLICE_SECONDS, end - time.monotonic())
-                    if left <= 0:
-                        raise RunTimeout("run {} did not end within {} s; it goes on".format(self.id, timeout))
-                    self._told.wait(left)
+                if self._result is not None:
+                    return self._result
+                left = SLICE_SECONDS if end is None else min(SLICE_SECONDS, end - time.monotonic())
+                if left <= 0:
+                    raise RunTimeout("run {} did not end within {} s; it goes on".format(self.id, timeout))
+                self._wait(left, lambda: self._result is not None)
         except RunTimeout:
             raise
         except BaseException as interruption:
-            self.cancel("interrupted by {}".format(type(interruption).__name__))
+            self.interrupt(interruption)
             raise
 
-    def events(self) -> Iterator[Event]:
-        """What happens, from the start of the run to its RunFinished. Closing the iterator early cancels the run."""
+    def events(self) -> "RunEvents":
+        """What happens, from the start of the run to its RunFinished. Closing or dropping the iterator early cancels it."""
         if self._events is None:
             raise RuntimeError("scheduler.run() keeps no events: use scheduler.stream(), or submit().events()")
-        told = 0
+        return RunEvents(self)
+
+    def event(self, number: int) -> Event:
+        """Wait for the event of this number."""
+        assert self._events is not None
+        while number == len(self._events):
+            self.scheduler.lend_hand(self, tasks=1)
+            self._wait(SLICE_SECONDS, lambda: number < len(self._events or ()))
+        return self._events[number]
+
+    def _wait(self, seconds: float, over: Callable[[], bool]) -> None:
+        """Wait until an event was added or the run is over, unless `over()` says that it was.
+
+        On a queue, because Ctrl-C in the wait of a Condition may leave its lock released, and be lost in the error about that.
+        """
+        waiter: "queue.SimpleQueue[None]" = queue.SimpleQueue()
+        with self._lock:
+            if over():
+                return
+            self._waiters.add(waiter)
         try:
-            while True:
-                while told == len(self._events):
-                    self.scheduler.lend_hand(self, tasks=1)
-                    with self._lock:
-                        if told == len(self._events):
-                            self._told.wait(SLICE_SECONDS)
-                event = self._events[told]
-                told += 1
-                yield event
-                if isinstance(event, RunFinished):
-                    return
-        except BaseException as interruption:
-            closed = isinstance(interruption, GeneratorExit)
-            self.cancel(
-                "its events were not read to the end" if closed else "interrupted by {}".format(type(interruption).__name__)
-            )
-            raise
+            waiter.get(timeout=seconds)
+        except queue.Empty:
+            pass
+        finally:
+            self._waiters.discard(waiter)
+
+    def _wake(self) -> None:
+        for waiter in list(self._waiters):
+            waiter.put(None)
+
+    def interrupt(self, interruption: BaseException) -> None:
+        """Cancel because the caller's wait was interrupted; a second interruption, in the middle of that, does not undo it."""
+        reason = "interrupted by {}".format(type(interruption).__name__)
+        try:
+            self.cancel(reason)
+        finally:
+            self.cancel(reason)
 
     def cancel(self, reason: str = "cancelled") -> bool:
         """End the run now: what goes on is FAILED with Cancelled, the rest stays WAITING. False if it was over."""
-        return not self.done() and self.cancellation.cancel(reason)
+        if self.done():
+            return False
+        self.cancellation.cancel(reason)
+        self._end()  # also where an earlier call was interrupted, and the token calls nobody a second time
+        return True
+
+    def drop(self, reason: str) -> None:
+        """Cancel from a destructor, which may be called at any moment, on any thread, whatever locks that holds."""
+        if self._lock.acquire(blocking=False):
+            self._lock.release()  # so it is not this very thread that holds it
+            self.cancel(reason)
+        else:
+            alarms.call_at(0.0, lambda: self.cancel(reason))
 
     def done(self) -> bool:
         """Whether it is over."""
@@ -158,7 +190,9 @@ class Run:
     # For the scheduler
 
     def begin(self) -> None:
-        """Start the clock of the time-out; a graph without tasks is over at once."""
+        """Listen to the cancellation, and start the clock of the time-out; a graph without tasks is over at once."""
+        alarms.start()
+        self._upward = self.cancellation.on_cancel(self._end)
         if self._timeout is not None:
             reason = "the run's time-out of {} s passed".format(self._timeout)
             self._alarms.append(alarms.call_at(time.monotonic() + self._timeout, lambda: self.cancel(reason)))
@@ -171,31 +205,33 @@ class Run:
     def take(self) -> Optional[TaskContext]:
         """The next task to execute; without one the calling worker is off this run."""
         with self._lock:
-            return self._take()
+            return self._take(threading.get_ident())
 
-    def _take(self) -> Optional[TaskContext]:
+    def _take(self, worker: Optional[int]) -> Optional[TaskContext]:
         place = self.state.take()
         if place is None:
             self.hands -= 1
             return None
         context = TaskContext(self, place)
-        self._contexts[place] = (context, threading.get_ident(), time.perf_counter())
+        self._contexts[place] = (context, worker, time.perf_counter())
         if self._events is not None:
             self._tell(TaskStarted(context.name, self.state.nodes[place].task.model_copy(), time.time()))
         return context
 
     def settle(self, context: TaskContext, outcome: Outcome, take: bool) -> Optional[TaskContext]:
         """End a task, unless the run did so first; the next one for this worker, if it wants to `take` one."""
+        worker = None
         with self._lock:
             place = context._place
             if place in self._contexts and self._contexts[place][0] is context:
                 if outcome.exception is not None:
                     self._exceptions[place] = outcome.exception
+                worker = self._contexts[place][1]
                 skipped = self.state.settle(place, outcome.status, outcome.result, outcome.error)
                 self._close(place)
                 self._tell_skipped(skipped)
                 self._finish_if_over()
-            following = self._take() if take else None
+            following = self._take(worker) if take else None
             if not take:
                 self.hands -= 1
         if self._result is not None:
@@ -213,7 +249,7 @@ class Run:
         """The next task for a thread that is no worker of the run yet, but would be one; None if none is ready."""
         with self._lock:
             self.hands += 1
-            return self._take()
+            return self._take(None)  # it waits for the run inside of another task, and is not to be replaced for this one
 
     def report(self, place: int, fraction: Optional[float], text: str) -> None:
         """Tell the progress of a task that goes on."""
@@ -226,15 +262,16 @@ class Run:
 
     def _close(self, place: int) -> None:
         """Keep what a settled task used, and tell that it is."""
-        context, _, start = self._contexts.pop(place)
-        self._usages[place] = (context.meter.usage, time.perf_counter() - start)
+        if place in self._contexts:  # not so where Ctrl-C struck before it was there
+            context, _, start = self._contexts.pop(place)
+            self._usages[place] = (context.meter.usage, time.perf_counter() - start)
         if self._events is not None:
-            self._tell(TaskFinished(context.name, self.state.nodes[place].task.model_copy(), time.time()))
+            self._tell(TaskFinished(self.state.nodes[place].name, self.state.nodes[place].task.model_copy(), time.time()))
 
     def _tell(self, event: Event) -> None:
         if self._events is not None:
             self._events.append(event)
-            self._told.notify_all()
+            self._wake()
 
     def _tell_skipped(self, places: List[int]) -> None:
         if self._events is not None:
@@ -250,10 +287,9 @@ class Run:
                 return
             cancelled = Cancelled(reason)
             failed, skipped = self.state.end("the run ended early: {}".format(reason), described(cancelled))
-            stuck = []
+            stuck = [entry[1] for entry in self._contexts.values() if entry[1] is not None]
             for place in failed:
-                self._exceptions[place] = cancelled
-                stuck.append(self._contexts[place][1])
+                self._exceptions.setdefault(place, cancelled)
                 self._close(place)
             self._tell_skipped(skipped)
             self._finish_if_over()
@@ -288,19 +324,61 @@ class Run:
             next(iter(self._exceptions.values()), None),
         )
         self.scheduler.finished(self, self._result)
-        self._graph.release()
+        release(self.state.nodes, self._claim)
         self._tell(RunFinished(self._result, time.time()))
-        self._told.notify_all()
+        self._wake()
 
     def _let_go(self) -> None:
         """After the end: nothing that outlives the run may still hold it."""
         if self._result is not None:
-            self._upward.remove()
+            if self._upward is not None:
+                self._upward.remove()
             for alarm in self._alarms:
                 alarm.cancel()
 
     def __repr__(self) -> str:
         return "<Run {}: {}>".format(self.id, self.state.status.name)
+
+
+class RunEvents(Iterator[Event]):
+    """The events of a run; `close()`, or the loss of the last reference before the end, cancels it."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._told = 0
+        self._ended = False
+
+    def __next__(self) -> Event:
+        if self._ended:
+            raise StopIteration
+        try:
+            event = self._run.event(self._told)
+        except BaseException as interruption:
+            self._ended = True
+            self._run.interrupt(interruption)
+            raise
+        self._told += 1
+        self._ended = isinstance(event, RunFinished)
+        return event
+
+    def close(self) -> None:
+        """Cancel the run, if it is not over; harmless after the end."""
+        if not self._ended:
+            self._ended = True
+            self._run.cancel(_UNREAD)
+
+    def __enter__(self) -> "RunEvents":
+        return self
+
+    def __exit__(self, *exc_info: Any) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if not self._ended:
+            self._run.drop(_UNREAD)
+
+
+_UNREAD = "its events were not read to the end"
 
 
 def execute(handler: Any, context: TaskContext, task: Any) -> Any:

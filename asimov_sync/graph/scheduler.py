@@ -1,19 +1,21 @@
 """Running graphs on threads: a task starts the moment its own dependencies are done."""
 
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Set
+import logging
+from typing import Any, Callable, Dict, List, Mapping, Optional, Set
 
 from asimov_sync.cache.contract import Cache
 from asimov_sync.errors import GraphError, WorkersClosed, described
 from asimov_sync.forking import ForkSafeLock
-from asimov_sync.graph.building import TaskGraph, start_afresh
+from asimov_sync.graph.building import Claim, TaskGraph, claim, release
 from asimov_sync.graph.results import Outcome, Partial, RunResult
-from asimov_sync.graph.run import Run, TaskContext, execute
+from asimov_sync.graph.run import Run, RunEvents, TaskContext, execute
 from asimov_sync.graph.state import RunState
-from asimov_sync.messages import Event
 from asimov_sync.tasks import Task, TaskStatus
 from asimov_sync.workers import WorkerPool
 
 __all__ = ["TaskScheduler"]
+
+logger = logging.getLogger(__name__)
 
 Handler = Callable[[Task, TaskContext], Any]
 
@@ -39,14 +41,14 @@ class TaskScheduler:
         """The result of the run that ended last; what an interrupted run had finished is here."""
         self._cache = cache
         self._pool = WorkerPool(max_workers, name="asimov-task") if max_workers else None
-        self._lock = ForkSafeLock()  # guards the four below
+        self._guard = ForkSafeLock()  # guards the cache's making, the runs that go on, and whether it is closed
         self._runs: Set[Run] = set()
         self._closed = False
 
     @property
     def cache(self) -> Cache:
         """The cache that was given, or a MemoryCache made on first use."""
-        with self._lock:
+        with self._guard.lock:
             if self._cache is None:
                 from asimov_sync.cache.memory import MemoryCache
 
@@ -75,7 +77,7 @@ class TaskScheduler:
         GraphError, before anything runs, for a cycle, an unknown dependency, a type without a handler, or a graph
         that is running already.
         """
-        return self._submit(graph, run_id, timeout, on_failure, recording=True)
+        return self._submit(graph, run_id, timeout, on_failure, True, [])
 
     def run(
         self, graph: TaskGraph, run_id: Optional[str] = None, timeout: Optional[float] = None, on_failure: str = "continue"
@@ -85,17 +87,30 @@ class TaskScheduler:
         Failures are in the result (`raise_for_failure()` makes an exception of them). Whatever interrupts the wait, Ctrl-C
         say, cancels the run and is raised again at once; `last_result` then has what was finished.
         """
-        return self._submit(graph, run_id, timeout, on_failure, recording=False).result()
+        made: List[Run] = []
+        try:
+            return self._submit(graph, run_id, timeout, on_failure, False, made).result()
+        except BaseException as interruption:  # wherever between here and there it struck
+            for run in made:
+                run.interrupt(interruption)
+            raise
 
     def stream(
         self, graph: TaskGraph, run_id: Optional[str] = None, timeout: Optional[float] = None, on_failure: str = "continue"
-    ) -> Iterator[Event]:
+    ) -> RunEvents:
         """Run a graph, and iterate over what happens; the last event is RunFinished. Closing the iterator cancels the run."""
-        return self._submit(graph, run_id, timeout, on_failure, recording=True).events()
+        return self._submit(graph, run_id, timeout, on_failure, True, []).events()
 
     def _submit(
-        self, graph: TaskGraph, run_id: Optional[str], timeout: Optional[float], on_failure: str, recording: bool
+        self,
+        graph: TaskGraph,
+        run_id: Optional[str],
+        timeout: Optional[float],
+        on_failure: str,
+        recording: bool,
+        made: List[Run],
     ) -> Run:
+        """Start a run; it is in `made` from the moment on at which it has to be ended."""
         if on_failure not in ("continue", "stop"):
             raise ValueError('on_failure is "continue" or "stop", not {!r}'.format(on_failure))
         nodes = graph.plan()
@@ -106,21 +121,23 @@ class TaskScheduler:
                         node.task.type, node.name, ", ".join(map(repr, self.handlers)) or "no type"
                     )
                 )
-        graph.claim()
+        mine = Claim()
         try:
-            with self._lock:
+            claim(nodes, mine)
+            run = Run(self, RunState(nodes, on_failure == "stop"), mine, run_id, timeout, recording)
+            made.append(run)
+            with self._guard.lock:
                 if self._closed:
                     raise WorkersClosed("this scheduler was closed: make a new one")
-            start_afresh(nodes)
-            run = Run(self, graph, RunState(nodes, on_failure == "stop"), run_id, timeout, recording)
-        except BaseException:
-            graph.release()
+                self._runs.add(run)
+            run.begin()
+            self._staff(run)
+            return run
+        except BaseException as interruption:
+            for run in made:
+                run.interrupt(interruption)
+            release(nodes, mine)
             raise
-        with self._lock:
-            self._runs.add(run)
-        run.begin()
-        self._staff(run)
-        return run
 
     # Workers
 
@@ -135,11 +152,16 @@ class TaskScheduler:
 
         It leaves where other runs wait for a worker, and comes back last in the queue.
         """
-        context = run.take()
-        while context is not None:
-            crowded = self._pool is not None and self._pool.crowded
-            context = run.settle(context, self._outcome(run, context), take=not crowded)
-            self._staff(run)
+        try:
+            context = run.take()
+            while context is not None:
+                outcome = self._outcome(run, context)
+                context = run.settle(context, outcome, take=self._pool is None or not self._pool.crowded)
+                self._staff(run)
+        except BaseException as failure:  # of the scheduler itself, since _outcome has those of handlers
+            logger.exception("run %s cannot go on", run.id)
+            run.interrupt(failure)
+            raise
 
     def _outcome(self, run: Run, context: TaskContext) -> Outcome:
         """What came of calling a task's handler."""
@@ -151,7 +173,7 @@ class TaskScheduler:
                 raise  # Ctrl-C on the calling thread itself
             return Outcome(TaskStatus.FAILED, None, described(failure), failure)
         if isinstance(result, Partial):
-            return Outcome(TaskStatus.PARTIAL, result.result, result.error)
+            return Outcome(TaskStatus.PARTIAL, result.result, str(result.error))
         return Outcome(TaskStatus.COMPLETE, result)
 
     def lend_hand(self, run: Run, tasks: Optional[int] = None) -> None:
@@ -176,7 +198,7 @@ class TaskScheduler:
 
     def finished(self, run: Run, result: RunResult) -> None:
         """Remember the result of a run that is over."""
-        with self._lock:
+        with self._guard.lock:
             self._runs.discard(run)
             self.last_result = result
 
@@ -184,7 +206,7 @@ class TaskScheduler:
 
     def close(self) -> None:
         """Cancel what goes on, and take no more runs. Never waits."""
-        with self._lock:
+        with self._guard.lock:
             self._closed = True
             runs = list(self._runs)
         for run in runs:

@@ -65,8 +65,8 @@ class RunState:
     def settle(self, place: int, status: TaskStatus, result: object = None, error: Optional[str] = None) -> List[int]:
         """End a task that was taken; the places that are skipped because of it."""
         self.executing.remove(place)
-        self.nodes[place].task.move(status, result, error)
         self.unsettled -= 1
+        self._move(place, status, result, error)
         if status is not TaskStatus.FAILED:
             for dependent in self.dependents[place]:
                 self._meet(dependent)
@@ -74,6 +74,15 @@ class RunState:
         if self.stop_on_failure:
             return self.stop("the run stopped after {!r} failed".format(self.nodes[place].name))
         return self._propagate(place)
+
+    def _move(self, place: int, status: TaskStatus, result: object, error: Optional[str]) -> None:
+        """Move a task to its end, from wherever it is: a handler may have moved it, although that is the run's to do."""
+        task = self.nodes[place].task
+        if task.status is not TaskStatus.EXECUTING:
+            if task.status.settled:
+                task.move(TaskStatus.WAITING)
+            task.move(TaskStatus.EXECUTING)
+        task.move(status, result, error)
 
     def _meet(self, place: int) -> None:
         self.unmet[place] -= 1
@@ -111,13 +120,22 @@ class RunState:
         return skipped
 
     def end(self, reason: str, error: str) -> Tuple[List[int], List[int]]:
-        """End the run now: the places that are failed with `error`, and those that are skipped for `reason`."""
+        """End the run now: the places that are failed with `error`, and those that are skipped for `reason`.
+
+        Counts nothing that was counted before: it is what ends a run also where an exception, Ctrl-C say, has interrupted
+        another step half-way.
+        """
+        self.executing = {
+            place
+            for place, node in enumerate(self.nodes)
+            if place in self.executing or node.task.status is TaskStatus.EXECUTING
+        }
         skipped = self.stop(reason)
         failed = sorted(self.executing)
         for place in failed:
+            self._move(place, TaskStatus.FAILED, None, error)
             self.executing.remove(place)
-            self.nodes[place].task.move(TaskStatus.FAILED, None, error)
-            self.unsettled -= 1
+        self.unsettled = 0
         return failed, skipped
 
     @property

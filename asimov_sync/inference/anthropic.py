@@ -7,11 +7,18 @@ from contextlib import contextmanager
 from typing import Any, Dict, Iterable, Iterator, Optional
 
 from asimov_sync.cancellation import Cancellation
-from asimov_sync.errors import AuthenticationError, ConnectionFailed, InferenceError, ProviderError, StreamInterrupted
+from asimov_sync.errors import (
+    AuthenticationError,
+    ConnectionFailed,
+    InferenceError,
+    ProviderError,
+    StreamInterrupted,
+    described,
+)
 from asimov_sync.inference.contract import InferenceClient
 from asimov_sync.inference.messages_codec import MessagesFold, decode_error, decode_reply, encode_request
 from asimov_sync.inference.request import Request, Timeout
-from asimov_sync.inference.retry import retry_after
+from asimov_sync.inference.retry import advised
 from asimov_sync.inference.sse import SSEParser
 from asimov_sync.inference.transport import Exchange, HttpTransport
 from asimov_sync.messages import Event, Reply, ReplyDone, TextDelta, ToolCallReady
@@ -20,6 +27,8 @@ __all__ = ["AnthropicInferenceClient"]
 
 API_URL = "https://api.anthropic.com/v1/messages"
 API_VERSION = "2023-06-01"
+ERROR_BYTES = 65536
+"""How much of an error's body is read."""
 
 
 class AnthropicInferenceClient(InferenceClient):
@@ -52,10 +61,17 @@ class AnthropicInferenceClient(InferenceClient):
             )
         if not (key.isascii() and key.isprintable()):
             # Further down http.client would say so, and show the key.
+            key = api_key = ""  # a debugger, or a reporter of errors, shows the variables of this frame
             raise AuthenticationError("the API key holds a character that no HTTP header may hold", provider=self.provider)
         self.api_url = api_url
         self._headers = _Headers(
-            {"content-type": "application/json", "x-api-key": key, "anthropic-version": anthropic_version}
+            # Compressed, events would come in the compressor's blocks, and not one by one.
+            {
+                "accept-encoding": "identity",
+                "content-type": "application/json",
+                "x-api-key": key,
+                "anthropic-version": anthropic_version,
+            }
         )
         if betas:
             self._headers["anthropic-beta"] = ",".join(betas)
@@ -71,7 +87,8 @@ class AnthropicInferenceClient(InferenceClient):
 
     @contextmanager
     def _attempt(self, request: Request, cancellation: Cancellation, deadline: Optional[float]) -> Iterator[Iterator[Event]]:
-        body = json.dumps(dict(encode_request(request), stream=True), ensure_ascii=False).encode("utf-8")
+        # A lone surrogate (of a file name, say) has no UTF-8; a question mark in its place is better than no request.
+        body = json.dumps(dict(encode_request(request), stream=True), ensure_ascii=False).encode("utf-8", "replace")
         with self._transport.post(self.api_url, self._headers, body, cancellation, deadline) as exchange:
             if exchange.status != 200:
                 raise self._refusal(exchange)
@@ -83,31 +100,32 @@ class AnthropicInferenceClient(InferenceClient):
     def _events(self, exchange: Exchange) -> Iterator[Event]:
         """The typed events of a stream; StreamInterrupted unless its own final event is among them."""
         fold = MessagesFold(self.provider)
-        parser = SSEParser()
         interruption: Optional[InferenceError] = None
         try:
-            for chunk in exchange.chunks():
-                for told in parser.feed(chunk):
-                    event = fold.feed(json.loads(told.data))
-                    if event is not None:
-                        exchange.complete = fold.done
-                        yield event
-                        if fold.done:
-                            return
-            for told in parser.finish():
-                event = fold.feed(json.loads(told.data))
+            for told in _server_sent(exchange):
+                event = self._folded(fold, told)
                 if event is not None:
+                    exchange.complete = fold.done
                     yield event
                     if fold.done:
                         return
-        except (ConnectionFailed, KeyError, TypeError, ValueError) as broken:
-            # A connection that broke, or an event that was cut or garbled: either way the rest is missing.
-            interruption = broken if isinstance(broken, InferenceError) else _garbled(self.provider, broken)
+        except (ConnectionFailed, _Garbled) as broken:
+            # The connection broke, or an event was cut: either way the rest is missing.
+            interruption = broken
         except InferenceError as failed:  # a time-out, or the provider's own error event
             failed.partial = fold.partial()
             failed.request_id = failed.request_id or exchange.headers.get("request-id")
             raise
         raise self._interrupted(fold, exchange, interruption)
+
+    def _folded(self, fold: MessagesFold, data: str) -> Optional[Event]:
+        try:
+            return fold.feed(json.loads(data))
+        except InferenceError:
+            raise  # the provider's own error event
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as wrong:
+            garbled = _Garbled("an event that cannot be read: {}".format(described(wrong)), provider=self.provider)
+        raise garbled
 
     def _interrupted(
         self, fold: MessagesFold, exchange: Exchange, interruption: Optional[InferenceError]
@@ -128,11 +146,11 @@ class AnthropicInferenceClient(InferenceClient):
     def _decoded(self, exchange: Exchange) -> Reply:
         data = exchange.read()
         try:
-            body = json.loads(data)
+            body = json.loads(data.decode("utf-8"))
             if body["type"] == "error":
                 raise decode_error(self.provider, exchange.status, exchange.headers, body)
             return decode_reply(body)
-        except (KeyError, TypeError, ValueError) as wrong:
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as wrong:
             raise ProviderError(
                 "the response is not of the Messages API ({}: {}); does api_url name its endpoint?".format(
                     type(wrong).__name__, wrong
@@ -143,20 +161,26 @@ class AnthropicInferenceClient(InferenceClient):
 
     def _refusal(self, exchange: Exchange) -> InferenceError:
         """The error of a response whose status is not 200."""
-        body: Any = exchange.read().decode("utf-8", "replace")
+        data = b""
+        try:
+            for chunk in exchange.chunks():
+                data += chunk
+                if len(data) > ERROR_BYTES:
+                    break
+        except InferenceError:
+            pass  # the status says what is wrong, and its body is only more about it
+        body: Any = data.decode("utf-8", "replace")
         try:
             body = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             pass
-        error = decode_error(self.provider, exchange.status, exchange.headers, body)
-        error.retry_after = retry_after(exchange.headers, time.time())
-        error.should_retry = {"true": True, "false": False}.get(exchange.headers.get("x-should-retry", ""))
-        return error
+        return advised(decode_error(self.provider, exchange.status, exchange.headers, body), exchange.headers, time.time())
 
     def close(self) -> None:
-        """Close the connections that nobody uses, and take no more tool calls."""
+        """Close the connections that nobody uses, and take no more tool calls; nothing for a client made `with_options`."""
         super().close()
-        self._transport.close()
+        if self._owner:
+            self._transport.close()
 
 
 class _Headers(Dict[str, str]):
@@ -175,5 +199,17 @@ def _all_at_once(reply: Reply) -> Iterator[Event]:
     yield ReplyDone(reply)
 
 
-def _garbled(provider: str, error: Exception) -> InferenceError:
-    return ProviderError("an event that cannot be read: {}: {}".format(type(error).__name__, error), provider=provider)
+def _server_sent(exchange: Exchange) -> Iterator[str]:
+    """The data of each event that the response's body brings; events without data are passed over."""
+    parser = SSEParser()
+    for chunk in exchange.chunks():
+        for event in parser.feed(chunk):
+            if event.data:
+                yield event.data
+    for event in parser.finish():
+        if event.data:
+            yield event.data
+
+
+class _Garbled(ProviderError):
+    """An event that is not of the wire; always the cause of a StreamInterrupted."""

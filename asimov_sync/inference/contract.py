@@ -8,9 +8,10 @@ import abc
 import copy
 import time
 from contextlib import AbstractContextManager
-from typing import Any, ClassVar, Dict, Generator, Iterable, Iterator, List, Optional
+from typing import Any, ClassVar, Dict, Generator, Iterable, Iterator, List, Optional, Tuple
 
 from asimov_sync.cancellation import Cancellation
+from asimov_sync.errors import InferenceError
 from asimov_sync.inference.request import Request, System, Timeout
 from asimov_sync.inference.retry import retrying
 from asimov_sync.inference.stream import ReplyStream
@@ -39,6 +40,7 @@ class InferenceClient(abc.ABC):
         self.max_retries = max_retries
         self.timeout = timeout if timeout is not None else Timeout()
         self.options = dict(self.default_options, **options)
+        self._owner = True  # of the connections and workers, which its twins share
         self._meter = Meter()
         self._tool_workers = WorkerPool(None, name="asimov-tool")
 
@@ -70,10 +72,10 @@ class InferenceClient(abc.ABC):
         (see `run_tools`). Raises an InferenceError, or Cancelled.
         """
         request = self._request(messages, system, tools, options)
-        stream = self._stream(request, cancellation, early=False)
-        for _event in stream:
-            pass
-        return stream.reply
+        with self._stream(request, cancellation, early=False) as stream:
+            for _event in stream:
+                pass
+            return stream.reply
 
     def stream(
         self,
@@ -142,27 +144,39 @@ class InferenceClient(abc.ABC):
         meters = METERS.get()  # those of whoever asked: the events may be read elsewhere
         opened = handed_on = False
         for attempt in retrying(self.max_retries, cancellation, deadline, lambda: not (early and handed_on)):
-            with attempt, self._attempt(request, cancellation, deadline) as events:
-                if not opened:
-                    opened = True
-                    yield None
-                for event in events:
-                    handed_on = True
-                    if isinstance(event, ReplyDone):
-                        for meter in meters + (self._meter,):
-                            meter.add(event.reply.usage)
-                    yield event
+            with attempt:
+                try:
+                    with self._attempt(request, cancellation, deadline) as events:
+                        if not opened:
+                            opened = True
+                            yield None
+                        for event in events:
+                            handed_on = True
+                            if isinstance(event, ReplyDone):
+                                self._charge(meters, event.reply)
+                            yield event
+                except InferenceError as failed:
+                    if failed.partial is not None:
+                        self._charge(meters, failed.partial)  # cut short, and billed all the same
+                    raise
+
+    def _charge(self, meters: Tuple[Meter, ...], reply: Reply) -> None:
+        for meter in meters + (self._meter,):
+            meter.add(reply.usage)
 
     # The client itself
 
     @property
     def usage(self) -> Usage:
-        """The tokens of all replies that this client, and those made `with_options` of it, have received."""
+        """The tokens of all replies that this client, and those made `with_options` of it, have received; those of replies
+        that were cut short, as far as they were told.
+        """
         return self._meter.usage
 
     def with_options(self, **options: Any) -> "InferenceClient":
         """This client with other options: the same connections, the same usage. None takes an option back."""
         twin = copy.copy(self)
+        twin._owner = False
         for name in ("model", "max_retries", "timeout"):
             if name in options:
                 setattr(twin, name, options.pop(name))
@@ -170,8 +184,9 @@ class InferenceClient(abc.ABC):
         return twin
 
     def close(self) -> None:
-        """Close the connections that nobody uses, and take no more tool calls."""
-        self._tool_workers.shutdown(wait=False)
+        """Close the connections that nobody uses, and take no more tool calls; nothing for a client made `with_options`."""
+        if self._owner:
+            self._tool_workers.shutdown(wait=False)
 
     def __enter__(self) -> "InferenceClient":
         return self

@@ -58,11 +58,11 @@ def encode_request(request: Request) -> Dict[str, Any]:
         )
     if not request.messages:
         raise ValueError("there is no message to answer: messages is empty")
-    marked = _marked(request.messages)
     body: Dict[str, Any] = {"model": request.model}
     system: List[Block] = []
     if request.system:
         system.extend(ChatMessage(role=ChatRole.SYSTEM, content=request.system).blocks)
+    marked = _marked(request.messages, sum("cache_control" in one for one in system + request.tools))
     messages = []
     for place, message in enumerate(request.messages):
         blocks = _marked_blocks(message) if place in marked else message.blocks
@@ -86,10 +86,11 @@ def encode_request(request: Request) -> Dict[str, Any]:
     return body
 
 
-def _marked(messages: List[ChatMessage]) -> Set[int]:
-    """Where the cache markers go that are sent: the last four, since each covers all before it."""
+def _marked(messages: List[ChatMessage], others: int) -> Set[int]:
+    """Where cache markers are sent: at the last messages that ask, for each covers all before it; four with the others."""
+    others += sum("cache_control" in block for message in messages for block in message.blocks)
     marked = [place for place, message in enumerate(messages) if message.cache_marker and message.blocks]
-    return set(marked[-CACHE_MARKERS:])
+    return set(marked[max(0, len(marked) - max(0, CACHE_MARKERS - others)) :])
 
 
 def _marked_blocks(message: ChatMessage) -> List[Block]:
@@ -111,44 +112,59 @@ def _marked_blocks(message: ChatMessage) -> List[Block]:
 
 
 def decode_reply(body: Mapping[str, Any]) -> Reply:
-    """The reply of a response that was not streamed."""
-    return _reply(body, [dict(block) for block in body.get("content") or []], {})
+    """The reply of a response that was not streamed. ValueError, KeyError or TypeError where it is none."""
+    if body["type"] != "message" or not isinstance(body["content"], list):
+        raise ValueError("a message with a list of content was promised")
+    if not isinstance(body["stop_reason"], str):
+        raise ValueError("the message has no stop_reason")
+    return _reply(body, [dict(block) for block in body["content"]], {})
 
 
 def _reply(message: Mapping[str, Any], blocks: List[Block], malformed: Mapping[int, str]) -> Reply:
     return Reply(
         message=ChatMessage(role=ChatRole.ASSISTANT, content=blocks),
-        stop_reason=message.get("stop_reason"),
-        raw_stop_reason=message.get("stop_reason"),
+        stop_reason=_text(message.get("stop_reason")),
+        raw_stop_reason=_text(message.get("stop_reason")),
         tool_calls=[
             _call(block, malformed.get(place)) for place, block in enumerate(blocks) if block.get("type") == "tool_use"
         ],
-        usage=_usage(message.get("usage") or {}),
-        model=message.get("model"),
-        id=message.get("id"),
+        usage=_usage(message.get("usage")),
+        model=_text(message.get("model")),
+        id=_text(message.get("id")),
     )
+
+
+def _text(value: Any) -> Optional[str]:
+    return value if isinstance(value, str) else None
 
 
 def _call(block: Block, malformed: Optional[str]) -> ToolCall:
-    arguments = block.get("input")
+    arguments = block.get("input") or {}
     if not isinstance(arguments, dict):
         malformed, arguments = malformed or json.dumps(arguments), {}
-    return ToolCall(id=block.get("id") or "", name=block.get("name") or "", arguments=arguments, malformed=malformed)
+    return ToolCall(
+        id=_text(block.get("id")) or "", name=_text(block.get("name")) or "", arguments=arguments, malformed=malformed
+    )
 
 
-def _usage(figures: Mapping[str, Any]) -> Usage:
-    written = figures.get("cache_creation") or {}
-    details = figures.get("output_tokens_details") or {}
+def _usage(figures: Any) -> Usage:
     return Usage(
-        input_tokens=figures.get("input_tokens") or 0,
-        output_tokens=figures.get("output_tokens") or 0,
-        cache_read_input_tokens=figures.get("cache_read_input_tokens") or 0,
-        cache_write_input_tokens=figures.get("cache_creation_input_tokens") or 0,
-        cache_write_5m_input_tokens=written.get("ephemeral_5m_input_tokens") or 0,
-        cache_write_1h_input_tokens=written.get("ephemeral_1h_input_tokens") or 0,
-        reasoning_tokens=details.get("thinking_tokens") or 0,
+        input_tokens=_count(figures, "input_tokens"),
+        output_tokens=_count(figures, "output_tokens"),
+        cache_read_input_tokens=_count(figures, "cache_read_input_tokens"),
+        cache_write_input_tokens=_count(figures, "cache_creation_input_tokens"),
+        cache_write_5m_input_tokens=_count(figures, "cache_creation", "ephemeral_5m_input_tokens"),
+        cache_write_1h_input_tokens=_count(figures, "cache_creation", "ephemeral_1h_input_tokens"),
+        reasoning_tokens=_count(figures, "output_tokens_details", "thinking_tokens"),
         requests=1,
     )
+
+
+def _count(figures: Any, *path: str) -> int:
+    """A figure, or 0 where there is none: usage is told beside a reply, and must not be what spoils it."""
+    for name in path:
+        figures = figures.get(name) if isinstance(figures, Mapping) else None
+    return figures if isinstance(figures, int) else 0
 
 
 class MessagesFold:
@@ -165,12 +181,15 @@ class MessagesFold:
         self.done = False
 
     def feed(self, data: Mapping[str, Any]) -> Optional[Event]:
-        """The typed event that a wire event amounts to, if it amounts to one. An `error` event is raised as its error."""
-        kind = data.get("type")
+        """The typed event that a wire event amounts to, if it amounts to one. An `error` event is raised as its error.
+
+        KeyError, TypeError, ValueError or AttributeError for an event that is not of the wire.
+        """
+        kind = data["type"]
         if kind == "content_block_delta":
             return self._delta(data["index"], data["delta"])
         if kind == "content_block_start":
-            self._blocks[data["index"]] = dict(data["content_block"])
+            self._blocks[int(data["index"])] = dict(data["content_block"])
         elif kind == "content_block_stop":
             return self._stop(data["index"])
         elif kind == "message_start":
@@ -179,9 +198,13 @@ class MessagesFold:
                 self._blocks[index] = dict(block)
         elif kind == "message_delta":
             self._message.update(data.get("delta") or {})
-            usage = {name: figure for name, figure in (data.get("usage") or {}).items() if figure is not None}
-            self._message["usage"] = dict(self._message.get("usage") or {}, **usage)
+            told = data.get("usage")
+            figures = {name: figure for name, figure in told.items() if figure is not None} if isinstance(told, dict) else {}
+            before = self._message.get("usage")
+            self._message["usage"] = dict(before if isinstance(before, dict) else {}, **figures)
         elif kind == "message_stop":
+            if not isinstance(self._message.get("stop_reason"), str):
+                raise ValueError("the message stops without a message_start or a stop_reason")
             self.done = True
             return ReplyDone(self.partial())
         elif kind == "error":
@@ -209,8 +232,8 @@ class MessagesFold:
         return None
 
     def _add(self, index: int, field: str, piece: str) -> None:
-        if index not in self._blocks:
-            raise KeyError(index)
+        if index not in self._blocks or not isinstance(piece, str):
+            raise ValueError("a delta that is no text, or of no block")
         try:
             self._pieces[index, field].append(piece)
         except KeyError:
@@ -232,7 +255,7 @@ class MessagesFold:
                 continue
             told = "".join(pieces)
             if field != "input":
-                block[field] = (block.get(field) or "") + told
+                block[field] = (_text(block.get(field)) or "") + told
             elif told:
                 block["input"], malformed = _object(told)
         return block, malformed
@@ -288,13 +311,13 @@ def decode_error(provider: str, status: Optional[int], headers: Mapping[str, str
 
     status: None inside a stream. body: decoded JSON, or text where it was not JSON.
     """
-    told = body.get("error") if isinstance(body, Mapping) else None
-    told = told if isinstance(told, Mapping) else {}
-    error_type = told.get("type")
-    message = told.get("message") or (body if isinstance(body, str) and body.strip() else "the provider gave no reason")
+    told = body.get("error") if isinstance(body, Mapping) else body
+    told = told if isinstance(told, Mapping) else {"message": told if isinstance(told, str) else None}
+    error_type = _text(told.get("type"))
+    message = str(told.get("message") or "").strip() or "the provider gave no reason"
     by_status = _BY_STATUS.get(status or 0) or (InvalidRequestError if 400 <= (status or 500) < 500 else ProviderError)
     kind = _BY_TYPE.get(str(error_type), by_status)
     if kind is InvalidRequestError and any(words in message.lower() for words in _TOO_LONG):
         kind = ContextLengthExceeded
-    request_id = headers.get("request-id") or (body.get("request_id") if isinstance(body, Mapping) else None)
-    return kind(str(message)[:2000], provider=provider, status=status, error_type=error_type, request_id=request_id)
+    request_id = headers.get("request-id") or (_text(body.get("request_id")) if isinstance(body, Mapping) else None)
+    return kind(message[:2000], provider=provider, status=status, error_type=error_type, request_id=request_id)

@@ -8,7 +8,7 @@ import email.utils
 import math
 import random
 import time
-from typing import Callable, Mapping, Optional
+from typing import Callable, List, Mapping, Optional
 
 import tenacity
 
@@ -24,7 +24,7 @@ from asimov_sync.errors import (
     StreamInterrupted,
 )
 
-__all__ = ["retry_after", "retrying"]
+__all__ = ["advised", "retry_after", "retrying"]
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0
 LONGEST_RETRY_AFTER = 60.0
@@ -42,10 +42,13 @@ def retrying(
     something was handed out that cannot be taken back. Waits end when the cancellation does.
     """
 
+    last: List[InferenceError] = []
+
     def again(state: tenacity.RetryCallState) -> bool:
         error = state.outcome.exception() if state.outcome else None
         if not isinstance(error, InferenceError):
             return False
+        last[:] = [error]
         error.attempts = state.attempt_number
         if state.attempt_number > max_retries or cancellation.cancelled:
             return False
@@ -53,7 +56,12 @@ def retrying(
 
     def sleep(seconds: float) -> None:
         if deadline is not None and time.monotonic() + seconds >= deadline:
-            raise DeadlineExceeded("the next attempt would begin after the deadline (timeout.total)")
+            raise DeadlineExceeded(
+                "the next attempt would begin after the deadline (timeout.total)",
+                provider=last[0].provider,
+                attempts=last[0].attempts,
+                retry_after=last[0].retry_after,
+            ) from last[0]
         cancellation.wait(seconds)
         cancellation.raise_if_cancelled()
 
@@ -62,10 +70,10 @@ def retrying(
 
 def transient(error: InferenceError) -> bool:
     """Whether the same request may succeed if it is sent again."""
-    if error.should_retry is not None:
-        return error.should_retry
     if (error.retry_after or 0) > LONGEST_RETRY_AFTER:
         return False
+    if error.should_retry is not None:
+        return error.should_retry
     return isinstance(error, TRANSIENT) or error.status in (408, 409)
 
 
@@ -74,6 +82,13 @@ def _wait(state: tenacity.RetryCallState) -> float:
     if isinstance(error, InferenceError) and error.retry_after is not None:
         return error.retry_after
     return min(FIRST_WAIT * 2.0 ** (state.attempt_number - 1), LONGEST_WAIT) * (1 - 0.25 * random.random())
+
+
+def advised(error: InferenceError, headers: Mapping[str, str], now: float) -> InferenceError:
+    """The error itself, with what the response's headers say of trying again."""
+    error.retry_after = retry_after(headers, now)
+    error.should_retry = {"true": True, "false": False}.get(headers.get("x-should-retry", ""))
+    return error
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> Optional[float]:

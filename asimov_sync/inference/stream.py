@@ -3,7 +3,7 @@
 from typing import Any, Generator, Iterator, Optional
 
 from asimov_sync.cancellation import Cancellation
-from asimov_sync.errors import AsimovError
+from asimov_sync.errors import AsimovError, Cancelled
 from asimov_sync.messages import Event, Reply, ReplyDone, TextDelta
 
 __all__ = ["ReplyStream"]
@@ -23,10 +23,15 @@ class ReplyStream(Iterator[Event]):
         next(self._events)  # up to the status
 
     def __next__(self) -> Event:
-        event = next(self._events)
-        assert event is not None
+        if self._reply is not None:
+            raise StopIteration
+        event = next(self._events, None)
+        if event is None:
+            # It was closed between two events. What came so far is not the reply, so this is not the end of an iteration.
+            raise Cancelled(self._cancellation.reason or "the stream was closed")
         if isinstance(event, ReplyDone):
             self._reply = event.reply
+            self._events.close()  # the connection is free for the next request
         return event
 
     @property

@@ -5,7 +5,7 @@ is the driver's other half: it makes the calls of one turn at once, on threads.
 """
 
 import collections
-import threading
+import queue
 import time
 from typing import Any, Deque, Dict, Generator, List, NamedTuple, Optional, Union, cast
 
@@ -114,32 +114,38 @@ def call_tools(
     waited for.
     """
     if max_workers == 0:
-        return [_call(call, tools, cancellation) for call in calls]
+        with cancellation:
+            return [_call(call, tools, cancellation) for call in calls]
     made: Dict[int, CalledTool] = {}
     open_calls: Deque[int] = collections.deque(range(len(calls)))
-    changed = threading.Event()
+    changed: "queue.SimpleQueue[None]" = queue.SimpleQueue()  # not an Event, whose wait Ctrl-C may break
     # A token of the tools' own: they are told, too, when it is the wait that is interrupted (Ctrl-C).
     told = Cancellation(parent=cancellation)
 
     def work() -> None:
-        while open_calls and not told.cancelled:
-            try:
-                place = open_calls.popleft()
-            except IndexError:
-                return  # another worker was faster
-            with told:
-                made[place] = _call(calls[place], tools, told)
-        changed.set()
+        try:
+            while open_calls and not told.cancelled:
+                try:
+                    place = open_calls.popleft()
+                except IndexError:
+                    return  # another worker was faster
+                with told:
+                    made[place] = _call(calls[place], tools, told)
+        finally:
+            changed.put(None)
 
     try:
-        with cancellation.on_cancel(changed.set):
+        with cancellation.on_cancel(lambda: changed.put(None)):
             for _ in range(min(len(calls), max_workers or len(calls))):
                 pool.submit(work)
             while len(made) < len(calls):
                 cancellation.raise_if_cancelled()
+                told.raise_if_cancelled()  # by one of the tools
                 remaining = cancellation.remaining
-                changed.wait(SLICE_SECONDS if remaining is None else min(SLICE_SECONDS, remaining))
-                changed.clear()
+                try:
+                    changed.get(timeout=SLICE_SECONDS if remaining is None else min(SLICE_SECONDS, remaining))
+                except queue.Empty:
+                    pass
     except BaseException as interruption:
         told.cancel("interrupted by {}".format(type(interruption).__name__))
         raise
@@ -150,6 +156,7 @@ def _call(call: ToolCall, tools: Dict[str, Tool], cancellation: Cancellation) ->
     start = time.perf_counter()
     result: Any = None
     exception: Optional[BaseException] = None
+    cancellation.raise_if_cancelled()
     try:
         if call.name not in tools:
             raise LookupError(
@@ -162,6 +169,6 @@ def _call(call: ToolCall, tools: Dict[str, Tool], cancellation: Cancellation) ->
     except Cancelled as cancelled:
         cancellation.raise_if_cancelled()
         exception = cancelled  # of a token of the tool's own
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # argparse, say, would end a program, and is not to end an agent
         exception = error
     return CalledTool(call, None if exception is not None else result, exception, time.perf_counter() - start)

@@ -8,7 +8,7 @@ from typing import Any, Callable, Dict, Iterable, Tuple, Union
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
-from asimov_sync.errors import ToolError
+from asimov_sync.errors import ToolError, described
 
 __all__ = ["Tool", "as_tools", "tool"]
 
@@ -67,7 +67,7 @@ def tool(function: Callable[..., Any]) -> Tool:
         adapter: "TypeAdapter[Any]" = TypeAdapter(gatherer)
         schema = adapter.json_schema()
     except Exception as error:
-        raise ToolError("no schema can be made for the arguments of {}: {}".format(name, error)) from error
+        raise ToolError("no schema can be made for the arguments of {}: {}".format(name, described(error))) from error
     unnamed = [
         parameter.name
         for parameter in signature.parameters.values()
@@ -75,6 +75,9 @@ def tool(function: Callable[..., Any]) -> Tool:
     ]
     if unnamed:
         raise ToolError("{} takes {}: a model can only give arguments by name".format(name, ", ".join(unnamed)))
+    first = next(iter(signature.parameters.values()), None)
+    if first is not None and first.name in ("self", "cls") and first.annotation is first.empty:
+        raise ToolError("{} is a method without its object: make the tool of the bound one, tool(thing.{})".format(name, name))
     made = _TypedTool(function, name, inspect.getdoc(function) or "", schema)
     made._arguments = adapter
     return made

@@ -12,6 +12,7 @@ Three things that requests does not do by itself:
 
 import http.client
 import http.cookiejar
+import os
 import socket
 import ssl
 import threading
@@ -27,6 +28,7 @@ from asimov_sync.cancellation import Cancellation
 from asimov_sync.errors import AsimovError, ConnectionFailed, ConnectTimeout, DeadlineExceeded, IdleTimeout
 from asimov_sync.forking import renew_in_child
 from asimov_sync.inference.request import Timeout
+from asimov_sync.workers import alarms
 
 __all__ = ["Exchange", "HttpTransport"]
 
@@ -121,7 +123,7 @@ class HttpTransport:
         """
         exchange = Exchange(self, self._session(), cancellation, deadline)
         try:
-            exchange.send(url, dict(headers, **{"Accept-Encoding": "identity"}), body)
+            exchange.send(url, headers, body)
         except BaseException:
             exchange.close()
             raise
@@ -174,7 +176,7 @@ class HttpTransport:
             issubclass(kind, (socket.timeout, requests.Timeout, urllib3.exceptions.TimeoutError)) for kind in kinds
         )
         failure: AsimovError
-        if timed_out and deadline is not None and time.monotonic() >= deadline:
+        if deadline is not None and time.monotonic() >= deadline:
             failure = self.too_late()
         elif connecting:
             failure = ConnectTimeout(
@@ -218,7 +220,11 @@ class Exchange:
         self._lock = threading.Lock()  # guards _socket: it is shut down only while it is this exchange's
         self._socket: Optional[socket.socket] = None
         self._aborted = False
+        self._pid = os.getpid()
         self._registration = cancellation.on_cancel(self.abort)
+        moments = [moment for moment in (deadline, cancellation.deadline) if moment is not None]
+        # Bytes that trickle in hit no socket's time-out, in the headers least of all.
+        self._alarm = alarms.call_at(min(moments), self.abort) if moments else None
 
     def send(self, url: str, headers: Mapping[str, str], body: bytes) -> None:
         """Send the request, and wait for the status and headers."""
@@ -231,7 +237,7 @@ class Exchange:
             self._cancellation.raise_if_cancelled()
             assert self._session is not None
             response = self._session.post(
-                url, data=body, headers=dict(headers), stream=True, timeout=(connect, idle), allow_redirects=False
+                url, data=body, headers=headers, stream=True, timeout=(connect, idle), allow_redirects=False
             )
             self._response = response
             self.status = response.status_code
@@ -246,16 +252,17 @@ class Exchange:
     def _seconds(self, limit: Optional[float]) -> Optional[float]:
         """How long the next wait may take: the limit, or what is left of the call's or the cancellation's time."""
         moments = [moment for moment in (self._deadline, self._cancellation.deadline) if moment is not None]
-        if not moments:
-            return limit
-        left = max(0.001, min(moments) - time.monotonic())
-        return left if limit is None else min(limit, left)
+        left = max(0.001, min(moments) - time.monotonic()) if moments else None
+        given = [seconds for seconds in (limit, left) if seconds is not None and seconds != float("inf")]
+        return min(given, default=None)
 
     def on_socket(self, sock: socket.socket) -> None:
         """Remember the socket that it goes over."""
         with self._lock:
             self._socket = sock
             aborted = self._aborted
+        # urllib3 leaves the time-out of the connect on it while the request is sent, and a long body takes its time.
+        self._limit(self._seconds(self._transport.timeout.idle))
         if aborted:
             self.abort()
 
@@ -263,7 +270,7 @@ class Exchange:
         """Free whoever waits for the response or its body; they find the connection at its end."""
         with self._lock:
             self._aborted = True
-            if self._socket is not None:
+            if self._socket is not None and self._pid == os.getpid():  # a fork's copy is the parent's connection, too
                 try:
                     # The plain socket's method: an SSLSocket's own drops its TLS state under the reader's feet.
                     socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
@@ -276,11 +283,13 @@ class Exchange:
             chunk = self._read()
             if not chunk:
                 self._cancellation.raise_if_cancelled()
+                if self._deadline is not None and self._aborted:
+                    raise self._transport.too_late()
                 self._keep()
                 return
             yield chunk
             if self._deadline is not None and time.monotonic() >= self._deadline:
-                raise self._transport.too_late()  # bytes that trickle in time hit no socket's time-out
+                raise self._transport.too_late()
 
     def read(self) -> bytes:
         """The whole body."""
@@ -340,6 +349,8 @@ class Exchange:
     def close(self) -> None:
         """Give up the response; the connection is closed unless its body was read to the end."""
         self._registration.remove()
+        if self._alarm is not None:
+            self._alarm.cancel()
         if self.complete and not self._aborted and self._drained():
             self._keep()
         response, self._response = self._response, None

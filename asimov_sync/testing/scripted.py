@@ -1,5 +1,6 @@
 """A client that answers from a script, without a network: for unit tests of what is built on a client."""
 
+import time
 from contextlib import contextmanager
 from typing import Any, Dict, Iterator, List, Optional
 
@@ -7,7 +8,8 @@ from asimov_sync.cancellation import Cancellation
 from asimov_sync.inference.contract import InferenceClient
 from asimov_sync.inference.messages_codec import MessagesFold, decode_error, encode_request
 from asimov_sync.inference.request import Request
-from asimov_sync.messages import Event
+from asimov_sync.inference.retry import advised
+from asimov_sync.messages import Event, Reply
 from asimov_sync.testing.script import Failure, Script, Scripted, failure_body
 from asimov_sync.testing.wire import reply_events
 
@@ -36,6 +38,14 @@ class ScriptedInferenceClient(InferenceClient):
         self.requests.append(body)
         answer = self._script.answer(body)
         if isinstance(answer, Failure):
-            raise decode_error(self.provider, answer.status, answer.headers, failure_body(answer))
+            error = decode_error(self.provider, answer.status, answer.headers, failure_body(answer))
+            raise advised(error, answer.headers, time.time())
         fold = MessagesFold(self.provider)
-        yield (event for event in map(fold.feed, reply_events(answer)) if event is not None)
+        yield self._events(fold, answer, cancellation)
+
+    def _events(self, fold: MessagesFold, answer: Reply, cancellation: Cancellation) -> Iterator[Event]:
+        for told in reply_events(answer):
+            cancellation.raise_if_cancelled()
+            event = fold.feed(told)
+            if event is not None:
+                yield event

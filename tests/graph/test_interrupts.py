@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -43,8 +44,8 @@ def on_signal(number, frame):
         raise SystemExit(7)
     raise Limit("soft time limit")
 
-if how != "interrupt":
-    signal.signal(signal.SIGINT, on_signal)
+# A process that was started in the background may have been told to ignore SIGINT.
+signal.signal(signal.SIGINT, signal.default_int_handler if how == "interrupt" else on_signal)
 started = threading.Event()
 scheduler = TaskScheduler({"quick": lambda task, context: "done", "blocked": globals()[where]}, max_workers=2)
 graph = TaskGraph()
@@ -74,6 +75,8 @@ def test_an_interrupted_run(where, how, name, status):
     """SIGINT in run(), whatever its handler is blocked in: control within a second, the end of the process within two."""
     command = [sys.executable, "-c", PROGRAM, where, how]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+    watchdog = threading.Timer(30, process.kill)
+    watchdog.start()
     try:
         assert process.stdout.readline() == "started\n"
         time.sleep(0.1)  # until the main thread is in its wait; either way the outcome is the same
@@ -88,6 +91,7 @@ def test_an_interrupted_run(where, how, name, status):
         assert end < 2
         assert process.returncode == status or (status is None and process.returncode in (-signal.SIGINT, 1))
     finally:
+        watchdog.cancel()
         process.kill()
         process.wait()
         process.stdout.close()

@@ -1,0 +1,230 @@
+"""What handlers, users and signals do to a run that they should not: it ends all the same, and the graph is free again."""
+
+import gc
+import math
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from asimov_sync import Cancellation, GraphError, Task, TaskGraph, TaskScheduler, TaskStatus, WorkersClosed
+
+from ..waiting import Background, wait_for
+from .test_scheduler import diamond, echo
+
+
+def one(type="echo", task=None):
+    graph = TaskGraph()
+    graph.add(task or Task(type=type, objective="x"), name="x")
+    return graph
+
+
+@pytest.fixture(params=[2, 0], ids=["threads", "calling thread"])
+def scheduler(request):
+    with TaskScheduler({"echo": echo}, max_workers=request.param) as made:
+        yield made
+
+
+def test_an_exception_that_cannot_be_described(scheduler):
+    """A handler whose exception fails in its own __str__ fails its task, with the type in the error."""
+
+    class Bad(Exception):
+        def __str__(self):
+            raise RuntimeError("no text")
+
+    def handler(task, context):
+        raise Bad()
+
+    scheduler.handlers["bad"] = handler
+    assert Background(scheduler.run, one("bad")).result().errors == {"x": "Bad"}
+
+
+@pytest.mark.parametrize("status", [TaskStatus.COMPLETE, TaskStatus.WAITING], ids=str)
+def test_a_handler_that_moves_its_own_task(scheduler, status):
+    """A task that its handler moved ends as the handler's return says."""
+    scheduler.handlers["move"] = lambda task, context: task.move(status) or "returned"
+    assert Background(scheduler.run, one("move")).result().results == {"x": "returned"}
+
+
+def test_a_task_in_two_graphs():
+    """Two graphs that share a task do not run at once; one after the other they do."""
+    release = threading.Event()
+    task = Task(type="wait", objective="shared")
+    with TaskScheduler({"wait": lambda task, context: release.wait(20)}) as scheduler:
+        run = scheduler.submit(one(task=task))
+        with pytest.raises(GraphError, match="copy"):
+            scheduler.run(one(task=task))
+        release.set()
+        assert run.result(10).status is TaskStatus.COMPLETE
+        assert scheduler.run(one(task=task)).status is TaskStatus.COMPLETE
+
+
+def test_a_running_graph_may_be_copied_and_pickled():
+    """A deep copy of a running graph is not running."""
+    import copy
+
+    release = threading.Event()
+    with TaskScheduler({"wait": lambda task, context: release.wait(20), "echo": echo}) as scheduler:
+        graph = diamond(b="wait")
+        run = scheduler.submit(graph)
+        wait_for(lambda: 1 in run.state.executing)
+        twin = copy.deepcopy(graph)
+        release.set()
+        run.result(10)
+        assert scheduler.run(twin).status is not None
+
+
+def test_a_cancelled_token(scheduler):
+    """A run under a token that is cancelled already starts nothing, and says why."""
+    with Cancellation() as token:
+        token.cancel("before")
+        result = scheduler.run(one())
+    assert result.skipped == {"x": "the run ended early: before"}
+    assert scheduler.run(one()).status is TaskStatus.COMPLETE
+
+
+def test_a_stream_that_is_dropped_before_its_first_event(scheduler):
+    """Events that nobody asked for are no reason to go on: the run is cancelled, and the graph may run again."""
+    graph = one()
+    scheduler.stream(graph)
+    gc.collect()
+    assert scheduler.run(graph).status is TaskStatus.COMPLETE
+    scheduler.stream(graph).close()
+    assert scheduler.run(graph).status is TaskStatus.COMPLETE
+
+
+def test_a_stream_that_is_left_frees_its_graph(scheduler):
+    """After a break in the middle of its events, a graph may run again at once."""
+    graph = diamond()
+    for _ in scheduler.stream(graph):
+        break
+    assert scheduler.run(graph).results["d"] == "dbaca"
+
+
+def test_a_stream_that_the_garbage_collector_closes():
+    """Iterators in reference cycles, collected by whatever thread allocates, lock up nothing."""
+    with TaskScheduler({"echo": lambda task, context: [[] for _ in range(50)]}, max_workers=4) as scheduler:
+
+        def litter():
+            for _ in range(40):
+                graph = TaskGraph()
+                graph.map(Task(type="echo"), range(30))
+                events = scheduler.stream(graph)
+                next(events)
+                cycle = [events]
+                cycle.append(cycle)
+                del events, cycle
+
+        threshold = gc.get_threshold()
+        gc.set_threshold(20, 2, 2)
+        try:
+            for call in [Background(litter) for _ in range(3)]:
+                call.result(30)
+        finally:
+            gc.set_threshold(*threshold)
+        assert scheduler.run(one()).status is TaskStatus.COMPLETE
+
+
+def test_an_infinite_timeout(scheduler):
+    """An infinite time-out is none, and leaves other runs theirs."""
+    assert scheduler.run(one(), timeout=math.inf).status is TaskStatus.COMPLETE
+    scheduler.handlers["wait"] = lambda task, context: context.cancellation.wait(math.inf)
+    with Cancellation(timeout=math.inf):
+        assert "0.1 s" in scheduler.run(one("wait"), timeout=0.1).errors["x"]
+
+
+def test_workers_that_cannot_be_had(monkeypatch):
+    """Where no thread can be started, submit raises, and the graph is free."""
+    graph = one()
+    with TaskScheduler({"echo": echo}) as scheduler:
+
+        def no_thread(self):
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("asimov_sync.workers.alarms.start", lambda: None)
+            patch.setattr(threading.Thread, "start", no_thread)
+            with pytest.raises(WorkersClosed, match="no worker thread"):
+                scheduler.submit(graph)
+        assert not scheduler._runs
+        assert scheduler.run(graph).status is TaskStatus.COMPLETE
+
+
+def test_nested_runs_do_not_multiply_workers():
+    """Runs inside of tasks that time out give up no worker that is still in its own task."""
+    together, most, lock = [], [], threading.Lock()
+
+    def inner(task, context):
+        with lock:
+            together.append(1)
+            most.append(len(together))
+        time.sleep(0.05)
+        with lock:
+            together.pop()
+
+    with TaskScheduler({"inner": inner, "echo": echo}, max_workers=2) as scheduler:
+        scheduler.handlers["outer"] = lambda task, context: scheduler.run(one("inner"), timeout=0.01)
+        graph = TaskGraph()
+        graph.map(Task(type="outer"), range(8))
+        scheduler.run(graph)
+    assert max(most) <= 2
+
+
+PROGRAM = """
+import random, signal, sys, time
+from asimov_sync import Task, TaskGraph, TaskScheduler
+
+chance = random.Random(7)
+running = False
+
+def strike(number, frame):
+    if running:
+        raise KeyboardInterrupt
+
+signal.signal(signal.SIGALRM, strike)
+scheduler = TaskScheduler({"t": lambda task, context: None}, max_workers=0 if sys.argv[1] == "inline" else 4)
+graph = TaskGraph()
+graph.map(Task(type="t"), range(800))
+struck = 0
+end = time.monotonic() + 5
+while time.monotonic() < end and struck < 100:
+    signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.0001, 0.03))
+    try:
+        running = True
+        scheduler.run(graph)
+        running = False
+    except KeyboardInterrupt:
+        running = False
+        struck += 1
+signal.setitimer(signal.ITIMER_REAL, 0)
+result = scheduler.run(graph)
+print(struck > 5, result.status.name, len(result.results), len(scheduler._runs), flush=True)
+"""
+
+
+@pytest.mark.parametrize("mode", ["inline", "threads"])
+def test_ctrl_c_at_any_moment(mode):
+    """KeyboardInterrupt at random moments of many runs is that and nothing else, and the graph may always run again."""
+    command = [sys.executable, "-c", PROGRAM, mode]
+    process = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, timeout=60)
+    assert process.stdout == "True COMPLETE 800 0\n", process.stdout + process.stderr
+    assert process.returncode == 0
+
+
+def test_a_signal_handler_may_cancel():
+    """A signal handler that cancels, on a thread that is just registering with the same token, does not lock up."""
+    token = Cancellation()
+    stop = time.monotonic() + 0.5
+    before = signal.signal(signal.SIGALRM, lambda number, frame: token.cancel("signal") or token.on_cancel(int))
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+        while time.monotonic() < stop:
+            with token.on_cancel(int):
+                pass
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert token.reason == "signal"
