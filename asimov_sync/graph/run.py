@@ -88,7 +88,9 @@ class Run:
         self.cancellation = Cancellation()
         self.context = contextvars.copy_context()
         self.hands = 0  # how many workers are on it
-        self._lock = threading.Lock()  # guards state, hands, and everything below
+        # Guards state, hands, and everything below. Re-entrant, since before Python 3.10 Ctrl-C may strike between the end of a
+        # `with` and the release of its lock; the thread that it struck is the one that goes on to end the run.
+        self._lock = threading.RLock()
         self._waiters: "Set[queue.SimpleQueue[None]]" = set()  # of callers that wait for an event or the end
         self._events: Optional[List[Event]] = [] if recording else None
         # What goes on: its context, the worker that may be replaced if it never comes back, and its start.
@@ -177,11 +179,10 @@ class Run:
 
     def drop(self, reason: str) -> None:
         """Cancel from a destructor, which may be called at any moment, on any thread, whatever locks that holds."""
-        if self._lock.acquire(blocking=False):
-            self._lock.release()  # so it is not this very thread that holds it
-            self.cancel(reason)
-        else:
+        if self._lock._is_owned():  # type: ignore[attr-defined]  # what threading.Condition asks, too
             alarms.call_at(0.0, lambda: self.cancel(reason))
+        else:
+            self.cancel(reason)
 
     def done(self) -> bool:
         """Whether it is over."""
@@ -315,7 +316,7 @@ class Run:
                     seconds,
                 )
             )
-        self._result = RunResult(
+        result = RunResult(
             records,
             self.state.status,
             self.id,
@@ -323,9 +324,11 @@ class Run:
             time.perf_counter() - self._start,
             next(iter(self._exceptions.values()), None),
         )
-        self.scheduler.finished(self, self._result)
+        # Whoever is interrupted here does it once more, so the run is not over before the last of it is done.
+        self.scheduler.finished(self, result)
         release(self.state.nodes, self._claim)
-        self._tell(RunFinished(self._result, time.time()))
+        self._tell(RunFinished(result, time.time()))
+        self._result = result
         self._wake()
 
     def _let_go(self) -> None:

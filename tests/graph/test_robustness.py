@@ -205,13 +205,17 @@ print(struck > 5, result.status.name, len(result.results), len(scheduler._runs),
 """
 
 
-@pytest.mark.parametrize("mode", ["inline", "threads"])
-def test_ctrl_c_at_any_moment(mode):
-    """KeyboardInterrupt at random moments of many runs is that and nothing else, and the graph may always run again."""
-    command = [sys.executable, "-c", PROGRAM, mode]
-    process = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, timeout=60)
-    assert process.stdout == "True COMPLETE 800 0\n", process.stdout + process.stderr
-    assert process.returncode == 0
+# Before 3.10 Ctrl-C may strike between the end of a `with` and the release of its lock (bugs.python.org/issue29988), which no
+# library can mend. Interrupts of a run that waits, in test_interrupts, are tested on every Python.
+if sys.version_info >= (3, 10):
+
+    @pytest.mark.parametrize("mode", ["inline", "threads"])
+    def test_ctrl_c_at_any_moment(mode):
+        """KeyboardInterrupt at random moments of many runs is that and nothing else, and the graph may always run again."""
+        command = [sys.executable, "-c", PROGRAM, mode]
+        process = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, timeout=60)
+        assert process.stdout == "True COMPLETE 800 0\n", process.stdout + process.stderr
+        assert process.returncode == 0
 
 
 def test_a_signal_handler_may_cancel():
