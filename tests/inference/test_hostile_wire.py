@@ -1,0 +1,318 @@
+"""Servers that send what the wire does not allow: a typed error each time, and never a short reply that looks whole."""
+
+import json
+import socket
+import threading
+
+import pytest
+
+from asimov_sync import (
+    AnthropicInferenceClient,
+    AuthenticationError,
+    Cancellation,
+    Cancelled,
+    InferenceError,
+    InvalidRequestError,
+    ProviderError,
+    StreamInterrupted,
+    Timeout,
+    tool,
+)
+from asimov_sync.testing import ScriptedInferenceClient, calls
+
+from ..waiting import Background
+
+START = {"type": "message_start", "message": {"id": "m", "content": [], "usage": {"input_tokens": 3}}}
+BLOCK = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
+TEXT = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "half"}}
+STOP = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 2}}
+END = {"type": "message_stop"}
+
+
+class RawServer:
+    """Answers each request on a loopback port with the same bytes; then closes, or stalls until it is closed itself."""
+
+    def __init__(self, response, stall=False):
+        self.connections = 0
+        self._response = response
+        self._stall = stall
+        self._closed = threading.Event()
+        self._listener = socket.socket()
+        self._listener.bind(("127.0.0.1", 0))
+        self._listener.listen(16)
+        self.url = "http://127.0.0.1:{}/".format(self._listener.getsockname()[1])
+        self._serving = Background(self._serve)
+
+    def _serve(self):
+        while not self._closed.is_set():
+            connection, _ = self._listener.accept()
+            if self._closed.is_set():
+                connection.close()
+                return
+            self.connections += 1
+            with connection:
+                data = b""
+                while b"\r\n\r\n" not in data:
+                    data += connection.recv(65536)
+                connection.sendall(self._response)
+                if self._stall:
+                    self._closed.wait(20)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        self._closed.set()
+        socket.create_connection(self._listener.getsockname()).close()
+        self._serving.result()
+        self._listener.close()
+
+
+def http(body, status="200 OK", kind="text/event-stream", length=None):
+    head = "HTTP/1.1 {}\r\ncontent-type: {}\r\nconnection: close\r\n".format(status, kind)
+    head += "content-length: {}\r\n".format(len(body) if length is None else length)
+    return head.encode() + b"\r\n" + body
+
+
+def sse(*events):
+    return b"".join(b"data: %s\n\n" % (one if isinstance(one, bytes) else json.dumps(one).encode()) for one in events)
+
+
+def client(server, **options):
+    return AnthropicInferenceClient(model="m", api_key="k", api_url=server.url, max_retries=0, **options)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b"null",
+        b"[1]",
+        b"12",
+        b"nonsense",
+        b"[" * 100000,
+        b"\xff\xfe",
+        {"no": "type"},
+        {"type": "content_block_delta", "index": 7, "delta": {"type": "text_delta", "text": "x"}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": None}},
+        {"type": "content_block_delta", "index": 0},
+        {"type": "content_block_start", "index": "x", "content_block": {}},
+        {"type": "content_block_stop", "index": 9},
+        {"type": "message_start", "message": None},
+    ],
+    ids=lambda odd: str(odd)[:60],
+)
+def test_garbage_interrupts_the_stream(odd):
+    """An event that cannot be read is a StreamInterrupted with what had arrived, whatever it consists of."""
+    with RawServer(http(sse(START, BLOCK, TEXT, odd, STOP, END))) as server:
+        stream = client(server).stream("hello")
+        assert next(stream).text == "half"
+        with pytest.raises(StreamInterrupted) as caught:
+            list(stream)
+    assert caught.value.text == "half"
+    assert isinstance(caught.value.__cause__, ProviderError)
+
+
+@pytest.mark.parametrize(
+    "odd", [{"usage": [1]}, {"usage": {"output_tokens": "many", "cache_creation": 5}}, {"usage": None}], ids=str
+)
+def test_odd_figures_do_not_spoil_a_reply(odd):
+    """Usage that is no usage counts nothing, and the reply is whole."""
+    with RawServer(http(sse(START, BLOCK, TEXT, dict(STOP, **odd), END))) as server:
+        reply = client(server).generate("hello")
+    assert (reply.text, reply.usage.input_tokens, reply.usage.output_tokens) == ("half", 3, 0)
+
+
+def test_events_without_data_are_passed_over():
+    """An event with an empty data line is no event."""
+    with RawServer(http(sse(START, b"", BLOCK, TEXT, STOP, END))) as server:
+        assert client(server).generate("hello").text == "half"
+
+
+@pytest.mark.parametrize(
+    "events",
+    [[END], [START, END], [START, BLOCK, TEXT, END], [BLOCK, TEXT, STOP]],
+    ids=["stop", "start, stop", "no reason", "no stop"],
+)
+def test_a_stream_that_only_looks_whole(events):
+    """A final event without a beginning, or without a reason to stop, is no reply."""
+    with RawServer(http(sse(*events))) as server, pytest.raises(StreamInterrupted):
+        client(server).generate("hello")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"type": "message"},
+        {"type": "ping"},
+        {"type": "message", "content": [], "stop_reason": None},
+        {"type": "message", "content": "text", "stop_reason": "end_turn"},
+        {"type": "message", "content": [7], "stop_reason": "end_turn"},
+        [],
+        7,
+        None,
+    ],
+    ids=str,
+)
+def test_json_that_is_no_message(body):
+    """A 200 whose JSON is not a finished message is a ProviderError."""
+    with RawServer(http(json.dumps(body).encode(), kind="application/json")) as server:
+        with pytest.raises(ProviderError, match="Messages API"):
+            client(server).generate("hello")
+
+
+@pytest.mark.parametrize(
+    "body, told",
+    [
+        ({"error": {"type": "invalid_request_error", "message": ["a", {"b": 1}]}}, "'a'"),
+        ({"error": "model not found"}, "model not found"),
+        ({"error": None}, "no reason"),
+        (["x"], "no reason"),
+        ("text", "text"),
+        (None, "no reason"),
+    ],
+    ids=str,
+)
+def test_odd_error_bodies(body, told):
+    """A 400 is an InvalidRequestError, whatever its body; what can be read of it is told."""
+    with RawServer(http(json.dumps(body).encode(), "400 Bad Request", "application/json")) as server:
+        with pytest.raises(InvalidRequestError, match=told):
+            client(server).generate("hello")
+
+
+@pytest.mark.parametrize("stall", [False, True], ids=["cut", "stalled"])
+def test_a_refusal_is_told_by_its_status(stall):
+    """A 401 whose body is cut or never comes is an AuthenticationError, and is not tried again."""
+    with RawServer(http(b'{"type": "err', "401 Unauthorized", "application/json", length=500), stall=stall) as server:
+        with pytest.raises(AuthenticationError):
+            client(server, timeout=Timeout(idle=0.3)).with_options(max_retries=2).generate("hello")
+        assert server.connections == 1
+
+
+def test_an_endless_error_body_is_not_read_to_its_end():
+    """Of an error's body only so much is read."""
+    with RawServer(http(b"x" * 1000000, "500 Internal Server Error", "text/plain", length=10**9), stall=True) as server:
+        with pytest.raises(ProviderError) as caught:
+            Background(client(server).generate, "hello").result(10)
+    assert len(str(caught.value)) < 3000
+
+
+def test_headers_that_drip_end_at_the_deadline():
+    """timeout.total holds before the body, too."""
+    from asimov_sync import DeadlineExceeded
+
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(1)
+    done = threading.Event()
+
+    def drip():
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall(b"HTTP/1.1 200 OK\r\n")
+            while not done.wait(0.05):
+                try:
+                    connection.sendall(b"x-drip: 1\r\n")
+                except OSError:
+                    return
+
+    dripping = Background(drip)
+    url = "http://127.0.0.1:{}/".format(listener.getsockname()[1])
+    slow = AnthropicInferenceClient(model="m", api_key="k", api_url=url, max_retries=0, timeout=Timeout(total=0.3))
+    with pytest.raises(DeadlineExceeded, match="0.3"):
+        Background(slow.generate, "hello").result(5)
+    done.set()
+    dripping.result()
+    listener.close()
+
+
+def test_text_that_has_no_utf8_is_sent_all_the_same():
+    """A tool's result with a lone surrogate, as a file name may have, reaches the model with a question mark in it."""
+
+    @tool
+    def names() -> str:
+        return "caf\udce9.txt"
+
+    with RawServer(http(sse(START, BLOCK, TEXT, STOP, END))) as server:
+        assert client(server).generate("caf\udce9.txt").text == "half"
+    scripted = ScriptedInferenceClient([calls(("names", {})), "done"])
+    assert scripted.run_tools("go", [names]).text == "done"
+
+
+def test_tools_that_exit():
+    """A tool that calls sys.exit() ends itself; the model is told, and nobody waits for ever."""
+    import sys
+
+    @tool
+    def leave() -> str:
+        sys.exit("usage: leave")
+
+    for max_workers in (None, 0):
+        client = ScriptedInferenceClient([calls(("leave", {})), "done"])
+        run = Background(client.run_tools, "go", [leave], max_workers=max_workers).result()
+        assert run.text == "done"
+        assert isinstance(run.calls[0].exception, SystemExit)
+
+
+@pytest.mark.parametrize("max_workers", [None, 1, 0])
+def test_a_tool_that_cancels_ends_the_run(max_workers):
+    """A tool that cancels the current token ends the tool loop with Cancelled, and later calls are not made."""
+    made = []
+
+    @tool
+    def stop(number: int) -> str:
+        made.append(number)
+        Cancellation.current().cancel("by the tool")
+        return ""
+
+    client = ScriptedInferenceClient([calls(("stop", {"number": 1}), ("stop", {"number": 2})), "done"])
+    with pytest.raises(Cancelled, match="by the tool"):
+        Background(lambda: client.run_tools("go", [stop], max_workers=max_workers, cancellation=Cancellation())).result()
+    assert 1 in made and (max_workers is None or made == [1])
+
+
+def test_what_was_cut_is_charged():
+    """The tokens of a reply that was cut short are in the client's usage, as far as they were told."""
+    with RawServer(http(sse(START, BLOCK, TEXT))) as server:
+        cut = client(server)
+        with pytest.raises(InferenceError):
+            cut.generate("hello")
+        assert cut.usage.input_tokens == 3
+
+
+def test_a_twin_closes_nothing(serve):
+    """Closing a client that was made with_options leaves the connections and tools of the one it was made of."""
+
+    def add(a: int) -> int:
+        return a
+
+    whole, server = serve([calls(("add", {"a": 1})), "done"])
+    whole.with_options(temperature=1).close()
+    assert whole.run_tools("go", [add]).text == "done"
+
+
+def test_a_large_request_is_not_bounded_by_the_connect_timeout(serve):
+    """timeout.connect is over once there is a connection: a server that reads slowly has timeout.idle."""
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(1)
+
+    def read_late():
+        connection, _ = listener.accept()
+        with connection:
+            threading.Event().wait(0.8)
+            data = b""
+            while b"\r\n\r\n" not in data:
+                data += connection.recv(1 << 20)
+            length = int(data.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+            got = len(data.split(b"\r\n\r\n", 1)[1])
+            while got < length:
+                got += len(connection.recv(1 << 20))
+            connection.sendall(http(sse(START, BLOCK, TEXT, STOP, END)))
+
+    reading = Background(read_late)
+    url = "http://127.0.0.1:{}/".format(listener.getsockname()[1])
+    slow = AnthropicInferenceClient(model="m", api_key="k", api_url=url, max_retries=0, timeout=Timeout(connect=0.3, idle=10))
+    assert slow.generate("x" * 12000000).text == "half"
+    reading.result()
+    listener.close()
