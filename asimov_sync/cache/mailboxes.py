@@ -3,8 +3,8 @@
 A mailbox is a queue: each message goes to one reader. Two promises are made of it, and a reader chooses:
 
 - *at most once* (`get_message`): the message leaves the mailbox as it is read; if its reader dies, it is gone.
-- *at least once* (`receive`): the message is leased. Until the reader acknowledges it, it is still in the mailbox, and when the
-  lease runs out it goes to the next reader.
+- *at least once* (`receive`): the message is leased. Until the reader acknowledges it, it is still in the mailbox, and
+  when the lease runs out it goes to the next reader.
 
 Every delivery has a *fence*, a number that only ever grows in a mailbox. An acknowledgement is accepted for the fence that
 holds the lease, so one that comes too late cannot remove a message that somebody else is working on, not even when
@@ -107,10 +107,11 @@ class Delivery:
 
 
 class Mailbox:
-    """The state of one mailbox. Moments are milliseconds of a clock that is given with each call."""
+    """The state of one mailbox. Moments are milliseconds of a clock that is given with each call, as is the number of
+    deliveries after which a message is dead.
+    """
 
-    def __init__(self, max_deliveries: int) -> None:
-        self.max_deliveries = max_deliveries
+    def __init__(self) -> None:
         self.ready: Deque[str] = collections.deque()
         self.leases: Dict[str, Tuple[int, int]] = {}
         self.messages: Dict[str, bytes] = {}
@@ -129,14 +130,14 @@ class Mailbox:
         self.ready.append(id)
         return True
 
-    def take(self, lease: Optional[int], now: int) -> Optional[Claim]:
+    def take(self, lease: Optional[int], max_deliveries: int, now: int) -> Optional[Claim]:
         """The first message, leased for so many milliseconds; without a lease it is settled at once."""
         self._forget(now)
         self._expire(now)
         while self.ready:
             id = self.ready.popleft()
             count = self.counts[id] = self.counts.get(id, 0) + 1
-            if count > self.max_deliveries:
+            if count > max_deliveries:
                 self.dead.append(id)
                 continue
             # Of the clock, so that it grows even when the mailbox was cleared in between.
@@ -175,11 +176,11 @@ class Mailbox:
         self.leases[id] = (fence, now + lease)
         return True
 
-    def letters(self, dead: bool, count: Optional[int], now: int) -> List[Letter]:
+    def letters(self, dead: bool, count: Optional[int], max_deliveries: int, now: int) -> List[Letter]:
         """The first messages that are ready, or those that were delivered too often."""
         self._expire(now)
         ids = list(self.dead if dead else self.ready)[:count]
-        return [Letter(id, self.messages[id], min(self.counts.get(id, 0), self.max_deliveries)) for id in ids]
+        return [Letter(id, self.messages[id], min(self.counts.get(id, 0), max_deliveries)) for id in ids]
 
     def put_back(self, id: Optional[str]) -> int:
         """Make dead messages ready again, the one or all of them, their deliveries forgotten; how many there were."""

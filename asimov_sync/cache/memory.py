@@ -149,7 +149,7 @@ class MemoryStore(Store):
     def _mailbox(self, key: str) -> Mailbox:
         """A mailbox, made where there is none. Holds the lock."""
         if key not in self._mailboxes:
-            self._mailboxes[key] = Mailbox(self.max_deliveries)
+            self._mailboxes[key] = Mailbox()
         return self._mailboxes[key]
 
     def _ring(self, key: str) -> None:
@@ -200,7 +200,7 @@ class MemoryStore(Store):
                     raise
 
     def _claim(self, mailbox: str, lease: Optional[int]) -> Optional[Claim]:
-        return self._mailbox(mailbox).take(lease, self.clock())
+        return self._mailbox(mailbox).take(lease, self.max_deliveries, self.clock())
 
     def _wait(self, mailbox: str, seconds: Optional[float]) -> None:
         """Wait to be woken. Holds the lock, and gives it up meanwhile."""
@@ -230,7 +230,7 @@ class MemoryStore(Store):
     def letters(self, mailbox: str, dead: bool, count: Optional[int]) -> List[Letter]:
         """The first messages that are ready, or dead."""
         with self._lock:
-            return self._mailbox(mailbox).letters(dead, count, self.clock())
+            return self._mailbox(mailbox).letters(dead, count, self.max_deliveries, self.clock())
 
     def put_back(self, mailbox: str, id: Optional[str]) -> int:
         """Make one dead message, or all of them, ready again."""

@@ -1,8 +1,8 @@
 """A cache on Redis, and how this library speaks to the server; the only file that imports redis.
 
-redis-py's releases disagree on what happens when a reply is lost: 5 raises, 6 and later send the command again (a second RPUSH is
-a second message; a compare-and-set that applied and then reports failure), 8 does so ten times and gives up a blocked read
-after five seconds. So nothing here is left to its defaults. Commands that change something are sent over a connection that
+redis-py's releases disagree on what happens when a reply is lost: 5 raises, 6 and later send the command again (a second
+RPUSH is a second message; a compare-and-set that applied and then reports failure), 8 does so ten times and gives up a
+blocked read after five seconds. So nothing here is left to its defaults. Commands that change something are sent over a connection that
 is taken for them, once, and it is known whether they may have reached the server; what may be repeated is repeated here.
 """
 
@@ -107,12 +107,11 @@ class RedisServer:
         return self.read(lambda client: client.mget(keys))
 
     def scan(self, pattern: str) -> Iterator[str]:
-        """The keys that match a pattern; on a cluster, those of all its nodes."""
-        try:
-            for key in self._client.scan_iter(match=pattern, count=BATCH):
-                yield key.decode("utf-8", "replace")
-        except redis.RedisError as error:
-            raise _translation(error) from error
+        """The keys that match a pattern; on a cluster, those of all its nodes. Read to the end before the first is given, so
+        that it can begin again where the connection broke.
+        """
+        keys = self.read(lambda client: list(client.scan_iter(match=pattern, count=BATCH)))
+        return (key.decode("utf-8", "replace") for key in keys)
 
     def _repeated(self, call: Callable[[int], Result]) -> Result:
         for attempt in range(len(ATTEMPT_WAITS) + 1):

@@ -1,7 +1,5 @@
 """What concerns Redis alone: its errors, its settings, a server that goes away."""
 
-import socket
-
 import fakeredis
 import pytest
 import redis
@@ -17,7 +15,6 @@ from asimov_sync import (
 )
 
 from ..redis_server import RedisServer, find_server, free_port
-from ..waiting import Background, wait_for
 
 
 @pytest.fixture
@@ -136,41 +133,3 @@ def test_a_closed_cache_may_be_used_again(redis_url, unique):
     cache.close()
     assert cache.get("key") == 1
     cache.close()
-
-
-def test_no_command_is_sent_twice(redis_url, unique):
-    """When a reply is lost, the error is raised: a publish is not repeated behind the caller's back."""
-    target = redis.Redis.from_url(redis_url).connection_pool.connection_kwargs["port"]
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(8)
-        pushed = []
-
-        def serve():
-            while True:
-                try:
-                    client, _ = listener.accept()
-                except OSError:
-                    return
-                with client, socket.create_connection(("127.0.0.1", target)) as server:
-                    while True:
-                        data = client.recv(65536)
-                        if not data:
-                            break
-                        server.sendall(data)
-                        reply = server.recv(65536)
-                        if b"RPUSH" in data:
-                            pushed.append(reply)
-                            break  # executed, and the reply is lost
-                        client.sendall(reply)
-
-        Background(serve)
-        with RedisCache(host="127.0.0.1", port=listener.getsockname()[1], default_prefix=unique) as cache:
-            with pytest.raises(CacheUnavailable):
-                cache.publish_to_mailbox("box", 1)
-        wait_for(lambda: pushed)
-        listener.close()
-    assert len(pushed) == 1
-    with RedisCache(url=redis_url, default_prefix=unique) as cache:
-        assert cache.get_message("box", timeout=0) == 1
-        assert cache.get_message("box", timeout=0) is None
