@@ -2,8 +2,9 @@
 
 redis-py's releases disagree on what happens when a reply is lost: 5 raises, 6 and later send the command again (a second
 RPUSH is a second message; a compare-and-set that applied and then reports failure), 8 does so ten times and gives up a
-blocked read after five seconds. So nothing here is left to its defaults. Commands that change something are sent over a connection that
-is taken for them, once, and it is known whether they may have reached the server; what may be repeated is repeated here.
+blocked read after five seconds. So nothing here is left to its defaults. Commands that change something are sent over a
+connection that is taken for them, once, and it is known whether they may have reached the server; what may be repeated is
+repeated here.
 """
 
 import hashlib
