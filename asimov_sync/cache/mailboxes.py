@@ -25,7 +25,7 @@ settled     id: (fence, the moment until which it is remembered), of what was ac
 import collections
 import heapq
 import uuid
-from typing import TYPE_CHECKING, Any, Deque, Dict, List, NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Deque, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 if TYPE_CHECKING:
     from asimov_sync.cache.contract import Store
@@ -100,6 +100,8 @@ class Delivery:
     def extend(self, lease: Optional[float] = None) -> bool:
         """Let the lease run out so many seconds from now, as many as at first where not given. False if it was lost."""
         seconds = self._lease if lease is None else lease
+        if not seconds > 0:
+            raise ValueError("lease is a positive number of seconds, not {!r}".format(lease))
         return self._store.extend(self._mailbox, self._claim.id, self._claim.fence, seconds)
 
     def __repr__(self) -> str:
@@ -108,10 +110,10 @@ class Delivery:
 
 class Mailbox:
     """The state of one mailbox. Moments are milliseconds of a clock that is given with each call, as is the number of
-    deliveries after which a message is dead.
+    deliveries after which a message is dead. The fences come from outside, since they outlive a mailbox that is cleared.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, fences: Iterator[int]) -> None:
         self.ready: Deque[str] = collections.deque()
         self.leases: Dict[str, Tuple[int, int]] = {}
         self.messages: Dict[str, bytes] = {}
@@ -119,7 +121,7 @@ class Mailbox:
         self.dead: List[str] = []
         self.settled: Dict[str, Tuple[int, int]] = {}
         self._ends: List[Tuple[int, str]] = []  # a heap of the moments in settled
-        self._fence = 0
+        self._fences = fences
 
     def put(self, id: str, payload: bytes, now: int) -> bool:
         """Append a message; False, and nothing is done, if its id is in the mailbox or was acknowledged lately."""
@@ -140,13 +142,12 @@ class Mailbox:
             if count > max_deliveries:
                 self.dead.append(id)
                 continue
-            # Of the clock, so that it grows even when the mailbox was cleared in between.
-            self._fence = max(self._fence + 1, now * 1000)
-            claim = Claim(id, self.messages[id], count, self._fence)
+            fence = next(self._fences)
+            claim = Claim(id, self.messages[id], count, fence)
             if lease is None:
-                self._settle(id, self._fence, now)
+                self._settle(id, fence, now)
             else:
-                self.leases[id] = (self._fence, now + lease)
+                self.leases[id] = (fence, now + lease)
             return claim
         return None
 

@@ -1,6 +1,7 @@
 """The embedded backend: everything in this process's memory, gone with it, seen by no other process."""
 
 import heapq
+import itertools
 import threading
 import time
 from typing import Callable, Dict, Iterator, List, Mapping, Optional, Tuple
@@ -44,6 +45,7 @@ class MemoryStore(Store):
         self._values: Dict[str, Tuple[bytes, Optional[float]]] = {}  # key: (data, the monotonic moment of its end)
         self._ends: List[Tuple[float, str]] = []  # a heap; an entry may be outdated by a later write
         self._mailboxes: Dict[str, Mailbox] = {}
+        self._fences = itertools.count(1)  # one for all mailboxes: it goes on when one of them is cleared
         self.renew()
         renew_in_child(self)
 
@@ -149,7 +151,7 @@ class MemoryStore(Store):
     def _mailbox(self, key: str) -> Mailbox:
         """A mailbox, made where there is none. Holds the lock."""
         if key not in self._mailboxes:
-            self._mailboxes[key] = Mailbox()
+            self._mailboxes[key] = Mailbox(self._fences)
         return self._mailboxes[key]
 
     def _ring(self, key: str) -> None:

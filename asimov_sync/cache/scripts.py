@@ -27,9 +27,11 @@ _BEGIN = """
 local messages, ready, leases, holders, counts = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local dead, settled, fences, bell = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local now = tonumber(ARGV[1])
+local microseconds = now and now * 1000
 if not now then
     local time = redis.call('TIME')
     now = time[1] * 1000 + math.floor(time[2] / 1000)
+    microseconds = time[1] * 1000000 + time[2]
 end
 
 local function whole(number)
@@ -119,7 +121,8 @@ while not answer do
         redis.call('RPUSH', dead, id)
     else
         local last = tonumber(redis.call('HGET', fences, '') or '0')
-        local fence = whole(math.max(last + 1, now * 1000))
+        -- of the clock, so that it grows even when the mailbox was cleared in between
+        local fence = whole(math.max(last + 1, microseconds))
         redis.call('HSET', fences, '', fence)
         redis.call('PEXPIRE', fences, ARGV[3])
         answer = {id, redis.call('HGET', messages, id), tostring(count), fence}

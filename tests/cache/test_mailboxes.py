@@ -257,6 +257,9 @@ def test_senseless_arguments(cache):
     """A lease is above zero, an id is text, a time-out is no less than zero."""
     with pytest.raises(ValueError, match="lease"):
         cache.receive("box", lease=0)
+    cache.publish_to_mailbox("box", 1)
+    with pytest.raises(ValueError, match="lease"):
+        cache.receive("box", timeout=0).extend(0)
     with pytest.raises(ValueError, match="timeout"):
         cache.receive("box", timeout=-1)
     with pytest.raises(ValueError, match="str"):
