@@ -9,6 +9,7 @@ repeated here.
 
 import hashlib
 import inspect
+import re
 from contextlib import contextmanager
 from typing import Any, Callable, Dict, Iterator, List, Optional, TypeVar
 
@@ -38,6 +39,10 @@ _BROKEN = (redis.ConnectionError, redis.TimeoutError, OSError, ValueError, Attri
 _name = inspect.signature(redis.ConnectionPool.get_connection).parameters.get("command_name")
 _TAKING = ("_",) if _name is not None and _name.default is inspect.Parameter.empty else ()
 """What get_connection has to be told: a name before redis-py 5.3, which later releases warn of."""
+
+_NOT_PERMITTED = ("The user executing the script can't run", "ACL failure in script")
+_IN_SCRIPT = re.compile(r"@user_script: ?\d+: -?([A-Z].*)", re.DOTALL)
+"""What went wrong inside a script, as Redis 6 tells it; later servers put it first."""
 
 Result = TypeVar("Result")
 
@@ -76,15 +81,21 @@ class RedisCache(Cache):
             "health_check_interval": 30,
         }
         owned = client is None
-        if client is not None:
-            if client.get_connection_kwargs().get("decode_responses"):
-                raise ValueError("this client decodes what it reads (decode_responses=True), and a cache needs the bytes")
-        elif url is not None:
-            client = redis.Redis.from_url(url, **explicit)
-        else:
+        if client is None and url is not None:
+            client = redis.Redis.from_url(url, **explicit, **_verifying(url))
+        elif client is None:
             client = redis.Redis(host=host, port=port, db=db, password=password, **explicit)
+        if client.get_connection_kwargs().get("decode_responses"):
+            raise ValueError("this client decodes what it reads (decode_responses=True), and a cache needs the bytes")
         namespace = Namespace(separator=separator).with_prefix(default_prefix).with_suffix(default_suffix)
         super().__init__(RedisStore(RedisServer(client, owned), max_deliveries), namespace)
+
+
+def _verifying(url: str) -> Dict[str, Any]:
+    """What makes TLS check whose certificate it is, which redis-py before 6 does not; what the url says goes before it."""
+    if not url.startswith("rediss://") or "ssl_cert_reqs=" in url:
+        return {}
+    return {"ssl_cert_reqs": "required", "ssl_check_hostname": True}
 
 
 class RedisServer:
@@ -261,13 +272,13 @@ def _breaking(connection: Any) -> Callable[[], None]:
 def _translation(error: Optional[BaseException]) -> errors.CacheError:
     """The CacheError that says what to do, for an exception of redis-py."""
     said = str(error)
+    in_script = _IN_SCRIPT.search(said)
+    if in_script is not None:
+        said = in_script.group(1)
     word = said.split(" ", 1)[0].upper()
     # redis-py counts a refused password among the connection errors, so it comes first.
-    if isinstance(error, (redis.AuthenticationError, redis.exceptions.NoPermissionError)) or word in (
-        "NOAUTH",
-        "WRONGPASS",
-        "NOPERM",
-    ):
+    refused = isinstance(error, (redis.AuthenticationError, redis.exceptions.NoPermissionError))
+    if refused or word in ("NOAUTH", "WRONGPASS", "NOPERM") or said.startswith(_NOT_PERMITTED):
         return errors.CacheAuthenticationError(
             "the Redis server refuses this user: {}. Check password=, or the ACL".format(said)
         )

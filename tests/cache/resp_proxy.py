@@ -36,19 +36,19 @@ class _Stream:
         return self._taken(self._buffer.index(b"\r\n") + 2)
 
     def message(self):
-        """The bytes of one whole command or RESP2 reply, and (of an array of strings) its words."""
+        """The bytes of one whole command or reply, of RESP2 or RESP3, and (of a command) its words."""
         line = self._line()
         kind, number = line[:1], line[1:-2]
-        if kind in b"+-:":
+        if kind in b"+-:_#,(":
             return line, [number]
-        assert kind in b"$*", "not RESP2: {!r}".format(line)
+        assert kind in b"$*%~", "not a reply: {!r}".format(line)
         if int(number) < 0:
             return line, [None]
         if kind == b"$":
             data = self._taken(int(number) + 2)
             return line + data, [data[:-2]]
         raw, words = [line], []
-        for _ in range(int(number)):
+        for _ in range(int(number) * (2 if kind == b"%" else 1)):
             part, told = self.message()
             raw.append(part)
             words.extend(told)
