@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from asimov_sync.agents.agent import Agent as Agent
     from asimov_sync.cache.contract import MISSING as MISSING
     from asimov_sync.cache.contract import Cache as Cache
+    from asimov_sync.cache.mailboxes import Delivery as Delivery
+    from asimov_sync.cache.mailboxes import Letter as Letter
     from asimov_sync.cache.memory import MemoryCache as MemoryCache
     from asimov_sync.cache.redis import RedisCache as RedisCache
     from asimov_sync.cancellation import Cancellation as Cancellation
@@ -56,6 +58,9 @@ if TYPE_CHECKING:
         ContextLengthExceeded as ContextLengthExceeded,
     )
     from asimov_sync.errors import (
+        CrossSlotError as CrossSlotError,
+    )
+    from asimov_sync.errors import (
         DeadlineExceeded as DeadlineExceeded,
     )
     from asimov_sync.errors import (
@@ -75,6 +80,9 @@ if TYPE_CHECKING:
     )
     from asimov_sync.errors import (
         NotFoundError as NotFoundError,
+    )
+    from asimov_sync.errors import (
+        OutcomeUnknown as OutcomeUnknown,
     )
     from asimov_sync.errors import (
         OverloadedError as OverloadedError,
@@ -175,13 +183,15 @@ if TYPE_CHECKING:
 _HOMES = {
     "agents.agent": "Agent",
     "cache.contract": "Cache MISSING",
+    "cache.mailboxes": "Delivery Letter",
     "cache.memory": "MemoryCache",
     "cache.redis": "RedisCache",
     "cancellation": "Cancellation",
     "errors": (
         "AsimovError AuthenticationError CacheAuthenticationError CacheError CacheFull CacheKeyError CacheReadOnly "
-        "CacheUnavailable CacheValueError Cancelled ConnectionFailed ConnectTimeout ContextLengthExceeded DeadlineExceeded "
-        "GraphError IdleTimeout IllegalTransition InferenceError InvalidRequestError NotFoundError OverloadedError "
+        "CacheUnavailable CacheValueError Cancelled ConnectionFailed ConnectTimeout ContextLengthExceeded CrossSlotError "
+        "DeadlineExceeded GraphError IdleTimeout IllegalTransition InferenceError InvalidRequestError NotFoundError "
+        "OutcomeUnknown OverloadedError "
         "PermissionDeniedError ProviderError RateLimitError RunFailed RunTimeout StreamInterrupted ToolError "
         "UnboundedClear WorkersClosed WrongKeyType"
     ),

@@ -17,6 +17,8 @@
     │   ├── CacheFull               the cache's server has no memory left
     │   ├── CacheKeyError           (ValueError) a key, prefix or suffix that cannot be one
     │   ├── CacheValueError         (ValueError) a value that is not JSON, on its way in or out
+    │   ├── CrossSlotError          (ValueError) a guarded write over several slots of a Redis Cluster
+    │   ├── OutcomeUnknown          the connection broke, and the command may or may not have been executed
     │   ├── WrongKeyType            the key holds something that is not a value of this library
     │   └── UnboundedClear          (ValueError) clear() on a cache without a namespace
     └── InferenceError
@@ -56,6 +58,7 @@ __all__ = [
     "ConnectionFailed",
     "ConnectTimeout",
     "ContextLengthExceeded",
+    "CrossSlotError",
     "DeadlineExceeded",
     "GraphError",
     "IdleTimeout",
@@ -63,6 +66,7 @@ __all__ = [
     "InferenceError",
     "InvalidRequestError",
     "NotFoundError",
+    "OutcomeUnknown",
     "OverloadedError",
     "PermissionDeniedError",
     "ProviderError",
@@ -151,6 +155,14 @@ class CacheKeyError(CacheError, ValueError):
 
 class CacheValueError(CacheError, ValueError):
     """A value that JSON cannot hold (nothing was written), or stored bytes that are not JSON or not of the asked type."""
+
+
+class CrossSlotError(CacheError, ValueError):
+    """A guarded write over several slots of a Redis Cluster, which could not be one step; nothing was sent."""
+
+
+class OutcomeUnknown(CacheError):
+    """The connection broke before the answer came: the command may or may not have been executed. Look before repeating it."""
 
 
 class WrongKeyType(CacheError):

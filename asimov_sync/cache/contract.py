@@ -7,7 +7,8 @@ and bytes, and nothing of namespaces or JSON.
 import abc
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Set, Tuple
 
-from asimov_sync.cache.keys import MAILBOX, RAW, VALUE, Namespace
+from asimov_sync.cache.keys import MAILBOX, RAW, VALUE, Namespace, checked
+from asimov_sync.cache.mailboxes import Claim, Delivery, Letter, message_key, message_keys, message_name
 from asimov_sync.cache.values import decoded, encoded
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.errors import CacheValueError, UnboundedClear
@@ -36,10 +37,12 @@ MISSING: Any = _Missing()
 
 
 class Store(abc.ABC):
-    """A backend: bytes under stored keys, and queues of bytes. Safe from every thread and in a forked child.
+    """A backend: bytes under stored keys, and mailboxes of bytes. Safe from every thread and in a forked child.
 
-    Every method raises a CacheError where the backend fails.
+    Every method raises a CacheError where the backend fails. `expected` and `guard` are stored bytes, None for absent.
     """
+
+    # Values
 
     @abc.abstractmethod
     def get(self, key: str) -> Optional[bytes]:
@@ -54,6 +57,18 @@ class Store(abc.ABC):
         """Write all of it, in one step; gone after `ttl` seconds, where given."""
 
     @abc.abstractmethod
+    def set_guarded(self, guard: str, held: Optional[bytes], items: Mapping[str, bytes], ttl: Optional[float]) -> bool:
+        """The same, if the guard key holds these bytes, in one step; whether it does."""
+
+    @abc.abstractmethod
+    def compare_and_set(self, key: str, expected: Optional[bytes], data: bytes) -> bool:
+        """Write, if the key holds what is expected; whether it does. Its end of life stays what it was."""
+
+    @abc.abstractmethod
+    def increment(self, key: str, by: int) -> int:
+        """Add to the integer under a key, 0 if there is none; the sum. CacheValueError where it is no integer."""
+
+    @abc.abstractmethod
     def delete(self, keys: List[str]) -> int:
         """Remove the keys; how many of them there were."""
 
@@ -61,16 +76,43 @@ class Store(abc.ABC):
     def scan(self, head: str, tail: str) -> Iterator[str]:
         """Every stored key that begins with `head` and has `tail` somewhere behind it; some perhaps twice."""
 
-    @abc.abstractmethod
-    def push(self, queue: str, payload: bytes) -> None:
-        """Append to the queue."""
+    # Mailboxes; each is known by its stored key
 
     @abc.abstractmethod
-    def pop(self, queue: str, timeout: Optional[float], cancellation: Cancellation) -> Optional[bytes]:
-        """Take the queue's first payload, at most once; None if `timeout` seconds pass first (None: no limit).
+    def put(self, mailbox: str, id: str, payload: bytes) -> None:
+        """Append a message, unless its id is there or was acknowledged lately."""
 
-        Cancelled if the cancellation comes first.
+    @abc.abstractmethod
+    def take(
+        self, mailbox: str, lease: Optional[float], timeout: Optional[float], cancellation: Cancellation
+    ) -> Optional[Claim]:
+        """Take the first message, leased for so many seconds or (None) for good, waiting for one until the time-out (None:
+        no limit); None if it passes. Cancelled if the cancellation comes first.
         """
+
+    @abc.abstractmethod
+    def ack(self, mailbox: str, id: str, fence: int) -> bool:
+        """Remove a leased message; whether the fence holds the lease, or has removed it before."""
+
+    @abc.abstractmethod
+    def release(self, mailbox: str, id: str, fence: int) -> None:
+        """Give a leased message back, if the fence holds the lease."""
+
+    @abc.abstractmethod
+    def extend(self, mailbox: str, id: str, fence: int, lease: float) -> bool:
+        """Let a lease run out so many seconds from now; whether the fence holds it."""
+
+    @abc.abstractmethod
+    def letters(self, mailbox: str, dead: bool, count: Optional[int]) -> List[Letter]:
+        """The first messages that are ready, or dead."""
+
+    @abc.abstractmethod
+    def put_back(self, mailbox: str, id: Optional[str]) -> int:
+        """Make one dead message, or all of them, ready again; how many there were."""
+
+    @abc.abstractmethod
+    def length(self, mailbox: str) -> int:
+        """How many messages are ready or leased."""
 
     @abc.abstractmethod
     def close(self) -> None:
@@ -104,8 +146,28 @@ class Cache:
         return default
 
     def delete(self, key: str) -> bool:
-        """Remove a key, its JSON value and its raw one; whether there was one."""
+        """Remove a key, its JSON value and its raw one; whether there was one.
+
+        OutcomeUnknown if the connection broke before the answer came.
+        """
         return self._store.delete([self._namespace.key(key), self._namespace.key(key, RAW)]) > 0
+
+    def compare_and_set(self, key: str, expected: Any, value: Any) -> bool:
+        """Store a value if the key holds `expected` (MISSING: nothing), in one step; whether it did.
+
+        What is compared is the JSON text, so the keys of a dict count in their order. A ttl that the key has goes on.
+        OutcomeUnknown if the connection broke before the answer came.
+        """
+        return self._store.compare_and_set(self._namespace.key(key), _expected(expected), encoded(value))
+
+    def increment(self, key: str, by: int = 1) -> int:
+        """Add to the integer under a key, 0 if there is none, in one step; the sum, from -2⁶³ to 2⁶³-1.
+
+        CacheValueError where the key holds something else, OutcomeUnknown if the connection broke before the answer came.
+        """
+        if not -(2**63) <= by < 2**63:
+            raise ValueError("by is an integer of 64 bits, not {!r}".format(by))
+        return self._store.increment(self._namespace.key(key), by)
 
     # In bulk
 
@@ -113,11 +175,22 @@ class Cache:
         """The values of those of the keys that there are."""
         return dict(self._read(list(keys)))
 
-    def set_many(self, mapping: Mapping[str, Any], ttl: Optional[float] = None) -> bool:
-        """Store all values in one step, or none of them if one is not JSON; always True."""
+    def set_many(
+        self, mapping: Mapping[str, Any], ttl: Optional[float] = None, guard: Optional[Tuple[str, Any]] = None
+    ) -> bool:
+        """Store all values in one step, or none of them if one is not JSON.
+
+        guard: a key and a value (MISSING: absent); nothing is written, and False returned, unless the key holds that value
+        at that moment. CrossSlotError where a cluster cannot do that in one step, OutcomeUnknown where a guarded
+        write lost its answer. On a cluster, writes without a guard are one step for each slot.
+        """
         items = {self._namespace.key(key): encoded(value) for key, value in mapping.items()}
+        ttl = _lifetime(ttl)
+        if guard is not None:
+            key, held = guard
+            return self._store.set_guarded(self._namespace.key(key), _expected(held), items, ttl)
         if items:
-            self._store.set_many(items, _lifetime(ttl))
+            self._store.set_many(items, ttl)
         return True
 
     def keys(self) -> Set[str]:
@@ -129,7 +202,7 @@ class Cache:
         return dict(self._read(sorted(self.keys())))
 
     def clear(self, everything: bool = False) -> int:
-        """Remove all values, raw values and mailboxes of the namespace; how many there were.
+        """Remove all values, raw values and mailboxes of the namespace; how many values there were, raw ones included.
 
         A cache without prefix and suffix has the whole database for a namespace, and it may not be alone there:
         UnboundedClear unless `everything` is True.
@@ -139,10 +212,16 @@ class Cache:
                 "this cache has no prefix or suffix, so clear() would empty the whole database: "
                 "clear a view (cache.with_prefix(…)), or say clear(everything=True)"
             )
+        values: Set[str] = set()
+        mailboxes: Set[str] = set()
         # All of them before the first is removed: a scan promises little about keys that come and go meanwhile.
-        found = list(self._store.scan(self._namespace.head, self._namespace.tail))
-        mine = [key for key in found if self._namespace.split(key) is not None]
-        return sum(self._store.delete(batch) for batch in _batches(mine))
+        for key in self._store.scan(self._namespace.head, self._namespace.tail):
+            split = self._namespace.split(key)
+            if split is not None:
+                (values if split[1] in (VALUE, RAW) else mailboxes).add(key)
+        for batch in _batches(mailboxes):
+            self._store.delete(batch)
+        return sum(self._store.delete(batch) for batch in _batches(values))
 
     def _read(self, names: List[str]) -> Iterator[Tuple[str, Any]]:
         for batch in _batches(names):
@@ -168,21 +247,72 @@ class Cache:
 
     # Mailboxes
 
-    def publish_to_mailbox(self, mailbox: str, message: Any) -> None:
-        """Put a message, any JSON value, at the end of a mailbox. Each message goes to one reader."""
-        self._store.push(self._namespace.key(mailbox, MAILBOX), encoded(message))
+    def publish_to_mailbox(self, mailbox: str, message: Any, message_id: Optional[str] = None) -> None:
+        """Put a message, any JSON value, at the end of a mailbox. Each message goes to one reader.
+
+        message_id: publishing the same id again does nothing while the message is in the mailbox, and for an hour after
+        it was acknowledged.
+        """
+        if message_id is not None:
+            checked(message_id)
+        self._store.put(self._namespace.key(mailbox, MAILBOX), message_key(message_id), encoded(message))
 
     def get_message(self, mailbox: str, timeout: Optional[float] = None, cancellation: Optional[Cancellation] = None) -> Any:
         """Take the oldest message, waiting up to `timeout` seconds (None: without limit, 0: not at all); None if none came.
 
-        At most once: a message is lost if its reader dies with it. Cancelled if the cancellation, the current one
-        where none is given, comes first.
+        At most once: a message is lost if its reader dies with it, or (OutcomeUnknown) if the connection breaks while it is
+        on its way. Cancelled if the cancellation, the current one where none is given, comes first.
         """
-        if timeout is not None and timeout < 0:
+        claim = self._take(mailbox, None, timeout, cancellation)
+        return None if claim is None else decoded(mailbox, claim.payload)
+
+    def receive(
+        self,
+        mailbox: str,
+        timeout: Optional[float] = None,
+        lease: float = 30.0,
+        cancellation: Optional[Cancellation] = None,
+    ) -> Optional[Delivery]:
+        """Lease the oldest message for so many seconds; wait as `get_message` does, and return None if none came.
+
+        At least once: the message stays in the mailbox until `delivery.ack()`, and goes to the next reader when the lease
+        runs out first (`delivery.extend()` while the work goes on). After `max_deliveries` it goes to the dead letters.
+        """
+        if not lease > 0:
+            raise ValueError("lease is a positive number of seconds, not {!r}".format(lease))
+        claim = self._take(mailbox, lease, timeout, cancellation)
+        if claim is None:
+            return None
+        place = self._namespace.key(mailbox, MAILBOX)
+        return Delivery(self._store, place, claim, decoded(mailbox, claim.payload), lease)
+
+    def _take(
+        self, mailbox: str, lease: Optional[float], timeout: Optional[float], cancellation: Optional[Cancellation]
+    ) -> Optional[Claim]:
+        if timeout is not None and not timeout >= 0:
             raise ValueError("timeout is a number of seconds from 0 on, or None to wait without limit")
         cancellation = cancellation or Cancellation.current()
-        data = self._store.pop(self._namespace.key(mailbox, MAILBOX), timeout, cancellation)
-        return None if data is None else decoded(mailbox, data)
+        cancellation.raise_if_cancelled()
+        return self._store.take(self._namespace.key(mailbox, MAILBOX), lease, timeout, cancellation)
+
+    def mailbox_length(self, mailbox: str) -> int:
+        """How many messages a mailbox holds, leased ones included, dead ones not."""
+        return self._store.length(self._namespace.key(mailbox, MAILBOX))
+
+    def peek(self, mailbox: str, count: int = 1) -> List[Any]:
+        """The messages that would be read next, at most `count`, without taking them; leased ones are not among them."""
+        letters = self._store.letters(self._namespace.key(mailbox, MAILBOX), False, count)
+        return [decoded(mailbox, letter.message) for letter in letters]
+
+    def dead_letters(self, mailbox: str) -> List[Letter]:
+        """The messages that were delivered `max_deliveries` times and never acknowledged, the oldest first."""
+        letters = self._store.letters(self._namespace.key(mailbox, MAILBOX), True, None)
+        return [Letter(message_name(id), decoded(mailbox, payload), deliveries) for id, payload, deliveries in letters]
+
+    def put_back(self, mailbox: str, message_id: Optional[str] = None) -> int:
+        """Put a dead letter (None: all of them) back at the end of the mailbox, as if never delivered; how many there were."""
+        keys = [None] if message_id is None else message_keys(message_id)
+        return sum(self._store.put_back(self._namespace.key(mailbox, MAILBOX), key) for key in keys)
 
     # Life
 
@@ -213,6 +343,10 @@ def _data(value: Any, raw: bool) -> bytes:
     if not isinstance(value, (bytes, bytearray, memoryview)):
         raise CacheValueError("raw=True stores bytes, not {}".format(type(value).__name__))
     return bytes(value)
+
+
+def _expected(value: Any) -> Optional[bytes]:
+    return None if value is MISSING else encoded(value)
 
 
 def _lifetime(ttl: Optional[float]) -> Optional[float]:

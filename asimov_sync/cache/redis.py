@@ -1,39 +1,61 @@
-"""The Redis backend, and the only file that imports redis.
+"""A cache on Redis, and how this library speaks to the server; the only file that imports redis.
 
-The client is built with every setting that redis-py's releases disagree on: 5 never retries and never times out, 6 and
-later repeat a command whose reply was lost (a second RPUSH, a second message), 8 gives up a blocked read after five seconds.
+redis-py's releases disagree on what happens when a reply is lost: 5 raises, 6 and later send the command again (a second
+RPUSH is a second message; a compare-and-set that applied and then reports failure), 8 does so ten times and gives up a
+blocked read after five seconds. So nothing here is left to its defaults. Commands that change something are sent over a
+connection that is taken for them, once, and it is known whether they may have reached the server; what may be repeated is
+repeated here.
 """
 
+import hashlib
+import inspect
 import re
-import time
 from contextlib import contextmanager
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
+from typing import Any, Callable, Dict, Iterator, List, Optional, TypeVar
 
 import redis
+import redis.exceptions
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from asimov_sync import errors
-from asimov_sync.cache.contract import BATCH, Cache, Store
+from asimov_sync.cache.contract import BATCH, Cache
 from asimov_sync.cache.keys import Namespace
+from asimov_sync.cache.redis_store import RedisStore
 from asimov_sync.cancellation import Cancellation
 
-__all__ = ["RedisCache"]
+__all__ = ["RedisCache", "RedisServer"]
 
 CONNECT_SECONDS = 5.0
 REPLY_SECONDS = 20.0
-"""How long a reply may take. Well above BLOCK_SECONDS, which a blocked read takes by intent."""
+"""How long a reply may take. Well above a blocked read, which takes its time by intent."""
 
-BLOCK_SECONDS = 1
-"""How long one BLPOP waits on the server. Longer waits are several of them, so that a dead connection is noticed."""
+ATTEMPT_WAITS = (0.05, 0.25)
+"""How long to wait before what may be repeated is sent a second and a third time."""
+
+_BROKEN = (redis.ConnectionError, redis.TimeoutError, OSError, ValueError, AttributeError)
+"""What redis-py raises when a connection breaks: its own, the socket's, and what it trips over if another thread broke it."""
+
+_name = inspect.signature(redis.ConnectionPool.get_connection).parameters.get("command_name")
+_TAKING = ("_",) if _name is not None and _name.default is inspect.Parameter.empty else ()
+"""What get_connection has to be told: a name before redis-py 5.3, which later releases warn of."""
+
+_NOT_PERMITTED = ("The user executing the script can't run", "ACL failure in script")
+_IN_SCRIPT = re.compile(r"@user_script: ?\d+: -?([A-Z].*)", re.DOTALL)
+"""What went wrong inside a script, as Redis 6 tells it; later servers put it first."""
+
+Result = TypeVar("Result")
 
 
 class RedisCache(Cache):
     """A cache on a Redis server (6.2 or newer), shared by every process that speaks to it.
 
     url: "redis://user:password@host:port/db", or "rediss://…" for TLS, in place of host, port, db and password.
-    client: a redis.Redis that the application has already, in place of all of these; it is used with the settings it has,
-    and not closed. Nothing is sent before the first use. Safe from every thread, and in a forked child.
+    client: what the application has already, in place of all of these: a redis.Redis, one of Sentinel's master_for, or a
+    redis.RedisCluster. It is not closed, and its retries do not touch what must not be repeated.
+    max_deliveries: how often a message that is not acknowledged is delivered before it goes to the dead letters.
+
+    Nothing is sent before the first use. Safe from every thread, and in a forked child.
     """
 
     def __init__(
@@ -45,6 +67,7 @@ class RedisCache(Cache):
         default_prefix: str = "",
         default_suffix: str = "",
         separator: str = ":",
+        max_deliveries: int = 5,
         url: Optional[str] = None,
         client: Any = None,
     ) -> None:
@@ -58,141 +81,204 @@ class RedisCache(Cache):
             "health_check_interval": 30,
         }
         owned = client is None
-        if client is not None:
-            if client.get_connection_kwargs().get("decode_responses"):
-                raise ValueError("this client decodes what it reads (decode_responses=True), and a cache needs the bytes")
-        elif url is not None:
-            client = redis.Redis.from_url(url, **explicit)
-        else:
+        if client is None and url is not None:
+            client = redis.Redis.from_url(url, **explicit, **_verifying(url))
+        elif client is None:
             client = redis.Redis(host=host, port=port, db=db, password=password, **explicit)
+        if client.get_connection_kwargs().get("decode_responses"):
+            raise ValueError("this client decodes what it reads (decode_responses=True), and a cache needs the bytes")
         namespace = Namespace(separator=separator).with_prefix(default_prefix).with_suffix(default_suffix)
-        super().__init__(RedisStore(client, owned), namespace)
+        super().__init__(RedisStore(RedisServer(client, owned), max_deliveries), namespace)
 
 
-class RedisStore(Store):
-    """Values as Redis strings, queues as Redis lists."""
+def _verifying(url: str) -> Dict[str, Any]:
+    """What makes TLS check whose certificate it is, which redis-py before 6 does not; what the url says goes before it."""
+    if not url.startswith("rediss://") or "ssl_cert_reqs=" in url:
+        return {}
+    return {"ssl_cert_reqs": "required", "ssl_check_hostname": True}
+
+
+class RedisServer:
+    """A server, or a cluster of them, as this library speaks to it. Raises CacheErrors and nothing of redis-py's."""
 
     def __init__(self, client: Any, owned: bool) -> None:
         self._client = client
         self._owned = owned
+        self._digests: Dict[str, str] = {}  # script text: its digest, for EVALSHA
 
-    def get(self, key: str) -> Optional[bytes]:
-        """The bytes under a key, or None."""
-        with _translated():
-            return self._client.get(key)  # type: ignore[no-any-return]
+    # Reading, which may be repeated
+
+    def read(self, call: Callable[[Any], Result]) -> Result:
+        """What `call(client)` returns; called again where the connection broke."""
+        return self._repeated(lambda attempt: call(self._client))
 
     def get_many(self, keys: List[str]) -> List[Optional[bytes]]:
-        """The bytes under each key, in the same order; None where there are none, or where the key is of another type."""
-        with _translated():
-            return self._client.mget(keys) if keys else []
+        """The strings under the keys, in the same order; on a cluster, one MGET a slot."""
+        if self.clustered:
+            return self.read(lambda client: client.mget_nonatomic(keys))
+        return self.read(lambda client: client.mget(keys))
 
-    def set_many(self, items: Mapping[str, bytes], ttl: Optional[float]) -> None:
-        """Write all of it, in one transaction."""
-        milliseconds = None if ttl is None else max(1, int(ttl * 1000))
-        with _translated():
-            if len(items) == 1:
-                for key, data in items.items():
-                    self._client.set(key, data, px=milliseconds)
-                return
-            with self._client.pipeline(transaction=True) as pipeline:
-                pipeline.mset(dict(items))
-                if milliseconds is not None:
-                    for key in items:
-                        pipeline.pexpire(key, milliseconds)
-                pipeline.execute()
+    def scan(self, pattern: str) -> Iterator[str]:
+        """The keys that match a pattern; on a cluster, those of all its nodes. Read to the end before the first is given, so
+        that it can begin again where the connection broke.
+        """
+        keys = self.read(lambda client: list(client.scan_iter(match=pattern, count=BATCH)))
+        return (key.decode("utf-8", "replace") for key in keys)
 
-    def delete(self, keys: List[str]) -> int:
-        """Remove the keys; how many of them there were."""
-        with _translated():
-            return int(self._client.unlink(*keys)) if keys else 0
+    def _repeated(self, call: Callable[[int], Result]) -> Result:
+        for attempt in range(len(ATTEMPT_WAITS) + 1):
+            try:
+                return call(attempt)
+            except redis.RedisError as error:
+                failure = _translation(error)
+                failure.__cause__ = error
+            except errors.CacheUnavailable as error:
+                failure = error
+            if not isinstance(failure, errors.CacheUnavailable) or attempt == len(ATTEMPT_WAITS):
+                raise failure
+            Cancellation.current().wait(ATTEMPT_WAITS[attempt])
+        raise AssertionError("the last attempt returns or raises")
 
-    def scan(self, head: str, tail: str) -> Iterator[str]:
-        """Every stored key that begins with `head` and has `tail` somewhere behind it; some perhaps twice."""
-        pattern = _literal(head) + "*" + (_literal(tail) + "*" if tail else "")
-        with _translated():
-            for key in self._client.scan_iter(match=pattern, count=BATCH):
-                yield key.decode("utf-8", "replace")
+    # Writing, over one connection, once or (where that is harmless) again
 
-    def push(self, queue: str, payload: bytes) -> None:
-        """Append to the queue."""
-        with _translated():
-            self._client.rpush(queue, payload)
+    def once(self, key: str, *command: Any) -> Any:
+        """Send a command to the node of `key`, once. CacheUnavailable if it was not sent, OutcomeUnknown if it may be."""
+        try:
+            return self._sent(key, *command)
+        except _Unanswered as unanswered:
+            raise errors.OutcomeUnknown(
+                "the connection broke before the answer came ({}): {} may or may not have been executed. "
+                "Look before you repeat it".format(unanswered.__cause__, command[0])
+            ) from unanswered.__cause__
 
-    def pop(self, queue: str, timeout: Optional[float], cancellation: Cancellation) -> Optional[bytes]:
-        """Take the queue's first payload; None if the time-out passes first."""
+    def again(self, key: str, *command: Any) -> Any:
+        """Send a command that may be repeated: up to three times, where the connection breaks."""
+
+        def call(attempt: int) -> Any:
+            try:
+                return self._sent(key, *command)
+            except _Unanswered as unanswered:
+                raise _translation(unanswered.__cause__) from unanswered.__cause__
+
+        return self._repeated(call)
+
+    def script(self, text: str, send: Callable[..., Any], keys: List[str], arguments: List[Any]) -> Any:
+        """Run a Lua script on the node of its first key, sent by `once` or `again`."""
+        digest = self._digests.get(text)
+        if digest is not None:
+            try:
+                return send(keys[0], "EVALSHA", digest, len(keys), *keys, *arguments)
+            except errors.CacheError as error:
+                if not isinstance(error.__cause__, redis.exceptions.NoScriptError):
+                    raise
+        result = send(keys[0], "EVAL", text, len(keys), *keys, *arguments)
+        self._digests[text] = hashlib.sha1(text.encode("utf-8")).hexdigest()  # EVAL has left it in the server's memory
+        return result
+
+    def wait(self, key: str, seconds: float, cancellation: Cancellation) -> None:
+        """Wait until an element can be popped from the list, or the time is over; Cancelled if that comes first."""
+        try:
+            with self._connection(key) as connection, cancellation.on_cancel(_breaking(connection)):
+                limit = getattr(connection, "socket_timeout", None)
+                # Servers before 7 take less than a tenth for 0, which is for ever.
+                connection.send_command("BLPOP", key, max(0.1, min(seconds, limit / 2) if limit else seconds))
+                connection.read_response()
+        except redis.ResponseError as error:
+            raise _translation(error) from error
+        except _BROKEN as error:
+            cancellation.raise_if_cancelled()
+            raise _translation(error) from error
         cancellation.raise_if_cancelled()
-        with _translated():
-            if timeout == 0:
-                return self._client.lpop(queue)  # type: ignore[no-any-return]
-        end = None if timeout is None else time.monotonic() + timeout
-        # A connection of its own: it is blocked for long, and it is what a cancellation breaks.
-        with _translated(), self._client.client() as reader:
-            while True:
-                left = _least(end, cancellation.deadline)
-                if left is not None and left <= 0:
-                    cancellation.raise_if_cancelled()
-                    return None
-                # 0 would wait for ever, and servers before 7.0 round what is below a tenth down to it.
-                block = BLOCK_SECONDS if left is None else max(0.1, min(left, BLOCK_SECONDS))
-                with cancellation.on_cancel(_breaking(reader)):
+
+    def _sent(self, key: str, *command: Any) -> Any:
+        """The answer to a command that is sent once. _Unanswered if it may have been executed unknown to us."""
+        for attempt in range(3):
+            try:
+                with self._connection(key) as connection:
                     try:
-                        found = reader.blpop([queue], timeout=block)
-                    except (redis.RedisError, ValueError, OSError, AttributeError):
-                        cancellation.raise_if_cancelled()
+                        connection.send_command(*command)
+                        return connection.read_response()
+                    except redis.ResponseError:
                         raise
-                if found is not None:
-                    return found[1]  # type: ignore[no-any-return]
-                cancellation.raise_if_cancelled()
+                    except _BROKEN as error:
+                        raise _Unanswered() from error
+            except redis.ResponseError as error:
+                if self.clustered and str(error).startswith(("MOVED", "ASK", "TRYAGAIN")) and attempt < 2:
+                    self._client.nodes_manager.initialize()  # not executed: the slot is elsewhere by now
+                    continue
+                raise _translation(error) from error
+            except redis.RedisError as error:
+                raise _translation(error) from error
+        raise AssertionError("the last attempt returns or raises")
+
+    @contextmanager
+    def _connection(self, key: str) -> Iterator[Any]:
+        """A connection for the use of one thread. It is closed if that was interrupted, since an answer may still come."""
+        if self.clustered:
+            node = self._client.get_node_from_key(key)
+            pool = self._client.get_redis_connection(node).connection_pool
+        else:
+            pool = self._client.connection_pool
+        connection = pool.get_connection(*_TAKING)
+        try:
+            yield connection
+        except redis.ResponseError:
+            raise
+        except BaseException:
+            _breaking(connection)()
+            raise
+        finally:
+            pool.release(connection)
+
+    # Clusters
+
+    @property
+    def clustered(self) -> bool:
+        """Whether it is a Redis Cluster, where one step cannot span two slots."""
+        return hasattr(self._client, "get_node_from_key")
+
+    def by_slot(self, keys: List[str]) -> List[List[str]]:
+        """The keys in groups that one command can hold: those of a slot on a cluster, all of them elsewhere."""
+        if not self.clustered:
+            return [keys]
+        slots: Dict[int, List[str]] = {}
+        for key in keys:
+            slots.setdefault(self._client.keyslot(key), []).append(key)
+        return list(slots.values())
 
     def close(self) -> None:
         """Close the connections, if they are its own; the next use opens new ones."""
-        if not self._owned:
-            return
-        self._client.close()
-        self._client.connection_pool.disconnect()
+        if self._owned:
+            self._client.close()
+            self._client.connection_pool.disconnect()
 
 
-def _least(*moments: Optional[float]) -> Optional[float]:
-    """Seconds until the first of the monotonic moments."""
-    given = [moment for moment in moments if moment is not None]
-    return min(given) - time.monotonic() if given else None
+class _Unanswered(Exception):
+    """A command was sent, or partly, and no answer came; the cause says why."""
 
 
-def _breaking(reader: Any) -> Callable[[], None]:
-    """What frees a thread that is blocked on the reader's connection."""
+def _breaking(connection: Any) -> Callable[[], None]:
+    """What frees a thread that is blocked on the connection."""
 
     def break_connection() -> None:
         try:
-            reader.connection.disconnect()
+            connection.disconnect()
         except (AttributeError, OSError, ValueError):
-            pass  # it is being given back at this moment; or fakeredis, which has no connection that could break
+            pass  # it is broken already; or fakeredis, which has no connection that could break
 
     return break_connection
 
 
-def _literal(text: str) -> str:
-    """The text as a glob pattern that matches it alone."""
-    return re.sub(r"([*?\[\]\\^])", r"\\\1", text)
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Raise what redis-py raises as the CacheError that says what to do."""
-    try:
-        yield
-    except redis.RedisError as error:
-        raise _translation(error) from error
-
-
-def _translation(error: redis.RedisError) -> errors.CacheError:
+def _translation(error: Optional[BaseException]) -> errors.CacheError:
+    """The CacheError that says what to do, for an exception of redis-py."""
     said = str(error)
+    in_script = _IN_SCRIPT.search(said)
+    if in_script is not None:
+        said = in_script.group(1)
     word = said.split(" ", 1)[0].upper()
     # redis-py counts a refused password among the connection errors, so it comes first.
-    if isinstance(error, (redis.AuthenticationError, redis.exceptions.NoPermissionError)) or word in (
-        "NOAUTH",
-        "WRONGPASS",
-        "NOPERM",
-    ):
+    refused = isinstance(error, (redis.AuthenticationError, redis.exceptions.NoPermissionError))
+    if refused or word in ("NOAUTH", "WRONGPASS", "NOPERM") or said.startswith(_NOT_PERMITTED):
         return errors.CacheAuthenticationError(
             "the Redis server refuses this user: {}. Check password=, or the ACL".format(said)
         )
@@ -200,10 +286,12 @@ def _translation(error: redis.RedisError) -> errors.CacheError:
         return errors.CacheReadOnly("the Redis server does not accept writes: {}. Connect to the master".format(said))
     if isinstance(error, redis.exceptions.OutOfMemoryError) or word == "OOM":
         return errors.CacheFull("the Redis server is out of memory: {}. Raise maxmemory, or give values a ttl".format(said))
-    if isinstance(error, (redis.ConnectionError, redis.TimeoutError)):
-        return errors.CacheUnavailable(
-            "the Redis server cannot be reached: {}. Check host and port, and that it runs".format(said)
-        )
     if word == "WRONGTYPE":
         return errors.WrongKeyType("the key holds another program's data type: {}. Use a prefix of your own".format(said))
-    return errors.CacheError("the Redis server answered: {}".format(said))
+    if "not an integer" in said or "would overflow" in said:
+        return errors.CacheValueError("what is stored there cannot be incremented by that: {}".format(said))
+    if isinstance(error, redis.ResponseError):
+        return errors.CacheError("the Redis server answered: {}".format(said))
+    return errors.CacheUnavailable(
+        "the Redis server cannot be reached: {}. Check host and port, and that it runs".format(said)
+    )

@@ -1,11 +1,31 @@
-"""The caches that the contract is tested on: in memory, on fakeredis, on a real server."""
+"""The caches that the contract is tested on: in memory, on fakeredis, on a real server, on a real cluster of one node."""
 
 import fakeredis
 import pytest
+import redis
+from redis.cluster import RedisCluster
 
 from asimov_sync import MemoryCache, RedisCache
 
-BACKENDS = ["memory", "fakeredis", "redis"]
+from ..redis_server import RedisServer, find_server
+from ..waiting import wait_for
+
+BACKENDS = ["memory", "fakeredis", "redis", "cluster"]
+
+
+@pytest.fixture(scope="session")
+def cluster_port(tmp_path_factory, redis_url):
+    """The port of a server in cluster mode that has all slots; redis_url has seen to it that there is a program."""
+    program = find_server()
+    if program is None:
+        pytest.skip("ASIMOV_TEST_REDIS_URL names a server, and there is no program to start a cluster")
+    folder = str(tmp_path_factory.mktemp("cluster"))
+    with RedisServer(program, folder, "--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf") as server:
+        with redis.Redis(host="127.0.0.1", port=server.port) as node:
+            node.execute_command("CLUSTER ADDSLOTS", *range(16384))
+            # A dict or text, as the release of redis-py will have it.
+            wait_for(lambda: "fail" not in str(node.execute_command("CLUSTER INFO")).split("cluster_slots")[0])
+        yield server.port
 
 
 @pytest.fixture(params=BACKENDS)
@@ -16,26 +36,28 @@ def backend(request):
 
 @pytest.fixture
 def make_cache(request, backend, unique):
-    """Makes caches on one and the same backend; `prefix` is put before that of this test."""
+    """Makes caches on one and the same backend; `prefix` and `suffix` are put inside those of this test."""
     made = []
     if backend == "memory":
         store = MemoryCache()
 
-        def make(**options):
-            view = store.with_prefix(unique) if options.pop("bounded", True) else store
-            return view.with_prefix(options.pop("prefix", "")).with_suffix(options.pop("suffix", ""))
+        def make(bounded=True, prefix="", suffix=""):
+            return (store.with_prefix(unique) if bounded else store).with_prefix(prefix).with_suffix(suffix)
 
     else:
         if backend == "fakeredis":
-            server = fakeredis.FakeServer()
-            how = {"client": fakeredis.FakeRedis(server=server)}
+            how = {"client": fakeredis.FakeRedis(server=fakeredis.FakeServer())}
+        elif backend == "cluster":
+            cluster = RedisCluster(host="127.0.0.1", port=request.getfixturevalue("cluster_port"))
+            request.addfinalizer(cluster.close)
+            how = {"client": cluster}
         else:
             how = {"url": request.getfixturevalue("redis_url")}
+        whole = "{" + unique + "}" if backend == "cluster" else unique
 
-        def make(**options):
-            cache = RedisCache(default_prefix=unique if options.pop("bounded", True) else "", **how)
-            made.append(cache)
-            return cache.with_prefix(options.pop("prefix", "")).with_suffix(options.pop("suffix", ""))
+        def make(bounded=True, prefix="", suffix=""):
+            made.append(RedisCache(default_prefix=whole if bounded else "", **how))
+            return made[-1].with_prefix(prefix).with_suffix(suffix)
 
     yield make
     for cache in made:
@@ -46,3 +68,23 @@ def make_cache(request, backend, unique):
 def cache(make_cache):
     """A cache with a namespace of its own."""
     return make_cache()
+
+
+class Clock:
+    """Milliseconds that pass when a test says so."""
+
+    def __init__(self):
+        self.now = 1700000000000
+
+    def __call__(self):
+        return self.now
+
+    def pass_by(self, seconds):
+        self.now += int(seconds * 1000)
+
+
+@pytest.fixture
+def clock(cache):
+    """The clock of the cache's leases, which stands still."""
+    cache._store.clock = Clock()
+    return cache._store.clock

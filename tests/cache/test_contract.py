@@ -195,7 +195,7 @@ def test_no_prefix_sees_a_neighbour(make_cache, prefix):
     mine.publish_to_mailbox("box", "mine")
     assert mine.keys() == {"key"}
     assert mine.get_all() == {"key": "mine"}
-    assert mine.clear() == 3
+    assert mine.clear() == 2
     assert mine.keys() == set()
     assert [neighbour.get("key") for neighbour in neighbours[:-1]] == list(range(len(neighbours) - 1))
 
@@ -384,3 +384,82 @@ def test_missing_is_one_thing():
     assert repr(MISSING) == "MISSING"
     assert copy.deepcopy(MISSING) is MISSING
     assert pickle.loads(pickle.dumps(MISSING)) is MISSING
+
+
+# One step
+
+
+def test_compare_and_set(cache):
+    """A value is stored if the key holds what is expected, and not otherwise; MISSING expects nothing."""
+    assert cache.compare_and_set("key", MISSING, {"a": 1}) is True
+    assert cache.compare_and_set("key", MISSING, 2) is False
+    assert cache.compare_and_set("key", {"a": 2}, 2) is False
+    assert cache.compare_and_set("key", cache.get("key"), None) is True
+    assert cache.compare_and_set("key", None, [2]) is True
+    assert cache.compare_and_set("other", None, 1) is False
+    assert cache.get_all() == {"key": [2]}
+    with pytest.raises(CacheValueError):
+        cache.compare_and_set("key", [2], object())
+
+
+def test_compare_and_set_leaves_the_ttl(cache):
+    """A key that ends keeps its end."""
+    cache.set("key", 1, ttl=0.1)
+    assert cache.compare_and_set("key", 1, 2) is True
+    wait_for(lambda: cache.keys() == set(), "the end of the key")
+
+
+def test_one_of_many_wins(cache):
+    """Of eight threads that compare and set at once, one succeeds, fifty times over; increments are all counted."""
+    start = threading.Barrier(8)
+
+    def race(number):
+        won = 0
+        for turn in range(50):
+            start.wait(20)
+            won += cache.compare_and_set("key", turn - 1 if turn else MISSING, turn)
+            cache.increment("sum")
+        return won
+
+    racers = [Background(race, number) for number in range(8)]
+    assert sum(racer.result() for racer in racers) == 50
+    assert cache.get_all() == {"key": 49, "sum": 400}
+
+
+def test_increment(cache):
+    """The sum is returned and stored; an absent key is 0; what is no integer is refused and stays."""
+    assert [cache.increment("n"), cache.increment("n", 5), cache.increment("n", -10)] == [1, 6, -4]
+    assert cache.get("n") == -4
+    for value in ("text", 1.5, [1], None, True):
+        cache.set("other", value)
+        with pytest.raises(CacheValueError):
+            cache.increment("other")
+        assert cache.get("other") == value
+    cache.set("n", 2**63 - 1)
+    with pytest.raises(CacheValueError):
+        cache.increment("n")
+    assert cache.increment("n", -1) == 2**63 - 2
+    with pytest.raises(ValueError, match="64 bits"):
+        cache.increment("n", 2**63)
+
+
+def test_increment_leaves_the_ttl(cache):
+    """A counter that ends keeps its end."""
+    cache.set("n", 1, ttl=0.1)
+    assert cache.increment("n") == 2
+    wait_for(lambda: cache.keys() == set(), "the end of the counter")
+
+
+def test_guarded_writes(cache):
+    """All values are written while the guard holds, and none when it does not; the guard may be among them."""
+    assert cache.set_many({"a": 1, "lock": "mine"}, guard=("lock", MISSING)) is True
+    assert cache.set_many({"a": 2, "b": 2}, guard=("lock", MISSING)) is False
+    assert cache.set_many({"a": 2, "b": 2}, guard=("lock", "yours")) is False
+    assert cache.get_all() == {"a": 1, "lock": "mine"}
+    assert cache.set_many({"a": 3, "b": 3}, guard=("lock", "mine"), ttl=0.1) is True
+    assert cache.get_many(["a", "b"]) == {"a": 3, "b": 3}
+    assert cache.set_many({}, guard=("lock", "mine")) is True
+    assert cache.set_many({}, guard=("lock", "yours")) is False
+    with pytest.raises(CacheValueError):
+        cache.set_many({"c": object()}, guard=("lock", "mine"))
+    wait_for(lambda: cache.keys() == {"lock"}, "the end of what was written")

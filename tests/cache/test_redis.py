@@ -1,23 +1,30 @@
 """What concerns Redis alone: its errors, its settings, a server that goes away."""
 
-import socket
+import ssl
 
 import fakeredis
 import pytest
 import redis
+import redis.cluster
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
 
 from asimov_sync import (
+    MISSING,
     CacheAuthenticationError,
     CacheError,
     CacheFull,
     CacheReadOnly,
     CacheUnavailable,
+    CrossSlotError,
+    OutcomeUnknown,
     RedisCache,
     WrongKeyType,
 )
 
 from ..redis_server import RedisServer, find_server, free_port
 from ..waiting import Background, wait_for
+from .resp_proxy import RespProxy
 
 
 @pytest.fixture
@@ -78,22 +85,219 @@ def test_a_wrong_password(own_server):
         assert cache.get("key", default=None) is None
 
 
-def test_a_full_server(own_server):
-    """A server at its memory limit is a CacheFull."""
+WRITES = {
+    "set": lambda cache: cache.set("key", "value"),
+    "set_many": lambda cache: cache.set_many({"a": 1, "b": 2}, ttl=9),
+    "compare_and_set": lambda cache: cache.compare_and_set("key", MISSING, 1),
+    "increment": lambda cache: cache.increment("key"),
+    "publish": lambda cache: cache.publish_to_mailbox("box", 1),
+}
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_a_full_server(own_server, write):
+    """A server at its memory limit is a CacheFull, for a command as for a script; nothing is written."""
     with RedisCache(url=own_server.url) as cache, redis.Redis.from_url(own_server.url) as plain:
         plain.config_set("maxmemory-policy", "noeviction")
         plain.config_set("maxmemory", 1)
         with pytest.raises(CacheFull, match="maxmemory"):
-            cache.set("key", "value")
+            WRITES[write](cache)
+        assert plain.dbsize() == 0
 
 
-def test_a_replica(own_server):
-    """A server that takes no writes is a CacheReadOnly."""
+def test_a_full_server_can_be_emptied(own_server):
+    """What a full server holds can still be read, received and acknowledged, which is how it gets room again."""
+    with RedisCache(url=own_server.url) as cache, redis.Redis.from_url(own_server.url) as plain:
+        cache.set("key", 1)
+        for number in range(3):
+            cache.publish_to_mailbox("box", number)
+        plain.config_set("maxmemory-policy", "noeviction")
+        plain.config_set("maxmemory", 1)
+        with pytest.raises(CacheFull):
+            cache.publish_to_mailbox("box", 3)
+        assert cache.get_message("box", timeout=0) == 0
+        delivery = cache.receive("box", timeout=0)
+        assert delivery.message == 1
+        delivery.release()
+        assert [cache.receive("box", timeout=0).ack() for _ in range(2)] == [True, True]
+        assert cache.mailbox_length("box") == 0
+        assert cache.get("key") == 1
+        assert cache.delete("key") is True
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_a_replica(own_server, write):
+    """A server that takes no writes is a CacheReadOnly, for a command as for a script."""
     with RedisCache(url=own_server.url) as cache, redis.Redis.from_url(own_server.url) as plain:
         plain.replicaof("127.0.0.1", free_port())
         with pytest.raises(CacheReadOnly, match="master"):
-            cache.set("key", "value")
+            WRITES[write](cache)
         plain.replicaof("NO", "ONE")
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_a_user_without_permission(own_server, write):
+    """What an ACL does not permit is a CacheAuthenticationError, for a command as for one inside a script."""
+    with redis.Redis.from_url(own_server.url) as plain:
+        plain.execute_command("ACL", "SETUSER", "reader", "on", ">secret", "~*", "+@read", "+@connection", "+eval", "+time")
+        plain.execute_command("ACL", "SETUSER", "reader", "-hset", "-set")
+    with RedisCache(url=own_server.url.replace("://", "://reader:secret@")) as cache:
+        assert cache.get("nothing", default=None) is None
+        with pytest.raises(CacheAuthenticationError, match="ACL"):
+            WRITES[write](cache)
+
+
+def test_a_user_of_the_documentation(own_server):
+    """A user with the ACL that docs/cache.rst gives can do everything under its prefix, and nothing beside it."""
+    rules = "on >secret ~app:* resetchannels +@read +@write +@connection +@scripting +time -@dangerous"
+    with redis.Redis.from_url(own_server.url) as plain:
+        plain.execute_command("ACL", "SETUSER", "app", *rules.split())
+    url = own_server.url.replace("://", "://app:secret@")
+    with RedisCache(url=url, default_prefix="app") as cache:
+        for write in WRITES.values():
+            cache.clear()
+            write(cache)
+        cache.set("key", 1)
+        assert cache.get_all() == {"key": 1}
+        assert cache.receive("box", timeout=5).ack()
+        assert cache.receive("box", timeout=0.1) is None
+        assert cache.set_many({"key": 2}, guard=("key", 1))
+        assert cache.clear() == 1
+    with RedisCache(url=url, default_prefix="other") as cache:
+        for write in WRITES.values():
+            with pytest.raises(CacheAuthenticationError):
+                write(cache)
+    with RedisCache(url=own_server.url.replace("://", "://app:wrong-secret@"), default_prefix="app") as cache:
+        with pytest.raises(CacheAuthenticationError) as caught:
+            cache.publish_to_mailbox("box", 1)
+        assert "wrong-secret" not in str(caught.value)
+
+
+def test_another_programs_key_in_a_script(redis_url, unique):
+    """A key of another data type is a WrongKeyType where a script meets it, too."""
+    with RedisCache(url=redis_url, default_prefix=unique) as cache, redis.Redis.from_url(redis_url) as plain:
+        plain.rpush("{}:list".format(unique), "a")
+        with pytest.raises(WrongKeyType):
+            cache.compare_and_set("list", 1, 2)
+        plain.delete("{}:list".format(unique))
+
+
+def test_the_script_cache_is_flushed(redis_url, unique):
+    """A server that has forgotten the scripts is told them again, and nobody notices."""
+    with RedisCache(url=redis_url, default_prefix=unique) as cache, redis.Redis.from_url(redis_url) as plain:
+        for number in range(3):
+            cache.publish_to_mailbox("box", number)
+            plain.script_flush()
+            assert cache.compare_and_set("key", number - 1 if number else MISSING, number) is True
+            plain.script_flush()
+            assert cache.receive("box", timeout=0).message == number
+            plain.script_flush()
+        cache.clear()
+
+
+def test_tls_verifies():
+    """A rediss:// url makes connections that verify the certificate and whose it is, unless the url itself says otherwise."""
+
+    def connection(url):
+        pool = RedisCache(url=url)._store.server._client.connection_pool
+        return pool.connection_class(**pool.connection_kwargs)
+
+    verifying = connection("rediss://user:secret@localhost:1/0")
+    assert isinstance(verifying, redis.SSLConnection)
+    assert verifying.cert_reqs == ssl.CERT_REQUIRED
+    assert verifying.check_hostname is True
+    assert connection("rediss://localhost:1/0?ssl_cert_reqs=none").cert_reqs == ssl.CERT_NONE
+    assert not isinstance(connection("redis://localhost:1/0"), redis.SSLConnection)
+
+
+def test_nothing_is_sent_across_slots(cluster_port, unique):
+    """A guarded write over several slots of a cluster raises, and no script reaches the server; with a hash tag one does."""
+    with redis.Redis(host="127.0.0.1", port=cluster_port) as node:
+
+        def scripts():
+            stats = node.info("commandstats")
+            return sum(stats.get("cmdstat_" + name, {"calls": 0})["calls"] for name in ("eval", "evalsha", "set", "mset"))
+
+        with redis.cluster.RedisCluster(host="127.0.0.1", port=cluster_port) as client:
+            before = scripts()
+            cache = RedisCache(client=client, default_prefix=unique)
+            with pytest.raises(CrossSlotError, match="hash tag"):
+                cache.set_many({"a": 1, "b": 2}, guard=("c", MISSING))
+            assert scripts() == before
+            tagged = RedisCache(client=client, default_prefix="{" + unique + "}")
+            assert tagged.set_many({"a": 1, "b": 2}, guard=("c", MISSING)) is True
+            assert scripts() > before
+            tagged.clear()
+
+
+# A client that the application brings, with retries of its own
+
+
+@pytest.fixture
+def proxy(redis_url):
+    """A proxy before the server."""
+    settings = redis.Redis.from_url(redis_url).connection_pool.connection_kwargs
+    proxy = RespProxy(settings["host"], settings["port"])
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture(params=[2, 3])
+def retrying_client(proxy, request):
+    """What redis-py from 6 on does by itself: every command again when its connection breaks."""
+    with redis.Redis(
+        host="127.0.0.1",
+        port=proxy.port,
+        protocol=request.param,
+        socket_timeout=0.5,
+        retry=Retry(ConstantBackoff(0.01), 3),
+        retry_on_error=[redis.ConnectionError, redis.TimeoutError],
+    ) as client:
+        yield client
+
+
+def test_the_clients_retries_do_not_repeat(proxy, retrying_client, unique):
+    """Where an answer is lost that counts, OutcomeUnknown is raised and the command was executed once; the client alone
+    would have sent it again, as is shown first.
+    """
+    retrying_client.set(unique, 0)
+    proxy.arm(0, "reply")
+    assert retrying_client.incr(unique) == 2
+    assert len(proxy.faulted) == 1
+    retrying_client.delete(unique)
+    cache = RedisCache(client=retrying_client, default_prefix=unique)
+    for call, state in (
+        (lambda: cache.increment("n"), {"n": 1}),
+        (lambda: cache.compare_and_set("n", 1, 2), {"n": 2}),
+        (lambda: cache.set_many({"n": 3, "m": 3}, guard=("n", 2)), {"n": 3, "m": 3}),
+        (lambda: cache.delete("m"), {"n": 3}),
+    ):
+        proxy.arm(0, "reply")
+        with pytest.raises(OutcomeUnknown, match="Look before you repeat") as caught:
+            call()
+        assert isinstance(caught.value.__cause__, redis.ConnectionError)
+        assert len(proxy.faulted) == len(proxy.commands) == 1
+        assert cache.get_all() == state
+    proxy.arm(0, "reply")
+    cache.publish_to_mailbox("box", 1)
+    assert len(proxy.faulted) == 1 and len(proxy.commands) > 1
+    assert cache.peek("box", 9) == [1]
+    proxy.arm(0, "reply")
+    assert cache.receive("box", timeout=0).deliveries == 1
+    assert len(proxy.faulted) == 1
+    cache.clear()
+
+
+def test_a_wait_is_longer_than_the_clients_timeout(proxy, retrying_client, unique):
+    """A reader waits as long as it was told to, however short the client's own time-out is."""
+    cache = RedisCache(client=retrying_client, default_prefix=unique)
+    reading = Background(cache.receive, "box", timeout=20)
+    wait_for(lambda: sum(words[0] == b"BLPOP" for words in proxy.commands) > 4, "several waits")
+    cache.publish_to_mailbox("box", "late")
+    delivery = reading.result()
+    assert (delivery.message, delivery.deliveries) == ("late", 1)
+    assert cache.receive("box", timeout=0.7) is None
+    cache.clear()
 
 
 def test_another_programs_key(redis_url, unique):
@@ -136,41 +340,3 @@ def test_a_closed_cache_may_be_used_again(redis_url, unique):
     cache.close()
     assert cache.get("key") == 1
     cache.close()
-
-
-def test_no_command_is_sent_twice(redis_url, unique):
-    """When a reply is lost, the error is raised: a publish is not repeated behind the caller's back."""
-    target = redis.Redis.from_url(redis_url).connection_pool.connection_kwargs["port"]
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(8)
-        pushed = []
-
-        def serve():
-            while True:
-                try:
-                    client, _ = listener.accept()
-                except OSError:
-                    return
-                with client, socket.create_connection(("127.0.0.1", target)) as server:
-                    while True:
-                        data = client.recv(65536)
-                        if not data:
-                            break
-                        server.sendall(data)
-                        reply = server.recv(65536)
-                        if b"RPUSH" in data:
-                            pushed.append(reply)
-                            break  # executed, and the reply is lost
-                        client.sendall(reply)
-
-        Background(serve)
-        with RedisCache(host="127.0.0.1", port=listener.getsockname()[1], default_prefix=unique) as cache:
-            with pytest.raises(CacheUnavailable):
-                cache.publish_to_mailbox("box", 1)
-        wait_for(lambda: pushed)
-        listener.close()
-    assert len(pushed) == 1
-    with RedisCache(url=redis_url, default_prefix=unique) as cache:
-        assert cache.get_message("box", timeout=0) == 1
-        assert cache.get_message("box", timeout=0) is None

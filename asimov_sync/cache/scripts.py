@@ -1,0 +1,264 @@
+"""The Lua that runs on the Redis server, where a command alone is not enough: each script is one step that no other client
+sees half done.
+
+A mailbox is nine keys, which share a hash tag and so a slot of a cluster:
+
+=========  =======  ==========================================================================================
+messages   hash     id: payload, of what is ready, leased or dead
+ready      list     ids in the order in which they are to be read
+leases     zset     id: the moment (ms) at which its lease runs out
+holders    hash     id: "fence token" of the delivery that holds the lease
+counts     hash     id: how often it was delivered
+dead       list     ids that were delivered too often
+settled    zset     id: the moment (ms) until which an acknowledged id is remembered
+fences     hash     id: the fence under which it was acknowledged; and "": the last fence that was given
+bell       list     a token for each message that is ready: what blocked readers wait for
+=========  =======  ==========================================================================================
+
+The bell holds no message. A token that is lost costs a reader a second, never a message; and a script may be sent again when
+its reply was lost: publishing and acknowledging know their own ids, and a claim knows the token that asked for it.
+
+Every script is called with all nine keys, and with the moment in milliseconds, or "" for the server's own clock.
+"""
+
+PARTS = ("messages", "ready", "leases", "holders", "counts", "dead", "settled", "fences", "bell")
+
+_BEGIN = """
+local messages, ready, leases, holders, counts = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local dead, settled, fences, bell = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+local now = tonumber(ARGV[1])
+local microseconds = now and now * 1000
+if not now then
+    local time = redis.call('TIME')
+    now = time[1] * 1000 + math.floor(time[2] / 1000)
+    microseconds = time[1] * 1000000 + time[2]
+end
+
+local function whole(number)
+    return string.format('%.0f', number)
+end
+
+local function forget()
+    for _, id in ipairs(redis.call('ZRANGEBYSCORE', settled, '-inf', whole(now), 'LIMIT', 0, 1000)) do
+        redis.call('ZREM', settled, id)
+        redis.call('HDEL', fences, id)
+    end
+end
+
+local function expire()
+    local ended = redis.call('ZRANGEBYSCORE', leases, '-inf', whole(now), 'LIMIT', 0, 1000)
+    for place = #ended, 1, -1 do
+        redis.call('ZREM', leases, ended[place])
+        redis.call('HDEL', holders, ended[place])
+        redis.call('LPUSH', ready, ended[place])
+        redis.call('RPUSH', bell, '1')
+    end
+end
+
+local function holds(id, fence)
+    local holder = redis.call('HGET', holders, id)
+    return holder and string.match(holder, '^%S+') == fence
+end
+
+-- ids that the library made up begin with ~ and are remembered for the shorter time, ARGV[2] and ARGV[3]
+local function settle(id, fence)
+    local short, long = ARGV[2], ARGV[3]
+    redis.call('ZREM', leases, id)
+    redis.call('HDEL', holders, id)
+    redis.call('HDEL', messages, id)
+    redis.call('HDEL', counts, id)
+    local remembered = string.sub(id, 1, 1) == '~' and short or long
+    redis.call('ZADD', settled, whole(now + remembered), id)
+    redis.call('HSET', fences, id, fence)
+    redis.call('PEXPIRE', settled, long)
+    redis.call('PEXPIRE', fences, long)
+end
+"""
+
+PUT = (
+    _BEGIN
+    + """
+local id, payload = ARGV[2], ARGV[3]
+forget()
+local remembered = redis.call('ZSCORE', settled, id)
+if redis.call('HEXISTS', messages, id) == 1 or (remembered and tonumber(remembered) > now) then
+    return 0
+end
+redis.call('HSET', messages, id, payload)
+redis.call('RPUSH', ready, id)
+redis.call('RPUSH', bell, '1')
+return 1
+"""
+)
+
+# lease "" settles at once. Answers {id, payload, deliveries, fence}, or {the milliseconds until a lease runs out, or ""}.
+TAKE = (
+    _BEGIN
+    + """
+local lease, max_deliveries, token = ARGV[4], tonumber(ARGV[5]), ARGV[6]
+if ARGV[7] == 'again' then
+    local held = redis.call('HGETALL', holders)
+    for place = 1, #held, 2 do
+        local fence, holder = string.match(held[place + 1], '^(%S+) (.*)$')
+        if holder == token then
+            local id = held[place]
+            return {id, redis.call('HGET', messages, id), redis.call('HGET', counts, id), fence}
+        end
+    end
+end
+forget()
+expire()
+local answer
+while not answer do
+    local id = redis.call('LPOP', ready)
+    if not id then
+        local first = redis.call('ZRANGE', leases, 0, 0, 'WITHSCORES')
+        answer = {first[2] and whole(first[2] - now) or ''}
+        break
+    end
+    local count = redis.call('HINCRBY', counts, id, 1)
+    if count > max_deliveries then
+        redis.call('RPUSH', dead, id)
+    else
+        local last = tonumber(redis.call('HGET', fences, '') or '0')
+        -- of the clock, so that it grows even when the mailbox was cleared in between
+        local fence = whole(math.max(last + 1, microseconds))
+        redis.call('HSET', fences, '', fence)
+        redis.call('PEXPIRE', fences, ARGV[3])
+        answer = {id, redis.call('HGET', messages, id), tostring(count), fence}
+        if lease == '' then
+            settle(id, fence)
+        else
+            redis.call('HSET', holders, id, fence .. ' ' .. token)
+            redis.call('ZADD', leases, whole(now + lease), id)
+        end
+    end
+end
+local waiting = redis.call('LLEN', ready)
+if waiting == 0 then
+    redis.call('DEL', bell)
+elseif redis.call('LLEN', bell) > waiting then
+    redis.call('LTRIM', bell, 0, waiting - 1)
+end
+return answer
+"""
+)
+
+ACK = (
+    _BEGIN
+    + """
+local id, fence = ARGV[4], ARGV[5]
+if holds(id, fence) then
+    settle(id, fence)
+    return 1
+end
+return redis.call('HGET', fences, id) == fence and 1 or 0
+"""
+)
+
+RELEASE = (
+    _BEGIN
+    + """
+local id, fence = ARGV[2], ARGV[3]
+if not holds(id, fence) then
+    return 0
+end
+redis.call('ZREM', leases, id)
+redis.call('HDEL', holders, id)
+redis.call('LPUSH', ready, id)
+redis.call('RPUSH', bell, '1')
+return 1
+"""
+)
+
+EXTEND = (
+    _BEGIN
+    + """
+local id, fence, lease = ARGV[2], ARGV[3], ARGV[4]
+if not holds(id, fence) then
+    return 0
+end
+redis.call('ZADD', leases, whole(now + lease), id)
+return 1
+"""
+)
+
+# which is "ready" or "dead", last the place of the last letter, -1 for all. Answers {id, payload, deliveries, id, …}.
+LETTERS = (
+    _BEGIN
+    + """
+local which, last, max_deliveries = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+expire()
+local answer = {}
+for _, id in ipairs(redis.call('LRANGE', which == 'dead' and dead or ready, 0, last)) do
+    answer[#answer + 1] = id
+    answer[#answer + 1] = redis.call('HGET', messages, id)
+    answer[#answer + 1] = tostring(math.min(tonumber(redis.call('HGET', counts, id) or '0'), max_deliveries))
+end
+return answer
+"""
+)
+
+# id "" for all of them.
+PUT_BACK = (
+    _BEGIN
+    + """
+local id = ARGV[2]
+local back = id == '' and redis.call('LRANGE', dead, 0, -1) or {id}
+local moved = 0
+for _, one in ipairs(back) do
+    if redis.call('LREM', dead, 1, one) == 1 then
+        redis.call('HDEL', counts, one)
+        redis.call('RPUSH', ready, one)
+        redis.call('RPUSH', bell, '1')
+        moved = moved + 1
+    end
+end
+return moved
+"""
+)
+
+LENGTH = (
+    _BEGIN
+    + """
+return redis.call('HLEN', messages) - redis.call('LLEN', dead)
+"""
+)
+
+# Values. KEYS: the key. ARGV: the expected text, or "" and "absent"; the new text.
+COMPARE_AND_SET = """
+local held = redis.call('GET', KEYS[1])
+if ARGV[2] == 'absent' then
+    if held then return 0 end
+elseif held ~= ARGV[1] then
+    return 0
+end
+redis.call('SET', KEYS[1], ARGV[3], 'KEEPTTL')
+return 1
+"""
+
+# KEYS: the keys to write. ARGV: the ttl in ms; the texts to write.
+SET_ALL = """
+for place = 1, #KEYS do
+    redis.call('SET', KEYS[place], ARGV[place + 1], 'PX', ARGV[1])
+end
+return 1
+"""
+
+# KEYS: the guard, then the keys to write. ARGV: the guard's text, "" or "absent"; the ttl in ms or ""; the texts to write.
+SET_GUARDED = """
+local held = redis.call('GET', KEYS[1])
+if ARGV[2] == 'absent' then
+    if held then return 0 end
+elseif held ~= ARGV[1] then
+    return 0
+end
+for place = 2, #KEYS do
+    if ARGV[3] == '' then
+        redis.call('SET', KEYS[place], ARGV[place + 2])
+    else
+        redis.call('SET', KEYS[place], ARGV[place + 2], 'PX', ARGV[3])
+    end
+end
+return 1
+"""

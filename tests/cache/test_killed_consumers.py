@@ -1,0 +1,125 @@
+"""Consumers that are killed while they hold a lease: what they held is handled by another."""
+
+import collections
+import mmap
+import os
+import random
+import signal
+import time
+import traceback
+
+import redis
+
+from asimov_sync import RedisCache
+
+from ..waiting import DEADLINE
+
+CONSUMERS = 8
+MESSAGES = 5000
+KILLS = 230
+KILLS_WITH_LEASE = 100
+WORK_SECONDS = 0.008
+LEASE_SECONDS = 0.5
+LIMIT_SECONDS = 120
+
+HOLDS = b"\x01"
+FREE = b"\x00"
+
+
+def consume(url, prefix, told, place):
+    """Handle messages until none comes for a while: record each, then acknowledge it. `told` says whether a lease is held."""
+    with RedisCache(url=url, default_prefix=prefix, max_deliveries=100) as cache, redis.Redis.from_url(url) as plain:
+        while True:
+            delivery = cache.receive("box", timeout=5 * LEASE_SECONDS, lease=LEASE_SECONDS)
+            if delivery is None:
+                if cache.mailbox_length("box") == 0:
+                    return
+                continue
+            told[place : place + 1] = HOLDS
+            time.sleep(WORK_SECONDS)  # the work
+            plain.rpush(prefix + ":handled", "{} {}".format(delivery.id, delivery.deliveries))
+            told[place : place + 1] = FREE
+            delivery.ack()
+
+
+def start(url, prefix, told, place):
+    """The pid of a new consumer."""
+    told[place : place + 1] = FREE
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        signal.alarm(LIMIT_SECONDS)
+        consume(url, prefix, told, place)
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def kill(pid, told, place):
+    """Stop a consumer, look whether it holds a lease, and kill it. Looked at while it stands still, so it is true."""
+    os.kill(pid, signal.SIGSTOP)
+    _, status = os.waitpid(pid, os.WUNTRACED)
+    assert os.WIFSTOPPED(status), "the consumer ended by itself: status {}".format(status)
+    held = told[place : place + 1] == HOLDS
+    os.kill(pid, signal.SIGKILL)
+    _, status = os.waitpid(pid, 0)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    return held
+
+
+def test_consumers_that_are_killed(redis_url, unique):
+    """Eight consumers are killed at random, at least 200 times, at least 100 times with a lease in hand: each of 5,000
+    messages is handled, none is left, and whatever is handled twice says so by its deliveries.
+    """
+    seed = random.SystemRandom().randrange(2**32)
+    print("seed", seed)
+    chance = random.Random(seed)
+    told = mmap.mmap(-1, CONSUMERS)  # shared with the children
+    consumers = {}
+    kills = kills_with_lease = 0
+    with RedisCache(url=redis_url, default_prefix=unique, max_deliveries=100) as cache:
+        for number in range(MESSAGES):
+            cache.publish_to_mailbox("box", number, message_id=str(number))
+        try:
+            for place in range(CONSUMERS):
+                consumers[place] = start(redis_url, unique, told, place)
+            while kills < KILLS or kills_with_lease < KILLS_WITH_LEASE:
+                assert cache.mailbox_length("box") > CONSUMERS, "{} kills, {}".format(kills, kills_with_lease)
+                time.sleep(chance.uniform(0.005, 0.035))
+                place = chance.randrange(CONSUMERS)
+                kills_with_lease += kill(consumers.pop(place), told, place)
+                kills += 1
+                consumers[place] = start(redis_url, unique, told, place)
+            end = time.monotonic() + 3 * DEADLINE
+            while consumers:
+                for place, pid in list(consumers.items()):
+                    ended, status = os.waitpid(pid, os.WNOHANG)
+                    if ended:
+                        del consumers[place]
+                        assert status == 0, "a consumer failed: status {}".format(status)
+                assert time.monotonic() < end, "{} are still there".format(cache.mailbox_length("box"))
+                time.sleep(0.01)
+        finally:
+            for pid in consumers.values():
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+            told.close()
+        print("killed: {}, with a lease: {}".format(kills, kills_with_lease))
+        assert kills >= 200 and kills_with_lease >= KILLS_WITH_LEASE
+        with redis.Redis.from_url(redis_url) as plain:
+            records = [record.decode().split() for record in plain.lrange(unique + ":handled", 0, -1)]
+            plain.delete(unique + ":handled")
+        deliveries = collections.defaultdict(list)
+        for id, count in records:
+            deliveries[id].append(int(count))
+        assert sorted(map(int, deliveries)) == list(range(MESSAGES))
+        assert all(len(counts) == len(set(counts)) for counts in deliveries.values())
+        assert any(max(counts) > 1 for counts in deliveries.values()), "no killed consumer's message came again"
+        assert cache.mailbox_length("box") == 0
+        assert cache.dead_letters("box") == []
+        assert cache.receive("box", timeout=0) is None
+        cache.clear()

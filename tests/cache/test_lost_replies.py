@@ -1,0 +1,254 @@
+"""Every command that the library sends, lost once: executed without an answer, or never executed."""
+
+import ast
+import hashlib
+import inspect
+import uuid
+
+import pytest
+import redis
+
+import asimov_sync.cache.redis
+import asimov_sync.cache.redis_store
+from asimov_sync import MISSING, CacheUnavailable, OutcomeUnknown, RedisCache
+from asimov_sync.cache import scripts
+
+from ..waiting import Background, wait_for
+from .resp_proxy import RespProxy
+
+UNKNOWN = (OutcomeUnknown, CacheUnavailable)
+ABSENT = object()
+
+
+class Scenario:
+    """Every public method of a cache, and what has to be true of each, whichever of its commands is lost.
+
+    cache: through the proxy. direct: the same keys, without it.
+    """
+
+    def __init__(self, proxy, cache, direct):
+        self.proxy = proxy
+        self.cache = cache
+        self.direct = direct
+        self.unknown = 0
+
+    def attempt(self, call):
+        """What a call returns that may end in an unknown outcome; ABSENT if it does."""
+        try:
+            return call()
+        except UNKNOWN:
+            self.unknown += 1
+            assert self.proxy.faulted, "an unknown outcome, and no fault was injected"
+            return ABSENT
+
+    def run(self):
+        self.write_and_read()
+        self.one_step()
+        self.mailbox_at_least_once()
+        self.mailbox_blocked()
+        self.dead_letters()
+        self.mailbox_at_most_once()
+        self.clear()
+
+    def write_and_read(self):
+        cache = self.cache
+        cache.set("a", 1)
+        cache.set("b", [2], ttl=100)
+        cache.set("raw", b"raw", raw=True)
+        cache.set_many({"c": 3, "d": 4})
+        for turn in range(2):  # twice, so that the script is sent whole and by its digest
+            cache.set_many({"e": turn, "f": turn}, ttl=100)
+        assert self.direct.get_all() == {"a": 1, "b": [2], "c": 3, "d": 4, "e": 1, "f": 1}
+        assert cache.get("a") == 1
+        assert cache.get("nothing", default=None) is None
+        assert cache.get("raw", raw=True) == b"raw"
+        assert cache.get_many(["a", "b", "nothing"]) == {"a": 1, "b": [2]}
+        assert cache.keys() == {"a", "b", "c", "d", "e", "f"}
+        assert cache.get_all() == self.direct.get_all()
+        deleted = self.attempt(lambda: cache.delete("a"))
+        assert deleted in (True, ABSENT)
+        if deleted is True:
+            assert "a" not in self.direct.keys()
+
+    def one_step(self):
+        cache, direct = self.cache, self.direct
+        for before, after in ((MISSING, 1), (1, 2)):
+            assert self.attempt(lambda: cache.compare_and_set("cas", before, after)) in (True, ABSENT)
+            assert direct.get_many(["cas"]).get("cas", MISSING) in (before, after)
+            direct.set("cas", after)
+        assert self.attempt(lambda: cache.compare_and_set("cas", "other", 3)) in (False, ABSENT)
+        assert direct.get("cas") == 2
+        for number in (1, 2):
+            wrote = self.attempt(lambda: cache.set_many({"g": number, "h": number}, guard=("cas", 2)))
+            assert wrote in (True, ABSENT)
+            found = direct.get_many(["g", "h"])
+            assert len(set(found.values())) <= 1 and len(found) in (0, 2)
+            if wrote is True:
+                assert found == {"g": number, "h": number}
+        assert self.attempt(lambda: cache.set_many({"g": 3, "h": 3}, guard=("cas", 1), ttl=9)) in (False, ABSENT)
+        assert 3 not in direct.get_many(["g", "h"]).values()
+        before = 0
+        for _ in range(2):
+            told = self.attempt(lambda: cache.increment("n", 5))
+            now = direct.get("n", default=0)
+            assert now in ((before, before + 5) if told is ABSENT else (told,))
+            assert told in (ABSENT, before + 5)
+            before = now
+
+    def mailbox_at_least_once(self):
+        cache, direct = self.cache, self.direct
+        for number in range(3):
+            cache.publish_to_mailbox("box", number)
+        cache.publish_to_mailbox("box", 3, message_id="three")
+        assert direct.peek("box", 99) == [0, 1, 2, 3]
+        assert cache.peek("box", 2) == [0, 1]
+        assert cache.peek("box", 3) == [0, 1, 2]
+        assert cache.mailbox_length("box") == 4
+        assert cache.mailbox_length("box") == 4
+        first = cache.receive("box", timeout=0, lease=100)
+        assert (first.message, first.deliveries) == (0, 1)
+        assert first.extend() is True
+        assert first.extend(200) is True
+        first.release()
+        again = cache.receive("box", timeout=0, lease=100)
+        assert (again.message, again.deliveries) == (0, 2)
+        again.release()
+        assert direct.peek("box", 99) == [0, 1, 2, 3]
+        for number in range(4):
+            delivery = cache.receive("box", timeout=5, lease=100)
+            assert (delivery.message, delivery.deliveries) == (number, 3 if number == 0 else 1)
+            assert delivery.ack() is True
+            assert direct.mailbox_length("box") == 3 - number
+        cache.publish_to_mailbox("box", 3, message_id="three")
+        assert cache.receive("box", timeout=0) is None
+
+    def blocked(self, read):
+        """What a read returns that waits at the bell before the message is published."""
+
+        def waits():
+            return sum(words[0] == b"BLPOP" for words in self.proxy.commands)
+
+        before = waits()
+        reading = Background(read)
+        wait_for(lambda: waits() > before or not reading.thread.is_alive(), "the reader's wait")
+        self.direct.publish_to_mailbox("box", "late")
+        return reading.result()
+
+    def mailbox_blocked(self):
+        delivery = self.blocked(lambda: self.cache.receive("box", lease=100))
+        assert (delivery.message, delivery.deliveries) == ("late", 1)
+        assert delivery.ack() is True
+        assert self.direct.mailbox_length("box") == 0
+        assert self.attempt(lambda: self.blocked(lambda: self.cache.get_message("box"))) in ("late", ABSENT)
+        assert self.direct.receive("box", timeout=0) is None or self.proxy.faulted
+        self.direct.clear()
+
+    def dead_letters(self):
+        cache = self.cache
+        cache._store.max_deliveries = 1
+        for name in ("x", "y"):
+            cache.publish_to_mailbox("box", name, message_id=name)
+            cache.receive("box", timeout=0, lease=100).release()
+            assert cache.receive("box", timeout=0) is None
+        for _ in range(2):
+            assert [letter.id for letter in cache.dead_letters("box")] == ["x", "y"]
+        assert self.attempt(lambda: cache.put_back("box", "x")) in (1, ABSENT)
+        assert self.attempt(lambda: cache.put_back("box")) in (1, 2, ABSENT)
+        self.direct.put_back("box")
+        assert sorted(self.direct.peek("box", 99)) == ["x", "y"]
+        self.direct.clear()
+
+    def mailbox_at_most_once(self):
+        for number in range(3):
+            self.cache.publish_to_mailbox("box", number)
+        got = [self.attempt(lambda: self.cache.get_message("box", timeout=0)) for _ in range(3)]
+        left = self.direct.peek("box", 99)
+        told = [number for number in got if number is not ABSENT] + left
+        assert told == sorted(set(told)) and set(told) <= {0, 1, 2}  # in order, and none twice
+        assert len(told) >= 3 - self.unknown
+
+    def clear(self):
+        self.cache.set("last", 1)
+        if self.attempt(self.cache.clear) is ABSENT:
+            self.cache.clear()
+        assert self.direct.keys() == set()
+        assert self.direct.mailbox_length("box") == 0
+
+
+@pytest.fixture
+def proxy(redis_url):
+    """A proxy before the server."""
+    settings = redis.Redis.from_url(redis_url).connection_pool.connection_kwargs
+    proxy = RespProxy(settings["host"], settings["port"])
+    yield proxy
+    proxy.close()
+
+
+def run(proxy, redis_url, number, mode):
+    """Run the scenario with fresh keys and one fault; how many outcomes it found unknown."""
+    prefix = "lost-" + uuid.uuid4().hex
+    with RedisCache(url=redis_url, default_prefix=prefix) as direct:
+        with RedisCache(host="127.0.0.1", port=proxy.port, default_prefix=prefix) as cache:
+            proxy.arm(number, mode)
+            scenario = Scenario(proxy, cache, direct)
+            scenario.run()
+            return scenario.unknown
+
+
+def name_of(words):
+    """A command, and the script that it runs; which one is seen by its text, or by the digest of it."""
+    command = words[0].decode()
+    if command == "EVAL":
+        return command, TEXTS[words[1]]
+    if command == "EVALSHA":
+        return command, TEXTS[words[1].decode()]
+    return command, None
+
+
+TEXTS = {}
+for _name, _text in vars(scripts).items():
+    if _name.isupper() and not _name.startswith("_") and isinstance(_text, str):
+        TEXTS[_text.encode()] = TEXTS[hashlib.sha1(_text.encode()).hexdigest()] = _name
+
+
+def commands_in_the_source(redis_url):
+    """The Redis commands that the library's source names in a call."""
+    with redis.Redis.from_url(redis_url) as plain:
+        known = {name.upper() for name in plain.command()}
+    found = {"GET", "MGET", "SCAN"}  # methods of the client
+    for module in (asimov_sync.cache.redis, asimov_sync.cache.redis_store):
+        for node in ast.walk(ast.parse(inspect.getsource(module))):
+            if isinstance(node, ast.Call):
+                # A Str before Python 3.8, and a Constant since.
+                words = [one for one in node.args if type(one).__name__ in ("Str", "Constant")]
+                found |= {word for word in map(ast.literal_eval, words) if word in known}
+    return found
+
+
+@pytest.mark.parametrize("mode", ["reply", "command"])
+def test_every_command_lost_once(proxy, redis_url, mode):
+    """Whichever one command is lost: reads and leases go on as if nothing had been, no message is lost or doubled, and a
+    write whose answer counts either tells the truth or says that it does not know.
+    """
+    assert run(proxy, redis_url, None, mode) == 0
+    clean = [name_of(words) for words in proxy.commands]
+    assert not proxy.faulted
+    names = {command for command, _ in clean}
+    assert names == commands_in_the_source(redis_url)
+    ran = {(command, script) for command, script in clean if script is not None}
+    assert ran == {(command, script) for command in ("EVAL", "EVALSHA") for script in TEXTS.values()}
+    faulted, unknown = [], 0
+    for number in range(len(clean)):
+        try:
+            unknown += run(proxy, redis_url, number, mode)
+        except BaseException:
+            print("the command that was lost: {}, {}".format(number, clean[number]))
+            raise
+        assert len(proxy.faulted) == 1
+        faulted += [name_of(words) for words in proxy.faulted]
+    assert faulted == clean
+    # Sent once, and unanswered: the truth is not known. Everything else is repeated, or asked again.
+    asked_once = {"INCRBY", "UNLINK"}, {"COMPARE_AND_SET", "SET_GUARDED", "PUT_BACK"}
+    expected = sum(command in asked_once[0] or script in asked_once[1] for command, script in clean)
+    at_most_once = 5  # get_message: three that find something, one that finds nothing and then waits
+    assert unknown == expected + at_most_once

@@ -1,0 +1,209 @@
+"""The two backends against each other: the same random operations, the same answers and the same state after each."""
+
+import os
+import uuid
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+
+from asimov_sync import MISSING, MemoryCache, RedisCache
+from asimov_sync.cache.mailboxes import REMEMBERED_SECONDS, REMEMBERED_SHORTLY_SECONDS
+
+from .conftest import Clock
+
+SETTINGS = settings(
+    max_examples=60,
+    stateful_step_count=40,
+    deadline=None,
+    derandomize=bool(os.environ.get("CI")),
+    suppress_health_check=list(HealthCheck),
+)
+
+KEYS = st.sampled_from(["k", "a:k", "b:k", "k:s", ""])
+BOXES = st.sampled_from(["box", "a:box"])
+IDS = st.sampled_from(["one", "two", "three"])
+INTEGERS = st.sampled_from([0, 1, -7, 2**63 - 1, -(2**63), 2**70])
+VALUES = st.one_of(
+    INTEGERS,
+    st.sampled_from([None, True, 1.5, "1", "", "é", [], {"a": [1]}, MISSING, object(), float("nan")]),
+)
+VIEWS = st.sampled_from([("", ""), ("a", ""), ("b", ""), ("", "s"), ("a", "s"), ("*", "")])
+LEASES = st.sampled_from([0.0001, 1.0, 10.0, 4000.0])
+MOMENTS = st.sampled_from([0.001, 0.999, 1.0, 10.0, REMEMBERED_SHORTLY_SECONDS, REMEMBERED_SECONDS])
+
+
+def outcome(call):
+    """What a call returns, or the type of what it raises."""
+    try:
+        return "returned", call()
+    except Exception as error:
+        return "raised", type(error)
+
+
+def view(cache, affixes):
+    return cache.with_prefix(affixes[0]).with_suffix(affixes[1])
+
+
+class Caches(RuleBasedStateMachine):
+    """Does everything twice, and compares."""
+
+    url = None
+
+    def __init__(self):
+        super().__init__()
+        prefix = "model-" + uuid.uuid4().hex
+        self.memory = MemoryCache(default_prefix=prefix, max_deliveries=2)
+        self.redis = RedisCache(url=self.url, default_prefix=prefix, max_deliveries=2)
+        self.clock = Clock()
+        for cache in (self.memory, self.redis):
+            cache._store.clock = self.clock
+        self.deliveries = []  # of one message each: the memory's and Redis's
+        self.number = 0
+
+    def teardown(self):
+        self.redis.clear()
+        self.redis.close()
+
+    def both(self, call, affixes=("", "")):
+        """The outcome of a call on both, which is one."""
+        ours, theirs = (outcome(lambda: call(view(cache, affixes))) for cache in (self.memory, self.redis))
+        assert ours == theirs
+        return ours
+
+    # Values
+
+    @rule(key=KEYS, value=VALUES, affixes=VIEWS)
+    def set(self, key, value, affixes):
+        self.both(lambda cache: cache.set(key, value), affixes)
+
+    @rule(key=KEYS, affixes=VIEWS)
+    def raw(self, key, affixes):
+        self.both(lambda cache: cache.set(key, b"\x00raw", raw=True), affixes)
+        self.both(lambda cache: cache.get(key, raw=True), affixes)
+
+    @rule(key=KEYS, affixes=VIEWS)
+    def get(self, key, affixes):
+        self.both(lambda cache: cache.get(key), affixes)
+        self.both(lambda cache: cache.get(key, type=int), affixes)
+        self.both(lambda cache: cache.get(key, raw=True), affixes)
+
+    @rule(key=KEYS, affixes=VIEWS)
+    def delete(self, key, affixes):
+        self.both(lambda cache: cache.delete(key), affixes)
+
+    @rule(key=KEYS, expected=VALUES, value=VALUES, affixes=VIEWS)
+    def compare_and_set(self, key, expected, value, affixes):
+        self.both(lambda cache: cache.compare_and_set(key, expected, value), affixes)
+
+    @rule(key=KEYS, value=VALUES, affixes=VIEWS)
+    def compare_with_what_is_there(self, key, value, affixes):
+        self.both(lambda cache: cache.compare_and_set(key, cache.get(key, default=MISSING), value), affixes)
+
+    @rule(key=KEYS, by=INTEGERS, affixes=VIEWS)
+    def increment(self, key, by, affixes):
+        self.both(lambda cache: cache.increment(key, by), affixes)
+
+    @rule(items=st.dictionaries(KEYS, VALUES, max_size=3), ttl=st.sampled_from([None, 1000]), affixes=VIEWS)
+    def set_many(self, items, ttl, affixes):
+        self.both(lambda cache: cache.set_many(items, ttl=ttl), affixes)
+        self.both(lambda cache: cache.get_many(items), affixes)
+
+    @rule(items=st.dictionaries(KEYS, VALUES, max_size=3), guard=KEYS, held=VALUES, right=st.booleans(), affixes=VIEWS)
+    def guarded(self, items, guard, held, right, affixes):
+        def write(cache):
+            return cache.set_many(items, guard=(guard, cache.get(guard, default=MISSING) if right else held))
+
+        self.both(write, affixes)
+
+    @rule(affixes=VIEWS)
+    def listing(self, affixes):
+        self.both(lambda cache: cache.get_all(), affixes)
+
+    @precondition(lambda self: self.number > 3)
+    @rule(affixes=VIEWS)
+    def clear(self, affixes):
+        self.both(lambda cache: cache.clear(), affixes)
+        self.clock.pass_by(0.001)  # Redis's fences are of the clock
+
+    # Mailboxes
+
+    @initialize(box=BOXES)
+    def begin(self, box):
+        for _ in range(3):
+            self.publish(box)
+
+    @rule(box=BOXES)
+    def publish(self, box):
+        self.number += 1
+        self.both(lambda cache: cache.publish_to_mailbox(box, self.number))
+
+    @rule(box=BOXES, id=IDS)
+    def publish_with_an_id(self, box, id):
+        self.number += 1
+        self.both(lambda cache: cache.publish_to_mailbox(box, self.number, message_id=id))
+
+    @rule(box=BOXES, lease=LEASES)
+    def receive(self, box, lease):
+        pair = [cache.receive(box, timeout=0, lease=lease) for cache in (self.memory, self.redis)]
+        ours, theirs = (given and (given.message, given.deliveries) for given in pair)
+        assert ours == theirs
+        if ours is not None:
+            self.deliveries.append(pair)
+
+    @rule(box=BOXES)
+    def get_message(self, box):
+        self.both(lambda cache: cache.get_message(box, timeout=0))
+
+    def with_delivery(self, data, call):
+        pair = data.draw(st.sampled_from(self.deliveries))
+        ours, theirs = (outcome(lambda: call(delivery)) for delivery in pair)
+        assert ours == theirs
+
+    @precondition(lambda self: self.deliveries)
+    @rule(data=st.data())
+    def ack(self, data):
+        self.with_delivery(data, lambda delivery: delivery.ack())
+
+    @precondition(lambda self: self.deliveries)
+    @rule(data=st.data())
+    def release(self, data):
+        self.with_delivery(data, lambda delivery: delivery.release())
+
+    @precondition(lambda self: self.deliveries)
+    @rule(data=st.data(), lease=LEASES)
+    def extend(self, data, lease):
+        self.with_delivery(data, lambda delivery: delivery.extend(lease))
+
+    @rule(seconds=MOMENTS)
+    def time_passes(self, seconds):
+        self.clock.pass_by(seconds)
+
+    @rule(box=BOXES, id=st.one_of(st.none(), IDS))
+    def put_back(self, box, id):
+        self.both(lambda cache: cache.put_back(box, id))
+
+    @rule(count=st.integers(1, 3))
+    def max_deliveries(self, count):
+        for cache in (self.memory, self.redis):
+            cache._store.max_deliveries = count
+
+    # The state
+
+    @invariant()
+    def one_state(self):
+        self.both(lambda cache: cache.keys())
+        self.both(lambda cache: cache.get_all())
+        for box in ("box", "a:box"):
+            self.both(lambda cache: cache.mailbox_length(box))
+            self.both(lambda cache: cache.peek(box, 99))
+            self.both(lambda cache: [letter[1:] for letter in cache.dead_letters(box)])
+
+
+def test_both_backends_do_the_same(redis_url):
+    """Whatever is done with it, a MemoryCache answers as a RedisCache does, and holds the same after each step."""
+
+    class Here(Caches):
+        url = redis_url
+
+    run_state_machine_as_test(Here, settings=SETTINGS)

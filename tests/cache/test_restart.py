@@ -1,0 +1,151 @@
+"""A server that is killed and comes back: what it acknowledged is there, and the readers go on."""
+
+import threading
+import time
+
+import pytest
+import redis
+
+from asimov_sync import CacheUnavailable, OutcomeUnknown, RedisCache
+
+from ..redis_server import RedisServer, find_server
+from ..waiting import DEADLINE, Background, wait_for
+
+UNKNOWN = (OutcomeUnknown, CacheUnavailable)
+
+
+@pytest.fixture
+def lasting_server(tmp_path, redis_url):
+    """A server that has written down what it acknowledges; redis_url has seen to it that there is a program."""
+    program = find_server()
+    if program is None:
+        pytest.skip("ASIMOV_TEST_REDIS_URL names a server, and there is no program to start another")
+    with RedisServer(program, str(tmp_path), "--appendonly", "yes", "--appendfsync", "always") as server:
+        yield server
+
+
+def run_id(server):
+    """What tells one life of a server from the next."""
+    with redis.Redis.from_url(server.url) as plain:
+        return plain.info("server")["run_id"]
+
+
+def blocked_readers(server):
+    """How many clients wait in the server for a list."""
+    with redis.Redis.from_url(server.url) as plain:
+        return plain.info("clients")["blocked_clients"]
+
+
+def test_a_server_that_is_restarted_under_load(lasting_server):
+    """Killed three times while two producers and three consumers work: no message whose publication returned is lost, the
+    same threads go on, and what is handled twice says so.
+    """
+    server = lasting_server
+    stop = threading.Event()
+    published = [[], []]
+    handled, lock = [], threading.Lock()
+    outages = []
+
+    def produce(cache, part):
+        number = 0
+        while not stop.is_set():
+            name = "{}-{}".format(part, number)
+            try:
+                cache.publish_to_mailbox("box", name, message_id=name)
+            except UNKNOWN as error:
+                outages.append(error)
+                stop.wait(0.02)
+                continue  # the same again: its id makes it one message
+            published[part].append(name)
+            number += 1
+
+    def consume(cache):
+        while True:
+            try:
+                delivery = cache.receive("box", lease=1.0)
+            except UNKNOWN as error:  # a first look at a dead server is told at once
+                outages.append(error)
+                stop.wait(0.02)
+                continue
+            if delivery.message == "end":
+                delivery.ack()
+                return
+            with lock:
+                handled.append((delivery.message, delivery.deliveries))
+            try:
+                delivery.ack()
+            except UNKNOWN as error:
+                outages.append(error)
+
+    with RedisCache(url=server.url, default_prefix="app", max_deliveries=100) as cache:
+        consumers = [Background(consume, cache) for _ in range(3)]
+        producers = [Background(produce, cache, part) for part in range(2)]
+        lives = {run_id(server)}
+        for _ in range(3):
+            before = [len(names) for names in published]
+            wait_for(lambda: all(len(names) > count + 50 for names, count in zip(published, before)), "the load")
+            failures = len(outages)
+            server.kill()
+            wait_for(lambda: len(outages) > failures, "the outage to be noticed")
+            server.start()
+            lives.add(run_id(server))
+        before = [len(names) for names in published]
+        wait_for(lambda: all(len(names) > count + 50 for names, count in zip(published, before)), "the load")
+        stop.set()
+        for producer in producers:
+            producer.result()
+        acknowledged = set(published[0]) | set(published[1])
+        wait_for(lambda: acknowledged <= {name for name, _ in handled}, "every message that was published")
+        wait_for(lambda: cache.mailbox_length("box") == 0, "the end of the last lease")
+        for number in range(3):
+            cache.publish_to_mailbox("box", "end", message_id="end-{}".format(number))
+        for consumer in consumers:
+            consumer.result()
+        assert cache.dead_letters("box") == []
+    assert len(lives) == 4, "the server was not restarted three times"
+    first = [name for name, deliveries in handled if deliveries == 1]
+    assert len(first) == len(set(first)), "a message was delivered twice for the first time"
+    # A producer was stopped, perhaps, in the middle of a message that had been written down.
+    assert len({name for name, _ in handled} - acknowledged) <= 2
+
+
+@pytest.mark.parametrize("how", ["receive", "get_message"])
+def test_a_blocked_reader_survives_a_restart(lasting_server, how):
+    """A reader that waits without limit while its server goes away and comes back gets the message that comes then."""
+    server = lasting_server
+    with RedisCache(url=server.url) as cache:
+        reading = Background(getattr(cache, how), "box")
+        wait_for(lambda: blocked_readers(server) == 1, "the reader's wait")
+        first = run_id(server)
+        server.kill()
+        with pytest.raises(CacheUnavailable):
+            cache.get("key")
+        server.start()
+        assert run_id(server) != first
+        assert reading.thread.is_alive()
+        with RedisCache(url=server.url) as other:
+            other.publish_to_mailbox("box", "after")
+        told = reading.result()
+        assert (told.message if how == "receive" else told) == "after"
+
+
+def test_a_reader_outlasts_an_outage_until_its_timeout(lasting_server):
+    """A reader whose time-out passes while the server is away raises CacheUnavailable then: it cannot say there was none."""
+    server = lasting_server
+    with RedisCache(url=server.url) as cache:
+        reading = Background(cache.receive, "box", timeout=1.0)
+        wait_for(lambda: blocked_readers(server) == 1, "the reader's wait")
+        server.kill()
+        with pytest.raises(CacheUnavailable):
+            reading.result()
+
+
+@pytest.mark.parametrize("call", ["receive", "get_message"])
+def test_a_dead_server_is_told_at_once(lasting_server, call):
+    """A first read from a server that is not there raises at once, however long it was willing to wait."""
+    lasting_server.kill()
+    with RedisCache(url=lasting_server.url) as cache:
+        start = time.monotonic()
+        with pytest.raises(CacheUnavailable):
+            getattr(cache, call)("box")
+        assert time.monotonic() - start < DEADLINE / 4
