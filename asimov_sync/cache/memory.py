@@ -1,7 +1,9 @@
 """The embedded backend: everything in this process's memory, gone with it, seen by no other process."""
 
+import collections
 import heapq
 import itertools
+import queue
 import threading
 import time
 from typing import Callable, Dict, Iterator, List, Mapping, Optional, Tuple
@@ -14,6 +16,10 @@ from asimov_sync.errors import CacheValueError
 from asimov_sync.forking import renew_in_child
 
 __all__ = ["MemoryCache"]
+
+
+LONGEST_WAIT = 1e6
+"""Seconds that a wait is cut to, more than a week: a lock cannot be waited for infinitely long."""
 
 
 def _now() -> int:
@@ -51,9 +57,11 @@ class MemoryStore(Store):
 
     def renew(self) -> None:
         """New locks, as a forked child needs them; its readers were threads of the parent."""
-        self._lock = threading.Lock()
-        self._readers: Dict[str, threading.Condition] = {}  # of the mailboxes that somebody waits for
-        self._waiting: Dict[str, int] = {}
+        # Re-entrant, because a destructor that the garbage collector calls may cancel a reader of this very store.
+        self._lock = threading.RLock()
+        # Of each mailbox, the readers that wait, the first of them first. Queues, and not Conditions, whose wait Ctrl-C may
+        # break: it leaves their lock released, and is lost in the error about that.
+        self._readers: Dict[str, "collections.deque[queue.SimpleQueue[None]]"] = {}
 
     # Values
 
@@ -155,9 +163,10 @@ class MemoryStore(Store):
         return self._mailboxes[key]
 
     def _ring(self, key: str) -> None:
-        """Wake one reader of a mailbox. Holds the lock."""
-        if key in self._readers:
-            self._readers[key].notify()
+        """Wake the reader of a mailbox that waits longest. Holds the lock."""
+        readers = self._readers.get(key)
+        if readers:
+            readers.popleft().put(None)
 
     def put(self, mailbox: str, id: str, payload: bytes) -> None:
         """Append a message, unless its id is there or was acknowledged lately."""
@@ -175,43 +184,41 @@ class MemoryStore(Store):
             claim = self._claim(mailbox, milliseconds)
             if claim is not None or timeout == 0:
                 return claim
-        cancelled: List[bool] = []  # filled under the lock, so that no cancellation slips in between a look and the wait
-
-        def wake() -> None:
-            with self._lock:
-                cancelled.append(True)
-                if mailbox in self._readers:
-                    self._readers[mailbox].notify_all()
-
-        with cancellation.on_cancel(wake):
+        woken: "queue.SimpleQueue[None]" = queue.SimpleQueue()
+        with cancellation.on_cancel(lambda: woken.put(None)):
             while True:
                 with self._lock:
                     claim = self._claim(mailbox, milliseconds)
                     left = None if end is None else end - time.monotonic()
                     if claim is not None or (left is not None and left <= 0):
                         return claim
-                    if not cancelled:
-                        first = self._mailbox(mailbox).next_end()
-                        lapse = None if first is None else max(0.001, (first - self.clock()) / 1000)
-                        self._wait(mailbox, _least(left, cancellation.remaining, lapse))
+                    first = self._mailbox(mailbox).next_end()
+                    lapse = None if first is None else max(0.001, (first - self.clock()) / 1000)
+                    self._readers.setdefault(mailbox, collections.deque()).append(woken)
+                goes_on = False
                 try:
+                    try:
+                        woken.get(timeout=_least(left, cancellation.remaining, lapse, LONGEST_WAIT))
+                    except queue.Empty:
+                        pass
                     cancellation.raise_if_cancelled()
-                except BaseException:
-                    with self._lock:
-                        self._ring(mailbox)  # for the message that this reader may have been woken for
-                    raise
+                    goes_on = True
+                finally:
+                    self._leave(mailbox, woken, goes_on)
 
     def _claim(self, mailbox: str, lease: Optional[int]) -> Optional[Claim]:
         return self._mailbox(mailbox).take(lease, self.max_deliveries, self.clock())
 
-    def _wait(self, mailbox: str, seconds: Optional[float]) -> None:
-        """Wait to be woken. Holds the lock, and gives it up meanwhile."""
-        readers = self._readers.setdefault(mailbox, threading.Condition(self._lock))
-        self._waiting[mailbox] = self._waiting.get(mailbox, 0) + 1
-        readers.wait(seconds)
-        self._waiting[mailbox] -= 1
-        if not self._waiting[mailbox]:
-            del self._waiting[mailbox], self._readers[mailbox]
+    def _leave(self, mailbox: str, woken: "queue.SimpleQueue[None]", goes_on: bool) -> None:
+        """Take a reader from those that wait. If it gives up, the next one is woken, for what it may have been woken for."""
+        with self._lock:
+            readers = self._readers.get(mailbox)
+            if readers is not None and woken in readers:
+                readers.remove(woken)
+            if not goes_on:
+                self._ring(mailbox)
+            if not self._readers.get(mailbox):
+                self._readers.pop(mailbox, None)
 
     def ack(self, mailbox: str, id: str, fence: int) -> bool:
         """Remove a leased message."""
@@ -251,5 +258,5 @@ class MemoryStore(Store):
         """Nothing is held that Python does not free itself; the values stay while the cache does."""
 
 
-def _least(*seconds: Optional[float]) -> Optional[float]:
-    return min((given for given in seconds if given is not None), default=None)
+def _least(*seconds: Optional[float]) -> float:
+    return max(0.0, min(given for given in seconds if given is not None))

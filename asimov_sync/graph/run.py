@@ -88,8 +88,8 @@ class Run:
         self.cancellation = Cancellation()
         self.context = contextvars.copy_context()
         self.hands = 0  # how many workers are on it
-        # Guards state, hands, and everything below. Re-entrant: before Python 3.10 Ctrl-C may strike between the end of a `with`
-        # and the release of its lock, and the thread that it struck is the one that goes on to end the run.
+        # Guards state, hands, and everything below. Re-entrant: before Python 3.10 Ctrl-C may strike between the end of a
+        # `with` and the release of its lock, and the thread that it struck is the one that goes on to end the run.
         self._lock = threading.RLock()
         self._waiters: "Set[queue.SimpleQueue[None]]" = set()  # of callers that wait for an event or the end
         self._events: Optional[List[Event]] = [] if recording else None
