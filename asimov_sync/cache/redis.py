@@ -271,7 +271,7 @@ def _waking(connection: Any) -> Callable[[], None]:
     """What frees a thread that is blocked on the connection. It ends the socket and leaves the connection to its own thread:
     redis-py connects anew when it sends on a connection that another thread has closed, and would then wait on that.
     """
-    ended = getattr(connection, "_sock", None)
+    ended: Any = getattr(connection, "_sock", None)
 
     def wake() -> None:
         try:
