@@ -219,7 +219,7 @@ class Cache:
             split = self._namespace.split(key)
             if split is not None:
                 (values if split[1] in (VALUE, RAW) else mailboxes).add(key)
-        for batch in _batches(mailboxes):
+        for batch in _batches(sorted(mailboxes)):  # sorted, so that the keys of a mailbox are removed in one step
             self._store.delete(batch)
         return sum(self._store.delete(batch) for batch in _batches(values))
 

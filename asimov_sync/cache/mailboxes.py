@@ -125,8 +125,7 @@ class Mailbox:
 
     def put(self, id: str, payload: bytes, now: int) -> bool:
         """Append a message; False, and nothing is done, if its id is in the mailbox or was acknowledged lately."""
-        self._forget(now)
-        if id in self.messages or id in self.settled:
+        if id in self.messages or self.settled.get(id, (0, 0))[1] > now:
             return False
         self.messages[id] = payload
         self.ready.append(id)
@@ -134,7 +133,6 @@ class Mailbox:
 
     def take(self, lease: Optional[int], max_deliveries: int, now: int) -> Optional[Claim]:
         """The first message, leased for so many milliseconds; without a lease it is settled at once."""
-        self._forget(now)
         self._expire(now)
         while self.ready:
             id = self.ready.popleft()
@@ -203,6 +201,7 @@ class Mailbox:
         self.leases.pop(id, None)
         del self.messages[id]
         self.counts.pop(id, None)
+        self._forget(now)
         seconds = REMEMBERED_SHORTLY_SECONDS if id.startswith("~") else REMEMBERED_SECONDS
         end = now + int(seconds * 1000)
         self.settled[id] = (fence, end)

@@ -4,10 +4,11 @@ Values are strings under their stored keys. A mailbox is nine keys (see `scripts
 share a hash tag: `prefix:box<NUL>mailbox{prefix:box}ready`.
 """
 
+import functools
 import re
 import time
 import uuid
-from typing import TYPE_CHECKING, Any, Callable, Iterator, List, Mapping, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 from asimov_sync.cache import scripts
 from asimov_sync.cache.contract import Store
@@ -183,7 +184,7 @@ class RedisStore(Store):
         now = "" if self.clock is None else self.clock()
         return self._script(text, _parts(mailbox), [now] + arguments, send)
 
-    def _script(self, text: str, keys: List[str], arguments: List[Any], send: Any = None) -> Any:
+    def _script(self, text: str, keys: Sequence[Union[str, bytes]], arguments: List[Any], send: Any = None) -> Any:
         return self.server.script(text, send or self.server.again, keys, arguments)
 
     def close(self) -> None:
@@ -191,10 +192,11 @@ class RedisStore(Store):
         self.server.close()
 
 
-def _parts(mailbox: str) -> List[str]:
+@functools.lru_cache(maxsize=1024)
+def _parts(mailbox: str) -> Tuple[bytes, ...]:
     """The nine keys of a mailbox."""
     place = mailbox[: -len(MAILBOX)]
-    return ["{}{{{}}}{}".format(mailbox, place, part) for part in scripts.PARTS]
+    return tuple("{}{{{}}}{}".format(mailbox, place, part).encode("utf-8") for part in scripts.PARTS)
 
 
 def _expected(data: Optional[bytes]) -> List[Any]:

@@ -60,15 +60,18 @@ local function holds(id, fence)
     return holder and string.match(holder, '^%S+') == fence
 end
 
--- ids that the library made up begin with ~ and are remembered for the shorter time, ARGV[2] and ARGV[3]
-local function settle(id, fence)
+-- of what is leased, or (taken) was not; ids that the library made up begin with ~ and are remembered for the shorter time,
+-- of ARGV[2] and ARGV[3]
+local function settle(id, fence, taken)
     local short, long = ARGV[2], ARGV[3]
-    redis.call('ZREM', leases, id)
-    redis.call('HDEL', holders, id)
+    if not taken then
+        redis.call('ZREM', leases, id)
+        redis.call('HDEL', holders, id)
+    end
     redis.call('HDEL', messages, id)
     redis.call('HDEL', counts, id)
-    local remembered = string.sub(id, 1, 1) == '~' and short or long
-    redis.call('ZADD', settled, whole(now + remembered), id)
+    forget()
+    redis.call('ZADD', settled, whole(now + (string.sub(id, 1, 1) == '~' and short or long)), id)
     redis.call('HSET', fences, id, fence)
     redis.call('PEXPIRE', settled, long)
     redis.call('PEXPIRE', fences, long)
@@ -79,12 +82,10 @@ PUT = (
     _BEGIN
     + """
 local id, payload = ARGV[2], ARGV[3]
-forget()
 local remembered = redis.call('ZSCORE', settled, id)
-if redis.call('HEXISTS', messages, id) == 1 or (remembered and tonumber(remembered) > now) then
+if (remembered and tonumber(remembered) > now) or redis.call('HSETNX', messages, id, payload) == 0 then
     return 0
 end
-redis.call('HSET', messages, id, payload)
 redis.call('RPUSH', ready, id)
 redis.call('RPUSH', bell, '1')
 return 1
@@ -106,31 +107,33 @@ if ARGV[7] == 'again' then
         end
     end
 end
-forget()
 expire()
 local answer
 while not answer do
     local id = redis.call('LPOP', ready)
     if not id then
+        redis.call('DEL', bell)
         local first = redis.call('ZRANGE', leases, 0, 0, 'WITHSCORES')
-        answer = {first[2] and whole(first[2] - now) or ''}
-        break
+        return {first[2] and whole(first[2] - now) or ''}
     end
     local count = redis.call('HINCRBY', counts, id, 1)
-    if count > max_deliveries then
+    local payload = redis.call('HGET', messages, id)
+    if not payload then
+        redis.call('HDEL', counts, id) -- cleared at this moment, in more than one step
+    elseif count > max_deliveries then
         redis.call('RPUSH', dead, id)
     else
         local last = tonumber(redis.call('HGET', fences, '') or '0')
         -- of the clock, so that it grows even when the mailbox was cleared in between
         local fence = whole(math.max(last + 1, microseconds))
         redis.call('HSET', fences, '', fence)
-        redis.call('PEXPIRE', fences, ARGV[3])
-        answer = {id, redis.call('HGET', messages, id), tostring(count), fence}
+        answer = {id, payload, tostring(count), fence}
         if lease == '' then
-            settle(id, fence)
+            settle(id, fence, true)
         else
             redis.call('HSET', holders, id, fence .. ' ' .. token)
             redis.call('ZADD', leases, whole(now + lease), id)
+            redis.call('PEXPIRE', fences, ARGV[3])
         end
     end
 end
@@ -191,9 +194,12 @@ local which, last, max_deliveries = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]
 expire()
 local answer = {}
 for _, id in ipairs(redis.call('LRANGE', which == 'dead' and dead or ready, 0, last)) do
-    answer[#answer + 1] = id
-    answer[#answer + 1] = redis.call('HGET', messages, id)
-    answer[#answer + 1] = tostring(math.min(tonumber(redis.call('HGET', counts, id) or '0'), max_deliveries))
+    local payload = redis.call('HGET', messages, id)
+    if payload then
+        answer[#answer + 1] = id
+        answer[#answer + 1] = payload
+        answer[#answer + 1] = tostring(math.min(tonumber(redis.call('HGET', counts, id) or '0'), max_deliveries))
+    end
 end
 return answer
 """
