@@ -54,6 +54,11 @@ class RawServer:
                 data = b""
                 while b"\r\n\r\n" not in data:
                     data += connection.recv(65536)
+                # The whole of the request: closing a socket with unread bytes resets it, and the answer may be lost.
+                left = int(data.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+                left -= len(data.split(b"\r\n\r\n", 1)[1])
+                while left > 0:
+                    left -= len(connection.recv(65536))
                 connection.sendall(self._response)
                 if self._stall:
                     self._closed.wait(20)
