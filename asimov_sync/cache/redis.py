@@ -37,6 +37,9 @@ ATTEMPT_WAITS = (0.05, 0.25)
 _BROKEN = (redis.ConnectionError, redis.TimeoutError, OSError, ValueError, AttributeError)
 """What redis-py raises when a connection breaks: its own, the socket's, and what it trips over if another thread broke it."""
 
+_ERRORS = (redis.RedisError, redis.exceptions.RedisClusterException)
+"""All of redis-py's own; the second, of a cluster of which no node can be reached, is not derived from the first."""
+
 _name = inspect.signature(redis.ConnectionPool.get_connection).parameters.get("command_name")
 _TAKING = ("_",) if _name is not None and _name.default is inspect.Parameter.empty else ()
 """What get_connection has to be told: a name before redis-py 5.3, which later releases warn of."""
@@ -131,7 +134,7 @@ class RedisServer:
         for attempt in range(len(ATTEMPT_WAITS) + 1):
             try:
                 return call(attempt)
-            except redis.RedisError as error:
+            except _ERRORS as error:
                 failure = _translation(error)
                 failure.__cause__ = error
             except errors.CacheUnavailable as error:
@@ -209,7 +212,7 @@ class RedisServer:
                     self._client.nodes_manager.initialize()  # not executed: the slot is elsewhere by now
                     continue
                 raise _translation(error) from error
-            except redis.RedisError as error:
+            except _ERRORS as error:
                 raise _translation(error) from error
         raise AssertionError("the last attempt returns or raises")
 
@@ -275,7 +278,8 @@ def _waking(connection: Any) -> Callable[[], None]:
 
     def wake() -> None:
         try:
-            ended.shutdown(socket.SHUT_RDWR)
+            # The plain socket's method: an SSLSocket's own drops its TLS state under the reader's feet.
+            socket.socket.shutdown(ended, socket.SHUT_RDWR)
         except (AttributeError, OSError, ValueError, TypeError):
             pass  # it is broken already; or fakeredis, which has no connection that could break
 
