@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from asimov_sync.agents.agent import Agent as Agent
     from asimov_sync.cache.contract import MISSING as MISSING
     from asimov_sync.cache.contract import Cache as Cache
-    from asimov_sync.cache.mailboxes import Delivery as Delivery
+    from asimov_sync.cache.delivery import Delivery as Delivery
     from asimov_sync.cache.mailboxes import Letter as Letter
     from asimov_sync.cache.memory import MemoryCache as MemoryCache
     from asimov_sync.cache.redis import RedisCache as RedisCache
@@ -118,6 +118,7 @@ if TYPE_CHECKING:
         WrongKeyType as WrongKeyType,
     )
     from asimov_sync.graph.building import TaskGraph as TaskGraph
+    from asimov_sync.graph.context import TaskContext as TaskContext
     from asimov_sync.graph.events import (
         RunFinished as RunFinished,
     )
@@ -136,7 +137,6 @@ if TYPE_CHECKING:
     from asimov_sync.graph.results import Partial as Partial
     from asimov_sync.graph.results import RunResult as RunResult
     from asimov_sync.graph.run import Run as Run
-    from asimov_sync.graph.run import TaskContext as TaskContext
     from asimov_sync.graph.scheduler import TaskScheduler as TaskScheduler
     from asimov_sync.inference.anthropic import AnthropicInferenceClient as AnthropicInferenceClient
     from asimov_sync.inference.contract import InferenceClient as InferenceClient
@@ -183,7 +183,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "agents.agent": "Agent",
     "cache.contract": "Cache MISSING",
-    "cache.mailboxes": "Delivery Letter",
+    "cache.delivery": "Delivery",
+    "cache.mailboxes": "Letter",
     "cache.memory": "MemoryCache",
     "cache.redis": "RedisCache",
     "cancellation": "Cancellation",
@@ -198,7 +199,8 @@ _HOMES = {
     "graph.building": "TaskGraph",
     "graph.events": "RunFinished TaskFinished TaskProgress TaskSkipped TaskStarted",
     "graph.results": "Partial RunResult",
-    "graph.run": "Run TaskContext",
+    "graph.context": "TaskContext",
+    "graph.run": "Run",
     "graph.scheduler": "TaskScheduler",
     "inference.anthropic": "AnthropicInferenceClient",
     "inference.contract": "InferenceClient",

@@ -4,8 +4,8 @@ import json
 from typing import Any, Iterable, List, Optional, Union
 
 from asimov_sync.cancellation import Cancellation
+from asimov_sync.graph.context import TaskContext
 from asimov_sync.graph.results import Partial
-from asimov_sync.graph.run import TaskContext
 from asimov_sync.inference.contract import InferenceClient
 from asimov_sync.inference.request import System
 from asimov_sync.inference.tool_loop import ToolRun

@@ -7,8 +7,9 @@ and bytes, and nothing of namespaces or JSON.
 import abc
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Set, Tuple
 
+from asimov_sync.cache.delivery import Delivery
 from asimov_sync.cache.keys import MAILBOX, RAW, VALUE, Namespace, checked
-from asimov_sync.cache.mailboxes import Claim, Delivery, Letter, message_key, message_keys, message_name
+from asimov_sync.cache.mailboxes import Claim, Letter, message_key, message_keys, message_name
 from asimov_sync.cache.values import decoded, encoded
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.errors import CacheValueError, UnboundedClear

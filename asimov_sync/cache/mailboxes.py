@@ -25,12 +25,9 @@ settled     id: (fence, the moment until which it is remembered), of what was ac
 import collections
 import heapq
 import uuid
-from typing import TYPE_CHECKING, Any, Deque, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Deque, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
-if TYPE_CHECKING:
-    from asimov_sync.cache.contract import Store
-
-__all__ = ["Claim", "Delivery", "Letter", "Mailbox", "message_key", "message_keys", "message_name"]
+__all__ = ["Claim", "Letter", "Mailbox", "message_key", "message_keys", "message_name"]
 
 REMEMBERED_SECONDS = 3600.0
 """How long the id of an acknowledged message is remembered: publishing it again within this time does nothing."""
@@ -69,43 +66,6 @@ def message_keys(message_id: str) -> List[str]:
 def message_name(key: str) -> str:
     """The id of a stored message, as its publisher knows it."""
     return key[1:]
-
-
-class Delivery:
-    """A message that is leased to one reader. Until it is acknowledged, it comes again when the lease runs out.
-
-    message: what was published. id: its message_id, or the one that was made up for it. deliveries: how often it has been
-    delivered, this time included; more than 1 means that an earlier reader did not acknowledge it.
-    """
-
-    def __init__(self, store: "Store", mailbox: str, claim: Claim, message: Any, lease: float) -> None:
-        self.message = message
-        self.id = message_name(claim.id)
-        self.deliveries = claim.deliveries
-        self._store = store
-        self._mailbox = mailbox
-        self._claim = claim
-        self._lease = lease
-
-    def ack(self) -> bool:
-        """Remove the message from its mailbox: it is done. False, and nothing is done, if the lease ran out and somebody
-        else took over; True again if it was acknowledged by this very delivery before.
-        """
-        return self._store.ack(self._mailbox, self._claim.id, self._claim.fence)
-
-    def release(self) -> None:
-        """Give the message back, to be the next that is read; nothing if the lease was lost meanwhile."""
-        self._store.release(self._mailbox, self._claim.id, self._claim.fence)
-
-    def extend(self, lease: Optional[float] = None) -> bool:
-        """Let the lease run out so many seconds from now, as many as at first where not given. False if it was lost."""
-        seconds = self._lease if lease is None else lease
-        if not seconds > 0:
-            raise ValueError("lease is a positive number of seconds, not {!r}".format(lease))
-        return self._store.extend(self._mailbox, self._claim.id, self._claim.fence, seconds)
-
-    def __repr__(self) -> str:
-        return "<Delivery {} of {!r}>".format(self.deliveries, self.id)
 
 
 class Mailbox:

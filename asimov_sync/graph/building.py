@@ -9,12 +9,12 @@ from asimov_sync.errors import GraphError
 from asimov_sync.forking import ForkSafeLock
 from asimov_sync.tasks import Task, TaskStatus
 
-__all__ = ["Claim", "Node", "TaskGraph", "claim", "release"]
+__all__ = ["Hold", "Node", "TaskGraph", "claim", "release"]
 
 Dependency = Union[Task, str]
 
 
-class Claim:
+class Hold:
     """What a run holds while it works on its tasks. A run that is lost, by Ctrl-C at the wrong moment, claims nothing."""
 
     __slots__ = ("__weakref__",)
@@ -27,7 +27,7 @@ class _Claims(ForkSafeLock):
 
     def renew(self) -> None:
         super().renew()
-        self.tasks: Dict[int, "weakref.ref[Claim]"] = {}
+        self.tasks: Dict[int, "weakref.ref[Hold]"] = {}
 
 
 _claims = _Claims()
@@ -198,7 +198,7 @@ def _refuse_cycle(nodes: Sequence[Node]) -> None:
     raise GraphError("these tasks wait for one another: " + " → ".join(repr(nodes[place].name) for place in cycle))
 
 
-def claim(nodes: Sequence[Node], mine: Claim) -> None:
+def claim(nodes: Sequence[Node], mine: Hold) -> None:
     """Take the tasks for a run, and let every one wait, whatever an earlier run left; GraphError while a run has one."""
     reference = weakref.ref(mine)
     with _claims.lock:
@@ -218,7 +218,7 @@ def claim(nodes: Sequence[Node], mine: Claim) -> None:
             node.task.move(TaskStatus.WAITING)
 
 
-def release(nodes: Sequence[Node], mine: Claim) -> None:
+def release(nodes: Sequence[Node], mine: Hold) -> None:
     """Give back those of the tasks that are claimed so."""
     with _claims.lock:
         for node in nodes:

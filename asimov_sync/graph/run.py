@@ -1,4 +1,4 @@
-"""A run that is going on: the handle that its caller holds, and the context that its handlers are given."""
+"""A run that is going on: the handle that its caller holds, and the iterator of its events."""
 
 import contextvars
 import queue
@@ -7,65 +7,24 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Set, Tuple
 
-from asimov_sync.cache.contract import Cache
 from asimov_sync.cancellation import Cancellation, Registration
 from asimov_sync.errors import Cancelled, RunTimeout, described
-from asimov_sync.graph.building import Claim, release
+from asimov_sync.graph.building import Hold, release
+from asimov_sync.graph.context import TaskContext
 from asimov_sync.graph.events import RunFinished, TaskFinished, TaskProgress, TaskSkipped, TaskStarted
 from asimov_sync.graph.results import Outcome, RunResult, TaskRecord
 from asimov_sync.graph.state import RunState
 from asimov_sync.messages import Event, Usage
-from asimov_sync.metering import METERS, Meter
-from asimov_sync.tasks import TaskStatus
+from asimov_sync.metering import Meter
 from asimov_sync.workers import Alarm, alarms
 
 if TYPE_CHECKING:
     from asimov_sync.graph.scheduler import TaskScheduler
 
-__all__ = ["Run", "TaskContext"]
+__all__ = ["Run", "RunEvents"]
 
 SLICE_SECONDS = 0.2
 """How long a caller waits at a stretch. Where a wait cannot be interrupted (Windows), Ctrl-C is seen this late."""
-
-
-class TaskContext:
-    """What a handler is given beside its task.
-
-    name, run_id: which task of which run. inputs: the results of its dependencies by name, in the order of depends_on.
-    failed: why dependencies brought no result, for a task that allows failure. cancellation: cancelled when the run is.
-    """
-
-    __slots__ = ("_run", "_place", "cancellation", "failed", "inputs", "meter", "name", "seconds")
-
-    def __init__(self, run: "Run", place: int) -> None:
-        node = run.state.nodes[place]
-        self._run = run
-        self._place = place
-        self.name = node.name
-        self.cancellation = Cancellation(parent=run.cancellation)
-        self.meter = Meter()
-        self.seconds: Optional[float] = None
-        self.inputs: Dict[str, Any] = {}
-        for dependency in node.dependencies:
-            before = run.state.nodes[dependency]
-            status, result, _ = before.task.snapshot()
-            if status in (TaskStatus.COMPLETE, TaskStatus.PARTIAL):
-                self.inputs[before.name] = result
-        self.failed: Dict[str, str] = run.state.failed_dependencies(place) if node.allow_failure else {}
-
-    @property
-    def run_id(self) -> str:
-        """The id of the run."""
-        return self._run.id
-
-    @property
-    def cache(self) -> Cache:
-        """A namespace of the scheduler's cache that belongs to the run."""
-        return self._run.scheduler.cache.with_prefix("run").with_prefix(self._run.id)
-
-    def report(self, fraction: Optional[float] = None, text: str = "") -> None:
-        """Tell how far the task is (0 to 1, or None) and what it is about; a TaskProgress event to those who watch."""
-        self._run.report(self._place, fraction, text)
 
 
 class Run:
@@ -75,7 +34,7 @@ class Run:
         self,
         scheduler: "TaskScheduler",
         state: RunState,
-        claim: Claim,
+        hold: Hold,
         run_id: Optional[str],
         timeout: Optional[float],
         recording: bool,
@@ -83,7 +42,7 @@ class Run:
         self.id = run_id if run_id is not None else uuid.uuid4().hex
         self.scheduler = scheduler
         self.state = state
-        self._claim = claim
+        self._hold = hold
         self.meter = Meter()
         self.cancellation = Cancellation()
         self.context = contextvars.copy_context()
@@ -223,7 +182,7 @@ class Run:
         """End a task, unless the run did so first; the next one for this worker, if it wants to `take` one."""
         worker = None
         with self._lock:
-            place = context._place
+            place = context.place
             if place in self._contexts and self._contexts[place][0] is context:
                 if outcome.exception is not None:
                     self._exceptions[place] = outcome.exception
@@ -326,7 +285,7 @@ class Run:
         )
         # Whoever is interrupted here does it once more, so the run is not over before the last of it is done.
         self.scheduler.finished(self, result)
-        release(self.state.nodes, self._claim)
+        release(self.state.nodes, self._hold)
         self._tell(RunFinished(result, time.time()))
         self._result = result
         self._wake()
@@ -382,10 +341,3 @@ class RunEvents(Iterator[Event]):
 
 
 _UNREAD = "its events were not read to the end"
-
-
-def execute(handler: Any, context: TaskContext, task: Any) -> Any:
-    """Call a handler with the task's cancellation and meters as the current ones."""
-    METERS.set(METERS.get() + (context._run.meter, context.meter))
-    with context.cancellation:
-        return handler(task, context)

@@ -6,9 +6,10 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Set
 from asimov_sync.cache.contract import Cache
 from asimov_sync.errors import GraphError, WorkersClosed, described
 from asimov_sync.forking import ForkSafeLock
-from asimov_sync.graph.building import Claim, TaskGraph, claim, release
+from asimov_sync.graph.building import Hold, TaskGraph, claim, release
+from asimov_sync.graph.context import TaskContext, execute
 from asimov_sync.graph.results import Outcome, Partial, RunResult
-from asimov_sync.graph.run import Run, RunEvents, TaskContext, execute
+from asimov_sync.graph.run import Run, RunEvents
 from asimov_sync.graph.state import RunState
 from asimov_sync.tasks import Task, TaskStatus
 from asimov_sync.workers import WorkerPool
@@ -121,7 +122,7 @@ class TaskScheduler:
                         node.task.type, node.name, ", ".join(map(repr, self.handlers)) or "no type"
                     )
                 )
-        mine = Claim()
+        mine = Hold()
         try:
             claim(nodes, mine)
             run = Run(self, RunState(nodes, on_failure == "stop"), mine, run_id, timeout, recording)
@@ -165,7 +166,7 @@ class TaskScheduler:
 
     def _outcome(self, run: Run, context: TaskContext) -> Outcome:
         """What came of calling a task's handler."""
-        task = run.state.nodes[context._place].task
+        task = run.state.nodes[context.place].task
         try:
             result = run.context.copy().run(execute, self.handlers[task.type], context, task)
         except BaseException as failure:
