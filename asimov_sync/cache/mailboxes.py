@@ -168,8 +168,8 @@ class Mailbox:
         heapq.heappush(self._ends, (end, id))
 
     def _expire(self, now: int) -> None:
-        """What is leased and not acknowledged in time is ready again, before all the rest."""
-        ended = sorted((end, id) for id, (_, end) in self.leases.items() if end <= now)
+        """What is leased and not acknowledged in time is ready again, before all the rest, first what was delivered first."""
+        ended = sorted((fence, id) for id, (fence, end) in self.leases.items() if end <= now)
         for _, id in reversed(ended):
             del self.leases[id]
             self.ready.appendleft(id)

@@ -119,9 +119,13 @@ class RedisServer:
 
     def get_many(self, keys: List[str]) -> List[Optional[bytes]]:
         """The strings under the keys, in the same order; on a cluster, one MGET a slot."""
-        if self.clustered:
-            return self.read(lambda client: client.mget_nonatomic(keys))
-        return self.read(lambda client: client.mget(keys))
+        found: Dict[str, Optional[bytes]] = {}
+        for group in self.by_slot(keys):
+            found.update(zip(group, self._get_together(group)))
+        return [found[key] for key in keys]
+
+    def _get_together(self, keys: List[str]) -> List[Optional[bytes]]:
+        return self.read(lambda client: client.execute_command("MGET", *keys))  # type: ignore[no-any-return]
 
     def scan(self, pattern: str) -> Iterator[str]:
         """The keys that match a pattern; on a cluster, those of all its nodes. Read to the end before the first is given, so

@@ -47,6 +47,13 @@ end
 
 local function expire()
     local ended = redis.call('ZRANGEBYSCORE', leases, '-inf', whole(now), 'LIMIT', 0, 1000)
+    if #ended > 1 then -- what was delivered first comes first again
+        local order = {}
+        for _, id in ipairs(ended) do
+            order[id] = tonumber(string.match(redis.call('HGET', holders, id) or '0', '^%S+'))
+        end
+        table.sort(ended, function(one, other) return order[one] < order[other] end)
+    end
     for place = #ended, 1, -1 do
         redis.call('ZREM', leases, ended[place])
         redis.call('HDEL', holders, ended[place])

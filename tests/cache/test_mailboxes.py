@@ -40,6 +40,17 @@ def test_a_lease_runs_out(cache, clock):
     assert [cache.receive("box", timeout=0).message for _ in range(2)] == ["second", "first"]
 
 
+def test_leases_that_run_out_together(cache, clock):
+    """Messages whose leases run out at the same moment come again in the order in which they were delivered."""
+    for number in range(6):
+        cache.publish_to_mailbox("box", number)
+    for _ in range(6):
+        cache.receive("box", timeout=0, lease=1)
+    clock.pass_by(2)
+    assert cache.peek("box", 9) == list(range(6))
+    assert [cache.receive("box", timeout=0).message for _ in range(6)] == list(range(6))
+
+
 def test_a_stale_ack_is_refused(cache, clock):
     """An ack after the lease ran out and somebody else took over is refused, and does not remove the message."""
     cache.publish_to_mailbox("box", 1)
