@@ -125,7 +125,7 @@ class RedisServer:
         return [found[key] for key in keys]
 
     def _get_together(self, keys: List[str]) -> List[Optional[bytes]]:
-        return self.read(lambda client: client.execute_command("MGET", *keys))  # type: ignore[no-any-return]
+        return self.read(lambda client: client.execute_command("MGET", *keys))
 
     def scan(self, pattern: str) -> Iterator[str]:
         """The keys that match a pattern; on a cluster, those of all its nodes. Read to the end before the first is given, so
