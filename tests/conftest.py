@@ -3,9 +3,14 @@
 import os
 import uuid
 
+import hypothesis
 import pytest
 
 from .redis_server import RedisServer, find_server
+
+# No deadline, since what is slow here is the machine; and in CI the same examples each time.
+hypothesis.settings.register_profile("asimov", deadline=None, derandomize=bool(os.environ.get("CI")))
+hypothesis.settings.load_profile("asimov")
 
 KEPT_OUT = (
     "ANTHROPIC_API_KEY",
