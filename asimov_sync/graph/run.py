@@ -151,7 +151,8 @@ class Run:
 
     def begin(self) -> None:
         """Listen to the cancellation, and start the clock of the time-out; a graph without tasks is over at once."""
-        alarms.start()
+        if self._events is not None:
+            alarms.start()  # while it is safe to: `drop` may need them, where no thread can be started
         self._upward = self.cancellation.on_cancel(self._end)
         if self._timeout is not None:
             reason = "the run's time-out of {} s passed".format(self._timeout)
