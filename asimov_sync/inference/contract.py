@@ -156,7 +156,7 @@ class InferenceClient(abc.ABC):
                                 self._charge(meters, event.reply)
                             yield event
                 except InferenceError as failed:
-                    if failed.partial is not None:
+                    if failed.partial is not None and failed.partial.usage.total_tokens:
                         self._charge(meters, failed.partial)  # cut short, and billed all the same
                     raise
 

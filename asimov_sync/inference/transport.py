@@ -305,13 +305,7 @@ class Exchange:
             if self.headers.get("content-encoding", "identity") != "identity":
                 return raw.read(READ_BYTES, decode_content=True)  # type: ignore[no-any-return]
             return raw._fp.read1(READ_BYTES)  # type: ignore[no-any-return]
-        except (
-            requests.RequestException,
-            urllib3.exceptions.HTTPError,
-            OSError,
-            http.client.HTTPException,
-            ValueError,
-        ) as error:
+        except _FAILURES as error:
             failure = self._transport.failure(error, self._cancellation, self._deadline)
         raise failure
 
@@ -376,15 +370,15 @@ def _unchanged(request: requests.PreparedRequest) -> requests.PreparedRequest:
 def _chain(error: BaseException) -> List[BaseException]:
     """An exception and everything it was caused by or wraps, the outermost first."""
     chain: List[BaseException] = []
-    pending: List[Optional[BaseException]] = [error]
+    pending: List[Any] = [error]
     while pending:
         link = pending.pop(0)
-        if link is None or any(link is seen for seen in chain):
-            continue
-        chain.append(link)
-        pending += [link.__cause__, link.__context__, getattr(link, "reason", None)]
-        pending += [argument for argument in link.args if isinstance(argument, BaseException)]
-    return [link for link in chain if isinstance(link, BaseException)]
+        # urllib3's `reason` is an exception, and that of an SSLError is a word.
+        if isinstance(link, BaseException) and not any(link is seen for seen in chain):
+            chain.append(link)
+            pending += [link.__cause__, link.__context__, getattr(link, "reason", None)]
+            pending += link.args
+    return chain
 
 
 def _harmless(error: BaseException) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import ssl
 import threading
 
 import pytest
@@ -11,8 +12,10 @@ from asimov_sync import (
     AuthenticationError,
     Cancellation,
     Cancelled,
+    ConnectionFailed,
     InferenceError,
     InvalidRequestError,
+    OverloadedError,
     ProviderError,
     StreamInterrupted,
     Timeout,
@@ -27,6 +30,9 @@ BLOCK = {"type": "content_block_start", "index": 0, "content_block": {"type": "t
 TEXT = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "half"}}
 STOP = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 2}}
 END = {"type": "message_stop"}
+
+
+TLS = b"\x16\x03"  # how a TLS handshake begins
 
 
 class RawServer:
@@ -52,8 +58,11 @@ class RawServer:
             self.connections += 1
             with connection:
                 data = b""
-                while b"\r\n\r\n" not in data:
+                while b"\r\n\r\n" not in data and not data.startswith(TLS):
                     data += connection.recv(65536)
+                if data.startswith(TLS):
+                    connection.sendall(self._response)
+                    continue
                 # The whole of the request: closing a socket with unread bytes resets it, and the answer may be lost.
                 left = int(data.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
                 left -= len(data.split(b"\r\n\r\n", 1)[1])
@@ -282,6 +291,26 @@ def test_what_was_cut_is_charged():
         with pytest.raises(InferenceError):
             cut.generate("hello")
         assert cut.usage.input_tokens == 3
+
+
+def test_a_failure_before_the_first_figure_is_not_charged():
+    """A stream that fails before it told any figure costs nothing, and counts as no request."""
+    error = {"type": "error", "error": {"type": "overloaded_error", "message": "busy"}}
+    with RawServer(http(sse(error))) as server:
+        busy = client(server)
+        with pytest.raises(OverloadedError):
+            busy.generate("hello")
+        assert busy.usage.requests == 0
+
+
+def test_a_tls_handshake_that_fails():
+    """A server that speaks no TLS is a ConnectionFailed, with the SSL error as its cause and no request in it."""
+    with RawServer(http(b"")) as server:
+        secure = AnthropicInferenceClient(model="m", api_key="k", api_url=server.url.replace("http:", "https:"), max_retries=0)
+        with pytest.raises(ConnectionFailed) as caught:
+            Background(secure.generate, "hello").result()
+    assert isinstance(caught.value.__cause__, ssl.SSLError)
+    assert caught.value.__context__ is None
 
 
 def test_a_twin_closes_nothing(serve):
