@@ -34,19 +34,22 @@
         │   └── ConnectTimeout      (TimeoutError) no connection within timeout.connect
         ├── IdleTimeout             (TimeoutError) not a byte for timeout.idle seconds
         ├── DeadlineExceeded        (TimeoutError) the whole call took longer than timeout.total
-        └── StreamInterrupted       the stream ended before its own final event; .partial, .usage
+        ├── StreamInterrupted       the stream ended before its own final event; .partial, .usage
+        ├── BudgetExceeded          a budget is used up; the request was not sent
+        └── OutputInvalid           (ValueError) the reply is not of the model that output= asked for; .reply
 
 Every one of them survives pickling, so that a Celery or multiprocessing worker can hand it on.
 """
 
-from typing import TYPE_CHECKING, Any, Dict, Optional
+from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
 if TYPE_CHECKING:
-    from asimov_sync.messages import Reply, Usage
+    from asimov_sync.messages import ChatMessage, Reply, Usage
 
 __all__ = [
     "AsimovError",
     "AuthenticationError",
+    "BudgetExceeded",
     "CacheAuthenticationError",
     "CacheError",
     "CacheFull",
@@ -67,6 +70,7 @@ __all__ = [
     "InvalidRequestError",
     "NotFoundError",
     "OutcomeUnknown",
+    "OutputInvalid",
     "OverloadedError",
     "PermissionDeniedError",
     "ProviderError",
@@ -182,7 +186,7 @@ class InferenceError(AsimovError):
     provider: "anthropic" …; status: the HTTP status, where there was one; error_type: the provider's own word;
     request_id: the provider's id of the request; attempts: how many were made; retry_after: how many seconds the provider
     asks to wait; should_retry: its own word on whether that makes sense; partial: the Reply that had arrived before a
-    stream failed. Each may be None.
+    stream failed; messages: the history of a tool loop that could not go on, ready to be sent again. Each may be None.
     """
 
     def __init__(
@@ -197,6 +201,7 @@ class InferenceError(AsimovError):
         retry_after: Optional[float] = None,
         should_retry: Optional[bool] = None,
         partial: "Optional[Reply]" = None,
+        messages: "Optional[List[ChatMessage]]" = None,
     ) -> None:
         super().__init__(message)
         self.provider = provider
@@ -207,6 +212,7 @@ class InferenceError(AsimovError):
         self.retry_after = retry_after
         self.should_retry = should_retry
         self.partial = partial
+        self.messages = messages
 
     def __str__(self) -> str:
         facts: Dict[str, Any] = {
@@ -283,3 +289,19 @@ class StreamInterrupted(InferenceError):
     def text(self) -> str:
         """The text that had arrived before the cut."""
         return self.partial.text if self.partial is not None else ""
+
+
+class BudgetExceeded(InferenceError):
+    """A budget is used up, so the request was not sent; the message says which, and by how much."""
+
+
+class OutputInvalid(InferenceError, ValueError):
+    """The model did not give what `output=` asked for, nor when it was told what was wrong.
+
+    reply: the raw reply, as it came.
+    """
+
+    @property
+    def reply(self) -> "Optional[Reply]":
+        """The raw reply that could not be validated."""
+        return self.partial

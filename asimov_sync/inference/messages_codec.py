@@ -6,11 +6,10 @@ empty string, and that unknown keys, blocks and events appear anywhere.
 """
 
 import json
-from typing import Any, Dict, List, Mapping, Optional, Set, Tuple, Type
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from asimov_sync.errors import (
     AuthenticationError,
-    ContextLengthExceeded,
     InferenceError,
     InvalidRequestError,
     NotFoundError,
@@ -19,7 +18,10 @@ from asimov_sync.errors import (
     ProviderError,
     RateLimitError,
 )
+from asimov_sync.inference.fold import Fold
+from asimov_sync.inference.refusals import Kinds, refusal
 from asimov_sync.inference.request import Request
+from asimov_sync.inference.untrusted import count, json_object, text
 from asimov_sync.messages import (
     Block,
     ChatMessage,
@@ -123,19 +125,15 @@ def decode_reply(body: Mapping[str, Any]) -> Reply:
 def _reply(message: Mapping[str, Any], blocks: List[Block], malformed: Mapping[int, str]) -> Reply:
     return Reply(
         message=ChatMessage(role=ChatRole.ASSISTANT, content=blocks),
-        stop_reason=_text(message.get("stop_reason")),
-        raw_stop_reason=_text(message.get("stop_reason")),
+        stop_reason=text(message.get("stop_reason")),
+        raw_stop_reason=text(message.get("stop_reason")),
         tool_calls=[
             _call(block, malformed.get(place)) for place, block in enumerate(blocks) if block.get("type") == "tool_use"
         ],
         usage=_usage(message.get("usage")),
-        model=_text(message.get("model")),
-        id=_text(message.get("id")),
+        model=text(message.get("model")),
+        id=text(message.get("id")),
     )
-
-
-def _text(value: Any) -> Optional[str]:
-    return value if isinstance(value, str) else None
 
 
 def _call(block: Block, malformed: Optional[str]) -> ToolCall:
@@ -143,48 +141,34 @@ def _call(block: Block, malformed: Optional[str]) -> ToolCall:
     if not isinstance(arguments, dict):
         malformed, arguments = malformed or json.dumps(arguments), {}
     return ToolCall(
-        id=_text(block.get("id")) or "", name=_text(block.get("name")) or "", arguments=arguments, malformed=malformed
+        id=text(block.get("id")) or "", name=text(block.get("name")) or "", arguments=arguments, malformed=malformed
     )
 
 
 def _usage(figures: Any) -> Usage:
     return Usage(
-        input_tokens=_count(figures, "input_tokens"),
-        output_tokens=_count(figures, "output_tokens"),
-        cache_read_input_tokens=_count(figures, "cache_read_input_tokens"),
-        cache_write_input_tokens=_count(figures, "cache_creation_input_tokens"),
-        cache_write_5m_input_tokens=_count(figures, "cache_creation", "ephemeral_5m_input_tokens"),
-        cache_write_1h_input_tokens=_count(figures, "cache_creation", "ephemeral_1h_input_tokens"),
-        reasoning_tokens=_count(figures, "output_tokens_details", "thinking_tokens"),
+        input_tokens=count(figures, "input_tokens"),
+        output_tokens=count(figures, "output_tokens"),
+        cache_read_input_tokens=count(figures, "cache_read_input_tokens"),
+        cache_write_input_tokens=count(figures, "cache_creation_input_tokens"),
+        cache_write_5m_input_tokens=count(figures, "cache_creation", "ephemeral_5m_input_tokens"),
+        cache_write_1h_input_tokens=count(figures, "cache_creation", "ephemeral_1h_input_tokens"),
+        reasoning_tokens=count(figures, "output_tokens_details", "thinking_tokens"),
         requests=1,
     )
 
 
-def _count(figures: Any, *path: str) -> int:
-    """A figure, or 0 where there is none: usage is told beside a reply, and must not be what spoils it."""
-    for name in path:
-        figures = figures.get(name) if isinstance(figures, Mapping) else None
-    return figures if isinstance(figures, int) else 0
-
-
-class MessagesFold:
-    """Folds the events of one stream to a Reply: feed it each event's data, and it answers with a typed event or None.
-
-    What the wire says twice (usage) is overwritten, never added. `partial()` is the reply so far.
-    """
+class MessagesFold(Fold):
+    """Folds the events of a Messages stream. What the wire says twice (usage) is overwritten, never added."""
 
     def __init__(self, provider: str) -> None:
         self._provider = provider
         self._message: Dict[str, Any] = {}
         self._blocks: Dict[int, Block] = {}
         self._pieces: Dict[Tuple[int, str], List[str]] = {}  # (index, field): its deltas, joined when they are asked for
-        self.done = False
 
-    def feed(self, data: Mapping[str, Any]) -> Optional[Event]:
-        """The typed event that a wire event amounts to, if it amounts to one. An `error` event is raised as its error.
-
-        KeyError, TypeError, ValueError or AttributeError for an event that is not of the wire.
-        """
+    def feed(self, data: Mapping[str, Any]) -> Sequence[Event]:
+        """The typed event that a wire event amounts to, if it amounts to one. An `error` event is raised as its error."""
         kind = data["type"]
         if kind == "content_block_delta":
             return self._delta(data["index"], data["delta"])
@@ -206,22 +190,22 @@ class MessagesFold:
             if not isinstance(self._message.get("stop_reason"), str):
                 raise ValueError("the message stops without a message_start or a stop_reason")
             self.done = True
-            return ReplyDone(self.partial())
+            return (ReplyDone(self.partial()),)
         elif kind == "error":
             raise decode_error(self._provider, None, {}, data)
-        return None  # pings, and what is new
+        return ()  # pings, and what is new
 
-    def _delta(self, index: int, delta: Mapping[str, Any]) -> Optional[Event]:
+    def _delta(self, index: int, delta: Mapping[str, Any]) -> Sequence[Event]:
         kind = delta["type"]
         if kind == "text_delta":
-            text = delta["text"]
-            self._add(index, "text", text)
-            return TextDelta(text)
+            piece = delta["text"]
+            self._add(index, "text", piece)
+            return (TextDelta(piece),)
         if kind == "input_json_delta":
             self._add(index, "input", delta["partial_json"])
         elif kind == "thinking_delta":
             self._add(index, "thinking", delta["thinking"])
-            return ThinkingDelta(delta["thinking"])
+            return (ThinkingDelta(delta["thinking"]),)
         elif kind == "signature_delta":
             self._add(index, "signature", delta["signature"])
         elif kind == "citations_delta":
@@ -229,7 +213,7 @@ class MessagesFold:
             block["citations"] = list(block.get("citations") or []) + [delta["citation"]]
         elif kind == "compaction_delta":
             self._add(index, "content", delta.get("content") or "")
-        return None
+        return ()
 
     def _add(self, index: int, field: str, piece: str) -> None:
         if index not in self._blocks or not isinstance(piece, str):
@@ -239,11 +223,11 @@ class MessagesFold:
         except KeyError:
             self._pieces[index, field] = [piece]
 
-    def _stop(self, index: int) -> Optional[Event]:
+    def _stop(self, index: int) -> Sequence[Event]:
         if self._blocks[index].get("type") != "tool_use":
-            return None
+            return ()
         block, malformed = self._folded(index)
-        return ToolCallReady(_call(block, malformed))
+        return (ToolCallReady(_call(block, malformed)),)
 
     def _folded(self, index: int) -> Tuple[Block, Optional[str]]:
         """A block with all its deltas, and its input as text if that is not a JSON object."""
@@ -255,9 +239,9 @@ class MessagesFold:
                 continue
             told = "".join(pieces)
             if field != "input":
-                block[field] = (_text(block.get(field)) or "") + told
+                block[field] = (text(block.get(field)) or "") + told
             elif told:
-                block["input"], malformed = _object(told)
+                block["input"], malformed = json_object(told)
         return block, malformed
 
     def partial(self) -> Reply:
@@ -272,18 +256,9 @@ class MessagesFold:
         return _reply(message, blocks, malformed)
 
 
-def _object(text: str) -> Tuple[Dict[str, Any], Optional[str]]:
-    """A JSON object and None; or, where the text is none, an empty one and the text."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}, text
-    return (value, None) if isinstance(value, dict) else ({}, text)
-
-
 # Errors
 
-_BY_TYPE: Dict[str, Type[InferenceError]] = {
+_KINDS: Kinds = {
     "authentication_error": AuthenticationError,
     "permission_error": PermissionDeniedError,
     "billing_error": PermissionDeniedError,
@@ -295,15 +270,6 @@ _BY_TYPE: Dict[str, Type[InferenceError]] = {
     "api_error": ProviderError,
     "timeout_error": ProviderError,
 }
-_BY_STATUS: Dict[int, Type[InferenceError]] = {
-    401: AuthenticationError,
-    402: PermissionDeniedError,
-    403: PermissionDeniedError,
-    404: NotFoundError,
-    429: RateLimitError,
-    529: OverloadedError,
-}
-_TOO_LONG = ("prompt is too long", "exceed context limit", "context window")
 
 
 def decode_error(provider: str, status: Optional[int], headers: Mapping[str, str], body: Any) -> InferenceError:
@@ -313,11 +279,5 @@ def decode_error(provider: str, status: Optional[int], headers: Mapping[str, str
     """
     told = body.get("error") if isinstance(body, Mapping) else body
     told = told if isinstance(told, Mapping) else {"message": told if isinstance(told, str) else None}
-    error_type = _text(told.get("type"))
-    message = str(told.get("message") or "").strip() or "the provider gave no reason"
-    by_status = _BY_STATUS.get(status or 0) or (InvalidRequestError if 400 <= (status or 500) < 500 else ProviderError)
-    kind = _BY_TYPE.get(str(error_type), by_status)
-    if kind is InvalidRequestError and any(words in message.lower() for words in _TOO_LONG):
-        kind = ContextLengthExceeded
-    request_id = headers.get("request-id") or (_text(body.get("request_id")) if isinstance(body, Mapping) else None)
-    return kind(message[:2000], provider=provider, status=status, error_type=error_type, request_id=request_id)
+    request_id = headers.get("request-id") or (text(body.get("request_id")) if isinstance(body, Mapping) else None)
+    return refusal(provider, status, text(told.get("type")), str(told.get("message") or ""), request_id, _KINDS)

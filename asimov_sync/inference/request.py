@@ -14,6 +14,7 @@ class Request(NamedTuple):
     """One request to a model.
 
     tools: their definitions, as {"name", "description", "input_schema"}. options: what else was given, unset ones absent.
+    streamed: whether its events are handed on as they arrive.
     """
 
     model: str
@@ -21,6 +22,7 @@ class Request(NamedTuple):
     system: System
     tools: List[Dict[str, Any]]
     options: Dict[str, Any]
+    streamed: bool = True
 
 
 class Timeout(NamedTuple):

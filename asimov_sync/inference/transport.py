@@ -17,7 +17,7 @@ import socket
 import ssl
 import threading
 import time
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import requests
 import requests.adapters
@@ -25,14 +25,26 @@ import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from asimov_sync.cancellation import Cancellation
-from asimov_sync.errors import AsimovError, ConnectionFailed, ConnectTimeout, DeadlineExceeded, IdleTimeout
+from asimov_sync.errors import (
+    AsimovError,
+    ConnectionFailed,
+    ConnectTimeout,
+    DeadlineExceeded,
+    IdleTimeout,
+    InferenceError,
+)
 from asimov_sync.forking import renew_in_child
+from asimov_sync.inference.dialling import dial
 from asimov_sync.inference.request import Timeout
 from asimov_sync.workers import alarms
 
-__all__ = ["Exchange", "HttpTransport"]
+__all__ = ["Exchange", "HttpTransport", "Session"]
+
+Session = requests.Session
 
 READ_BYTES = 65536
+ERROR_BYTES = 65536
+"""How much of an error's body is read."""
 DRAIN_SECONDS = 0.25
 """How long the end of a body is waited for when its last event was seen, so that the connection can be used again."""
 
@@ -43,9 +55,22 @@ _sending = threading.local()  # .exchange: what this thread sends just now
 
 
 class _Told:
-    """A connection that tells the exchange of its thread which socket it uses."""
+    """A connection that tells the exchange of its thread which socket it uses, from the first moment on."""
 
     sock: Any
+
+    def _new_conn(self) -> Any:
+        exchange = getattr(_sending, "exchange", None)
+        me: Any = self
+        if exchange is None:  # an application's session, at the application's own work
+            return super()._new_conn()  # type: ignore[misc]
+        try:
+            host = getattr(me, "_dns_host", me.host)
+            return exchange.dialled(host, me.port, me.source_address, me.socket_options or ())
+        except socket.timeout as error:
+            raise urllib3.exceptions.ConnectTimeoutError(me, "timed out") from error
+        except OSError as error:
+            raise urllib3.exceptions.NewConnectionError(me, "no connection: {}".format(error)) from error
 
     def connect(self) -> None:
         super().connect()  # type: ignore[misc]
@@ -100,11 +125,28 @@ class _Adapter(requests.adapters.HTTPAdapter):
 
 
 class HttpTransport:
-    """Sends POST requests, each on a session that no other thread uses meanwhile; safe in a forked child."""
+    """Sends POST requests, each on a session that no other thread uses meanwhile; safe in a forked child.
 
-    def __init__(self, provider: str, timeout: Timeout) -> None:
+    proxies: by scheme, as requests takes them; where none are given, those of the environment. session: one that the
+    application brings, which then every request goes through; what it is set to (proxies, certificates, hooks) holds.
+    certificates: a file of authorities that are trusted in place of the usual ones.
+    """
+
+    def __init__(
+        self,
+        provider: str,
+        timeout: Timeout,
+        proxies: Optional[Mapping[str, str]] = None,
+        session: Optional[requests.Session] = None,
+        certificates: Optional[str] = None,
+    ) -> None:
         self._provider = provider
         self.timeout = timeout
+        self.proxies = dict(proxies or {})
+        self.certificates = certificates
+        self._brought = session
+        if session is not None:
+            _have_told(session)
         self.renew()
         renew_in_child(self)
 
@@ -130,6 +172,8 @@ class HttpTransport:
         return exchange
 
     def _session(self) -> requests.Session:
+        if self._brought is not None:
+            return self._brought
         with self._lock:
             if self._free:
                 return self._free.pop()
@@ -138,15 +182,13 @@ class HttpTransport:
         session.mount("https://", adapter)
         session.mount("http://", adapter)
         session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
-        # Proxies and certificates come from the environment, as with plain requests; a password from ~/.netrc, which
-        # would take the place of the key, does not.
-        session.auth = _unchanged
         return session
 
     def give_back(self, session: requests.Session) -> None:
         """Take a session whose exchange is over, for the next one."""
-        with self._lock:
-            self._free.append(session)
+        if session is not self._brought:
+            with self._lock:
+                self._free.append(session)
 
     def close(self) -> None:
         """Close the connections that nobody uses; the next request opens a new one."""
@@ -161,7 +203,13 @@ class HttpTransport:
             "the call took longer than timeout.total, {} s".format(self.timeout.total), provider=self._provider
         )
 
-    def failure(self, error: BaseException, cancellation: Cancellation, deadline: Optional[float]) -> AsimovError:
+    def cut(self, missing: int) -> ConnectionFailed:
+        """The error of a body that is shorter than was announced."""
+        return ConnectionFailed("the response ended {} bytes early".format(missing), provider=self._provider)
+
+    def failure(
+        self, error: BaseException, cancellation: Cancellation, deadline: Optional[float], connected: bool
+    ) -> AsimovError:
         """What an exception of requests, urllib3, http.client or the socket amounts to; without the request in it."""
         try:
             cancellation.raise_if_cancelled()
@@ -178,7 +226,7 @@ class HttpTransport:
         failure: AsimovError
         if deadline is not None and time.monotonic() >= deadline:
             failure = self.too_late()
-        elif connecting:
+        elif connecting or (timed_out and not connected):  # a TLS handshake, or a proxy, that does not answer
             failure = ConnectTimeout(
                 "no connection within timeout.connect, {} s".format(self.timeout.connect), provider=self._provider
             )
@@ -202,8 +250,8 @@ class HttpTransport:
 class Exchange:
     """One request and its response. `close()` it; until then a cancellation frees whoever waits on it.
 
-    status, headers (lower-case names): of the response, once `send` has returned. complete: set by the reader that has seen
-    all it wants, so that the connection may be used again once the body's last bytes are read.
+    status, headers (lower-case names): of the response, once `send` has returned. complete: the reader's word on whether it
+    has seen all it wants, so that the connection may be used again once the body's last bytes are read.
     """
 
     def __init__(
@@ -211,7 +259,7 @@ class Exchange:
     ) -> None:
         self.status = 0
         self.headers: Dict[str, str] = {}
-        self.complete = False
+        self.complete: Callable[[], bool] = bool
         self._transport = transport
         self._session: Optional[requests.Session] = session
         self._cancellation = cancellation
@@ -219,6 +267,9 @@ class Exchange:
         self._response: Optional[requests.Response] = None
         self._lock = threading.Lock()  # guards _socket: it is shut down only while it is this exchange's
         self._socket: Optional[socket.socket] = None
+        self._young: Optional[socket.socket] = None  # a second handle on a socket whose connection is still being made
+        self._received = 0
+        self._length: Optional[int] = None  # of the body, where it was announced
         self._aborted = False
         self._pid = os.getpid()
         self._registration = cancellation.on_cancel(self.abort)
@@ -237,13 +288,27 @@ class Exchange:
             self._cancellation.raise_if_cancelled()
             assert self._session is not None
             response = self._session.post(
-                url, data=body, headers=headers, stream=True, timeout=(connect, idle), allow_redirects=False
+                url,
+                data=body,
+                headers=headers,
+                # A password from ~/.netrc would take the place of the key.
+                auth=None if self._session.auth else _unchanged,
+                proxies=self._transport.proxies or None,
+                verify=self._transport.certificates,
+                stream=True,
+                timeout=(connect, idle),
+                allow_redirects=False,
             )
             self._response = response
             self.status = response.status_code
             self.headers = {name.lower(): value for name, value in response.headers.items()}
+            if not (self._chunked or self._compressed):
+                self._length = _announced(self.headers.get("content-length"))
+            if self._socket is None:  # an adapter of the application's own
+                _on_socket(getattr(getattr(response.raw, "_connection", None), "sock", None))
         except _FAILURES as error:
-            failure = self._transport.failure(error, self._cancellation, self._deadline)
+            connected = self._socket is not None
+            failure = self._transport.failure(error, self._cancellation, self._deadline, connected)
         finally:
             _sending.exchange = None
         if failure is not None:
@@ -256,11 +321,38 @@ class Exchange:
         given = [seconds for seconds in (limit, left) if seconds is not None and seconds != float("inf")]
         return min(given, default=None)
 
+    @property
+    def _chunked(self) -> bool:
+        return "chunked" in self.headers.get("transfer-encoding", "").lower()
+
+    @property
+    def _compressed(self) -> bool:
+        return self.headers.get("content-encoding", "identity") != "identity"
+
+    @property
+    def delimited(self) -> bool:
+        """Whether the end of the body is announced, by a length or a last chunk, and not just the connection's end."""
+        return self._chunked or "content-length" in self.headers
+
+    def dialled(self, host: str, port: int, source: Optional[Tuple[str, int]], options: Any) -> socket.socket:
+        """Connect, unless the exchange is over before."""
+        sock = dial(host, port, self._seconds(self._transport.timeout.connect), lambda: self._aborted, source, options)
+        # A TLS handshake takes the socket's handle away from whoever holds the object; a second one reaches it all the same.
+        with self._lock:
+            self._young = sock.dup()
+            aborted = self._aborted
+        if aborted:
+            self.abort()
+        return sock
+
     def on_socket(self, sock: socket.socket) -> None:
         """Remember the socket that it goes over."""
         with self._lock:
             self._socket = sock
+            young, self._young = self._young, None
             aborted = self._aborted
+        if young is not None:
+            young.close()
         # urllib3 leaves the time-out of the connect on it while the request is sent, and a long body takes its time.
         self._limit(self._seconds(self._transport.timeout.idle))
         if aborted:
@@ -270,21 +362,28 @@ class Exchange:
         """Free whoever waits for the response or its body; they find the connection at its end."""
         with self._lock:
             self._aborted = True
-            if self._socket is not None and self._pid == os.getpid():  # a fork's copy is the parent's connection, too
-                try:
-                    # The plain socket's method: an SSLSocket's own drops its TLS state under the reader's feet.
-                    socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
-                except OSError:
-                    pass  # the other side was faster
+            if self._pid != os.getpid():
+                return  # a fork's copy is the parent's connection, too
+            for sock in (self._socket, self._young):
+                if sock is not None:
+                    try:
+                        # The plain socket's method: an SSLSocket's own drops its TLS state under the reader's feet.
+                        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+                    except OSError:
+                        pass  # the other side was faster
 
     def chunks(self) -> Iterator[bytes]:
-        """The body's bytes as they arrive. Raises as `send`; a body without a length may end early unnoticed."""
+        """The body's bytes as they arrive. Raises as `send`; a body that is not `delimited` may end early unnoticed."""
         while True:
-            chunk = self._read()
+            # Before Python 3.12 http.client's read1 does not count, and would wait for more than was announced.
+            chunk = self._read() if self._length is None or self._received < self._length else b""
+            self._received += len(chunk)
             if not chunk:
                 self._cancellation.raise_if_cancelled()
                 if self._deadline is not None and self._aborted:
                     raise self._transport.too_late()
+                if self._length is not None and self._received < self._length:
+                    raise self._transport.cut(self._length - self._received)
                 self._keep()
                 return
             yield chunk
@@ -295,6 +394,18 @@ class Exchange:
         """The whole body."""
         return b"".join(self.chunks())
 
+    def refusal(self) -> bytes:
+        """The body of an error, as far as it comes and is worth reading: the status alone says what is wrong."""
+        data = b""
+        try:
+            for chunk in self.chunks():
+                data += chunk
+                if len(data) > ERROR_BYTES:
+                    break
+        except InferenceError:
+            pass
+        return data
+
     def _read(self) -> bytes:
         assert self._response is not None
         failure = None
@@ -302,11 +413,11 @@ class Exchange:
             self._cancellation.raise_if_cancelled()
             self._limit(self._seconds(self._transport.timeout.idle))
             raw: Any = self._response.raw
-            if self.headers.get("content-encoding", "identity") != "identity":
+            if self._compressed:
                 return raw.read(READ_BYTES, decode_content=True)  # type: ignore[no-any-return]
             return raw._fp.read1(READ_BYTES)  # type: ignore[no-any-return]
         except _FAILURES as error:
-            failure = self._transport.failure(error, self._cancellation, self._deadline)
+            failure = self._transport.failure(error, self._cancellation, self._deadline, True)
         raise failure
 
     def _limit(self, seconds: Optional[float]) -> None:
@@ -324,7 +435,9 @@ class Exchange:
         if response is not None:
             with self._lock:
                 self._socket = None
-            response.raw.release_conn()
+            raw: Any = response.raw
+            raw._fp.close()  # only http.client's reader: it does not know that this was all
+            raw.release_conn()
             if self._session is not None:
                 self._transport.give_back(self._session)
                 self._session = None
@@ -336,7 +449,7 @@ class Exchange:
         try:
             self._limit(DRAIN_SECONDS)
             raw: Any = self._response.raw
-            return not raw._fp.read1(READ_BYTES)
+            return self._received == self._length or not raw._fp.read1(READ_BYTES)
         except (OSError, http.client.HTTPException, ValueError):
             return False
 
@@ -345,11 +458,14 @@ class Exchange:
         self._registration.remove()
         if self._alarm is not None:
             self._alarm.cancel()
-        if self.complete and not self._aborted and self._drained():
+        if self.complete() and not self._aborted and self._drained():
             self._keep()
         response, self._response = self._response, None
         with self._lock:
             self._socket = None
+            young, self._young = self._young, None
+        if young is not None:
+            young.close()
         if response is not None:
             response.close()
         session, self._session = self._session, None
@@ -361,6 +477,19 @@ class Exchange:
 
     def __exit__(self, *exc_info: Any) -> None:
         self.close()
+
+
+def _have_told(session: requests.Session) -> None:
+    """Have the connections of an application's session tell their socket, too, where they are the usual ones."""
+    for adapter in session.adapters.values():
+        manager = getattr(adapter, "poolmanager", None)
+        if getattr(manager, "pool_classes_by_scheme", None) == urllib3.poolmanager.pool_classes_by_scheme:
+            manager.pool_classes_by_scheme = _POOLS  # type: ignore[union-attr]
+            manager.clear()  # type: ignore[union-attr]
+
+
+def _announced(length: Optional[str]) -> Optional[int]:
+    return int(length) if length is not None and length.isdigit() else None
 
 
 def _unchanged(request: requests.PreparedRequest) -> requests.PreparedRequest:

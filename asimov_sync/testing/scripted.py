@@ -46,6 +46,5 @@ class ScriptedInferenceClient(InferenceClient):
     def _events(self, fold: MessagesFold, answer: Reply, cancellation: Cancellation) -> Iterator[Event]:
         for told in reply_events(answer):
             cancellation.raise_if_cancelled()
-            event = fold.feed(told)
-            if event is not None:
+            for event in fold.feed(told):
                 yield event

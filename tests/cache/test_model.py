@@ -3,8 +3,7 @@
 import os
 import uuid
 
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
 from asimov_sync import MISSING, MemoryCache, RedisCache

@@ -34,7 +34,7 @@ def body(messages="hello", system=None, tools=(), **options):
 
 def folded(events):
     fold = MessagesFold("test")
-    return [event for event in map(fold.feed, events) if event is not None]
+    return [event for data in events for event in fold.feed(data)]
 
 
 def test_only_what_was_given_is_sent():

@@ -1,0 +1,111 @@
+"""From a stream's wire events to one reply: what every wire's fold promises, and how a stream of events is driven through it.
+
+Pure: the events may come from a socket, from boto3 or from a list.
+"""
+
+import abc
+import json
+from typing import Any, Callable, Iterable, Iterator, Optional, Sequence
+
+from asimov_sync.errors import ConnectionFailed, InferenceError, ProviderError, StreamInterrupted, described
+from asimov_sync.messages import Event, Reply, ReplyDone, TextDelta, ToolCallReady
+
+__all__ = ["Fold", "all_at_once", "folded"]
+
+
+class Fold(abc.ABC):
+    """Folds the events of one stream to a Reply: feed it each wire event, and it answers with the typed events of that.
+
+    done: whether the provider's own final event was fed; the last typed event was then a ReplyDone.
+    """
+
+    done = False
+
+    @abc.abstractmethod
+    def feed(self, data: Any) -> Sequence[Event]:
+        """The typed events that a wire event amounts to, often none. The provider's own error event is raised as its error.
+
+        KeyError, TypeError, ValueError or AttributeError for an event that is not of the wire.
+        """
+
+    def feed_text(self, data: str) -> Sequence[Event]:
+        """As `feed`, of an event that is still text."""
+        return self.feed(json.loads(data))
+
+    def finish(self, delimited: bool) -> Sequence[Event]:
+        """What the end of the stream completes, on wires where it may.
+
+        delimited: whether the end was announced (by a length, or a last chunk); a connection that just closes announces
+        nothing.
+        """
+        return ()
+
+    @abc.abstractmethod
+    def partial(self) -> Reply:
+        """The reply of what was fed so far; without a stop_reason until it is done."""
+
+
+class Garbled(ProviderError):
+    """An event that is not of the wire; always the cause of a StreamInterrupted."""
+
+
+def folded(
+    fold: Fold,
+    wire: Iterable[Any],
+    feed: Callable[[Any], Sequence[Event]],
+    provider: str,
+    request_id: Optional[str],
+    delimited: Callable[[], bool],
+) -> Iterator[Event]:
+    """The typed events of a stream, ending with ReplyDone; StreamInterrupted where the final event is not among them.
+
+    wire: its events; feed: the fold's method that takes them. delimited: asked when they have come to an end.
+    """
+    interruption: Optional[InferenceError] = None
+    try:
+        for data in wire:
+            for event in _fed(feed, data, provider):
+                yield event
+            if fold.done:
+                return
+        for event in fold.finish(delimited()):
+            yield event
+        if fold.done:
+            return
+    except (ConnectionFailed, Garbled) as broken:
+        # The connection broke, or an event was cut: either way the rest is missing.
+        interruption = broken
+    except InferenceError as failed:  # a time-out, or the provider's own error event
+        failed.partial = fold.partial()
+        failed.request_id = failed.request_id or request_id
+        raise
+    partial = fold.partial()
+    error = StreamInterrupted(
+        "the stream ended before its final event, after {} characters of text{}".format(
+            len(partial.text), ": {}".format(interruption) if interruption else ""
+        ),
+        provider=provider,
+        status=200,
+        request_id=request_id,
+        partial=partial,
+    )
+    raise error from interruption
+
+
+def _fed(feed: Callable[[Any], Sequence[Event]], data: Any, provider: str) -> Sequence[Event]:
+    try:
+        return feed(data)
+    except InferenceError:
+        raise  # the provider's own error event
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError) as wrong:
+        garbled = Garbled("an event that cannot be read: {}".format(described(wrong)), provider=provider)
+    raise garbled
+
+
+def all_at_once(reply: Reply) -> Iterator[Event]:
+    """The events of a reply that came in one piece."""
+    if reply.text:
+        yield TextDelta(reply.text)
+    for call in reply.tool_calls:
+        yield ToolCallReady(call)
+    yield ReplyDone(reply)

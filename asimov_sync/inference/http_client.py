@@ -1,0 +1,164 @@
+"""What the clients of HTTP providers have in common: keys and headers, one exchange an attempt, a stream or a whole answer."""
+
+import abc
+import json
+import os
+import time
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator, Mapping, Optional
+
+from asimov_sync.cancellation import Cancellation
+from asimov_sync.errors import AuthenticationError, InferenceError, ProviderError
+from asimov_sync.inference.contract import InferenceClient
+from asimov_sync.inference.fold import Fold, all_at_once, folded
+from asimov_sync.inference.refusals import as_body
+from asimov_sync.inference.request import Request
+from asimov_sync.inference.retry import advised
+from asimov_sync.inference.sse import SSEParser
+from asimov_sync.inference.transport import Exchange, HttpTransport, Session
+from asimov_sync.messages import Event, Reply
+
+__all__ = ["Headers", "HttpInferenceClient", "key_of"]
+
+
+class HttpInferenceClient(InferenceClient):
+    """Asks over HTTP, with POST requests of JSON and server-sent events for answers.
+
+    A provider brings its wire: `_encoded`, `_decoded`, `_fold` and `_error`.
+    """
+
+    wire: str
+    """What the wire is called, for the error about an address that speaks another."""
+    request_id_header = "request-id"
+
+    def __init__(
+        self,
+        model: str,
+        api_url: str,
+        own_headers: Mapping[str, str],
+        headers: Optional[Mapping[str, str]],
+        proxies: Optional[Mapping[str, str]],
+        session: Optional[Session],
+        options: Mapping[str, Any],
+    ) -> None:
+        super().__init__(model, **options)
+        self.api_url = api_url
+        # Compressed, events would come in the compressor's blocks, and not one by one.
+        self._headers = Headers({"accept-encoding": "identity", "content-type": "application/json"}, **own_headers)
+        self._headers.update((name.lower(), value) for name, value in (headers or {}).items())
+        self._proxies = dict(proxies or {})
+        self._session = session
+        self._transport = self._new_transport()
+
+    def _new_transport(self) -> HttpTransport:
+        return HttpTransport(self.provider, self.timeout, self._proxies, self._session)
+
+    # What a provider brings
+
+    @abc.abstractmethod
+    def _encoded(self, request: Request) -> Dict[str, Any]:
+        """The JSON body of a request for a stream."""
+
+    @abc.abstractmethod
+    def _decoded(self, body: Any) -> Reply:
+        """The reply of an answer that came in one piece. ValueError, KeyError or TypeError where it is none.
+
+        An error that the provider sent with the status 200 is raised.
+        """
+
+    @abc.abstractmethod
+    def _fold(self) -> Fold:
+        """A fold for the events of one stream."""
+
+    @abc.abstractmethod
+    def _error(self, status: int, headers: Mapping[str, str], body: Any) -> InferenceError:
+        """The error that a refusal stands for; body: decoded JSON, or text."""
+
+    # One attempt
+
+    @contextmanager
+    def _attempt(self, request: Request, cancellation: Cancellation, deadline: Optional[float]) -> Iterator[Iterator[Event]]:
+        with self._post(self.api_url, self._encoded(request), cancellation, deadline) as exchange:
+            if exchange.headers.get("content-type", "").startswith("text/event-stream"):
+                fold = self._fold()
+                exchange.complete = lambda: fold.done
+                request_id = exchange.headers.get(self.request_id_header)
+                yield folded(
+                    fold, _server_sent(exchange), fold.feed_text, self.provider, request_id, lambda: exchange.delimited
+                )
+            else:
+                yield all_at_once(self._whole(exchange))
+
+    @contextmanager
+    def _post(
+        self, url: str, body: Dict[str, Any], cancellation: Cancellation, deadline: Optional[float]
+    ) -> Iterator[Exchange]:
+        """An exchange whose status is 200; anything else is raised as the error that it stands for."""
+        # A lone surrogate (of a file name, say) has no UTF-8; a question mark in its place is better than no request.
+        data = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
+        with self._transport.post(url, self._headers, data, cancellation, deadline) as exchange:
+            if exchange.status != 200:
+                error = self._error(exchange.status, exchange.headers, as_body(exchange.refusal()))
+                raise advised(error, exchange.headers, time.time())
+            yield exchange
+
+    def _whole(self, exchange: Exchange) -> Reply:
+        data = exchange.read()
+        try:
+            return self._decoded(json.loads(data.decode("utf-8")))
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError) as wrong:
+            raise ProviderError(
+                "the response is not of {} ({}: {}); does api_url name its endpoint?".format(
+                    self.wire, type(wrong).__name__, wrong
+                ),
+                provider=self.provider,
+                status=exchange.status,
+            ) from None
+
+    # The client itself
+
+    def with_options(self, **options: Any) -> "HttpInferenceClient":
+        """This client with other options: the same connections, the same usage. None takes an option back."""
+        twin = super().with_options(**options)
+        assert isinstance(twin, HttpInferenceClient)
+        if twin.timeout != self.timeout:
+            twin._transport = twin._new_transport()
+        return twin
+
+    def close(self) -> None:
+        """Close the connections that nobody uses, and take no more tool calls; nothing for a client made `with_options`."""
+        super().close()
+        if self._owner:
+            self._transport.close()
+
+
+class Headers(Dict[str, str]):
+    """Request headers whose repr shows no value, since one of them is the key."""
+
+    def __repr__(self) -> str:
+        return "<headers {}>".format(", ".join(self))
+
+
+def key_of(provider: str, given: Optional[str], variable: str) -> str:
+    """The key that was given, or that of an environment variable; "" where there is none.
+
+    AuthenticationError, which does not show it, for one that no HTTP header may hold.
+    """
+    key = (given if given is not None else os.environ.get(variable, "")).strip()
+    if not (key.isascii() and key.isprintable()):
+        # Further down http.client would say so, and show the key.
+        key = given = ""  # a debugger, or a reporter of errors, shows the variables of this frame
+        raise AuthenticationError("the API key holds a character that no HTTP header may hold", provider=provider)
+    return key
+
+
+def _server_sent(exchange: Exchange) -> Iterator[str]:
+    """The data of each event that the response's body brings; events without data are passed over."""
+    parser = SSEParser()
+    for chunk in exchange.chunks():
+        for event in parser.feed(chunk):
+            if event.data:
+                yield event.data
+    for event in parser.finish():
+        if event.data:
+            yield event.data

@@ -1,0 +1,27 @@
+"""Reading what a provider sent, which may be anything: a value of the right type, or the harmless one in its place."""
+
+import json
+from typing import Any, Dict, Mapping, Optional, Tuple
+
+__all__ = ["count", "json_object", "text"]
+
+
+def text(value: Any) -> Optional[str]:
+    """The value if it is text, or None."""
+    return value if isinstance(value, str) else None
+
+
+def count(figures: Any, *path: str) -> int:
+    """The figure at a path of keys, or 0 where there is none: usage is told beside a reply, and must not be what spoils it."""
+    for name in path:
+        figures = figures.get(name) if isinstance(figures, Mapping) else None
+    return figures if isinstance(figures, int) and not isinstance(figures, bool) and figures > 0 else 0
+
+
+def json_object(told: str) -> Tuple[Dict[str, Any], Optional[str]]:
+    """A JSON object and None; or, where the text is none, an empty one and the text."""
+    try:
+        value = json.loads(told)
+    except (ValueError, RecursionError):
+        return {}, told
+    return (value, None) if isinstance(value, dict) else ({}, told)
