@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from asimov_sync.agents.agent import Agent as Agent
+    from asimov_sync.budget import Budget as Budget
     from asimov_sync.cache.contract import MISSING as MISSING, Cache as Cache
     from asimov_sync.cache.delivery import Delivery as Delivery
     from asimov_sync.cache.mailboxes import Letter as Letter
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
         RunTimeout as RunTimeout,
         StreamInterrupted as StreamInterrupted,
         ToolError as ToolError,
+        ToolRefused as ToolRefused,
         UnboundedClear as UnboundedClear,
         WorkersClosed as WorkersClosed,
         WrongKeyType as WrongKeyType,
@@ -68,9 +70,16 @@ if TYPE_CHECKING:
     from asimov_sync.graph.scheduler import TaskScheduler as TaskScheduler
     from asimov_sync.inference.anthropic import AnthropicInferenceClient as AnthropicInferenceClient
     from asimov_sync.inference.contract import InferenceClient as InferenceClient
+    from asimov_sync.inference.rate_limit import RateLimit as RateLimit
     from asimov_sync.inference.request import Timeout as Timeout
-    from asimov_sync.inference.stream import ReplyStream as ReplyStream
-    from asimov_sync.inference.tool_loop import CalledTool as CalledTool, ToolRun as ToolRun
+    from asimov_sync.inference.stream import ReplyStream as ReplyStream, ToolStream as ToolStream
+    from asimov_sync.inference.tool_loop import (
+        CalledTool as CalledTool,
+        ToolFinished as ToolFinished,
+        ToolRun as ToolRun,
+        ToolRunDone as ToolRunDone,
+        ToolStarted as ToolStarted,
+    )
     from asimov_sync.inference.tools import Tool as Tool, tool as tool
     from asimov_sync.messages import (
         ChatMessage as ChatMessage,
@@ -84,10 +93,12 @@ if TYPE_CHECKING:
         ToolCallReady as ToolCallReady,
         Usage as Usage,
     )
+    from asimov_sync.prices import Price as Price
     from asimov_sync.tasks import Task as Task, TaskSnapshot as TaskSnapshot, TaskStatus as TaskStatus
 
 _HOMES = {
     "agents.agent": "Agent",
+    "budget": "Budget",
     "cache.contract": "Cache MISSING",
     "cache.delivery": "Delivery",
     "cache.mailboxes": "Letter",
@@ -99,7 +110,7 @@ _HOMES = {
         "CacheReadOnly CacheUnavailable CacheValueError Cancelled ConnectionFailed ConnectTimeout ContextLengthExceeded "
         "CrossSlotError DeadlineExceeded GraphError IdleTimeout IllegalTransition InferenceError InvalidRequestError "
         "NotFoundError OutcomeUnknown OutputInvalid OverloadedError PermissionDeniedError ProviderError RateLimitError "
-        "RunFailed RunTimeout StreamInterrupted ToolError UnboundedClear WorkersClosed WrongKeyType"
+        "RunFailed RunTimeout StreamInterrupted ToolError ToolRefused UnboundedClear WorkersClosed WrongKeyType"
     ),
     "graph.building": "TaskGraph",
     "graph.events": "RunFinished TaskFinished TaskProgress TaskSkipped TaskStarted",
@@ -110,10 +121,12 @@ _HOMES = {
     "inference.anthropic": "AnthropicInferenceClient",
     "inference.contract": "InferenceClient",
     "inference.request": "Timeout",
-    "inference.stream": "ReplyStream",
-    "inference.tool_loop": "CalledTool ToolRun",
+    "inference.rate_limit": "RateLimit",
+    "inference.stream": "ReplyStream ToolStream",
+    "inference.tool_loop": "CalledTool ToolFinished ToolRun ToolRunDone ToolStarted",
     "inference.tools": "Tool tool",
     "messages": ("ChatMessage ChatRole Event Reply ReplyDone TextDelta ThinkingDelta ToolCall ToolCallReady Usage"),
+    "prices": "Price",
     "tasks": "Task TaskSnapshot TaskStatus",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}

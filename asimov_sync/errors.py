@@ -10,6 +10,7 @@
     ├── RunTimeout                  (TimeoutError) a run did not end in the time that was given
     ├── WorkersClosed               (RuntimeError) work was handed to something already closed
     ├── ToolError                   (ValueError) a tool that cannot be described to a model
+    ├── ToolRefused                 a tool call that waited for approval was refused
     ├── CacheError
     │   ├── CacheUnavailable        (ConnectionError) the cache's server cannot be reached
     │   ├── CacheAuthenticationError  the cache's server refused the user or password
@@ -79,6 +80,7 @@ __all__ = [
     "RunTimeout",
     "StreamInterrupted",
     "ToolError",
+    "ToolRefused",
     "UnboundedClear",
     "WorkersClosed",
     "WrongKeyType",
@@ -128,6 +130,10 @@ class WorkersClosed(AsimovError, RuntimeError):
 
 class ToolError(AsimovError, ValueError):
     """A function that cannot be made into a tool: a model could not be told how to call it."""
+
+
+class ToolRefused(AsimovError):
+    """A tool call that waited for approval was refused; the message is the reason, which the model is told."""
 
 
 # The cache

@@ -107,6 +107,15 @@ class ToolCall(BaseModel):
     arguments: Dict[str, Any] = Field(default_factory=dict)
     malformed: Optional[str] = None
 
+    @classmethod
+    def from_block(cls, block: Block, malformed: Optional[str] = None) -> "ToolCall":
+        """The call that a tool_use block stands for, whatever a model put into it."""
+        told, arguments = {name: block.get(name) for name in ("id", "name")}, block.get("input") or {}
+        if not isinstance(arguments, dict):
+            malformed, arguments = malformed or repr(arguments), {}
+        words = {name: word if isinstance(word, str) else "" for name, word in told.items()}
+        return cls(arguments=arguments, malformed=malformed, **words)
+
 
 class Usage(BaseModel):
     """What one or more requests used, in tokens; adds with +.
@@ -155,6 +164,7 @@ class Reply(BaseModel):
     usage: Usage = Field(default_factory=Usage)
     model: Optional[str] = None
     id: Optional[str] = None
+    parsed: Any = None
 
     @property
     def text(self) -> str:

@@ -8,9 +8,10 @@ from asimov_sync.graph.context import TaskContext
 from asimov_sync.graph.results import Partial
 from asimov_sync.inference.contract import InferenceClient
 from asimov_sync.inference.request import System
-from asimov_sync.inference.tool_loop import ToolRun
+from asimov_sync.inference.stream import ToolStream
+from asimov_sync.inference.tool_loop import Approvals, ToolRun
 from asimov_sync.inference.tools import AnyTool
-from asimov_sync.messages import Messages, as_messages, jsonable
+from asimov_sync.messages import ChatMessage, Messages, as_messages, jsonable
 from asimov_sync.tasks import Task
 
 __all__ = ["Agent"]
@@ -44,13 +45,50 @@ class Agent:
         self.options = options
 
     def run(
-        self, question: Messages, messages: Optional[Messages] = None, cancellation: Optional[Cancellation] = None
+        self,
+        question: Messages = (),
+        messages: Optional[Messages] = None,
+        approvals: Optional[Approvals] = None,
+        cancellation: Optional[Cancellation] = None,
     ) -> ToolRun:
-        """Ask, with the tools; `messages` is the conversation so far, the `.messages` of an earlier run, say."""
-        history = as_messages(messages if messages is not None else []) + as_messages(question)
+        """Ask, with the tools; `messages` is the conversation so far, the `.messages` of an earlier run, say.
+
+        approvals: what was decided about the calls that a run stopped for; then there need be no question.
+        """
+        history = self._history(question, messages)
         return self.client.run_tools(
-            history, self.tools, self.max_iterations, self.max_workers, self.system, cancellation, **self.options
+            history,
+            self.tools,
+            self.max_iterations,
+            approvals,
+            self.max_workers,
+            self.system,
+            cancellation=cancellation,
+            **self.options,
         )
+
+    def stream(
+        self,
+        question: Messages = (),
+        messages: Optional[Messages] = None,
+        approvals: Optional[Approvals] = None,
+        cancellation: Optional[Cancellation] = None,
+    ) -> ToolStream:
+        """As `run`, but returns the events to iterate over, each handed on as it happens; `.run` after the end."""
+        history = self._history(question, messages)
+        return self.client.stream_tools(
+            history,
+            self.tools,
+            self.max_iterations,
+            approvals,
+            self.max_workers,
+            self.system,
+            cancellation=cancellation,
+            **self.options,
+        )
+
+    def _history(self, question: Messages, messages: Optional[Messages]) -> List[ChatMessage]:
+        return as_messages(messages if messages is not None else []) + as_messages(question)
 
     def __call__(self, task: Task, context: TaskContext) -> Union[str, Partial]:
         """Handle a task: its result is the answer's text; PARTIAL where the model stopped before its answer was whole."""

@@ -2,10 +2,12 @@
 
 from typing import Any, Dict, Iterable, Mapping, Optional
 
+from asimov_sync.cancellation import Cancellation
 from asimov_sync.errors import AuthenticationError, InferenceError
 from asimov_sync.inference.fold import Fold
 from asimov_sync.inference.http_client import HttpInferenceClient, key_of
 from asimov_sync.inference.messages_codec import MessagesFold, decode_error, decode_reply, encode_request
+from asimov_sync.inference.output import closed
 from asimov_sync.inference.request import Request
 from asimov_sync.inference.transport import Session
 from asimov_sync.messages import Reply
@@ -14,6 +16,8 @@ __all__ = ["AnthropicInferenceClient"]
 
 API_URL = "https://api.anthropic.com/v1/messages"
 API_VERSION = "2023-06-01"
+COUNTED = frozenset("messages model system tools tool_choice thinking mcp_servers context_management".split())
+"""What a request to count tokens may hold (Anthropic, "Count Message tokens")."""
 
 
 class AnthropicInferenceClient(HttpInferenceClient):
@@ -69,3 +73,11 @@ class AnthropicInferenceClient(HttpInferenceClient):
 
     def _error(self, status: int, headers: Mapping[str, str], body: Any) -> InferenceError:
         return decode_error(self.provider, status, headers, body)
+
+    def _count(self, request: Request, cancellation: Cancellation, deadline: Optional[float]) -> int:
+        body = {name: value for name, value in encode_request(request).items() if name in COUNTED}
+        with self._post(self.api_url + "/count_tokens", body, cancellation, deadline) as exchange:
+            return int(self._read(exchange, lambda told: told["input_tokens"]))
+
+    def _native_output(self, name: str, schema: Dict[str, Any]) -> Dict[str, Any]:
+        return {"output_config": {"format": {"type": "json_schema", "schema": closed(schema)}}}

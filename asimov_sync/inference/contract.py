@@ -8,15 +8,21 @@ import abc
 import copy
 import time
 from contextlib import AbstractContextManager
-from typing import Any, ClassVar, Dict, Generator, Iterable, Iterator, List, Optional, Tuple
+from typing import Any, ClassVar, Dict, Generator, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
+from asimov_sync.budget import BUDGETS, Budget
 from asimov_sync.cancellation import Cancellation
-from asimov_sync.errors import InferenceError
+from asimov_sync.errors import ContextLengthExceeded, InferenceError, InvalidRequestError, OutputInvalid, RateLimitError
+from asimov_sync.inference.advice import advise
+from asimov_sync.inference.output import CUT_SHORT, FORMAT, PROMPT, TOOL, Output
+from asimov_sync.inference.prompt_cache import with_cache_markers
+from asimov_sync.inference.rate_limit import Pause, RateLimit, Slot, estimated_tokens, wait_until
 from asimov_sync.inference.request import Request, System, Timeout
-from asimov_sync.inference.retry import retrying
-from asimov_sync.inference.stream import ReplyStream
-from asimov_sync.inference.tool_loop import Ask, ToolRun, call_tools, conversation
-from asimov_sync.inference.tools import AnyTool, as_tools
+from asimov_sync.inference.retry import LONGEST_RETRY_AFTER, retrying
+from asimov_sync.inference.stream import ReplyStream, ToolStream
+from asimov_sync.inference.tool_calls import calling
+from asimov_sync.inference.tool_loop import Approvals, Ask, Redact, Step, ToolRun, ToolRunDone, conversation
+from asimov_sync.inference.tools import AnyTool, Tool, as_tools
 from asimov_sync.messages import Event, Messages, Reply, ReplyDone, Usage, as_messages
 from asimov_sync.metering import METERS, Meter
 from asimov_sync.workers import WorkerPool
@@ -35,13 +41,28 @@ class InferenceClient(abc.ABC):
     default_options: ClassVar[Dict[str, Any]] = {}
     """What the wire requires where the caller gives nothing."""
 
-    def __init__(self, model: str, max_retries: int = 2, timeout: Optional[Timeout] = None, **options: Any) -> None:
+    _prefers_native_output: ClassVar[bool] = False
+    """Whether the provider's own structured output is tried before a tool that the model is made to call."""
+
+    def __init__(
+        self,
+        model: str,
+        max_retries: int = 2,
+        timeout: Optional[Timeout] = None,
+        budget: Optional[Budget] = None,
+        rate_limit: Optional[RateLimit] = None,
+        **options: Any,
+    ) -> None:
         self.model = model
         self.max_retries = max_retries
         self.timeout = timeout if timeout is not None else Timeout()
+        self.budget = budget
+        self.rate_limit = rate_limit
         self.options = dict(self.default_options, **options)
         self._owner = True  # of the connections and workers, which its twins share
         self._meter = Meter()
+        self._pause = Pause()
+        self._output_ways: Dict[str, str] = {}  # by model: the way of asking for structured output that it took last
         self._tool_workers = WorkerPool(None, name="asimov-tool")
 
     # What a provider brings
@@ -56,6 +77,14 @@ class InferenceClient(abc.ABC):
         ReplyDone or raises. Leaving gives up the connection.
         """
 
+    def _count(self, request: Request, cancellation: Cancellation, deadline: Optional[float]) -> int:
+        """Ask the provider how many tokens the request's input has."""
+        raise InvalidRequestError("{} has no endpoint that counts tokens".format(self.provider), provider=self.provider)
+
+    def _native_output(self, name: str, schema: Dict[str, Any]) -> Dict[str, Any]:
+        """The options that ask for the provider's own structured output; empty where it has none."""
+        return {}
+
     # Asking
 
     def generate(
@@ -63,19 +92,59 @@ class InferenceClient(abc.ABC):
         messages: Messages,
         system: System = None,
         tools: Iterable[AnyTool] = (),
+        output: Any = None,
         cancellation: Optional[Cancellation] = None,
         **options: Any,
     ) -> Reply:
         """Ask, and wait for the whole reply. A reply that is cut short on the way is asked for again.
 
         messages: a str, a message, or a list of these. tools: what the model may want called; nothing is called here
-        (see `run_tools`). Raises an InferenceError, or Cancelled.
+        (see `run_tools`). output: a pydantic model that the reply is to be; `reply.parsed` is then one. A reply that does
+        not fit is asked for once more, with what was wrong; OutputInvalid if that does not help. Raises an InferenceError,
+        or Cancelled.
         """
         request = self._request(messages, system, tools, options)
-        with self._stream(request, cancellation, early=False) as stream:
+        if output is None:
+            return self._whole_reply(request, cancellation)
+        return self._structured(request, Output(output), cancellation)
+
+    def _whole_reply(self, request: Request, cancellation: Optional[Cancellation]) -> Reply:
+        with self._stream(request._replace(streamed=False), cancellation) as stream:
             for _event in stream:
                 pass
             return stream.reply
+
+    def _structured(self, request: Request, output: Output, cancellation: Optional[Cancellation]) -> Reply:
+        ways = [TOOL, FORMAT, PROMPT] if self._native_output(output.name, output.schema) else [TOOL, PROMPT]
+        # Thinking and a forced tool exclude each other (Anthropic, "Extended thinking").
+        if FORMAT in ways and (self._prefers_native_output or "thinking" in request.options):
+            ways = [FORMAT, TOOL, PROMPT]
+        ways.sort(key=lambda way: way != self._output_ways.get(request.model))
+        for way in ways:
+            try:
+                reply = self._whole_reply(output.asked(request, way, self._native_output), cancellation)
+            except InvalidRequestError as error:
+                if way == ways[-1] or isinstance(error, ContextLengthExceeded):
+                    raise
+                continue  # this model does not take that way
+            self._output_ways[request.model] = way
+            break
+        try:
+            return reply.model_copy(update={"parsed": output.parsed(reply)})
+        except ValueError as error:
+            wrong = error
+        if reply.stop_reason not in CUT_SHORT:
+            corrected = request._replace(messages=request.messages + output.correction(reply, wrong))
+            reply = self._whole_reply(output.asked(corrected, way, self._native_output), cancellation)
+            try:
+                return reply.model_copy(update={"parsed": output.parsed(reply)})
+            except ValueError as error:
+                wrong = error
+        raise OutputInvalid(
+            "the reply is no {}: {} (it stopped with {})".format(output.name, wrong, reply.stop_reason),
+            provider=self.provider,
+            partial=reply,
+        )
 
     def stream(
         self,
@@ -90,15 +159,17 @@ class InferenceClient(abc.ABC):
         A request that fails is sent again as long as nothing of its reply has been handed on; after that a failure is
         raised as it is, StreamInterrupted where the stream just ended.
         """
-        return self._stream(self._request(messages, system, tools, options), cancellation, early=True)
+        return self._stream(self._request(messages, system, tools, options), cancellation)
 
     def run_tools(
         self,
         messages: Messages,
         tools: Iterable[AnyTool],
         max_iterations: int = 10,
+        approvals: Optional[Approvals] = None,
         max_workers: Optional[int] = None,
         system: System = None,
+        redact: Optional[Redact] = None,
         cancellation: Optional[Cancellation] = None,
         **options: Any,
     ) -> ToolRun:
@@ -106,45 +177,155 @@ class InferenceClient(abc.ABC):
 
         max_iterations: how many requests may be made. max_workers: how many calls of one turn are made at once; None for
         all of them, 0 for one after the other on this thread. Whatever a tool raises is told to the model, and is in
-        `.calls`. Raises an InferenceError where the model cannot be asked, or Cancelled.
+        `.calls`; redact: what every result and exception text passes through before that.
+
+        The call of a tool that `requires_approval` is not made: the run ends with the stop_reason "approval" and the call
+        in `.pending`. `run_tools(run.messages, …, approvals={call.id: True})` goes on, in any process; a str in place of
+        True is a refusal, and the reason that the model is told.
+
+        Raises an InferenceError where the model cannot be asked, with the history so far in its `.messages`, or Cancelled.
         """
+        loop = self._tool_loop(messages, tools, max_iterations, approvals, redact, system, options, streamed=False)
+        end = None
+        for event in self._driven(loop, max_workers, cancellation or Cancellation.current()):
+            end = event
+        assert isinstance(end, ToolRunDone)
+        return end.run
+
+    def stream_tools(
+        self,
+        messages: Messages,
+        tools: Iterable[AnyTool],
+        max_iterations: int = 10,
+        approvals: Optional[Approvals] = None,
+        max_workers: Optional[int] = None,
+        system: System = None,
+        redact: Optional[Redact] = None,
+        cancellation: Optional[Cancellation] = None,
+        **options: Any,
+    ) -> ToolStream:
+        """As `run_tools`, but returns the events to iterate over, each handed on as it happens; `.run` after the end.
+
+        The first request is sent, and its status checked, before it returns.
+        """
+        loop = self._tool_loop(messages, tools, max_iterations, approvals, redact, system, options, streamed=True)
+        # A token of its own under the caller's, so that closing the stream frees its reader and nobody else.
+        own = Cancellation(parent=cancellation or Cancellation.current())
+        return ToolStream(self._driven(loop, max_workers, own), own)
+
+    def _tool_loop(
+        self,
+        messages: Messages,
+        tools: Iterable[AnyTool],
+        max_iterations: int,
+        approvals: Optional[Approvals],
+        redact: Optional[Redact],
+        system: System,
+        options: Dict[str, Any],
+        streamed: bool,
+    ) -> "_ToolLoop":
         named = as_tools(tools)
-        cancellation = cancellation or Cancellation.current()
-        loop = conversation(as_messages(messages), max_iterations)
-        step = next(loop)
+        guarded = {name for name, tool in named.items() if tool.requires_approval}
+        steps = conversation(as_messages(messages), max_iterations, guarded, approvals, redact)
+        request = self._request([], system, named.values(), options)._replace(streamed=streamed)
+        return _ToolLoop(steps, named, request)
+
+    def _driven(
+        self, loop: "_ToolLoop", max_workers: Optional[int], cancellation: Cancellation
+    ) -> Generator[Optional[Event], None, None]:
+        """The events of a tool loop, after a first None once a status is good, or there are calls to be made."""
+        opened = False
+        step = next(loop.steps)
         while True:
             happened: Any
             if isinstance(step, Ask):
-                happened = self.generate(step.messages, system, named.values(), cancellation, **options)
+                request = self._cached(loop.request._replace(messages=step.messages))
+                try:
+                    with self._stream(request, cancellation) as stream:
+                        if not opened:
+                            opened = True
+                            yield None
+                        for event in stream:
+                            yield event
+                    happened = stream.reply
+                except InferenceError as error:
+                    error.messages = step.messages
+                    raise
             else:
-                happened = call_tools(step.calls, named, self._tool_workers, max_workers, cancellation)
+                if not opened:
+                    opened = True
+                    yield None
+                happened = yield from calling(step.calls, loop.tools, self._tool_workers, max_workers, cancellation)
             try:
-                step = loop.send(happened)
+                step = loop.steps.send(happened)
             except StopIteration as end:
-                return end.value  # type: ignore[no-any-return]
+                yield ToolRunDone(end.value)
+                return
+
+    def count_tokens(
+        self,
+        messages: Messages,
+        system: System = None,
+        tools: Iterable[AnyTool] = (),
+        cancellation: Optional[Cancellation] = None,
+        **options: Any,
+    ) -> int:
+        """How many tokens a request's input has, as the provider counts them; nothing is generated.
+
+        InvalidRequestError where the provider has no endpoint for it.
+        """
+        request = self._request(messages, system, tools, options)
+        deadline = self._deadline()
+        own = Cancellation(parent=cancellation or Cancellation.current())
+        for attempt in retrying(self.max_retries, own, deadline, lambda: True):
+            with attempt:
+                wait_until(self._pause.until, own, deadline, self.provider)
+                try:
+                    return self._count(request, own, deadline)
+                except InferenceError as error:
+                    self._learn(error, request)
+                    raise
+        raise AssertionError("a retry that ends without a result or an error")
+
+    # A request
 
     def _request(self, messages: Messages, system: System, tools: Iterable[AnyTool], options: Dict[str, Any]) -> Request:
         merged = {name: value for name, value in dict(self.options, **options).items() if value is not None}
         definitions: List[Dict[str, Any]] = [tool.definition for tool in as_tools(tools).values()]
-        return Request(self.model, as_messages(messages), system, definitions, merged)
+        return self._cached(Request(self.model, as_messages(messages), system, definitions, merged))
 
-    def _stream(self, request: Request, cancellation: Optional[Cancellation], early: bool) -> ReplyStream:
-        deadline = None if self.timeout.total is None else time.monotonic() + self.timeout.total
+    def _cached(self, request: Request) -> Request:
+        """The request with the cache markers that prompt_cache asks for."""
+        if "prompt_cache" not in request.options or not request.messages:
+            return request
+        if request.options["prompt_cache"] != "auto":
+            raise ValueError('prompt_cache is "auto", or not given; not {!r}'.format(request.options["prompt_cache"]))
+        options = {name: value for name, value in request.options.items() if name != "prompt_cache"}
+        return with_cache_markers(request._replace(options=options))
+
+    def _deadline(self) -> Optional[float]:
+        return None if self.timeout.total is None else time.monotonic() + self.timeout.total
+
+    def _stream(self, request: Request, cancellation: Optional[Cancellation]) -> ReplyStream:
         # A token of its own under the caller's, so that closing the stream frees its reader and nobody else.
         own = Cancellation(parent=cancellation or Cancellation.current())
-        return ReplyStream(self._attempts(request, own, deadline, early), own)
+        return ReplyStream(self._attempts(request, own, self._deadline()), own)
 
     def _attempts(
-        self, request: Request, cancellation: Cancellation, deadline: Optional[float], early: bool
+        self, request: Request, cancellation: Cancellation, deadline: Optional[float]
     ) -> Generator[Optional[Event], None, None]:
-        """The events of a reply, after a first None once a status is good; retries while nothing was handed on.
-
-        early: whether events are handed on before the reply is whole.
-        """
-        meters = METERS.get()  # those of whoever asked: the events may be read elsewhere
+        """The events of a reply, after a first None once a status is good; retries while nothing was handed on."""
+        # Those of whoever asked: the events may be read elsewhere.
+        meters = METERS.get() + (self._meter,)
+        budgets = BUDGETS.get() + ((self.budget,) if self.budget is not None else ())
+        for budget in budgets:
+            budget.begin(request.model, self.provider)
         opened = handed_on = False
-        for attempt in retrying(self.max_retries, cancellation, deadline, lambda: not (early and handed_on)):
+        for attempt in retrying(self.max_retries, cancellation, deadline, lambda: not (request.streamed and handed_on)):
             with attempt:
+                slot = self._admitted(request, cancellation, deadline)
+                for budget in budgets:
+                    budget.check(self.provider)
                 try:
                     with self._attempt(request, cancellation, deadline) as events:
                         if not opened:
@@ -153,16 +334,41 @@ class InferenceClient(abc.ABC):
                         for event in events:
                             handed_on = True
                             if isinstance(event, ReplyDone):
-                                self._charge(meters, event.reply)
+                                self._charge(event.reply.usage, request, meters, budgets, slot)
                             yield event
                 except InferenceError as failed:
                     if failed.partial is not None and failed.partial.usage.total_tokens:
-                        self._charge(meters, failed.partial)  # cut short, and billed all the same
+                        # Cut short, and billed all the same.
+                        self._charge(failed.partial.usage, request, meters, budgets, slot)
+                    self._learn(failed, request)
                     raise
 
-    def _charge(self, meters: Tuple[Meter, ...], reply: Reply) -> None:
-        for meter in meters + (self._meter,):
-            meter.add(reply.usage)
+    def _admitted(self, request: Request, cancellation: Cancellation, deadline: Optional[float]) -> Optional[Slot]:
+        """Wait until an attempt may be sent: for the pause that the provider asked for, and the caller's own limit."""
+        wait_until(self._pause.until, cancellation, deadline, self.provider)
+        if self.rate_limit is None:
+            return None
+        tokens = estimated_tokens(request) if self.rate_limit.tokens_per_minute is not None else 0
+        slot = self.rate_limit.take(time.monotonic(), tokens)
+        wait_until(slot.moment, cancellation, deadline, self.provider)
+        return slot
+
+    def _learn(self, error: InferenceError, request: Request) -> None:
+        """What a failure says to this client's other threads, and to whoever reads it."""
+        if isinstance(error, RateLimitError) and error.retry_after and error.retry_after <= LONGEST_RETRY_AFTER:
+            self._pause.extend(time.monotonic() + error.retry_after)
+        if isinstance(error, InvalidRequestError):
+            advise(error, request)
+
+    def _charge(
+        self, usage: Usage, request: Request, meters: Tuple[Meter, ...], budgets: Tuple[Budget, ...], slot: Optional[Slot]
+    ) -> None:
+        for meter in meters:
+            meter.add(usage)
+        for budget in budgets:
+            budget.add(usage, request.model, self.provider)
+        if slot is not None:
+            slot.tokens = usage.total_tokens
 
     # The client itself
 
@@ -177,7 +383,7 @@ class InferenceClient(abc.ABC):
         """This client with other options: the same connections, the same usage. None takes an option back."""
         twin = copy.copy(self)
         twin._owner = False
-        for name in ("model", "max_retries", "timeout"):
+        for name in ("model", "max_retries", "timeout", "budget", "rate_limit"):
             if name in options:
                 setattr(twin, name, options.pop(name))
         twin.options = dict(self.options, **options)
@@ -196,3 +402,11 @@ class InferenceClient(abc.ABC):
 
     def __repr__(self) -> str:
         return "<{} of {}>".format(type(self).__name__, self.model)
+
+
+class _ToolLoop(NamedTuple):
+    """A tool loop that is going on: its steps, its tools, and the request without the messages."""
+
+    steps: Generator[Step, Any, ToolRun]
+    tools: Dict[str, Tool]
+    request: Request

@@ -5,7 +5,7 @@ import json
 import os
 import time
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, Mapping, Optional
+from typing import Any, Callable, Dict, Iterator, Mapping, Optional, TypeVar
 
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.errors import AuthenticationError, InferenceError, ProviderError
@@ -19,6 +19,8 @@ from asimov_sync.inference.transport import Exchange, HttpTransport, Session
 from asimov_sync.messages import Event, Reply
 
 __all__ = ["Headers", "HttpInferenceClient", "key_of"]
+
+T = TypeVar("T")
 
 
 class HttpInferenceClient(InferenceClient):
@@ -87,7 +89,7 @@ class HttpInferenceClient(InferenceClient):
                     fold, _server_sent(exchange), fold.feed_text, self.provider, request_id, lambda: exchange.delimited
                 )
             else:
-                yield all_at_once(self._whole(exchange))
+                yield all_at_once(self._read(exchange, self._decoded))
 
     @contextmanager
     def _post(
@@ -102,10 +104,11 @@ class HttpInferenceClient(InferenceClient):
                 raise advised(error, exchange.headers, time.time())
             yield exchange
 
-    def _whole(self, exchange: Exchange) -> Reply:
+    def _read(self, exchange: Exchange, decoded: Callable[[Any], T]) -> T:
+        """The answer in one piece; ProviderError if it is not what `decoded` takes."""
         data = exchange.read()
         try:
-            return self._decoded(json.loads(data.decode("utf-8")))
+            return decoded(json.loads(data.decode("utf-8")))
         except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError) as wrong:
             raise ProviderError(
                 "the response is not of {} ({}: {}); does api_url name its endpoint?".format(

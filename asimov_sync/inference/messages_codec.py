@@ -5,7 +5,6 @@ Facts of the wire: https://docs.anthropic.com/en/api/messages and …/messages-s
 empty string, and that unknown keys, blocks and events appear anywhere.
 """
 
-import json
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from asimov_sync.errors import (
@@ -128,20 +127,13 @@ def _reply(message: Mapping[str, Any], blocks: List[Block], malformed: Mapping[i
         stop_reason=text(message.get("stop_reason")),
         raw_stop_reason=text(message.get("stop_reason")),
         tool_calls=[
-            _call(block, malformed.get(place)) for place, block in enumerate(blocks) if block.get("type") == "tool_use"
+            ToolCall.from_block(block, malformed.get(place))
+            for place, block in enumerate(blocks)
+            if block.get("type") == "tool_use"
         ],
         usage=_usage(message.get("usage")),
         model=text(message.get("model")),
         id=text(message.get("id")),
-    )
-
-
-def _call(block: Block, malformed: Optional[str]) -> ToolCall:
-    arguments = block.get("input") or {}
-    if not isinstance(arguments, dict):
-        malformed, arguments = malformed or json.dumps(arguments), {}
-    return ToolCall(
-        id=text(block.get("id")) or "", name=text(block.get("name")) or "", arguments=arguments, malformed=malformed
     )
 
 
@@ -227,7 +219,7 @@ class MessagesFold(Fold):
         if self._blocks[index].get("type") != "tool_use":
             return ()
         block, malformed = self._folded(index)
-        return (ToolCallReady(_call(block, malformed)),)
+        return (ToolCallReady(ToolCall.from_block(block, malformed)),)
 
     def _folded(self, index: int) -> Tuple[Block, Optional[str]]:
         """A block with all its deltas, and its input as text if that is not a JSON object."""

@@ -1,62 +1,108 @@
-"""A reply while it is being streamed: an iterator of typed events that ends with the whole reply, or with an error."""
+"""Events while they happen, as iterators: of one reply, and of a tool loop. They end with the whole, or with an error."""
 
-from typing import Any, Generator, Iterator, Optional
+import contextvars
+from typing import Any, ClassVar, Generator, Iterator, Optional, Type
 
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.errors import AsimovError, Cancelled
+from asimov_sync.inference.tool_loop import ToolRun, ToolRunDone
 from asimov_sync.messages import Event, Reply, ReplyDone, TextDelta
 
-__all__ = ["ReplyStream"]
+__all__ = ["EventStream", "ReplyStream", "ToolStream"]
 
 
-class ReplyStream(Iterator[Event]):
-    """Iterate over it for the events of a reply as they arrive; the last one is ReplyDone.
+class EventStream(Iterator[Event]):
+    """Iterate over it for events as they arrive. Close it (or use it in a `with`) to stop early.
 
-    The request was sent and its status checked when it was made. A stream that ends before the provider's own final event
-    raises StreamInterrupted with what had arrived. Close it (or use it in a `with`) to stop early: the connection is closed.
+    The first request was sent and its status checked when it was made.
     """
+
+    _final: ClassVar[Type[Event]]
 
     def __init__(self, events: Generator[Optional[Event], None, None], cancellation: Cancellation) -> None:
         self._events = events
         self._cancellation = cancellation
-        self._reply: Optional[Reply] = None
-        next(self._events)  # up to the status
+        self._end: Optional[Event] = None
+        self._step()  # up to the status
+
+    def _step(self) -> Optional[Event]:
+        return next(self._events, None)
 
     def __next__(self) -> Event:
-        if self._reply is not None:
+        if self._end is not None:
             raise StopIteration
-        event = next(self._events, None)
+        event = self._step()
         if event is None:
-            # It was closed between two events. What came so far is not the reply, so this is not the end of an iteration.
+            # It was closed between two events. What came so far is not the whole, so this is not the end of an iteration.
             raise Cancelled(self._cancellation.reason or "the stream was closed")
-        if isinstance(event, ReplyDone):
-            self._reply = event.reply
+        if isinstance(event, self._final):
+            self._end = event
             self._events.close()  # the connection is free for the next request
         return event
 
     @property
     def text_stream(self) -> Iterator[str]:
-        """The pieces of the reply's text as they arrive, without the other events."""
+        """The pieces of the model's text as they arrive, without the other events."""
         return (event.text for event in self if isinstance(event, TextDelta))
-
-    @property
-    def reply(self) -> Reply:
-        """The whole reply, once the stream was read to its end."""
-        if self._reply is None:
-            raise AsimovError("the reply is whole only at the end of the stream: iterate over it first")
-        return self._reply
 
     def close(self) -> None:
         """Stop: close the connection, and free a thread that waits for the next event. Harmless after the end."""
-        if self._reply is None:
+        if self._end is None:
             self._cancellation.cancel("the stream was closed")
         try:
             self._events.close()
         except ValueError:
             pass  # another thread is in it, and is just being freed
 
-    def __enter__(self) -> "ReplyStream":
+    def __enter__(self) -> Any:
         return self
 
     def __exit__(self, *exc_info: Any) -> None:
         self.close()
+
+
+class ReplyStream(EventStream):
+    """The events of a reply as they arrive; the last one is ReplyDone.
+
+    A stream that ends before the provider's own final event raises StreamInterrupted with what had arrived.
+    """
+
+    _final = ReplyDone
+
+    def __enter__(self) -> "ReplyStream":
+        return self
+
+    @property
+    def reply(self) -> Reply:
+        """The whole reply, once the stream was read to its end."""
+        if not isinstance(self._end, ReplyDone):
+            raise AsimovError("the reply is whole only at the end of the stream: iterate over it first")
+        return self._end.reply
+
+
+class ToolStream(EventStream):
+    """The events of a tool loop as they happen: those of each reply, ToolStarted, ToolFinished; the last is ToolRunDone.
+
+    A reply that fails before anything of it was handed on is asked for again; one that is cut later is raised as it is.
+    """
+
+    _final = ToolRunDone
+
+    def __init__(self, events: Generator[Optional[Event], None, None], cancellation: Cancellation) -> None:
+        # Each step runs in the context in which the stream was made: whose meters, budgets and spans they are does not
+        # depend on who reads.
+        self._context = contextvars.copy_context()
+        super().__init__(events, cancellation)
+
+    def _step(self) -> Optional[Event]:
+        return self._context.run(next, self._events, None)
+
+    def __enter__(self) -> "ToolStream":
+        return self
+
+    @property
+    def run(self) -> ToolRun:
+        """What came of the loop, once the stream was read to its end."""
+        if not isinstance(self._end, ToolRunDone):
+            raise AsimovError("the run is there only at the end of the stream: iterate over it first")
+        return self._end.run

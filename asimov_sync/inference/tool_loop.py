@@ -1,31 +1,65 @@
-"""The tool loop: ask the model, call the tools that it wants, tell it what came of that, until it is done.
+"""The tool loop, pure: ask the model, call the tools that it wants, tell it what came of that, until it is done.
 
-The loop itself (`conversation`) is pure: a generator that yields what is to be done and is sent what happened. `call_tools`
-is the driver's other half: it makes the calls of one turn at once, on threads.
+`conversation` is a generator that yields what is to be done and is sent what happened; who does it, on which threads, is
+no concern of it.
 """
 
-import collections
-import queue
-import time
-from typing import Any, Deque, Dict, Generator, List, NamedTuple, Optional, Union, cast
+import logging
+from dataclasses import dataclass, field
+from typing import (
+    AbstractSet,
+    Any,
+    Callable,
+    Counter,
+    Dict,
+    Generator,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Tuple,
+    Union,
+    cast,
+)
 
-from asimov_sync.cancellation import Cancellation
-from asimov_sync.errors import Cancelled, described
-from asimov_sync.inference.tools import Tool, result_text
-from asimov_sync.messages import ChatMessage, ChatRole, Reply, ToolCall, Usage
-from asimov_sync.workers import WorkerPool
+from asimov_sync.errors import ToolRefused, described
+from asimov_sync.inference.tools import result_text
+from asimov_sync.messages import Block, ChatMessage, ChatRole, Event, Reply, ToolCall, Usage
 
-__all__ = ["CalledTool", "ToolRun", "call_tools", "conversation"]
+__all__ = [
+    "Approvals",
+    "Ask",
+    "Call",
+    "CalledTool",
+    "Redact",
+    "ToolFinished",
+    "ToolRun",
+    "ToolRunDone",
+    "ToolStarted",
+    "conversation",
+]
 
-SLICE_SECONDS = 0.2
-"""How long tools are waited for at a stretch, where a wait cannot be interrupted (Windows)."""
+logger = logging.getLogger(__name__)
 
 GOES_ON = ("pause_turn",)
 """Stop reasons after which the history is sent again as it is: the provider has not finished its turn."""
 
+Approvals = Mapping[str, Union[bool, str]]
+"""What was decided about calls that wait for approval, by their ids: True, or the reason for which it was refused."""
 
-class CalledTool(NamedTuple):
-    """One call that was made: what the function returned or raised, and how many seconds it took."""
+Redact = Callable[[str], str]
+"""Takes the text of a tool's result, or of its exception, and returns what the model may read of it."""
+
+
+# Values
+
+
+@dataclass
+class CalledTool:
+    """One call that was made: what the function returned or raised, and how many seconds it took.
+
+    A call that was refused has a ToolRefused for its exception.
+    """
 
     call: ToolCall
     result: Any
@@ -33,12 +67,14 @@ class CalledTool(NamedTuple):
     seconds: float
 
 
-class ToolRun(NamedTuple):
+@dataclass
+class ToolRun:
     """What came of a tool loop.
 
-    messages: the whole history, every call with its result, ready to be sent again. reply: the last reply. usage: of all
-    requests together. iterations: how many requests that were. stop_reason: the last reply's, or "max_iterations" where the
-    model wanted to go on. calls: every call, in the order of the replies.
+    messages: the whole history, every call with its result but those in `pending`, ready to be sent again. reply: the last
+    reply. usage: of all requests together. iterations: how many requests that were. stop_reason: the last reply's, or
+    "max_iterations" where the model wanted to go on, or "approval". calls: every call, in the order of the replies. pending:
+    the calls that wait for approval: `run_tools(run.messages, …, approvals={call.id: True})` goes on, in any process.
     """
 
     messages: List[ChatMessage]
@@ -47,11 +83,41 @@ class ToolRun(NamedTuple):
     iterations: int
     stop_reason: Optional[str]
     calls: List[CalledTool]
+    pending: List[ToolCall] = field(default_factory=list)
 
     @property
     def text(self) -> str:
         """The text of the last reply."""
         return self.reply.text
+
+
+@dataclass
+class ToolStarted(Event):
+    """A tool is being called."""
+
+    __slots__ = ("call",)
+    type = "tool_started"
+    call: ToolCall
+
+
+@dataclass
+class ToolFinished(Event):
+    """A tool has returned its result, or failed: then error is its exception in one line, and result is None."""
+
+    __slots__ = ("call", "error", "result")
+    type = "tool_finished"
+    call: ToolCall
+    result: Any
+    error: Optional[str]
+
+
+@dataclass
+class ToolRunDone(Event):
+    """The loop has ended. Always the last event."""
+
+    __slots__ = ("run",)
+    type = "tool_run_done"
+    run: ToolRun
 
 
 class Ask(NamedTuple):
@@ -69,106 +135,138 @@ class Call(NamedTuple):
 Step = Union[Ask, Call]
 
 
-def conversation(messages: List[ChatMessage], max_iterations: int) -> Generator[Step, Any, ToolRun]:
+# The loop
+
+
+def conversation(
+    messages: List[ChatMessage],
+    max_iterations: int,
+    guarded: AbstractSet[str] = frozenset(),
+    approvals: Optional[Approvals] = None,
+    redact: Optional[Redact] = None,
+) -> Generator[Step, Any, ToolRun]:
     """The loop without any IO: yields Ask and is sent a Reply, yields Call and is sent a list of CalledTool.
 
-    Tools are called only where the model stopped for them: a call that was cut short by max_tokens, or that came with a
-    refusal, is none. After the last allowed request its calls are still made, so that the history has no open call.
+    guarded: the names of the tools whose calls need approval. Calls that the history ends with, and that have no result, are
+    taken up first. Tools are called only where the model stopped for them: a call that was cut short by max_tokens, or that
+    came with a refusal, is answered with an error. After the last allowed request its calls are still made, so that the
+    history has no open call. ValueError for an approval of a call that the history does not have.
     """
     if max_iterations < 1:
         raise ValueError(
             "max_iterations is the number of requests that may be made, 1 at least; not {}".format(max_iterations)
         )
     history = list(messages)
+    decided = _decided(history, approvals or {})
     usage = Usage()
     called: List[CalledTool] = []
-    for iteration in range(1, max_iterations + 1):
+    iterations = 0
+    reply = _reply_of(history)
+    while True:
+        calls = reply.tool_calls if reply is not None else []
+        if calls and reply is not None and reply.stop_reason == "tool_use":
+            pending = [call for call in calls if call.name in guarded and call.id not in decided]
+            settled = [_refused(call, decided[call.id]) for call in calls if decided.get(call.id, True) is not True]
+            open_calls = [call for call in calls if call not in pending and decided.get(call.id, True) is True]
+            made = cast(List[CalledTool], (yield Call(open_calls))) if open_calls else []
+            called.extend(_in_order(calls, made + settled))
+            _answer(history, [_result_block(one, redact) for one in made + settled])
+            if pending:
+                return ToolRun(history, reply, usage, iterations, "approval", called, pending)
+        elif reply is not None and reply.stop_reason not in GOES_ON:
+            if calls:
+                _answer(history, [_not_made(call, reply.stop_reason) for call in calls])
+            return ToolRun(history, reply, usage, iterations, reply.stop_reason, called)
+        if iterations == max_iterations:
+            assert reply is not None
+            return ToolRun(history, reply, usage, iterations, "max_iterations", called)
         reply = cast(Reply, (yield Ask(list(history))))
+        iterations += 1
         usage = usage + reply.usage
         history.append(reply.message)
-        wants_tools = reply.stop_reason == "tool_use" and bool(reply.tool_calls)
-        if wants_tools:
-            made = cast(List[CalledTool], (yield Call(reply.tool_calls)))
-            called.extend(made)
-            history.append(ChatMessage(role=ChatRole.TOOL_RESULT, content=[_result_block(one) for one in made]))
-        elif reply.stop_reason not in GOES_ON:
-            return ToolRun(history, reply, usage, iteration, reply.stop_reason, called)
-    return ToolRun(history, reply, usage, max_iterations, "max_iterations", called)
 
 
-def _result_block(made: CalledTool) -> Dict[str, Any]:
-    block: Dict[str, Any] = {"type": "tool_result", "tool_use_id": made.call.id}
+def _decided(history: List[ChatMessage], approvals: Approvals) -> Dict[str, Union[bool, str]]:
+    known = {block.get("id") for message in history for block in message.blocks if block.get("type") == "tool_use"}
+    for wanted, decision in approvals.items():
+        if wanted not in known:
+            raise ValueError("there is no call {!r} in the messages to be approved".format(wanted))
+        if not isinstance(decision, (bool, str)):
+            raise TypeError("an approval is True, or the reason for a refusal; not {!r}".format(decision))
+    return dict(approvals)
+
+
+def _reply_of(history: List[ChatMessage]) -> Optional[Reply]:
+    """The reply whose calls are still open at the end of a history, with just these; None where there are none."""
+    last, answered = _last_turn(history)
+    if last is None:
+        return None
+    left = Counter(answered)
+    calls = []
+    for block in last.blocks:
+        if block.get("type") == "tool_use":
+            if left[str(block.get("id"))]:
+                left[str(block.get("id"))] -= 1
+            else:
+                calls.append(ToolCall.from_block(block))
+    if not calls:
+        return None
+    return Reply(message=last, stop_reason="tool_use", raw_stop_reason="tool_use", tool_calls=calls)
+
+
+def _last_turn(history: List[ChatMessage]) -> Tuple[Optional[ChatMessage], List[str]]:
+    """The message of the assistant that a history ends with, and the ids of the calls that were answered after it."""
+    answered: List[str] = []
+    for message in reversed(history):
+        if message.role is ChatRole.ASSISTANT:
+            return message, answered
+        results = [block for block in message.blocks if block.get("type") == "tool_result"]
+        if not results:
+            return None, []
+        answered += [str(block.get("tool_use_id")) for block in results]
+    return None, []
+
+
+def _answer(history: List[ChatMessage], results: List[Block]) -> None:
+    """Add results to the history: one message for all calls of a turn, in the order of the calls."""
+    if not results:
+        return
+    before: List[Block] = []
+    if history[-1].role is not ChatRole.ASSISTANT:
+        before = history.pop().blocks
+    order = [block.get("id") for block in history[-1].blocks if block.get("type") == "tool_use"]
+    blocks = sorted(before + results, key=lambda block: _place(order, block.get("tool_use_id")))
+    history.append(ChatMessage(role=ChatRole.TOOL_RESULT, content=blocks))
+
+
+def _place(order: List[Any], wanted: Any) -> int:
+    return order.index(wanted) if wanted in order else len(order)
+
+
+def _in_order(calls: List[ToolCall], called: List[CalledTool]) -> List[CalledTool]:
+    return sorted(called, key=lambda one: next(place for place, call in enumerate(calls) if call is one.call))
+
+
+def _refused(call: ToolCall, reason: Union[bool, str]) -> CalledTool:
+    return CalledTool(call, None, ToolRefused(reason or "the call was not approved"), 0.0)
+
+
+def _not_made(call: ToolCall, stop_reason: Optional[str]) -> Block:
+    text = "the call was not made, because the reply stopped with {}".format(stop_reason)
+    return {"type": "tool_result", "tool_use_id": call.id, "content": text, "is_error": True}
+
+
+def _result_block(made: CalledTool, redact: Optional[Redact]) -> Block:
+    block: Block = {"type": "tool_result", "tool_use_id": made.call.id}
+    block["content"] = result_text(made.result) if made.exception is None else described(made.exception)
     if made.exception is not None:
-        block.update(content=described(made.exception), is_error=True)
-    else:
-        block["content"] = result_text(made.result)
-    return block
-
-
-def call_tools(
-    calls: List[ToolCall], tools: Dict[str, Tool], pool: WorkerPool, max_workers: Optional[int], cancellation: Cancellation
-) -> List[CalledTool]:
-    """Make the calls, at most `max_workers` at once (None: all; 0: on this thread), and return them in the same order.
-
-    Whatever a tool raises is in its CalledTool. Cancelled if the cancellation comes first: the tools are told, and not
-    waited for.
-    """
-    if max_workers == 0:
-        with cancellation:
-            return [_call(call, tools, cancellation) for call in calls]
-    made: Dict[int, CalledTool] = {}
-    open_calls: Deque[int] = collections.deque(range(len(calls)))
-    changed: "queue.SimpleQueue[None]" = queue.SimpleQueue()  # not an Event, whose wait Ctrl-C may break
-    # A token of the tools' own: they are told, too, when it is the wait that is interrupted (Ctrl-C).
-    told = Cancellation(parent=cancellation)
-
-    def work() -> None:
+        block["is_error"] = True
+    if redact is not None:
         try:
-            while open_calls and not told.cancelled:
-                try:
-                    place = open_calls.popleft()
-                except IndexError:
-                    return  # another worker was faster
-                with told:
-                    made[place] = _call(calls[place], tools, told)
-        finally:
-            changed.put(None)
-
-    try:
-        with cancellation.on_cancel(lambda: changed.put(None)):
-            for _ in range(min(len(calls), max_workers or len(calls))):
-                pool.submit(work)
-            while len(made) < len(calls):
-                cancellation.raise_if_cancelled()
-                told.raise_if_cancelled()  # by one of the tools
-                remaining = cancellation.remaining
-                try:
-                    changed.get(timeout=SLICE_SECONDS if remaining is None else min(SLICE_SECONDS, remaining))
-                except queue.Empty:
-                    pass
-    except BaseException as interruption:
-        told.cancel("interrupted by {}".format(type(interruption).__name__))
-        raise
-    return [made[place] for place in range(len(calls))]
-
-
-def _call(call: ToolCall, tools: Dict[str, Tool], cancellation: Cancellation) -> CalledTool:
-    start = time.perf_counter()
-    result: Any = None
-    exception: Optional[BaseException] = None
-    cancellation.raise_if_cancelled()
-    try:
-        if call.name not in tools:
-            raise LookupError(
-                "there is no tool named {!r}; there are {}".format(call.name, ", ".join(sorted(tools)) or "none")
-            )
-        if call.malformed is not None:
-            raise ValueError("the arguments are not a JSON object: {}".format(call.malformed[:500]))
-        result = tools[call.name].call(call.arguments)
-        result_text(result)  # what cannot be told to the model is the tool's error
-    except Cancelled as cancelled:
-        cancellation.raise_if_cancelled()
-        exception = cancelled  # of a token of the tool's own
-    except (Exception, SystemExit) as error:  # argparse, say, would end a program, and is not to end an agent
-        exception = error
-    return CalledTool(call, None if exception is not None else result, exception, time.perf_counter() - start)
+            block["content"] = redact(block["content"])
+            if not isinstance(block["content"], str):
+                raise TypeError("redact= returned {}, not text".format(type(block["content"]).__name__))
+        except Exception:  # what cannot be redacted is not told
+            logger.exception("redact= failed on a result of the tool %s; the model is told nothing of it", made.call.name)
+            block.update(content="the result was withheld", is_error=True)
+    return block

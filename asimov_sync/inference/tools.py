@@ -1,9 +1,10 @@
 """Tools: functions that a model may call, and how they are described to it."""
 
+import copy
 import functools
 import inspect
 import json
-from typing import Any, Callable, Dict, Iterable, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, Optional, Tuple, Union, overload
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
@@ -14,7 +15,14 @@ __all__ = ["Tool", "as_tools", "tool"]
 
 
 class Tool:
-    """A function with a name, a description and a JSON schema of its arguments. Calling it calls the function."""
+    """A function with a name, a description and a JSON schema of its arguments. Calling it calls the function.
+
+    requires_approval: a tool loop does not call it before somebody has approved of the call. sequential: its calls are
+    made alone, while no other call of the same turn is.
+    """
+
+    requires_approval = False
+    sequential = False
 
     def __init__(self, function: Callable[..., Any], name: str, description: str, input_schema: Dict[str, Any]) -> None:
         self.function = function
@@ -53,13 +61,31 @@ class _TypedTool(Tool):
         return self.function(*positional, **named)
 
 
-def tool(function: Callable[..., Any]) -> Tool:
+@overload
+def tool(function: Callable[..., Any]) -> Tool: ...
+
+
+@overload
+def tool(*, requires_approval: bool = False, sequential: bool = False) -> Callable[[Callable[..., Any]], Tool]: ...
+
+
+def tool(function: Optional[Callable[..., Any]] = None, requires_approval: bool = False, sequential: bool = False) -> Any:
     """Make a tool of a typed function: its docstring is the description, its type hints are the schema.
 
-    Every argument has a name (no *args, **kwargs or positional-only ones). ToolError where a schema cannot be made.
+    A decorator, plain or with arguments: `@tool` or `@tool(requires_approval=True, sequential=True)` (see `Tool`). Every
+    argument has a name (no *args, **kwargs or positional-only ones). ToolError where a schema cannot be made.
     """
-    if isinstance(function, Tool):
-        return function
+    if function is None:
+        return functools.partial(tool, requires_approval=requires_approval, sequential=sequential)
+    made = function if isinstance(function, Tool) else _described(function)
+    if requires_approval or sequential:
+        made = copy.copy(made)
+        made.requires_approval = made.requires_approval or requires_approval
+        made.sequential = made.sequential or sequential
+    return made
+
+
+def _described(function: Callable[..., Any]) -> Tool:
     name = getattr(function, "__name__", type(function).__name__)
     try:
         signature = inspect.signature(function)
