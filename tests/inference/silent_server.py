@@ -1,0 +1,92 @@
+"""A loopback server that falls silent at a given point, and keeps its sockets open until the test is over."""
+
+import json
+import selectors
+import socket
+
+from ..waiting import Background
+
+POINTS = ["connect", "handshake", "headers", "body"]
+EVENTS = b"".join(
+    "event: {}\ndata: {}\n\n".format(event["type"], json.dumps(event)).encode()
+    for event in (
+        {"type": "message_start", "message": {"id": "m", "content": [], "usage": {"input_tokens": 1}}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "half"}},
+    )
+)
+
+
+class SilentServer:
+    """Silent in connect (its queue of connections is full), in the TLS handshake, before the headers, or in the body.
+
+    reached: what it has seen of each connection, as text, when it fell silent.
+    """
+
+    def __init__(self, point, body=EVENTS, content_type="text/event-stream"):
+        self.point = point
+        self.reached = []
+        self._answer = (
+            "HTTP/1.1 200 OK\r\ncontent-type: {}\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n".format(content_type, len(body))
+        ).encode() + body
+        self._open = []
+        self._closing = False
+        self._listener = socket.socket()
+        self._listener.bind(("127.0.0.1", 0))
+        self.address = self._listener.getsockname()
+        self._listener.listen(0 if point == "connect" else 16)
+        if point == "connect":
+            self._fill()
+        else:
+            self._serving = Background(self._serve)
+
+    @property
+    def url(self):
+        return "{}://127.0.0.1:{}/".format("https" if self.point == "handshake" else "http", self.address[1])
+
+    def _fill(self):
+        """Connect until a connection is no longer made: whoever comes next waits in connect."""
+        for _ in range(16):
+            sock = socket.socket()
+            self._open.append(sock)
+            sock.setblocking(False)
+            sock.connect_ex(self.address)
+            with selectors.DefaultSelector() as selector:
+                selector.register(sock, selectors.EVENT_WRITE)
+                if not selector.select(0.3):
+                    return
+        raise AssertionError("the queue of connections does not become full")
+
+    def _serve(self):
+        while True:
+            connection, _ = self._listener.accept()
+            self._open.append(connection)
+            if self._closing:
+                return
+            self._open.append(Background(self._fall_silent, connection))
+
+    def _fall_silent(self, connection):
+        data = connection.recv(65536)
+        while self.point != "handshake" and b"\r\n\r\n" not in data:
+            data += connection.recv(65536)
+        if self.point == "body":
+            connection.sendall(self._answer)
+        self.reached.append(self.point)
+        try:
+            while connection.recv(65536):  # a request's body; then nothing, until the client goes
+                pass
+        except OSError:
+            pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        self._closing = True
+        if self.point != "connect":
+            socket.create_connection(self.address).close()
+            self._serving.result()
+        self._listener.close()
+        for one in self._open:
+            if isinstance(one, socket.socket):
+                one.close()

@@ -1,0 +1,168 @@
+"""Whoever waits for a model is freed at the moment that was asked for, wherever the wait is.
+
+The server keeps its sockets open until after the assertion: it is not the server that frees the caller.
+"""
+
+import socket
+import threading
+import time
+
+import pytest
+
+from asimov_sync import (
+    AnthropicInferenceClient,
+    Cancellation,
+    Cancelled,
+    ConnectionFailed,
+    ConnectTimeout,
+    DeadlineExceeded,
+    IdleTimeout,
+    Timeout,
+)
+from asimov_sync.inference import dialling
+
+from ..waiting import Background, wait_for
+from .conftest import KEY
+from .silent_server import POINTS, SilentServer
+
+FREED = 0.5
+"""Seconds within which a caller is to be free."""
+
+
+def client(server, **timeout):
+    limits = dict({"connect": 30.0, "idle": 30.0}, **timeout)
+    return AnthropicInferenceClient("m", KEY, server.url, timeout=Timeout(**limits), max_retries=0)
+
+
+@pytest.mark.parametrize("way", ["generate", "stream"])
+@pytest.mark.parametrize("point", POINTS)
+def test_cancelling_frees(point, way):
+    """A cancellation from another thread frees the caller within half a second."""
+    with SilentServer(point) as server:
+        cancellation = Cancellation()
+        asking = client(server)
+
+        def ask():
+            if way == "generate":
+                return asking.generate("hello", cancellation=cancellation)
+            return list(asking.stream("hello", cancellation=cancellation))
+
+        call = Background(ask)
+        if point == "connect":
+            wait_for(lambda: in_connect(server), "the client's connect")
+        else:
+            wait_for(lambda: server.reached, "the server's silence")
+        moment = time.monotonic()
+        cancellation.cancel("enough")
+        with pytest.raises(Cancelled, match="enough"):
+            call.result(5)
+        assert time.monotonic() - moment < FREED
+
+
+def in_connect(server):
+    """Whether a socket of this process is in the middle of connecting to the server's port, as the kernel tells."""
+    wanted = ":{:04X}".format(server.address[1])
+    with open("/proc/net/tcp", encoding="ascii") as table:
+        rows = [line.split() for line in table.readlines()[1:]]
+    # 02 is SYN_SENT; one is the server's own, which made sure that its queue is full.
+    return sum(row[2].endswith(wanted) and row[3] == "02" for row in rows) >= 2
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_the_total_time_frees(point):
+    """timeout.total ends the call at its moment."""
+    with SilentServer(point) as server:
+        start = time.monotonic()
+        with pytest.raises(DeadlineExceeded):
+            client(server, total=0.4).generate("hello")
+        assert 0.4 <= time.monotonic() - start < 0.4 + FREED
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_cancellation_with_a_deadline_frees(point):
+    """The deadline of the surrounding cancellation ends the call at its moment."""
+    with SilentServer(point) as server:
+        start = time.monotonic()
+        with pytest.raises(Cancelled), Cancellation(timeout=0.4):
+            client(server).generate("hello")
+        assert 0.4 <= time.monotonic() - start < 0.4 + FREED
+
+
+@pytest.mark.parametrize("point", ["connect", "handshake"])
+def test_no_connection_in_time(point):
+    """timeout.connect covers the TCP connection and the TLS handshake, each with its own error."""
+    with SilentServer(point) as server:
+        start = time.monotonic()
+        with pytest.raises(ConnectTimeout):
+            client(server, connect=0.4).generate("hello")
+        assert 0.4 <= time.monotonic() - start < 0.4 + FREED
+
+
+@pytest.mark.parametrize("point", ["headers", "body"])
+def test_silence(point):
+    """timeout.idle ends a wait in which not a byte comes, before the headers and in the body."""
+    with SilentServer(point) as server:
+        start = time.monotonic()
+        with pytest.raises(IdleTimeout):
+            client(server, idle=0.4).generate("hello")
+        assert 0.4 <= time.monotonic() - start < 0.4 + FREED
+
+
+def test_a_name_that_is_not_resolved(monkeypatch):
+    """The resolver has no time-out that a caller could set; the caller is freed all the same, by timeout.connect too."""
+    asked, answer = threading.Event(), threading.Event()
+    real = socket.getaddrinfo
+
+    def slow(host, port, *args, **kwargs):
+        if host == "slow.test":
+            if socket.AI_NUMERICHOST in args:
+                raise socket.gaierror("not a number")
+            asked.set()
+            answer.wait(20)
+        return real(host, port, *args, **kwargs)
+
+    monkeypatch.setattr(dialling.socket, "getaddrinfo", slow)
+    asking = AnthropicInferenceClient("m", KEY, "http://slow.test/", max_retries=0)
+    try:
+        cancellation = Cancellation()
+        call = Background(asking.generate, "hello", cancellation=cancellation)
+        assert asked.wait(5)
+        moment = time.monotonic()
+        cancellation.cancel("enough")
+        with pytest.raises(Cancelled):
+            call.result(5)
+        assert time.monotonic() - moment < FREED
+        hurried = asking.with_options(timeout=Timeout(connect=0.2))
+        moment = time.monotonic()
+        with pytest.raises(ConnectTimeout):
+            hurried.generate("hello")
+        assert time.monotonic() - moment < 0.2 + FREED
+    finally:
+        answer.set()
+
+
+def test_each_address_gets_its_share(monkeypatch):
+    """A first address that does not answer leaves time for the second."""
+    with SilentServer("connect") as silent, socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(1)
+        addresses = [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", silent.address),
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", listener.getsockname()),
+        ]
+        monkeypatch.setattr(dialling.socket, "getaddrinfo", lambda *args: addresses)
+        start = time.monotonic()
+        with dialling.dial("two.test", 1, 1.0, lambda: False) as sock:
+            assert sock.getpeername() == listener.getsockname()
+        assert time.monotonic() - start < 0.9
+
+
+def test_a_refused_connection_and_an_unknown_name():
+    """Nobody listens, or nobody has the name: ConnectionFailed, and not a time-out."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = "http://127.0.0.1:{}/".format(free.getsockname()[1])
+    for url in (address, "http://no-such-host.invalid/", "http://{}.test/".format("x" * 70)):
+        with pytest.raises(ConnectionFailed) as caught:
+            AnthropicInferenceClient("m", KEY, url, max_retries=0).generate("hello")
+        assert not isinstance(caught.value, TimeoutError), url
