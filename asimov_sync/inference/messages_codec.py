@@ -198,14 +198,24 @@ class MessagesFold(Fold):
         elif kind == "thinking_delta":
             self._add(index, "thinking", delta["thinking"])
             return (ThinkingDelta(delta["thinking"]),)
-        elif kind == "signature_delta":
-            self._add(index, "signature", delta["signature"])
         elif kind == "citations_delta":
             block = self._blocks[index]
             block["citations"] = list(block.get("citations") or []) + [delta["citation"]]
-        elif kind == "compaction_delta":
-            self._add(index, "content", delta.get("content") or "")
+        else:
+            self._merge(self._blocks[index], delta)
         return ()
+
+    @staticmethod
+    def _merge(block: Block, delta: Mapping[str, Any]) -> None:
+        """Take over what else a delta brings: signatures and compactions, which come whole, and what is new."""
+        whole = delta["type"] in ("signature_delta", "compaction_delta")
+        for field, value in delta.items():
+            before = block.get(field)
+            if field == "type":
+                continue
+            if not whole and isinstance(value, (str, list)) and isinstance(before, type(value)):
+                value = before + value  # type: ignore[operator]
+            block[field] = value
 
     def _add(self, index: int, field: str, piece: str) -> None:
         if index not in self._blocks or not isinstance(piece, str):
@@ -225,7 +235,7 @@ class MessagesFold(Fold):
         """A block with all its deltas, and its input as text if that is not a JSON object."""
         block = dict(self._blocks[index])
         malformed = None
-        for field in ("text", "thinking", "signature", "content", "input"):
+        for field in ("text", "thinking", "input"):
             pieces = self._pieces.get((index, field))
             if pieces is None:
                 continue

@@ -235,3 +235,21 @@ def test_errors_have_their_class(status, error_type, message, expected):
     assert type(error) is expected
     assert (error.provider, error.status, error.error_type, error.request_id) == ("anthropic", status, error_type, "req_1")
     assert message in str(error)
+
+
+def test_a_compaction_comes_whole_with_what_belongs_to_it():
+    """A compaction's delta is the block's content and its sealed part, to be sent back as they are; null is a failure."""
+    told = {"type": "compaction_delta", "content": "so far", "encrypted_content": "sealed"}
+    reply = folded(stream(*block(0, {"type": "compaction", "content": None}, told)))[-1].reply
+    assert reply.message.content == [{"type": "compaction", "content": "so far", "encrypted_content": "sealed"}]
+    failed = {"type": "compaction_delta", "content": None}
+    reply = folded(stream(*block(0, {"type": "compaction", "content": None}, failed)))[-1].reply
+    assert reply.message.content == [{"type": "compaction", "content": None}]
+
+
+def test_a_delta_that_is_new_loses_nothing():
+    """What a delta of an unknown type brings is joined to its block: text and lists grow, the rest is set."""
+    start = {"type": "hologram", "beam": "a", "parts": [1]}
+    deltas = [{"type": "hologram_delta", "beam": "b", "parts": [2], "depth": 3}, {"type": "hologram_delta", "beam": "c"}]
+    reply = folded(stream(*block(0, start, *deltas)))[-1].reply
+    assert reply.message.content == [{"type": "hologram", "beam": "abc", "parts": [1, 2], "depth": 3}]

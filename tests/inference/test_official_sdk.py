@@ -1,0 +1,63 @@
+"""Real streams of the Messages API: the reply is what the official SDK makes of the same bytes.
+
+Collected only where the SDK is installed (`tox -e sdk`, Python 3.10 and later).
+"""
+
+import json
+
+import anthropic
+import pytest
+
+from asimov_sync import AnthropicInferenceClient, InferenceError
+
+from .conftest import KEY
+from .replay import Replay, pieces
+from .test_recorded_messages import STREAMS, read_stream
+
+BETA = ("compaction", "mcp_tool_use")
+"""Blocks that only the SDK's beta endpoint accumulates."""
+
+
+@pytest.fixture(scope="module")
+def replay():
+    server = Replay()
+    yield server
+    server.close()
+
+
+def plain(block):
+    """A block of the SDK as JSON, without what nobody sent."""
+    told = json.loads(block.to_json(exclude_unset=True))
+    if told["type"] == "compaction" and told.get("encrypted_content", "") is None:
+        del told["encrypted_content"]  # set by the accumulation itself
+    return told
+
+
+def first_message(body):
+    """The bytes up to the first message_stop: some records hold several streams, and the SDK reads on into the next."""
+    end = body.find(b"\n\n", body.index(b'"message_stop"'))
+    return body if end < 0 else body[: end + 2]
+
+
+@pytest.mark.parametrize("record", STREAMS)
+def test_the_official_accumulation(record, replay):
+    """Content and stop reason are those of the official SDK's own accumulated message; where it fails, so do we."""
+    content, _, _, _, error, _ = read_stream(record.body)
+    body = record.body if error is not None else first_message(record.body)
+    replay.answer = (200, {"content-type": "text/event-stream"}, pieces(body, "events"), "close")
+    sdk = anthropic.Anthropic(api_key=KEY, base_url=replay.url, max_retries=0)
+    messages = sdk.beta.messages if any(block["type"] in BETA for block in content) else sdk.messages
+    asked = {"model": "m", "max_tokens": 10, "messages": [{"role": "user", "content": "hello"}]}
+    client = AnthropicInferenceClient("m", KEY, replay.url, max_retries=0)
+    if error is not None:
+        with pytest.raises(anthropic.APIError), messages.stream(**asked) as stream:
+            stream.get_final_message()
+        with pytest.raises(InferenceError, match=error["message"]):
+            client.generate("hello")
+        return
+    with messages.stream(**asked) as stream:
+        theirs = stream.get_final_message()
+    ours = client.generate("hello")
+    assert ours.message.content == [plain(block) for block in theirs.content]
+    assert ours.stop_reason == theirs.stop_reason
+    assert ours.usage.output_tokens == theirs.usage.output_tokens

@@ -1,0 +1,191 @@
+"""Real traffic of the Messages API, its bytes as they were recorded, through a real socket and the real client.
+
+What the client makes of them is held against a reading of the same bytes that shares no code with the library.
+"""
+
+import json
+
+import pytest
+
+from asimov_sync import AnthropicInferenceClient, ChatMessage, InferenceError, StreamInterrupted, ToolCallReady
+from asimov_sync.inference.messages_codec import encode_request
+from asimov_sync.inference.request import Request
+
+from ..recorded import recorded
+from .conftest import KEY
+from .replay import CHUNKINGS, FRAMINGS, Replay, pieces
+
+RECORDS = recorded("anthropic", "anthropic_attested", "anthropic_reconstructed")
+
+
+def is_stream(record):
+    return b"event: message_start" in record.body or "text/event-stream" in record.headers.get("content-type", "")
+
+
+def of(kind):
+    """The records of a kind; where the traffic is absent, the one parameter that says so and is skipped."""
+    if RECORDS[0].values[0] is None:
+        return RECORDS
+    return [record for record in RECORDS if kind(record.values[0])]
+
+
+STREAMS = of(is_stream)
+WHOLE = of(lambda record: not is_stream(record) and record.status == 200)
+REFUSALS = of(lambda record: record.status != 200)
+
+
+@pytest.fixture(scope="module")
+def replay():
+    server = Replay()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def client(replay):
+    with AnthropicInferenceClient("m", KEY, replay.url, max_retries=0) as asking:
+        yield asking
+
+
+# A reading of our own
+
+
+def read_stream(body):
+    """(content, streamed text, stop reason, usage, error, whole) of a recorded stream, by an independent reading."""
+    blocks, inputs, usage, spoken, stop, error, whole = {}, {}, {}, "", None, None, False
+    for line in body.decode("utf-8").replace("\r\n", "\n").split("\n"):
+        if not line.startswith("data:"):
+            continue
+        event = json.loads(line[5:])
+        if error is not None or whole:
+            continue
+        if event["type"] == "message_start":
+            usage = dict(event["message"]["usage"])
+            blocks = dict(enumerate(json.loads(json.dumps(event["message"].get("content") or []))))
+        elif event["type"] == "content_block_start":
+            blocks[event["index"]] = json.loads(json.dumps(event["content_block"]))
+        elif event["type"] == "content_block_delta":
+            block, delta = blocks[event["index"]], event["delta"]
+            if delta["type"] == "text_delta":
+                block["text"] += delta["text"]
+                spoken += delta["text"]
+            elif delta["type"] == "thinking_delta":
+                block["thinking"] += delta["thinking"]
+            elif delta["type"] == "signature_delta":
+                block["signature"] = block.get("signature", "") + delta["signature"]
+            elif delta["type"] == "citations_delta":
+                block["citations"] = (block.get("citations") or []) + [delta["citation"]]
+            elif delta["type"] == "input_json_delta":
+                inputs[event["index"]] = inputs.get(event["index"], "") + delta["partial_json"]
+            elif delta["type"] == "compaction_delta":
+                block["content"] = delta["content"]
+            else:
+                raise AssertionError("a delta that this reading does not know: {}".format(delta))
+        elif event["type"] == "message_delta":
+            stop = event["delta"].get("stop_reason") or stop
+            usage.update({key: value for key, value in (event.get("usage") or {}).items() if value is not None})
+        elif event["type"] == "message_stop":
+            whole = True
+        elif event["type"] == "error":
+            error = event["error"]
+    for index, told in inputs.items():
+        if told:
+            try:
+                blocks[index]["input"] = json.loads(told)
+            except ValueError:
+                blocks[index]["input"] = {}
+    return [blocks[index] for index in sorted(blocks)], spoken, stop, usage, error, whole
+
+
+def figures(usage):
+    """The figures of a recorded usage as the library's names have them."""
+    creation = usage.get("cache_creation") or {}
+    return {
+        "input_tokens": usage.get("input_tokens") or 0,
+        "output_tokens": usage.get("output_tokens") or 0,
+        "cache_read_input_tokens": usage.get("cache_read_input_tokens") or 0,
+        "cache_write_input_tokens": usage.get("cache_creation_input_tokens") or 0,
+        "cache_write_5m_input_tokens": creation.get("ephemeral_5m_input_tokens") or 0,
+        "cache_write_1h_input_tokens": creation.get("ephemeral_1h_input_tokens") or 0,
+        "reasoning_tokens": (usage.get("output_tokens_details") or {}).get("thinking_tokens") or 0,
+        "requests": 1,
+    }
+
+
+def check(reply, content, stop, usage):
+    assert reply.message.content == content
+    assert (reply.stop_reason, reply.raw_stop_reason) == (stop, stop)
+    assert dict(reply.usage) == figures(usage)
+    wanted = [block for block in content if block["type"] == "tool_use"]
+    assert [(call.id, call.name) for call in reply.tool_calls] == [(block["id"], block["name"]) for block in wanted]
+    assert [call.arguments for call in reply.tool_calls] == [block["input"] or {} for block in wanted]
+    assert reply.text == "".join(block["text"] for block in content if block["type"] == "text")
+
+
+def check_history(reply, content):
+    """Sent back as history, and stored as JSON in between, it is what came in."""
+    stored = ChatMessage.model_validate_json(reply.message.model_dump_json())
+    body = encode_request(Request("m", [stored], None, [], {}))
+    assert body["messages"] == [{"role": "assistant", "content": content}]
+
+
+# Streams
+
+
+@pytest.mark.parametrize("framing", FRAMINGS)
+@pytest.mark.parametrize("chunking", CHUNKINGS)
+@pytest.mark.parametrize("record", STREAMS)
+def test_a_recorded_stream(record, chunking, framing, replay, client):
+    """A recorded stream folds to what it says, however its bytes are cut and framed."""
+    replay.answer = (200, {"content-type": "text/event-stream"}, pieces(record.body, chunking), framing)
+    content, spoken, stop, usage, error, whole = read_stream(record.body)
+    stream = client.stream("hello")
+    if error is not None or not whole:
+        with pytest.raises(InferenceError) as caught:
+            list(stream)
+        if error is None:
+            assert isinstance(caught.value, StreamInterrupted)
+        else:
+            assert (type(caught.value).__name__, caught.value.error_type) == (CLASSES[error["type"]], error["type"])
+        assert caught.value.partial.message.content == content
+        return
+    events = list(stream)
+    check(stream.reply, content, stop, usage)
+    check_history(stream.reply, content)
+    assert "".join(event.text for event in events if event.type == "text_delta") == spoken
+    assert [event.call for event in events if isinstance(event, ToolCallReady)] == stream.reply.tool_calls
+
+
+# Answers in one piece
+
+
+@pytest.mark.parametrize("record", WHOLE)
+def test_a_recorded_answer(record, replay, client):
+    """A recorded answer in one piece is the reply that it says."""
+    replay.answer = (200, {"content-type": "application/json"}, [record.body], "length")
+    told = json.loads(record.body.decode("utf-8"))
+    reply = client.generate("hello")
+    check(reply, told["content"], told["stop_reason"], told["usage"])
+    check_history(reply, told["content"])
+    assert (reply.id, reply.model) == (told["id"], told["model"])
+
+
+CLASSES = {
+    "api_error": "ProviderError",
+    "authentication_error": "AuthenticationError",
+    "not_found_error": "NotFoundError",
+    "rate_limit_error": "RateLimitError",
+    "overloaded_error": "OverloadedError",
+}
+
+
+@pytest.mark.parametrize("record", REFUSALS)
+def test_a_recorded_refusal(record, replay, client):
+    """A recorded error is the error class of its type, with the provider's words."""
+    replay.answer = (record.status, {"content-type": "application/json"}, [record.body], "length")
+    told = json.loads(record.body.decode("utf-8"))["error"]
+    with pytest.raises(InferenceError) as caught:
+        client.generate("hello")
+    assert type(caught.value).__name__ == CLASSES[told["type"]]
+    assert (caught.value.status, caught.value.error_type) == (record.status, told["type"])
+    assert told["message"] in str(caught.value)
