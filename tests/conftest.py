@@ -1,13 +1,17 @@
 """What every test has: a clean environment, a Redis server of its own, and no silent skip in CI."""
 
+import logging
 import os
 import uuid
 
 import hypothesis
 import pytest
 
+from asimov_sync import InferenceClient, InferenceError
+
 from .recorded import ABSENT
 from .redis_server import RedisServer, find_server
+from .secrets import Watch
 
 # No deadline, since what is slow here is the machine; and in CI the same examples each time.
 hypothesis.settings.register_profile("asimov", deadline=None, derandomize=bool(os.environ.get("CI")))
@@ -40,6 +44,37 @@ def clean_environment(monkeypatch):
     """No key and no proxy of the developer's own reaches a test."""
     for name in KEPT_OUT:
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def watch():
+    """Watches the whole run for keys where none belongs."""
+    watching = Watch()
+    root = logging.getLogger()
+    root.addHandler(watching)
+    before, root.level = root.level, logging.DEBUG
+    make_error, make_client = InferenceError.__init__, InferenceClient.__init__
+
+    def error_made(error, *args, **kwargs):
+        make_error(error, *args, **kwargs)
+        watching.errors.append(error)
+
+    def client_made(client, *args, **kwargs):
+        make_client(client, *args, **kwargs)
+        watching.clients.append(client)
+
+    InferenceError.__init__, InferenceClient.__init__ = error_made, client_made
+    yield watching
+    InferenceError.__init__, InferenceClient.__init__ = make_error, make_client
+    root.removeHandler(watching)
+    root.setLevel(before)
+
+
+@pytest.fixture(autouse=True)
+def no_key_anywhere(watch):
+    """No log record, error or repr of any test holds a key."""
+    yield
+    assert watch.look() == []
 
 
 @pytest.fixture(scope="session")
