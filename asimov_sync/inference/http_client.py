@@ -159,9 +159,9 @@ def _server_sent(exchange: Exchange) -> Iterator[str]:
     """The data of each event that the response's body brings; events without data are passed over."""
     parser = SSEParser()
     for chunk in exchange.chunks():
-        for event in parser.feed(chunk):
-            if event.data:
-                yield event.data
-    for event in parser.finish():
-        if event.data:
-            yield event.data
+        for _name, data in parser.feed(chunk):
+            if data:
+                yield data
+    for _name, data in parser.finish():
+        if data:
+            yield data

@@ -5,18 +5,15 @@ any chunking, LF, CRLF or CR, comments, data of several lines, a byte order mark
 ordinary character inside of JSON, so the text is decoded when an event is whole and never split as text.
 """
 
-from typing import List, NamedTuple
+from typing import List, Tuple
 
 __all__ = ["SSEParser", "ServerSentEvent"]
 
 _BOM = b"\xef\xbb\xbf"
 
 
-class ServerSentEvent(NamedTuple):
-    """One event: its name ("message" where the server gave none) and its data."""
-
-    event: str
-    data: str
+ServerSentEvent = Tuple[str, str]
+"""One event: its name ("message" where the server gave none) and its data."""
 
 
 class SSEParser:
@@ -31,54 +28,47 @@ class SSEParser:
 
     def feed(self, chunk: bytes) -> List[ServerSentEvent]:
         """The events that this chunk completes."""
-        if self._after_cr and chunk.startswith(b"\n"):
-            chunk = chunk[1:]
+        if self._after_cr and chunk:
             self._after_cr = False
-        if not chunk:
-            return []
-        self._after_cr = chunk.endswith(b"\r")
+            if chunk.startswith(b"\n"):
+                chunk = chunk[1:]
         if b"\r" in chunk:
+            self._after_cr = chunk.endswith(b"\r")
             chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        if b"\n" not in chunk:
-            self._line.append(chunk)
-            return []
         lines = chunk.split(b"\n")
+        if len(lines) == 1:
+            if chunk:
+                self._line.append(chunk)
+            return []
         if self._line:
             lines[0] = b"".join(self._line) + lines[0]
         last = lines.pop()
         self._line = [last] if last else []
+        if not self._started:
+            self._started = True
+            if lines[0].startswith(_BOM):
+                lines[0] = lines[0][len(_BOM) :]
         events: List[ServerSentEvent] = []
         for line in lines:
-            self._take(line, events)
+            if not line:
+                if self._data:
+                    data = b"\n".join(self._data)
+                    name = self._event.decode("utf-8", "replace") if self._event else "message"
+                    events.append((name, data.decode("utf-8", "replace")))
+                    self._data = []
+                self._event = b""
+                continue
+            field, _, value = line.partition(b":")
+            if value.startswith(b" "):
+                value = value[1:]
+            if field == b"data":
+                self._data.append(value)
+            elif field == b"event":
+                self._event = value
+            # The rest: comments (an empty field name), id and retry (nobody resumes these streams), what we don't know.
         return events
 
     def finish(self) -> List[ServerSentEvent]:
         """What the end of the stream completes: an event whose blank line never came."""
-        events: List[ServerSentEvent] = []
-        if self._line:
-            self._take(b"".join(self._line), events)
-            self._line = []
-        self._take(b"", events)
-        return events
-
-    def _take(self, line: bytes, events: List[ServerSentEvent]) -> None:
-        if not self._started:
-            self._started = True
-            if line.startswith(_BOM):
-                line = line[len(_BOM) :]
-        if not line:
-            if self._data:
-                data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
-                name = self._event.decode("utf-8", "replace") if self._event else "message"
-                events.append(ServerSentEvent(name, data.decode("utf-8", "replace")))
-                self._data = []
-            self._event = b""
-            return
-        field, _, value = line.partition(b":")
-        if value.startswith(b" "):
-            value = value[1:]
-        if field == b"data":
-            self._data.append(value)
-        elif field == b"event":
-            self._event = value
-        # The rest: comments (an empty field name), id and retry (nobody resumes these streams), what we don't know.
+        self._after_cr = False
+        return self.feed(b"\n\n")

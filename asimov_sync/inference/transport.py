@@ -10,6 +10,7 @@ Three things that requests does not do by itself:
   its cause, only the innermost error of the operating system or the HTTP parser.
 """
 
+import functools
 import http.client
 import http.cookiejar
 import os
@@ -374,9 +375,10 @@ class Exchange:
 
     def chunks(self) -> Iterator[bytes]:
         """The body's bytes as they arrive. Raises as `send`; a body that is not `delimited` may end early unnoticed."""
+        read = self._reader()
         while True:
             # Before Python 3.12 http.client's read1 does not count, and would wait for more than was announced.
-            chunk = self._read() if self._length is None or self._received < self._length else b""
+            chunk = read() if self._length is None or self._received < self._length else b""
             self._received += len(chunk)
             if not chunk:
                 self._cancellation.raise_if_cancelled()
@@ -406,19 +408,32 @@ class Exchange:
             pass
         return data
 
-    def _read(self) -> bytes:
+    def _reader(self) -> Callable[[], bytes]:
+        """A function that reads the next bytes of the body, b"" at its end; called for each event: what stays is done here.
+
+        A cancellation without a deadline is known by `_aborted`, and the socket keeps the bound that it has.
+        """
         assert self._response is not None
-        failure = None
-        try:
-            self._cancellation.raise_if_cancelled()
-            self._limit(self._seconds(self._transport.timeout.idle))
-            raw: Any = self._response.raw
-            if self._compressed:
-                return raw.read(READ_BYTES, decode_content=True)  # type: ignore[no-any-return]
-            return raw._fp.read1(READ_BYTES)  # type: ignore[no-any-return]
-        except _FAILURES as error:
-            failure = self._transport.failure(error, self._cancellation, self._deadline, True)
-        raise failure
+        raw: Any = self._response.raw
+        source: Callable[[int], bytes] = raw._fp.read1
+        if self._compressed:
+            source = functools.partial(raw.read, decode_content=True)
+        idle = self._transport.timeout.idle
+        timed = self._deadline is not None or self._cancellation.deadline is not None
+        self._limit(self._seconds(idle))
+
+        def read() -> bytes:
+            failure = None
+            try:
+                if timed or self._aborted:
+                    self._cancellation.raise_if_cancelled()
+                    self._limit(self._seconds(idle))
+                return source(READ_BYTES)
+            except _FAILURES as error:
+                failure = self._transport.failure(error, self._cancellation, self._deadline, True)
+            raise failure
+
+        return read
 
     def _limit(self, seconds: Optional[float]) -> None:
         """Bound the next read."""

@@ -22,13 +22,15 @@ def pieces(body, chunking):
 class Replay:
     """Answers with `answer` (status, headers, pieces, framing), which a test sets before each request.
 
-    framing: "chunked", "close" (the end of the connection is the end of the body) or "length".
+    framing: "chunked", "close" (the end of the connection is the end of the body) or "length". heads: the request lines and
+    headers that came in.
     """
 
     def __init__(self):
         self.answer = None
-        self.requests = 0
+        self.heads = []
         self._closing = False
+        self._connections = []
         self._listener = socket.socket()
         self._listener.bind(("127.0.0.1", 0))
         self._listener.listen(16)
@@ -41,15 +43,18 @@ class Replay:
             if self._closing:
                 connection.close()
                 return
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            with connection:
-                try:
-                    self._converse(connection)
-                except OSError:
-                    pass  # a client that has seen the final event is not interested in what follows
+            self._connections.append((connection, Background(self._converse, connection)))
 
     def _converse(self, connection):
-        """Answer the requests of one connection; one at a time, as each test's client sends them."""
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with connection:
+            try:
+                self._answer(connection)
+            except OSError:
+                pass  # a client that has seen the final event is not interested in what follows
+
+    def _answer(self, connection):
+        """Answer the requests of one connection."""
         data = b""
         while True:
             while b"\r\n\r\n" not in data:
@@ -62,7 +67,7 @@ class Replay:
             while len(data) < length:
                 data += connection.recv(65536)
             data = data[length:]
-            self.requests += 1
+            self.heads.append(head.decode("latin-1"))
             status, headers, parts, framing = self.answer
             if not self.send(connection, status, headers, parts, framing):
                 return
@@ -87,3 +92,9 @@ class Replay:
         socket.create_connection(self._listener.getsockname()).close()
         self._serving.result()
         self._listener.close()
+        for connection, answering in self._connections:
+            try:
+                connection.shutdown(socket.SHUT_RDWR)  # one that a client keeps open
+            except OSError:
+                pass
+            answering.result()

@@ -1,0 +1,144 @@
+"""What a user may set about connections: headers, bearer keys, proxies, a session of the application's own."""
+
+import threading
+import time
+
+import pytest
+import requests
+
+from asimov_sync import (
+    AnthropicInferenceClient,
+    AuthenticationError,
+    Cancellation,
+    Cancelled,
+    ConnectionFailed,
+    Timeout,
+)
+from asimov_sync.testing import ModelServer
+
+from ..waiting import Background, wait_for
+from .conftest import KEY
+from .replay import Replay
+from .silent_server import SilentServer
+from .test_cut_streams import BODY, check_whole
+
+ANSWER = (200, {"content-type": "text/event-stream"}, [BODY], "chunked")
+
+
+@pytest.fixture
+def replay():
+    server = Replay()
+    server.answer = ANSWER
+    yield server
+    server.close()
+
+
+def headers(head):
+    return dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:])
+
+
+def test_headers_of_the_callers_own(replay):
+    """Custom headers are sent, in place of ours where the names are the same, and keys are not shown."""
+    client = AnthropicInferenceClient(
+        "m", KEY, replay.url, betas=["one", "two"], headers={"X-Team": "blue", "Anthropic-Version": "2026-10-21"}
+    )
+    check_whole(client.generate("hello"))
+    sent = headers(replay.heads[0])
+    assert (sent["x-team"], sent["anthropic-version"], sent["anthropic-beta"]) == ("blue", "2026-10-21", "one,two")
+    assert sent["x-api-key"] == KEY
+    assert KEY not in repr(vars(client))
+
+
+def test_a_bearer_key(replay, monkeypatch):
+    """auth_token= is sent as a bearer key in place of x-api-key; $ANTHROPIC_AUTH_TOKEN where no key is given."""
+    AnthropicInferenceClient("m", api_url=replay.url, auth_token=KEY).generate("hello")
+    monkeypatch.setenv("ANTHROPIC_AUTH_TOKEN", KEY)
+    AnthropicInferenceClient("m", api_url=replay.url).generate("hello")
+    for head in replay.heads:
+        assert headers(head)["authorization"] == "bearer " + KEY
+        assert "x-api-key" not in headers(head)
+
+
+def test_no_key_at_all():
+    """Without a key the error says what to set."""
+    with pytest.raises(AuthenticationError, match="ANTHROPIC_API_KEY"):
+        AnthropicInferenceClient("m")
+
+
+def test_the_password_file_does_not_replace_the_key(replay, monkeypatch, tmp_path):
+    """A ~/.netrc with an entry for the host changes nothing."""
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login someone password else\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    for session in (None, requests.Session()):
+        AnthropicInferenceClient("m", api_url=replay.url, auth_token=KEY, session=session).generate("hello")
+        assert headers(replay.heads[-1])["authorization"] == "bearer " + KEY
+
+
+@pytest.mark.parametrize("given", ["argument", "environment"])
+def test_a_proxy(given, replay, monkeypatch):
+    """Requests go through the proxy that is given, or that of the environment."""
+    proxies = {"http": replay.url} if given == "argument" else None
+    if given == "environment":
+        monkeypatch.setenv("http_proxy", replay.url)
+    client = AnthropicInferenceClient("m", KEY, "http://models.test/v1/messages", proxies=proxies)
+    check_whole(client.generate("hello"))
+    assert replay.heads[0].startswith("POST http://models.test/v1/messages HTTP/1.1")
+
+
+def test_a_proxy_that_is_not_there(replay):
+    """A proxy that cannot be reached is a ConnectionFailed, and nothing goes past it."""
+    client = AnthropicInferenceClient("m", KEY, replay.url, proxies={"http": "http://127.0.0.1:1"}, max_retries=0)
+    with pytest.raises(ConnectionFailed):
+        client.generate("hello")
+    assert replay.heads == []
+
+
+# A session that the application brings
+
+
+def test_the_session_that_is_brought(replay):
+    """Every request goes through it, with what it is set to; it is not closed, and no other is made."""
+    seen = []
+    session = requests.Session()
+    session.headers["X-App"] = "mine"
+    session.hooks["response"].append(lambda response, **_: seen.append(response.status_code))
+    with AnthropicInferenceClient("m", KEY, replay.url, session=session) as client:
+        check_whole(client.generate("hello"))
+        check_whole(client.generate("hello"))
+    assert headers(replay.heads[0])["x-app"] == "mine"
+    assert seen == [200, 200]
+    replay.answer = (200, {"content-type": "text/plain"}, [b"still open"], "length")
+    assert session.post(replay.url, data=b"x", timeout=5).text == "still open"
+
+
+@pytest.mark.parametrize("point", ["connect", "headers", "body"])
+def test_cancelling_with_a_session_of_ones_own(point):
+    """The connections of an ordinary session can be given up, too, wherever the wait is."""
+    with SilentServer(point) as server:
+        client = AnthropicInferenceClient("m", KEY, server.url, session=requests.Session(), timeout=Timeout(30, 30))
+        cancellation = Cancellation()
+        call = Background(client.generate, "hello", cancellation=cancellation)
+        if point != "connect":
+            wait_for(lambda: server.reached)
+        moment = time.monotonic()
+        cancellation.cancel("enough")
+        with pytest.raises(Cancelled):
+            call.result(5)
+        assert time.monotonic() - moment < 0.5
+
+
+def test_a_session_for_many_threads():
+    """One session serves many threads at once."""
+    with ModelServer(lambda body: "hello") as server:
+        client = AnthropicInferenceClient("m", KEY, server.url, session=requests.Session())
+        together = threading.Barrier(20)
+
+        def ask():
+            together.wait(20)
+            return [client.generate("hello").text for _ in range(5)]
+
+        for call in [Background(ask) for _ in range(20)]:
+            assert call.result() == ["hello"] * 5
+        assert client.usage.requests == 100
