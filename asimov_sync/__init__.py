@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from asimov_sync.graph.scheduler import TaskScheduler as TaskScheduler
     from asimov_sync.inference.anthropic import AnthropicInferenceClient as AnthropicInferenceClient
     from asimov_sync.inference.contract import InferenceClient as InferenceClient
+    from asimov_sync.inference.openai import OpenAIInferenceClient as OpenAIInferenceClient
     from asimov_sync.inference.request import Timeout as Timeout
     from asimov_sync.inference.stream import ReplyStream as ReplyStream
     from asimov_sync.inference.tool_loop import CalledTool as CalledTool, ToolRun as ToolRun
@@ -109,6 +110,7 @@ _HOMES = {
     "graph.scheduler": "TaskScheduler",
     "inference.anthropic": "AnthropicInferenceClient",
     "inference.contract": "InferenceClient",
+    "inference.openai": "OpenAIInferenceClient",
     "inference.request": "Timeout",
     "inference.stream": "ReplyStream",
     "inference.tool_loop": "CalledTool ToolRun",
