@@ -238,7 +238,7 @@ class ChatFold(Fold):
         return self._content[-1].pieces
 
     def _keep(self, name: str, value: Any) -> None:
-        """Keep a field that the reply has no place for: audio is joined, lists are gathered, of the rest the last one counts."""
+        """Keep a field that the reply has no place for: audio is joined, lists are gathered, else the last one counts."""
         kept = self._fields.get(name)
         if name == "audio" and isinstance(value, dict):
             for key in ("data", "transcript"):
@@ -312,9 +312,11 @@ class _Reasoning:
         for detail in details:
             name = next((name for name in ("text", "summary") if isinstance(detail.get(name), str)), "")
             same = (detail.get("type"), detail.get("index"))
-            if not (in_pieces and self._details and self._details[-1][1] == same and (name or detail.get("signature"))):
+            goes_on = in_pieces and same[1] is not None and self._details and self._details[-1][1] == same
+            if not goes_on or detail.get("data"):
                 self._details.append((_Growing({}, name), same))
             last = self._details[-1][0]
+            last.name = last.name or name
             last.block.update((key, value) for key, value in detail.items() if value is not None or key not in last.block)
             if name:
                 last.pieces.append(detail[name])
