@@ -5,7 +5,7 @@ OpenRouter, Ollama and Perplexity, and public reports, for the shapes and for th
 """
 
 import json
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, List, Mapping, Optional
 
 from asimov_sync.errors import (
     AuthenticationError,
@@ -68,7 +68,7 @@ def decode_error(provider: str, status: Optional[int], headers: Mapping[str, str
     if status is None:
         status = _status(told)
     words = [word for word in (text(told.get("code")), text(told.get("type"))) if word]
-    known: Dict[str, Any] = dict(_KINDS) if status else dict(_KINDS, **_UNTOLD)
+    known = _KINDS if status else dict(_KINDS, **_UNTOLD)
     kind = next((known[word.lower()] for word in words if word.lower() in known), None)
     word = words[0] if words else None
     kinds = {word.lower(): kind} if word and kind else {}

@@ -81,12 +81,13 @@ def _tool(definition: Dict[str, Any]) -> Dict[str, Any]:
 
 def _choice(choice: Any) -> Any:
     """A tool_choice in this wire's form, from a word, a tool's name or Anthropic's form; another dict is sent as it is."""
-    if isinstance(choice, dict):
-        if choice.get("type") not in ("auto", "any", "none", "tool"):
-            return choice
-        choice = choice.get("name") if choice["type"] == "tool" else choice["type"]
     words = {"auto": "auto", "any": "required", "required": "required", "none": "none"}
-    return words.get(choice) or {"type": "function", "function": {"name": choice}}
+    if isinstance(choice, dict) and choice.get("type") != "tool":
+        return words.get(str(choice.get("type")), choice)
+    name = choice.get("name") if isinstance(choice, dict) else choice
+    if isinstance(choice, str) and choice in words:
+        return words[choice]
+    return {"type": "function", "function": {"name": name}}
 
 
 # What was said to the model

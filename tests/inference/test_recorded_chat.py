@@ -1,7 +1,7 @@
 """Recorded chat-completions traffic, served again by a real socket, is read as an independent reading of it says.
 
-The reading in this file knows nothing of the codec: it merges the deltas of a stream as JSON, whatever they mean, and looks at
-what came out. Every record is served, as it was recorded, in three framings; those that are no replies must be the right errors.
+The reading in this file knows nothing of the codec: it merges the deltas of a stream as JSON, whatever they mean, and looks
+at what came out. Every stream is served, as it was recorded, in three framings; what is no reply must be the right error.
 """
 
 import collections
@@ -157,7 +157,7 @@ CONSTANT = {"id", "type", "name", "role", "index", "format", "provider", "expire
 
 
 def merged(old, new):
-    """Two pieces of JSON as one: texts are joined, objects merged key by key, lists element by element where they say which."""
+    """Two pieces of JSON as one: texts are joined, objects merged by key, lists by the index that their elements tell."""
     if old is None or new is None:
         return new if old is None else old
     if isinstance(old, str) and isinstance(new, str):
@@ -303,9 +303,8 @@ def check(reply, reading):
     if message.get("audio"):
         assert sent["audio"] == {"id": message["audio"]["id"]}
         assert [block["audio"] for block in blocks if block["type"] == "audio"] == [message["audio"]]
-    for noted in ("annotations",):
-        if message.get(noted):
-            assert [block[noted] for block in blocks if block["type"] == "text"] == [message[noted]]
+    if message.get("annotations"):
+        assert [block["annotations"] for block in blocks if block["type"] == "text"] == [message["annotations"]]
 
 
 # What is checked
