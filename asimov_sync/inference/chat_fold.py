@@ -240,7 +240,9 @@ class ChatFold(Fold):
     def _keep(self, name: str, value: Any) -> None:
         """Keep a field that the reply has no place for: audio is joined, lists are gathered, else the last one counts."""
         kept = self._fields.get(name)
-        if name == "audio" and isinstance(value, dict):
+        if name == "audio":
+            if not isinstance(value, dict):
+                raise ValueError("audio that is no object")
             for key in ("data", "transcript"):
                 if text(value.get(key)):
                     self._audio.setdefault(key, []).append(value[key])

@@ -8,6 +8,7 @@ from hypothesis import given, strategies as st
 from asimov_sync import (
     AuthenticationError,
     ContextLengthExceeded,
+    InferenceError,
     InvalidRequestError,
     NotFoundError,
     OverloadedError,
@@ -422,6 +423,39 @@ def test_what_is_not_of_the_wire(odd):
         list(folded(fold, events, fold.feed_text, "test", None, lambda: True))
     assert caught.value.text == "hello"
     assert caught.value.partial.stop_reason is None
+
+
+NAMES = (
+    "annotations arguments audio choices citations code content data delta error extra_content field finish_reason function "
+    "function_call id images index message model name reasoning reasoning_content reasoning_details refusal role text "
+    "thinking tool_calls transcript type usage x_groq"
+).split()
+ODD = st.recursive(
+    st.sampled_from([None, "", "text", "thinking", "stop", "{}", 0, 7, True, 1.5]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@given(deltas=st.lists(st.dictionaries(st.sampled_from(NAMES), ODD, max_size=4), max_size=4), odd=ODD)
+def test_no_shape_breaks_the_fold(deltas, odd):
+    """Whatever a server sends, what comes of it is a reply that can be sent back, or an error of this library's."""
+    fold = ChatFold("test")
+    events = [json.dumps(one) for one in [said_hello()] + [chunk(delta) for delta in deltas] + [odd]] + [
+        json.dumps(END[0]),
+        FINAL,
+    ]
+    try:
+        reply = list(folded(fold, events, fold.feed_text, "test", None, lambda: True))[-1].reply
+    except InferenceError as error:
+        reply = error.partial
+    assert reply.text.startswith("hello")
+    message = encode_request(Request("m", [reply.message], None, [], {}))["messages"][0]
+    assert json.loads(json.dumps(message)) == message
+    try:
+        decode_reply("test", {"choices": [{"message": dict(*deltas[:1]), "finish_reason": "stop"}], "usage": odd})
+    except (AttributeError, KeyError, TypeError, ValueError, InferenceError):
+        pass  # which the client knows
 
 
 def test_a_piece_of_a_call_that_was_whole():

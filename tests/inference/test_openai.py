@@ -182,7 +182,7 @@ def encoded(url, **options):
         ("https://api.groq.com/openai/v1/chat/completions", "max_tokens", False),
         ("https://api.deepseek.com/chat/completions", "max_tokens", True),
         ("http://localhost:8000/v1/chat/completions", "max_tokens", True),
-        ("https://notapi.openai.com.example/v1/chat/completions", "max_tokens", True),
+        ("https://notapi.openai.com/v1/chat/completions", "max_tokens", True),
     ],
 )
 def test_what_depends_on_the_server(url, limit, reasoning):
