@@ -404,6 +404,7 @@ def test_an_error_inside_a_stream(told, expected):
         chunk({"content": [{"type": "text", "text": 7}]}),
         chunk({"content": [{"type": "thinking", "thinking": 7}]}),
         chunk({"refusal": 7}),
+        chunk({"audio": [7]}),
         chunk({"reasoning": {"a": 1}}),
         chunk({"reasoning_details": "text"}),
         chunk({"tool_calls": 7}),
