@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from asimov_sync.graph.scheduler import TaskScheduler as TaskScheduler
     from asimov_sync.inference.anthropic import AnthropicInferenceClient as AnthropicInferenceClient
     from asimov_sync.inference.contract import InferenceClient as InferenceClient
+    from asimov_sync.inference.openai import OpenAIInferenceClient as OpenAIInferenceClient
     from asimov_sync.inference.rate_limit import RateLimit as RateLimit
     from asimov_sync.inference.request import Timeout as Timeout
     from asimov_sync.inference.stream import ReplyStream as ReplyStream, ToolStream as ToolStream
@@ -120,6 +121,7 @@ _HOMES = {
     "graph.scheduler": "TaskScheduler",
     "inference.anthropic": "AnthropicInferenceClient",
     "inference.contract": "InferenceClient",
+    "inference.openai": "OpenAIInferenceClient",
     "inference.request": "Timeout",
     "inference.rate_limit": "RateLimit",
     "inference.stream": "ReplyStream ToolStream",
