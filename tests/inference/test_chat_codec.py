@@ -496,9 +496,9 @@ def outcome(pieces, delimited):
     def wire():
         for one in pieces:
             for event in parser.feed(one):
-                yield event.data
+                yield event[1]
         for event in parser.finish():
-            yield event.data
+            yield event[1]
 
     try:
         events = list(folded(fold, filter(None, wire()), fold.feed_text, "test", None, lambda: delimited))
@@ -695,3 +695,14 @@ def test_errors_have_their_class(status, told, expected, word):
 def test_what_an_error_says(told, message):
     """The message is the server's own, with the parameter that it objects to where the message does not name it."""
     assert decode_error("openai", 418, {}, told).args == (message,)
+
+
+def test_a_call_that_is_told_twice():
+    """A server that tells a call under its new and its old name (llama-cpp-python does) has made one call."""
+    piece = {"name": "f", "arguments": "{}"}
+    both = {"tool_calls": [{"index": 0, "id": "c", "type": "function", "function": piece}], "function_call": piece}
+    fold = ChatFold("test")
+    fold.feed({"choices": [{"index": 0, "delta": both, "finish_reason": "tool_calls"}]})
+    assert [call.name for call in fold.finish(True)[-1].reply.tool_calls] == ["f"]
+    whole = {"choices": [{"message": dict(both, content=None), "finish_reason": "tool_calls"}]}
+    assert [call.name for call in decode_reply("test", whole).tool_calls] == ["f"]

@@ -173,10 +173,10 @@ CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{
         ([], {"content": ""}),
         ([text("a"), text("b")], {"content": "ab"}),
         ([dict(text("a"), annotations=[{}], citations=["http://x"])], {"content": "a"}),
-        ([USE], {"content": None, "tool_calls": [CALL]}),
+        ([USE], {"content": "", "tool_calls": [CALL]}),
         ([text("a"), USE], {"content": "a", "tool_calls": [CALL]}),
-        ([dict(USE, extra_content={"g": 1})], {"content": None, "tool_calls": [dict(CALL, extra_content={"g": 1})]}),
-        ([dict(USE, caller={"type": "direct"})], {"content": None, "tool_calls": [CALL]}),
+        ([dict(USE, extra_content={"g": 1})], {"content": "", "tool_calls": [dict(CALL, extra_content={"g": 1})]}),
+        ([dict(USE, caller={"type": "direct"})], {"content": "", "tool_calls": [CALL]}),
         ([dict(text("no"), refusal=True)], {"content": [{"type": "refusal", "refusal": "no"}]}),
         ([{"type": "thinking", "thinking": "hm", "signature": "s"}, text("a")], {"content": "a"}),
         (
@@ -202,8 +202,8 @@ def test_what_the_model_said(blocks, message):
         {"reasoning_details": [{"type": "reasoning.encrypted", "data": "x", "index": 0}], "content": "a"},
         {"content": [{"type": "thinking", "thinking": [text("hm")], "closed": True}, text("a")]},
         {"content": [text("a"), {"type": "reference", "reference_ids": [1]}, text("b")]},
-        {"content": None, "tool_calls": [CALL]},
-        {"content": None, "reasoning_content": "hm", "tool_calls": [dict(CALL, extra_content={"google": {"x": "y"}})]},
+        {"content": "", "tool_calls": [CALL]},
+        {"content": "", "reasoning_content": "hm", "tool_calls": [dict(CALL, extra_content={"google": {"x": "y"}})]},
     ],
 )
 def test_a_reply_goes_back_as_it_came(message):

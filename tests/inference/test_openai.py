@@ -158,7 +158,7 @@ def test_a_conversation_with_tools():
     assert server.asked[1].body["messages"][1:] == [
         {
             "role": "assistant",
-            "content": None,
+            "content": "",
             "reasoning_content": "sum",
             "tool_calls": [{key: value for key, value in call.items() if key != "index"}],
         },
