@@ -15,7 +15,7 @@ from asimov_sync.testing.sending import Cut
 __all__ = ["Listener"]
 
 Respond = Callable[[socket.socket, int, str, Mapping[str, str], bytes], bool]
-"""Answers a request (connection, the client's port, path, headers, body), and says whether its connection goes on; or a Cut."""
+"""Answers a request (connection, the client's port, path, headers, body); True if the connection goes on. May raise Cut."""
 
 BACKLOG = 128
 LEAVE_SECONDS = 1.0

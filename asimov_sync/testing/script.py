@@ -58,7 +58,7 @@ class Fault:
     - cut_at: after that many bytes of the body, the connection ends: before the last chunk, or within the length that was
       announced. "headers": instead of the headers. reset: it ends with a TCP reset.
     - stall: before that event, or before the "headers", nothing more is sent until the client goes or the server is closed.
-    - write_bytes: each write is of that many bytes.
+    - write_bytes: each write is of that many bytes, and a moment before the next.
     - newline: the line ends of server-sent events, "\\n", "\\r\\n" or "\\r".
     - framing: "chunked", or "close" for a body that ends with its connection; the server's where it is not given.
     """

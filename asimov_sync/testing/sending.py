@@ -8,6 +8,7 @@ import select
 import socket
 import struct
 import threading
+import time
 from typing import Callable, NoReturn, Optional
 
 from asimov_sync.testing.answering import Response
@@ -17,6 +18,9 @@ __all__ = ["Cut", "Gone", "Sender"]
 
 LOOK_SECONDS = 0.02
 """How often a server that waits looks whether its client is still there."""
+
+PAUSE_SECONDS = 0.0001
+"""How long after a small write the next one follows, so that the client can find them one by one."""
 
 Gate = Callable[[ServedRequest, int], Optional[threading.Event]]
 """Asked before each event of a stream whether there is something to wait for."""
@@ -105,9 +109,13 @@ class Sender:
             raise
 
     def _write(self, data: bytes) -> None:
-        step = self._fault.write_bytes or max(1, len(data))
+        step = self._fault.write_bytes
+        if step is None:
+            self._connection.sendall(data)
+            return
         for start in range(0, len(data), step):
             self._connection.sendall(data[start : start + step])
+            time.sleep(PAUSE_SECONDS)
 
     def _cut(self) -> NoReturn:
         self._note("cut_at", self._fault.cut_at)
