@@ -343,11 +343,20 @@ def test_the_framing_of_one_answer(wire):
 def test_faults_are_joined():
     """An answer may have several faults at once, and all are noted."""
     path, body = STREAMED["messages"]
-    fault = Fault("one two", newline="\r\n", write_bytes=5, framing="close", error_at=3, cut_at=500, reset=True)
+    events = without_fault(path, body).replace(b"\n", b"\r\n")
+    third = events.index(b"event: content_block_delta")
+    fault = Fault(REPLY, newline="\r\n", write_bytes=5, framing="close", error_at=3, cut_at=third + 20, reset=True)
     with ModelServer([fault]) as server:
         response = post(server, path, body)
-        assert response.reset
-        assert faults(server) == ["newline='\\r\\n'", "write_bytes=5", "framing=close", "error_at=3", "cut_at=500", "reset"]
+        assert (response.body, response.reset) == (events[:third] + b"event: error\r\ndata: ", True)
+        assert faults(server) == [
+            "newline='\\r\\n'",
+            "write_bytes=5",
+            "framing=close",
+            "error_at=3",
+            "cut_at={}".format(third + 20),
+            "reset",
+        ]
 
 
 # The server as a whole
