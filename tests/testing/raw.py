@@ -55,11 +55,13 @@ def post(server, path, body, headers=(), recv=65536):
         return Raw(pieces, reset)
 
 
-def ask(server, path, body, headers=()):
-    """Send a request; the socket, to read from."""
+def ask(server, path, body, headers=(), keep=False, send=True):
+    """Send a request, and return the socket to read from. keep: the connection may serve another; send=False: only connect."""
     port = int(server.bedrock_url.rpartition(":")[2])
     connection = socket.create_connection(("127.0.0.1", port), timeout=20)
-    data = json.dumps(body).encode("utf-8")
-    head = ["POST {} HTTP/1.1".format(path), "host: x", "connection: close", "content-length: {}".format(len(data))]
-    connection.sendall("\r\n".join(head + list(headers)).encode("latin-1") + b"\r\n\r\n" + data)
+    if send:
+        data = json.dumps(body).encode("utf-8")
+        head = ["POST {} HTTP/1.1".format(path), "host: x", "content-length: {}".format(len(data))]
+        head += [] if keep else ["connection: close"]
+        connection.sendall("\r\n".join(head + list(headers)).encode("latin-1") + b"\r\n\r\n" + data)
     return connection
