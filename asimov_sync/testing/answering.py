@@ -13,8 +13,8 @@ __all__ = ["Response", "counted", "failed", "replied"]
 class Response(NamedTuple):
     """A response to be sent.
 
-    framing: "chunked", "close", or None to announce its length. error: the piece that a fault's `error_at` asks for. faults:
-    what is noted of it before a byte is sent.
+    framing: "chunked", "close", or None to announce its length. error: of a stream, the piece that a fault's `error_at` asks
+    for; None for a body in one piece. faults: what is noted of it before a byte is sent.
     """
 
     status: int

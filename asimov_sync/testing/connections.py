@@ -2,7 +2,6 @@
 
 import contextlib
 import http.server
-import select
 import socket
 import socketserver
 import ssl
@@ -22,7 +21,7 @@ LEAVE_SECONDS = 1.0
 """How long closing waits for threads: those that are busy with a script's own function cannot be ended."""
 FILL_SECONDS = 0.1
 """How long a connection on this machine may take before it is held for one that is not taken."""
-MOST_FILLERS = 1000
+MOST_FILLERS = 300
 
 
 class Listener(socketserver.TCPServer):
@@ -73,9 +72,9 @@ class Listener(socketserver.TCPServer):
         fillers: List[socket.socket] = []
         try:
             self.socket.listen(0)
-            while _taken(self.address, fillers):
-                if len(fillers) > MOST_FILLERS:
-                    raise OSError("the backlog of this system has no end: {} connections were taken".format(len(fillers)))
+            while _is_taken(self.address, fillers):
+                if len(fillers) == MOST_FILLERS:
+                    raise OSError("the backlog of this system has no end: it took {} connections".format(MOST_FILLERS))
             yield
         finally:
             for filler in fillers:
@@ -117,8 +116,8 @@ class Listener(socketserver.TCPServer):
             _say_goodbye(connection)
         except Cut as cut:
             end = self.close_request if cut.reset else end
-        except (OSError, ValueError):
-            pass  # a client that goes away, or speaks no HTTP, is no news
+        except OSError:
+            pass  # a client that goes away, or speaks no TLS, is no news
         finally:
             end(connection)
             self._forget(threading.current_thread())
@@ -147,16 +146,13 @@ class Listener(socketserver.TCPServer):
                 thread.join(max(0.0, end - time.monotonic()))
 
 
-def _taken(address: Tuple[str, int], fillers: List[socket.socket]) -> bool:
-    """Whether a connection is taken into the backlog; one that is not is given up."""
-    filler = socket.socket()
-    fillers.append(filler)
-    filler.setblocking(False)
-    filler.connect_ex(address)
-    _, writable, _ = select.select([], [filler], [], FILL_SECONDS)
-    if not writable:
-        fillers.pop().close()
-    return bool(writable)
+def _is_taken(address: Tuple[str, int], fillers: List[socket.socket]) -> bool:
+    """Whether one more connection is taken into the backlog, and so fills it."""
+    try:
+        fillers.append(socket.create_connection(address, timeout=FILL_SECONDS))
+    except socket.timeout:
+        return False
+    return True
 
 
 def _say_goodbye(connection: socket.socket) -> None:
@@ -179,7 +175,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Have a request answered."""
-        data = self.rfile.read(int(self.headers.get("content-length") or 0))
         headers = {name.lower(): value for name, value in self.headers.items()}
+        length = headers.get("content-length", "0")
+        if not length.isdigit() or "transfer-encoding" in headers:
+            return self.send_error(411)
+        data = self.rfile.read(int(length))
         if not self.server.respond(self.connection, self.client_address[1], self.path, headers, data):
             self.close_connection = True

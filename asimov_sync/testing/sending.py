@@ -55,11 +55,13 @@ class Sender:
     def send(self, before_event: Optional[Gate]) -> None:
         """Send it all. Raises Cut, Gone, or an OSError where the client is gone."""
         fault, response = self._fault, self._response
+        if response.error is None:  # not a stream
+            before_event = None
         self._head()
         for number, piece in enumerate(response.pieces):
             if fault.stall == number:
                 self._stall()
-            gate = before_event(self._request, number) if before_event is not None and response.error is not None else None
+            gate = before_event(self._request, number) if before_event is not None else None
             if gate is not None:
                 self._wait(gate)
             if fault.error_at == number and response.error is not None:

@@ -4,6 +4,7 @@ import json
 import re
 import select
 import socket
+import sys
 import time
 
 import pytest
@@ -309,8 +310,8 @@ def test_small_writes(wire, size):
     with ModelServer([Fault(REPLY, write_bytes=size)]) as server:
         response = post(server, path, body)
         assert (response.body, response.whole, faults(server)) == (whole, True, ["write_bytes={}".format(size)])
-    # One recv may find a few of them; most often it finds one.
-    assert len(response.pieces) > len(response.bytes) / size / 4
+    # One recv may find a few of them, on a busy machine many; but there are about ten events.
+    assert len(response.pieces) > 30
     assert min(len(piece) for piece in response.pieces) <= size
 
 
@@ -362,6 +363,7 @@ def test_faults_are_joined():
 # The server as a whole
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems keep no such backlog")
 def test_a_server_that_does_not_accept():
     """A new connect() waits; a connection that is open is served on; afterwards the one that waited is taken."""
     with ModelServer(lambda body: "hi") as server:
@@ -384,6 +386,7 @@ def test_a_server_that_does_not_accept():
         session.close()
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems keep no such backlog")
 def test_closing_a_server_that_does_not_accept():
     """It can be closed meanwhile, and is not opened again."""
     with ModelServer(["hi"]) as server:

@@ -1,6 +1,7 @@
 """The wires of a ModelServer: what each of them says, read with requests and with boto3, and held against real traffic."""
 
 import base64
+import contextlib
 import json
 
 import boto3
@@ -491,10 +492,11 @@ def test_boto3_raises_what_the_server_refuses(bedrock):
             client.invoke_model(modelId="m", body=json.dumps(HELLO))
         assert caught.value.response["Error"]["Code"] == "ThrottlingException"
         assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 429
-        events = iter(client.invoke_model_with_response_stream(modelId="m", body=json.dumps(HELLO))["body"])
-        assert len([next(events) for _ in range(3)]) == 3
-        with pytest.raises(ClientError, match="slow down") as caught:
-            next(events)
+        with contextlib.closing(client.invoke_model_with_response_stream(modelId="m", body=json.dumps(HELLO))["body"]) as body:
+            events = iter(body)
+            assert len([next(events) for _ in range(3)]) == 3
+            with pytest.raises(ClientError, match="slow down") as caught:
+                next(events)
         assert caught.value.response["Error"]["Code"] == "throttlingException"
 
 
