@@ -10,8 +10,8 @@ from asimov_sync.inference.messages_codec import MessagesFold, decode_error, enc
 from asimov_sync.inference.request import Request
 from asimov_sync.inference.retry import advised
 from asimov_sync.messages import Event, Reply
-from asimov_sync.testing.script import Failure, Script, Scripted, failure_body
-from asimov_sync.testing.wire import reply_events
+from asimov_sync.testing.script import Failure, Fault, Script, Scripted
+from asimov_sync.testing.wires import MESSAGES
 
 __all__ = ["ScriptedInferenceClient"]
 
@@ -36,15 +36,17 @@ class ScriptedInferenceClient(InferenceClient):
         cancellation.raise_if_cancelled()
         body = encode_request(request)
         self.requests.append(body)
-        answer = self._script.answer(body)
+        answer, fault = self._script.answer(body)
+        if fault != Fault(answer):
+            raise TypeError("a Fault is of the network, and there is none here: give it to a ModelServer")
         if isinstance(answer, Failure):
-            error = decode_error(self.provider, answer.status, answer.headers, failure_body(answer))
+            error = decode_error(self.provider, answer.status, answer.headers, MESSAGES.failure_body(answer))
             raise advised(error, answer.headers, time.time())
         fold = MessagesFold(self.provider)
-        yield self._events(fold, answer, cancellation)
+        yield self._events(fold, answer, body, cancellation)
 
-    def _events(self, fold: MessagesFold, answer: Reply, cancellation: Cancellation) -> Iterator[Event]:
-        for told in reply_events(answer):
+    def _events(self, fold: MessagesFold, answer: Reply, body: Dict[str, Any], cancellation: Cancellation) -> Iterator[Event]:
+        for told in MESSAGES.reply_events(answer, body):
             cancellation.raise_if_cancelled()
             for event in fold.feed(told):
                 yield event

@@ -25,7 +25,7 @@ from asimov_sync import (
 from asimov_sync.inference.messages_codec import MessagesFold, decode_error, decode_reply, encode_request
 from asimov_sync.inference.request import Request
 from asimov_sync.messages import as_messages
-from asimov_sync.testing.wire import reply_body, reply_events
+from asimov_sync.testing.wires import MESSAGES
 
 
 def body(messages="hello", system=None, tools=(), **options):
@@ -107,9 +107,9 @@ def test_a_stream_folds_to_what_was_sent(blocks):
         model="m",
         id="msg_1",
     )
-    events = folded(reply_events(reply))
+    events = folded(MESSAGES.reply_events(reply, {}))
     assert events[-1] == ReplyDone(reply)
-    assert decode_reply(json.loads(json.dumps(reply_body(reply)))) == reply
+    assert decode_reply(json.loads(json.dumps(MESSAGES.reply_body(reply, {})))) == reply
     assert body([reply.message])["messages"] == [{"role": "assistant", "content": blocks}]
     calls = [event.call for event in events if isinstance(event, ToolCallReady)]
     assert calls == reply.tool_calls

@@ -2,18 +2,25 @@
 
 import http.client
 import json
+import os
+import socket
+import ssl
+import stat
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 import requests
+import trustme
 
-from asimov_sync import InvalidRequestError, OverloadedError, ProviderError
-from asimov_sync.testing import Failure, ModelServer, ScriptedInferenceClient, calls, last_text, tool_results
+from asimov_sync import AnthropicInferenceClient, ConnectionFailed, InvalidRequestError, OverloadedError, ProviderError, Usage
+from asimov_sync.testing import Failure, Fault, ModelServer, ScriptedInferenceClient, calls, last_text, tool_results
 from asimov_sync.testing.script import Script
 
-from ..waiting import wait_for
+from ..waiting import Background, wait_for
+from .raw import ask
 
 
 def post(server, **body):
@@ -165,3 +172,158 @@ def test_it_needs_the_standard_library_only():
     """The server itself loads no HTTP library; its users do."""
     program = "import sys, asimov_sync.testing.server; assert not {'requests', 'urllib3', 'flask'} & set(sys.modules)"
     subprocess.check_call([sys.executable, "-c", program])
+
+
+# The server as a whole
+
+
+def test_the_usage_is_that_of_the_client():
+    """What the server counts is what a client counts, the moment it has the reply; failed answers count for nothing."""
+    answers = ["one", Failure(529, headers={"retry-after": "0"}), "two", calls(("f", {})), Fault("three", stall="headers")]
+    with ModelServer(answers) as server:
+        with AnthropicInferenceClient(model="m", api_key="k", api_url=server.url) as client:
+            for number in range(3):
+                client.generate("hello {}".format(number))
+                assert server.usage == client.usage
+                assert client.usage.requests == number + 1
+            stream = Background(client.stream, "hello")
+            wait_for(lambda: server.requests[-1].faults == ["stall=headers"])
+            assert [request.whole for request in server.requests] == [True, True, True, True, False]
+            assert [request.reply is None for request in server.requests] == [False, True, False, False, False]
+            server.close()
+            with pytest.raises(ConnectionFailed):
+                stream.result()
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    """A server's context, and the file of the authority that signed its certificate."""
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    file = tmp_path_factory.mktemp("tls") / "authority.pem"
+    authority.cert_pem.write_to_path(str(file))
+    return context, str(file)
+
+
+@pytest.mark.parametrize("framing", ["chunked", "close"])
+def test_tls(certificates, framing):
+    """With tls, the server speaks HTTPS with that certificate, streams too, and still knows when its client goes."""
+    context, authority = certificates
+    answers = ["hi", "hi", Fault("hi", stall=2), Fault("hi", cut_at=30), "hi"]
+    with ModelServer(answers, tls=context, framing=framing) as server:
+        assert server.url.startswith("https://127.0.0.1:")
+        body = {"messages": [], "stream": True}
+        for told in ({"messages": []}, body):
+            assert b"hi" in requests.post(server.url, json=told, verify=authority).content
+        stalled = requests.post(server.url, json=body, verify=authority, stream=True)
+        wait_for(lambda: server.requests[2].sent == 2)
+        assert not server.requests[2].disconnected.is_set()
+        stalled.close()
+        assert server.requests[2].disconnected.wait(20)
+        # A cut says no goodbye, and an end does: with TLS, no attacker can cut a stream that ends with its connection.
+        assert encrypted(server, authority, body) == "cut"
+        assert encrypted(server, authority, body) == "goodbye"
+        with pytest.raises(requests.exceptions.SSLError):
+            requests.post(server.url, json=body)
+        with pytest.raises(requests.ConnectionError):
+            requests.post(server.url.replace("https", "http"), json=body)
+
+
+def encrypted(server, authority, body):
+    """How a TLS connection ends."""
+    context = ssl.create_default_context(cafile=authority)
+    raw = ask(server, "/v1/messages", None, send=False)
+    with context.wrap_socket(raw, server_hostname="127.0.0.1", suppress_ragged_eofs=False) as connection:
+        data = json.dumps(body).encode("utf-8")
+        head = "POST /v1/messages HTTP/1.1\r\nconnection: close\r\ncontent-length: {}\r\n\r\n".format(len(data))
+        connection.sendall(head.encode("latin-1") + data)
+        try:
+            while connection.recv(65536):
+                pass
+        except ssl.SSLError as broken:  # 3.7 does not know OpenSSL 3's word for it
+            assert "eof" in str(broken).lower()
+            return "cut"
+        return "goodbye"
+
+
+def descriptors():
+    """How many sockets this process has open."""
+    found = 0
+    for name in os.listdir("/dev/fd"):
+        try:
+            found += stat.S_ISSOCK(os.fstat(int(name)).st_mode)
+        except OSError:
+            pass  # that of the listing itself
+    return found
+
+
+def threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("asimov-serve")]
+
+
+def test_many_connections_and_nothing_left():
+    """A hundred connections at once: idle, stalled and silent ones; closing takes no time, and leaves no thread, no socket."""
+    wait_for(lambda: not threads())
+    before = descriptors()
+    server = ModelServer(lambda body: Fault("hi", stall=body["messages"][0]) if body["messages"] else "hi")
+    asking = [{"messages": []}, {"messages": ["headers"], "stream": True}, {"messages": [3], "stream": True}]
+    connections = [ask(server, "/v1/messages", asking[number % 3], keep=True) for number in range(99)]
+    connections.append(ask(server, "/v1/messages", None, send=False))
+    assert len(connections) == 100
+    wait_for(lambda: len(server.requests) == 99 and all(one.faults or one.whole for one in server.requests))
+    wait_for(lambda: len(threads()) == 101)
+    assert sorted(set(map(str, (one.faults for one in server.requests)))) == ["['stall=3']", "['stall=headers']", "[]"]
+    assert server.usage.requests == 33
+    start = time.monotonic()
+    server.close()
+    assert time.monotonic() - start < 1
+    assert threads() == []
+    assert descriptors() == before + 100
+    for connection in connections:
+        connection.settimeout(20)
+        while connection.recv(65536):
+            pass
+        connection.close()
+    server.close()  # again: nothing
+
+
+def test_closing_does_not_wait_for_a_script():
+    """A script's own function that is busy is left behind; its thread ends when it returns."""
+    busy, over = threading.Event(), threading.Event()
+    server = ModelServer(lambda body: busy.set() or over.wait(20) and "hi")
+    with ask(server, "/v1/messages", {"messages": []}):
+        assert busy.wait(20)
+        start = time.monotonic()
+        server.close()
+        assert time.monotonic() - start < 3
+        over.set()
+        wait_for(lambda: not threads())
+
+
+def test_many_answers_at_once():
+    """A hundred clients at once get each its own answer, and none is refused."""
+    with ModelServer(last_text) as server:
+        with requests.Session() as session:
+            session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=100))
+
+            def one(number):
+                body = {"messages": [{"role": "user", "content": str(number)}]}
+                return session.post(server.url, json=body, timeout=20).json()["content"][0]["text"]
+
+            asked = [Background(one, number) for number in range(100)]
+            assert [one.result() for one in asked] == list(map(str, range(100)))
+        assert server.usage.requests == 100
+        assert server.usage == sum((request.reply.usage for request in server.requests), Usage())
+
+
+def test_what_is_no_http():
+    """Garbage on a connection ends it, and the server goes on."""
+    with ModelServer(["hi"]) as server:
+        port = int(server.bedrock_url.rpartition(":")[2])
+        for garbage in (b"\0\1\2\r\n\r\n", b"POST /v1/messages HTTP/1.1\r\ncontent-length: many\r\n\r\n"):
+            with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+                connection.sendall(garbage)
+                while connection.recv(65536):
+                    pass
+        assert post(server).ok

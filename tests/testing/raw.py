@@ -1,0 +1,67 @@
+"""What a server's bytes are: HTTP spoken on a plain socket, with nothing between."""
+
+import json
+import socket
+
+
+class Raw:
+    """A response as it came. pieces: what each recv gave; reset: whether the connection ended with a TCP reset."""
+
+    def __init__(self, pieces, reset):
+        self.pieces = pieces
+        self.reset = reset
+        self.bytes = b"".join(pieces)
+        head, self.empty_line, self.rest = self.bytes.partition(b"\r\n\r\n")
+        lines = head.decode("latin-1").split("\r\n")
+        self.status = int(lines[0].split()[1]) if lines[0] else None
+        self.headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines[1:])}
+        self.chunked = self.headers.get("transfer-encoding") == "chunked"
+
+    @property
+    def body(self):
+        """The bytes of the body, those of a chunk that was cut included."""
+        return self._unchunked()[0] if self.chunked else self.rest
+
+    @property
+    def whole(self):
+        """Whether the end of the body was announced, and came. A body that ends with its connection announces nothing."""
+        if self.chunked:
+            return self._unchunked()[1]
+        return len(self.rest) == int(self.headers.get("content-length", -1))
+
+    def _unchunked(self):
+        body, rest = b"", self.rest
+        while rest:
+            length, _, rest = rest.partition(b"\r\n")
+            size = int(length, 16)
+            if not size:
+                return body, rest == b"\r\n"
+            body, rest = body + rest[:size], rest[size + 2 :]
+        return body, False
+
+
+def post(server, path, body, headers=(), recv=65536):
+    """Send a request on a connection of its own, read until its end."""
+    with ask(server, path, body, headers) as connection:
+        pieces, reset = [], False
+        try:
+            while True:
+                data = connection.recv(recv)
+                if not data:
+                    break
+                pieces.append(data)
+        except ConnectionResetError:
+            reset = True
+        return Raw(pieces, reset)
+
+
+def ask(server, path, body, headers=(), keep=False, send=True):
+    """Send a request, and return the socket to read from. keep: the connection may serve another; send=False: only connect."""
+    port = int(server.bedrock_url.rpartition(":")[2])
+    connection = socket.create_connection(("127.0.0.1", port), timeout=20)
+    if send:
+        data = json.dumps(body).encode("utf-8")
+        head = ["POST {} HTTP/1.1".format(path), "host: x", "content-length: {}".format(len(data))]
+        head += [] if keep else ["connection: close"]
+        connection.sendall("\r\n".join(head + list(headers)).encode("latin-1") + b"\r\n\r\n" + data)
+    return connection
