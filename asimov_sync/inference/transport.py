@@ -526,7 +526,9 @@ def _chain(error: BaseException) -> List[BaseException]:
 
 
 def _harmless(error: BaseException) -> bool:
-    """Whether an exception is of the operating system or the HTTP parser, and so holds neither request nor headers."""
+    """Whether an exception is of the operating system, TLS or the HTTP parser, and so holds neither request nor headers."""
     if isinstance(error, (requests.RequestException, urllib3.exceptions.HTTPError)):
         return False
+    if type(error).__name__ == "CertificateError":  # urllib3's own, of a host that does not match; its home has moved about
+        return True
     return isinstance(error, (OSError, ssl.SSLError, http.client.HTTPException))

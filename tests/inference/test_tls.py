@@ -1,0 +1,84 @@
+"""Over TLS: the certificate is verified, events arrive one at a time, and whoever waits can be freed."""
+
+import ssl
+import threading
+import time
+
+import pytest
+import trustme
+
+from asimov_sync import AnthropicInferenceClient, Cancellation, Cancelled, ConnectionFailed, OpenAIInferenceClient
+from asimov_sync.testing import ModelServer
+
+from ..waiting import Background, wait_for
+from .conftest import KEY
+
+
+@pytest.fixture
+def authority(tmp_path, monkeypatch):
+    """A certificate authority that this process trusts, as $REQUESTS_CA_BUNDLE names it."""
+    made = trustme.CA()
+    bundle = tmp_path / "authority.pem"
+    made.cert_pem.write_to_path(str(bundle))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
+    return made
+
+
+def context(authority, host="127.0.0.1"):
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(host).configure_cert(made)
+    return made
+
+
+def test_events_arrive_one_at_a_time(authority):
+    """An event is handed on when it was sent, while the next one is held back."""
+    gates = [threading.Event() for _ in range(50)]
+    with ModelServer(["one two three"], tls=context(authority), before_event=lambda request, n: gates[n]) as server:
+        client = AnthropicInferenceClient("m", KEY, server.url)
+        for gate in gates[:4]:
+            gate.set()
+        with client.stream("hello") as stream:
+            assert next(stream).text == "one "
+            assert server.requests[0].sent == 4
+            for gate in gates:
+                gate.set()
+            assert "".join(stream.text_stream) == "two three"
+        client.close()
+
+
+def test_connections_are_used_again(authority):
+    """A second request goes over the first one's connection, with no handshake of its own."""
+    with ModelServer(lambda body: "hello", tls=context(authority)) as server:
+        for client in (
+            AnthropicInferenceClient("m", KEY, server.url),
+            OpenAIInferenceClient("m", KEY, server.chat_url),
+        ):
+            with client:
+                assert [client.generate("hello").text for _ in range(5)] == ["hello"] * 5
+
+
+def test_cancelling_in_the_body(authority):
+    """A reader of a silent TLS connection is freed at once."""
+    gates = [threading.Event() for _ in range(50)]
+    with ModelServer(["one two three"], tls=context(authority), before_event=lambda request, n: gates[n]) as server:
+        for gate in gates[:4]:
+            gate.set()
+        cancellation = Cancellation()
+        call = Background(AnthropicInferenceClient("m", KEY, server.url).generate, "hello", cancellation=cancellation)
+        wait_for(lambda: server.requests and server.requests[0].sent == 4)
+        moment = time.monotonic()
+        cancellation.cancel("enough")
+        with pytest.raises(Cancelled):
+            call.result(5)
+        assert time.monotonic() - moment < 0.5
+
+
+@pytest.mark.parametrize("wrong", ["authority", "host"])
+def test_a_certificate_that_is_not_trusted(authority, wrong, monkeypatch):
+    """A certificate of an unknown authority, or for another host, is a ConnectionFailed, and no key is sent."""
+    made = context(trustme.CA()) if wrong == "authority" else context(authority, "models.test")
+    with ModelServer(["hello"], api_key=KEY, tls=made) as server:
+        client = AnthropicInferenceClient("m", KEY, server.url, max_retries=0)
+        with pytest.raises(ConnectionFailed, match="(?i)certificate"):
+            client.generate("hello")
+        assert server.requests == []
