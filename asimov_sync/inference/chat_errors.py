@@ -83,9 +83,7 @@ def _unwrapped(body: Any) -> Mapping[str, Any]:
             continue
         if not isinstance(body, Mapping):
             break
-        inner = [
-            body[name] for name in ("error", "errors", "detail", "message") if isinstance(body.get(name), (Mapping, list))
-        ]
+        inner = [body[name] for name in _WRAPPINGS if isinstance(body.get(name), (Mapping, list))]
         if not (inner and inner[0]):
             return body
         body = inner[0]
