@@ -71,7 +71,7 @@ class InferenceClient(abc.ABC):
         messages: a str, a message, or a list of these. tools: what the model may want called; nothing is called here
         (see `run_tools`). Raises an InferenceError, or Cancelled.
         """
-        request = self._request(messages, system, tools, options)
+        request = self._request(messages, system, tools, options)._replace(streamed=False)
         with self._stream(request, cancellation, early=False) as stream:
             for _event in stream:
                 pass
