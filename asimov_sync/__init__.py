@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from asimov_sync.graph.run import Run as Run
     from asimov_sync.graph.scheduler import TaskScheduler as TaskScheduler
     from asimov_sync.inference.anthropic import AnthropicInferenceClient as AnthropicInferenceClient
+    from asimov_sync.inference.bedrock import BedrockInferenceClient as BedrockInferenceClient
     from asimov_sync.inference.contract import InferenceClient as InferenceClient
     from asimov_sync.inference.request import Timeout as Timeout
     from asimov_sync.inference.stream import ReplyStream as ReplyStream
@@ -108,6 +109,7 @@ _HOMES = {
     "graph.run": "Run",
     "graph.scheduler": "TaskScheduler",
     "inference.anthropic": "AnthropicInferenceClient",
+    "inference.bedrock": "BedrockInferenceClient",
     "inference.contract": "InferenceClient",
     "inference.request": "Timeout",
     "inference.stream": "ReplyStream",

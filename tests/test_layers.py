@@ -30,7 +30,8 @@ OWNERS = {
     "requests": {"inference/transport.py"},
     "urllib3": {"inference/transport.py"},
     "tenacity": {"inference/retry.py"},
-    "boto3": set(),
+    "boto3": {"inference/bedrock.py"},
+    "botocore": {"inference/bedrock.py"},
     "opentelemetry": set(),
     "asyncio": set(),
 }

@@ -36,7 +36,7 @@ from asimov_sync.messages import (
     Usage,
 )
 
-__all__ = ["MessagesFold", "decode_error", "decode_reply", "encode_request"]
+__all__ = ["MessagesFold", "decode_error", "decode_reply", "encode_request", "tool_call"]
 
 OPTIONS = frozenset(
     "max_tokens metadata output_config service_tier stop_sequences temperature thinking tool_choice top_k top_p".split()
@@ -128,7 +128,7 @@ def _reply(message: Mapping[str, Any], blocks: List[Block], malformed: Mapping[i
         stop_reason=text(message.get("stop_reason")),
         raw_stop_reason=text(message.get("stop_reason")),
         tool_calls=[
-            _call(block, malformed.get(place)) for place, block in enumerate(blocks) if block.get("type") == "tool_use"
+            tool_call(block, malformed.get(place)) for place, block in enumerate(blocks) if block.get("type") == "tool_use"
         ],
         usage=_usage(message.get("usage")),
         model=text(message.get("model")),
@@ -136,7 +136,8 @@ def _reply(message: Mapping[str, Any], blocks: List[Block], malformed: Mapping[i
     )
 
 
-def _call(block: Block, malformed: Optional[str]) -> ToolCall:
+def tool_call(block: Block, malformed: Optional[str]) -> ToolCall:
+    """The call that a tool_use block asks for. malformed: what came as its input, where that was not a JSON object."""
     arguments = block.get("input") or {}
     if not isinstance(arguments, dict):
         malformed, arguments = malformed or json.dumps(arguments), {}
@@ -227,7 +228,7 @@ class MessagesFold(Fold):
         if self._blocks[index].get("type") != "tool_use":
             return ()
         block, malformed = self._folded(index)
-        return (ToolCallReady(_call(block, malformed)),)
+        return (ToolCallReady(tool_call(block, malformed)),)
 
     def _folded(self, index: int) -> Tuple[Block, Optional[str]]:
         """A block with all its deltas, and its input as text if that is not a JSON object."""
