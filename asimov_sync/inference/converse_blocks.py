@@ -9,7 +9,6 @@ Recorded traffic adds: `toolUse` may say its type, "tool_use" or "server_tool_us
 """
 
 import base64
-import binascii
 import re
 from typing import Any, Callable, Dict, List, Mapping, Optional, Set
 
@@ -262,7 +261,7 @@ def _source(source: Mapping[str, Any]) -> Dict[str, Any]:
 def _decoded(data: Any) -> bytes:
     try:
         return base64.b64decode(data, validate=True)
-    except (TypeError, binascii.Error) as wrong:
+    except (TypeError, ValueError) as wrong:
         raise ValueError("a source that is not base64: {}".format(wrong)) from None
 
 

@@ -11,16 +11,18 @@ class Answer:
     """A response. pieces: its body, a write each. framing: "chunked", "length", or "close" for neither.
 
     length: what content-length says, where not the truth. hold: after how many pieces (-1: before the headers) the server
-    waits until it is closed. reset: whether the connection is reset at the end.
+    waits until it is closed. pause: how many seconds it thinks before the headers. reset: whether the connection is reset at
+    the end.
     """
 
-    def __init__(self, *pieces, status=200, headers=None, framing="chunked", length=None, hold=None, reset=False):
+    def __init__(self, *pieces, status=200, headers=None, framing="chunked", length=None, hold=None, pause=0, reset=False):
         self.pieces = pieces
         self.status = status
         self.headers = dict(headers or {})
         self.framing = framing
         self.length = sum(map(len, pieces)) if length is None else length
         self.hold = hold
+        self.pause = pause
         self.reset = reset
 
 
@@ -85,6 +87,7 @@ class ByteServer:
         if answer.hold == -1:
             self._hold()
             return False
+        self._closed.wait(answer.pause)
         told = dict({"content-type": "application/json"}, **answer.headers)
         if answer.framing == "chunked":
             told["transfer-encoding"] = "chunked"

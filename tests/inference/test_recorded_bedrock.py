@@ -359,6 +359,7 @@ def test_converse(answering, record):
         content = answer["output"]["message"]["content"] = [
             kept(model.shape_for("ContentBlock"), block) for block in answer["output"]["message"]["content"]
         ]
+        answer["usage"] = kept(model.shape_for("TokenUsage"), answer["usage"])
         reply = asked(answering, "converse", record, pieces, streamed(record))
         check_converse(record, answer, reply)
         assert (reply.model, reply.id) == ("a-model", record.headers.get("x-amzn-requestid"))
