@@ -1,8 +1,10 @@
 """Amazon Bedrock; the only file that imports boto3 and botocore, and it does so when a client is first used.
 
-boto3 knows the requests, the credentials, the signature and the binary event streams. What it is not asked for is the HTTP
-exchange: it cannot be cancelled, and has no total time. botocore's event `before-send` hands out the signed request and takes
-a response for it, in place of sending it, so the exchange is made by the same transport as every other provider's.
+boto3 knows the requests, the addresses, the credentials and the signature. What it is not asked for is the HTTP exchange: it
+cannot be cancelled, and has no total time. botocore's event `before-send` hands out the signed request and takes a response
+for it, in place of sending it, so the exchange is made by the same transport as every other provider's. The response that
+botocore gets is empty, and the real one is read here: botocore drops what its version does not know (citations, the kind of a
+tool call, the name of an exception in a stream), and its parser raises whatever comes of bytes that are of no wire.
 
 Bearer keys are added there too, to a copy of the headers: every boto3 can use them, also one that is older than they are, and
 botocore, which logs the headers that it knows, never sees them.
@@ -13,7 +15,7 @@ import os
 import threading
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Dict, Iterable, Iterator, Mapping, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Iterable, Iterator, Mapping, Optional
 
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.errors import (
@@ -26,7 +28,7 @@ from asimov_sync.errors import (
     described,
 )
 from asimov_sync.forking import renew_in_child
-from asimov_sync.inference.bedrock_refusals import PROVIDER, REQUEST_ID, decode_error, decode_refusal
+from asimov_sync.inference.bedrock_refusals import PROVIDER, REQUEST_ID, decode_error, decode_exception, decode_refusal
 from asimov_sync.inference.contract import InferenceClient
 from asimov_sync.inference.converse_codec import ConverseFold, decode_reply as decode_converse, encode_request
 from asimov_sync.inference.fold import Fold, Garbled, all_at_once, folded
@@ -37,6 +39,7 @@ from asimov_sync.inference.refusals import as_body
 from asimov_sync.inference.request import Request
 from asimov_sync.inference.retry import advised
 from asimov_sync.inference.transport import Exchange, HttpTransport
+from asimov_sync.inference.untrusted import text
 from asimov_sync.messages import Event, Reply
 
 if TYPE_CHECKING:
@@ -119,15 +122,14 @@ class BedrockInferenceClient(InferenceClient):
     def _attempt(self, request: Request, cancellation: Cancellation, deadline: Optional[float]) -> Iterator[Iterator[Event]]:
         operation = OPERATIONS[self.api, request.streamed]
         idle = None if request.streamed else self._patience(request)
-        with self._called(operation, self._encoded(request), cancellation, deadline, idle) as (answer, exchange):
+        with self._called(operation, self._encoded(request), cancellation, deadline, idle) as exchange:
             request_id = exchange.headers.get(REQUEST_ID)
             if request.streamed:
                 fold = self._fold(request, request_id)
                 exchange.complete = lambda: fold.done
-                events = _events(answer["body" if self.api == "invoke" else "stream"])
-                yield folded(fold, events, fold.feed, self.provider, request_id, lambda: exchange.delimited)
+                yield folded(fold, _events(exchange), fold.feed, self.provider, request_id, lambda: exchange.delimited)
             else:
-                yield all_at_once(self._whole(request, answer, exchange))
+                yield all_at_once(self._whole(request, exchange))
 
     def _patience(self, request: Request) -> Optional[float]:
         """The idle limit of an answer that comes at once: nothing is heard until it is done."""
@@ -146,12 +148,13 @@ class BedrockInferenceClient(InferenceClient):
     def _fold(self, request: Request, request_id: Optional[str]) -> Fold:
         return InvokeFold(self.provider) if self.api == "invoke" else ConverseFold(request.model, request_id)
 
-    def _whole(self, request: Request, answer: Any, exchange: Exchange) -> Reply:
-        data = exchange.read() if self.api == "invoke" else b""  # Converse's was read by boto3
+    def _whole(self, request: Request, exchange: Exchange) -> Reply:
+        data = exchange.read()
         try:
+            body = json.loads(data.decode("utf-8"))
             if self.api == "invoke":
-                return decode_reply(json.loads(data.decode("utf-8")))
-            return decode_converse(answer, request.model, exchange.headers.get(REQUEST_ID))
+                return decode_reply(body)
+            return decode_converse(body, request.model, exchange.headers.get(REQUEST_ID))
         except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError) as wrong:
             unread = described(wrong)
         raise ProviderError(
@@ -170,8 +173,9 @@ class BedrockInferenceClient(InferenceClient):
             names = ("messages", "system", "toolConfig", "additionalModelRequestFields")
             counted = {"converse": {name: encoded[name] for name in names if name in encoded}}
         parameters = {"modelId": request.model, "input": counted}
-        with self._called("count_tokens", parameters, cancellation, deadline, None) as (answer, exchange):
-            tokens = answer.get("inputTokens")
+        with self._called("count_tokens", parameters, cancellation, deadline, None) as exchange:
+            answer = as_body(exchange.read())
+            tokens = answer.get("inputTokens") if isinstance(answer, dict) else None
             if isinstance(tokens, int):
                 return tokens
             raise ProviderError("the response holds no count", provider=self.provider, status=exchange.status)
@@ -184,8 +188,8 @@ class BedrockInferenceClient(InferenceClient):
         cancellation: Cancellation,
         deadline: Optional[float],
         idle: Optional[float],
-    ) -> Iterator[Tuple[Any, Exchange]]:
-        """boto3's answer to a call, and the exchange that it came by."""
+    ) -> Iterator[Exchange]:
+        """The exchange of a call, its status 200 and its body still to be read."""
         call = _Call(self._transport, self._added, cancellation, deadline, idle)
         failure = None
         _calling.call = call
@@ -194,11 +198,11 @@ class BedrockInferenceClient(InferenceClient):
                 method = getattr(self._runtime.client(), operation, None)
                 if method is None:
                     raise _absent(operation)
-                answer = method(**parameters)
+                method(**parameters)
             except AsimovError:
                 raise
-            except Exception as error:  # of botocore, or from whatever its parsers make of hostile bytes
-                failure = _failure(error, call.exchange)
+            except Exception as error:
+                failure = _failure(error)
                 if failure is None:
                     raise
             finally:
@@ -206,7 +210,7 @@ class BedrockInferenceClient(InferenceClient):
             if failure is not None:
                 raise failure  # outside of the except: botocore's errors hold requests
             assert call.exchange is not None
-            yield answer, call.exchange
+            yield call.exchange
         finally:
             if call.exchange is not None:
                 call.exchange.close()
@@ -320,36 +324,46 @@ def _send(request: Any, **_: Any) -> Any:
     from botocore.awsrequest import AWSResponse
 
     exchange = _calling.call.send(request)
-    return AWSResponse(request.url, exchange.status, exchange.headers, _Raw(exchange))
+    return AWSResponse(request.url, exchange.status, {}, _NoBody())
 
 
-class _Raw:
-    """A body as botocore reads it: event streams by `stream`, chunk by chunk, and so all that it parses at once."""
-
-    def __init__(self, exchange: Exchange) -> None:
-        self._exchange = exchange
-        self.close = exchange.close
+class _NoBody:
+    """The body that botocore is given to read."""
 
     def stream(self) -> Iterator[bytes]:
-        return self._exchange.chunks()
+        return iter(())
 
 
-def _events(stream: Any) -> Iterator[Any]:
-    """The events of a stream of boto3's. What is raised in it is the provider's own error, or Garbled."""
-    events = iter(stream)
-    while True:
-        failure = None
-        try:
-            event = next(events, None)
-        except AsimovError:
-            raise
-        except Exception as error:  # bytes that are no events may raise anything in botocore's parser
-            failure = _in_stream(error)
-        if failure is not None:
-            raise failure
-        if event is None:
-            return
-        yield event
+def _events(exchange: Exchange) -> Iterator[Any]:
+    """The events of a stream, each as {name: payload}. What else it holds is raised: the provider's own error, or Garbled."""
+    from botocore.eventstream import EventStreamBuffer
+
+    buffer = EventStreamBuffer()
+    for chunk in exchange.chunks():
+        buffer.add_data(chunk)
+        while True:
+            garbled = None
+            try:
+                frame = next(buffer, None)
+                event = None if frame is None else _event(frame.headers, frame.payload)
+            except InferenceError:
+                raise
+            except Exception as error:  # bytes that are no frame raise whatever comes of them in botocore's decoder
+                garbled = Garbled("an event that cannot be read: {}".format(described(error)), provider=PROVIDER)
+            if garbled is not None:
+                raise garbled
+            if event is None:
+                break
+            yield event
+
+
+def _event(headers: Mapping[str, Any], payload: bytes) -> Dict[str, Any]:
+    kind = headers.get(":message-type")
+    if kind == "exception":
+        raise decode_exception(text(headers.get(":exception-type")), as_body(payload))
+    if kind == "error":
+        raise decode_exception(text(headers.get(":error-code")), text(headers.get(":error-message")))
+    return {headers[":event-type"]: json.loads(payload.decode("utf-8")) if payload else {}}
 
 
 # Errors
@@ -370,25 +384,15 @@ _CREDENTIALS = (
 """The exceptions of botocore that are about credentials, where it has some idea of them."""
 
 
-def _in_stream(error: Exception) -> InferenceError:
-    from botocore.exceptions import EventStreamError
-
-    if isinstance(error, EventStreamError):
-        return decode_error(None, *_told(error), None)
-    return Garbled("an event that cannot be read: {}".format(described(error)), provider=PROVIDER)
-
-
-def _failure(error: Exception, exchange: Optional[Exchange]) -> Optional[InferenceError]:
-    """What an exception of a call amounts to; None for one that is a mistake of the caller's."""
+def _failure(error: Exception) -> Optional[InferenceError]:
+    """What an exception of boto3's amounts to; None for one that is a mistake of the caller's."""
     from botocore import exceptions
 
-    if exchange is not None:
-        return ProviderError(
-            "boto3 cannot read the response: {}".format(described(error)), provider=PROVIDER, status=exchange.status
-        )
     if isinstance(error, exceptions.ClientError):  # of a service that was asked for credentials
-        metadata = error.response.get("ResponseMetadata", {})
-        return decode_error(metadata.get("HTTPStatusCode"), *_told(error), metadata.get("RequestId"))
+        told, metadata = error.response.get("Error", {}), error.response.get("ResponseMetadata", {})
+        return decode_error(
+            metadata.get("HTTPStatusCode"), told.get("Code"), str(told.get("Message") or ""), metadata.get("RequestId")
+        )
     if isinstance(error, exceptions.NoCredentialsError):
         return AuthenticationError(
             "no credentials: configure AWS's own (AWS_ACCESS_KEY_ID, a profile, a role …), or pass api_key=, or set the "
@@ -402,12 +406,6 @@ def _failure(error: Exception, exchange: Optional[Exchange]) -> Optional[Inferen
     if isinstance(error, exceptions.BotoCoreError):  # a parameter that is none, say, or a region
         return InvalidRequestError("boto3 does not make the request: {}".format(error), provider=PROVIDER)
     return None
-
-
-def _told(error: Any) -> Tuple[Optional[str], str]:
-    """The code and message of a ClientError."""
-    told = error.response.get("Error", {})
-    return told.get("Code") or None, str(told.get("Message") or "")
 
 
 def _absent(operation: str) -> InvalidRequestError:

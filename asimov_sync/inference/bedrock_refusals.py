@@ -21,7 +21,7 @@ from asimov_sync.errors import (
 from asimov_sync.inference.refusals import Kinds, refusal
 from asimov_sync.inference.untrusted import text
 
-__all__ = ["PROVIDER", "REQUEST_ID", "decode_error", "decode_refusal"]
+__all__ = ["PROVIDER", "REQUEST_ID", "decode_error", "decode_exception", "decode_refusal"]
 
 PROVIDER = "bedrock"
 REQUEST_ID = "x-amzn-requestid"
@@ -57,7 +57,7 @@ _NO_SUCH_MODEL = "model identifier is invalid"
 
 
 def decode_error(status: Optional[int], code: Optional[str], message: str, request_id: Optional[str]) -> InferenceError:
-    """The error that an exception of Bedrock's stands for; status None inside of a stream."""
+    """The error that an exception of Amazon's stands for; status None inside of a stream."""
     if _NO_SUCH_MODEL in message.lower():
         return NotFoundError(message, provider=PROVIDER, status=status, error_type=code, request_id=request_id)
     return refusal(PROVIDER, status, code, message, request_id, _KINDS)
@@ -69,5 +69,14 @@ def decode_refusal(status: int, headers: Mapping[str, str], body: Any) -> Infere
     code = headers.get("x-amzn-errortype") or text(told.get("__type")) or text(told.get("code")) or text(told.get("Code"))
     if code is not None:  # "ValidationException:http://internal…", or "com.amazon.coral.service#ValidationException"
         code = code.split(":")[0].rpartition("#")[2]
-    message = text(told.get("message")) or text(told.get("Message")) or (body if isinstance(body, str) else "")
-    return decode_error(status, code or None, message, headers.get(REQUEST_ID))
+    return decode_error(status, code or None, _message(body), headers.get(REQUEST_ID))
+
+
+def decode_exception(name: Optional[str], body: Any) -> InferenceError:
+    """The error that an exception inside of a stream stands for."""
+    return decode_error(None, name, _message(body), None)
+
+
+def _message(body: Any) -> str:
+    told: Mapping[str, Any] = body if isinstance(body, Mapping) else {}
+    return text(told.get("message")) or text(told.get("Message")) or (body if isinstance(body, str) else "")

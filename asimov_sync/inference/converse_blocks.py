@@ -1,9 +1,9 @@
 """Blocks of the Messages dialect and of Bedrock's Converse, one into the other. Pure: no IO, no clock.
 
 Converse (https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_ContentBlock.html) says the kind of a block by
-the only key it has. boto3 deals in bytes where the dialect has text: base64 for media, Anthropic's own text for redacted
-thinking, which Converse wraps once more. A block that has no counterpart is kept as Converse has it, with its bytes in
-base64, and a block without a "type" is sent as one of those.
+the only key it has. A block that has no counterpart is kept as Converse has it, and a block without a "type" is sent as one of
+those. What comes is JSON, with bytes in base64; what is sent is given to boto3, which wants the bytes themselves. Converse's
+redacted thinking is base64 of Anthropic's own text, and here it is that text, which the Messages API takes as well.
 
 Recorded traffic adds: `toolUse` may say its type, "tool_use" or "server_tool_use"; citations may come without text.
 """
@@ -15,15 +15,12 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Set
 from asimov_sync.inference.untrusted import text
 from asimov_sync.messages import Block
 
-__all__ = ["UNKNOWN", "Outgoing", "cache_points", "from_converse"]
-
-UNKNOWN = "SDK_UNKNOWN_MEMBER"
-"""What boto3 puts in the place of a member that it does not know; it keeps its name, and drops the rest."""
+__all__ = ["Outgoing", "blob", "cache_points", "from_converse"]
 
 _DOCUMENTS = ("input", "json")
 """Keys under which anybody's JSON lies, in which "bytes" is just a word."""
 _BLOBS = ("bytes", "redactedContent")
-"""Keys whose values are bytes in boto3's hands."""
+"""Keys whose values are bytes to boto3."""
 _FORMATS = {
     "jpg": "jpeg",
     "quicktime": "mov",
@@ -45,13 +42,13 @@ _FORMATS = {
 
 
 def from_converse(block: Mapping[str, Any]) -> Block:
-    """One block of a reply, as JSON can hold it. KeyError, TypeError or ValueError for what is not of the wire."""
+    """One block of a reply. KeyError, TypeError or ValueError for what is not of the wire."""
     (kind, told), *more = block.items()
     if not more and kind in _FROM:
         made = _FROM[kind](told)
         if made is not None:
             return made
-    return {name: as_json(one) for name, one in block.items()}
+    return dict(block)
 
 
 def _from_text(told: Any) -> Block:
@@ -69,9 +66,10 @@ def _from_tool_use(told: Any) -> Optional[Block]:
 
 def _from_reasoning(told: Any) -> Optional[Block]:
     if set(told) == {"redactedContent"}:
-        # Anthropic's text, in bytes; what is not that is another model's, and kept as Converse has it.
-        data = told["redactedContent"]
-        return {"type": "redacted_thinking", "data": data.decode("ascii")} if _is_ascii(data) else None
+        data = blob(told["redactedContent"])
+        if any(byte > 127 for byte in data):
+            return None  # another model's, and no text
+        return {"type": "redacted_thinking", "data": data.decode("ascii")}
     if set(told) != {"reasoningText"}:
         return None
     block = {"type": "thinking", "thinking": told["reasoningText"]["text"]}
@@ -82,25 +80,21 @@ def _from_reasoning(told: Any) -> Optional[Block]:
     return block
 
 
-def _is_ascii(data: bytes) -> bool:
-    return all(byte < 128 for byte in data)
-
-
 def _from_citations(told: Any) -> Block:
     """Text with citations in Converse's shape; its pieces beside it, where there is not just one."""
     content = told.get("content") or []
     texts = [one["text"] for one in content]
-    block: Block = {"type": "text", "text": "".join(texts), "citations": as_json(told.get("citations") or [])}
+    block: Block = {"type": "text", "text": "".join(texts), "citations": told.get("citations") or []}
     if len(texts) > 1:
-        block["content"] = as_json(content)
+        block["content"] = content
     return block
 
 
 def _from_image(told: Any) -> Optional[Block]:
-    if set(told) != {"format", "source"} or set(told["source"]) != {"bytes"}:
+    if set(told) != {"format", "source"} or set(told["source"]) != {"bytes"} or not isinstance(told["format"], str):
         return None
-    data = base64.b64encode(told["source"]["bytes"]).decode("ascii")
-    return {"type": "image", "source": {"type": "base64", "media_type": "image/" + told["format"], "data": data}}
+    source = {"type": "base64", "media_type": "image/" + told["format"], "data": told["source"]["bytes"]}
+    return {"type": "image", "source": source}
 
 
 _FROM: Dict[str, Callable[[Any], Optional[Block]]] = {
@@ -110,15 +104,6 @@ _FROM: Dict[str, Callable[[Any], Optional[Block]]] = {
     "citationsContent": _from_citations,
     "image": _from_image,
 }
-
-
-def as_json(value: Any) -> Any:
-    """A value of boto3's with its bytes in base64, and without what boto3 dropped: it could not be sent again."""
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode("ascii")
-    if isinstance(value, dict):
-        return {name: as_json(one) for name, one in value.items() if not (isinstance(one, dict) and UNKNOWN in one)}
-    return [as_json(one) for one in value] if isinstance(value, list) else value
 
 
 # To Converse
@@ -249,7 +234,7 @@ def _format(source: Mapping[str, Any]) -> str:
 
 def _source(source: Mapping[str, Any]) -> Dict[str, Any]:
     if source["type"] == "base64":
-        return {"bytes": _decoded(source["data"])}
+        return {"bytes": blob(source["data"])}
     if source["type"] == "s3":
         place = {"uri": source["uri"]}
         if source.get("bucket_owner"):
@@ -258,11 +243,12 @@ def _source(source: Mapping[str, Any]) -> Dict[str, Any]:
     raise ValueError("Converse takes a source of base64 or s3, and not of {!r}".format(source["type"]))
 
 
-def _decoded(data: Any) -> bytes:
+def blob(data: Any) -> bytes:
+    """The bytes of base64; ValueError for what is none."""
     try:
         return base64.b64decode(data, validate=True)
     except (TypeError, ValueError) as wrong:
-        raise ValueError("a source that is not base64: {}".format(wrong)) from None
+        raise ValueError("bytes that are not base64: {}".format(wrong)) from None
 
 
 def _as_sent(value: Any) -> Any:
@@ -272,6 +258,6 @@ def _as_sent(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     return {
-        name: one if name in _DOCUMENTS else _decoded(one) if name in _BLOBS and isinstance(one, str) else _as_sent(one)
+        name: one if name in _DOCUMENTS else blob(one) if name in _BLOBS and isinstance(one, str) else _as_sent(one)
         for name, one in value.items()
     }

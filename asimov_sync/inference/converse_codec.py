@@ -1,4 +1,4 @@
-"""Bedrock's Converse, one wire for all its models: a Request to boto3's parameters, boto3's answers and events to a Reply.
+"""Bedrock's Converse, one wire for all its models: a Request to boto3's parameters, answers and events to a Reply.
 
 Pure: no IO, no clock. Facts: https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html and
 …/API_runtime_ConverseStream.html, and recorded traffic, which adds that only tool calls and their results have a
@@ -6,11 +6,10 @@ contentBlockStart, that figures come in `metadata`, after messageStop or (from g
 counts no cached tokens: totalTokens is the sum of all four.
 """
 
+import base64
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from asimov_sync.errors import ProviderError
-from asimov_sync.inference.bedrock_refusals import PROVIDER
-from asimov_sync.inference.converse_blocks import UNKNOWN, Outgoing, cache_points, from_converse
+from asimov_sync.inference.converse_blocks import Outgoing, blob, cache_points, from_converse
 from asimov_sync.inference.fold import Fold
 from asimov_sync.inference.messages_codec import encode_request as encode_messages, tool_call
 from asimov_sync.inference.request import Request
@@ -135,23 +134,8 @@ def decode_reply(body: Mapping[str, Any], model: str, request_id: Optional[str])
     content = body["output"]["message"]["content"]
     if not isinstance(content, list) or not isinstance(body["stopReason"], str):
         raise ValueError("a message with a list of content and a stopReason was promised")
-    blocks = [from_converse(_known(block)) for block in content]
+    blocks = [from_converse(block) for block in content]
     return _reply(blocks, {}, body["stopReason"], body.get("usage"), model, request_id)
-
-
-def _known(member: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A block, or a part of one; ProviderError where this boto3 does not know it, and so has dropped it."""
-    for told in (member, *member.values()):
-        unknown = told.get(UNKNOWN) if isinstance(told, Mapping) else None
-        if unknown is not None:
-            raise ProviderError(
-                "the installed boto3 does not know {!r}, and drops it from the reply: a newer boto3 is needed".format(
-                    unknown.get("name") if isinstance(unknown, Mapping) else unknown
-                ),
-                provider=PROVIDER,
-                should_retry=False,
-            )
-    return member
 
 
 def _reply(
@@ -198,7 +182,7 @@ def _usage(figures: Any) -> Usage:
 
 
 class ConverseFold(Fold):
-    """Folds the events of ConverseStream, as boto3 hands them on, to a Reply.
+    """Folds the events of ConverseStream, each as {name: payload}, to a Reply.
 
     The reply is done when both messageStop and metadata have come. A stream that ends between the two cannot be told from
     one that was cut, and what it cost is not known.
@@ -221,7 +205,7 @@ class ConverseFold(Fold):
         if kind == "contentBlockDelta":
             return self._delta(int(event["contentBlockIndex"]), event["delta"])
         if kind == "contentBlockStart":
-            ((kind, told),) = _known(event["start"]).items()
+            ((kind, told),) = event["start"].items()
             if kind == "toolUse" and not (isinstance(told["toolUseId"], str) and isinstance(told["name"], str)):
                 raise ValueError("a tool call without an id or a name")
             self._blocks[int(event["contentBlockIndex"])] = {kind: dict(told)}
@@ -245,7 +229,7 @@ class ConverseFold(Fold):
         return (ReplyDone(self.partial()),)
 
     def _delta(self, index: int, delta: Mapping[str, Any]) -> Sequence[Event]:
-        ((kind, told),) = _known(delta).items()
+        ((kind, told),) = delta.items()
         if kind == "text":
             self._add(index, "text", "text", told)
             return (TextDelta(told),)
@@ -261,7 +245,7 @@ class ConverseFold(Fold):
             self._add(index, "text", "citations", told)
         elif kind == "toolResult":
             for one in told:
-                self._add(index, "toolResult", "content", _known(one))
+                self._add(index, "toolResult", "content", one)
         elif kind == "image":
             self._add(index, "image", "bytes", told["source"]["bytes"])
         else:
@@ -275,7 +259,7 @@ class ConverseFold(Fold):
             block = self._blocks[index] = {kind: {}}
         if block is None or kind not in block or not isinstance(piece, _PIECES[part]):
             raise ValueError("a delta that is none of its block")
-        self._pieces.setdefault((index, part), []).append(piece)
+        self._pieces.setdefault((index, part), []).append(blob(piece) if part in ("redactedContent", "bytes") else piece)
 
     def _stop(self, index: int) -> Sequence[Event]:
         if index not in self._blocks:
@@ -301,7 +285,7 @@ class ConverseFold(Fold):
         elif kind == "toolResult":
             whole = dict(start, content=pieces.get("content", []))
         elif kind == "image":
-            whole = dict(start, source={"bytes": b"".join(pieces.get("bytes", ()))})
+            whole = dict(start, source={"bytes": _joined(pieces.get("bytes", []))})
         elif kind == "reasoningContent":
             whole = _reasoning(pieces)
         else:
@@ -323,18 +307,22 @@ class ConverseFold(Fold):
 _PIECES: Dict[str, Any] = {
     "text": str,
     "signature": str,
-    "redactedContent": bytes,
+    "redactedContent": str,
     "citations": dict,
     "input": str,
     "content": dict,
-    "bytes": bytes,
+    "bytes": str,
 }
 """What a block's deltas may bring, and as what."""
 
 
+def _joined(pieces: List[bytes]) -> str:
+    return base64.b64encode(b"".join(pieces)).decode("ascii")
+
+
 def _reasoning(pieces: Mapping[str, List[Any]]) -> Dict[str, Any]:
     if "redactedContent" in pieces:
-        return {"redactedContent": b"".join(pieces["redactedContent"])}
+        return {"redactedContent": _joined(pieces["redactedContent"])}
     told = {"text": "".join(pieces.get("text", ()))}
     if "signature" in pieces:
         told["signature"] = "".join(pieces["signature"])

@@ -1,10 +1,11 @@
 """Anthropic's models on Bedrock's InvokeModel: the Messages wire with another envelope. Pure: no IO, no clock.
 
 Facts: https://docs.aws.amazon.com/bedrock/latest/userguide/model-parameters-anthropic-claude-messages.html, and recorded
-traffic: each event of the stream is `{"chunk": {"bytes": …}}` around an event of the Messages API, there are no pings,
+traffic: each event of the stream is `{"bytes": …}`, base64 of an event of the Messages API, there are no pings,
 `message_delta` tells output tokens only, and `message_stop` carries Amazon's own figures.
 """
 
+import base64
 import json
 from typing import Any, Dict, Mapping, Sequence, Set
 
@@ -40,7 +41,7 @@ def encode_body(request: Request, anthropic_version: str, betas: Sequence[str]) 
 
 
 class InvokeFold(MessagesFold):
-    """Folds the events of InvokeModelWithResponseStream, as boto3 hands them on, to a Reply."""
+    """Folds the events of InvokeModelWithResponseStream, each as {name: payload}, to a Reply."""
 
     def __init__(self, provider: str) -> None:
         super().__init__(provider)
@@ -50,7 +51,7 @@ class InvokeFold(MessagesFold):
         """The typed events that one chunk amounts to; what is no chunk amounts to none."""
         if "chunk" not in data:
             return ()
-        event = json.loads(data["chunk"]["bytes"].decode("utf-8"))
+        event = json.loads(base64.b64decode(data["chunk"]["bytes"]).decode("utf-8"))
         kind = event["type"]
         if kind in ("message_start", "message_delta"):
             figures = (event["message"] if kind == "message_start" else event).get("usage")

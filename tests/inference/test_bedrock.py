@@ -37,6 +37,7 @@ from asimov_sync import (
 )
 from asimov_sync.inference.bedrock import _events
 from asimov_sync.inference.bedrock_refusals import decode_error
+from asimov_sync.inference.converse_codec import ConverseFold
 from asimov_sync.inference.fold import folded
 from asimov_sync.inference.invoke_codec import InvokeFold
 from asimov_sync.inference.request import Request
@@ -211,7 +212,7 @@ def test_the_signature(serve, monkeypatch, api):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     monkeypatch.setenv("AWS_SESSION_TOKEN", TOKEN)
     added = {"X-Team": "blue", "User-Agent": "mine"}
-    client, server = serve(whole(api, "fine"), api=api, session=None, region_name="us-east-1", headers=added)
+    client, server = serve(whole(api, "fine"), api=api, api_key=None, session=None, region_name="us-east-1", headers=added)
     assert client.generate("hellö").text == "fine"
     (sent,) = server.requests
     assert sent.headers["authorization"].endswith("Signature=" + signature(sent, "AKIDEXAMPLE", SECRET))
@@ -429,25 +430,17 @@ def test_exceptions_in_a_stream(serve, api, code, kind):
     client, _ = serve(Answer(*before, exception(code, "because"), headers=STREAM), api=api)
     stream = client.stream("hello")
     assert next(stream) == TextDelta("half")
-    with pytest.raises(kind) as caught:
+    with pytest.raises(kind, match="because") as caught:
         next(stream)
     error = caught.value
     assert type(error) is kind
     assert (error.status, error.error_type, error.request_id) == (None, code, "req-1")
     assert (error.partial.text, error.partial.stop_reason) == ("half", None)
     assert (error.__cause__, error.__context__) == (None, None)
-    if code in boto3_exceptions(client):  # of the others it does not read the message
-        assert "because" in str(error)
-
-
-def boto3_exceptions(client):
-    model = client._runtime.client().meta.service_model
-    shape = "ResponseStream" if client.api == "invoke" else "ConverseStreamOutput"
-    return set(model.shape_for(shape).members)
 
 
 def test_an_error_frame(serve):
-    """A frame of the type "error", which no model describes, is a ProviderError with its words."""
+    """A frame of the type "error" is the error of its code, with its words."""
     error = frame(b"", message_type="error", error_code="InternalFailure", error_message="because")
     client, _ = serve(Answer(*list(invoke_events("half"))[:3], error, headers=STREAM))
     with pytest.raises(ProviderError, match="because") as caught:
@@ -460,48 +453,38 @@ class Pieces:
     """A body, in the pieces that it arrives in."""
 
     def __init__(self, *pieces):
-        self.pieces = pieces
+        self._pieces = pieces
 
-    def stream(self):
-        return iter(self.pieces)
-
-
-@pytest.fixture(scope="module")
-def parsed():
-    """Reads a stream's pieces with botocore's own decoder and parser, as a client does."""
-    from botocore.eventstream import EventStream
-    from botocore.parsers import EventStreamJSONParser
-
-    model = SESSION.client("bedrock-runtime").meta.service_model
-    shape = model.operation_model("InvokeModelWithResponseStream").get_event_stream_output()
-
-    def parse(*pieces):
-        fold = InvokeFold("bedrock")
-        stream = EventStream(Pieces(*pieces), shape, EventStreamJSONParser(), "InvokeModelWithResponseStream")
-        return list(folded(fold, _events(stream), fold.feed, "bedrock", None, lambda: True))
-
-    return parse
+    def chunks(self):
+        return iter(self._pieces)
 
 
-def test_cut_at_every_byte(parsed):
+def parsed(*pieces, fold=None):
+    """The events of a stream that arrives in these pieces, of InvokeModel unless there is another fold."""
+    fold = fold or InvokeFold("bedrock")
+    return list(folded(fold, _events(Pieces(*pieces)), fold.feed, "bedrock", None, lambda: True))
+
+
+FOLDS = {"invoke": lambda: InvokeFold("bedrock"), "converse": lambda: ConverseFold("m", None)}
+
+
+@pytest.mark.parametrize("api", list(FOLDS))
+def test_cut_at_every_byte(api):
     """A stream of thirty events that is cut anywhere is StreamInterrupted, with all the text whose frames came whole."""
-    texts = ["{} ".format(number) for number in range(25)]
-    made = list(invoke_events(*texts))
+    texts = ["{} ".format(number) for number in range(30 - len(streamed(api).pieces))]
+    made = streamed(api, *texts).pieces
     assert len(made) == 30
     data = b"".join(made)
-    ends, place = [], 0
-    for one in made:
-        place += len(one)
-        ends.append(place)
+    ends = [len(b"".join(made[: number + 1])) for number in range(30)]
     for cut in range(len(data)):
         with pytest.raises(StreamInterrupted) as caught:
-            parsed(data[:cut])
+            parsed(data[:cut], fold=FOLDS[api]())
         arrived = sum(end <= cut for end in ends)
-        assert caught.value.text == "".join(texts[: max(0, arrived - 2)])
-    assert parsed(data)[-1].reply.text == "".join(texts)
+        assert caught.value.text == "".join(texts[: max(0, arrived - FIRST[api])])
+    assert parsed(data, fold=FOLDS[api]())[-1].reply.text == "".join(texts)
 
 
-def test_split_at_every_byte(parsed):
+def test_split_at_every_byte():
     """A stream that arrives in two pieces, whatever they are, or byte by byte, is the same reply."""
     data = b"".join(invoke_events("hel", "lö"))
     reply = parsed(data)[-1].reply
@@ -511,7 +494,7 @@ def test_split_at_every_byte(parsed):
     assert parsed(*[data[place : place + 1] for place in range(len(data))])[-1].reply == reply
 
 
-def test_every_byte_corrupted(parsed):
+def test_every_byte_corrupted():
     """Whatever byte of a stream is wrong, it is StreamInterrupted, and never a reply with something else in it."""
     data = b"".join(invoke_events("hello"))
     for place in range(len(data)):
@@ -520,7 +503,7 @@ def test_every_byte_corrupted(parsed):
         with pytest.raises(StreamInterrupted) as caught:
             parsed(bytes(wrong))
         assert caught.value.text in ("", "hello")
-        assert caught.value.__context__ is caught.value.__cause__
+        assert caught.value.__cause__.__cause__ is caught.value.__cause__.__context__ is None
 
 
 ODD = [
@@ -540,7 +523,7 @@ ODD = [
 
 
 @pytest.mark.parametrize("odd", ODD, ids=lambda odd: repr(odd[-60:]))
-def test_odd_events(parsed, odd):
+def test_odd_events(odd):
     """A frame that is whole, and holds no event of the wire, is StreamInterrupted with what had arrived."""
     made = list(invoke_events("half"))
     with pytest.raises(StreamInterrupted) as caught:
@@ -549,7 +532,7 @@ def test_odd_events(parsed, odd):
     assert isinstance(caught.value.__cause__, ProviderError)
 
 
-def test_events_that_are_new(parsed):
+def test_events_that_are_new():
     """An event of a kind that boto3 does not know is passed over."""
     made = list(invoke_events("all"))
     assert parsed(*made[:3], event("weather", {"sunny": True}), *made[3:])[-1].reply.text == "all"
@@ -597,7 +580,7 @@ HOSTILE = [b"", b"null", b"7", b"[]", b"{}", b'"text"', b"not json", b"\xff", b"
 def test_answers_that_are_none(serve, api, body):
     """A 200 that is no message is a ProviderError that names the API, and holds nothing of boto3's."""
     client, _ = serve(Answer(body), api=api)
-    with pytest.raises(ProviderError, match='api="{}"|boto3 cannot read'.format(api)) as caught:
+    with pytest.raises(ProviderError, match='api="{}"'.format(api)) as caught:
         client.generate("hello")
     assert caught.value.status == 200
     assert (caught.value.__cause__, caught.value.__context__) == (None, None)
@@ -747,7 +730,7 @@ def test_tools_are_called(serve):
 
 
 @pytest.mark.parametrize("told", [{"anthropic": {"input_tokens": 3}}, {"amazon": {"inputTokenCount": 3}}, "both"], ids=str)
-def test_usage_of_a_stream(parsed, told):
+def test_usage_of_a_stream(told):
     """Figures that the model does not tell are taken from Amazon's; where both tell one, the model's holds."""
     start = {"id": "m", "content": [], "usage": {} if "amazon" in told else {"input_tokens": 3}}
     stop = {"type": "message_stop"}

@@ -304,26 +304,13 @@ def model_of(client):
     return client._runtime.client().meta.service_model
 
 
-def kept(shape, value):
-    """What boto3 keeps of a value: only what it knows."""
+def known(shape, value):
+    """Whether boto3 knows every part of a value."""
     if getattr(shape, "is_document_type", False) or shape.type_name not in ("structure", "list"):
-        return value
+        return True
     if shape.type_name == "list":
-        return [kept(shape.member, one) for one in value]
-    known = {name: kept(shape.members[name], one) for name, one in value.items() if name in shape.members}
-    return {name: one for name, one in known.items() if one != {} or value[name] == {}}
-
-
-def unknown_to_boto3(record, model):
-    """The names of blocks and deltas in a record that this boto3 drops."""
-    if streamed(record):
-        for _, payload in read(record.body):
-            told = json.loads(payload.decode())
-            for name, shape in (("delta", "ContentBlockDelta"), ("start", "ContentBlockStart")):
-                yield from set(told.get(name, ())) - set(model.shape_for(shape).members)
-    elif record.status == 200:
-        for block in whole_answer(record)["output"]["message"]["content"]:
-            yield from set(block) - set(model.shape_for("ContentBlock").members)
+        return all(known(shape.member, one) for one in value)
+    return all(name in shape.members and known(shape.members[name], one) for name, one in value.items())
 
 
 @pytest.mark.parametrize("record", CONVERSE)
@@ -349,39 +336,31 @@ def test_converse(answering, record):
                 asked(answering, "converse", record, pieces, True)
             assert caught.value.error_type == "modelStreamErrorException"
             continue
-        unknown = list(unknown_to_boto3(record, model))
-        if unknown:
-            with pytest.raises(ProviderError, match="does not know '({})'.*newer".format("|".join(unknown))) as caught:
-                asked(answering, "converse", record, pieces, streamed(record))
-            assert caught.value.should_retry is False
-            continue
         answer = whole_answer(record)
-        content = answer["output"]["message"]["content"] = [
-            kept(model.shape_for("ContentBlock"), block) for block in answer["output"]["message"]["content"]
-        ]
-        answer["usage"] = kept(model.shape_for("TokenUsage"), answer["usage"])
         reply = asked(answering, "converse", record, pieces, streamed(record))
         check_converse(record, answer, reply)
         assert (reply.model, reply.id) == ("a-model", record.headers.get("x-amzn-requestid"))
-        asked(answering, "converse", record, pieces, streamed(record), ["question", reply.message, "and now?"])
+    if record.status == 200 and not record.name.startswith("midstream"):
+        history = ["question", reply.message, "and now?"]
+        back = list(goes_back(answer["output"]["message"]["content"]))
+        if not all(known(model.shape_for("ContentBlock"), block) for block in back):
+            # What an old boto3 cannot be given is an error, and not left out.
+            with pytest.raises(InvalidRequestError, match="boto3 does not make the request"):
+                asked(answering, "converse", record, pieces, streamed(record), history)
+            return
+        asked(answering, "converse", record, pieces, streamed(record), history)
         sent = json.loads(answering.requests[-1].body.decode())["messages"]
-        back = list(goes_back(content))
         assert [message["role"] for message in sent] == (["user", "assistant", "user"] if back else ["user"])
-        if back:
-            assert sent[1]["content"] == back
+        assert not back or sent[1]["content"] == back
 
 
 def as_boto3(value):
-    """A value as boto3 hands it on: blobs as bytes, and without the padding."""
+    """What boto3 is given for what came: bytes for base64."""
     if isinstance(value, list):
         return [as_boto3(one) for one in value]
     if not isinstance(value, dict):
         return value
-    return {
-        name: base64.b64decode(one) if name == "redactedContent" else as_boto3(one)
-        for name, one in value.items()
-        if name != "p"
-    }
+    return {name: base64.b64decode(one) if name == "redactedContent" else as_boto3(one) for name, one in value.items()}
 
 
 @pytest.mark.parametrize("record", CONVERSE)
@@ -402,7 +381,7 @@ def test_converse_without_boto3(record):
         wire = [{headers[":event-type"]: as_boto3(json.loads(payload.decode()))} for headers, payload in read(record.body)]
         reply = list(folded(fold, wire, fold.feed, "bedrock", None, lambda: True))[-1].reply
     else:
-        reply = decode_reply(as_boto3(json.loads(record.body.decode())), "a-model", "id")
+        reply = decode_reply(json.loads(record.body.decode()), "a-model", "id")
     check_converse(record, answer, reply)
     history = [ChatMessage(role=ChatRole.USER, content="question"), reply.message]
     sent = encode_request(Request("a-model", history, None, [], {}))["messages"]
