@@ -278,7 +278,7 @@ def test_who_waits_for_events(serve, api):
 @pytest.mark.parametrize("how", ["given", "environment"])
 @pytest.mark.parametrize("api", APIS)
 def test_a_bearer_key(serve, monkeypatch, caplog, how, api):
-    """A Bedrock API key goes in the Authorization header, once, needs no credentials, and is in no log."""
+    """A Bedrock API key goes in the Authorization header, needs no credentials, and is in no log, repr or error."""
     monkeypatch.setenv("AWS_BEARER_TOKEN_BEDROCK", KEY if how == "environment" else "another-key-0123")
     caplog.set_level(logging.DEBUG)
     client, server = serve(whole(api, "fine"), api=api, api_key=KEY if how == "given" else None)
@@ -287,6 +287,12 @@ def test_a_bearer_key(serve, monkeypatch, caplog, how, api):
     assert "botocore" in caplog.text
     assert KEY not in caplog.text
     assert KEY not in repr(client) + repr(vars(client))
+    server.answer_with(Answer(b'{"message": "no"}', status=403))
+    for kind in (PermissionDeniedError, ConnectionFailed):
+        with pytest.raises(kind) as caught:
+            client.generate("hello")
+        assert not any(KEY in str(value) for value in values(caught.value))
+        server.answer_with(Answer(b"{", framing="length", length=9, reset=True))
 
 
 def test_a_key_in_the_environment_can_be_declined(serve, monkeypatch):
@@ -406,6 +412,7 @@ def test_one_place_counts_attempts(serve):
     with pytest.raises(RateLimitError) as caught:
         client.stream("hello")
     assert (len(server.requests), caught.value.attempts) == (6, 3)
+    assert client._runtime.client().meta.config.retries["total_max_attempts"] == 1
 
 
 # Streams that fail

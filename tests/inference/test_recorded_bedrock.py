@@ -378,7 +378,7 @@ def test_converse_without_boto3(record):
     content = answer["output"]["message"]["content"]
     if streamed(record):
         fold = ConverseFold("a-model", "id")
-        wire = [{headers[":event-type"]: as_boto3(json.loads(payload.decode()))} for headers, payload in read(record.body)]
+        wire = [{headers[":event-type"]: json.loads(payload.decode())} for headers, payload in read(record.body)]
         reply = list(folded(fold, wire, fold.feed, "bedrock", None, lambda: True))[-1].reply
     else:
         reply = decode_reply(json.loads(record.body.decode()), "a-model", "id")
