@@ -30,8 +30,8 @@ OWNERS = {
     "requests": {"inference/transport.py"},
     "urllib3": {"inference/transport.py"},
     "tenacity": {"inference/retry.py"},
-    "boto3": {"inference/bedrock.py"},
-    "botocore": {"inference/bedrock.py"},
+    "boto3": {"inference/bedrock_runtime.py"},
+    "botocore": {"inference/bedrock_runtime.py"},
     "opentelemetry": set(),
     "asyncio": set(),
 }

@@ -289,7 +289,7 @@ class ConverseFold(Fold):
         elif kind == "reasoningContent":
             whole = _reasoning(pieces)
         else:
-            whole = start
+            return {kind: start}, None  # new, and kept as it was announced
         return from_converse({kind: whole}), malformed
 
     def partial(self) -> Reply:

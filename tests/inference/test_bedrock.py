@@ -35,8 +35,8 @@ from asimov_sync import (
     Timeout,
     Usage,
 )
-from asimov_sync.inference.bedrock import _events
 from asimov_sync.inference.bedrock_refusals import decode_error
+from asimov_sync.inference.bedrock_runtime import events
 from asimov_sync.inference.converse_codec import ConverseFold
 from asimov_sync.inference.fold import folded
 from asimov_sync.inference.invoke_codec import InvokeFold
@@ -469,7 +469,7 @@ class Pieces:
 def parsed(*pieces, fold=None):
     """The events of a stream that arrives in these pieces, of InvokeModel unless there is another fold."""
     fold = fold or InvokeFold("bedrock")
-    return list(folded(fold, _events(Pieces(*pieces)), fold.feed, "bedrock", None, lambda: True))
+    return list(folded(fold, events(Pieces(*pieces)), fold.feed, "bedrock", None, lambda: True))
 
 
 FOLDS = {"invoke": lambda: InvokeFold("bedrock"), "converse": lambda: ConverseFold("m", None)}

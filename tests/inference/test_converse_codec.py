@@ -519,6 +519,7 @@ GARBAGE = [
     {"contentBlockStart": {"contentBlockIndex": 2, "start": {}}},
     {"contentBlockStart": {"contentBlockIndex": 2, "start": {"toolUse": {"name": "f"}}}},
     {"contentBlockStart": {"contentBlockIndex": 2, "start": {"toolUse": {"toolUseId": 7, "name": "f"}}}},
+    {"contentBlockStart": {"contentBlockIndex": 2, "start": {"image": 7}}},
     {"contentBlockStop": {}},
     {"messageStop": {}},
     {"messageStop": {"stopReason": None}},
@@ -560,6 +561,8 @@ def test_blocks_that_are_new():
     assert reply.message.content == [new]
     assert body([reply.message])["messages"][0]["content"] == as_boto3([new])
     assert fold(stream((0, {"start": new})))[-1].reply.message.content == [new]
+    odd = {"citationsContent": {"content": 7}}
+    assert fold(stream((0, {"start": odd})))[-1].reply.message.content == [odd]
     odd = {"image": {"format": 7, "source": {"bytes": DATA}}}
     assert decode_reply(answer(odd), "m", None).message.content == [odd]
 
