@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from asimov_sync.graph.run import Run as Run
     from asimov_sync.graph.scheduler import TaskScheduler as TaskScheduler
     from asimov_sync.inference.anthropic import AnthropicInferenceClient as AnthropicInferenceClient
+    from asimov_sync.inference.bedrock import BedrockInferenceClient as BedrockInferenceClient
     from asimov_sync.inference.contract import InferenceClient as InferenceClient
     from asimov_sync.inference.openai import OpenAIInferenceClient as OpenAIInferenceClient
     from asimov_sync.inference.rate_limit import RateLimit as RateLimit
@@ -120,6 +121,7 @@ _HOMES = {
     "graph.run": "Run",
     "graph.scheduler": "TaskScheduler",
     "inference.anthropic": "AnthropicInferenceClient",
+    "inference.bedrock": "BedrockInferenceClient",
     "inference.contract": "InferenceClient",
     "inference.openai": "OpenAIInferenceClient",
     "inference.request": "Timeout",

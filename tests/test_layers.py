@@ -31,7 +31,8 @@ OWNERS = {
     "requests": {"inference/transport.py"},
     "urllib3": {"inference/transport.py"},
     "tenacity": {"inference/retry.py"},
-    "boto3": set(),
+    "boto3": {"inference/bedrock_runtime.py"},
+    "botocore": {"inference/bedrock_runtime.py"},
     "opentelemetry": set(),
     "asyncio": set(),
 }

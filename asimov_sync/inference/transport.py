@@ -157,14 +157,21 @@ class HttpTransport:
         self._free: List[requests.Session] = []
 
     def post(
-        self, url: str, headers: Mapping[str, str], body: bytes, cancellation: Cancellation, deadline: Optional[float]
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        cancellation: Cancellation,
+        deadline: Optional[float],
+        idle: Optional[float] = None,
     ) -> "Exchange":
         """Send a request and wait for the status and headers of its response.
 
-        deadline: the `time.monotonic()` moment at which the call has taken its total time. Raises ConnectionFailed,
-        ConnectTimeout, IdleTimeout, DeadlineExceeded, or Cancelled.
+        deadline: the `time.monotonic()` moment at which the call has taken its total time. idle: seconds in place of
+        timeout.idle, for this exchange alone. Raises ConnectionFailed, ConnectTimeout, IdleTimeout, DeadlineExceeded, or
+        Cancelled.
         """
-        exchange = Exchange(self, self._session(), cancellation, deadline)
+        exchange = Exchange(self, self._session(), cancellation, deadline, self.timeout.idle if idle is None else idle)
         try:
             exchange.send(url, headers, body)
         except BaseException:
@@ -209,7 +216,12 @@ class HttpTransport:
         return ConnectionFailed("the response ended {} bytes early".format(missing), provider=self._provider)
 
     def failure(
-        self, error: BaseException, cancellation: Cancellation, deadline: Optional[float], connected: bool
+        self,
+        error: BaseException,
+        cancellation: Cancellation,
+        deadline: Optional[float],
+        idle: Optional[float],
+        connected: bool,
     ) -> AsimovError:
         """What an exception of requests, urllib3, http.client or the socket amounts to; without the request in it."""
         try:
@@ -232,7 +244,7 @@ class HttpTransport:
                 "no connection within timeout.connect, {} s".format(self.timeout.connect), provider=self._provider
             )
         elif timed_out:
-            failure = IdleTimeout("not a byte within timeout.idle, {} s".format(self.timeout.idle), provider=self._provider)
+            failure = IdleTimeout("not a byte within timeout.idle, {} s".format(idle), provider=self._provider)
         elif root is None and any(issubclass(kind, ValueError) for kind in kinds):
             # An address or a header that cannot be sent. Its text shows the header's value, which may be a key.
             failure = ConnectionFailed(
@@ -256,7 +268,12 @@ class Exchange:
     """
 
     def __init__(
-        self, transport: HttpTransport, session: requests.Session, cancellation: Cancellation, deadline: Optional[float]
+        self,
+        transport: HttpTransport,
+        session: requests.Session,
+        cancellation: Cancellation,
+        deadline: Optional[float],
+        idle: Optional[float],
     ) -> None:
         self.status = 0
         self.headers: Dict[str, str] = {}
@@ -265,6 +282,7 @@ class Exchange:
         self._session: Optional[requests.Session] = session
         self._cancellation = cancellation
         self._deadline = deadline
+        self._idle = idle
         self._response: Optional[requests.Response] = None
         self._lock = threading.Lock()  # guards _socket: it is shut down only while it is this exchange's
         self._socket: Optional[socket.socket] = None
@@ -281,7 +299,7 @@ class Exchange:
     def send(self, url: str, headers: Mapping[str, str], body: bytes) -> None:
         """Send the request, and wait for the status and headers."""
         timeout = self._transport.timeout
-        idle = self._seconds(timeout.idle)
+        idle = self._seconds(self._idle)
         connect = self._seconds(timeout.connect)
         failure = None
         _sending.exchange = self
@@ -309,7 +327,7 @@ class Exchange:
                 _on_socket(getattr(getattr(response.raw, "_connection", None), "sock", None))
         except _FAILURES as error:
             connected = self._socket is not None
-            failure = self._transport.failure(error, self._cancellation, self._deadline, connected)
+            failure = self._transport.failure(error, self._cancellation, self._deadline, self._idle, connected)
         finally:
             _sending.exchange = None
         if failure is not None:
@@ -355,7 +373,7 @@ class Exchange:
         if young is not None:
             young.close()
         # urllib3 leaves the time-out of the connect on it while the request is sent, and a long body takes its time.
-        self._limit(self._seconds(self._transport.timeout.idle))
+        self._limit(self._seconds(self._idle))
         if aborted:
             self.abort()
 
@@ -418,7 +436,7 @@ class Exchange:
         source: Callable[[int], bytes] = raw._fp.read1
         if self._compressed:
             source = functools.partial(raw.read, decode_content=True)
-        idle = self._transport.timeout.idle
+        idle = self._idle
         timed = self._deadline is not None or self._cancellation.deadline is not None
         self._limit(self._seconds(idle))
 
@@ -430,7 +448,7 @@ class Exchange:
                     self._limit(self._seconds(idle))
                 return source(READ_BYTES)
             except _FAILURES as error:
-                failure = self._transport.failure(error, self._cancellation, self._deadline, True)
+                failure = self._transport.failure(error, self._cancellation, self._deadline, self._idle, True)
             raise failure
 
         return read

@@ -1,0 +1,184 @@
+"""Amazon Bedrock: Anthropic's models over InvokeModel, and all models over Converse."""
+
+import json
+import os
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Dict, Iterable, Iterator, Mapping, Optional
+
+from asimov_sync.cancellation import Cancellation
+from asimov_sync.errors import ProviderError, described
+from asimov_sync.inference.bedrock_refusals import PROVIDER, REQUEST_ID
+from asimov_sync.inference.bedrock_runtime import KEY_VARIABLE, Runtime, Session, events
+from asimov_sync.inference.contract import InferenceClient
+from asimov_sync.inference.converse_codec import ConverseFold, decode_reply as decode_converse, encode_request
+from asimov_sync.inference.fold import Fold, all_at_once, folded
+from asimov_sync.inference.http_client import Headers, key_of
+from asimov_sync.inference.invoke_codec import InvokeFold, encode_body
+from asimov_sync.inference.messages_codec import decode_reply
+from asimov_sync.inference.refusals import as_body
+from asimov_sync.inference.request import Request
+from asimov_sync.inference.transport import Exchange, HttpTransport
+from asimov_sync.messages import Event, Reply
+
+__all__ = ["BedrockInferenceClient"]
+
+ANTHROPIC_VERSION = "bedrock-2023-05-31"
+
+SECONDS_PER_TOKEN = 3600 / 128000
+"""How long a token may take in a reply that comes at once, by the estimate of Anthropic's own SDK."""
+UNBOUNDED_SECONDS = 600.0
+"""How long such a reply may take where the request does not bound its tokens."""
+
+OPERATIONS = {
+    ("invoke", True): "invoke_model_with_response_stream",
+    ("invoke", False): "invoke_model",
+    ("converse", True): "converse_stream",
+    ("converse", False): "converse",
+}
+
+
+class BedrockInferenceClient(InferenceClient):
+    """Asks models on Amazon Bedrock, through boto3.
+
+    model: the id of a model or an inference profile, or its ARN. region_name: where not given, that of the session, its
+    profile, $AWS_REGION or $AWS_DEFAULT_REGION; ValueError at the first request without any. Credentials are found as boto3
+    finds them; AuthenticationError at the first request where there are none.
+
+    api: "invoke" (InvokeModel, for Anthropic's models, on every boto3) or "converse" (Converse, for all models, from boto3
+    1.34.116 on). api_key: a Bedrock API key, $AWS_BEARER_TOKEN_BEDROCK where not given; then no credentials are needed.
+    endpoint_url: in place of the region's own. session: a boto3.Session of the application's own, for credentials and region;
+    it is not safe to use it on another thread during the first request. What gives the credentials (a role's service, say) is
+    asked by boto3 itself, without our time-outs. headers: sent with every request, not signed.
+    proxies: as requests takes them. $AWS_CA_BUNDLE: a file of authorities that are trusted in place of the usual ones.
+    betas: Anthropic's names for features. anthropic_version: of the body of InvokeModel. options: those of `InferenceClient`,
+    and what every request is to be sent with; max_tokens is 4096 unless given, with "invoke".
+    """
+
+    provider = PROVIDER
+
+    def __init__(
+        self,
+        model: str,
+        region_name: Optional[str] = None,
+        api: str = "invoke",
+        api_key: Optional[str] = None,
+        endpoint_url: Optional[str] = None,
+        session: Optional[Session] = None,
+        headers: Optional[Mapping[str, str]] = None,
+        proxies: Optional[Mapping[str, str]] = None,
+        betas: Iterable[str] = (),
+        anthropic_version: str = ANTHROPIC_VERSION,
+        **options: Any,
+    ) -> None:
+        if api not in ("invoke", "converse"):
+            raise ValueError('api is "invoke" or "converse", and not {!r}'.format(api))
+        if api == "invoke":  # which requires it
+            options = dict({"max_tokens": 4096}, **options)
+        super().__init__(model, **options)
+        self.api = api
+        key = key_of(self.provider, api_key, KEY_VARIABLE)
+        self._added = Headers({"authorization": "Bearer " + key} if key else {})
+        self._added.update((name.lower(), value) for name, value in (headers or {}).items())
+        self._proxies = dict(proxies or {})
+        self._betas = tuple(betas)
+        self._anthropic_version = anthropic_version
+        self._runtime = Runtime(region_name, endpoint_url, session, signed=not key)
+        self._transport = self._new_transport()
+
+    def _new_transport(self) -> HttpTransport:
+        certificates = os.environ.get("AWS_CA_BUNDLE") or None
+        return HttpTransport(self.provider, self.timeout, self._proxies, certificates=certificates)
+
+    # One attempt
+
+    @contextmanager
+    def _attempt(self, request: Request, cancellation: Cancellation, deadline: Optional[float]) -> Iterator[Iterator[Event]]:
+        operation = OPERATIONS[self.api, request.streamed]
+        idle = None if request.streamed else self._patience(request)
+        with self._called(operation, self._encoded(request), cancellation, deadline, idle) as exchange:
+            request_id = exchange.headers.get(REQUEST_ID)
+            if request.streamed:
+                fold = self._fold(request, request_id)
+                exchange.complete = lambda: fold.done
+                yield folded(fold, events(exchange), fold.feed, self.provider, request_id, lambda: exchange.delimited)
+            else:
+                yield all_at_once(self._whole(request, exchange))
+
+    def _patience(self, request: Request) -> Optional[float]:
+        """The idle limit of an answer that comes at once: nothing is heard until it is done."""
+        if self.timeout.idle is None:
+            return None
+        tokens = request.options.get("max_tokens")
+        return max(self.timeout.idle, tokens * SECONDS_PER_TOKEN if isinstance(tokens, int) else UNBOUNDED_SECONDS)
+
+    def _encoded(self, request: Request) -> Dict[str, Any]:
+        """boto3's parameters for a request."""
+        if self.api == "converse":
+            return dict({"modelId": request.model}, **encode_request(request, self._betas))
+        body = encode_body(request, self._anthropic_version, self._betas)
+        return {"modelId": request.model, "body": body, "contentType": "application/json", "accept": "application/json"}
+
+    def _fold(self, request: Request, request_id: Optional[str]) -> Fold:
+        return InvokeFold(self.provider) if self.api == "invoke" else ConverseFold(request.model, request_id)
+
+    def _whole(self, request: Request, exchange: Exchange) -> Reply:
+        data = exchange.read()
+        try:
+            body = json.loads(data.decode("utf-8"))
+            if self.api == "invoke":
+                return decode_reply(body)
+            return decode_converse(body, request.model, exchange.headers.get(REQUEST_ID))
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError) as wrong:
+            unread = described(wrong)
+        raise ProviderError(
+            'the response is no message ({}); is the model of those that api="{}" is for?'.format(unread, self.api),
+            provider=self.provider,
+            status=exchange.status,
+            request_id=exchange.headers.get(REQUEST_ID),
+        )
+
+    def _count(self, request: Request, cancellation: Cancellation, deadline: Optional[float]) -> int:
+        """How many tokens the input of a request has, by Bedrock's CountTokens, for the models that it counts for."""
+        encoded = self._encoded(request)
+        if self.api == "invoke":
+            counted = {"invokeModel": {"body": encoded["body"]}}
+        else:
+            names = ("messages", "system", "toolConfig", "additionalModelRequestFields")
+            counted = {"converse": {name: encoded[name] for name in names if name in encoded}}
+        parameters = {"modelId": request.model, "input": counted}
+        with self._called("count_tokens", parameters, cancellation, deadline, None) as exchange:
+            answer = as_body(exchange.read())
+            tokens = answer.get("inputTokens") if isinstance(answer, dict) else None
+            if isinstance(tokens, int):
+                return tokens
+            raise ProviderError("the response holds no count", provider=self.provider, status=exchange.status)
+
+    def _called(
+        self,
+        operation: str,
+        parameters: Dict[str, Any],
+        cancellation: Cancellation,
+        deadline: Optional[float],
+        idle: Optional[float],
+    ) -> "AbstractContextManager[Exchange]":
+        def post(url: str, headers: Headers, body: bytes) -> Exchange:
+            headers.update(self._added)
+            return self._transport.post(url, headers, body, cancellation, deadline, idle)
+
+        return self._runtime.called(operation, parameters, post)
+
+    # The client itself
+
+    def with_options(self, **options: Any) -> "BedrockInferenceClient":
+        """This client with other options: the same connections, the same usage. None takes an option back."""
+        twin = super().with_options(**options)
+        assert isinstance(twin, BedrockInferenceClient)
+        if twin.timeout != self.timeout:
+            twin._transport = twin._new_transport()
+        return twin
+
+    def close(self) -> None:
+        """Close the connections that nobody uses, and take no more tool calls; nothing for a client made `with_options`."""
+        super().close()
+        if self._owner:
+            self._transport.close()

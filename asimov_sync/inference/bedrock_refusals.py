@@ -1,0 +1,82 @@
+"""What Bedrock's refusals stand for: exceptions by name, at request time and inside of a stream. Pure: no IO, no clock.
+
+Facts: the errors of InvokeModel, Converse and their streams in Amazon's API reference
+(https://docs.aws.amazon.com/bedrock/latest/APIReference/), Amazon's common errors, and recorded traffic, which adds that the
+name comes in the header x-amzn-errortype, with an address behind it, or in the body, and that a stream writes it with a small
+first letter.
+"""
+
+from typing import Any, Mapping, Optional
+
+from asimov_sync.errors import (
+    AuthenticationError,
+    InferenceError,
+    InvalidRequestError,
+    NotFoundError,
+    OverloadedError,
+    PermissionDeniedError,
+    ProviderError,
+    RateLimitError,
+)
+from asimov_sync.inference.refusals import Kinds, refusal
+from asimov_sync.inference.untrusted import text
+
+__all__ = ["PROVIDER", "REQUEST_ID", "decode_error", "decode_exception", "decode_refusal"]
+
+PROVIDER = "bedrock"
+REQUEST_ID = "x-amzn-requestid"
+"""The header that names a request."""
+
+_KINDS: Kinds = {
+    "accessdeniedexception": PermissionDeniedError,
+    "optinrequired": PermissionDeniedError,
+    "expiredtoken": AuthenticationError,
+    "expiredtokenexception": AuthenticationError,
+    "incompletesignature": AuthenticationError,
+    "incompletesignatureexception": AuthenticationError,
+    "invalidclienttokenid": AuthenticationError,
+    "invalidsignatureexception": AuthenticationError,
+    "missingauthenticationtokenexception": AuthenticationError,
+    "signaturedoesnotmatch": AuthenticationError,
+    "unauthorizedexception": AuthenticationError,
+    "unrecognizedclientexception": AuthenticationError,
+    "resourcenotfoundexception": NotFoundError,
+    "validationexception": InvalidRequestError,
+    "servicequotaexceededexception": RateLimitError,
+    "throttlingexception": RateLimitError,
+    "toomanyrequestsexception": RateLimitError,
+    "modelnotreadyexception": OverloadedError,
+    "serviceunavailableexception": OverloadedError,
+    "internalserverexception": ProviderError,
+    "modelerrorexception": ProviderError,
+    "modelstreamerrorexception": ProviderError,
+    "modeltimeoutexception": ProviderError,
+}
+_NO_SUCH_MODEL = "model identifier is invalid"
+"""How a ValidationException says what other providers answer with a 404."""
+
+
+def decode_error(status: Optional[int], code: Optional[str], message: str, request_id: Optional[str]) -> InferenceError:
+    """The error that an exception of Amazon's stands for; status None inside of a stream."""
+    if _NO_SUCH_MODEL in message.lower():
+        return NotFoundError(message, provider=PROVIDER, status=status, error_type=code, request_id=request_id)
+    return refusal(PROVIDER, status, code, message, request_id, _KINDS)
+
+
+def decode_refusal(status: int, headers: Mapping[str, str], body: Any) -> InferenceError:
+    """The error that a response's status stands for. headers: lower-case names; body: decoded JSON, or text."""
+    told: Mapping[str, Any] = body if isinstance(body, Mapping) else {}
+    code = headers.get("x-amzn-errortype") or text(told.get("__type")) or text(told.get("code")) or text(told.get("Code"))
+    if code is not None:  # "ValidationException:http://internal…", or "com.amazon.coral.service#ValidationException"
+        code = code.split(":")[0].rpartition("#")[2]
+    return decode_error(status, code or None, _message(body), headers.get(REQUEST_ID))
+
+
+def decode_exception(name: Optional[str], body: Any) -> InferenceError:
+    """The error that an exception inside of a stream stands for."""
+    return decode_error(None, name, _message(body), None)
+
+
+def _message(body: Any) -> str:
+    told: Mapping[str, Any] = body if isinstance(body, Mapping) else {}
+    return text(told.get("message")) or text(told.get("Message")) or (body if isinstance(body, str) else "")

@@ -1,0 +1,69 @@
+"""Anthropic's models on Bedrock's InvokeModel: the Messages wire with another envelope. Pure: no IO, no clock.
+
+Facts: https://docs.aws.amazon.com/bedrock/latest/userguide/model-parameters-anthropic-claude-messages.html, and recorded
+traffic: each event of the stream is `{"bytes": …}`, base64 of an event of the Messages API, there are no pings,
+`message_delta` tells output tokens only, and `message_stop` carries Amazon's own figures.
+"""
+
+import base64
+import json
+from typing import Any, Dict, Mapping, Sequence, Set
+
+from asimov_sync.inference.messages_codec import MessagesFold, encode_request
+from asimov_sync.inference.request import Request
+from asimov_sync.inference.untrusted import count
+from asimov_sync.messages import Event
+
+__all__ = ["InvokeFold", "encode_body"]
+
+_METRICS = "amazon-bedrock-invocationMetrics"
+_FIGURES = {
+    "inputTokenCount": "input_tokens",
+    "outputTokenCount": "output_tokens",
+    "cacheReadInputTokenCount": "cache_read_input_tokens",
+    "cacheWriteInputTokenCount": "cache_creation_input_tokens",
+}
+"""Amazon's names for figures, and those of the Messages API."""
+
+
+def encode_body(request: Request, anthropic_version: str, betas: Sequence[str]) -> bytes:
+    """The body of an InvokeModel request. TypeError for an option that the wire does not have.
+
+    The model, and whether the reply is streamed, are said by the address.
+    """
+    body: Dict[str, Any] = {"anthropic_version": anthropic_version}
+    if betas:
+        body["anthropic_beta"] = list(betas)
+    body.update(encode_request(request))
+    del body["model"]
+    # A lone surrogate (of a file name, say) has no UTF-8; a question mark in its place is better than no request.
+    return json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
+
+
+class InvokeFold(MessagesFold):
+    """Folds the events of InvokeModelWithResponseStream, each as {name: payload}, to a Reply."""
+
+    def __init__(self, provider: str) -> None:
+        super().__init__(provider)
+        self._told: Set[str] = set()  # the figures that the model itself told
+
+    def feed(self, data: Mapping[str, Any]) -> Sequence[Event]:
+        """The typed events that one chunk amounts to; what is no chunk amounts to none."""
+        if "chunk" not in data:
+            return ()
+        event = json.loads(base64.b64decode(data["chunk"]["bytes"]).decode("utf-8"))
+        kind = event["type"]
+        if kind in ("message_start", "message_delta"):
+            figures = (event["message"] if kind == "message_start" else event).get("usage")
+            if isinstance(figures, dict):
+                self._told.update(name for name, figure in figures.items() if figure is not None)
+        elif kind == "message_stop":
+            metrics = event.get(_METRICS)
+            missing = {
+                ours: count(metrics, theirs)
+                for theirs, ours in _FIGURES.items()
+                if ours not in self._told and count(metrics, theirs)
+            }
+            if missing:
+                super().feed({"type": "message_delta", "usage": missing})
+        return super().feed(event)
