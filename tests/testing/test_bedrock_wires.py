@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import json
+import sys
 
 import boto3
 import pytest
@@ -47,10 +48,18 @@ def bedrock():
 
 
 def has(client, operation):
-    """Whether this Python's botocore has an operation: the last one for 3.7 has no Converse and no CountTokens."""
+    """Whether this Python's botocore has an operation: the last for 3.7 has no Converse, the last for 3.8 no CountTokens."""
     if not hasattr(client, operation):
-        assert boto3.__version__.startswith("1.33."), "a botocore that should have {}".format(operation)
+        oldest = (3, 8) if operation.startswith("converse") else (3, 9)
+        assert sys.version_info < oldest, "a botocore that should have {}".format(operation)
     return hasattr(client, operation)
+
+
+def with_citations(client):
+    """A reply's blocks, without the citation where botocore is older than these: it would drop the whole block."""
+    known = "citationsContent" in client.meta.service_model.shape_for("ContentBlock").members
+    assert known or sys.version_info < (3, 9)
+    return [THINKING, REDACTED, TEXT, TOOL] + ([cited("see", CITATION)] if known else [])
 
 
 def test_invoke_model(bedrock):
@@ -81,6 +90,7 @@ CONVERSED = [
     {"reasoningContent": {"reasoningText": {"text": "let me see", "signature": "sig=="}}},
     {"reasoningContent": {"redactedContent": b"EuYB"}},
     {"text": "Hello wörld"},
+    {"toolUse": {"toolUseId": "tu1", "name": "f", "input": {"a": [1, "é"]}}},
     {
         "citationsContent": {
             "content": [{"text": "see"}],
@@ -93,7 +103,6 @@ CONVERSED = [
             ],
         }
     },
-    {"toolUse": {"toolUseId": "tu1", "name": "f", "input": {"a": [1, "é"]}}},
 ]
 CONVERSE_USAGE = {
     "inputTokens": 3,
@@ -105,40 +114,59 @@ CONVERSE_USAGE = {
 }
 
 
+def known_figures(client):
+    """Those of CONVERSE_USAGE that this botocore knows: that of 3.8 is older than cacheDetails."""
+    known = client.meta.service_model.shape_for("TokenUsage").members
+    assert "cacheDetails" in known or sys.version_info < (3, 9)
+    return {name: figure for name, figure in CONVERSE_USAGE.items() if name in known}
+
+
+def test_converse_in_json():
+    """The JSON has all of it, whatever botocore knows."""
+    blocks = [THINKING, REDACTED, TEXT, TOOL, cited("see", CITATION)]
+    with ModelServer([reply(*blocks)]) as server:
+        told = asked(server, "/model/m/converse", CONVERSE_HELLO).json()
+    redacted = {"reasoningContent": {"redactedContent": base64.b64encode(b"EuYB").decode("ascii")}}
+    assert told["output"]["message"]["content"] == CONVERSED[:1] + [redacted] + CONVERSED[2:]
+    assert told["usage"] == CONVERSE_USAGE
+
+
 def test_converse(bedrock):
     """boto3 reads a reply in Converse's own blocks, with all figures."""
-    with ModelServer([reply(THINKING, REDACTED, TEXT, cited("see", CITATION), TOOL)]) as server:
+    blocks = []
+    with ModelServer(lambda body: reply(*blocks)) as server:
         client = bedrock(server)
         if not has(client, "converse"):
             return
+        blocks += with_citations(client)
         told = client.converse(modelId="m", **CONVERSE_HELLO)
-    assert told["output"]["message"] == {"role": "assistant", "content": CONVERSED}
-    assert (told["stopReason"], told["usage"]) == ("tool_use", CONVERSE_USAGE)
+    assert told["output"]["message"] == {"role": "assistant", "content": CONVERSED[: len(blocks)]}
+    assert (told["stopReason"], told["usage"]) == ("tool_use", known_figures(client))
 
 
 def test_converse_stream(bedrock):
     """boto3 reads the stream: a start for tools only, a citation before its text, usage after messageStop."""
-    with ModelServer([reply(THINKING, REDACTED, TEXT, cited("see", CITATION), TOOL)]) as server:
+    blocks = []
+    with ModelServer(lambda body: reply(*blocks)) as server:
         client = bedrock(server)
         if not has(client, "converse_stream"):
             return
+        blocks += with_citations(client)
         events = [next(iter(event.items())) for event in client.converse_stream(modelId="m", **CONVERSE_HELLO)["stream"]]
     names = [name for name, _ in events]
     assert (names[0], names[-2:]) == ("messageStart", ["messageStop", "metadata"])
     starts = [told for name, told in events if name == "contentBlockStart"]
-    assert starts == [{"contentBlockIndex": 4, "start": {"toolUse": {"toolUseId": "tu1", "name": "f"}}}]
+    assert starts == [{"contentBlockIndex": 3, "start": {"toolUse": {"toolUseId": "tu1", "name": "f"}}}]
     deltas = [(told["contentBlockIndex"], told["delta"]) for name, told in events if name == "contentBlockDelta"]
     assert [delta for index, delta in deltas if index == 0][-1] == {"reasoningContent": {"signature": "sig=="}}
     assert [delta for index, delta in deltas if index == 1] == [CONVERSED[1]]
     assert "".join(delta["text"] for index, delta in deltas if index == 2) == "Hello wörld"
-    assert [delta for index, delta in deltas if index == 3] == [
-        {"citation": CONVERSED[3]["citationsContent"]["citations"][0]},
-        {"text": "see"},
-    ]
-    arguments = "".join(delta["toolUse"]["input"] for index, delta in deltas if index == 4)
+    arguments = "".join(delta["toolUse"]["input"] for index, delta in deltas if index == 3)
     assert json.loads(arguments) == {"a": [1, "é"]}
+    citation = {"citation": CONVERSED[4]["citationsContent"]["citations"][0]}
+    assert [delta for index, delta in deltas if index == 4] == [citation, {"text": "see"}][: 2 * (len(blocks) - 4)]
     assert events[-2][1] == {"stopReason": "tool_use"}
-    assert events[-1][1]["usage"] == CONVERSE_USAGE
+    assert events[-1][1]["usage"] == known_figures(client)
 
 
 def test_boto3_raises_what_the_server_refuses(bedrock):
