@@ -7,7 +7,7 @@ import uuid
 import hypothesis
 import pytest
 
-from asimov_sync import InferenceClient, InferenceError
+from asimov_sync import AsimovError, InferenceClient
 
 from .recorded import ABSENT
 from .redis_server import RedisServer, find_server
@@ -53,19 +53,20 @@ def watch():
     root = logging.getLogger()
     root.addHandler(watching)
     before, root.level = root.level, logging.DEBUG
-    make_error, make_client = InferenceError.__init__, InferenceClient.__init__
+    make_client = InferenceClient.__init__
 
     def error_made(error, *args, **kwargs):
-        make_error(error, *args, **kwargs)
+        super(AsimovError, error).__init__(*args, **kwargs)
         watching.errors.append(error)
 
     def client_made(client, *args, **kwargs):
         make_client(client, *args, **kwargs)
         watching.clients.append(client)
 
-    InferenceError.__init__, InferenceClient.__init__ = error_made, client_made
+    AsimovError.__init__, InferenceClient.__init__ = error_made, client_made
     yield watching
-    InferenceError.__init__, InferenceClient.__init__ = make_error, make_client
+    del AsimovError.__init__
+    InferenceClient.__init__ = make_client
     root.removeHandler(watching)
     root.setLevel(before)
 

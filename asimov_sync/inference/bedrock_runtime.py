@@ -11,6 +11,7 @@ botocore, which logs the headers that it knows, never sees them.
 """
 
 import json
+import logging
 import os
 import threading
 import time
@@ -126,12 +127,25 @@ class Runtime:
         )
         client = session.client("bedrock-runtime", region_name=region, endpoint_url=self._endpoint_url, config=config)
         client.meta.events.register("before-send.bedrock-runtime", _send)
+        for name in _SHOWING_HEADERS:
+            logging.getLogger(name).addFilter(_keyless)
         return client
 
 
 # The exchange
 
 _calling = threading.local()  # .call: what this thread asks boto3 for just now
+
+_SHOWING_HEADERS = ("botocore.auth", "botocore.endpoint")
+"""botocore's loggers that show the headers of a request at DEBUG, a session token among them."""
+
+
+def _keyless(record: logging.LogRecord) -> bool:
+    """Whether a record of botocore may be logged: none that shows a signed request of ours."""
+    if getattr(_calling, "call", None) is None:
+        return True
+    told = record.getMessage().lower()
+    return "authorization" not in told and "x-amz-security-token" not in told
 
 
 class _Call:

@@ -28,6 +28,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.errors import (
     AsimovError,
+    Cancelled,
     ConnectionFailed,
     ConnectTimeout,
     DeadlineExceeded,
@@ -224,10 +225,9 @@ class HttpTransport:
         connected: bool,
     ) -> AsimovError:
         """What an exception of requests, urllib3, http.client or the socket amounts to; without the request in it."""
-        try:
-            cancellation.raise_if_cancelled()
-        except AsimovError as cancelled:
-            return cancelled.with_traceback(None)
+        reason = cancellation.reason
+        if reason is not None:
+            return Cancelled(reason)
         chain = _chain(error)
         root = next((link for link in reversed(chain) if _harmless(link)), None)
         # urllib3 counts a refused connection among the time-outs.

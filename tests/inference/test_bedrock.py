@@ -47,7 +47,7 @@ from ..waiting import Background, in_child
 from .byte_server import Answer, ByteServer
 from .event_stream import chunk, event, exception, frame
 
-SECRET, TOKEN, KEY = "wJalrXUtnFEMI/secret", "session-token-0123", "bedrock-api-key-0123456789"
+SECRET, TOKEN, KEY = "sk-secret/wJalrXUtnFEMI", "sk-secret-session-0123", "sk-secret-bedrock-0123456789"
 MODEL = "us.anthropic.claude-sonnet-4-5-20250929-v1:0"
 STREAM = {"content-type": "application/vnd.amazon.eventstream", "x-amzn-RequestId": "req-1"}
 
@@ -367,7 +367,7 @@ REFUSALS = [
 @pytest.mark.parametrize("where", ["header", "type", "code"])
 def test_refusals(serve, code, status, kind, where):
     """Each of Bedrock's errors is ours of the same meaning, wherever its name stands, with no key in reach of it."""
-    headers, body = {"x-amzn-RequestId": "req-1", "retry-after": "7"}, {"message": "because"}
+    headers, body = {"x-amzn-RequestId": "req-1", "retry-after-ms": "70"}, {"message": "because"}
     if where == "header":
         headers["x-amzn-ErrorType"] = code + ":http://internal.amazon.com/"
     elif where == "type":
@@ -380,7 +380,7 @@ def test_refusals(serve, code, status, kind, where):
             ask("hello")
         error = caught.value
         assert type(error) is kind
-        assert (error.status, error.error_type, error.request_id, error.retry_after) == (status, code, "req-1", 7.0)
+        assert (error.status, error.error_type, error.request_id, error.retry_after) == (status, code, "req-1", 0.07)
         told = server.requests[0].headers["authorization"].split("Signature=")[1]
         for value in values(error):
             assert not any(secret in str(value) for secret in (SECRET, TOKEN, told))
