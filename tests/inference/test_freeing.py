@@ -3,6 +3,7 @@
 The server keeps its sockets open until after the assertion: it is not the server that frees the caller.
 """
 
+import json
 import socket
 import threading
 import time
@@ -11,36 +12,61 @@ import pytest
 
 from asimov_sync import (
     AnthropicInferenceClient,
+    BedrockInferenceClient,
     Cancellation,
     Cancelled,
     ConnectionFailed,
     ConnectTimeout,
     DeadlineExceeded,
     IdleTimeout,
+    OpenAIInferenceClient,
     Timeout,
 )
 from asimov_sync.inference import dialling
 
 from ..waiting import Background, wait_for
 from .conftest import KEY
-from .silent_server import POINTS, SilentServer
+from .silent_server import EVENTS, POINTS, SilentServer
 
 FREED = 0.5
 """Seconds within which a caller is to be free."""
 
 
-def client(server, **timeout):
+CHUNK = {"id": "c", "choices": [{"index": 0, "delta": {"content": "half"}, "finish_reason": None}]}
+SAID = {
+    "anthropic": (EVENTS, "text/event-stream"),
+    "openai": ("data: {}\n\n".format(json.dumps(CHUNK)).encode(), "text/event-stream"),
+    "bedrock": (b"\x00\x00", "application/vnd.amazon.eventstream"),  # the beginning of a frame
+}
+"""What each wire's server says before it falls silent in the body."""
+
+WIRES = sorted(SAID)
+
+
+def silent(point, wire="anthropic"):
+    return SilentServer(point, *SAID[wire])
+
+
+def client(server, wire="anthropic", **timeout):
     limits = dict({"connect": 30.0, "idle": 30.0}, **timeout)
-    return AnthropicInferenceClient("m", KEY, server.url, timeout=Timeout(**limits), max_retries=0)
+    options = {"timeout": Timeout(**limits), "max_retries": 0}
+    if wire == "openai":
+        return OpenAIInferenceClient("m", KEY, server.url, **options)
+    if wire == "bedrock":
+        made = BedrockInferenceClient("m", "us-east-1", api_key=KEY, endpoint_url=server.url.rstrip("/"), **options)
+        made._runtime.client()  # boto3 takes its time to be imported and to read its data, once
+        return made
+    return AnthropicInferenceClient("m", KEY, server.url, **options)
 
 
 @pytest.mark.parametrize("way", ["generate", "stream"])
 @pytest.mark.parametrize("point", POINTS)
-def test_cancelling_frees(point, way):
+@pytest.mark.parametrize("wire", WIRES)
+def test_cancelling_frees(wire, point, way):
     """A cancellation from another thread frees the caller within half a second."""
-    with SilentServer(point) as server:
+    with silent(point, wire) as server:
         cancellation = Cancellation()
-        asking = client(server)
+        asking = client(server, wire)
 
         def ask():
             if way == "generate":
@@ -69,42 +95,50 @@ def in_connect(server):
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_the_total_time_frees(point):
+@pytest.mark.parametrize("wire", WIRES)
+def test_the_total_time_frees(wire, point):
     """timeout.total ends the call at its moment."""
-    with SilentServer(point) as server:
+    with silent(point, wire) as server:
+        asking = client(server, wire, total=0.4)
         start = time.monotonic()
         with pytest.raises(DeadlineExceeded):
-            client(server, total=0.4).generate("hello")
+            asking.generate("hello")
         assert 0.4 <= time.monotonic() - start < 0.4 + FREED
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_a_cancellation_with_a_deadline_frees(point):
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_cancellation_with_a_deadline_frees(wire, point):
     """The deadline of the surrounding cancellation ends the call at its moment."""
-    with SilentServer(point) as server:
+    with silent(point, wire) as server:
+        asking = client(server, wire)
         start = time.monotonic()
         with pytest.raises(Cancelled), Cancellation(timeout=0.4):
-            client(server).generate("hello")
+            asking.generate("hello")
         assert 0.4 <= time.monotonic() - start < 0.4 + FREED
 
 
 @pytest.mark.parametrize("point", ["connect", "handshake"])
-def test_no_connection_in_time(point):
+@pytest.mark.parametrize("wire", WIRES)
+def test_no_connection_in_time(wire, point):
     """timeout.connect covers the TCP connection and the TLS handshake, each with its own error."""
-    with SilentServer(point) as server:
+    with silent(point, wire) as server:
+        asking = client(server, wire, connect=0.4)
         start = time.monotonic()
         with pytest.raises(ConnectTimeout):
-            client(server, connect=0.4).generate("hello")
+            asking.generate("hello")
         assert 0.4 <= time.monotonic() - start < 0.4 + FREED
 
 
 @pytest.mark.parametrize("point", ["headers", "body"])
-def test_silence(point):
+@pytest.mark.parametrize("wire", WIRES)
+def test_silence(wire, point):
     """timeout.idle ends a wait in which not a byte comes, before the headers and in the body."""
-    with SilentServer(point) as server:
+    with silent(point, wire) as server:
+        asking = client(server, wire, idle=0.4)
         start = time.monotonic()
         with pytest.raises(IdleTimeout):
-            client(server, idle=0.4).generate("hello")
+            list(asking.stream("hello"))
         assert 0.4 <= time.monotonic() - start < 0.4 + FREED
 
 
