@@ -36,7 +36,7 @@ def _parts(thing):
         yield from (("cause", thing.__cause__), ("context", thing.__context__), ("args", thing.args))
         yield "str", str(thing)
         yield "repr", repr(thing)
-    yield from getattr(thing, "__dict__", {}).items()
+    yield from dict(getattr(thing, "__dict__", {})).items()  # a copy: other threads may be at work on it
     for slot in getattr(type(thing), "__slots__", ()):
         yield slot, getattr(thing, slot, None)
 
@@ -53,7 +53,7 @@ class Watch(logging.Handler):
 
     def emit(self, record):
         self.records += 1
-        told = [record.getMessage(), record.args, record.exc_info[1] if record.exc_info else None]
+        told = [record.getMessage(), repr(record.args), record.exc_info[1] if record.exc_info else None]
         way = holds_secret(told)
         if way is not None:
             self.found.append("a log record of {}: {}".format(record.name, way))
