@@ -11,15 +11,15 @@ import time
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Dict, Generator, Iterable, Iterator, List, Optional, Tuple
 
-from asimov_sync.budget import BUDGETS, Budget
+from asimov_sync.budget import BUDGETS, Budget, begin_request
 from asimov_sync.cancellation import Cancellation
-from asimov_sync.errors import InferenceError, InvalidRequestError, RateLimitError
+from asimov_sync.errors import AsimovError, Cancelled, InferenceError, InvalidRequestError, RateLimitError, StreamInterrupted
 from asimov_sync.inference.advice import advise
 from asimov_sync.inference.driving import driven
 from asimov_sync.inference.output import Output
 from asimov_sync.inference.output_ways import OutputWays
 from asimov_sync.inference.prompt_cache import with_cache_markers
-from asimov_sync.inference.rate_limit import Pause, RateLimit, Slot, estimated_tokens, wait_until
+from asimov_sync.inference.rate_limit import Pause, RateLimit, Slot, admitted, estimated_tokens
 from asimov_sync.inference.request import Request, System, Timeout
 from asimov_sync.inference.retry import LONGEST_RETRY_AFTER, retrying
 from asimov_sync.inference.stream import ReplyStream, ToolStream
@@ -230,7 +230,7 @@ class InferenceClient(abc.ABC):
         own = Cancellation(parent=cancellation or Cancellation.current())
         for attempt in retrying(self.max_retries, own, deadline, lambda: True):
             with attempt:
-                wait_until(self._pause.until, own, deadline, self.provider)
+                admitted(self._pause, None, 0, own, deadline, self.provider)
                 try:
                     return self._count(request, own, deadline)
                 except InferenceError as error:
@@ -268,10 +268,9 @@ class InferenceClient(abc.ABC):
         """The events of a reply, after a first None once a status is good; retries while nothing was handed on."""
         # Those of whoever asked: the events may be read elsewhere.
         meters = METERS.get() + (self._meter,)
-        budgets = BUDGETS.get() + ((self.budget,) if self.budget is not None else ())
-        for budget in budgets:
-            budget.begin(request.model, self.provider)
-        opened = handed_on = False
+        budgets = tuple(dict.fromkeys(BUDGETS.get() + ((self.budget,) if self.budget is not None else ())))
+        begin_request(budgets, request.model, self.provider)
+        opened = handed_on = whole = False
         for attempt in retrying(self.max_retries, cancellation, deadline, lambda: not (request.streamed and handed_on)):
             with attempt:
                 slot = self._admitted(request, cancellation, deadline)
@@ -285,26 +284,24 @@ class InferenceClient(abc.ABC):
                         for event in events:
                             handed_on = True
                             if isinstance(event, ReplyDone):
+                                whole = True
                                 self._charge(event.reply.usage, request, meters, budgets, slot)
                             yield event
-                except InferenceError as failed:
-                    if failed.partial is not None and failed.partial.usage.total_tokens:
-                        # Cut short, and billed all the same.
-                        self._charge(failed.partial.usage, request, meters, budgets, slot)
+                except GeneratorExit:
+                    if not whole:
+                        self._charge(_figures(_so_far(events)), request, meters, budgets, slot)
+                    raise
+                except (InferenceError, Cancelled) as failed:
+                    self._charge(_figures(failed.partial), request, meters, budgets, slot)
                     self._learn(failed, request)
                     raise
 
     def _admitted(self, request: Request, cancellation: Cancellation, deadline: Optional[float]) -> Optional[Slot]:
-        """Wait until an attempt may be sent: for the pause that the provider asked for, and the caller's own limit."""
-        wait_until(self._pause.until, cancellation, deadline, self.provider)
-        if self.rate_limit is None:
-            return None
-        tokens = estimated_tokens(request) if self.rate_limit.tokens_per_minute is not None else 0
-        slot = self.rate_limit.take(time.monotonic(), tokens)
-        wait_until(slot.moment, cancellation, deadline, self.provider)
-        return slot
+        limit = self.rate_limit
+        tokens = estimated_tokens(request) if limit is not None and limit.tokens_per_minute is not None else 0
+        return admitted(self._pause, limit, tokens, cancellation, deadline, self.provider)
 
-    def _learn(self, error: InferenceError, request: Request) -> None:
+    def _learn(self, error: AsimovError, request: Request) -> None:
         """What a failure says to this client's other threads, and to whoever reads it."""
         if isinstance(error, RateLimitError) and error.retry_after and error.retry_after <= LONGEST_RETRY_AFTER:
             self._pause.extend(time.monotonic() + error.retry_after)
@@ -312,8 +309,15 @@ class InferenceClient(abc.ABC):
             advise(error, request)
 
     def _charge(
-        self, usage: Usage, request: Request, meters: Tuple[Meter, ...], budgets: Tuple[Budget, ...], slot: Optional[Slot]
+        self,
+        usage: Optional[Usage],
+        request: Request,
+        meters: Tuple[Meter, ...],
+        budgets: Tuple[Budget, ...],
+        slot: Optional[Slot],
     ) -> None:
+        if usage is None:
+            return
         for meter in meters:
             meter.add(usage)
         for budget in budgets:
@@ -353,3 +357,17 @@ class InferenceClient(abc.ABC):
 
     def __repr__(self) -> str:
         return "<{} of {}>".format(type(self).__name__, self.model)
+
+
+def _so_far(events: Iterator[Event]) -> Optional[Reply]:
+    """What had arrived of a reply whose reader has given it up; None where its events do not know."""
+    given_up = StreamInterrupted("the reader has given it up")
+    if isinstance(events, Generator):
+        with contextlib.suppress(StreamInterrupted):
+            events.throw(given_up)
+    return given_up.partial
+
+
+def _figures(cut: Optional[Reply]) -> Optional[Usage]:
+    """What a reply that was cut short is charged with: it is billed all the same. None where it had told nothing yet."""
+    return cut.usage if cut is not None and cut.usage.total_tokens else None
