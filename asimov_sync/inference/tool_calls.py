@@ -1,6 +1,8 @@
 """The tool loop's other half: makes the calls of one turn, at once, on threads."""
 
 import collections
+import collections.abc
+import inspect
 import itertools
 import queue
 import time
@@ -9,7 +11,7 @@ from typing import Any, Deque, Dict, Generator, List, Optional, Tuple
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.errors import Cancelled, described
 from asimov_sync.inference.tool_loop import CalledTool, ToolFinished, ToolStarted
-from asimov_sync.inference.tools import Tool, result_text
+from asimov_sync.inference.tools import Tool
 from asimov_sync.messages import Event, ToolCall
 from asimov_sync.workers import WorkerPool
 
@@ -115,8 +117,7 @@ def _finished(made: CalledTool) -> ToolFinished:
 
 def _call(call: ToolCall, tools: Dict[str, Tool], cancellation: Cancellation) -> CalledTool:
     start = time.perf_counter()
-    result: Any = None
-    exception: Optional[BaseException] = None
+    exception: BaseException
     cancellation.raise_if_cancelled()
     try:
         if call.name not in tools:
@@ -125,8 +126,9 @@ def _call(call: ToolCall, tools: Dict[str, Tool], cancellation: Cancellation) ->
             )
         if call.malformed is not None:
             raise ValueError("the arguments are not a JSON object: {}".format(call.malformed[:500]))
-        result = tools[call.name].call(call.arguments)
-        result_text(result)  # what cannot be told to the model is the tool's error
+        result = _whole(tools[call.name].call(call.arguments))
+        # Raises where the result cannot be told to the model: that is the tool's error, too.
+        return CalledTool(call, result, None, time.perf_counter() - start)
     except Cancelled as cancelled:
         cancellation.raise_if_cancelled()
         exception = cancelled  # of a token of the tool's own
@@ -134,4 +136,12 @@ def _call(call: ToolCall, tools: Dict[str, Tool], cancellation: Cancellation) ->
         raise
     except BaseException as error:  # a SystemExit (of argparse, say) would end a program, and is not to end an agent
         exception = error
-    return CalledTool(call, None if exception is not None else result, exception, time.perf_counter() - start)
+    return CalledTool(call, None, exception, time.perf_counter() - start)
+
+
+def _whole(result: Any) -> Any:
+    """What a tool returned; of a generator, a list of what it yields. TypeError for a coroutine, which nobody would await."""
+    if inspect.iscoroutine(result):
+        result.close()
+        raise TypeError("the tool returned a coroutine: it has to run it itself, with asyncio.run(…)")
+    return list(result) if isinstance(result, collections.abc.Iterator) else result
