@@ -209,7 +209,7 @@ class InferenceClient(abc.ABC):
         request = self._request([], system, named.values(), options)._replace(streamed=streamed)
 
         def ask(history: List[ChatMessage]) -> ReplyStream:
-            return self._stream(self._cached(request._replace(messages=history)), cancellation)
+            return self._stream(request._replace(messages=history), cancellation)
 
         return driven(steps, ask, named, self._tool_workers, max_workers, cancellation)
 
@@ -225,7 +225,7 @@ class InferenceClient(abc.ABC):
 
         InvalidRequestError where the provider has no endpoint for it.
         """
-        request = self._request(messages, system, tools, options)
+        request = self._cached(self._request(messages, system, tools, options))
         deadline = self._deadline()
         own = Cancellation(parent=cancellation or Cancellation.current())
         for attempt in retrying(self.max_retries, own, deadline, lambda: True):
@@ -243,11 +243,11 @@ class InferenceClient(abc.ABC):
     def _request(self, messages: Messages, system: System, tools: Iterable[AnyTool], options: Dict[str, Any]) -> Request:
         merged = {name: value for name, value in dict(self.options, **options).items() if value is not None}
         definitions: List[Dict[str, Any]] = [tool.definition for tool in as_tools(tools).values()]
-        return self._cached(Request(self.model, as_messages(messages), system, definitions, merged))
+        return Request(self.model, as_messages(messages), system, definitions, merged)
 
     def _cached(self, request: Request) -> Request:
         """The request with the cache markers that prompt_cache asks for."""
-        if "prompt_cache" not in request.options or not request.messages:
+        if "prompt_cache" not in request.options:
             return request
         if request.options["prompt_cache"] != "auto":
             raise ValueError('prompt_cache is "auto", or not given; not {!r}'.format(request.options["prompt_cache"]))
@@ -260,7 +260,7 @@ class InferenceClient(abc.ABC):
     def _stream(self, request: Request, cancellation: Optional[Cancellation]) -> ReplyStream:
         # A token of its own under the caller's, so that closing the stream frees its reader and nobody else.
         own = Cancellation(parent=cancellation or Cancellation.current())
-        return ReplyStream(self._attempts(request, own, self._deadline()), own)
+        return ReplyStream(self._attempts(self._cached(request), own, self._deadline()), own)
 
     def _attempts(
         self, request: Request, cancellation: Cancellation, deadline: Optional[float]
