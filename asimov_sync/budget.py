@@ -5,14 +5,14 @@ whatever thread.
 """
 
 import contextvars
-from typing import Any, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Iterable, Mapping, NamedTuple, Optional, Tuple
 
 from asimov_sync.errors import BudgetExceeded
 from asimov_sync.forking import ForkSafeLock
 from asimov_sync.messages import Usage
 from asimov_sync.prices import Price, dollars
 
-__all__ = ["BUDGETS", "Budget", "Spent"]
+__all__ = ["BUDGETS", "Budget", "Spent", "begin_request"]
 
 BUDGETS: "contextvars.ContextVar[Tuple[Budget, ...]]" = contextvars.ContextVar("asimov_budgets", default=())
 """The budgets that hold in this context, the outermost first."""
@@ -54,26 +54,16 @@ class Budget:
         """What has been charged so far."""
         return self._spent
 
-    def begin(self, model: str, provider: str) -> None:
-        """Count a request that is about to be sent; BudgetExceeded if it must not be.
-
-        ValueError where dollars are limited and nobody knows what the model costs.
-        """
+    def require_price(self, model: str, provider: str) -> None:
+        """ValueError where dollars are limited and nobody knows what the model costs."""
         if self.dollars is not None and dollars(Usage(), model, provider, self._prices) is None:
             raise ValueError(
                 "a budget of dollars needs to know what {} costs: give Budget(prices={{{!r}: Price(…)}}), "
                 'or install "asimov_sync[prices]" (Python 3.9 and later)'.format(model, model)
             )
-        with _spending.lock:
-            self._check(provider, beginning=True)
-            self._spent = self._spent._replace(requests=self._spent.requests + 1)
 
-    def check(self, provider: str) -> None:
-        """BudgetExceeded if a request that has begun must not be sent again."""
-        with _spending.lock:
-            self._check(provider, beginning=False)
-
-    def _check(self, provider: str, beginning: bool) -> None:
+    def check(self, provider: str, beginning: bool = False) -> None:
+        """BudgetExceeded if a request must not be sent; one that has begun was counted, and may be sent again."""
         for name in ("tokens", "requests", "dollars"):
             limit, spent = getattr(self, name), getattr(self._spent, name)
             if limit is not None and spent >= limit and (beginning or name != "requests"):
@@ -83,7 +73,7 @@ class Budget:
                 )
 
     def add(self, usage: Usage, model: str, provider: str) -> None:
-        """Charge a reply."""
+        """Charge a reply, or as much of one as came."""
         cost = dollars(usage, model, provider, self._prices) or 0.0
         with _spending.lock:
             spent = self._spent
@@ -94,7 +84,11 @@ class Budget:
         return self
 
     def __exit__(self, *exc_info: Any) -> None:
-        BUDGETS.set(BUDGETS.get()[:-1])
+        # Not the last one whichever it is: a generator may be closed among others', and on another thread.
+        held = list(reversed(BUDGETS.get()))
+        if self in held:
+            held.remove(self)
+            BUDGETS.set(tuple(reversed(held)))
 
     def __repr__(self) -> str:
         limits = ", ".join(
@@ -103,3 +97,17 @@ class Budget:
             if getattr(self, name) is not None
         )
         return "<Budget({}): {}>".format(limits, self._spent)
+
+
+def begin_request(budgets: Iterable[Budget], model: str, provider: str) -> None:
+    """Count a request that is about to be sent, in all of the budgets, or in none: BudgetExceeded if it must not be.
+
+    ValueError where one of them limits dollars and nobody knows what the model costs.
+    """
+    for budget in budgets:
+        budget.require_price(model, provider)
+    with _spending.lock:
+        for budget in budgets:
+            budget.check(provider, beginning=True)
+        for budget in budgets:
+            budget._spent = budget._spent._replace(requests=budget._spent.requests + 1)

@@ -105,7 +105,12 @@ class AsimovError(Exception):
 
 
 class Cancelled(AsimovError):
-    """The work was ended early because its Cancellation was cancelled; the message is the reason."""
+    """The work was ended early because its Cancellation was cancelled; the message is the reason.
+
+    partial: the Reply that had arrived by then, where it was a reply that was waited for.
+    """
+
+    partial: "Optional[Reply]" = None
 
 
 class GraphError(AsimovError, ValueError):

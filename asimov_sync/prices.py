@@ -26,13 +26,19 @@ class Price(NamedTuple):
         """The dollars that this usage costs."""
         write = self.input if self.cache_write is None else self.cache_write
         long_write = write if self.cache_write_1h is None else self.cache_write_1h
+        written_for_long = _written_for_long(usage)
         return (
             usage.input_tokens * self.input
             + usage.output_tokens * self.output
             + usage.cache_read_input_tokens * (self.input if self.cache_read is None else self.cache_read)
-            + (usage.cache_write_input_tokens - usage.cache_write_1h_input_tokens) * write
-            + usage.cache_write_1h_input_tokens * long_write
+            + (usage.cache_write_input_tokens - written_for_long) * write
+            + written_for_long * long_write
         ) / MILLION
+
+
+def _written_for_long(usage: Usage) -> int:
+    # A part that is more than the whole is a provider's mistake, and must not make the rest cost less than nothing.
+    return min(usage.cache_write_1h_input_tokens, usage.cache_write_input_tokens)
 
 
 def dollars(usage: Usage, model: str, provider: str, prices: Optional[Mapping[str, Price]] = None) -> Optional[float]:
@@ -50,12 +56,15 @@ def _looked_up(usage: Usage, model: str, provider: str) -> Optional[float]:
     except ImportError:
         return None
     # Its input_tokens include the cached ones (the package's documentation, "Cached input tokens").
-    told = genai_prices.Usage(
-        input_tokens=usage.input_tokens + usage.cache_read_input_tokens + usage.cache_write_input_tokens,
-        cache_read_tokens=usage.cache_read_input_tokens,
-        cache_write_tokens=usage.cache_write_input_tokens,
-        output_tokens=usage.output_tokens,
-    )
+    figures = {
+        "input_tokens": usage.input_tokens + usage.cache_read_input_tokens + usage.cache_write_input_tokens,
+        "cache_read_tokens": usage.cache_read_input_tokens,
+        "cache_write_tokens": usage.cache_write_input_tokens,
+        "output_tokens": usage.output_tokens,
+    }
+    if hasattr(genai_prices.Usage(), "cache_write_1h_tokens"):  # from 0.1 on, which Python 3.9 does not get
+        figures["cache_write_1h_tokens"] = _written_for_long(usage)
+    told = genai_prices.Usage(**figures)
     try:
         return float(genai_prices.calc_price(told, model_ref=model, provider_id=_PROVIDERS.get(provider)).total_price)
     except LookupError:

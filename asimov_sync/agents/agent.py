@@ -9,7 +9,7 @@ from asimov_sync.graph.results import Partial
 from asimov_sync.inference.contract import InferenceClient
 from asimov_sync.inference.request import System
 from asimov_sync.inference.stream import ToolStream
-from asimov_sync.inference.tool_loop import Approvals, ToolRun
+from asimov_sync.inference.tool_loop import Approvals, Redact, ToolRun
 from asimov_sync.inference.tools import AnyTool
 from asimov_sync.messages import ChatMessage, Messages, as_messages, jsonable
 from asimov_sync.tasks import Task
@@ -25,7 +25,8 @@ class Agent:
 
     `agent.run(question)` asks it. As a handler, `TaskScheduler(handlers={"research": agent})`, it is asked a task's
     objective, with the params and the results of the task's dependencies; the task's result is the text of the answer.
-    options: sent with every request of this agent.
+    redact: what every tool's result and exception text passes through before the model reads it. options: sent with every
+    request of this agent.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Agent:
         tools: Iterable[AnyTool] = (),
         max_iterations: int = 10,
         max_workers: Optional[int] = None,
+        redact: Optional[Redact] = None,
         **options: Any,
     ) -> None:
         self.client = client
@@ -42,6 +44,7 @@ class Agent:
         self.tools: List[AnyTool] = list(tools)
         self.max_iterations = max_iterations
         self.max_workers = max_workers
+        self.redact = redact
         self.options = options
 
     def run(
@@ -63,7 +66,8 @@ class Agent:
             approvals,
             self.max_workers,
             self.system,
-            cancellation=cancellation,
+            self.redact,
+            cancellation,
             **self.options,
         )
 
@@ -83,7 +87,8 @@ class Agent:
             approvals,
             self.max_workers,
             self.system,
-            cancellation=cancellation,
+            self.redact,
+            cancellation,
             **self.options,
         )
 

@@ -5,25 +5,27 @@ tools and metering are done here, once.
 """
 
 import abc
+import contextlib
 import copy
 import time
 from contextlib import AbstractContextManager
-from typing import Any, ClassVar, Dict, Generator, Iterable, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, ClassVar, Dict, Generator, Iterable, Iterator, List, Optional, Tuple
 
-from asimov_sync.budget import BUDGETS, Budget
+from asimov_sync.budget import BUDGETS, Budget, begin_request
 from asimov_sync.cancellation import Cancellation
-from asimov_sync.errors import ContextLengthExceeded, InferenceError, InvalidRequestError, OutputInvalid, RateLimitError
+from asimov_sync.errors import AsimovError, Cancelled, InferenceError, InvalidRequestError, RateLimitError, StreamInterrupted
 from asimov_sync.inference.advice import advise
-from asimov_sync.inference.output import CUT_SHORT, FORMAT, PROMPT, TOOL, Output
+from asimov_sync.inference.driving import driven
+from asimov_sync.inference.output import Output
+from asimov_sync.inference.output_ways import OutputWays
 from asimov_sync.inference.prompt_cache import with_cache_markers
-from asimov_sync.inference.rate_limit import Pause, RateLimit, Slot, estimated_tokens, wait_until
+from asimov_sync.inference.rate_limit import Pause, RateLimit, Slot, admitted, estimated_tokens
 from asimov_sync.inference.request import Request, System, Timeout
 from asimov_sync.inference.retry import LONGEST_RETRY_AFTER, retrying
 from asimov_sync.inference.stream import ReplyStream, ToolStream
-from asimov_sync.inference.tool_calls import calling
-from asimov_sync.inference.tool_loop import Approvals, Ask, Redact, Step, ToolRun, ToolRunDone, conversation
-from asimov_sync.inference.tools import AnyTool, Tool, as_tools
-from asimov_sync.messages import Event, Messages, Reply, ReplyDone, Usage, as_messages
+from asimov_sync.inference.tool_loop import Approvals, Redact, ToolRun, ToolRunDone, conversation
+from asimov_sync.inference.tools import AnyTool, as_tools
+from asimov_sync.messages import ChatMessage, Event, Messages, Reply, ReplyDone, Usage, as_messages
 from asimov_sync.metering import METERS, Meter
 from asimov_sync.workers import WorkerPool
 
@@ -62,7 +64,7 @@ class InferenceClient(abc.ABC):
         self._owner = True  # of the connections and workers, which its twins share
         self._meter = Meter()
         self._pause = Pause()
-        self._output_ways: Dict[str, str] = {}  # by model: the way of asking for structured output that it took last
+        self._output_ways = OutputWays(self.provider)
         self._tool_workers = WorkerPool(None, name="asimov-tool")
 
     # What a provider brings
@@ -106,45 +108,17 @@ class InferenceClient(abc.ABC):
         request = self._request(messages, system, tools, options)
         if output is None:
             return self._whole_reply(request, cancellation)
-        return self._structured(request, Output(output), cancellation)
+        wanted = Output(output, [definition["name"] for definition in request.tools])
+        native = {} if wanted.open_ended else self._native_output(wanted.name, wanted.schema)
+        return self._output_ways.reply(
+            request, wanted, native, self._prefers_native_output, lambda asked: self._whole_reply(asked, cancellation)
+        )
 
     def _whole_reply(self, request: Request, cancellation: Optional[Cancellation]) -> Reply:
         with self._stream(request._replace(streamed=False), cancellation) as stream:
             for _event in stream:
                 pass
             return stream.reply
-
-    def _structured(self, request: Request, output: Output, cancellation: Optional[Cancellation]) -> Reply:
-        ways = [TOOL, FORMAT, PROMPT] if self._native_output(output.name, output.schema) else [TOOL, PROMPT]
-        # Thinking and a forced tool exclude each other (Anthropic, "Extended thinking").
-        if FORMAT in ways and (self._prefers_native_output or "thinking" in request.options):
-            ways = [FORMAT, TOOL, PROMPT]
-        ways.sort(key=lambda way: way != self._output_ways.get(request.model))
-        for way in ways:
-            try:
-                reply = self._whole_reply(output.asked(request, way, self._native_output), cancellation)
-            except InvalidRequestError as error:
-                if way == ways[-1] or isinstance(error, ContextLengthExceeded):
-                    raise
-                continue  # this model does not take that way
-            self._output_ways[request.model] = way
-            break
-        try:
-            return reply.model_copy(update={"parsed": output.parsed(reply)})
-        except ValueError as error:
-            wrong = error
-        if reply.stop_reason not in CUT_SHORT:
-            corrected = request._replace(messages=request.messages + output.correction(reply, wrong))
-            reply = self._whole_reply(output.asked(corrected, way, self._native_output), cancellation)
-            try:
-                return reply.model_copy(update={"parsed": output.parsed(reply)})
-            except ValueError as error:
-                wrong = error
-        raise OutputInvalid(
-            "the reply is no {}: {} (it stopped with {})".format(output.name, wrong, reply.stop_reason),
-            provider=self.provider,
-            partial=reply,
-        )
 
     def stream(
         self,
@@ -176,8 +150,8 @@ class InferenceClient(abc.ABC):
         """Ask, call the tools that the model wants, tell it what came of that, and so on until it is done.
 
         max_iterations: how many requests may be made. max_workers: how many calls of one turn are made at once; None for
-        all of them, 0 for one after the other on this thread. Whatever a tool raises is told to the model, and is in
-        `.calls`; redact: what every result and exception text passes through before that.
+        all of them (a hundred at the most), 0 for one after the other on this thread. Whatever a tool raises is told to the
+        model, and is in `.calls`; redact: what every result and exception text passes through before that.
 
         The call of a tool that `requires_approval` is not made: the run ends with the stop_reason "approval" and the call
         in `.pending`. `run_tools(run.messages, …, approvals={call.id: True})` goes on, in any process; a str in place of
@@ -185,10 +159,13 @@ class InferenceClient(abc.ABC):
 
         Raises an InferenceError where the model cannot be asked, with the history so far in its `.messages`, or Cancelled.
         """
-        loop = self._tool_loop(messages, tools, max_iterations, approvals, redact, system, options, streamed=False)
+        own = cancellation or Cancellation.current()
+        loop = self._tool_loop(messages, tools, max_iterations, approvals, max_workers, system, redact, own, options, False)
         end = None
-        for event in self._driven(loop, max_workers, cancellation or Cancellation.current()):
-            end = event
+        # Closed at once where Ctrl-C strikes between two events: the tools are told then, and not when the traceback is gone.
+        with contextlib.closing(loop):
+            for event in loop:
+                end = event
         assert isinstance(end, ToolRunDone)
         return end.run
 
@@ -208,10 +185,10 @@ class InferenceClient(abc.ABC):
 
         The first request is sent, and its status checked, before it returns.
         """
-        loop = self._tool_loop(messages, tools, max_iterations, approvals, redact, system, options, streamed=True)
         # A token of its own under the caller's, so that closing the stream frees its reader and nobody else.
         own = Cancellation(parent=cancellation or Cancellation.current())
-        return ToolStream(self._driven(loop, max_workers, own), own)
+        loop = self._tool_loop(messages, tools, max_iterations, approvals, max_workers, system, redact, own, options, True)
+        return ToolStream(loop, own)
 
     def _tool_loop(
         self,
@@ -219,48 +196,22 @@ class InferenceClient(abc.ABC):
         tools: Iterable[AnyTool],
         max_iterations: int,
         approvals: Optional[Approvals],
-        redact: Optional[Redact],
+        max_workers: Optional[int],
         system: System,
+        redact: Optional[Redact],
+        cancellation: Cancellation,
         options: Dict[str, Any],
         streamed: bool,
-    ) -> "_ToolLoop":
+    ) -> Generator[Optional[Event], None, None]:
         named = as_tools(tools)
         guarded = {name for name, tool in named.items() if tool.requires_approval}
         steps = conversation(as_messages(messages), max_iterations, guarded, approvals, redact)
         request = self._request([], system, named.values(), options)._replace(streamed=streamed)
-        return _ToolLoop(steps, named, request)
 
-    def _driven(
-        self, loop: "_ToolLoop", max_workers: Optional[int], cancellation: Cancellation
-    ) -> Generator[Optional[Event], None, None]:
-        """The events of a tool loop, after a first None once a status is good, or there are calls to be made."""
-        opened = False
-        step = next(loop.steps)
-        while True:
-            happened: Any
-            if isinstance(step, Ask):
-                request = self._cached(loop.request._replace(messages=step.messages))
-                try:
-                    with self._stream(request, cancellation) as stream:
-                        if not opened:
-                            opened = True
-                            yield None
-                        for event in stream:
-                            yield event
-                    happened = stream.reply
-                except InferenceError as error:
-                    error.messages = step.messages
-                    raise
-            else:
-                if not opened:
-                    opened = True
-                    yield None
-                happened = yield from calling(step.calls, loop.tools, self._tool_workers, max_workers, cancellation)
-            try:
-                step = loop.steps.send(happened)
-            except StopIteration as end:
-                yield ToolRunDone(end.value)
-                return
+        def ask(history: List[ChatMessage]) -> ReplyStream:
+            return self._stream(request._replace(messages=history), cancellation)
+
+        return driven(steps, ask, named, self._tool_workers, max_workers, cancellation)
 
     def count_tokens(
         self,
@@ -274,12 +225,12 @@ class InferenceClient(abc.ABC):
 
         InvalidRequestError where the provider has no endpoint for it.
         """
-        request = self._request(messages, system, tools, options)
+        request = self._cached(self._request(messages, system, tools, options))
         deadline = self._deadline()
         own = Cancellation(parent=cancellation or Cancellation.current())
         for attempt in retrying(self.max_retries, own, deadline, lambda: True):
             with attempt:
-                wait_until(self._pause.until, own, deadline, self.provider)
+                admitted(self._pause, None, 0, own, deadline, self.provider)
                 try:
                     return self._count(request, own, deadline)
                 except InferenceError as error:
@@ -292,11 +243,11 @@ class InferenceClient(abc.ABC):
     def _request(self, messages: Messages, system: System, tools: Iterable[AnyTool], options: Dict[str, Any]) -> Request:
         merged = {name: value for name, value in dict(self.options, **options).items() if value is not None}
         definitions: List[Dict[str, Any]] = [tool.definition for tool in as_tools(tools).values()]
-        return self._cached(Request(self.model, as_messages(messages), system, definitions, merged))
+        return Request(self.model, as_messages(messages), system, definitions, merged)
 
     def _cached(self, request: Request) -> Request:
         """The request with the cache markers that prompt_cache asks for."""
-        if "prompt_cache" not in request.options or not request.messages:
+        if "prompt_cache" not in request.options:
             return request
         if request.options["prompt_cache"] != "auto":
             raise ValueError('prompt_cache is "auto", or not given; not {!r}'.format(request.options["prompt_cache"]))
@@ -309,7 +260,7 @@ class InferenceClient(abc.ABC):
     def _stream(self, request: Request, cancellation: Optional[Cancellation]) -> ReplyStream:
         # A token of its own under the caller's, so that closing the stream frees its reader and nobody else.
         own = Cancellation(parent=cancellation or Cancellation.current())
-        return ReplyStream(self._attempts(request, own, self._deadline()), own)
+        return ReplyStream(self._attempts(self._cached(request), own, self._deadline()), own)
 
     def _attempts(
         self, request: Request, cancellation: Cancellation, deadline: Optional[float]
@@ -317,10 +268,9 @@ class InferenceClient(abc.ABC):
         """The events of a reply, after a first None once a status is good; retries while nothing was handed on."""
         # Those of whoever asked: the events may be read elsewhere.
         meters = METERS.get() + (self._meter,)
-        budgets = BUDGETS.get() + ((self.budget,) if self.budget is not None else ())
-        for budget in budgets:
-            budget.begin(request.model, self.provider)
-        opened = handed_on = False
+        budgets = tuple(dict.fromkeys(BUDGETS.get() + ((self.budget,) if self.budget is not None else ())))
+        begin_request(budgets, request.model, self.provider)
+        opened = handed_on = whole = False
         for attempt in retrying(self.max_retries, cancellation, deadline, lambda: not (request.streamed and handed_on)):
             with attempt:
                 slot = self._admitted(request, cancellation, deadline)
@@ -334,26 +284,24 @@ class InferenceClient(abc.ABC):
                         for event in events:
                             handed_on = True
                             if isinstance(event, ReplyDone):
+                                whole = True
                                 self._charge(event.reply.usage, request, meters, budgets, slot)
                             yield event
-                except InferenceError as failed:
-                    if failed.partial is not None and failed.partial.usage.total_tokens:
-                        # Cut short, and billed all the same.
-                        self._charge(failed.partial.usage, request, meters, budgets, slot)
+                except GeneratorExit:
+                    if not whole:
+                        self._charge(_figures(_so_far(events)), request, meters, budgets, slot)
+                    raise
+                except (InferenceError, Cancelled) as failed:
+                    self._charge(_figures(failed.partial), request, meters, budgets, slot)
                     self._learn(failed, request)
                     raise
 
     def _admitted(self, request: Request, cancellation: Cancellation, deadline: Optional[float]) -> Optional[Slot]:
-        """Wait until an attempt may be sent: for the pause that the provider asked for, and the caller's own limit."""
-        wait_until(self._pause.until, cancellation, deadline, self.provider)
-        if self.rate_limit is None:
-            return None
-        tokens = estimated_tokens(request) if self.rate_limit.tokens_per_minute is not None else 0
-        slot = self.rate_limit.take(time.monotonic(), tokens)
-        wait_until(slot.moment, cancellation, deadline, self.provider)
-        return slot
+        limit = self.rate_limit
+        tokens = estimated_tokens(request) if limit is not None and limit.tokens_per_minute is not None else 0
+        return admitted(self._pause, limit, tokens, cancellation, deadline, self.provider)
 
-    def _learn(self, error: InferenceError, request: Request) -> None:
+    def _learn(self, error: AsimovError, request: Request) -> None:
         """What a failure says to this client's other threads, and to whoever reads it."""
         if isinstance(error, RateLimitError) and error.retry_after and error.retry_after <= LONGEST_RETRY_AFTER:
             self._pause.extend(time.monotonic() + error.retry_after)
@@ -361,8 +309,15 @@ class InferenceClient(abc.ABC):
             advise(error, request)
 
     def _charge(
-        self, usage: Usage, request: Request, meters: Tuple[Meter, ...], budgets: Tuple[Budget, ...], slot: Optional[Slot]
+        self,
+        usage: Optional[Usage],
+        request: Request,
+        meters: Tuple[Meter, ...],
+        budgets: Tuple[Budget, ...],
+        slot: Optional[Slot],
     ) -> None:
+        if usage is None:
+            return
         for meter in meters:
             meter.add(usage)
         for budget in budgets:
@@ -404,9 +359,15 @@ class InferenceClient(abc.ABC):
         return "<{} of {}>".format(type(self).__name__, self.model)
 
 
-class _ToolLoop(NamedTuple):
-    """A tool loop that is going on: its steps, its tools, and the request without the messages."""
+def _so_far(events: Iterator[Event]) -> Optional[Reply]:
+    """What had arrived of a reply whose reader has given it up; None where its events do not know."""
+    given_up = StreamInterrupted("the reader has given it up")
+    if isinstance(events, Generator):
+        with contextlib.suppress(StreamInterrupted):
+            events.throw(given_up)
+    return given_up.partial
 
-    steps: Generator[Step, Any, ToolRun]
-    tools: Dict[str, Tool]
-    request: Request
+
+def _figures(cut: Optional[Reply]) -> Optional[Usage]:
+    """What a reply that was cut short is charged with: it is billed all the same. None where it had told nothing yet."""
+    return cut.usage if cut is not None and cut.usage.total_tokens else None

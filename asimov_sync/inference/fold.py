@@ -7,7 +7,7 @@ import abc
 import json
 from typing import Any, Callable, Iterable, Iterator, Optional, Sequence
 
-from asimov_sync.errors import ConnectionFailed, InferenceError, ProviderError, StreamInterrupted, described
+from asimov_sync.errors import Cancelled, ConnectionFailed, InferenceError, ProviderError, StreamInterrupted, described
 from asimov_sync.messages import Event, Reply, ReplyDone, TextDelta, ToolCallReady
 
 __all__ = ["Fold", "all_at_once", "folded"]
@@ -77,6 +77,9 @@ def folded(
     except (ConnectionFailed, Garbled) as broken:
         # The connection broke, or an event was cut: either way the rest is missing.
         interruption = broken
+    except Cancelled as cancelled:
+        cancelled.partial = fold.partial()
+        raise
     except InferenceError as failed:  # a time-out, or the provider's own error event
         failed.partial = fold.partial()
         failed.request_id = failed.request_id or request_id

@@ -10,7 +10,7 @@ from asimov_sync.errors import DeadlineExceeded
 from asimov_sync.forking import ForkSafeLock
 from asimov_sync.inference.request import Request
 
-__all__ = ["Pause", "RateLimit", "Slot", "estimated_tokens", "wait_until"]
+__all__ = ["Pause", "RateLimit", "Slot", "admitted", "estimated_tokens"]
 
 MINUTE = 60.0
 
@@ -30,9 +30,10 @@ class Slot:
 class RateLimit:
     """At most so many requests, and so many tokens, in any sixty seconds; None for no limit.
 
-    One limit may be shared by several clients. Requests that have to wait are sent in the order in which they came. A
-    request counts for an estimate of its input's tokens (a token for every four characters) until its reply tells how many
-    it took, in and out. A request that is larger than the whole limit is sent when nothing else counts. Every attempt counts.
+    One limit may be shared by several clients. Requests that have to wait are sent in the order in which they came; one that
+    a provider's Retry-After holds up meanwhile takes its place anew. A request counts for an estimate of its input's tokens
+    (a token for every four characters) until its reply tells how many it took, in and out. A request that is larger than
+    the whole limit is sent when nothing else counts. Every attempt counts.
     """
 
     def __init__(self, requests_per_minute: Optional[int] = None, tokens_per_minute: Optional[int] = None) -> None:
@@ -57,6 +58,12 @@ class RateLimit:
             slot = Slot(moment, tokens)
             self._taken.append(slot)
             return slot
+
+    def give_back(self, slot: Slot) -> None:
+        """Take a slot out again whose request was not sent: no later request has to wait for it."""
+        with _slots.lock:
+            if slot in self._taken:
+                self._taken.remove(slot)
 
     def _room(self, moment: float, tokens: int, limit: int) -> float:
         """From when on so many tokens have room, `moment` at the earliest. Holds the lock."""
@@ -87,8 +94,35 @@ class Pause:
             self.until = max(self.until, until)
 
 
-def wait_until(moment: float, cancellation: Cancellation, deadline: Optional[float], provider: str) -> None:
-    """Sleep until a `time.monotonic()` moment. Cancelled, or DeadlineExceeded at once if the deadline comes first."""
+def admitted(
+    pause: Pause, limit: Optional[RateLimit], tokens: int, cancellation: Cancellation, deadline: Optional[float], provider: str
+) -> Optional[Slot]:
+    """Wait until a request may be sent: until the pause is over, and the limit, where there is one, has a slot.
+
+    Cancelled, or DeadlineExceeded at once if the deadline comes first; the slot is then given back.
+    """
+    while True:
+        _wait_out(pause, cancellation, deadline, provider)
+        if limit is None:
+            return None
+        slot = limit.take(time.monotonic(), tokens)
+        sent = False
+        try:
+            _wait_until(slot.moment, cancellation, deadline, provider)
+            sent = pause.until <= time.monotonic()  # another thread may have been told to wait in the meantime
+        finally:
+            if not sent:
+                limit.give_back(slot)
+        if sent:
+            return slot
+
+
+def _wait_out(pause: Pause, cancellation: Cancellation, deadline: Optional[float], provider: str) -> None:
+    while pause.until > time.monotonic():  # it may be extended while it is waited for
+        _wait_until(pause.until, cancellation, deadline, provider)
+
+
+def _wait_until(moment: float, cancellation: Cancellation, deadline: Optional[float], provider: str) -> None:
     if deadline is not None and moment >= deadline and moment > time.monotonic():
         raise DeadlineExceeded("the rate limit lets the request go only after the deadline (timeout.total)", provider=provider)
     while True:

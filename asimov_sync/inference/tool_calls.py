@@ -1,6 +1,8 @@
 """The tool loop's other half: makes the calls of one turn, at once, on threads."""
 
 import collections
+import collections.abc
+import inspect
 import itertools
 import queue
 import time
@@ -9,7 +11,7 @@ from typing import Any, Deque, Dict, Generator, List, Optional, Tuple
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.errors import Cancelled, described
 from asimov_sync.inference.tool_loop import CalledTool, ToolFinished, ToolStarted
-from asimov_sync.inference.tools import Tool, result_text
+from asimov_sync.inference.tools import Tool
 from asimov_sync.messages import Event, ToolCall
 from asimov_sync.workers import WorkerPool
 
@@ -19,10 +21,14 @@ SLICE_SECONDS = 0.2
 """How long tools are waited for at a stretch, where a wait cannot be interrupted (Windows)."""
 
 
+MOST_AT_ONCE = 100
+"""How many calls of one turn are made at once where the caller sets no bound; how many there are is the model's choice."""
+
+
 def calling(
     calls: List[ToolCall], tools: Dict[str, Tool], pool: WorkerPool, max_workers: Optional[int], cancellation: Cancellation
 ) -> Generator[Event, None, List[CalledTool]]:
-    """Make the calls, at most `max_workers` at once (None: all; 0: on this thread), and return them in the same order.
+    """Make the calls, at most `max_workers` at once (None: a hundred; 0: on this thread), and return them in the same order.
 
     Yields ToolStarted and ToolFinished as that happens. The call of a sequential tool is made alone: after those before it,
     and before those behind it. Whatever a tool raises is in its CalledTool. Cancelled if the cancellation comes first: the
@@ -89,7 +95,7 @@ def _on_threads(
 
     try:
         with cancellation.on_cancel(lambda: happened.put(None)):
-            for _ in range(min(len(calls), max_workers or len(calls))):
+            for _ in range(min(len(calls), max_workers or MOST_AT_ONCE)):
                 pool.submit(work)
             finished = 0
             while finished < len(calls):
@@ -115,8 +121,7 @@ def _finished(made: CalledTool) -> ToolFinished:
 
 def _call(call: ToolCall, tools: Dict[str, Tool], cancellation: Cancellation) -> CalledTool:
     start = time.perf_counter()
-    result: Any = None
-    exception: Optional[BaseException] = None
+    exception: BaseException
     cancellation.raise_if_cancelled()
     try:
         if call.name not in tools:
@@ -125,8 +130,9 @@ def _call(call: ToolCall, tools: Dict[str, Tool], cancellation: Cancellation) ->
             )
         if call.malformed is not None:
             raise ValueError("the arguments are not a JSON object: {}".format(call.malformed[:500]))
-        result = tools[call.name].call(call.arguments)
-        result_text(result)  # what cannot be told to the model is the tool's error
+        result = _whole(tools[call.name].call(call.arguments))
+        # Raises where the result cannot be told to the model: that is the tool's error, too.
+        return CalledTool(call, result, None, time.perf_counter() - start)
     except Cancelled as cancelled:
         cancellation.raise_if_cancelled()
         exception = cancelled  # of a token of the tool's own
@@ -134,4 +140,12 @@ def _call(call: ToolCall, tools: Dict[str, Tool], cancellation: Cancellation) ->
         raise
     except BaseException as error:  # a SystemExit (of argparse, say) would end a program, and is not to end an agent
         exception = error
-    return CalledTool(call, None if exception is not None else result, exception, time.perf_counter() - start)
+    return CalledTool(call, None, exception, time.perf_counter() - start)
+
+
+def _whole(result: Any) -> Any:
+    """What a tool returned; of a generator, a list of what it yields. TypeError for a coroutine, which nobody would await."""
+    if inspect.iscoroutine(result):
+        result.close()
+        raise TypeError("the tool returned a coroutine: it has to run it itself, with asyncio.run(…)")
+    return list(result) if isinstance(result, collections.abc.Iterator) else result

@@ -58,13 +58,18 @@ Redact = Callable[[str], str]
 class CalledTool:
     """One call that was made: what the function returned or raised, and how many seconds it took.
 
-    A call that was refused has a ToolRefused for its exception.
+    A call that was refused has a ToolRefused for its exception. text: what came of it in words, which the model is told
+    (after `redact=`); made once, with the object itself, which raises where JSON cannot hold the result.
     """
 
     call: ToolCall
     result: Any
     exception: Optional[BaseException]
     seconds: float
+    text: str = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.text = result_text(self.result) if self.exception is None else described(self.exception)
 
 
 @dataclass
@@ -148,9 +153,10 @@ def conversation(
     """The loop without any IO: yields Ask and is sent a Reply, yields Call and is sent a list of CalledTool.
 
     guarded: the names of the tools whose calls need approval. Calls that the history ends with, and that have no result, are
-    taken up first. Tools are called only where the model stopped for them: a call that was cut short by max_tokens, or that
-    came with a refusal, is answered with an error. After the last allowed request its calls are still made, so that the
-    history has no open call. ValueError for an approval of a call that the history does not have.
+    taken up first; approvals are for these alone, since models use the same id again. Tools are called only where the model
+    stopped for them: a call that was cut short by max_tokens, or that came with a refusal, is answered with an error. After
+    the last allowed request its calls are still made, so that the history has no open call. ValueError for an approval of a
+    call that the history does not have.
     """
     if max_iterations < 1:
         raise ValueError(
@@ -165,7 +171,9 @@ def conversation(
     while True:
         calls = reply.tool_calls if reply is not None else []
         if calls and reply is not None and reply.stop_reason == "tool_use":
-            pending = [call for call in calls if call.name in guarded and call.id not in decided]
+            # What is malformed is not to be approved of: nobody could say what would be done.
+            undecided = [call for call in calls if call.name in guarded and call.id not in decided]
+            pending = [call for call in undecided if call.malformed is None]
             settled = [_refused(call, decided[call.id]) for call in calls if decided.get(call.id, True) is not True]
             open_calls = [call for call in calls if call not in pending and decided.get(call.id, True) is True]
             made = cast(List[CalledTool], (yield Call(open_calls))) if open_calls else []
@@ -173,10 +181,11 @@ def conversation(
             _answer(history, [_result_block(one, redact) for one in made + settled])
             if pending:
                 return ToolRun(history, reply, usage, iterations, "approval", called, pending)
-        elif reply is not None and reply.stop_reason not in GOES_ON:
-            if calls:
-                _answer(history, [_not_made(call, reply.stop_reason) for call in calls])
-            return ToolRun(history, reply, usage, iterations, reply.stop_reason, called)
+            decided = {}
+        elif reply is not None:
+            _answer(history, [_not_made(call, reply.stop_reason) for call in calls])
+            if reply.stop_reason not in GOES_ON:
+                return ToolRun(history, reply, usage, iterations, reply.stop_reason, called)
         if iterations == max_iterations:
             assert reply is not None
             return ToolRun(history, reply, usage, iterations, "max_iterations", called)
@@ -231,12 +240,12 @@ def _answer(history: List[ChatMessage], results: List[Block]) -> None:
     """Add results to the history: one message for all calls of a turn, in the order of the calls."""
     if not results:
         return
-    before: List[Block] = []
+    answer = ChatMessage(role=ChatRole.TOOL_RESULT, content=[])
     if history[-1].role is not ChatRole.ASSISTANT:
-        before = history.pop().blocks
+        answer = history.pop()
     order = [block.get("id") for block in history[-1].blocks if block.get("type") == "tool_use"]
-    blocks = sorted(before + results, key=lambda block: _place(order, block.get("tool_use_id")))
-    history.append(ChatMessage(role=ChatRole.TOOL_RESULT, content=blocks))
+    blocks = sorted(answer.blocks + results, key=lambda block: _place(order, block.get("tool_use_id")))
+    history.append(answer.model_copy(update={"content": blocks}))
 
 
 def _place(order: List[Any], wanted: Any) -> int:
@@ -258,15 +267,19 @@ def _not_made(call: ToolCall, stop_reason: Optional[str]) -> Block:
 
 def _result_block(made: CalledTool, redact: Optional[Redact]) -> Block:
     block: Block = {"type": "tool_result", "tool_use_id": made.call.id}
-    block["content"] = result_text(made.result) if made.exception is None else described(made.exception)
+    block["content"] = made.text
     if made.exception is not None:
         block["is_error"] = True
     if redact is not None:
         try:
-            block["content"] = redact(block["content"])
+            block["content"] = redact(made.text)
             if not isinstance(block["content"], str):
                 raise TypeError("redact= returned {}, not text".format(type(block["content"]).__name__))
-        except Exception:  # what cannot be redacted is not told
-            logger.exception("redact= failed on a result of the tool %s; the model is told nothing of it", made.call.name)
+        except Exception as error:  # what cannot be redacted is not told, and its error, which may quote it, not logged
+            logger.error(
+                "redact= failed with %s on a result of the tool %s; the model is told nothing of it",
+                type(error).__name__,
+                made.call.name,
+            )
             block.update(content="the result was withheld", is_error=True)
     return block

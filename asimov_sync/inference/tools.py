@@ -4,6 +4,7 @@ import copy
 import functools
 import inspect
 import json
+import re
 from typing import Any, Callable, Dict, Iterable, Optional, Tuple, Union, overload
 
 from pydantic import TypeAdapter, ValidationError
@@ -38,7 +39,7 @@ class Tool:
 
     def call(self, arguments: Dict[str, Any]) -> Any:
         """Call the function with what a model sent. ValueError, for the model to read, if the arguments do not fit."""
-        return self.function(**arguments)
+        return self.function(**copy.deepcopy(arguments))  # they are in the history as well, whatever the function does to them
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
@@ -55,7 +56,8 @@ class _TypedTool(Tool):
     def call(self, arguments: Dict[str, Any]) -> Any:
         """Validate the arguments, and call the function with them; ValueError, for the model to read, if they do not fit."""
         try:
-            positional, named = self._arguments.validate_python(dict(arguments))
+            # JSON, and not Python's values: a strict model takes a date from the one, and not from the other.
+            positional, named = self._arguments.validate_json(json.dumps(arguments))
         except ValidationError as error:
             raise ValueError(_explained(error)) from None
         return self.function(*positional, **named)
@@ -86,10 +88,17 @@ def tool(function: Optional[Callable[..., Any]] = None, requires_approval: bool 
 
 
 def _described(function: Callable[..., Any]) -> Tool:
-    name = getattr(function, "__name__", type(function).__name__)
+    inner = _inner(function)
+    name: str = getattr(inner, "__name__", type(inner).__name__)
+    plain = inner if inspect.isroutine(inner) or inspect.isclass(inner) else type(inner).__call__
+    if inspect.iscoroutinefunction(plain) or inspect.isasyncgenfunction(plain):
+        raise ToolError(
+            "{} is an async function, and tools are called on threads: make the tool of a function that runs it, "
+            "with asyncio.run(…)".format(name)
+        )
     try:
         signature = inspect.signature(function)
-        gatherer: Any = _gatherer(function)
+        gatherer: Any = _gatherer(plain, signature)
         adapter: "TypeAdapter[Any]" = TypeAdapter(gatherer)
         schema = adapter.json_schema()
     except Exception as error:
@@ -104,18 +113,38 @@ def _described(function: Callable[..., Any]) -> Tool:
     first = next(iter(signature.parameters.values()), None)
     if first is not None and first.name in ("self", "cls") and first.annotation is first.empty:
         raise ToolError("{} is a method without its object: make the tool of the bound one, tool(thing.{})".format(name, name))
-    made = _TypedTool(function, name, inspect.getdoc(function) or "", schema)
+    made = _TypedTool(function, _checked(name), inspect.getdoc(inner) or "", schema)
     made._arguments = adapter
     return made
 
 
-def _gatherer(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of the same signature that returns its arguments, so that they can be validated apart from the call."""
+def _inner(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function that a partial is of, with the name and the docstring."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function
 
-    @functools.wraps(function)
+
+def _checked(name: str) -> str:
+    if re.match(r"[A-Za-z0-9_-]{1,64}\Z", name) is None:
+        raise ToolError(
+            "{!r} is no name for a tool, which is of letters, digits, _ and -, 64 at the most: give one, "
+            'in (function, {{"name": …, "input_schema": …}})'.format(name)
+        )
+    return name
+
+
+def _gatherer(plain: Callable[..., Any], signature: inspect.Signature) -> Callable[..., Any]:
+    """A function of that signature that returns its arguments, so that they can be validated apart from the call."""
+
     def gather(*args: Any, **kwargs: Any) -> Tuple[Tuple[Any, ...], Dict[str, Any]]:
         return args, kwargs
 
+    made: Any = gather
+    made.__signature__ = signature
+    named = signature.parameters.values()
+    made.__annotations__ = {one.name: one.annotation for one in named if one.annotation is not one.empty}
+    made.__module__ = plain.__module__  # where hints that are text are looked up
     return gather
 
 
@@ -145,11 +174,10 @@ def as_tools(tools: Iterable[AnyTool]) -> Dict[str, Tool]:
 
 
 def _from_pair(function: Callable[..., Any], schema: Dict[str, Any]) -> Tool:
-    name = getattr(function, "__name__", type(function).__name__)
-    description = inspect.getdoc(function) or ""
-    if "input_schema" in schema:
-        return Tool(function, schema.get("name", name), schema.get("description", description), schema["input_schema"])
-    return Tool(function, name, description, schema)
+    inner = _inner(function)
+    told: Dict[str, Any] = schema if "input_schema" in schema else {"input_schema": schema}
+    name = told["name"] if "name" in told else _checked(getattr(inner, "__name__", type(inner).__name__))
+    return Tool(function, name, told.get("description", inspect.getdoc(inner) or ""), told["input_schema"])
 
 
 def result_text(result: Any) -> str:

@@ -11,11 +11,15 @@ def text(value: Any) -> Optional[str]:
     return value if isinstance(value, str) else None
 
 
+MOST = 10**15
+"""No usage figure is larger; a number of hundreds of digits cannot even be multiplied by a price."""
+
+
 def count(figures: Any, *path: str) -> int:
     """The figure at a path of keys, or 0 where there is none: usage is told beside a reply, and must not be what spoils it."""
     for name in path:
         figures = figures.get(name) if isinstance(figures, Mapping) else None
-    return figures if isinstance(figures, int) and not isinstance(figures, bool) and figures > 0 else 0
+    return figures if isinstance(figures, int) and not isinstance(figures, bool) and 0 < figures <= MOST else 0
 
 
 def json_object(told: str) -> Tuple[Dict[str, Any], Optional[str]]:
