@@ -28,11 +28,11 @@ from asimov_sync.errors import (
 )
 from asimov_sync.forking import renew_in_child
 from asimov_sync.inference.bedrock_refusals import PROVIDER, decode_error, decode_exception, decode_refusal
+from asimov_sync.inference.exchange import Exchange
 from asimov_sync.inference.fold import Garbled
 from asimov_sync.inference.http_client import Headers
 from asimov_sync.inference.refusals import as_body
 from asimov_sync.inference.retry import advised
-from asimov_sync.inference.transport import Exchange
 from asimov_sync.inference.untrusted import text
 
 if TYPE_CHECKING:

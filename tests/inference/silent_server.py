@@ -3,6 +3,7 @@
 import json
 import selectors
 import socket
+import time
 
 from ..waiting import Background
 
@@ -20,7 +21,7 @@ EVENTS = b"".join(
 class SilentServer:
     """Silent in connect (its queue of connections is full), in the TLS handshake, before the headers, or in the body.
 
-    reached: what it has seen of each connection, as text, when it fell silent.
+    reached: the `time.monotonic()` moments at which it fell silent, one for each connection.
     """
 
     def __init__(self, point, body=EVENTS, content_type="text/event-stream"):
@@ -71,7 +72,7 @@ class SilentServer:
             data += connection.recv(65536)
         if self.point == "body":
             connection.sendall(self._answer)
-        self.reached.append(self.point)
+        self.reached.append(time.monotonic())
         try:
             while connection.recv(65536):  # a request's body; then nothing, until the client goes
                 pass

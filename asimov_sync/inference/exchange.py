@@ -1,0 +1,303 @@
+"""One HTTP request and its response: sent, read as its bytes arrive, and given up at any moment.
+
+`iter_content` of requests and urllib3's `read` wait until they have what they asked for, which on a body without chunks is the
+whole buffer or the end; `read1` of the reader below them returns what is there.
+"""
+
+import functools
+import http.client
+import os
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Mapping, Optional, Tuple
+
+from asimov_sync.cancellation import Cancellation
+from asimov_sync.errors import InferenceError
+from asimov_sync.inference.dialling import dial
+from asimov_sync.workers import alarms
+
+if TYPE_CHECKING:
+    from asimov_sync.inference.transport import HttpTransport
+
+__all__ = ["Exchange", "sending", "tell_socket"]
+
+READ_BYTES = 65536
+ERROR_BYTES = 65536
+"""How much of an error's body is read."""
+DRAIN_SECONDS = 0.25
+"""How long the end of a body is waited for when its last event was seen, so that the connection can be used again."""
+
+_here = threading.local()  # .exchange: what this thread sends just now
+
+
+def sending() -> "Optional[Exchange]":
+    """The exchange that this thread sends just now."""
+    return getattr(_here, "exchange", None)
+
+
+def tell_socket(sock: Any) -> None:
+    """Tell the exchange that this thread sends which socket it goes over; None where it is still to be made."""
+    exchange = sending()
+    if exchange is not None and sock is not None:
+        exchange.on_socket(sock)
+
+
+class Exchange:
+    """One request and its response. `close()` it; until then a cancellation frees whoever waits on it.
+
+    status, headers (lower-case names): of the response, once `send` has returned. complete: the reader's word on whether it
+    has seen all it wants, so that the connection may be used again once the body's last bytes are read.
+    """
+
+    def __init__(
+        self,
+        transport: "HttpTransport",
+        session: Any,
+        cancellation: Cancellation,
+        deadline: Optional[float],
+        idle: Optional[float],
+    ) -> None:
+        self.status = 0
+        self.headers: Dict[str, str] = {}
+        self.complete: Callable[[], bool] = bool
+        self._transport = transport
+        self._session: Any = session
+        self._cancellation = cancellation
+        self._deadline = deadline
+        self._idle = idle
+        self._response: Any = None
+        self._lock = threading.Lock()  # guards _socket: it is shut down only while it is this exchange's
+        self._socket: Optional[socket.socket] = None
+        self._young: Optional[socket.socket] = None  # a second handle on a socket whose connection is still being made
+        self._received = 0
+        self._length: Optional[int] = None  # of the body, where it was announced
+        self._aborted = False
+        self._pid = os.getpid()
+        self._registration = cancellation.on_cancel(self.abort)
+        moments = [moment for moment in (deadline, cancellation.deadline) if moment is not None]
+        # Bytes that trickle in hit no socket's time-out, in the headers least of all.
+        self._alarm = alarms.call_at(min(moments), self.abort) if moments else None
+
+    def send(self, url: str, headers: Mapping[str, str], body: bytes) -> None:
+        """Send the request, and wait for the status and headers."""
+        timeout = self._transport.timeout
+        idle = self._seconds(self._idle)
+        connect = self._seconds(timeout.connect)
+        failure = None
+        _here.exchange = self
+        try:
+            self._cancellation.raise_if_cancelled()
+            assert self._session is not None
+            response = self._session.post(
+                url,
+                data=body,
+                headers=headers,
+                # A password from ~/.netrc would take the place of the key.
+                auth=None if self._session.auth else _unchanged,
+                proxies=self._transport.proxies or None,
+                verify=self._transport.certificates,
+                stream=True,
+                timeout=(connect, idle),
+                allow_redirects=False,
+            )
+            self._response = response
+            self.status = response.status_code
+            self.headers = {name.lower(): value for name, value in response.headers.items()}
+            if not (self._chunked or self._compressed):
+                self._length = _announced(self.headers.get("content-length"))
+            if self._socket is None:  # an adapter of the application's own
+                tell_socket(getattr(getattr(response.raw, "_connection", None), "sock", None))
+        except self._transport.FAILURES as error:
+            connected = self._socket is not None
+            failure = self._transport.failure(error, self._cancellation, self._deadline, self._idle, connected)
+        finally:
+            _here.exchange = None
+        if failure is not None:
+            raise failure  # outside of the except, so that the original is not its context
+
+    def _seconds(self, limit: Optional[float]) -> Optional[float]:
+        """How long the next wait may take: the limit, or what is left of the call's or the cancellation's time."""
+        moments = [moment for moment in (self._deadline, self._cancellation.deadline) if moment is not None]
+        left = max(0.001, min(moments) - time.monotonic()) if moments else None
+        given = [seconds for seconds in (limit, left) if seconds is not None and seconds != float("inf")]
+        return min(given, default=None)
+
+    @property
+    def _chunked(self) -> bool:
+        return "chunked" in self.headers.get("transfer-encoding", "").lower()
+
+    @property
+    def _compressed(self) -> bool:
+        return self.headers.get("content-encoding", "identity") != "identity"
+
+    @property
+    def delimited(self) -> bool:
+        """Whether the end of the body is announced, by a length or a last chunk, and not just the connection's end."""
+        return self._chunked or "content-length" in self.headers
+
+    def dialled(self, host: str, port: int, source: Optional[Tuple[str, int]], options: Any) -> socket.socket:
+        """Connect, unless the exchange is over before."""
+        sock = dial(host, port, self._seconds(self._transport.timeout.connect), lambda: self._aborted, source, options)
+        # A TLS handshake takes the socket's handle away from whoever holds the object; a second one reaches it all the same.
+        with self._lock:
+            self._young = sock.dup()
+            aborted = self._aborted
+        if aborted:
+            self.abort()
+        return sock
+
+    def on_socket(self, sock: socket.socket) -> None:
+        """Remember the socket that it goes over."""
+        with self._lock:
+            self._socket = sock
+            young, self._young = self._young, None
+            aborted = self._aborted
+        if young is not None:
+            young.close()
+        # urllib3 leaves the time-out of the connect on it while the request is sent, and a long body takes its time.
+        self._limit(self._seconds(self._idle))
+        if aborted:
+            self.abort()
+
+    def abort(self) -> None:
+        """Free whoever waits for the response or its body; they find the connection at its end."""
+        with self._lock:
+            self._aborted = True
+            if self._pid != os.getpid():
+                return  # a fork's copy is the parent's connection, too
+            for sock in (self._socket, self._young):
+                if sock is not None:
+                    try:
+                        # The plain socket's method: an SSLSocket's own drops its TLS state under the reader's feet.
+                        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+                    except OSError:
+                        pass  # the other side was faster
+
+    def chunks(self) -> Iterator[bytes]:
+        """The body's bytes as they arrive. Raises as `send`; a body that is not `delimited` may end early unnoticed."""
+        read = self._reader()
+        while True:
+            # Before Python 3.12 http.client's read1 does not count, and would wait for more than was announced.
+            chunk = read() if self._length is None or self._received < self._length else b""
+            self._received += len(chunk)
+            if not chunk:
+                self._cancellation.raise_if_cancelled()
+                if self._deadline is not None and self._aborted:
+                    raise self._transport.too_late()
+                if self._length is not None and self._received < self._length:
+                    raise self._transport.cut(self._length - self._received)
+                self._keep()
+                return
+            yield chunk
+            if self._deadline is not None and time.monotonic() >= self._deadline:
+                raise self._transport.too_late()
+
+    def read(self) -> bytes:
+        """The whole body."""
+        return b"".join(self.chunks())
+
+    def refusal(self) -> bytes:
+        """The body of an error, as far as it comes and is worth reading: the status alone says what is wrong."""
+        data = b""
+        try:
+            for chunk in self.chunks():
+                data += chunk
+                if len(data) > ERROR_BYTES:
+                    break
+        except InferenceError:
+            pass
+        return data
+
+    def _reader(self) -> Callable[[], bytes]:
+        """A function that reads the next bytes of the body, b"" at its end; called for each event: what stays is done here.
+
+        A cancellation without a deadline is known by `_aborted`, and the socket keeps the bound that it has.
+        """
+        assert self._response is not None
+        raw: Any = self._response.raw
+        source: Callable[[int], bytes] = raw._fp.read1
+        if self._compressed:
+            source = functools.partial(raw.read, decode_content=True)
+        idle = self._idle
+        timed = self._deadline is not None or self._cancellation.deadline is not None
+        self._limit(self._seconds(idle))
+
+        def read() -> bytes:
+            failure = None
+            try:
+                if timed or self._aborted:
+                    self._cancellation.raise_if_cancelled()
+                    self._limit(self._seconds(idle))
+                return source(READ_BYTES)
+            except self._transport.FAILURES as error:
+                failure = self._transport.failure(error, self._cancellation, self._deadline, self._idle, True)
+            raise failure
+
+        return read
+
+    def _limit(self, seconds: Optional[float]) -> None:
+        """Bound the next read."""
+        with self._lock:
+            if self._socket is not None:
+                try:
+                    self._socket.settimeout(seconds)
+                except OSError:
+                    pass  # it is closed; the read will say so
+
+    def _keep(self) -> None:
+        """The body was read to its end: leave the connection to the next request."""
+        response, self._response = self._response, None
+        if response is not None:
+            with self._lock:
+                self._socket = None
+            raw: Any = response.raw
+            raw._fp.close()  # only http.client's reader: it does not know that this was all
+            raw.release_conn()
+            if self._session is not None:
+                self._transport.give_back(self._session)
+                self._session = None
+
+    def _drained(self) -> bool:
+        """Whether the rest of a complete body came at once; nothing is lost if it did not."""
+        if self._response is None or "close" in self.headers.get("connection", ""):
+            return False
+        try:
+            self._limit(DRAIN_SECONDS)
+            raw: Any = self._response.raw
+            return self._received == self._length or not raw._fp.read1(READ_BYTES)
+        except (OSError, http.client.HTTPException, ValueError):
+            return False
+
+    def close(self) -> None:
+        """Give up the response; the connection is closed unless its body was read to the end."""
+        self._registration.remove()
+        if self._alarm is not None:
+            self._alarm.cancel()
+        if self.complete() and not self._aborted and self._drained():
+            self._keep()
+        response, self._response = self._response, None
+        with self._lock:
+            self._socket = None
+            young, self._young = self._young, None
+        if young is not None:
+            young.close()
+        if response is not None:
+            response.close()
+        session, self._session = self._session, None
+        if session is not None:
+            self._transport.give_back(session)
+
+    def __enter__(self) -> "Exchange":
+        return self
+
+    def __exit__(self, *exc_info: Any) -> None:
+        self.close()
+
+
+def _announced(length: Optional[str]) -> Optional[int]:
+    return int(length) if length is not None and length.isdigit() else None
+
+
+def _unchanged(request: Any) -> Any:
+    return request
