@@ -105,6 +105,10 @@ def _marks(message: ChatMessage) -> bool:
 
 
 def _end(blocks: List[Block]) -> int:
-    """The last block that may be marked, which empty text may not; -1 where there is none."""
-    places = [place for place, block in enumerate(blocks) if block.get("type") != "text" or block.get("text")]
+    """The last block that may be marked, which thinking and empty text may not; -1 where there is none."""
+    places = [
+        place
+        for place, block in enumerate(blocks)
+        if block.get("type") not in ("thinking", "redacted_thinking") and (block.get("type") != "text" or block.get("text"))
+    ]
     return places[-1] if places else -1
