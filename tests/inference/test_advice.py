@@ -1,0 +1,144 @@
+"""Advice: which option a refusal speaks of, in the words in which providers were seen to say it."""
+
+import pytest
+
+from asimov_sync import ContextLengthExceeded, InvalidRequestError
+from asimov_sync.inference.advice import advise
+from asimov_sync.inference.request import Request
+from asimov_sync.testing import Failure, ScriptedInferenceClient
+
+GIVEN = {
+    "max_tokens": 4096,
+    "temperature": 0.5,
+    "top_p": 0.9,
+    "top_k": 5,
+    "thinking": {"type": "enabled", "budget_tokens": 1024},
+    "tool_choice": "any",
+    "stop_sequences": ["x"],
+    "metadata": {"user_id": "u"},
+    "output_config": {"effort": "low"},
+    "extra": {"seed": 1, "user": "me", "logit_bias": {}},
+}
+
+
+def advice(told, kind=InvalidRequestError, given=None):
+    """What is added to a message, without its brackets and the sentence about the client; None where nothing is."""
+    error = kind(told)
+    advise(error, Request("m", [], None, [], dict(GIVEN if given is None else given)))
+    message = str(error)
+    assert message.startswith(told)
+    added = message[len(told) :].strip(" []")
+    return added.replace("; what the client was made with is taken back by None", "") or None
+
+
+# Found in issues of public projects, which quote what Anthropic, Bedrock, OpenAI and others answered.
+@pytest.mark.parametrize(
+    "told, expected",
+    [
+        (
+            "`temperature` and `top_p` cannot both be specified for this model. Please use only one.",
+            "leave out temperature= or top_p=",
+        ),
+        (
+            "The model returned the following errors: `temperature` and `top_p` cannot both be specified for this model. "
+            "Please use only one.",
+            "leave out temperature= or top_p=",
+        ),
+        ("`temperature` is deprecated for this model.", "leave out temperature="),
+        ("temperature: Extra inputs are not permitted", "leave out temperature="),
+        ("temperature: range: 0..1", "leave out temperature="),
+        ("temperature must be non-negative, got -1.0.", "leave out temperature="),
+        ("top_k: Input should be greater than or equal to 0", "leave out top_k="),
+        (
+            "`temperature` may only be set to 1 when thinking is enabled. Please consult our documentation",
+            "leave out temperature=",
+        ),
+        ("Thinking may not be enabled when tool_choice forces tool use.", "leave out thinking= or tool_choice="),
+        ('tool_choice: Input tag "x" found using "type" does not match', "leave out tool_choice="),
+        ("thinking.enabled.budget_tokens: Input should be greater than or equal to 1024", "leave out thinking="),
+        (
+            "max_tokens: 21333 > 4096, which is the maximum allowed number of output tokens for claude-3-opus-20240229",
+            "change max_tokens=",
+        ),
+        (
+            "`max_tokens` must be greater than `thinking.budget_tokens`.",
+            "change max_tokens=, or leave out thinking=",
+        ),
+        (
+            "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
+            "leave out max_tokens=",
+        ),
+        (
+            "Unsupported value: 'temperature' does not support 0.16 with this model. Only the default (1) value is supported.",
+            "leave out temperature=",
+        ),
+        ("Unsupported parameter: 'stop' is not supported with this model.", "leave out stop_sequences="),
+        ("Unrecognized request argument supplied: top_k", "leave out top_k="),
+        ("Unrecognized request argument supplied: seed", "leave out extra={'seed': …}"),
+        ("Invalid type for 'user': expected a string, but got an object instead.", "leave out extra={'user': …}"),
+        (
+            "Malformed input request: #: extraneous key [temperature] is not permitted, please reformat your input",
+            "leave out temperature=",
+        ),
+        ("Malformed input request: #: extraneous key [topP] is not permitted", "leave out top_p="),
+        ("metadata.user_id: String should have at most 256 characters", "leave out metadata="),
+        ("output_config.effort: Extra inputs are not permitted", "leave out output_config="),
+    ],
+)
+def test_real_wordings(told, expected):
+    """The option is named as the caller gave it, whatever its name on the wire."""
+    assert advice(told) == expected
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "messages.1.content.0.type: Expected `thinking` or `redacted_thinking`, but found `text`. When `thinking` is enabled, "
+        "a final `assistant` message must start with a thinking block.",
+        "messages.3.content.0: `thinking` or `redacted_thinking` blocks in the latest assistant message cannot be modified.",
+        "The model returned the following errors: messages.1.content.0.thinking.signature: Field required",
+        "messages: text content blocks must be non-empty",
+        "messages.0.content.0.text.cache_control: the metadata is odd",
+        "user messages must have non-empty content",
+        "tools.0.custom.input_schema.properties.temperature: JSON schema is invalid",
+        "Please stop sending thinking blocks of other models",
+        "The conversation did not stop: it goes on",
+        "Your account's metadata could not be found",
+        "max_tokens_to_sample: Extra inputs are not permitted",
+        "Unsupported value: 'messages[0].role' does not support 'developer' with this model.",
+        "This model doesn't support the video content block that you provided. Update the content block and try again.",
+        "Error while downloading https://example.com/stop/metadata.jpg.",
+        "",
+    ],
+)
+def test_what_must_not_be_misread(told):
+    """What speaks of the conversation, of a tool's schema, or just uses an English word, is left as it is."""
+    assert advice(told) is None
+
+
+def test_what_was_not_given():
+    """Only what the request has is named: what a provider misses cannot be left out."""
+    assert advice("`temperature` and `top_p` cannot both be specified", given={"top_p": 1}) == "leave out top_p="
+    assert advice("max_tokens: Field required", given={}) is None
+    assert advice("logit_bias: nope", given={"extra": None}) is None
+
+
+def test_too_long():
+    """Where the prompt and max_tokens are too long together, max_tokens is to be changed; it cannot be left out."""
+    told = "input length and `max_tokens` exceed context limit: 188240 + 21333 > 200000, decrease input length or `max_tokens`"
+    assert advice(told, ContextLengthExceeded) == "change max_tokens="
+
+
+def test_the_caller_reads_it():
+    """The error that a client raises has the provider's own words, and then which option to leave out, and how."""
+    client = ScriptedInferenceClient([Failure(400, "invalid_request_error", "`top_k` is not for you")] * 4, top_k=5)
+    for ask in (client.generate, client.stream, lambda text: client.run_tools(text, [])):
+        with pytest.raises(InvalidRequestError) as caught:
+            ask("x")
+        assert str(caught.value) == (
+            "`top_k` is not for you [leave out top_k=; what the client was made with is taken back by None] "
+            "(status 400, type invalid_request_error)"
+        )
+    with pytest.raises(InvalidRequestError) as caught:
+        client.with_options(top_k=None).generate("x")
+    assert ("leave out" in str(caught.value), "top_k" in client.requests[-1]) == (False, False)

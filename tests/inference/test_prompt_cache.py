@@ -1,0 +1,174 @@
+"""prompt_cache="auto": where the markers are, as they are sent."""
+
+import copy
+
+import pytest
+from hypothesis import given, strategies as st
+
+from asimov_sync import ChatMessage, tool
+from asimov_sync.inference.messages_codec import encode_request
+from asimov_sync.inference.prompt_cache import with_cache_markers
+from asimov_sync.inference.request import Request
+from asimov_sync.testing import ScriptedInferenceClient, calls
+
+FIVE, HOUR = {"type": "ephemeral"}, {"type": "ephemeral", "ttl": "1h"}
+
+
+@tool
+def first() -> str:
+    """The first tool."""
+    return "one"
+
+
+@tool
+def second() -> str:
+    """The second tool."""
+    return "two"
+
+
+def marked(body):
+    """Every block of a body in the order in which a provider reads it, with its cache_control or None."""
+    blocks = list(body.get("tools", []))
+    blocks += body["system"] if isinstance(body.get("system"), list) else []
+    for message in body["messages"]:
+        blocks += message["content"] if isinstance(message["content"], list) else []
+    return [(block, block.get("cache_control")) for block in blocks]
+
+
+def markers(body):
+    return [control for _, control in marked(body) if control is not None]
+
+
+def test_where_the_markers_are():
+    """On the last tool, on the system prompt, and on the last two turns of the user; nowhere else."""
+    client = ScriptedInferenceClient(["hello"], prompt_cache="auto")
+    history = [
+        {"role": role, "content": text}
+        for role, text in [("user", "one"), ("assistant", "1"), ("user", "two"), ("assistant", "2"), ("user", "three")]
+    ]
+    client.generate(history, system="be brief", tools=[first, second])
+    body = client.requests[0]
+    assert [one.get("cache_control") for one in body["tools"]] == [None, FIVE]
+    assert body["system"] == [{"type": "text", "text": "be brief", "cache_control": FIVE}]
+    contents = [message["content"] for message in body["messages"]]
+    assert contents[:2] == ["one", "1"] and contents[3] == "2"
+    assert [contents[2], contents[4]] == [[{"type": "text", "text": text, "cache_control": FIVE}] for text in ("two", "three")]
+    assert "prompt_cache" not in body
+
+
+def test_each_request_of_a_tool_loop():
+    """The markers go with the conversation: each request marks its own last two turns, the results of tools among them."""
+    client = ScriptedInferenceClient([calls(("first", {})), calls(("second", {})), "done"], prompt_cache="auto")
+    client.run_tools("go", [first, second])
+    for number, body in enumerate(client.requests):
+        contents = [message["content"] for message in body["messages"] if message["role"] == "user"]
+        assert [isinstance(one, list) and one[-1].get("cache_control") for one in contents][-2:] == [FIVE, FIVE][: number + 1]
+        assert len(markers(body)) == min(2, number + 1) + 1
+
+
+def test_instructions_among_the_messages():
+    """Without system=, the last message of the role SYSTEM is marked in its place."""
+    request = Request(
+        "m", [ChatMessage(role="system", content="be brief"), ChatMessage(role="user", content="x")], None, [], {}
+    )
+    body = encode_request(with_cache_markers(request))
+    assert [control for _, control in marked(body)] == [FIVE, FIVE]
+
+
+def test_what_may_not_be_marked():
+    """Empty text is passed over, and thinking is never marked; nothing to mark is no error."""
+    said = [
+        ChatMessage(role="user", content=[{"type": "text", "text": "x"}, {"type": "text", "text": ""}]),
+        ChatMessage(role="assistant", content=[{"type": "thinking", "thinking": "hm", "signature": "s"}]),
+        ChatMessage(role="user", content=""),
+    ]
+    system = [{"type": "text", "text": "be brief"}, {"type": "text", "text": ""}]
+    body = encode_request(with_cache_markers(Request("m", said, system, [], {})))
+    found = [block for block, control in marked(body) if control is not None]
+    assert [block["text"] for block in found] == ["be brief", "x"]
+    empty = with_cache_markers(Request("m", [], None, [], {}))
+    assert (empty.messages, empty.system, empty.tools) == ([], None, [])
+
+
+def test_an_hour():
+    """What lies before a marker of the caller's for an hour is marked for an hour; what lies behind it for five minutes."""
+    said = [
+        ChatMessage(role="user", content="one", cache_marker="1h"),
+        ChatMessage(role="assistant", content="1"),
+        ChatMessage(role="user", content="two"),
+    ]
+    body = encode_request(with_cache_markers(Request("m", said, "be brief", [second.definition], {})))
+    assert markers(body) == [HOUR, HOUR, HOUR, FIVE]
+
+
+def test_other_words():
+    """prompt_cache is "auto" or nothing; and an empty history is told as what it is."""
+    with pytest.raises(ValueError, match='prompt_cache is "auto", or not given; not True'):
+        ScriptedInferenceClient(["hello"]).generate("x", prompt_cache=True)
+    with pytest.raises(ValueError, match="messages is empty"):
+        ScriptedInferenceClient(["hello"], prompt_cache="auto").generate([])
+    client = ScriptedInferenceClient(["hello"], prompt_cache="auto")
+    client.generate("x", prompt_cache=None)
+    assert markers(client.requests[0]) == []
+
+
+# Whatever the caller marked
+
+TEXT = st.sampled_from(["", "some text"])
+PLAIN = st.fixed_dictionaries({"type": st.just("text"), "text": TEXT, "own": st.booleans()})
+THINKING = st.just({"type": "thinking", "thinking": "hm", "signature": "s", "own": False})
+RESULT = st.fixed_dictionaries({"type": st.just("tool_result"), "tool_use_id": st.just("t"), "own": st.booleans()})
+CONTENT = TEXT | st.lists(PLAIN | THINKING | RESULT, max_size=4)
+SAID = st.tuples(st.sampled_from(["system", "user", "assistant", "tool_result"]), CONTENT, st.booleans())
+
+
+@st.composite
+def requests(draw):
+    """A request with up to a dozen markers of the caller's own, those for an hour before those for five minutes."""
+    hours = draw(st.integers(0, 12))
+    left = [hours]
+
+    def lifetime():
+        left[0] -= 1
+        return "1h" if left[0] >= 0 else "5m"
+
+    def blocks(content):
+        if isinstance(content, str):
+            return content
+        made = []
+        for block in content:
+            block = dict(block)
+            if block.pop("own"):
+                block["cache_control"] = {"type": "ephemeral", "ttl": lifetime()}
+            made.append(block)
+        return made
+
+    system = draw(st.none() | st.just("be brief") | st.lists(PLAIN, max_size=3))
+    system = blocks(system) if isinstance(system, list) else system
+    said = draw(st.lists(SAID, min_size=1, max_size=7))
+    made = {}
+    for instructions in (True, False):  # in the order in which a provider reads them
+        for place, (role, content, marker) in enumerate(said):
+            if (role == "system") is instructions:
+                content = blocks(content)
+                made[place] = ChatMessage(role=role, content=content, cache_marker=lifetime() if marker and content else False)
+    tools = [one.definition for one in draw(st.sampled_from([(), (first,), (first, second)]))]
+    return Request("m", [made[place] for place in range(len(said))], system, tools, {})
+
+
+@given(request=requests())
+def test_never_more_than_four(request):
+    """Whatever the caller marked, four markers at most are sent, none for five minutes before one for an hour, none on
+    thinking or empty text but the caller's own; and nothing of the caller's is changed.
+    """
+    before = copy.deepcopy(request)
+    body = encode_request(with_cache_markers(request))
+    assert request == before
+    found = [(block, control.get("ttl", "5m")) for block, control in marked(body) if control is not None]
+    assert len(found) <= 4
+    lifetimes = [lifetime for _, lifetime in found]
+    assert lifetimes == sorted(lifetimes)
+    assert not any(block["type"] == "thinking" for block, _ in found if "type" in block)
+    said = [message for message in request.messages if message.role.value in ("user", "tool_result")]
+    if said and any(block["type"] == "tool_result" or block.get("text") for block in said[-1].blocks):
+        assert found, "the last turn is marked, or the caller has marked four others"

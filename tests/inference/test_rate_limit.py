@@ -1,0 +1,210 @@
+"""Rate limits: pure slots in time, and clients that wait for them, and for what a provider asks."""
+
+import threading
+import time
+
+import pytest
+from hypothesis import given, strategies as st
+
+from asimov_sync import Cancellation, Cancelled, DeadlineExceeded, RateLimit, RateLimitError, Timeout
+from asimov_sync.inference import rate_limit
+from asimov_sync.inference.rate_limit import MINUTE, Pause, admitted
+from asimov_sync.testing import Failure, ScriptedInferenceClient
+
+from ..waiting import Background, wait_for
+
+# A fake clock: in 64ths of a second, which floats add without error.
+MOMENTS = st.integers(0, 64 * 90).map(lambda ticks: ticks / 64.0)
+ARRIVALS = st.lists(st.tuples(MOMENTS, st.integers(1, 120), st.integers(0, 9)), min_size=1, max_size=60)
+
+
+def within(slots, requests, tokens):
+    """Whether no sixty seconds hold more than the limits."""
+    for first in slots:
+        window = [slot for slot in slots if first.moment <= slot.moment < first.moment + MINUTE]
+        if requests is not None and len(window) > requests:
+            return False
+        if tokens is not None and sum(slot.tokens for slot in window) > tokens and len(window) > 1:
+            return False
+    return True
+
+
+@given(arrivals=ARRIVALS, requests=st.none() | st.integers(1, 5), tokens=st.none() | st.integers(1, 200))
+def test_slots(arrivals, requests, tokens):
+    """In no sixty seconds are there more than the limits, but for one request that is too large for any; in order."""
+    limit, now, slots = RateLimit(requests, tokens), 1000.0, []
+    for pause, size, given_back in arrivals:
+        now += pause / 10
+        slot = limit.take(now, size)
+        assert slot.moment >= now
+        assert not slots or slot.moment >= slots[-1].moment
+        slots.append(slot)
+        waiting = [one for one in slots if one.moment > now]
+        if waiting and not given_back:
+            limit.give_back(waiting[0])
+            slots.remove(waiting[0])
+    assert within(slots, requests, tokens)
+
+
+@given(arrivals=ARRIVALS, requests=st.integers(1, 5))
+def test_nothing_waits_without_need(arrivals, requests):
+    """A request waits only where the last sixty seconds are full, and then until the first of them is a minute old."""
+    limit, now, slots = RateLimit(requests), 1000.0, []
+    for pause, _, _ in arrivals:
+        now += pause / 10
+        slots.append(limit.take(now, 0).moment)
+        expected = now if len(slots) <= requests else max(now, slots[-1 - requests] + MINUTE)
+        assert slots[-1] == expected
+
+
+def test_the_check_can_fail():
+    """The property above would see a limiter that lets one request too many go."""
+    generous = RateLimit(3)
+    assert not within([generous.take(1000.0, 1) for _ in range(3)], 2, None)
+    assert not within([generous.take(2000.0, 60) for _ in range(2)], None, 100)
+
+
+def test_what_a_reply_tells_counts():
+    """The estimate of a request counts until its reply tells what it took."""
+    limit = RateLimit(tokens_per_minute=100)
+    first = limit.take(0.0, 90)
+    assert limit.take(1.0, 50).moment == 60.0
+    limit = RateLimit(tokens_per_minute=100)
+    first = limit.take(0.0, 90)
+    first.tokens = 10
+    assert limit.take(1.0, 50).moment == 1.0
+    client = ScriptedInferenceClient(["hello"], rate_limit=RateLimit(tokens_per_minute=1000))
+    reply = client.generate("x" * 400)
+    assert [slot.tokens for slot in client.rate_limit._taken] == [reply.usage.total_tokens]
+
+
+def test_a_limit_that_is_none():
+    """Less than one request a minute is an error; the repr shows the limits."""
+    with pytest.raises(ValueError, match="requests_per_minute is 1 at least, not 0"):
+        RateLimit(requests_per_minute=0)
+    with pytest.raises(ValueError, match="tokens_per_minute"):
+        RateLimit(tokens_per_minute=-1)
+    assert repr(RateLimit(5)) == "RateLimit(requests_per_minute=5, tokens_per_minute=None)"
+
+
+# Clients
+
+
+def test_clients_share_a_limit(serve):
+    """Requests of two clients, and of a client made with_options, count together; who waits is freed by a cancellation."""
+    limit = RateLimit(requests_per_minute=2)
+    one, server = serve(lambda body: "hello", {"rate_limit": limit})
+    two, other = serve(lambda body: "hello", {"rate_limit": limit})
+    one.generate("x")
+    two.generate("x")
+    for client in (one, two, one.with_options(temperature=0)):
+        token = Cancellation()
+        waiting = Background(client.generate, "x", cancellation=token)
+        wait_for(lambda: len(limit._taken) == 3)
+        token.cancel("enough")
+        with pytest.raises(Cancelled, match="enough"):
+            waiting.result(5)
+        assert len(limit._taken) == 2
+    assert (len(server.requests), len(other.requests)) == (1, 1)
+
+
+def test_a_deadline_comes_first(serve):
+    """A request whose slot lies after its deadline fails at once, and no later one has to wait for that slot."""
+    limit = RateLimit(requests_per_minute=1)
+    client, server = serve(lambda body: "hello", {"rate_limit": limit, "timeout": Timeout(total=20)})
+    client.generate("x")
+    for _ in range(50):
+        with pytest.raises(DeadlineExceeded, match="rate limit"):
+            client.generate("x")
+    assert limit.take(time.monotonic(), 1).moment < time.monotonic() + MINUTE
+    assert len(server.requests) == 1
+
+
+def test_requests_wait_their_turn(serve, monkeypatch):
+    """Five requests at one a "minute" take four of them, from whatever threads they come."""
+    monkeypatch.setattr(rate_limit, "MINUTE", 0.1)
+    client, server = serve(lambda body: "hello", {"rate_limit": RateLimit(requests_per_minute=1)})
+    start = time.monotonic()
+    for asking in [Background(client.generate, str(number)) for number in range(5)]:
+        asking.result()
+    assert time.monotonic() - start >= 0.4
+    assert len(server.requests) == 5
+
+
+def test_each_attempt_counts(serve, monkeypatch):
+    """A request that is sent again takes a second slot."""
+    monkeypatch.setattr(rate_limit, "MINUTE", 0.2)
+    answers = [Failure(529, "overloaded_error", headers={"retry-after-ms": "1"}), "hello"]
+    client, server = serve(answers, {"rate_limit": RateLimit(requests_per_minute=1)})
+    start = time.monotonic()
+    client.generate("x")
+    assert time.monotonic() - start >= 0.2
+    assert len(server.requests) == 2
+
+
+# What a provider asks for
+
+
+def test_a_429_pauses_every_thread(serve):
+    """Once a 429 has told a Retry-After, the server sees no request of this client, nor of its twins, until then."""
+    seen, lock = [], threading.Lock()
+
+    def model(body):
+        with lock:
+            seen.append(time.monotonic())
+            return Failure(429, "rate_limit_error", headers={"retry-after-ms": "400"}) if len(seen) == 1 else "hello"
+
+    client, server = serve(model)
+    first = Background(client.generate, "x")
+    wait_for(lambda: client._pause.until > 0)
+    until = client._pause.until
+    twin = client.with_options(temperature=0)
+    asking = [Background(one.generate, "y") for one in (client, twin) for _ in range(4)] + [first]
+    counting = Background(client.count_tokens, "y", cancellation=Cancellation(timeout=0.05))
+    with pytest.raises(Cancelled):
+        counting.result()
+    assert [one.result().text for one in asking] == ["hello"] * 9
+    assert len(seen) == 10 and min(seen[1:]) >= until
+    assert time.monotonic() >= until
+
+
+def test_a_pause_too_long_to_wait_for(serve):
+    """A Retry-After of more than a minute is not waited for by anybody: the error has it."""
+    client, server = serve([Failure(429, "rate_limit_error", headers={"retry-after": "3600"}), "hello"])
+    with pytest.raises(RateLimitError) as caught:
+        client.generate("x")
+    assert caught.value.retry_after == 3600
+    assert client.generate("x").text == "hello"
+
+
+def test_a_pause_that_is_extended():
+    """Who waits for a pause to end waits on where it is extended meanwhile."""
+    pause = Pause()
+    pause.extend(time.monotonic() + 0.1)
+    waiting = Background(admitted, pause, None, 0, Cancellation(), None, "test")
+    until = time.monotonic() + 0.4
+    pause.extend(until)
+    pause.extend(until - 0.3)  # shorter ones change nothing
+    waiting.result()
+    assert time.monotonic() >= until
+
+
+def test_a_pause_while_waiting_for_a_slot():
+    """Who waits for a slot while a provider asks for a pause waits for both, and takes its slot anew."""
+    pause, limit = Pause(), RateLimit(requests_per_minute=1)
+    limit.take(time.monotonic() - MINUTE + 0.2, 1)
+    waiting = Background(admitted, pause, limit, 1, Cancellation(), None, "test")
+    wait_for(lambda: len(limit._taken) == 2)
+    until = time.monotonic() + 0.5
+    pause.extend(until)
+    assert waiting.result().moment >= until
+    assert len(limit._taken) == 1
+
+
+def test_a_pause_after_the_deadline():
+    """Where the pause ends after the deadline nobody waits for it."""
+    pause, limit = Pause(), RateLimit(requests_per_minute=1)
+    pause.extend(time.monotonic() + 30)
+    with pytest.raises(DeadlineExceeded):
+        admitted(pause, limit, 1, Cancellation(), time.monotonic() + 10, "test")
+    assert len(limit._taken) == 0
