@@ -1,13 +1,23 @@
 """Tools: schemas from type hints, validated arguments, results as text."""
 
+import asyncio
+import dataclasses
+import datetime
 import enum
-from typing import Any, Dict, List, Optional
+import functools
+import json
+import math
+import threading
+import warnings
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 import pydantic
 import pytest
+from typing_extensions import Annotated, Literal, TypedDict
 
 from asimov_sync import Tool, ToolError, tool
 from asimov_sync.inference.tools import as_tools, result_text
+from asimov_sync.testing import ScriptedInferenceClient, calls
 
 
 class Unit(enum.Enum):
@@ -140,3 +150,428 @@ def test_lists_and_optionals():
 
     assert add.call({"numbers": ["1", 2]}) == 3
     assert add.call({"numbers": [], "start": None}) == 0
+
+
+# Types of arguments, on every Python
+
+
+@dataclasses.dataclass
+class Point:
+    x: int
+    y: int = 0
+
+
+class Label(TypedDict):
+    name: str
+
+
+class Tree(pydantic.BaseModel):
+    name: str
+    children: "List[Tree]" = []
+
+
+class Strict(pydantic.BaseModel):
+    model_config = {"strict": True}
+
+    day: datetime.date
+
+
+Tree.model_rebuild()
+
+
+def a_bool(value: bool):
+    return value
+
+
+def an_optional(value: Optional[int] = None):
+    return value
+
+
+def a_list(value: List[Point]):
+    return value
+
+
+def a_dict(value: Dict[str, List[int]]):
+    return value
+
+
+def a_tuple(value: Tuple[int, str]):
+    return value
+
+
+def a_choice(value: Literal["a", "b"] = "a"):
+    return value
+
+
+def an_enum(value: Unit):
+    return value
+
+
+def a_dataclass(value: Point):
+    return value
+
+
+def a_typed_dict(value: Label):
+    return value
+
+
+def a_model(value: Tree):
+    return value
+
+
+def a_strict_model(value: Strict):
+    return value
+
+
+def a_union(value: Union[int, Point]):
+    return value
+
+
+def a_date(value: datetime.date):
+    return value
+
+
+def a_described(value: Annotated[int, pydantic.Field(ge=1, description="how many")]):
+    return value
+
+
+def a_hint_in_quotes(value: "Optional[Point]" = None):
+    return value
+
+
+def an_untyped(value):
+    return value
+
+
+@pytest.mark.parametrize(
+    "function, given, taken",
+    [
+        (a_bool, True, True),
+        (an_optional, None, None),
+        (an_optional, "3", 3),
+        (a_list, [{"x": "1"}], [Point(1)]),
+        (a_dict, {"a": ["1"]}, {"a": [1]}),
+        (a_tuple, [1, "x"], (1, "x")),
+        (a_choice, "b", "b"),
+        (an_enum, "celsius", Unit.CELSIUS),
+        (a_dataclass, {"x": 1, "y": 2}, Point(1, 2)),
+        (a_typed_dict, {"name": "x"}, {"name": "x"}),
+        (a_model, {"name": "a", "children": [{"name": "b"}]}, Tree(name="a", children=[Tree(name="b")])),
+        (a_strict_model, {"day": "2026-11-22"}, Strict(day=datetime.date(2026, 11, 22))),
+        (a_union, {"x": 1}, Point(1)),
+        (a_date, "2026-11-22", datetime.date(2026, 11, 22)),
+        (a_described, 2, 2),
+        (a_hint_in_quotes, {"x": 1}, Point(1)),
+        (an_untyped, {"any": ["thing"]}, {"any": ["thing"]}),
+    ],
+)
+def test_types_of_arguments(function, given, taken):
+    """What a model sends as JSON arrives as the type of the hint, and the schema is one that JSON can hold."""
+    made = tool(function)
+    assert made.call({"value": given}) == taken
+    schema = json.loads(json.dumps(made.definition))["input_schema"]
+    assert (schema["type"], list(schema["properties"])) == ("object", ["value"])
+
+
+@pytest.mark.parametrize(
+    "function, given, told",
+    [
+        (a_choice, "c", "Input should be 'a' or 'b'"),
+        (an_enum, "kelvin", "Input should be 'celsius' or 'fahrenheit'"),
+        (a_described, 0, "greater than or equal to 1"),
+        (a_list, [{"x": 1}, {}], "value.1.x: "),
+        (a_strict_model, {"day": 5}, "value.day: "),
+    ],
+)
+def test_arguments_of_the_wrong_type(function, given, told):
+    """The model is told where it went wrong, and what would be right."""
+    with pytest.raises(ValueError, match="the arguments do not fit") as caught:
+        tool(function).call({"value": given})
+    assert told in str(caught.value)
+
+
+def test_keyword_only_and_defaults():
+    """Keyword-only arguments are arguments like others; a mutable default is not shared with what a model sent."""
+
+    @tool
+    def note(text: str, *, tags: List[str] = [], urgent: bool = False) -> Dict[str, Any]:  # noqa: B006
+        return {"text": text, "tags": tags, "urgent": urgent}
+
+    assert note.definition["input_schema"]["required"] == ["text"]
+    assert note.call({"text": "x", "urgent": True, "tags": ["a"]}) == {"text": "x", "tags": ["a"], "urgent": True}
+    assert note.call({"text": "x"}) == {"text": "x", "tags": [], "urgent": False}
+
+
+# Kinds of callables
+
+
+class Shelf:
+    """A shelf."""
+
+    kind = "books"
+
+    def find(self, title: str, copies: int = 1) -> str:
+        """Find a book."""
+        return "{} {} of {}".format(copies, self.kind, title)
+
+    @classmethod
+    def named(cls, title: str) -> str:
+        """By its name."""
+        return cls.kind + title
+
+    @staticmethod
+    def static(title: str) -> str:
+        """Without a shelf."""
+        return title
+
+    def __call__(self, title: str) -> str:
+        return self.find(title)
+
+
+def logged(function):
+    @functools.wraps(function)
+    def wrapper(*args, **kwargs):
+        return "logged " + function(*args, **kwargs)
+
+    return wrapper
+
+
+@logged
+def decorated(title: str) -> str:
+    """Found in a log."""
+    return title
+
+
+@pytest.mark.parametrize(
+    "function, name, description, result",
+    [
+        (Shelf().find, "find", "Find a book.", "1 books of x"),
+        (Shelf.named, "named", "By its name.", "booksx"),
+        (Shelf.static, "static", "Without a shelf.", "x"),
+        (functools.partial(Shelf().find, copies=3), "find", "Find a book.", "3 books of x"),
+        (functools.partial(functools.partial(Shelf.find, Shelf()), copies=2), "find", "Find a book.", "2 books of x"),
+        (Shelf(), "Shelf", "A shelf.", "1 books of x"),
+        (decorated, "decorated", "Found in a log.", "logged x"),
+    ],
+)
+def test_kinds_of_callables(function, name, description, result):
+    """Methods, partials, objects that can be called and decorated functions are tools of their own names and docstrings."""
+    made = tool(function)
+    assert (made.name, made.description) == (name, description)
+    assert made.call({"title": "x"}) == result
+    assert made.definition["input_schema"]["required"] == ["title"]
+    with pytest.raises(ValueError, match="title: "):
+        made.call({})
+    assert as_tools([(function, {"type": "object"})])[name].description == description
+
+
+def test_a_method_without_its_object():
+    """A function of a class that still wants its self is a ToolError that says what to do."""
+    with pytest.raises(ToolError, match=r"make the tool of the bound one, tool\(thing.find\)"):
+        tool(Shelf.find)
+
+
+def test_names():
+    """A name that no provider takes is a ToolError when the tool is made, and not a 400 later; one may be given."""
+    for function in (lambda: None, functools.partial(lambda: None)):
+        with pytest.raises(ToolError, match="'<lambda>' is no name for a tool"):
+            tool(function)
+        with pytest.raises(ToolError, match="'<lambda>' is no name for a tool"):
+            as_tools([(function, {"type": "object"})])
+        assert list(as_tools([(function, {"name": "mine", "input_schema": {}})])) == ["mine"]
+
+    def météo():
+        pass
+
+    with pytest.raises(ToolError, match="météo"):
+        tool(météo)
+
+
+async def fetch(url: str) -> str:
+    """Fetch a page."""
+    return url
+
+
+async def fetch_all(url: str):
+    yield url
+
+
+class Fetcher:
+    async def __call__(self, url: str) -> str:
+        return url
+
+    async def fetch(self, url: str) -> str:
+        return url
+
+
+@pytest.mark.parametrize(
+    "function", [fetch, fetch_all, functools.partial(fetch, url="x"), Fetcher(), Fetcher().fetch, functools.partial(Fetcher())]
+)
+def test_async_functions(function):
+    """An async function is a ToolError that says what to do: a model is never told of a coroutine."""
+    with pytest.raises(ToolError, match="is an async function, .*asyncio.run"):
+        tool(function)
+    with pytest.raises(ToolError, match="is an async function"):
+        ScriptedInferenceClient([]).run_tools("x", [function])
+
+
+def test_a_function_that_returns_a_coroutine():
+    """Where it shows only in the call, the model is told, and no coroutine is left that was never awaited."""
+
+    @tool
+    def hidden(url: str):
+        return fetch(url)
+
+    @tool
+    def right(url: str) -> str:
+        return asyncio.run(fetch(url))
+
+    client = ScriptedInferenceClient([calls(("hidden", {"url": "x"}), ("right", {"url": "y"})), "done"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run = client.run_tools("x", [hidden, right])
+    blocks = client.requests[1]["messages"][-1]["content"]
+    assert blocks[0]["is_error"] and "returned a coroutine" in blocks[0]["content"]
+    assert (blocks[1]["content"], run.calls[1].result) == ("y", "y")
+
+
+# Results
+
+
+class Hostile(Exception):
+    def __str__(self):
+        raise RuntimeError("even this")
+
+
+class Silent(Exception):
+    def __str__(self):
+        return None
+
+
+def told_of(function):
+    """What a model is told of a call, and the call."""
+    client = ScriptedInferenceClient([calls((function.__name__, {})), "done"])
+    run = client.run_tools("x", [function])
+    (block,) = client.requests[1]["messages"][-1]["content"]
+    assert run.calls[0].text == block["content"]
+    return block, run.calls[0]
+
+
+def returning(value):
+    def function():
+        return value
+
+    return function
+
+
+def cycle():
+    made = []
+    made.append(made)
+    return made
+
+
+def deep():
+    made = []
+    for _ in range(100000):
+        made = [made]
+    return made
+
+
+@pytest.mark.parametrize(
+    "value, told",
+    [
+        ("as it is", "as it is"),
+        ("", ""),
+        (None, "null"),
+        (["é", 1.5, True], '["é", 1.5, true]'),
+        ({"day": datetime.date(2026, 11, 22), 5: Point(1)}, '{"day": "2026-11-22", "5": {"x": 1, "y": 0}}'),
+        (Place(city="Rome"), '{"city": "Rome", "zip": null}'),
+        ((1, {2}), "[1, [2]]"),
+        (b"bytes", '"bytes"'),
+        (math.inf, "Infinity"),
+    ],
+)
+def test_results(value, told):
+    """Text is told as it is, and everything else as JSON."""
+    block, call = told_of(returning(value))
+    assert (block["content"], call.result) == (told, value)
+    assert "is_error" not in block
+
+
+@pytest.mark.parametrize("value", [object(), {"a": threading.Lock()}, b"\xff\xfe", print])
+def test_results_that_json_cannot_hold(value):
+    """They are the tool's error: the model is told of it, and the loop goes on."""
+    block, call = told_of(returning(value))
+    assert block["is_error"] and call.exception is not None and call.result is None
+
+
+@pytest.mark.parametrize("make", [cycle, deep])
+def test_results_without_a_bottom(make):
+    """So is one that holds itself, or is nested beyond all bounds."""
+    block, call = told_of(returning(make()))
+    assert block["is_error"] and call.exception is not None
+
+
+def test_generators():
+    """What a generator, or another iterator, yields is its result: it runs on the tool's thread, once."""
+    threads = []
+
+    @tool
+    def numbers():
+        for number in range(3):
+            threads.append(threading.get_ident())
+            yield number
+
+    @tool
+    def lazily():
+        return map(str, [1, 2])
+
+    @tool
+    def failing():
+        yield 1
+        raise RuntimeError("half-way")
+
+    block, call = told_of(numbers)
+    assert (block["content"], call.result) == ("[0, 1, 2]", [0, 1, 2])
+    assert len(threads) == 3 and threading.get_ident() not in threads
+    assert told_of(lazily)[0]["content"] == '["1", "2"]'
+    block, call = told_of(failing)
+    assert (block["content"], block["is_error"]) == ("RuntimeError: half-way", True)
+
+
+def test_a_huge_result():
+    """Ten megabytes are told as they are."""
+    block, call = told_of(returning("x" * 10_000_000))
+    assert len(block["content"]) == 10_000_000
+    block, call = told_of(returning(list(range(300_000))))
+    assert json.loads(block["content"]) == list(range(300_000))
+
+
+@pytest.mark.parametrize("error, told", [(Hostile(), "Hostile"), (Silent(), "Silent"), (SystemExit(3), "SystemExit: 3")])
+def test_exceptions(error, told):
+    """An exception that cannot even say what it is, or that would end the program, is told to the model like any other."""
+
+    def function():
+        raise error
+
+    block, call = told_of(function)
+    assert (block["content"], block["is_error"], call.exception) == (told, True, error)
+
+
+def test_a_result_that_goes_on_changing():
+    """What the model is told is what the tool returned, whatever the tool does with it afterwards."""
+    kept = []
+
+    @tool
+    def first():
+        kept.append(["as returned"])
+        return kept[0]
+
+    @tool(sequential=True)
+    def second():
+        kept[0].append("changed later")
+        return ""
+
+    client = ScriptedInferenceClient([calls(("first", {}), ("second", {})), "done"])
+    client.run_tools("x", [first, second])
+    assert client.requests[1]["messages"][-1]["content"][0]["content"] == '["as returned"]'
