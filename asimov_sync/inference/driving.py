@@ -30,9 +30,15 @@ def driven(
     if max_workers is not None and max_workers < 0:
         raise ValueError("max_workers is None, 0, or how many calls may be made at once; not {}".format(max_workers))
     opened = False
-    step = next(steps)
+    happened: Any = None
     while True:
-        happened: Any
+        try:
+            step = steps.send(happened)
+        except StopIteration as end:
+            if not opened:  # nothing was to be done: every call of the history still waits for approval
+                yield None
+            yield ToolRunDone(end.value)
+            return
         if isinstance(step, Ask):
             try:
                 with ask(step.messages) as stream:
@@ -50,8 +56,3 @@ def driven(
                 opened = True
                 yield None
             happened = yield from calling(step.calls, tools, pool, max_workers, cancellation)
-        try:
-            step = steps.send(happened)
-        except StopIteration as end:
-            yield ToolRunDone(end.value)
-            return
