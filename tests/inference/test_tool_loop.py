@@ -1,17 +1,35 @@
 """The tool loop: a pure conversation, and calls on threads."""
 
+import collections
 import contextvars
+import itertools
+import json
+import logging
+import os
+import signal
 import threading
 import time
 
 import pytest
+from hypothesis import given, settings, strategies as st
 
-from asimov_sync import Cancellation, Cancelled, ChatMessage, Reply, ToolCall, Usage, tool
+from asimov_sync import (
+    Cancellation,
+    Cancelled,
+    ChatMessage,
+    InvalidRequestError,
+    OverloadedError,
+    Reply,
+    ToolCall,
+    Usage,
+    WorkersClosed,
+    tool,
+)
 from asimov_sync.inference.tool_loop import Ask, Call, CalledTool, conversation
 from asimov_sync.messages import as_messages
-from asimov_sync.testing import ScriptedInferenceClient, calls
+from asimov_sync.testing import Failure, ScriptedInferenceClient, calls, last_text, tool_results
 
-from ..waiting import Background, wait_for
+from ..waiting import Background, in_child, wait_for
 
 
 def reply(text="", stop_reason="end_turn", wanted=()):
@@ -59,18 +77,25 @@ def test_a_conversation():
 
 @pytest.mark.parametrize("stop_reason", ["max_tokens", "refusal", "end_turn", "stop_sequence", None])
 def test_only_whole_calls_are_made(stop_reason):
-    """Calls of a reply that did not stop for them are not made."""
+    """Calls of a reply that did not stop for them are not made, and have a result that says so."""
     steps, run = driven([reply("", stop_reason, [ONE])])
     assert [type(step) for step in steps] == [Ask]
     assert (run.stop_reason, run.calls) == (stop_reason, [])
+    (block,) = run.messages[-1].blocks
+    assert (block["tool_use_id"], block["is_error"]) == (ONE.id, True)
+    assert block["content"] == "the call was not made, because the reply stopped with {}".format(stop_reason)
 
 
 def test_a_pause_is_continued():
-    """After pause_turn the history is sent again as it is."""
+    """After pause_turn the history is sent again as it is; a call that came with it is answered first."""
     steps, run = driven([reply("so far", "pause_turn"), reply("done")])
     assert [type(step) for step in steps] == [Ask, Ask]
     assert [message.role.value for message in steps[1].messages] == ["user", "assistant"]
     assert run.text == "done"
+    steps, run = driven([reply("so far", "pause_turn", [ONE]), reply("done")])
+    assert [type(step) for step in steps] == [Ask, Ask]
+    assert [message.role.value for message in steps[1].messages] == ["user", "assistant", "tool_result"]
+    assert (run.text, run.calls) == ("done", [])
 
 
 def test_the_limit():
@@ -104,23 +129,25 @@ def odd() -> object:
 def test_whatever_goes_wrong_is_told_to_the_model():
     """Bad arguments, unknown tools, exceptions and results that are no JSON are error results, and are in .calls."""
     wanted = calls(("double", {"number": 4}), ("double", {"number": "x"}), ("nope", {}), ("broken", {}), ("odd", {}))
-    wanted.append(ToolCall(id="m", name="double", malformed='{"number": '))
-    client = ScriptedInferenceClient([wanted, "done"])
+    wanted.append(ToolCall(id="m", name="double", arguments={"number": 4}))
+    asked = reply("", "tool_use", wanted)
+    asked.message.content[-1]["input"] = [4]  # no JSON object
+    client = ScriptedInferenceClient([asked, "done"])
     run = client.run_tools("go", [double, broken, odd])
     blocks = client.requests[1]["messages"][-1]["content"]
     assert [block["tool_use_id"] for block in blocks] == [call.id for call in wanted]
     assert blocks[0] == {"type": "tool_result", "tool_use_id": wanted[0].id, "content": "8"}
-    assert all(block["is_error"] for block in blocks[1:5])
-    for block, told in zip(
-        blocks[1:], ["do not fit", "there is no tool named 'nope'; there are broken, double", "it broke", "serialize"]
-    ):
-        assert told in block["content"]
-    assert [type(made.exception).__name__ for made in run.calls[:4]] == [
-        "NoneType",
-        "ValueError",
-        "LookupError",
-        "RuntimeError",
+    assert all(block["is_error"] for block in blocks[1:])
+    expected = [
+        "do not fit",
+        "there is no tool named 'nope'; there are broken, double",
+        "it broke",
+        "serialize",
+        "the arguments are not a JSON object: [4]",
     ]
+    assert len(blocks) == 6 and all(told in block["content"] for block, told in zip(blocks[1:], expected))
+    kinds = [type(made.exception).__name__ for made in run.calls]
+    assert kinds[:4] + kinds[5:] == ["NoneType", "ValueError", "LookupError", "RuntimeError", "ValueError"]
     assert run.calls[0].result == 8
     assert run.text == "done"
 
@@ -203,3 +230,428 @@ def test_the_usage_of_the_loop():
     assert run.usage.requests == run.iterations == 2
     other = client.generate("go")
     assert client.usage == run.usage + other.usage
+
+
+# Every kind of end
+
+REASONS = ["tool_use"] * 6 + ["max_tokens", "refusal", "pause_turn", "end_turn"]
+KINDS = ["good", "bad", "guarded", "alone", "unknown", "malformed", "guarded malformed"]
+TURN = st.tuples(st.sampled_from(REASONS), st.lists(st.sampled_from(KINDS), max_size=4))
+
+
+class World:
+    """Tools that note each call by its number, and replies that want calls of them, each with a number of its own."""
+
+    def __init__(self):
+        self.made = collections.Counter()
+        self.kinds = {}
+        self.reasons = {}
+        self.numbers = itertools.count()
+
+        def good(number: int) -> int:
+            self.made[number] += 1
+            return number
+
+        def bad(number: int) -> int:
+            self.made[number] += 1
+            raise RuntimeError(str(number))
+
+        def guarded(number: int = -1) -> int:
+            self.made[number] += 1
+            return number
+
+        def alone(number: int) -> int:
+            self.made[number] += 1
+            return number
+
+        self.tools = [good, bad, tool(requires_approval=True)(guarded), tool(sequential=True)(alone)]
+
+    def reply(self, stop_reason, kinds):
+        wanted = []
+        for kind in kinds:
+            number = next(self.numbers)
+            self.kinds[number], self.reasons[number] = kind, stop_reason
+            wanted.append(ToolCall(id="t{}".format(number), name=kind.split()[0], arguments={"number": number}))
+        made = reply("words", stop_reason, wanted)
+        for block, kind in zip(made.message.content[1:], kinds):
+            if "malformed" in kind:
+                block["input"] = "no object"
+        return made
+
+
+def answers(messages):
+    """The results in a history, by the ids of the calls; each directly behind its call, in the order of the calls."""
+    told, expected = {}, []
+    for message in messages:
+        blocks = message.blocks
+        if message.role.value == "assistant":
+            assert not expected or expected == [None], "calls without results before the model speaks again"
+            expected = [block["id"] for block in blocks if block["type"] == "tool_use"] or [None]
+            continue
+        results = [block["tool_use_id"] for block in blocks if block["type"] == "tool_result"]
+        places = [expected.index(one) for one in results]
+        assert places == sorted(set(places)), "results in another order than the calls, or twice"
+        assert not set(results) & set(told)
+        told.update((block["tool_use_id"], block) for block in blocks if block["type"] == "tool_result")
+        expected = [one for one in expected if one not in results]
+    return told
+
+
+@settings(max_examples=150)
+@given(
+    turns=st.lists(TURN, max_size=5),
+    limits=st.lists(st.integers(1, 3), min_size=1, max_size=4),
+    workers=st.sampled_from([None, 0, 1, 2]),
+    decisions=st.randoms(use_true_random=False),
+)
+def test_every_call_has_one_result(turns, limits, workers, decisions):
+    """Whatever a conversation is made of and however it ends, at any limit, with any decisions, in as many runs as it takes:
+    each call has one result, in the order of the calls, but those that are pending; and was made once, or never where it
+    was not to be. What goes on is the history as JSON.
+    """
+    world = World()
+    client = ScriptedInferenceClient([world.reply(*turn) for turn in turns] + ["the end"] * 20)
+    history, approvals, decided, calls_made = as_messages("go"), {}, {}, 0
+    for limit in itertools.chain(limits, itertools.repeat(5)):
+        run = client.run_tools(history, world.tools, max_iterations=limit, max_workers=workers, approvals=approvals)
+        calls_made += len(run.calls)
+        ids = [block["id"] for message in run.messages for block in message.blocks if block["type"] == "tool_use"]
+        told = answers(run.messages)
+        pending = [call.id for call in run.pending]
+        assert set(ids) == set(told) | set(pending) and not set(told) & set(pending)
+        assert (run.stop_reason == "approval") == bool(pending)
+        decided.update(approvals)
+        assert not set(pending) & set(decided)
+        for number, kind in world.kinds.items():
+            name = "t{}".format(number)
+            expected = name in told and world.reasons[number] == "tool_use" and kind in ("good", "bad", "guarded", "alone")
+            if kind == "guarded":
+                expected = expected and decided.get(name) is True
+            assert world.made[number] == expected, (kind, world.reasons[number])
+        approvals = {one: decisions.choice([True, "no", False]) for one in pending if decisions.random() < 0.7}
+        history = [ChatMessage.model_validate(json.loads(json.dumps(one.model_dump(mode="json")))) for one in run.messages]
+        if run.text == "the end":
+            break
+    assert world.made[-1] == 0
+
+
+# Threads
+
+
+def test_a_sequential_call_is_alone():
+    """It begins after those before it have ended, and ends before those behind it begin; its neighbours are parallel."""
+    meet, happened = threading.Barrier(2), []
+
+    @tool
+    def together(number: int) -> int:
+        happened.append(("begins", number))
+        meet.wait(10)
+        happened.append(("ends", number))
+        return number
+
+    @tool(sequential=True)
+    def alone(number: int) -> int:
+        happened.append(("begins", number))
+        time.sleep(0.01)
+        happened.append(("ends", number))
+        return number
+
+    order = [("together", 0), ("together", 1), ("alone", 2), ("alone", 3), ("together", 4), ("together", 5), ("alone", 6)]
+    client = ScriptedInferenceClient([calls(*[(name, {"number": number}) for name, number in order]), "done"])
+    run = client.run_tools("go", [together, alone])
+    assert [made.result for made in run.calls] == list(range(7))
+    places = {happening: place for place, happening in enumerate(happened)}
+    for one in (2, 3, 6):
+        assert all(places["ends", before] < places["begins", one] for before in range(one))
+        assert all(places["ends", one] < places["begins", after] for after in range(one + 1, 7))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_one_at_a_time(workers):
+    """With one worker, or none, the calls are made in their order, never two at once."""
+    busy, order = threading.Lock(), []
+
+    @tool
+    def alone(number: int) -> None:
+        assert busy.acquire(blocking=False)
+        order.append(number)
+        busy.release()
+
+    client = ScriptedInferenceClient([calls(*[("alone", {"number": number}) for number in range(20)]), "done"])
+    run = client.run_tools("go", [alone], max_workers=workers)
+    assert order == list(range(20)) and all(made.exception is None for made in run.calls)
+
+
+def test_a_number_of_threads_that_is_none():
+    """A negative max_workers is an error, and nothing is sent."""
+    client = ScriptedInferenceClient(["done"])
+    with pytest.raises(ValueError, match="max_workers is None, 0, or .*; not -1"):
+        Background(client.run_tools, "go", [double], max_workers=-1).result()
+    assert client.requests == []
+
+
+@pytest.mark.parametrize("workers", [None, 0, 1, 2])
+def test_nested_runs_do_not_wait_for_each_other(workers):
+    """Agents in tools of agents, with however few workers each, find threads of their own."""
+
+    def model(body):
+        depth = int(body["messages"][0]["content"])
+        return "bottom" if depth == 0 or len(body["messages"]) > 1 else calls(*[("deeper", {"depth": depth - 1})] * 2)
+
+    client = ScriptedInferenceClient(model)
+
+    @tool
+    def deeper(depth: int) -> str:
+        return client.run_tools(str(depth), [deeper], max_workers=workers).text
+
+    run = Background(client.run_tools, "4", [deeper], max_workers=workers).result()
+    assert [made.result for made in run.calls] == ["bottom"] * 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_forked_child():
+    """A client whose tools have run before a fork runs them in the child, too."""
+    client = ScriptedInferenceClient(lambda body: tool_results(body).get("double") or calls(("double", {"number": 4})))
+    assert client.run_tools("go", [double]).text == "8"
+
+    def child():
+        assert client.run_tools("go", [double]).text == "8"
+
+    in_child(child)
+
+
+def test_nothing_is_left_behind():
+    """A token that outlives many runs holds nothing of them."""
+    token = Cancellation()
+    client = ScriptedInferenceClient(lambda body: tool_results(body).get("double") or calls(("double", {"number": 4})))
+    for _ in range(20):
+        client.run_tools("go", [double], cancellation=token)
+        with client.stream_tools("go", [double], cancellation=token) as stream:
+            next(stream)
+    assert not token._callbacks
+
+
+# Ends from outside
+
+
+def test_ctrl_c():
+    """Ctrl-C while tools are waited for is raised at once, and the tools are told."""
+    told = []
+
+    @tool
+    def slow() -> str:
+        os.kill(os.getpid(), signal.SIGINT)
+        told.append(Cancellation.current().wait(20))
+        return ""
+
+    client = ScriptedInferenceClient([calls(("slow", {})), "done"])
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        client.run_tools("go", [slow])
+    assert time.monotonic() - start < 10
+    wait_for(lambda: told == [True])
+
+
+def test_ctrl_c_between_two_events(monkeypatch):
+    """Ctrl-C that strikes the caller while it has an event in its hand tells the tools, too, though the traceback lives."""
+    told = []
+
+    @tool
+    def slow() -> str:
+        told.append(Cancellation.current().wait(20))
+        return ""
+
+    client = ScriptedInferenceClient([calls(("slow", {})), "done"])
+    loop = client._tool_loop
+
+    class Struck:
+        """The events of a loop, and Ctrl-C when a tool has started."""
+
+        def __init__(self, events):
+            self.events, self.close = events, events.close
+
+        def __iter__(self):
+            for event in self.events:
+                if event is not None and event.type == "tool_started":
+                    raise KeyboardInterrupt
+                yield event
+
+    monkeypatch.setattr(client, "_tool_loop", lambda *args: Struck(loop(*args)))
+    with pytest.raises(KeyboardInterrupt) as caught:
+        client.run_tools("go", [slow])
+    assert caught.tb is not None  # and with it all frames
+    wait_for(lambda: told == [True])
+
+
+def test_a_tool_that_raises_keyboard_interrupt():
+    """It ends the run; the other tools are told, and nobody waits for ever."""
+    told, started = [], threading.Event()
+
+    @tool
+    def stop() -> str:
+        assert started.wait(20)
+        raise KeyboardInterrupt
+
+    @tool
+    def slow() -> str:
+        started.set()
+        told.append(Cancellation.current().wait(20))
+        return ""
+
+    client = ScriptedInferenceClient([calls(("slow", {}), ("stop", {})), "done"])
+    with pytest.raises(Cancelled, match="a tool ended with KeyboardInterrupt"):
+        Background(client.run_tools, "go", [stop, slow]).result()
+    wait_for(lambda: told == [True])
+
+
+def test_a_cancelled_of_the_tools_own():
+    """A tool whose own token was cancelled has failed, and is told of; the run goes on."""
+
+    @tool
+    def gives_up() -> None:
+        token = Cancellation(parent=None)
+        token.cancel("my own")
+        token.raise_if_cancelled()
+
+    client = ScriptedInferenceClient([calls(("gives_up", {})), "done"])
+    run = client.run_tools("go", [gives_up])
+    assert (run.text, str(run.calls[0].exception)) == ("done", "my own")
+
+
+def test_a_deadline_is_the_tools_too():
+    """A deadline that passes while a tool works frees the caller; the tool's own current token has it."""
+    told = []
+
+    @tool
+    def slow() -> None:
+        told.append(Cancellation.current().remaining)
+        Cancellation.current().wait(20)
+
+    client = ScriptedInferenceClient([calls(("slow", {})), "done"])
+    with pytest.raises(Cancelled, match="the deadline passed"):
+        Background(client.run_tools, "go", [slow], cancellation=Cancellation(timeout=0.2)).result()
+    assert 0 <= told[0] <= 0.2
+
+
+def test_a_client_that_was_closed():
+    """Calls that are to be made after the client was closed are a WorkersClosed, and no wait without end."""
+    client = ScriptedInferenceClient([calls(("double", {"number": 1}))])
+    client.close()
+    with pytest.raises(WorkersClosed):
+        Background(client.run_tools, "go", [double]).result()
+
+
+# Going on after an error
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("failing", [0, 1, 2])
+def test_an_error_carries_the_history(failing, streamed):
+    """An error in any iteration has the history so far in .messages; going on from it works, and calls nothing twice."""
+    made = []
+
+    @tool
+    def count(number: int) -> int:
+        made.append(number)
+        return number
+
+    script = [calls(("count", {"number": 0}), ("count", {"number": 1})), calls(("count", {"number": 2})), "done"]
+    script.insert(failing, Failure(529, "overloaded_error"))
+    client = ScriptedInferenceClient(script, max_retries=0)
+
+    def run(messages):
+        if not streamed:
+            return client.run_tools(messages, [count], max_workers=1)
+        with client.stream_tools(messages, [count], max_workers=1) as stream:
+            list(stream)
+        return stream.run
+
+    with pytest.raises(OverloadedError) as caught:
+        run("go")
+    history = caught.value.messages
+    assert (len(history), made) == (1 + 2 * failing, list(range([0, 2, 3][failing])))
+    answers(history)
+    assert run(history).text == "done"
+    assert made == [0, 1, 2]
+
+
+def test_an_error_of_a_tools_own_agent():
+    """An error inside of a tool's own run is the tool's; the outer run goes on, and its history is its own."""
+    inner = ScriptedInferenceClient([Failure(400, "invalid_request_error", "inner")])
+
+    @tool
+    def ask(question: str) -> str:
+        return inner.run_tools(question, []).text
+
+    client = ScriptedInferenceClient([calls(("ask", {"question": "?"})), "done"])
+    run = client.run_tools("go", [ask])
+    assert (run.text, [message.text for message in run.calls[0].exception.messages]) == ("done", ["?"])
+    assert isinstance(run.calls[0].exception, InvalidRequestError)
+
+
+# redact=
+
+
+def test_redact():
+    """Results and exception texts pass through it before the model reads them; .calls and events have them as they were."""
+
+    @tool
+    def secret() -> dict:
+        return {"password": "hunter2"}
+
+    @tool
+    def leak() -> None:
+        raise RuntimeError("hunter2 is wrong")
+
+    client = ScriptedInferenceClient([calls(("secret", {}), ("leak", {}), ("hunter2", {})), "done"])
+    stream = client.stream_tools("go", [secret, leak], redact=lambda text: text.replace("hunter2", "***"), max_workers=1)
+    events = list(stream)
+    contents = [block["content"] for block in client.requests[1]["messages"][-1]["content"]]
+    assert contents[:2] == ['{"password": "***"}', "RuntimeError: *** is wrong"]
+    assert contents[2] == "LookupError: there is no tool named '***'; there are leak, secret"
+    assert stream.run.calls[0].result == {"password": "hunter2"}
+    assert [event.result for event in events if event.type == "tool_finished"][0] == {"password": "hunter2"}
+
+
+@pytest.mark.parametrize("fails", [lambda text: 1 / 0, lambda text: None, lambda text: b"***", lambda text: {}[text]])
+def test_a_redact_that_fails(fails, caplog):
+    """What cannot be redacted is withheld from the model, as an error, and is not in the log."""
+
+    @tool
+    def secret() -> str:
+        return "hunter2"
+
+    client = ScriptedInferenceClient([calls(("secret", {})), "done"])
+    with caplog.at_level(logging.DEBUG):
+        run = client.run_tools("go", [secret], redact=fails)
+    (block,) = client.requests[1]["messages"][-1]["content"]
+    assert (block["content"], block["is_error"]) == ("the result was withheld", True)
+    assert "redact= failed with" in caplog.text and "secret" in caplog.text and "hunter2" not in caplog.text
+    assert (run.text, run.calls[0].result) == ("done", "hunter2")
+
+
+# Histories from elsewhere
+
+
+def test_results_that_are_there_already():
+    """Calls that a history has some results of get the others, in one message, in order, with what else was in it."""
+    history = [
+        ChatMessage(role="user", content="go"),
+        reply("", "tool_use", calls(("one", {}), ("two", {}), ("three", {}))).message,
+    ]
+    ids = [block["id"] for block in history[1].content if block["type"] == "tool_use"]
+    last = [{"type": "tool_result", "tool_use_id": ids[1], "content": "2"}, {"type": "text", "text": "and?"}]
+    history.append(ChatMessage(role="user", content=last, cache_marker="1h"))
+    loop = conversation(history, 5)
+    step = next(loop)
+    assert [call.name for call in step.calls] == ["one", "three"]
+    step = loop.send([CalledTool(call, call.name, None, 0.0) for call in step.calls])
+    assert [block.get("content") or block["text"] for block in step.messages[2].content] == ["one", "2", "three", "and?"]
+    assert step.messages[2].cache_marker == "1h"
+    assert len(history[2].content) == 2  # the caller's own is as it was
+
+
+def test_the_last_word_is_the_users():
+    """A history that ends with a question is asked as it is."""
+    client = ScriptedInferenceClient(lambda body: last_text(body).upper())
+    assert client.run_tools(["one", ChatMessage(role="assistant", content="1"), "two"], [double]).text == "TWO"
