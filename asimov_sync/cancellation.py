@@ -80,7 +80,10 @@ class Cancellation:
                 return False
             self._reason = reason
             callbacks, self._callbacks = self._callbacks, None
+            upward, self._upward = self._upward, None
         self._call(callbacks)
+        if upward is not None:  # a parent may live long, and see many streams come and be closed
+            upward.remove()
         return True
 
     def _call(self, callbacks: Optional[Dict[int, Callable[[], Any]]]) -> None:
