@@ -189,3 +189,17 @@ def test_time_is_not_asked_without_a_deadline(monkeypatch):
     token = Cancellation(parent=None)
     monkeypatch.setattr(time, "monotonic", lambda: 1 / 0)
     assert not token.cancelled
+
+
+def test_a_child_that_was_cancelled_leaves_nothing_at_its_parent():
+    """A parent that outlives many children, each cancelled while somebody waited on it, holds none of them."""
+    parent = Cancellation()
+    for _ in range(20):
+        child = Cancellation(parent=parent)
+        called = []
+        registration = child.on_cancel(lambda: called.append(1))
+        assert parent._callbacks
+        child.cancel("closed")
+        registration.remove()
+        assert called == [1]
+    assert not parent._callbacks and not parent.cancelled
