@@ -2,8 +2,10 @@
 
 import pytest
 
-from asimov_sync import Agent, Task, TaskGraph, TaskScheduler, TaskStatus, tool
-from asimov_sync.testing import ScriptedInferenceClient, calls, last_text
+from asimov_sync import Agent, AuthenticationError, Cancellation, Cancelled, Task, TaskGraph, TaskScheduler, TaskStatus, tool
+from asimov_sync.testing import Failure, ScriptedInferenceClient, calls, last_text, tool_results
+
+from ..waiting import Background
 
 
 @tool
@@ -49,6 +51,76 @@ def test_an_agent_handles_tasks():
     assert told.endswith('<failed of="bad">\nValueError: no luck\n</failed>')
     assert result.usages["two"].requests == 1
     assert result.usage == client.usage
+
+
+def test_an_agent_is_streamed():
+    """A stream has the same prompt, tools and options, and the same run at its end."""
+    script = [calls(("lookup", {"word": "x"})), "it is X"]
+    client = ScriptedInferenceClient(script + script + ["it is Y"])
+    agent = Agent(client, system="be brief", tools=[lookup], temperature=0.5, max_workers=0)
+    run, stream = agent.run("what is x?"), agent.stream("what is x?")
+    kinds = [event.type for event in stream]
+    assert "tool_started" in kinds and kinds[-1] == "tool_run_done"
+    assert (stream.run.text, stream.run.usage) == (run.text, run.usage)
+    assert client.requests[0] == client.requests[2]
+    went_on = agent.stream("and y?", messages=stream.run.messages)
+    assert "".join(went_on.text_stream) == "it is Y"
+    assert [message.role.value for message in went_on.run.messages[-3:]] == ["assistant", "user", "assistant"]
+
+
+def test_a_stream_that_cannot_begin():
+    """What is wrong with the first request is raised by stream() itself."""
+    with pytest.raises(AuthenticationError):
+        Agent(ScriptedInferenceClient([Failure(401, "authentication_error")])).stream("x")
+
+
+def test_redact():
+    """What a tool returned passes through redact= before the model reads it."""
+    client = ScriptedInferenceClient(lambda body: tool_results(body).get("lookup") or calls(("lookup", {"word": "secret"})))
+    agent = Agent(client, tools=[lookup], redact=lambda text: text.replace("SECRET", "***"))
+    assert agent.run("go").text == "***"
+    stream = agent.stream("go")
+    list(stream)
+    assert (stream.run.text, stream.run.calls[0].result) == ("***", "SECRET")
+
+
+def test_a_cancellation():
+    """run() and stream() end with the token that they are given."""
+    token = Cancellation()
+    token.cancel("enough")
+    agent = Agent(ScriptedInferenceClient(["never"]))
+    for ask in (agent.run, agent.stream):
+        with pytest.raises(Cancelled, match="enough"):
+            ask("x", cancellation=token)
+
+
+def test_one_agent_on_many_threads():
+    """An agent holds no conversation: each thread gets its own answer."""
+
+    def model(body):
+        return tool_results(body).get("lookup") or calls(("lookup", {"word": body["messages"][0]["content"]}))
+
+    agent = Agent(ScriptedInferenceClient(model), tools=[lookup])
+    asking = [Background(agent.run, "word{}".format(number)) for number in range(20)]
+    for number, one in enumerate(asking):
+        run = one.result()
+        assert (run.text, len(run.messages)) == ("WORD{}".format(number), 4)
+
+
+def test_a_handler_that_waits_for_approval():
+    """A task whose agent wants a guarded tool called is PARTIAL, and says why; the tool is not called."""
+
+    @tool(requires_approval=True)
+    def delete(name: str) -> None:
+        raise AssertionError("nobody has approved of this")
+
+    client = ScriptedInferenceClient([calls(("delete", {"name": "x"}))])
+    with TaskScheduler({"ask": Agent(client, tools=[delete])}) as scheduler:
+        graph = TaskGraph()
+        graph.add(Task(type="ask", objective="go"), name="ask")
+        result = scheduler.run(graph)
+    assert result.tasks["ask"].status is TaskStatus.PARTIAL
+    assert result.errors["ask"] == "the model stopped early: approval, after 1 requests"
 
 
 @pytest.mark.parametrize("limit, status", [(1, TaskStatus.PARTIAL), (2, TaskStatus.COMPLETE)])

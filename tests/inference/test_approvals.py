@@ -1,0 +1,338 @@
+"""Approvals: calls that wait for a decision, made elsewhere, later, in another process, from the stored history."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from asimov_sync import Agent, ChatMessage, RedisCache, Reply, ToolRefused, Usage, tool
+from asimov_sync.inference.tool_loop import ToolRun
+from asimov_sync.testing import ModelServer, ScriptedInferenceClient, calls, tool_results
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+PROCESS = '''
+"""A worker process: goes on with a stored conversation, with the decisions that it is given, and stores what came of it."""
+import json, os, sys
+
+from asimov_sync import AnthropicInferenceClient, ChatMessage, RedisCache, tool
+
+url, store, log, known = sys.argv[1:5]
+approvals = json.loads(sys.argv[5])
+cache = RedisCache(url=store) if store.startswith("redis") else None
+
+
+def note(*what):
+    with open(log, "a") as file:
+        file.write(json.dumps([os.getpid(), *what]) + "\\n")
+
+
+@tool
+def read(name: str) -> str:
+    """Read a file."""
+    note("read", name)
+    return "contents of " + name
+
+
+@tool(requires_approval=True)
+def delete(name: str) -> str:
+    """Delete a file."""
+    note("delete", name)
+    return "deleted " + name
+
+
+if cache is not None:
+    stored = cache.get(log, default=None)
+else:
+    stored = json.load(open(store)) if os.path.exists(store) else None
+messages = [ChatMessage.model_validate(one) for one in stored] if stored else "tidy up"
+
+client = AnthropicInferenceClient(model="claude-test", api_key="k", api_url=url)
+run = client.run_tools(messages, tools=[read, delete] if known == "all" else [read], approvals=approvals)
+
+if cache is not None:
+    cache.set(log, run.messages)
+else:
+    with open(store, "w") as file:
+        json.dump([one.model_dump(mode="json") for one in run.messages], file)
+print(json.dumps({
+    "stop": run.stop_reason, "text": run.text, "pending": [call.id for call in run.pending], "pid": os.getpid(),
+    "calls": [[made.call.name, made.call.arguments, made.text] for made in run.calls], "requests": run.iterations,
+}))
+'''
+
+
+@pytest.fixture
+def process(tmp_path):
+    """Runs a step of the conversation in a process of its own; `.log()` is what the tools did, and where."""
+
+    class Processes:
+        store = str(tmp_path / "conversation.json")
+        place = str(tmp_path / "log")  # of what the tools did; in a cache, the key of the conversation, too
+
+        def __call__(self, server, approvals=None, known="all"):
+            command = [sys.executable, "-c", PROCESS, server.url, self.store, self.place, known, json.dumps(approvals or {})]
+            done = subprocess.run(command, cwd=str(ROOT), stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)
+            assert done.returncode == 0, done.stderr.decode()
+            return json.loads(done.stdout.decode())
+
+        def log(self):
+            return [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+
+    return Processes()
+
+
+def tidying(body):
+    """A model that reads one file and wants two deleted, and then says what it was told of each."""
+    if len(body["messages"]) == 1:
+        return calls(("read", {"name": "a"}), ("delete", {"name": "a"}), ("delete", {"name": "b"}))
+    results = [block["content"] for block in body["messages"][-1]["content"]]
+    return " | ".join(results)
+
+
+@pytest.mark.parametrize("kept", ["in a file", "in a cache"])
+def test_one_process_asks_and_others_decide(process, kept, request):
+    """Calls that wait in one process are approved of in another, and refused in a third; the one that needed no approval is
+    made once, in the first, and each decision is carried out where it was taken.
+    """
+    if kept == "in a cache":
+        process.store = request.getfixturevalue("redis_url")
+    with ModelServer(tidying) as server:
+        first = process(server)
+        assert (first["stop"], first["requests"]) == ("approval", 1)
+        assert first["calls"] == [["read", {"name": "a"}, "contents of a"]]
+        one, two = first["pending"]
+        second = process(server, {two: True})
+        assert (second["stop"], second["requests"], second["pending"]) == ("approval", 0, [one])
+        assert second["calls"] == [["delete", {"name": "b"}, "deleted b"]]
+        third = process(server, {one: "a is still needed"})
+        assert (third["stop"], third["requests"], third["pending"]) == ("end_turn", 1, [])
+        assert third["text"] == "contents of a | ToolRefused: a is still needed | deleted b"
+        assert process.log() == [[first["pid"], "read", "a"], [second["pid"], "delete", "b"]]
+        assert len(server.requests) == 2
+        sent = server.requests[1].body["messages"][-1]["content"]
+        assert [block.get("is_error", False) for block in sent] == [False, True, False]
+    if kept == "in a cache":
+        with RedisCache(url=process.store) as cache:
+            assert cache.delete(process.place)
+
+
+def test_a_process_that_lacks_the_tool(process):
+    """A call that was approved of where nobody knows the tool is answered with that, and the conversation goes on."""
+    with ModelServer(tidying) as server:
+        one, two = process(server)["pending"]
+        told = process(server, {one: True, two: "no"}, known="some")
+        assert told["stop"] == "end_turn"
+        assert told["text"].split(" | ")[1:] == [
+            "LookupError: there is no tool named 'delete'; there are read",
+            "ToolRefused: no",
+        ]
+        assert [what for _, what, _ in process.log()] == ["read"]
+
+
+# Within one process, the history as JSON in between
+
+
+class Files:
+    """Tools that note what they did."""
+
+    def __init__(self):
+        self.done = []
+
+        @tool
+        def read(name: str) -> str:
+            self.done.append("read " + name)
+            return name
+
+        @tool(requires_approval=True)
+        def delete(name: str = "everything") -> str:
+            self.done.append("delete " + name)
+            return "deleted"
+
+        self.tools = [read, delete]
+
+
+def stored(run):
+    """The history of a run, as it comes back from where it was kept."""
+    told = json.loads(json.dumps([one.model_dump(mode="json") for one in run.messages]))
+    return [ChatMessage.model_validate(one) for one in told]
+
+
+def asked(wanted, *further):
+    """A client and files, and a run that has stopped for approval of what is wanted."""
+    files = Files()
+    client = ScriptedInferenceClient([wanted, *further])
+    run = client.run_tools("go", files.tools)
+    assert run.stop_reason == "approval"
+    return client, files, run
+
+
+def test_what_waits():
+    """A run that waits has the calls in .pending, and all other results in its history."""
+    client, files, run = asked(calls(("delete", {"name": "a"}), ("read", {"name": "b"}), ("nope", {})))
+    assert isinstance(run, ToolRun) and [call.arguments for call in run.pending] == [{"name": "a"}]
+    assert files.done == ["read b"]
+    assert [block["tool_use_id"] for block in run.messages[-1].content] == [one.call.id for one in run.calls]
+    assert [one.call.name for one in run.calls] == ["read", "nope"]
+
+
+@pytest.mark.parametrize("decision", [False, "", "not today"])
+def test_a_refusal(decision):
+    """A refusal is a ToolRefused in .calls, and told to the model with its reason; the tool is not called."""
+    client, files, run = asked(calls(("delete", {"name": "a"})), "all right")
+    run = client.run_tools(stored(run), files.tools, approvals={run.pending[0].id: decision})
+    (made,) = run.calls
+    assert isinstance(made.exception, ToolRefused) and str(made.exception) == (decision or "the call was not approved")
+    (block,) = client.requests[1]["messages"][-1]["content"]
+    assert block["is_error"] and str(made.exception) in block["content"]
+    assert (files.done, run.text) == ([], "all right")
+
+
+def test_undecided():
+    """Without a decision everything stays as it is, however often it is asked: no request, no call."""
+    client, files, run = asked(calls(("delete", {"name": "a"}), ("read", {"name": "b"})), "done")
+    for _ in range(3):
+        again = client.run_tools(stored(run), files.tools)
+        assert (again.stop_reason, again.iterations, again.calls) == ("approval", 0, [])
+        assert (again.messages, again.pending) == (run.messages, run.pending)
+        run = again
+    assert (len(client.requests), files.done) == (1, ["read b"])
+    assert again.reply.stop_reason == "tool_use"
+    run = client.run_tools(stored(run), files.tools, approvals={run.pending[0].id: True})
+    assert (run.text, files.done) == ("done", ["read b", "delete a"])
+
+
+def test_the_same_decision_twice():
+    """A decision that comes a second time, of a call that has its result, changes nothing: nothing is done twice."""
+    client, files, run = asked(calls(("delete", {"name": "a"}), ("delete", {"name": "b"})), "done", "again")
+    first, second = run.pending
+    run = client.run_tools(stored(run), files.tools, approvals={first.id: True})
+    run = client.run_tools(stored(run), files.tools, approvals={first.id: True})
+    assert (run.stop_reason, files.done) == ("approval", ["delete a"])
+    run = client.run_tools(stored(run), files.tools, approvals={first.id: "too late", second.id: True})
+    assert (run.text, files.done) == ("done", ["delete a", "delete b"])
+    run = client.run_tools(stored(run) + [ChatMessage(role="user", content="?")], files.tools, approvals={first.id: True})
+    assert (run.text, files.done) == ("again", ["delete a", "delete b"])
+
+
+def test_decisions_on_nothing():
+    """An id that the history does not have is a ValueError, and a decision that is none a TypeError; nothing is done."""
+    client, files, run = asked(calls(("delete", {"name": "a"})))
+    with pytest.raises(ValueError, match="there is no call 'nope' in the messages to be approved"):
+        client.run_tools(stored(run), files.tools, approvals={"nope": True, run.pending[0].id: True})
+    for decision in (None, 1, ["no"]):
+        with pytest.raises(TypeError, match="an approval is True, or the reason for a refusal"):
+            client.run_tools(stored(run), files.tools, approvals={run.pending[0].id: decision})
+    assert (files.done, len(client.requests)) == ([], 1)
+
+
+def again(identity, name):
+    """A reply whose call has the id that another call had."""
+    (call,) = calls(("delete", {"name": name}))
+    return [call.model_copy(update={"id": identity})]
+
+
+def test_an_id_that_comes_again():
+    """An approval is for the call that was pending. Where the model, in the same run, wants another of the same id (many
+    number them anew in each turn), that one waits, too.
+    """
+    client, files, run = asked(again("call_0", "a"), again("call_0", "everything"), "done")
+    run = client.run_tools(stored(run), files.tools, approvals={"call_0": True})
+    assert (run.stop_reason, files.done) == ("approval", ["delete a"])
+    assert [call.arguments for call in run.pending] == [{"name": "everything"}]
+    run = client.run_tools(stored(run), files.tools, approvals={"call_0": "certainly not"})
+    assert (run.text, files.done) == ("done", ["delete a"])
+
+
+def test_one_id_twice_in_a_turn():
+    """Two calls of one id in one turn are both in .pending; the decision is for both, and each has its own result."""
+    client, files, run = asked(again("call_0", "a") + again("call_0", "b"), "done")
+    assert [call.arguments["name"] for call in run.pending] == ["a", "b"]
+    run = client.run_tools(stored(run), files.tools, approvals={"call_0": True}, max_workers=1)
+    assert (run.text, files.done) == ("done", ["delete a", "delete b"])
+    assert [block["content"] for block in run.messages[2].content] == ["deleted", "deleted"]
+
+
+def broken_off(arguments):
+    """A reply with a call of the guarded tool whose arguments are no JSON object."""
+    (call,) = calls(("delete", {}))
+    block = {"type": "tool_use", "id": call.id, "name": "delete", "input": arguments}
+    return Reply(
+        message=ChatMessage(role="assistant", content=[block]),
+        stop_reason="tool_use",
+        raw_stop_reason="tool_use",
+        tool_calls=[call],
+        usage=Usage(input_tokens=1, requests=1),
+    )
+
+
+def test_malformed_arguments():
+    """A call that cannot be read is answered with that at once: nobody can approve of it, and in another process it would
+    look like a call without arguments.
+    """
+    files = Files()
+    client = ScriptedInferenceClient([broken_off("rm -r"), "sorry"])
+    run = client.run_tools("go", files.tools)
+    assert (run.text, run.pending, files.done) == ("sorry", [], [])
+    assert "not a JSON object" in run.calls[0].text
+
+
+def test_arguments_that_do_not_fit():
+    """A call that was approved of and whose arguments do not fit is an error result."""
+    client, files, run = asked(calls(("delete", {"nmae": "a"})), "sorry")
+    run = client.run_tools(stored(run), files.tools, approvals={run.pending[0].id: True})
+    assert (run.text, files.done) == ("sorry", [])
+    assert "nmae: Unexpected keyword argument" in run.calls[0].text
+
+
+def test_a_history_that_broke_off():
+    """Calls at the end of a history that nobody has made (a process that was killed) are made; guarded ones wait."""
+    files = Files()
+    wanted = calls(("read", {"name": "a"}), ("delete", {"name": "b"}))
+    blocks = [{"type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments} for call in wanted]
+    history = [ChatMessage(role="user", content="go"), ChatMessage(role="assistant", content=blocks)]
+    client = ScriptedInferenceClient(["done"])
+    run = client.run_tools(history, files.tools)
+    assert (run.stop_reason, files.done, len(client.requests)) == ("approval", ["read a"], 0)
+    run = client.run_tools(history, files.tools, approvals={wanted[1].id: True})
+    assert (run.text, sorted(files.done)) == ("done", ["delete b", "read a", "read a"])
+
+
+def test_a_decision_beforehand():
+    """A decision may come with the first run, where the history has the call already; there is no approval of what is to
+    come.
+    """
+    client = ScriptedInferenceClient(["never"])
+    with pytest.raises(ValueError):
+        client.run_tools("go", Files().tools, approvals={"toolu_1": True})
+
+
+def test_the_limit_and_the_wait():
+    """At the limit of requests a guarded call still waits, and is not made."""
+    files = Files()
+    client = ScriptedInferenceClient([calls(("delete", {"name": "a"})), "done"])
+    run = client.run_tools("go", files.tools, max_iterations=1)
+    assert (run.stop_reason, files.done) == ("approval", [])
+    run = client.run_tools(stored(run), files.tools, max_iterations=1, approvals={run.pending[0].id: True})
+    assert (run.stop_reason, run.text, files.done) == ("end_turn", "done", ["delete a"])
+
+
+def test_refusals_are_redacted_too():
+    """What is told of a refusal passes through redact=, as every result does."""
+    client, files, run = asked(calls(("delete", {"name": "a"})), "done")
+    decided = {run.pending[0].id: "Ann says no"}
+    client.run_tools(stored(run), files.tools, approvals=decided, redact=lambda text: text.replace("Ann", "somebody"))
+    assert client.requests[1]["messages"][-1]["content"][0]["content"] == "ToolRefused: somebody says no"
+
+
+def test_agents_wait_too():
+    """An agent's run waits, and goes on without another question."""
+    files = Files()
+    client = ScriptedInferenceClient(lambda body: tool_results(body).get("delete") or calls(("delete", {"name": "a"})))
+    agent = Agent(client, tools=files.tools)
+    run = agent.run("go")
+    assert run.stop_reason == "approval"
+    run = agent.run(messages=stored(run), approvals={run.pending[0].id: True})
+    assert (run.text, files.done) == ("deleted", ["delete a"])
