@@ -150,8 +150,8 @@ class InferenceClient(abc.ABC):
         """Ask, call the tools that the model wants, tell it what came of that, and so on until it is done.
 
         max_iterations: how many requests may be made. max_workers: how many calls of one turn are made at once; None for
-        all of them, 0 for one after the other on this thread. Whatever a tool raises is told to the model, and is in
-        `.calls`; redact: what every result and exception text passes through before that.
+        all of them (a hundred at the most), 0 for one after the other on this thread. Whatever a tool raises is told to the
+        model, and is in `.calls`; redact: what every result and exception text passes through before that.
 
         The call of a tool that `requires_approval` is not made: the run ends with the stop_reason "approval" and the call
         in `.pending`. `run_tools(run.messages, …, approvals={call.id: True})` goes on, in any process; a str in place of

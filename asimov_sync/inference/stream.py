@@ -31,7 +31,12 @@ class EventStream(Iterator[Event]):
     def __next__(self) -> Event:
         if self._end is not None:
             raise StopIteration
-        event = self._step()
+        try:
+            event = self._step()
+        except ValueError:
+            if not self._cancellation.cancelled:
+                raise
+            event = None  # another thread is just closing it
         if event is None:
             # It was closed between two events. What came so far is not the whole, so this is not the end of an iteration.
             raise Cancelled(self._cancellation.reason or "the stream was closed")

@@ -21,10 +21,14 @@ SLICE_SECONDS = 0.2
 """How long tools are waited for at a stretch, where a wait cannot be interrupted (Windows)."""
 
 
+MOST_AT_ONCE = 100
+"""How many calls of one turn are made at once where the caller sets no bound; how many there are is the model's choice."""
+
+
 def calling(
     calls: List[ToolCall], tools: Dict[str, Tool], pool: WorkerPool, max_workers: Optional[int], cancellation: Cancellation
 ) -> Generator[Event, None, List[CalledTool]]:
-    """Make the calls, at most `max_workers` at once (None: all; 0: on this thread), and return them in the same order.
+    """Make the calls, at most `max_workers` at once (None: a hundred; 0: on this thread), and return them in the same order.
 
     Yields ToolStarted and ToolFinished as that happens. The call of a sequential tool is made alone: after those before it,
     and before those behind it. Whatever a tool raises is in its CalledTool. Cancelled if the cancellation comes first: the
@@ -91,7 +95,7 @@ def _on_threads(
 
     try:
         with cancellation.on_cancel(lambda: happened.put(None)):
-            for _ in range(min(len(calls), max_workers or len(calls))):
+            for _ in range(min(len(calls), max_workers or MOST_AT_ONCE)):
                 pool.submit(work)
             finished = 0
             while finished < len(calls):

@@ -39,7 +39,7 @@ class Tool:
 
     def call(self, arguments: Dict[str, Any]) -> Any:
         """Call the function with what a model sent. ValueError, for the model to read, if the arguments do not fit."""
-        return self.function(**arguments)
+        return self.function(**copy.deepcopy(arguments))  # they are in the history as well, whatever the function does to them
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
