@@ -17,10 +17,12 @@ from asimov_sync import (
     ChatMessage,
     Reply,
     StreamInterrupted,
+    TextDelta,
     ToolCall,
     Usage,
     tool,
 )
+from asimov_sync.inference.stream import ReplyStream
 from asimov_sync.metering import Meter
 from asimov_sync.testing import Failure, ScriptedInferenceClient, calls, tool_results
 
@@ -299,6 +301,28 @@ def test_closing_from_another_thread(serve, busy):
         assert server.requests[0].disconnected.wait(20)
     else:
         wait_for(lambda: slow.told == [True])
+
+
+def test_reading_while_another_thread_closes():
+    """A reader that comes while the stream is being closed is told so, too."""
+    closing, go_on = threading.Event(), threading.Event()
+
+    def events():
+        try:
+            yield None
+            yield TextDelta("a")
+        finally:
+            closing.set()
+            assert go_on.wait(20)
+
+    stream = ReplyStream(events(), Cancellation())
+    assert next(stream).text == "a"
+    closer = Background(stream.close)
+    assert closing.wait(20)
+    with pytest.raises(Cancelled, match="the stream was closed"):
+        next(stream)
+    go_on.set()
+    closer.result()
 
 
 def test_closing_where_nobody_reads(serve):

@@ -390,6 +390,25 @@ def test_a_number_of_threads_that_is_none():
     assert client.requests == []
 
 
+def test_a_model_that_wants_too_much():
+    """A turn of hundreds of calls is made, and not on as many threads."""
+    go_on = threading.Event()
+
+    @tool
+    def count(number: int) -> int:
+        assert go_on.wait(20)
+        return number
+
+    client = ScriptedInferenceClient([calls(*[("count", {"number": number}) for number in range(300)]), "done"])
+    stream = client.stream_tools("go", [count])
+    while next(stream).type != "tool_started":
+        pass
+    assert client._tool_workers._living == 100
+    go_on.set()
+    list(stream)
+    assert [made.result for made in stream.run.calls] == list(range(300))
+
+
 @pytest.mark.parametrize("workers", [None, 0, 1, 2])
 def test_nested_runs_do_not_wait_for_each_other(workers):
     """Agents in tools of agents, with however few workers each, find threads of their own."""

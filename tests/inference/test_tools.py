@@ -575,3 +575,24 @@ def test_a_result_that_goes_on_changing():
     client = ScriptedInferenceClient([calls(("first", {}), ("second", {})), "done"])
     client.run_tools("x", [first, second])
     assert client.requests[1]["messages"][-1]["content"][0]["content"] == '["as returned"]'
+
+
+def test_a_function_that_changes_its_arguments():
+    """What a function does to its arguments does not reach the history that is sent again."""
+
+    def sort(words, options=None):
+        words.sort()
+        options["done"] = True
+        return words
+
+    @tool
+    def sort_typed(words: List[Any], options: Dict[str, Any]) -> List[Any]:
+        return sort(words, options)
+
+    given = {"words": ["b", "a"], "options": {}}
+    client = ScriptedInferenceClient([calls(("sort", given), ("sort_typed", given)), "done"])
+    run = client.run_tools("x", [(sort, {"type": "object"}), sort_typed])
+    assert [made.result for made in run.calls] == [["a", "b"]] * 2
+    sent = client.requests[1]["messages"][1]["content"]
+    assert [block["input"] for block in sent] == [given] * 2 == [{"words": ["b", "a"], "options": {}}] * 2
+    assert run.calls[0].call.arguments == given
