@@ -116,7 +116,7 @@ class WorkerPool(concurrent.futures.ThreadPoolExecutor):
     def _staff(self) -> None:
         """Wake or start a worker for the newest job. Holds the lock."""
         if self._idle >= len(self._jobs):
-            self._work.notify()
+            self._wake()
         elif self.limit is None or self._living < self.limit:
             thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
             self._living += 1
@@ -126,6 +126,16 @@ class WorkerPool(concurrent.futures.ThreadPoolExecutor):
                 self._living -= 1
                 if not self._living:
                     raise WorkersClosed("no worker thread could be started: {}".format(error)) from error
+
+    def _wake(self) -> None:
+        """Wake a worker that waits for a job. Holds the lock."""
+        while True:
+            try:
+                return self._work.notify()
+            except RuntimeError:
+                # Until Python 3.10.4: Ctrl-C inside of a notify leaves in its list a waiter that was woken already, and every
+                # later one fails on that (https://github.com/python/cpython/issues/92530).
+                self._work._waiters.popleft()  # type: ignore[attr-defined]
 
     def _serve(self) -> None:
         """A worker's life: one job after the other, until none came for a while, or it was abandoned."""
@@ -176,7 +186,8 @@ class WorkerPool(concurrent.futures.ThreadPoolExecutor):
             jobs = list(self._jobs) if cancel_futures else []
             if cancel_futures:
                 self._jobs.clear()
-            self._work.notify_all()
+            for _ in range(self._idle):
+                self._wake()
             workers = list(self._workers.values())
         for job in jobs:
             job.future.cancel()

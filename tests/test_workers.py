@@ -241,3 +241,19 @@ def test_alarms_that_were_taken_back_are_let_go():
     del thing
     gc.collect()
     assert not any(reference() for reference in things)
+
+
+def test_an_interrupted_wake_up():
+    """What Ctrl-C leaves behind in the middle of waking a worker does not fail the jobs that come later."""
+    pool = WorkerPool(2)
+    pool.submit(int).result(10)
+    wait_for(lambda: pool._idle == 1 and len(pool._work._waiters) == 1)
+    with pool._lock:
+        pool._work._waiters[0].release()  # as a notify does first, before it takes the waiter out of its list
+    wait_for(lambda: len(pool._work._waiters) == 2)  # the worker found no job, and waits again
+    assert [pool.submit(int).result(10) for _ in range(3)] == [0, 0, 0]
+    wait_for(lambda: pool._idle == 1 and len(pool._work._waiters) == 1)
+    with pool._lock:
+        pool._work._waiters[0].release()
+    wait_for(lambda: len(pool._work._waiters) == 2)
+    pool.shutdown()
