@@ -101,6 +101,25 @@ def test_an_hour():
     assert markers(body) == [HOUR, HOUR, HOUR, FIVE]
 
 
+@pytest.mark.parametrize("number", [0, 1, 2, 3, 4, 6])
+@pytest.mark.parametrize("how", ["blocks", "messages"])
+def test_beside_the_callers_own(number, how):
+    """Markers of the caller's own come first, in blocks or on messages; what is left of the four goes to the last turn, then
+    to the system prompt, then to the tools. Of more than four the last four stay.
+    """
+    if how == "blocks":
+        blocks = [{"type": "text", "text": str(place), "cache_control": FIVE} for place in range(number)]
+        said = [ChatMessage(role="assistant", content=blocks or "nothing")]
+    else:
+        said = [ChatMessage(role="assistant", content=str(place), cache_marker=True) for place in range(number)]
+    request = Request("m", said + [ChatMessage(role="user", content="x")], "be brief", [second.definition], {})
+    body = encode_request(with_cache_markers(request))
+    found = [block.get("text", block.get("name")) for block, control in marked(body) if control is not None]
+    own = [str(place) for place in range(number)][-4:]
+    added = ["x", "be brief", "second"][: 4 - len(own)]
+    assert found == [one for one in ("second", "be brief") if one in added] + own + [one for one in added if one == "x"]
+
+
 def test_other_words():
     """prompt_cache is "auto" or nothing; and an empty history is told as what it is."""
     with pytest.raises(ValueError, match='prompt_cache is "auto", or not given; not True'):
