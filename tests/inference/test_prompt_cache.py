@@ -169,8 +169,9 @@ def requests(draw):
     for instructions in (True, False):  # in the order in which a provider reads them
         for place, (role, content, marker) in enumerate(said):
             if (role == "system") is instructions:
-                content = blocks(content)
-                made[place] = ChatMessage(role=role, content=content, cache_marker=lifetime() if marker and content else False)
+                # Marked in its blocks or as a whole: in both ways, the caller would contradict himself.
+                marker = marker and content and (isinstance(content, str) or not any(block["own"] for block in content))
+                made[place] = ChatMessage(role=role, content=blocks(content), cache_marker=lifetime() if marker else False)
     tools = [one.definition for one in draw(st.sampled_from([(), (first,), (first, second)]))]
     return Request("m", [made[place] for place in range(len(said))], system, tools, {})
 
