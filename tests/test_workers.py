@@ -243,8 +243,9 @@ def test_alarms_that_were_taken_back_are_let_go():
     assert not any(reference() for reference in things)
 
 
-def test_an_interrupted_wake_up():
+def test_an_interrupted_wake_up(monkeypatch):
     """What Ctrl-C leaves behind in the middle of waking a worker does not fail the jobs that come later."""
+    monkeypatch.setattr(workers, "IDLE_SECONDS", 0.5)
     pool = WorkerPool(2)
     pool.submit(int).result(10)
     wait_for(lambda: pool._idle == 1 and len(pool._work._waiters) == 1)
