@@ -9,11 +9,10 @@ from asimov_sync.cancellation import Cancellation
 from asimov_sync.errors import ProviderError, described
 from asimov_sync.inference.bedrock_refusals import PROVIDER, REQUEST_ID
 from asimov_sync.inference.bedrock_runtime import KEY_VARIABLE, Runtime, Session, events
-from asimov_sync.inference.contract import InferenceClient
 from asimov_sync.inference.converse_codec import ConverseFold, decode_reply as decode_converse, encode_request
 from asimov_sync.inference.exchange import Exchange
 from asimov_sync.inference.fold import Fold, all_at_once, folded
-from asimov_sync.inference.http_client import Headers, key_of
+from asimov_sync.inference.http_client import Headers, NetworkClient, key_of
 from asimov_sync.inference.invoke_codec import InvokeFold, encode_body
 from asimov_sync.inference.messages_codec import decode_reply
 from asimov_sync.inference.refusals import as_body
@@ -38,7 +37,7 @@ OPERATIONS = {
 }
 
 
-class BedrockInferenceClient(InferenceClient):
+class BedrockInferenceClient(NetworkClient):
     """Asks models on Amazon Bedrock, through boto3.
 
     model: the id of a model or an inference profile, or its ARN. region_name: where not given, that of the session, its
@@ -167,19 +166,3 @@ class BedrockInferenceClient(InferenceClient):
             return self._transport.post(url, headers, body, cancellation, deadline, idle)
 
         return self._runtime.called(operation, parameters, post)
-
-    # The client itself
-
-    def with_options(self, **options: Any) -> "BedrockInferenceClient":
-        """This client with other options: the same connections, the same usage. None takes an option back."""
-        twin = super().with_options(**options)
-        assert isinstance(twin, BedrockInferenceClient)
-        if twin.timeout != self.timeout:
-            twin._transport = twin._new_transport()
-        return twin
-
-    def close(self) -> None:
-        """Close the connections that nobody uses, and take no more tool calls; nothing for a client made `with_options`."""
-        super().close()
-        if self._owner:
-            self._transport.close()

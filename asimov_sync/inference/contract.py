@@ -9,7 +9,7 @@ import contextlib
 import copy
 import time
 from contextlib import AbstractContextManager
-from typing import Any, ClassVar, Dict, Generator, Iterable, Iterator, List, Optional, Tuple
+from typing import Any, ClassVar, Dict, Generator, Iterable, Iterator, List, Optional, Tuple, TypeVar
 
 from asimov_sync.budget import BUDGETS, Budget, begin_request
 from asimov_sync.cancellation import Cancellation
@@ -29,7 +29,9 @@ from asimov_sync.messages import ChatMessage, Event, Messages, Reply, ReplyDone,
 from asimov_sync.metering import METERS, Meter
 from asimov_sync.workers import WorkerPool
 
-__all__ = ["InferenceClient"]
+__all__ = ["Client", "InferenceClient"]
+
+Client = TypeVar("Client", bound="InferenceClient")
 
 
 class InferenceClient(abc.ABC):
@@ -334,7 +336,7 @@ class InferenceClient(abc.ABC):
         """
         return self._meter.usage
 
-    def with_options(self, **options: Any) -> "InferenceClient":
+    def with_options(self: Client, **options: Any) -> Client:
         """This client with other options: the same connections, the same usage. None takes an option back."""
         twin = copy.copy(self)
         twin._owner = False

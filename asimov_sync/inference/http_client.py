@@ -19,12 +19,36 @@ from asimov_sync.inference.sse import SSEParser
 from asimov_sync.inference.transport import HttpTransport, Session
 from asimov_sync.messages import Event, Reply
 
-__all__ = ["Headers", "HttpInferenceClient", "key_of"]
+__all__ = ["Headers", "HttpInferenceClient", "NetworkClient", "key_of"]
 
 T = TypeVar("T")
+Networked = TypeVar("Networked", bound="NetworkClient")
 
 
-class HttpInferenceClient(InferenceClient):
+class NetworkClient(InferenceClient):
+    """A client whose requests go over a transport of this library's own, which twins with other time-outs do not share."""
+
+    _transport: HttpTransport
+
+    @abc.abstractmethod
+    def _new_transport(self) -> HttpTransport:
+        """A transport for the time-outs that this client has now."""
+
+    def with_options(self: Networked, **options: Any) -> Networked:
+        """This client with other options: the same connections, the same usage. None takes an option back."""
+        twin = super().with_options(**options)
+        if twin.timeout != self.timeout:
+            twin._transport = twin._new_transport()
+        return twin
+
+    def close(self) -> None:
+        """Close the connections that nobody uses, and take no more tool calls; nothing for a client made `with_options`."""
+        super().close()
+        if self._owner:
+            self._transport.close()
+
+
+class HttpInferenceClient(NetworkClient):
     """Asks over HTTP, with POST requests of JSON and server-sent events for answers.
 
     A provider brings its wire: `_encoded`, `_decoded`, `_fold` and `_error`.
@@ -118,22 +142,6 @@ class HttpInferenceClient(InferenceClient):
                 provider=self.provider,
                 status=exchange.status,
             ) from None
-
-    # The client itself
-
-    def with_options(self, **options: Any) -> "HttpInferenceClient":
-        """This client with other options: the same connections, the same usage. None takes an option back."""
-        twin = super().with_options(**options)
-        assert isinstance(twin, HttpInferenceClient)
-        if twin.timeout != self.timeout:
-            twin._transport = twin._new_transport()
-        return twin
-
-    def close(self) -> None:
-        """Close the connections that nobody uses, and take no more tool calls; nothing for a client made `with_options`."""
-        super().close()
-        if self._owner:
-            self._transport.close()
 
 
 class Headers(Dict[str, str]):
