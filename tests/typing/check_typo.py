@@ -3,14 +3,18 @@
 import pathlib
 import subprocess
 import sys
+import tempfile
 
-HERE = pathlib.Path(__file__).parent
+HERE = pathlib.Path(__file__).resolve().parent
 
 
 def check(name):
-    """The exit status of a strict check of one file, and what it says."""
+    """The exit status of a strict check of one file, and what it says; with the installed package, as a user has it."""
     command = [sys.executable, "-m", "mypy", "--strict", "--config-file", "", str(HERE / name)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
+    with tempfile.TemporaryDirectory() as elsewhere:
+        done = subprocess.run(
+            command, cwd=elsewhere, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True
+        )
     print(done.stdout.strip())
     return done.returncode, done.stdout
 
