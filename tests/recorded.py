@@ -8,6 +8,7 @@ import gzip
 import json
 import os
 import pathlib
+import re
 
 import pytest
 
@@ -46,3 +47,16 @@ def recorded(*files):
         with gzip.open(str(FOLDER / (name + ".jsonl.gz")), "rt", encoding="utf-8") as lines:
             found += [Record(json.loads(line)) for line in lines]
     return [pytest.param(record, id=record.name) for record in found]
+
+
+CHUNKINGS = ["whole", "events", "splinters"]
+SPLINTER = 7
+
+
+def pieces(body, chunking):
+    """The body in one piece, in pieces that end with an event, or in pieces of seven bytes, which end anywhere."""
+    if chunking == "whole":
+        return [body]
+    if chunking == "events":
+        return [piece for piece in re.split(rb"(?<=\n\n)|(?<=\n\r\n)", body) if piece]
+    return [body[place : place + SPLINTER] for place in range(0, len(body), SPLINTER)]

@@ -17,46 +17,38 @@ from asimov_sync import (
 from asimov_sync.testing import ModelServer
 
 from ..waiting import Background, wait_for
+from .byte_server import Answer, ByteServer
 from .conftest import KEY
-from .replay import Replay
 from .silent_server import SilentServer
 from .test_cut_streams import BODY, check_whole
 
-ANSWER = (200, {"content-type": "text/event-stream"}, [BODY], "chunked")
-
 
 @pytest.fixture
-def replay():
-    server = Replay()
-    server.answer = ANSWER
-    yield server
-    server.close()
+def server():
+    with ByteServer(Answer(BODY, headers={"content-type": "text/event-stream"})) as opened:
+        yield opened
 
 
-def headers(head):
-    return dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:])
-
-
-def test_headers_of_the_callers_own(replay):
+def test_headers_of_the_callers_own(server):
     """Custom headers are sent, in place of ours where the names are the same, and keys are not shown."""
     client = AnthropicInferenceClient(
-        "m", KEY, replay.url, betas=["one", "two"], headers={"X-Team": "blue", "Anthropic-Version": "2026-10-21"}
+        "m", KEY, server.url, betas=["one", "two"], headers={"X-Team": "blue", "Anthropic-Version": "2026-10-21"}
     )
     check_whole(client.generate("hello"))
-    sent = headers(replay.heads[0])
+    sent = server.requests[0].headers
     assert (sent["x-team"], sent["anthropic-version"], sent["anthropic-beta"]) == ("blue", "2026-10-21", "one,two")
     assert sent["x-api-key"] == KEY
     assert KEY not in repr(vars(client))
 
 
-def test_a_bearer_key(replay, monkeypatch):
+def test_a_bearer_key(server, monkeypatch):
     """auth_token= is sent as a bearer key in place of x-api-key; $ANTHROPIC_AUTH_TOKEN where no key is given."""
-    AnthropicInferenceClient("m", api_url=replay.url, auth_token=KEY).generate("hello")
+    AnthropicInferenceClient("m", api_url=server.url, auth_token=KEY).generate("hello")
     monkeypatch.setenv("ANTHROPIC_AUTH_TOKEN", KEY)
-    AnthropicInferenceClient("m", api_url=replay.url).generate("hello")
-    for head in replay.heads:
-        assert headers(head)["authorization"] == "bearer " + KEY
-        assert "x-api-key" not in headers(head)
+    AnthropicInferenceClient("m", api_url=server.url).generate("hello")
+    for sent in server.requests:
+        assert sent.headers["authorization"] == "Bearer " + KEY
+        assert "x-api-key" not in sent.headers
 
 
 def test_no_key_at_all():
@@ -65,52 +57,52 @@ def test_no_key_at_all():
         AnthropicInferenceClient("m")
 
 
-def test_the_password_file_does_not_replace_the_key(replay, monkeypatch, tmp_path):
+def test_the_password_file_does_not_replace_the_key(server, monkeypatch, tmp_path):
     """A ~/.netrc with an entry for the host changes nothing."""
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login someone password else\n")
     netrc.chmod(0o600)
     monkeypatch.setenv("NETRC", str(netrc))
     for session in (None, requests.Session()):
-        AnthropicInferenceClient("m", api_url=replay.url, auth_token=KEY, session=session).generate("hello")
-        assert headers(replay.heads[-1])["authorization"] == "bearer " + KEY
+        AnthropicInferenceClient("m", api_url=server.url, auth_token=KEY, session=session).generate("hello")
+        assert server.requests[-1].headers["authorization"] == "Bearer " + KEY
 
 
 @pytest.mark.parametrize("given", ["argument", "environment"])
-def test_a_proxy(given, replay, monkeypatch):
+def test_a_proxy(given, server, monkeypatch):
     """Requests go through the proxy that is given, or that of the environment."""
-    proxies = {"http": replay.url} if given == "argument" else None
+    proxies = {"http": server.url} if given == "argument" else None
     if given == "environment":
-        monkeypatch.setenv("http_proxy", replay.url)
+        monkeypatch.setenv("http_proxy", server.url)
     client = AnthropicInferenceClient("m", KEY, "http://models.test/v1/messages", proxies=proxies)
     check_whole(client.generate("hello"))
-    assert replay.heads[0].startswith("POST http://models.test/v1/messages HTTP/1.1")
+    assert (server.requests[0].method, server.requests[0].path) == ("POST", "http://models.test/v1/messages")
 
 
-def test_a_proxy_that_is_not_there(replay):
+def test_a_proxy_that_is_not_there(server):
     """A proxy that cannot be reached is a ConnectionFailed, and nothing goes past it."""
-    client = AnthropicInferenceClient("m", KEY, replay.url, proxies={"http": "http://127.0.0.1:1"}, max_retries=0)
+    client = AnthropicInferenceClient("m", KEY, server.url, proxies={"http": "http://127.0.0.1:1"}, max_retries=0)
     with pytest.raises(ConnectionFailed):
         client.generate("hello")
-    assert replay.heads == []
+    assert server.requests == []
 
 
 # A session that the application brings
 
 
-def test_the_session_that_is_brought(replay):
+def test_the_session_that_is_brought(server):
     """Every request goes through it, with what it is set to; it is not closed, and no other is made."""
     seen = []
     session = requests.Session()
     session.headers["X-App"] = "mine"
     session.hooks["response"].append(lambda response, **_: seen.append(response.status_code))
-    with AnthropicInferenceClient("m", KEY, replay.url, session=session) as client:
+    with AnthropicInferenceClient("m", KEY, server.url, session=session) as client:
         check_whole(client.generate("hello"))
         check_whole(client.generate("hello"))
-    assert headers(replay.heads[0])["x-app"] == "mine"
+    assert server.requests[0].headers["x-app"] == "mine"
     assert seen == [200, 200]
-    replay.answer = (200, {"content-type": "text/plain"}, [b"still open"], "length")
-    assert session.post(replay.url, data=b"x", timeout=5).text == "still open"
+    server.answer_with(Answer(b"still open", framing="length"))
+    assert session.post(server.url, data=b"x", timeout=5).text == "still open"
 
 
 @pytest.mark.parametrize("point", ["connect", "headers", "body"])

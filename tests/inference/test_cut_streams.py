@@ -4,15 +4,13 @@ What comes out is the whole reply or a StreamInterrupted with what had arrived: 
 """
 
 import json
-import socket
-import struct
 
 import pytest
 
 from asimov_sync import AnthropicInferenceClient, StreamInterrupted
 
+from .byte_server import Answer, ByteServer
 from .conftest import KEY
-from .replay import Replay
 
 TEXT = ["Wör", "ds\u2028 ", "of ", "a ", "re", "ply", ", ", "in ", "pie", "ces", "."]
 INPUT = ["", '{"city"', ': "Ro', "me", '"}']
@@ -54,38 +52,28 @@ CONTENT = [
 ]
 
 
-class CuttingReplay(Replay):
-    """Sends the answer's first piece and breaks the connection: in the middle of a chunk, by its end, or with a reset."""
-
-    def send(self, connection, status, headers, parts, framing):
-        head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
-        if framing == "chunked":
-            # One chunk of the whole length was announced.
-            head += "transfer-encoding: chunked\r\n\r\n{:x}".format(len(BODY))
-        connection.sendall(head.encode() + b"\r\n" + (b"" if framing == "chunked" else b"\r\n") + parts[0])
-        if framing == "reset":
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        return False
+STREAM = {"content-type": "text/event-stream"}
+CUTS = {
+    "in a chunk": {"framing": "chunk", "length": len(BODY)},
+    "by its end": {"framing": "close"},
+    "with a reset": {"framing": "close", "reset": True},
+}
+"""How the connection breaks behind what was sent."""
 
 
 @pytest.fixture(scope="module")
 def asked():
     """What comes out of a stream that a server cuts, or splits: a reply, or an error."""
-    servers = {True: CuttingReplay(), False: Replay()}
-    clients = {kind: AnthropicInferenceClient("m", KEY, server.url, max_retries=0) for kind, server in servers.items()}
+    with ByteServer() as server, AnthropicInferenceClient("m", KEY, server.url, max_retries=0) as client:
 
-    def ask(cutting, parts, framing):
-        servers[cutting].answer = (200, {"content-type": "text/event-stream"}, parts, framing)
-        with clients[cutting].stream("hello") as stream:
-            for _event in stream:
-                pass
-            return stream.reply
+        def ask(*pieces, **options):
+            server.answer_with(Answer(*pieces, headers=STREAM, **options))
+            with client.stream("hello") as stream:
+                for _event in stream:
+                    pass
+                return stream.reply
 
-    yield ask
-    for client in clients.values():
-        client.close()
-    for server in servers.values():
-        server.close()
+        yield ask
 
 
 def check_whole(reply):
@@ -98,13 +86,13 @@ def test_there_are_thirty_events():
     assert len(EVENTS) == 30
 
 
-@pytest.mark.parametrize("framing", ["chunked", "close", "reset"])
-def test_cut_at_every_byte(framing, asked):
+@pytest.mark.parametrize("cut", list(CUTS))
+def test_cut_at_every_byte(cut, asked):
     """Cut anywhere, however the connection ends: the whole reply, or an error with a part of it."""
     interrupted = 0
     for place in range(len(BODY) + 1):
         try:
-            reply = asked(True, [BODY[:place]], framing)
+            reply = asked(BODY[:place], **CUTS[cut])
         except StreamInterrupted as error:
             interrupted += 1
             assert error.partial.stop_reason is None
@@ -112,11 +100,11 @@ def test_cut_at_every_byte(framing, asked):
             continue
         check_whole(reply)
         # The final event needs no blank line behind it, and nothing else can be missing.
-        assert place >= len(BODY) - 2 or framing == "reset"
+        assert place >= len(BODY) - 2 or cut == "with a reset"
     assert interrupted >= len(BODY) - 2
 
 
 def test_split_at_every_byte(asked):
     """Split anywhere into two pieces: always the whole reply."""
     for place in range(1, len(BODY)):
-        check_whole(asked(False, [BODY[:place], BODY[place:]], "chunked"))
+        check_whole(asked(BODY[:place], BODY[place:]))

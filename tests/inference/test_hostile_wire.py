@@ -24,68 +24,20 @@ from asimov_sync import (
 from asimov_sync.testing import ScriptedInferenceClient, calls
 
 from ..waiting import Background
+from .byte_server import Answer, ByteServer
 
 START = {"type": "message_start", "message": {"id": "m", "content": [], "usage": {"input_tokens": 3}}}
 BLOCK = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
 TEXT = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "half"}}
 STOP = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 2}}
 END = {"type": "message_stop"}
+JSON = {"content-type": "application/json"}
 
 
-TLS = b"\x16\x03"  # how a TLS handshake begins
-
-
-class RawServer:
-    """Answers each request on a loopback port with the same bytes; then closes, or stalls until it is closed itself."""
-
-    def __init__(self, response, stall=False):
-        self.connections = 0
-        self._response = response
-        self._stall = stall
-        self._closed = threading.Event()
-        self._listener = socket.socket()
-        self._listener.bind(("127.0.0.1", 0))
-        self._listener.listen(16)
-        self.url = "http://127.0.0.1:{}/".format(self._listener.getsockname()[1])
-        self._serving = Background(self._serve)
-
-    def _serve(self):
-        while not self._closed.is_set():
-            connection, _ = self._listener.accept()
-            if self._closed.is_set():
-                connection.close()
-                return
-            self.connections += 1
-            with connection:
-                data = b""
-                while b"\r\n\r\n" not in data and not data.startswith(TLS):
-                    data += connection.recv(65536)
-                if data.startswith(TLS):
-                    connection.sendall(self._response)
-                    continue
-                # The whole of the request: closing a socket with unread bytes resets it, and the answer may be lost.
-                left = int(data.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
-                left -= len(data.split(b"\r\n\r\n", 1)[1])
-                while left > 0:
-                    left -= len(connection.recv(65536))
-                connection.sendall(self._response)
-                if self._stall:
-                    self._closed.wait(20)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exc_info):
-        self._closed.set()
-        socket.create_connection(self._listener.getsockname()).close()
-        self._serving.result()
-        self._listener.close()
-
-
-def http(body, status="200 OK", kind="text/event-stream", length=None):
-    head = "HTTP/1.1 {}\r\ncontent-type: {}\r\nconnection: close\r\n".format(status, kind)
-    head += "content-length: {}\r\n".format(len(body) if length is None else length)
-    return head.encode() + b"\r\n" + body
+def said(body, **options):
+    """An answer in one piece, of this length, and of the kind of a stream unless told otherwise."""
+    options = dict({"headers": {"content-type": "text/event-stream"}, "framing": "length"}, **options)
+    return Answer(body, **options)
 
 
 def sse(*events):
@@ -117,7 +69,7 @@ def client(server, **options):
 )
 def test_garbage_interrupts_the_stream(odd):
     """An event that cannot be read is a StreamInterrupted with what had arrived, whatever it consists of."""
-    with RawServer(http(sse(START, BLOCK, TEXT, odd, STOP, END))) as server:
+    with ByteServer(said(sse(START, BLOCK, TEXT, odd, STOP, END))) as server:
         stream = client(server).stream("hello")
         assert next(stream).text == "half"
         with pytest.raises(StreamInterrupted) as caught:
@@ -131,14 +83,14 @@ def test_garbage_interrupts_the_stream(odd):
 )
 def test_odd_figures_do_not_spoil_a_reply(odd):
     """Usage that is no usage counts nothing, and the reply is whole."""
-    with RawServer(http(sse(START, BLOCK, TEXT, dict(STOP, **odd), END))) as server:
+    with ByteServer(said(sse(START, BLOCK, TEXT, dict(STOP, **odd), END))) as server:
         reply = client(server).generate("hello")
     assert (reply.text, reply.usage.input_tokens, reply.usage.output_tokens) == ("half", 3, 0)
 
 
 def test_events_without_data_are_passed_over():
     """An event with an empty data line is no event."""
-    with RawServer(http(sse(START, b"", BLOCK, TEXT, STOP, END))) as server:
+    with ByteServer(said(sse(START, b"", BLOCK, TEXT, STOP, END))) as server:
         assert client(server).generate("hello").text == "half"
 
 
@@ -149,7 +101,7 @@ def test_events_without_data_are_passed_over():
 )
 def test_a_stream_that_only_looks_whole(events):
     """A final event without a beginning, or without a reason to stop, is no reply."""
-    with RawServer(http(sse(*events))) as server, pytest.raises(StreamInterrupted):
+    with ByteServer(said(sse(*events))) as server, pytest.raises(StreamInterrupted):
         client(server).generate("hello")
 
 
@@ -169,7 +121,7 @@ def test_a_stream_that_only_looks_whole(events):
 )
 def test_json_that_is_no_message(body):
     """A 200 whose JSON is not a finished message is a ProviderError."""
-    with RawServer(http(json.dumps(body).encode(), kind="application/json")) as server:
+    with ByteServer(said(json.dumps(body).encode(), headers=JSON)) as server:
         with pytest.raises(ProviderError, match="Messages API"):
             client(server).generate("hello")
 
@@ -188,7 +140,7 @@ def test_json_that_is_no_message(body):
 )
 def test_odd_error_bodies(body, told):
     """A 400 is an InvalidRequestError, whatever its body; what can be read of it is told."""
-    with RawServer(http(json.dumps(body).encode(), "400 Bad Request", "application/json")) as server:
+    with ByteServer(said(json.dumps(body).encode(), status=400, headers=JSON)) as server:
         with pytest.raises(InvalidRequestError, match=told):
             client(server).generate("hello")
 
@@ -196,7 +148,8 @@ def test_odd_error_bodies(body, told):
 @pytest.mark.parametrize("stall", [False, True], ids=["cut", "stalled"])
 def test_a_refusal_is_told_by_its_status(stall):
     """A 401 whose body is cut or never comes is an AuthenticationError, and is not tried again."""
-    with RawServer(http(b'{"type": "err', "401 Unauthorized", "application/json", length=500), stall=stall) as server:
+    refusal = said(b'{"type": "err', status=401, headers=JSON, length=500, hold=1 if stall else None)
+    with ByteServer(refusal) as server:
         with pytest.raises(AuthenticationError):
             client(server, timeout=Timeout(idle=0.3)).with_options(max_retries=2).generate("hello")
         assert server.connections == 1
@@ -204,7 +157,8 @@ def test_a_refusal_is_told_by_its_status(stall):
 
 def test_an_endless_error_body_is_not_read_to_its_end():
     """Of an error's body only so much is read."""
-    with RawServer(http(b"x" * 1000000, "500 Internal Server Error", "text/plain", length=10**9), stall=True) as server:
+    endless = said(b"x" * 1000000, status=500, headers={"content-type": "text/plain"}, length=10**9, hold=1)
+    with ByteServer(endless) as server:
         with pytest.raises(ProviderError) as caught:
             Background(client(server).generate, "hello").result(10)
     assert len(str(caught.value)) < 3000
@@ -246,7 +200,7 @@ def test_text_that_has_no_utf8_is_sent_all_the_same():
     def names() -> str:
         return "caf\udce9.txt"
 
-    with RawServer(http(sse(START, BLOCK, TEXT, STOP, END))) as server:
+    with ByteServer(said(sse(START, BLOCK, TEXT, STOP, END))) as server:
         assert client(server).generate("caf\udce9.txt").text == "half"
     scripted = ScriptedInferenceClient([calls(("names", {})), "done"])
     assert scripted.run_tools("go", [names]).text == "done"
@@ -286,7 +240,7 @@ def test_a_tool_that_cancels_ends_the_run(max_workers):
 
 def test_what_was_cut_is_charged():
     """The tokens of a reply that was cut short are in the client's usage, as far as they were told."""
-    with RawServer(http(sse(START, BLOCK, TEXT))) as server:
+    with ByteServer(said(sse(START, BLOCK, TEXT))) as server:
         cut = client(server)
         with pytest.raises(InferenceError):
             cut.generate("hello")
@@ -296,7 +250,7 @@ def test_what_was_cut_is_charged():
 def test_a_failure_before_the_first_figure_is_not_charged():
     """A stream that fails before it told any figure costs nothing, and counts as no request."""
     error = {"type": "error", "error": {"type": "overloaded_error", "message": "busy"}}
-    with RawServer(http(sse(error))) as server:
+    with ByteServer(said(sse(error))) as server:
         busy = client(server)
         with pytest.raises(OverloadedError):
             busy.generate("hello")
@@ -305,7 +259,7 @@ def test_a_failure_before_the_first_figure_is_not_charged():
 
 def test_a_tls_handshake_that_fails():
     """A server that speaks no TLS is a ConnectionFailed, with the SSL error as its cause and no request in it."""
-    with RawServer(http(b"")) as server:
+    with ByteServer() as server:
         secure = AnthropicInferenceClient(model="m", api_key="k", api_url=server.url.replace("http:", "https:"), max_retries=0)
         with pytest.raises(ConnectionFailed) as caught:
             Background(secure.generate, "hello").result()
@@ -342,7 +296,7 @@ def test_a_large_request_is_not_bounded_by_the_connect_timeout(serve):
             got = len(data.split(b"\r\n\r\n", 1)[1])
             while got < length:
                 got += len(connection.recv(1 << 20))
-            connection.sendall(http(sse(START, BLOCK, TEXT, STOP, END)))
+            connection.sendall(b"".join(said(sse(START, BLOCK, TEXT, STOP, END)).writes()))
 
     reading = Background(read_late)
     url = "http://127.0.0.1:{}/".format(listener.getsockname()[1])

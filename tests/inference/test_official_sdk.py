@@ -10,8 +10,9 @@ import pytest
 
 from asimov_sync import AnthropicInferenceClient, InferenceError
 
+from ..recorded import pieces
+from .byte_server import Answer, ByteServer
 from .conftest import KEY
-from .replay import Replay, pieces
 from .test_recorded_messages import STREAMS, read_stream
 
 BETA = ("compaction", "mcp_tool_use")
@@ -19,10 +20,10 @@ BETA = ("compaction", "mcp_tool_use")
 
 
 @pytest.fixture(scope="module")
-def replay():
-    server = Replay()
-    yield server
-    server.close()
+def server():
+    """A server whose next answer each test sets."""
+    with ByteServer() as opened:
+        yield opened
 
 
 def plain(block):
@@ -40,15 +41,16 @@ def first_message(body):
 
 
 @pytest.mark.parametrize("record", STREAMS)
-def test_the_official_accumulation(record, replay):
+def test_the_official_accumulation(record, server):
     """Content and stop reason are those of the official SDK's own accumulated message; where it fails, so do we."""
     content, _, _, _, error, _ = read_stream(record.body)
     body = record.body if error is not None else first_message(record.body)
-    replay.answer = (200, {"content-type": "text/event-stream"}, pieces(body, "events"), "close")
-    sdk = anthropic.Anthropic(api_key=KEY, base_url=replay.url, max_retries=0)
+    stream = {"content-type": "text/event-stream"}
+    server.answer_with(Answer(*pieces(body, "events"), headers=stream, framing="close"))
+    sdk = anthropic.Anthropic(api_key=KEY, base_url=server.url, max_retries=0)
     messages = sdk.beta.messages if any(block["type"] in BETA for block in content) else sdk.messages
     asked = {"model": "m", "max_tokens": 10, "messages": [{"role": "user", "content": "hello"}]}
-    client = AnthropicInferenceClient("m", KEY, replay.url, max_retries=0)
+    client = AnthropicInferenceClient("m", KEY, server.url, max_retries=0)
     if error is not None:
         with pytest.raises(anthropic.APIError), messages.stream(**asked) as stream:
             stream.get_final_message()

@@ -1,9 +1,8 @@
 """The client of chat completions, against a raw server on a socket: what it sends, where, and what it makes of the answers."""
 
-import collections
+import contextlib
 import json
 import re
-import socket
 
 import pytest
 
@@ -21,66 +20,32 @@ from asimov_sync import (
     Usage,
 )
 
-from ..waiting import Background
+from .byte_server import Answer, ByteServer
 
 KEY = "sk-secret-0123456789"
-
-Asked = collections.namedtuple("Asked", "path headers body")
-
-
-class ChatServer:
-    """Answers the requests on a loopback port with these bytes, one each, and keeps what was asked."""
-
-    def __init__(self, *answers):
-        self.asked = []
-        self._listener = socket.socket()
-        self._listener.bind(("127.0.0.1", 0))
-        self._listener.listen(8)
-        self.base = "http://127.0.0.1:{}/v1".format(self._listener.getsockname()[1])
-        self.url = self.base + "/chat/completions"
-        self._serving = Background(self._serve, answers)
-
-    def _serve(self, answers):
-        for answer in answers:
-            connection, _ = self._listener.accept()
-            with connection:
-                self.asked.append(self._request(connection))
-                connection.sendall(answer)
-
-    @staticmethod
-    def _request(connection):
-        received = b""
-        while b"\r\n\r\n" not in received:
-            received += connection.recv(65536)
-        head, body = received.split(b"\r\n\r\n", 1)
-        lines = head.decode().split("\r\n")
-        headers = {line.split(": ", 1)[0].lower(): line.split(": ", 1)[1] for line in lines[1:]}
-        while len(body) < int(headers["content-length"]):
-            body += connection.recv(65536)
-        return Asked(lines[0].split(" ")[1], headers, json.loads(body.decode()))
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, *exc_info):
-        if kind is None:
-            self._serving.result()
-        self._listener.close()
+PATH = "/v1/chat/completions"
 
 
-def http(body, status="200 OK", kind="text/event-stream", more=""):
+@contextlib.contextmanager
+def serving(*answers):
+    """A server that is asked as often as it has answers."""
+    with ByteServer(*answers) as server:
+        yield server
+    assert len(server.requests) == len(answers)
+
+
+def said(body, status=200, kind="text/event-stream", **headers):
     """A response whose end is the connection's, as a server that is cut off looks."""
-    body = body if isinstance(body, (bytes, str)) else json.dumps(body)
-    body = body.encode() if isinstance(body, str) else body
-    return "HTTP/1.1 {}\r\ncontent-type: {}\r\nconnection: close\r\n{}\r\n".format(status, kind, more).encode() + body
+    body = body if isinstance(body, str) else json.dumps(body)
+    return Answer(body.encode(), status=status, headers=dict({"content-type": kind}, **headers), framing="close")
 
 
 def sse(*events):
     return "".join("data: {}\n\n".format(one if isinstance(one, str) else json.dumps(one)) for one in events)
 
 
-def refused(status, told, more=""):
-    return http({"error": told}, status, "application/json", more)
+def refused(status, told, **headers):
+    return said({"error": told}, status, "application/json", **headers)
 
 
 FIGURES = {"prompt_tokens": 9, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 4}}
@@ -96,25 +61,27 @@ def wrong(code, message):
 
 HELLO = [chunk({"role": "assistant", "content": ""}), chunk({"content": "hel"}), chunk({"content": "lo"}), chunk({}, "stop")]
 TOTALS = {"choices": [], "usage": FIGURES}
-STREAM = http(sse(*(HELLO + [TOTALS, "[DONE]"])))
+STREAM = said(sse(*(HELLO + [TOTALS, "[DONE]"])))
 USAGE = Usage(input_tokens=5, cache_read_input_tokens=4, output_tokens=3, requests=1)
 
 
 def client(server, **options):
-    return OpenAIInferenceClient(**dict({"model": "m", "api_key": KEY, "api_url": server.url, "max_retries": 0}, **options))
+    return OpenAIInferenceClient(
+        **dict({"model": "m", "api_key": KEY, "api_url": server.url + PATH, "max_retries": 0}, **options)
+    )
 
 
 def test_a_stream():
     """Events come as they are, the reply at the end is whole, and its usage is charged to the client."""
-    with ChatServer(STREAM) as server, client(server) as asking:
+    with serving(STREAM) as server, client(server) as asking:
         stream = asking.stream("hello", system="be brief", max_tokens=7)
         events = list(stream)
     assert events[:2] == [TextDelta("hel"), TextDelta("lo")]
     assert (stream.reply.text, stream.reply.stop_reason, stream.reply.model) == ("hello", "end_turn", "gpt")
     assert stream.reply.usage == asking.usage == USAGE
-    assert server.asked[0].path == "/v1/chat/completions"
-    assert server.asked[0].headers["authorization"] == "Bearer " + KEY
-    assert server.asked[0].body == {
+    assert server.requests[0].path == PATH
+    assert server.requests[0].headers["authorization"] == "Bearer " + KEY
+    assert server.requests[0].json == {
         "model": "m",
         "messages": [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hello"}],
         "max_tokens": 7,
@@ -125,21 +92,21 @@ def test_a_stream():
 
 def test_options_that_are_taken_back():
     """stream_options can be taken back, from the client and from a call, for servers that refuse it."""
-    with ChatServer(STREAM, STREAM, STREAM) as server:
+    with serving(STREAM, STREAM, STREAM) as server:
         client(server).generate("x", stream_options=None)
         client(server, stream_options=None).generate("x")
         client(server).with_options(stream_options={"include_usage": False}).generate("x")
-    assert [asked.body.get("stream_options") for asked in server.asked] == [None, None, {"include_usage": False}]
+    assert [sent.json.get("stream_options") for sent in server.requests] == [None, None, {"include_usage": False}]
 
 
 def test_a_reply_that_is_not_streamed():
     """A request for the whole reply asks for nothing that only streams have, and its answer is read as well."""
     choice = {"index": 0, "message": {"role": "assistant", "content": "hello", "refusal": None}, "finish_reason": "stop"}
     whole = {"id": "c1", "model": "gpt", "choices": [choice], "usage": FIGURES}
-    with ChatServer(http(whole, kind="application/json")) as server:
+    with serving(said(whole, kind="application/json")) as server:
         reply = client(server, extra={"stream": False}).generate("hello")
     assert (reply.text, reply.stop_reason, reply.usage) == ("hello", "end_turn", USAGE)
-    assert server.asked[0].body == {"model": "m", "messages": [{"role": "user", "content": "hello"}], "stream": False}
+    assert server.requests[0].json == {"model": "m", "messages": [{"role": "user", "content": "hello"}], "stream": False}
 
 
 def test_a_conversation_with_tools():
@@ -151,11 +118,11 @@ def test_a_conversation_with_tools():
         """Add two numbers."""
         return a + b
 
-    with ChatServer(http(sse(*wants)), STREAM) as server:
+    with serving(said(sse(*wants)), STREAM) as server:
         run = client(server).run_tools("2 + 3?", [add])
     assert run.text == "hello"
-    assert server.asked[0].body["tools"][0]["function"]["name"] == "add"
-    assert server.asked[1].body["messages"][1:] == [
+    assert server.requests[0].json["tools"][0]["function"]["name"] == "add"
+    assert server.requests[1].json["messages"][1:] == [
         {
             "role": "assistant",
             "content": "",
@@ -195,13 +162,13 @@ def test_what_depends_on_the_server(url, limit, reasoning):
 def test_the_key(monkeypatch):
     """The key is the one given, else the environment's; OpenAI cannot be asked without, a server of one's own can."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-from-the-environment")
-    with ChatServer(STREAM, STREAM, STREAM) as server:
+    with serving(STREAM, STREAM, STREAM) as server:
         client(server, api_key=None).generate("x")
         client(server, api_key="").generate("x")
         monkeypatch.delenv("OPENAI_API_KEY")
         client(server, api_key=None, headers={"Api-Key": "k"}).generate("x")
-    assert [asked.headers.get("authorization") for asked in server.asked] == ["Bearer sk-from-the-environment", None, None]
-    assert server.asked[2].headers["api-key"] == "k"
+    assert [sent.headers.get("authorization") for sent in server.requests] == ["Bearer sk-from-the-environment", None, None]
+    assert server.requests[2].headers["api-key"] == "k"
     for url in ("https://api.openai.com/v1/chat/completions", "https://eu.api.openai.com/v1/chat/completions"):
         with pytest.raises(AuthenticationError, match="OPENAI_API_KEY"):
             OpenAIInferenceClient("m", api_url=url)
@@ -214,11 +181,11 @@ def test_no_key_in_an_error(header):
     """A server that quotes the key that it refuses does not get it into the error, nor is it in the client's repr."""
     told = wrong("invalid_api_key", "Incorrect API key provided: {}.".format(KEY))
     options = {} if header == "authorization" else {"api_key": "", "headers": {header: KEY}}
-    with ChatServer(refused("401 No", told)) as server:
+    with serving(refused(401, told)) as server:
         asking = client(server, **options)
         with pytest.raises(AuthenticationError, match="Incorrect API key provided: ….") as caught:
             asking.generate("x")
-    assert server.asked[0].headers[header].endswith(KEY)
+    assert server.requests[0].headers[header].endswith(KEY)
     assert KEY not in str(caught.value) + repr(caught.value) + repr(vars(caught.value)) + repr(asking) + repr(vars(asking))
     assert caught.value.__cause__ is None and caught.value.__context__ is None
 
@@ -227,14 +194,14 @@ def test_no_key_in_an_error(header):
 def test_an_address_that_is_no_endpoint(answer):
     """An address without the endpoint's name is refused with a word about api_url; a missing model is not blamed on it."""
     answers = {
-        "json": refused("404 No", {"message": "Invalid URL (POST /v1)", "type": "invalid_request_error"}),
-        "text": http("404 page not found", "404 No", "text/plain"),
-        "method": http({"detail": "Method Not Allowed"}, "405 No", "application/json"),
+        "json": refused(404, {"message": "Invalid URL (POST /v1)", "type": "invalid_request_error"}),
+        "text": said("404 page not found", 404, "text/plain"),
+        "method": said({"detail": "Method Not Allowed"}, 405, "application/json"),
     }
-    missing = refused("404 No", {"message": "no such model", "code": "model_not_found"})
-    with ChatServer(answers[answer], missing) as server:
+    missing = refused(404, {"message": "no such model", "code": "model_not_found"})
+    with serving(answers[answer], missing) as server:
         with pytest.raises(InvalidRequestError if answer == "method" else NotFoundError, match=r"api_url.*/chat/completions"):
-            client(server, api_url=server.base).generate("x")
+            client(server, api_url=server.url + "/v1").generate("x")
         with pytest.raises(NotFoundError) as caught:
             client(server).generate("x")
     assert "api_url" not in str(caught.value)
@@ -242,7 +209,7 @@ def test_an_address_that_is_no_endpoint(answer):
 
 def test_an_answer_that_is_not_the_wire():
     """A page with the status 200 is a ProviderError that asks about api_url."""
-    with ChatServer(http("<html>hello</html>", kind="text/html")) as server:
+    with serving(said("<html>hello</html>", kind="text/html")) as server:
         with pytest.raises(ProviderError, match="chat-completions.*api_url"):
             client(server).generate("x")
 
@@ -250,8 +217,8 @@ def test_an_answer_that_is_not_the_wire():
 def test_a_refusal_tells_what_the_server_told():
     """A refusal has the server's word, its message, the parameter, the request's id and the time to wait."""
     told = dict(wrong("unsupported_parameter", "not with this model"), param="stop")
-    slow = refused("429 Slow", wrong("rate_limit_exceeded", "slow"), "retry-after: 99\r\nx-request-id: req_1\r\n")
-    with ChatServer(refused("400 No", told), slow) as server:
+    slow = refused(429, wrong("rate_limit_exceeded", "slow"), **{"retry-after": 99, "x-request-id": "req_1"})
+    with serving(refused(400, told), slow) as server:
         with pytest.raises(InvalidRequestError, match=re.escape("not with this model (parameter: stop)")) as caught:
             client(server).stream("x")
         assert caught.value.error_type == "unsupported_parameter"
@@ -263,7 +230,7 @@ def test_a_refusal_tells_what_the_server_told():
 def test_a_quota_is_not_waited_for():
     """A 429 that says that the account is used up is not tried again."""
     told = {"message": "You exceeded your current quota", "type": "insufficient_quota", "code": "insufficient_quota"}
-    with ChatServer(refused("429 No", told)) as server:
+    with serving(refused(429, told)) as server:
         with pytest.raises(PermissionDeniedError) as caught:
             client(server, max_retries=3).generate("x")
     assert caught.value.attempts == 1
@@ -271,8 +238,8 @@ def test_a_quota_is_not_waited_for():
 
 def test_a_stream_that_is_cut():
     """A stream that just ends is an interruption with what had arrived, and generate asks again."""
-    cut = http(sse(*HELLO[:3]))
-    with ChatServer(cut, cut, STREAM) as server:
+    cut = said(sse(*HELLO[:3]))
+    with serving(cut, cut, STREAM) as server:
         with pytest.raises(StreamInterrupted) as caught:
             list(client(server).stream("x"))
         assert (caught.value.text, caught.value.partial.stop_reason) == ("hello", None)
@@ -284,7 +251,7 @@ def test_a_stream_that_is_cut():
 def test_an_error_in_the_middle():
     """An error after the status 200 is raised with what had arrived; before any content it is tried again, unseen."""
     failure = {"error": {"message": "upstream is gone", "code": 502}}
-    with ChatServer(http(sse(*(HELLO[:2] + [failure, "[DONE]"]))), http(sse(failure)), STREAM) as server:
+    with serving(said(sse(*(HELLO[:2] + [failure, "[DONE]"]))), said(sse(failure)), STREAM) as server:
         with pytest.raises(ProviderError, match="upstream is gone") as caught:
             list(client(server, max_retries=1).stream("x"))
         assert (caught.value.partial.text, caught.value.status) == ("hel", 502)
@@ -297,7 +264,7 @@ def test_an_error_in_the_middle():
 
 def test_a_stream_can_be_left():
     """A stream that is closed gives no short reply."""
-    with ChatServer(STREAM) as server:
+    with serving(STREAM) as server:
         stream = client(server).stream("x")
         assert next(stream) == TextDelta("hel")
         stream.close()

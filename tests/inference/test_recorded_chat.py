@@ -7,8 +7,6 @@ at what came out. Every stream is served, as it was recorded, in three framings;
 import collections
 import json
 import re
-import socket
-import threading
 
 import pytest
 
@@ -30,7 +28,8 @@ from asimov_sync.inference.chat_request import encode_request
 from asimov_sync.inference.request import Request
 from asimov_sync.messages import as_messages
 
-from ..recorded import recorded
+from ..recorded import pieces, recorded
+from .byte_server import Answer, ByteServer
 
 ALL = recorded("openai", "openai_reconstructed")
 
@@ -59,95 +58,28 @@ ELSEWHERE = {}
 """Records of other APIs than chat completions, by name: why they are not served here. There are none."""
 
 
-class Replayer:
-    """A loopback server that answers each request with the next answer: a head, and pieces that are sent one by one."""
-
-    def __init__(self):
-        self.answers = collections.deque()
-        self._listener = socket.socket()
-        self._listener.bind(("127.0.0.1", 0))
-        self._listener.listen(8)
-        self.url = "http://127.0.0.1:{}/v1/chat/completions".format(self._listener.getsockname()[1])
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self):
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._converse, args=(connection,), daemon=True).start()
-
-    def _converse(self, connection):
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        with connection:
-            try:
-                while self._answer(connection):
-                    pass
-            except ConnectionError:
-                pass  # the client has its final event, and is free to go
-
-    def _answer(self, connection):
-        """Read a request, and send the next answer; returns whether another request may follow."""
-        received = b""
-        while b"\r\n\r\n" not in received:
-            more = connection.recv(65536)
-            if not more:
-                return False
-            received += more
-        head, received = received.split(b"\r\n\r\n", 1)
-        length = int(re.search(rb"(?i)content-length: (\d+)", head).group(1))
-        while len(received) < length:
-            received += connection.recv(65536)
-        sent, closes = self.answers.popleft()
-        for piece in sent:
-            connection.sendall(piece)
-        return not closes
-
-    def close(self):
-        self._listener.close()
-
-
-def pieces_of(body, size):
-    return [body[start : start + size] for start in range(0, len(body), size)]
-
-
-def framed(record, framing):
-    """What is sent, piece by piece, and whether the connection is closed then; the client must not care.
-
-    An HTTP chunk is read by itself, so that many in one write are as good as many writes, and faster.
-    """
-    head = "HTTP/1.1 {} X\r\ncontent-type: {}\r\nx-request-id: req-1\r\n".format(
-        record.status, "text/event-stream" if is_stream(record) else record.headers.get("content-type", "application/json")
-    )
-    if framing == "whole, until the connection closes":
-        return [head.encode() + b"connection: close\r\n\r\n", record.body], True
-    if framing == "a few bytes at a time":
-        # 7 bytes, and more where that were too many pieces for a test that is to be fast.
-        pieces = pieces_of(record.body, max(7, len(record.body) // 1500))
-        sent = [b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces)]
-    else:
-        pieces = re.split(rb"(?<=\n\n)|(?<=\n\r\n)", record.body)
-        sent = [b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces if piece]
-    return [head.encode() + b"transfer-encoding: chunked\r\n\r\n"] + sent + [b"0\r\n\r\n"], False
-
-
-FRAMINGS = ["whole, until the connection closes", "a few bytes at a time", "event by event"]
+FRAMINGS = [("whole", "close"), ("splinters", "chunked"), ("events", "chunked")]
+"""How the pieces of a body end, and how they are framed; the client must not care."""
 
 
 @pytest.fixture(scope="module")
 def replay():
-    """Serves a record in a framing to a real client."""
-    replayer = Replayer()
-    with OpenAIInferenceClient("m", api_key="sk-test-0123456789", api_url=replayer.url, max_retries=0) as client:
+    """Serves a record to a real client, in these pieces and this framing."""
+    served = []
+    with ByteServer() as server, OpenAIInferenceClient(
+        "m", api_key="sk-test-0123456789", api_url=server.url + "/v1/chat/completions", max_retries=0
+    ) as client:
 
-        def start(record, framing):
-            replayer.answers.append(framed(record, framing))
+        def start(record, chunking="events", framing="chunked"):
+            kind = "text/event-stream" if is_stream(record) else record.headers.get("content-type", "application/json")
+            headers = {"content-type": kind, "x-request-id": "req-1"}
+            parts = pieces(record.body, chunking)
+            server.answer_with(Answer(*parts, status=record.status, headers=headers, framing=framing))
+            served.append(record)
             return client
 
         yield start
-        assert not replayer.answers, "an answer was not asked for"
-    replayer.close()
+        assert len(server.requests) == len(served), "an answer was not asked for, or more than once"
 
 
 # The independent reading
@@ -331,8 +263,8 @@ FAILING = {
 def test_a_recorded_stream(replay, record):
     """A stream gives the same events and the same reply in every framing, and they are what was recorded."""
     failure = next((chunk["error"] for chunk in chunks_of(record.body) if chunk.get("error")), None)
-    for framing in FRAMINGS:
-        stream = replay(record, framing).stream("hello")
+    for chunking, framing in FRAMINGS:
+        stream = replay(record, chunking, framing).stream("hello")
         if failure is not None:
             with pytest.raises(FAILING[failure["code"]], match=re.escape(failure["message"])) as caught:
                 list(stream)
@@ -357,7 +289,7 @@ def test_a_recorded_stream(replay, record):
 @pytest.mark.parametrize("record", ANSWERS)
 def test_a_recorded_answer(replay, record):
     """A reply that was not streamed is what was recorded."""
-    check(replay(record, "event by event").generate("hello"), reading_of_answer(record))
+    check(replay(record).generate("hello"), reading_of_answer(record))
 
 
 EXPECTED = {
@@ -386,7 +318,7 @@ def test_a_recorded_refusal(replay, record):
     word = next((told[name] for name in ("code", "type") if isinstance(told.get(name), str)), None)
     kind = EXPECTED[record.status, "prompt too long" if "prompt too long" in told.get("message", "") else word]
     with pytest.raises(InferenceError) as caught:
-        replay(record, "event by event").generate("hello")
+        replay(record).generate("hello")
     error = caught.value
     assert type(error) is kind
     assert told.get("message", "") in str(error)

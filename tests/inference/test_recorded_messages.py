@@ -11,9 +11,9 @@ from asimov_sync import AnthropicInferenceClient, ChatMessage, InferenceError, S
 from asimov_sync.inference.messages_codec import encode_request
 from asimov_sync.inference.request import Request
 
-from ..recorded import recorded
+from ..recorded import CHUNKINGS, pieces, recorded
+from .byte_server import Answer, ByteServer
 from .conftest import KEY
-from .replay import CHUNKINGS, FRAMINGS, Replay, pieces
 
 RECORDS = recorded("anthropic", "anthropic_attested", "anthropic_reconstructed")
 
@@ -35,15 +35,15 @@ REFUSALS = of(lambda record: record.status != 200)
 
 
 @pytest.fixture(scope="module")
-def replay():
-    server = Replay()
-    yield server
-    server.close()
+def server():
+    """A server whose next answer each test sets."""
+    with ByteServer() as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")
-def client(replay):
-    with AnthropicInferenceClient("m", KEY, replay.url, max_retries=0) as asking:
+def client(server):
+    with AnthropicInferenceClient("m", KEY, server.url, max_retries=0) as asking:
         yield asking
 
 
@@ -132,12 +132,13 @@ def check_history(reply, content):
 # Streams
 
 
-@pytest.mark.parametrize("framing", FRAMINGS)
+@pytest.mark.parametrize("framing", ["chunked", "close"])
 @pytest.mark.parametrize("chunking", CHUNKINGS)
 @pytest.mark.parametrize("record", STREAMS)
-def test_a_recorded_stream(record, chunking, framing, replay, client):
+def test_a_recorded_stream(record, chunking, framing, server, client):
     """A recorded stream folds to what it says, however its bytes are cut and framed."""
-    replay.answer = (200, {"content-type": "text/event-stream"}, pieces(record.body, chunking), framing)
+    stream = {"content-type": "text/event-stream"}
+    server.answer_with(Answer(*pieces(record.body, chunking), headers=stream, framing=framing))
     content, spoken, stop, usage, error, whole = read_stream(record.body)
     stream = client.stream("hello")
     if error is not None or not whole:
@@ -160,9 +161,9 @@ def test_a_recorded_stream(record, chunking, framing, replay, client):
 
 
 @pytest.mark.parametrize("record", WHOLE)
-def test_a_recorded_answer(record, replay, client):
+def test_a_recorded_answer(record, server, client):
     """A recorded answer in one piece is the reply that it says."""
-    replay.answer = (200, {"content-type": "application/json"}, [record.body], "length")
+    server.answer_with(Answer(record.body, framing="length"))
     told = json.loads(record.body.decode("utf-8"))
     reply = client.generate("hello")
     check(reply, told["content"], told["stop_reason"], told["usage"])
@@ -180,9 +181,9 @@ CLASSES = {
 
 
 @pytest.mark.parametrize("record", REFUSALS)
-def test_a_recorded_refusal(record, replay, client):
+def test_a_recorded_refusal(record, server, client):
     """A recorded error is the error class of its type, with the provider's words."""
-    replay.answer = (record.status, {"content-type": "application/json"}, [record.body], "length")
+    server.answer_with(Answer(record.body, status=record.status, framing="length"))
     told = json.loads(record.body.decode("utf-8"))["error"]
     with pytest.raises(InferenceError) as caught:
         client.generate("hello")
