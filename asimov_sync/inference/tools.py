@@ -7,6 +7,7 @@ import json
 import re
 from typing import Any, Callable, Dict, Iterable, Optional, Tuple, Union, overload
 
+import typing_extensions
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
@@ -143,7 +144,11 @@ def _gatherer(plain: Callable[..., Any], signature: inspect.Signature) -> Callab
     made: Any = gather
     made.__signature__ = signature
     named = signature.parameters.values()
-    made.__annotations__ = {one.name: one.annotation for one in named if one.annotation is not one.empty}
+    try:
+        hints = typing_extensions.get_type_hints(plain, include_extras=True)
+    except Exception:  # a name of the function around it, say: pydantic looks further, and tells what it does not find
+        hints = {}
+    made.__annotations__ = {one.name: hints.get(one.name, one.annotation) for one in named if one.annotation is not one.empty}
     made.__module__ = plain.__module__  # where hints that are text are looked up
     return gather
 
