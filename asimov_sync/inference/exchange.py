@@ -27,6 +27,8 @@ ERROR_BYTES = 65536
 """How much of an error's body is read."""
 DRAIN_SECONDS = 0.25
 """How long the end of a body is waited for when its last event was seen, so that the connection can be used again."""
+LONGEST_SECONDS = 1e6
+"""The longest time-out that is set, more than a week; sockets take no more than 2^31 milliseconds."""
 
 _here = threading.local()  # .exchange: what this thread sends just now
 
@@ -67,7 +69,8 @@ class Exchange:
         self._deadline = deadline
         self._idle = idle
         self._response: Any = None
-        self._lock = threading.Lock()  # guards _socket: it is shut down only while it is this exchange's
+        # Guards _socket: it is shut down only while it is this exchange's. Re-entrant: a signal handler may cancel.
+        self._lock = threading.RLock()
         self._socket: Optional[socket.socket] = None
         self._young: Optional[socket.socket] = None  # a second handle on a socket whose connection is still being made
         self._received = 0
@@ -88,15 +91,16 @@ class Exchange:
         _here.exchange = self
         try:
             self._cancellation.raise_if_cancelled()
-            assert self._session is not None
-            response = self._session.post(
+            session = self._session
+            response = session.post(
                 url,
                 data=body,
                 headers=headers,
                 # A password from ~/.netrc would take the place of the key.
-                auth=None if self._session.auth else _unchanged,
-                proxies=self._transport.proxies or None,
-                verify=self._transport.certificates,
+                auth=None if session.auth else _unchanged,
+                # The session's own are said once more, because requests prefers those of the environment to them.
+                proxies=dict(session.proxies, **self._transport.proxies) or None,
+                verify=self._transport.certificates or session.verify,
                 stream=True,
                 timeout=(connect, idle),
                 allow_redirects=False,
@@ -119,9 +123,8 @@ class Exchange:
     def _seconds(self, limit: Optional[float]) -> Optional[float]:
         """How long the next wait may take: the limit, or what is left of the call's or the cancellation's time."""
         moments = [moment for moment in (self._deadline, self._cancellation.deadline) if moment is not None]
-        left = max(0.001, min(moments) - time.monotonic()) if moments else None
-        given = [seconds for seconds in (limit, left) if seconds is not None and seconds != float("inf")]
-        return min(given, default=None)
+        left = min(moments) - time.monotonic() if moments else None
+        return _settable(min([seconds for seconds in (limit, left) if seconds is not None], default=None))
 
     @property
     def _chunked(self) -> bool:
@@ -140,9 +143,13 @@ class Exchange:
         """Connect, unless the exchange is over before."""
         sock = dial(host, port, self._seconds(self._transport.timeout.connect), lambda: self._aborted, source, options)
         # A TLS handshake takes the socket's handle away from whoever holds the object; a second one reaches it all the same.
-        with self._lock:
-            self._young = sock.dup()
-            aborted = self._aborted
+        try:
+            with self._lock:
+                self._young = sock.dup()
+                aborted = self._aborted
+        except BaseException:
+            sock.close()
+            raise
         if aborted:
             self.abort()
         return sock
@@ -159,6 +166,13 @@ class Exchange:
         self._limit(self._seconds(self._idle))
         if aborted:
             self.abort()
+
+    def let_go(self) -> None:
+        """Forget the socket, which goes back to where others may take it."""
+        # urllib3 sends the next request with the time-out that it finds, and that of a drain is short.
+        self._limit(_settable(self._idle))
+        with self._lock:
+            self._socket = None
 
     def abort(self) -> None:
         """Free whoever waits for the response or its body; they find the connection at its end."""
@@ -247,10 +261,11 @@ class Exchange:
 
     def _keep(self) -> None:
         """The body was read to its end: leave the connection to the next request."""
+        if self.status < 200:
+            return  # the response itself is still to come, and must not be taken for the answer to another request
         response, self._response = self._response, None
         if response is not None:
-            with self._lock:
-                self._socket = None
+            self.let_go()
             raw: Any = response.raw
             raw._fp.close()  # only http.client's reader: it does not know that this was all
             raw.release_conn()
@@ -271,11 +286,17 @@ class Exchange:
 
     def close(self) -> None:
         """Give up the response; the connection is closed unless its body was read to the end."""
-        self._registration.remove()
-        if self._alarm is not None:
-            self._alarm.cancel()
-        if self.complete() and not self._aborted and self._drained():
-            self._keep()
+        try:
+            self._registration.remove()
+            if self._alarm is not None:
+                self._alarm.cancel()
+            if self.complete() and not self._aborted and self._drained():
+                self._keep()
+        finally:  # Ctrl-C may strike while the end of the body is waited for
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Close what was not kept."""
         response, self._response = self._response, None
         with self._lock:
             self._socket = None
@@ -297,6 +318,11 @@ class Exchange:
 
 def _announced(length: Optional[str]) -> Optional[int]:
     return int(length) if length is not None and length.isdigit() else None
+
+
+def _settable(seconds: Optional[float]) -> Optional[float]:
+    """A time-out that a socket can be set to: one that has passed still is one, and one without an end is none."""
+    return None if seconds is None or seconds > LONGEST_SECONDS else max(0.001, seconds)
 
 
 def _unchanged(request: Any) -> Any:
