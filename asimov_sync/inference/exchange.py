@@ -105,20 +105,23 @@ class Exchange:
                 timeout=(connect, idle),
                 allow_redirects=False,
             )
-            self._response = response
-            self.status = response.status_code
-            self.headers = {name.lower(): value for name, value in response.headers.items()}
-            if not (self._chunked or self._compressed):
-                self._length = _announced(self.headers.get("content-length"))
             if self._socket is None:  # an adapter of the application's own
                 tell_socket(getattr(getattr(response.raw, "_connection", None), "sock", None))
         except self._transport.FAILURES as error:
-            connected = self._socket is not None
-            failure = self._transport.failure(error, self._cancellation, self._deadline, self._idle, connected)
+            # There is one where a hook of the application's session calls raise_for_status.
+            response = getattr(error, "response", None)
+            if response is None:
+                connected = self._socket is not None
+                failure = self._transport.failure(error, self._cancellation, self._deadline, self._idle, connected)
         finally:
             _here.exchange = None
         if failure is not None:
             raise failure  # outside of the except, so that the original is not its context
+        self._response = response
+        self.status = response.status_code
+        self.headers = {name.lower(): value for name, value in response.headers.items()}
+        if not (self._chunked or self._compressed):
+            self._length = _announced(self.headers.get("content-length"))
 
     def _seconds(self, limit: Optional[float]) -> Optional[float]:
         """How long the next wait may take: the limit, or what is left of the call's or the cancellation's time."""
@@ -154,10 +157,11 @@ class Exchange:
             self.abort()
         return sock
 
-    def on_socket(self, sock: socket.socket) -> None:
+    def on_socket(self, sock: Any) -> None:
         """Remember the socket that it goes over."""
         with self._lock:
-            self._socket = sock
+            # TLS inside of TLS, as through a proxy of https, is no socket, but has one.
+            self._socket = getattr(sock, "socket", sock)
             young, self._young = self._young, None
             aborted = self._aborted
         if young is not None:
@@ -263,15 +267,18 @@ class Exchange:
         """The body was read to its end: leave the connection to the next request."""
         if self.status < 200:
             return  # the response itself is still to come, and must not be taken for the answer to another request
-        response, self._response = self._response, None
-        if response is not None:
+        if self._response is not None:
             self.let_go()
-            raw: Any = response.raw
+            raw: Any = self._response.raw
             raw._fp.close()  # only http.client's reader: it does not know that this was all
             raw.release_conn()
-            if self._session is not None:
-                self._transport.give_back(self._session)
-                self._session = None
+            self._response = None
+            self._give_back()
+
+    def _give_back(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            self._transport.give_back(session)
 
     def _drained(self) -> bool:
         """Whether the rest of a complete body came at once; nothing is lost if it did not."""
@@ -299,15 +306,18 @@ class Exchange:
         """Close what was not kept."""
         response, self._response = self._response, None
         with self._lock:
-            self._socket = None
+            sock, self._socket = self._socket, None
             young, self._young = self._young, None
         if young is not None:
             young.close()
         if response is not None:
             response.close()
-        session, self._session = self._session, None
-        if session is not None:
-            self._transport.give_back(session)
+        elif sock is not None:  # Ctrl-C, or a hook of the application's, struck before the response came out of requests
+            # Its close() would wait for that of the response, which nobody has.
+            number = sock.detach()
+            if number != -1:
+                socket.close(number)
+        self._give_back()
 
     def __enter__(self) -> "Exchange":
         return self
@@ -317,7 +327,7 @@ class Exchange:
 
 
 def _announced(length: Optional[str]) -> Optional[int]:
-    return int(length) if length is not None and length.isdigit() else None
+    return int(length) if length is not None and length.isdecimal() else None
 
 
 def _settable(seconds: Optional[float]) -> Optional[float]:

@@ -6,8 +6,18 @@ import socket
 
 import pytest
 import requests
+from urllib3.util.ssltransport import SSLTransport
 
-from asimov_sync import AnthropicInferenceClient, Cancellation, Cancelled, ConnectTimeout, IdleTimeout, ProviderError, Timeout
+from asimov_sync import (
+    AnthropicInferenceClient,
+    Cancellation,
+    Cancelled,
+    ConnectTimeout,
+    IdleTimeout,
+    ProviderError,
+    RateLimitError,
+    Timeout,
+)
 from asimov_sync.inference import dialling
 from asimov_sync.inference.exchange import Exchange
 from asimov_sync.inference.transport import HttpTransport
@@ -142,12 +152,82 @@ def test_an_interrupted_connect_leaves_no_socket(monkeypatch):
 
 def test_a_signal_handler_may_cancel_anywhere():
     """A cancellation that comes while the same thread sets a time-out, as a signal handler's does, is no deadlock."""
-    transport = HttpTransport("anthropic", Timeout())
     cancellation = Cancellation()
 
-    class Socket:
+    class Socket(socket.socket):
         def settimeout(self, seconds):
             cancellation.cancel("a signal")
 
-    with Exchange(transport, requests.Session(), cancellation, None, None) as exchange:
-        Background(exchange.on_socket, Socket()).result(5)
+    with exchange(cancellation) as made:
+        Background(made.on_socket, Socket()).result(5)
+
+
+def test_a_cancellation_through_tls_inside_of_tls():
+    """What urllib3 makes for a proxy of https is no socket: the one inside of it is shut down."""
+    cancellation = Cancellation()
+    ours, theirs = socket.socketpair()
+    with ours, theirs, exchange(cancellation) as made:
+        theirs.settimeout(5)
+        transport = SSLTransport.__new__(SSLTransport)
+        transport.socket = ours
+        made.on_socket(transport)
+        cancellation.cancel()
+        assert theirs.recv(1) == b""
+
+
+def exchange(cancellation):
+    return Exchange(HttpTransport("anthropic", Timeout()), requests.Session(), cancellation, None, None)
+
+
+def test_a_hook_that_raises_for_the_status():
+    """The provider's error is raised, as without the hook, and its connection is used again."""
+    refused = Answer(b'{"error": {"type": "rate_limit_error", "message": "slow down"}}', status=429)
+    session = requests.Session()
+    session.hooks["response"].append(lambda response, **_: response.raise_for_status())
+    with ByteServer(refused) as server, session:
+        for _ in range(2):
+            with pytest.raises(RateLimitError, match="slow down"):
+                client(server.url, session=session).generate("hello")
+        assert server.connections == 1
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, KeyboardInterrupt])
+def test_a_hook_that_fails(kind):
+    """Whatever is raised inside of requests, Ctrl-C too, closes the connection."""
+    session = requests.Session()
+    sockets = []
+
+    def fail(response, **_):
+        sockets.append(response.raw._connection.sock)
+        raise kind("mine")
+
+    session.hooks["response"].append(fail)
+    with ByteServer(Answer(BODY, headers=STREAM)) as server, session:
+        with pytest.raises(kind):
+            client(server.url, session=session).generate("hello")
+        assert sockets[0].fileno() == -1
+
+
+def test_an_interrupt_while_the_end_of_the_body_is_waited_for():
+    """Ctrl-C in a drain closes the connection, and takes the exchange from its cancellation."""
+    cancellation = Cancellation()
+    transport = HttpTransport("anthropic", Timeout())
+    with ByteServer(Answer(b"all", b"more", hold=1)) as server:
+        exchange = transport.post(server.url, {}, b"{}", cancellation, None)
+        assert next(exchange.chunks()) == b"all"
+        sock = exchange._socket
+
+        def interrupted():
+            raise KeyboardInterrupt
+
+        exchange.complete = interrupted
+        with pytest.raises(KeyboardInterrupt):
+            exchange.close()
+        assert sock.fileno() == -1
+        cancellation.cancel()  # reaches nobody
+
+
+def test_the_type_of_a_stream_in_other_letters():
+    """A media type is the same in upper case."""
+    with ByteServer(Answer(BODY, headers={"content-type": "Text/Event-Stream"})) as server, client(server.url) as asking:
+        check_whole(asking.generate("hello"))
