@@ -54,10 +54,10 @@ def dial(
             _connect(sock, address, left, given_up)
             sock.settimeout(seconds)
             return sock
-        except OSError as error:
+        except BaseException as error:  # Ctrl-C, too, leaves no socket
             if sock is not None:
                 sock.close()
-            if isinstance(error, GivenUp):
+            if isinstance(error, GivenUp) or not isinstance(error, OSError):
                 raise
             failure = error
     raise failure

@@ -27,6 +27,8 @@ ERROR_BYTES = 65536
 """How much of an error's body is read."""
 DRAIN_SECONDS = 0.25
 """How long the end of a body is waited for when its last event was seen, so that the connection can be used again."""
+LONGEST_SECONDS = 1e6
+"""The longest time-out that is set, more than a week; sockets take no more than 2^31 milliseconds."""
 
 _here = threading.local()  # .exchange: what this thread sends just now
 
@@ -67,7 +69,8 @@ class Exchange:
         self._deadline = deadline
         self._idle = idle
         self._response: Any = None
-        self._lock = threading.Lock()  # guards _socket: it is shut down only while it is this exchange's
+        # Guards _socket: it is shut down only while it is this exchange's. Re-entrant: a signal handler may cancel.
+        self._lock = threading.RLock()
         self._socket: Optional[socket.socket] = None
         self._young: Optional[socket.socket] = None  # a second handle on a socket whose connection is still being made
         self._received = 0
@@ -88,40 +91,43 @@ class Exchange:
         _here.exchange = self
         try:
             self._cancellation.raise_if_cancelled()
-            assert self._session is not None
-            response = self._session.post(
+            session = self._session
+            response = session.post(
                 url,
                 data=body,
                 headers=headers,
                 # A password from ~/.netrc would take the place of the key.
-                auth=None if self._session.auth else _unchanged,
-                proxies=self._transport.proxies or None,
-                verify=self._transport.certificates,
+                auth=None if session.auth else _unchanged,
+                # The session's own are said once more, because requests prefers those of the environment to them.
+                proxies=dict(session.proxies, **self._transport.proxies) or None,
+                verify=self._transport.certificates or session.verify,
                 stream=True,
                 timeout=(connect, idle),
                 allow_redirects=False,
             )
-            self._response = response
-            self.status = response.status_code
-            self.headers = {name.lower(): value for name, value in response.headers.items()}
-            if not (self._chunked or self._compressed):
-                self._length = _announced(self.headers.get("content-length"))
             if self._socket is None:  # an adapter of the application's own
                 tell_socket(getattr(getattr(response.raw, "_connection", None), "sock", None))
         except self._transport.FAILURES as error:
-            connected = self._socket is not None
-            failure = self._transport.failure(error, self._cancellation, self._deadline, self._idle, connected)
+            # There is one where a hook of the application's session calls raise_for_status.
+            response = getattr(error, "response", None)
+            if response is None:
+                connected = self._socket is not None
+                failure = self._transport.failure(error, self._cancellation, self._deadline, self._idle, connected)
         finally:
             _here.exchange = None
         if failure is not None:
             raise failure  # outside of the except, so that the original is not its context
+        self._response = response
+        self.status = response.status_code
+        self.headers = {name.lower(): value for name, value in response.headers.items()}
+        if not (self._chunked or self._compressed):
+            self._length = _announced(self.headers.get("content-length"))
 
     def _seconds(self, limit: Optional[float]) -> Optional[float]:
         """How long the next wait may take: the limit, or what is left of the call's or the cancellation's time."""
         moments = [moment for moment in (self._deadline, self._cancellation.deadline) if moment is not None]
-        left = max(0.001, min(moments) - time.monotonic()) if moments else None
-        given = [seconds for seconds in (limit, left) if seconds is not None and seconds != float("inf")]
-        return min(given, default=None)
+        left = min(moments) - time.monotonic() if moments else None
+        return _settable(min([seconds for seconds in (limit, left) if seconds is not None], default=None))
 
     @property
     def _chunked(self) -> bool:
@@ -140,17 +146,22 @@ class Exchange:
         """Connect, unless the exchange is over before."""
         sock = dial(host, port, self._seconds(self._transport.timeout.connect), lambda: self._aborted, source, options)
         # A TLS handshake takes the socket's handle away from whoever holds the object; a second one reaches it all the same.
-        with self._lock:
-            self._young = sock.dup()
-            aborted = self._aborted
+        try:
+            with self._lock:
+                self._young = sock.dup()
+                aborted = self._aborted
+        except BaseException:
+            sock.close()
+            raise
         if aborted:
             self.abort()
         return sock
 
-    def on_socket(self, sock: socket.socket) -> None:
+    def on_socket(self, sock: Any) -> None:
         """Remember the socket that it goes over."""
         with self._lock:
-            self._socket = sock
+            # TLS inside of TLS, as through a proxy of https, is no socket, but has one.
+            self._socket = getattr(sock, "socket", sock)
             young, self._young = self._young, None
             aborted = self._aborted
         if young is not None:
@@ -159,6 +170,13 @@ class Exchange:
         self._limit(self._seconds(self._idle))
         if aborted:
             self.abort()
+
+    def let_go(self) -> None:
+        """Forget the socket, which goes back to where others may take it."""
+        # urllib3 sends the next request with the time-out that it finds, and that of a drain is short.
+        self._limit(_settable(self._idle))
+        with self._lock:
+            self._socket = None
 
     def abort(self) -> None:
         """Free whoever waits for the response or its body; they find the connection at its end."""
@@ -247,16 +265,20 @@ class Exchange:
 
     def _keep(self) -> None:
         """The body was read to its end: leave the connection to the next request."""
-        response, self._response = self._response, None
-        if response is not None:
-            with self._lock:
-                self._socket = None
-            raw: Any = response.raw
+        if self.status < 200:
+            return  # the response itself is still to come, and must not be taken for the answer to another request
+        if self._response is not None:
+            self.let_go()
+            raw: Any = self._response.raw
             raw._fp.close()  # only http.client's reader: it does not know that this was all
             raw.release_conn()
-            if self._session is not None:
-                self._transport.give_back(self._session)
-                self._session = None
+            self._response = None
+            self._give_back()
+
+    def _give_back(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            self._transport.give_back(session)
 
     def _drained(self) -> bool:
         """Whether the rest of a complete body came at once; nothing is lost if it did not."""
@@ -271,22 +293,31 @@ class Exchange:
 
     def close(self) -> None:
         """Give up the response; the connection is closed unless its body was read to the end."""
-        self._registration.remove()
-        if self._alarm is not None:
-            self._alarm.cancel()
-        if self.complete() and not self._aborted and self._drained():
-            self._keep()
+        try:
+            self._registration.remove()
+            if self._alarm is not None:
+                self._alarm.cancel()
+            if self.complete() and not self._aborted and self._drained():
+                self._keep()
+        finally:  # Ctrl-C may strike while the end of the body is waited for
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Close what was not kept."""
         response, self._response = self._response, None
         with self._lock:
-            self._socket = None
+            sock, self._socket = self._socket, None
             young, self._young = self._young, None
         if young is not None:
             young.close()
         if response is not None:
             response.close()
-        session, self._session = self._session, None
-        if session is not None:
-            self._transport.give_back(session)
+        elif sock is not None:  # Ctrl-C, or a hook of the application's, struck before the response came out of requests
+            # Its close() would wait for that of the response, which nobody has.
+            number = sock.detach()
+            if number != -1:
+                socket.close(number)
+        self._give_back()
 
     def __enter__(self) -> "Exchange":
         return self
@@ -296,7 +327,12 @@ class Exchange:
 
 
 def _announced(length: Optional[str]) -> Optional[int]:
-    return int(length) if length is not None and length.isdigit() else None
+    return int(length) if length is not None and length.isdecimal() else None
+
+
+def _settable(seconds: Optional[float]) -> Optional[float]:
+    """A time-out that a socket can be set to: one that has passed still is one, and one without an end is none."""
+    return None if seconds is None or seconds > LONGEST_SECONDS else max(0.001, seconds)
 
 
 def _unchanged(request: Any) -> Any:

@@ -106,7 +106,7 @@ class HttpInferenceClient(NetworkClient):
     @contextmanager
     def _attempt(self, request: Request, cancellation: Cancellation, deadline: Optional[float]) -> Iterator[Iterator[Event]]:
         with self._post(self.api_url, self._encoded(request), cancellation, deadline) as exchange:
-            if exchange.headers.get("content-type", "").startswith("text/event-stream"):
+            if exchange.headers.get("content-type", "").lower().startswith("text/event-stream"):
                 fold = self._fold()
                 exchange.complete = lambda: fold.done
                 request_id = exchange.headers.get(self.request_id_header)

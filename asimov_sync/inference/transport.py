@@ -14,7 +14,8 @@ import socket
 import ssl
 import threading
 import time
-from typing import Any, List, Mapping, Optional, Tuple
+import weakref
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 import requests
 import requests.adapters
@@ -43,6 +44,8 @@ class _Told:
     """A connection that tells the exchange of its thread which socket it uses, from the first moment on."""
 
     sock: Any
+    exchange: "Optional[weakref.ref[Exchange]]" = None
+    """Whose the connection is, from there until it is back in its pool."""
 
     def _new_conn(self) -> Any:
         exchange = sending()
@@ -59,11 +62,16 @@ class _Told:
 
     def connect(self) -> None:
         super().connect()  # type: ignore[misc]
-        tell_socket(self.sock)
+        self._tell()
 
     def putrequest(self, *args: Any, **kwargs: Any) -> Any:
-        tell_socket(self.sock)  # a connection that was kept alive; None where it is still to connect
+        self._tell()  # a connection that was kept alive; its socket is None where it is still to connect
         return super().putrequest(*args, **kwargs)  # type: ignore[misc]
+
+    def _tell(self) -> None:
+        exchange = sending()
+        self.exchange = None if exchange is None else weakref.ref(exchange)
+        tell_socket(self.sock)
 
 
 class _ToldHTTPConnection(_Told, HTTPConnection):
@@ -74,11 +82,25 @@ class _ToldHTTPSConnection(_Told, HTTPSConnection):
     pass
 
 
-class _HTTPPool(urllib3.HTTPConnectionPool):
+class _LettingGo:
+    """A pool whose connections are nobody's any more before others may take them.
+
+    urllib3 puts a connection back by itself, at the end of a body that it decodes or of a redirect.
+    """
+
+    def _put_conn(self, conn: Any) -> None:
+        exchange = conn.exchange() if getattr(conn, "exchange", None) is not None else None
+        if exchange is not None:
+            conn.exchange = None
+            exchange.let_go()
+        super()._put_conn(conn)  # type: ignore[misc]
+
+
+class _HTTPPool(_LettingGo, urllib3.HTTPConnectionPool):
     ConnectionCls = _ToldHTTPConnection
 
 
-class _HTTPSPool(urllib3.HTTPSConnectionPool):
+class _HTTPSPool(_LettingGo, urllib3.HTTPSConnectionPool):
     ConnectionCls = _ToldHTTPSConnection
 
 
@@ -90,17 +112,11 @@ for _name, _seconds in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 60), ("TCP_KEEPC
 
 
 class _Adapter(requests.adapters.HTTPAdapter):
-    """Makes connections that tell their socket, with TCP keepalive on, and retries nothing."""
+    """Makes connections with TCP keepalive on."""
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         options = list(HTTPConnection.default_socket_options) + _KEEPALIVE
         super().init_poolmanager(*args, socket_options=options, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = _POOLS
-
-    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
-        manager = super().proxy_manager_for(*args, **kwargs)
-        manager.pool_classes_by_scheme = _POOLS
-        return manager
 
 
 class HttpTransport:
@@ -129,13 +145,23 @@ class HttpTransport:
         self._brought = session
         if session is not None:
             _have_told(session)
-        self.renew()
+        self._start()
         renew_in_child(self)
 
-    def renew(self) -> None:
-        """Start without connections, as in a forked child: the parent's are not to be shared."""
-        self._lock = threading.Lock()  # guards the list of sessions that nobody uses
+    def _start(self) -> None:
+        # Guards the list of sessions that nobody uses. Re-entrant: the garbage collector may close a stream anywhere.
+        self._lock = threading.RLock()
         self._free: List[requests.Session] = []
+
+    def renew(self) -> None:
+        """Start without connections, in a forked child: the parent's are not to be shared, not the application's either."""
+        self._start()
+        if self._brought is not None:
+            for adapter in self._brought.adapters.values():
+                if isinstance(adapter, requests.adapters.HTTPAdapter):
+                    # What pickle does: as it was set up, with new pools.
+                    adapter.__setstate__(adapter.__getstate__())  # type: ignore[attr-defined]
+            _have_told(self._brought)
 
     def post(
         self,
@@ -170,6 +196,7 @@ class HttpTransport:
         adapter = _Adapter(max_retries=0)
         session.mount("https://", adapter)
         session.mount("http://", adapter)
+        _have_told(session)
         session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
         return session
 
@@ -241,12 +268,29 @@ class HttpTransport:
 
 
 def _have_told(session: requests.Session) -> None:
-    """Have the connections of an application's session tell their socket, too, where they are the usual ones."""
+    """Have the connections of a session tell their socket, those to its proxies too, where they are the usual ones."""
     for adapter in session.adapters.values():
-        manager = getattr(adapter, "poolmanager", None)
-        if getattr(manager, "pool_classes_by_scheme", None) == urllib3.poolmanager.pool_classes_by_scheme:
-            manager.pool_classes_by_scheme = _POOLS  # type: ignore[union-attr]
-            manager.clear()  # type: ignore[union-attr]
+        if isinstance(adapter, requests.adapters.HTTPAdapter) and _has_told(adapter.poolmanager):
+            managers, adapter.proxy_manager = adapter.proxy_manager, _ProxyManagers()
+            for proxy, manager in managers.items():
+                adapter.proxy_manager[proxy] = manager
+
+
+class _ProxyManagers(Dict[str, Any]):
+    """An adapter's managers of pools, by proxy: an adapter adds one when it first uses the proxy."""
+
+    def __setitem__(self, proxy: str, manager: Any) -> None:
+        _has_told(manager)
+        super().__setitem__(proxy, manager)
+
+
+def _has_told(manager: Any) -> bool:
+    """Have the connections of a manager's pools tell; False where they do already, or are not the usual ones (SOCKS)."""
+    if manager.pool_classes_by_scheme != urllib3.poolmanager.pool_classes_by_scheme:
+        return False
+    manager.pool_classes_by_scheme = _POOLS
+    manager.clear()
+    return True
 
 
 def _chain(error: BaseException) -> List[BaseException]:

@@ -5,6 +5,7 @@ import threading
 import time
 
 import pytest
+import requests
 import trustme
 
 from asimov_sync import AnthropicInferenceClient, Cancellation, Cancelled, ConnectionFailed, OpenAIInferenceClient
@@ -83,3 +84,12 @@ def test_a_certificate_that_is_not_trusted(authority, wrong, monkeypatch):
         with pytest.raises(ConnectionFailed, match="(?i)certificate"):
             client.generate("hello")
         assert server.requests == []
+
+
+def test_the_authorities_of_a_session_come_before_the_environments(authority, tmp_path):
+    """A session's own certificates hold, where requests alone would take $REQUESTS_CA_BUNDLE."""
+    other, bundle = trustme.CA(), tmp_path / "other.pem"
+    other.cert_pem.write_to_path(str(bundle))
+    with ModelServer(["hello"], tls=context(other)) as server, requests.Session() as session:
+        session.verify = str(bundle)
+        assert AnthropicInferenceClient("m", KEY, server.url, session=session).generate("hello").text == "hello"
