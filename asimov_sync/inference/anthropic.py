@@ -4,12 +4,12 @@ from typing import Any, Dict, Iterable, Mapping, Optional
 
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.errors import AuthenticationError, InferenceError
-from asimov_sync.inference.fold import Fold
 from asimov_sync.inference.http_client import HttpInferenceClient, key_of
-from asimov_sync.inference.messages_codec import MessagesFold, decode_error, decode_reply, encode_request
 from asimov_sync.inference.output import closed
 from asimov_sync.inference.request import Request
 from asimov_sync.inference.transport import Session
+from asimov_sync.inference.wires.fold import Fold
+from asimov_sync.inference.wires.messages import MessagesFold, decode_error, decode_reply, encode_request
 from asimov_sync.messages import Reply
 
 __all__ = ["AnthropicInferenceClient"]

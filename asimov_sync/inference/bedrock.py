@@ -7,17 +7,17 @@ from typing import Any, Dict, Iterable, Iterator, Mapping, Optional
 
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.errors import ProviderError, described
-from asimov_sync.inference.bedrock_refusals import PROVIDER, REQUEST_ID
 from asimov_sync.inference.bedrock_runtime import KEY_VARIABLE, Runtime, Session, events
-from asimov_sync.inference.converse_codec import ConverseFold, decode_reply as decode_converse, encode_request
 from asimov_sync.inference.exchange import Exchange
-from asimov_sync.inference.fold import Fold, all_at_once, folded
 from asimov_sync.inference.http_client import Headers, NetworkClient, key_of
-from asimov_sync.inference.invoke_codec import InvokeFold, encode_body
-from asimov_sync.inference.messages_codec import decode_reply
-from asimov_sync.inference.refusals import as_body
 from asimov_sync.inference.request import Request
 from asimov_sync.inference.transport import HttpTransport
+from asimov_sync.inference.wires.bedrock_refusals import PROVIDER, REQUEST_ID
+from asimov_sync.inference.wires.converse import ConverseFold, decode_reply as decode_converse, encode_request
+from asimov_sync.inference.wires.fold import Fold, all_at_once, folded
+from asimov_sync.inference.wires.invoke import InvokeFold, encode_body
+from asimov_sync.inference.wires.messages import decode_reply
+from asimov_sync.inference.wires.refusals import as_body
 from asimov_sync.messages import Event, Reply
 
 __all__ = ["BedrockInferenceClient"]

@@ -27,13 +27,13 @@ from asimov_sync.errors import (
     described,
 )
 from asimov_sync.forking import renew_in_child
-from asimov_sync.inference.bedrock_refusals import PROVIDER, decode_error, decode_exception, decode_refusal
 from asimov_sync.inference.exchange import Exchange
-from asimov_sync.inference.fold import Garbled
 from asimov_sync.inference.http_client import Headers
-from asimov_sync.inference.refusals import as_body
 from asimov_sync.inference.retry import advised
-from asimov_sync.inference.untrusted import text
+from asimov_sync.inference.wires.bedrock_refusals import PROVIDER, decode_error, decode_exception, decode_refusal
+from asimov_sync.inference.wires.fold import Garbled
+from asimov_sync.inference.wires.refusals import as_body
+from asimov_sync.inference.wires.untrusted import text
 
 if TYPE_CHECKING:
     from boto3 import Session as Session

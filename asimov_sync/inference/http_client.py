@@ -11,12 +11,12 @@ from asimov_sync.cancellation import Cancellation
 from asimov_sync.errors import AuthenticationError, InferenceError, ProviderError
 from asimov_sync.inference.contract import InferenceClient
 from asimov_sync.inference.exchange import Exchange
-from asimov_sync.inference.fold import Fold, all_at_once, folded
-from asimov_sync.inference.refusals import as_body
 from asimov_sync.inference.request import Request
 from asimov_sync.inference.retry import advised
-from asimov_sync.inference.sse import SSEParser
 from asimov_sync.inference.transport import HttpTransport, Session
+from asimov_sync.inference.wires.fold import Fold, all_at_once, folded
+from asimov_sync.inference.wires.refusals import as_body
+from asimov_sync.inference.wires.sse import SSEParser
 from asimov_sync.messages import Event, Reply
 
 __all__ = ["Headers", "HttpInferenceClient", "NetworkClient", "key_of"]

@@ -4,13 +4,13 @@ from typing import Any, Dict, Mapping, Optional
 from urllib.parse import urlsplit
 
 from asimov_sync.errors import AuthenticationError, InferenceError
-from asimov_sync.inference.chat_errors import decode_error
-from asimov_sync.inference.chat_fold import ChatFold, decode_reply
-from asimov_sync.inference.chat_request import encode_request
-from asimov_sync.inference.fold import Fold
 from asimov_sync.inference.http_client import HttpInferenceClient, key_of
 from asimov_sync.inference.request import Request
 from asimov_sync.inference.transport import Session
+from asimov_sync.inference.wires.chat_errors import decode_error
+from asimov_sync.inference.wires.chat_fold import ChatFold, decode_reply
+from asimov_sync.inference.wires.chat_request import encode_request
+from asimov_sync.inference.wires.fold import Fold
 from asimov_sync.messages import Reply
 
 __all__ = ["OpenAIInferenceClient"]

@@ -35,12 +35,12 @@ from asimov_sync import (
     Timeout,
     Usage,
 )
-from asimov_sync.inference.bedrock_refusals import decode_error
 from asimov_sync.inference.bedrock_runtime import events
-from asimov_sync.inference.converse_codec import ConverseFold
-from asimov_sync.inference.fold import folded
-from asimov_sync.inference.invoke_codec import InvokeFold
 from asimov_sync.inference.request import Request
+from asimov_sync.inference.wires.bedrock_refusals import decode_error
+from asimov_sync.inference.wires.converse import ConverseFold
+from asimov_sync.inference.wires.fold import folded
+from asimov_sync.inference.wires.invoke import InvokeFold
 from asimov_sync.messages import as_messages
 
 from ..waiting import Background, in_child

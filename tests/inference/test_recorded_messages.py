@@ -8,8 +8,8 @@ import json
 import pytest
 
 from asimov_sync import AnthropicInferenceClient, ChatMessage, InferenceError, StreamInterrupted, ToolCallReady
-from asimov_sync.inference.messages_codec import encode_request
 from asimov_sync.inference.request import Request
+from asimov_sync.inference.wires.messages import encode_request
 
 from ..recorded import CHUNKINGS, pieces, recorded
 from .byte_server import Answer, ByteServer

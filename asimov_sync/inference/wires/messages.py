@@ -17,10 +17,10 @@ from asimov_sync.errors import (
     ProviderError,
     RateLimitError,
 )
-from asimov_sync.inference.fold import Fold
-from asimov_sync.inference.refusals import Kinds, refusal
 from asimov_sync.inference.request import Request
-from asimov_sync.inference.untrusted import count, json_object, text
+from asimov_sync.inference.wires.fold import Fold
+from asimov_sync.inference.wires.refusals import Kinds, refusal
+from asimov_sync.inference.wires.untrusted import count, json_object, text
 from asimov_sync.messages import (
     Block,
     ChatMessage,

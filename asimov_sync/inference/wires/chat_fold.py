@@ -9,11 +9,11 @@ null anywhere; and that a content may be null, a list of parts, or a JSON object
 import json
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from asimov_sync.inference.chat_calls import ChatCalls
-from asimov_sync.inference.chat_errors import decode_error
-from asimov_sync.inference.chat_usage import usage_of
-from asimov_sync.inference.fold import Fold
-from asimov_sync.inference.untrusted import text
+from asimov_sync.inference.wires.chat_calls import ChatCalls
+from asimov_sync.inference.wires.chat_errors import decode_error
+from asimov_sync.inference.wires.chat_usage import usage_of
+from asimov_sync.inference.wires.fold import Fold
+from asimov_sync.inference.wires.untrusted import text
 from asimov_sync.messages import (
     Block,
     ChatMessage,

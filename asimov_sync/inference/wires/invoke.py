@@ -9,9 +9,9 @@ import base64
 import json
 from typing import Any, Dict, Mapping, Sequence, Set
 
-from asimov_sync.inference.messages_codec import MessagesFold, encode_request
 from asimov_sync.inference.request import Request
-from asimov_sync.inference.untrusted import count
+from asimov_sync.inference.wires.messages import MessagesFold, encode_request
+from asimov_sync.inference.wires.untrusted import count
 from asimov_sync.messages import Event
 
 __all__ = ["InvokeFold", "encode_body"]
