@@ -12,10 +12,10 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Mapping, Optional, Tuple
 
-from asimov_sync.cancellation import Cancellation
+from asimov_sync.cancellation import Cancellation, Registration
 from asimov_sync.errors import InferenceError
 from asimov_sync.inference.dialling import dial
-from asimov_sync.workers import alarms
+from asimov_sync.workers import Alarm, alarms
 
 if TYPE_CHECKING:
     from asimov_sync.inference.transport import HttpTransport
@@ -77,10 +77,8 @@ class Exchange:
         self._length: Optional[int] = None  # of the body, where it was announced
         self._aborted = False
         self._pid = os.getpid()
-        self._registration = cancellation.on_cancel(self.abort)
-        moments = [moment for moment in (deadline, cancellation.deadline) if moment is not None]
-        # Bytes that trickle in hit no socket's time-out, in the headers least of all.
-        self._alarm = alarms.call_at(min(moments), self.abort) if moments else None
+        self._registration: Optional[Registration] = None
+        self._alarm: Optional[Alarm] = None
 
     def send(self, url: str, headers: Mapping[str, str], body: bytes) -> None:
         """Send the request, and wait for the status and headers."""
@@ -88,6 +86,12 @@ class Exchange:
         idle = self._seconds(self._idle)
         connect = self._seconds(timeout.connect)
         failure = None
+        # Here and not where it is made: whoever sends it closes it, whatever happens from now on (Ctrl-C, say).
+        self._registration = self._cancellation.on_cancel(self.abort)
+        moments = [moment for moment in (self._deadline, self._cancellation.deadline) if moment is not None]
+        if moments:
+            # Bytes that trickle in hit no socket's time-out, in the headers least of all.
+            self._alarm = alarms.call_at(min(moments), self.abort)
         _here.exchange = self
         try:
             self._cancellation.raise_if_cancelled()
@@ -294,7 +298,8 @@ class Exchange:
     def close(self) -> None:
         """Give up the response; the connection is closed unless its body was read to the end."""
         try:
-            self._registration.remove()
+            if self._registration is not None:
+                self._registration.remove()
             if self._alarm is not None:
                 self._alarm.cancel()
             if self.complete() and not self._aborted and self._drained():

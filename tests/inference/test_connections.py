@@ -12,6 +12,7 @@ from asimov_sync import (
     Cancellation,
     Cancelled,
     ConnectionFailed,
+    NotFoundError,
     Timeout,
 )
 from asimov_sync.testing import ModelServer
@@ -134,3 +135,12 @@ def test_a_session_for_many_threads():
         for call in [Background(ask) for _ in range(20)]:
             assert call.result() == ["hello"] * 5
         assert client.usage.requests == 100
+
+
+@pytest.mark.parametrize("status", [301, 307])
+def test_a_redirect_is_not_followed(status):
+    """A redirect, which would take the key along, is told as a wrong address, and is not tried again."""
+    with ByteServer(Answer(b"moved", status=status, headers={"location": "http://elsewhere.test/"})) as server:
+        with pytest.raises(NotFoundError, match="redirect") as caught:
+            AnthropicInferenceClient("m", KEY, server.url).generate("hello")
+        assert (caught.value.status, len(server.requests)) == (status, 1)

@@ -164,14 +164,13 @@ def test_a_signal_handler_may_cancel_anywhere():
 
 def test_a_cancellation_through_tls_inside_of_tls():
     """What urllib3 makes for a proxy of https is no socket: the one inside of it is shut down."""
-    cancellation = Cancellation()
     ours, theirs = socket.socketpair()
-    with ours, theirs, exchange(cancellation) as made:
+    with ours, theirs, exchange(Cancellation()) as made:
         theirs.settimeout(5)
         transport = SSLTransport.__new__(SSLTransport)
         transport.socket = ours
         made.on_socket(transport)
-        cancellation.cancel()
+        made.abort()
         assert theirs.recv(1) == b""
 
 

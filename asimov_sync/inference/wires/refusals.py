@@ -48,6 +48,8 @@ def refusal(
 ) -> InferenceError:
     """The error of a response's status, or of an error event inside a stream (status None), with the provider's words."""
     by_status = _BY_STATUS.get(status or 0) or (InvalidRequestError if 400 <= (status or 500) < 500 else ProviderError)
+    if 300 <= (status or 0) < 400:  # not followed: it would take the key along, and the prompt
+        by_status, message = NotFoundError, "{} (a redirect: is this the whole address?)".format(message.strip())
     kind = kinds.get((error_type or "").lower(), by_status)
     if kind is InvalidRequestError and any(words in message.lower() for words in _TOO_LONG):
         kind = ContextLengthExceeded
