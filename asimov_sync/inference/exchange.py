@@ -92,6 +92,7 @@ class Exchange:
         if moments:
             # Bytes that trickle in hit no socket's time-out, in the headers least of all.
             self._alarm = alarms.call_at(min(moments), self.abort)
+        outer = sending()  # one whose session's hook, or auth, asks a model itself
         _here.exchange = self
         try:
             self._cancellation.raise_if_cancelled()
@@ -118,7 +119,7 @@ class Exchange:
                 connected = self._socket is not None
                 failure = self._transport.failure(error, self._cancellation, self._deadline, self._idle, connected)
         finally:
-            _here.exchange = None
+            _here.exchange = outer
         if failure is not None:
             raise failure  # outside of the except, so that the original is not its context
         self._response = response

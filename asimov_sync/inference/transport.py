@@ -109,14 +109,17 @@ _KEEPALIVE: List[Tuple[int, int, int]] = [(socket.SOL_SOCKET, socket.SO_KEEPALIV
 for _name, _seconds in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 60), ("TCP_KEEPCNT", 5)):
     if hasattr(socket, _name):
         _KEEPALIVE.append((socket.IPPROTO_TCP, getattr(socket, _name), _seconds))
+_SOCKET_OPTIONS = list(HTTPConnection.default_socket_options) + _KEEPALIVE
 
 
 class _Adapter(requests.adapters.HTTPAdapter):
     """Makes connections with TCP keepalive on."""
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        options = list(HTTPConnection.default_socket_options) + _KEEPALIVE
-        super().init_poolmanager(*args, socket_options=options, **kwargs)
+        super().init_poolmanager(*args, socket_options=_SOCKET_OPTIONS, **kwargs)
+
+    def proxy_manager_for(self, proxy: Any, **kwargs: Any) -> Any:
+        return super().proxy_manager_for(proxy, socket_options=_SOCKET_OPTIONS, **kwargs)
 
 
 class HttpTransport:

@@ -1,5 +1,6 @@
 """What a user may set about connections: headers, bearer keys, proxies, a session of the application's own."""
 
+import socket
 import threading
 import time
 
@@ -15,6 +16,7 @@ from asimov_sync import (
     NotFoundError,
     Timeout,
 )
+from asimov_sync.inference.exchange import Exchange
 from asimov_sync.testing import ModelServer
 
 from ..waiting import Background, wait_for
@@ -144,3 +146,44 @@ def test_a_redirect_is_not_followed(status):
         with pytest.raises(NotFoundError, match="redirect") as caught:
             AnthropicInferenceClient("m", KEY, server.url).generate("hello")
         assert (caught.value.status, len(server.requests)) == (status, 1)
+
+
+@pytest.mark.parametrize("by_proxy", [False, True])
+def test_keepalive(by_proxy, monkeypatch):
+    """TCP keepalive is on, to a proxy too: a peer that is gone without a word is noticed."""
+    seen = []
+    on_socket = Exchange.on_socket
+
+    def noted(exchange, sock):
+        seen.append(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
+        on_socket(exchange, sock)
+
+    monkeypatch.setattr(Exchange, "on_socket", noted)
+    with ByteServer(Answer(BODY, headers={"content-type": "text/event-stream"})) as server:
+        url, proxies = ("http://models.test/", {"http": server.url}) if by_proxy else (server.url, None)
+        with AnthropicInferenceClient("m", KEY, url, proxies=proxies) as client:
+            check_whole(client.generate("hello"))
+    assert seen and all(seen)
+
+
+def test_a_session_whose_auth_asks_a_model():
+    """A request that is made inside of another's does not take its connection from it: both can be given up."""
+    told = []
+    with ByteServer(Answer(BODY, headers={"content-type": "text/event-stream"})) as inner, SilentServer("headers") as silent:
+        session = requests.Session()
+
+        def authorised(request):
+            told.append(AnthropicInferenceClient("m", KEY, inner.url).generate("which key?").stop_reason)
+            return request
+
+        session.auth = authorised
+        cancellation = Cancellation()
+        client = AnthropicInferenceClient("m", KEY, silent.url, session=session, timeout=Timeout(30, 30))
+        call = Background(client.generate, "hello", cancellation=cancellation)
+        wait_for(lambda: silent.reached)
+        moment = time.monotonic()
+        cancellation.cancel("enough")
+        with pytest.raises(Cancelled):
+            call.result(5)
+        assert time.monotonic() - moment < 0.5
+        assert told == ["tool_use"]
