@@ -87,9 +87,10 @@ class Cancellation:
         return True
 
     def _call(self, callbacks: Optional[Dict[int, Callable[[], Any]]]) -> None:
-        for callback in (callbacks or {}).values():
+        for number in list(callbacks or ()):
+            assert callbacks is not None
             try:
-                callback()
+                callbacks.pop(number)()  # taken out, so that whoever is just registering sees what was called
             except Exception:  # the others are to be called, and whoever cancels has its own errors to raise
                 logger.exception("a callback of a cancellation failed")
 
@@ -141,12 +142,13 @@ class Cancellation:
         """
         registration = Registration(self, next(_numbers))
         with _tokens.lock:
-            late = self._reason is not None
-            first = not late and not self._callbacks
-            if not late:
-                if self._callbacks is None:
-                    self._callbacks = {}
-                self._callbacks[registration.number] = callback
+            # A signal handler may cancel between any two of these lines: the callback is then still here, or was called.
+            callbacks = self._callbacks
+            if callbacks is None:
+                callbacks = self._callbacks = {}
+            first = not callbacks
+            callbacks[registration.number] = callback
+            late = self._reason is not None and callbacks.pop(registration.number, None) is not None
         if late:
             callback()
         elif first and self._parent is not None:
@@ -165,9 +167,10 @@ class Cancellation:
     def _remove(self, number: int) -> None:
         upward = None
         with _tokens.lock:
-            if self._callbacks is not None:
-                self._callbacks.pop(number, None)
-                if not self._callbacks:
+            callbacks = self._callbacks
+            if callbacks is not None:
+                callbacks.pop(number, None)
+                if not callbacks:
                     upward, self._upward = self._upward, None
         if upward is not None:
             upward.remove()

@@ -203,3 +203,24 @@ def test_a_child_that_was_cancelled_leaves_nothing_at_its_parent():
         registration.remove()
         assert called == [1]
     assert not parent._callbacks and not parent.cancelled
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+def test_a_signal_that_cancels_while_a_callback_is_registered(before):
+    """A signal handler that cancels in the middle of on_cancel: the callback is called, and once."""
+    token = Cancellation()
+    called = []
+
+    class Interrupted(dict):
+        """Cancels where a signal handler could: just before, or just after, the callback is put in its place."""
+
+        def __setitem__(self, number, callback):
+            if before:
+                token.cancel("signal")
+            super().__setitem__(number, callback)
+            if not before:
+                token.cancel("signal")
+
+    token._callbacks = Interrupted()
+    token.on_cancel(lambda: called.append(token.reason)).remove()
+    assert called == ["signal"]
