@@ -164,6 +164,7 @@ class _Call:
         exchange = self.exchange = self._post(request.url, headers, request.body or b"")
         if exchange.status != 200:
             error = decode_refusal(exchange.status, exchange.headers, as_body(exchange.refusal()))
+            error.args = (headers.hidden_in(str(error.args[0])),)
             raise advised(error, exchange.headers, time.time())
         return exchange
 

@@ -126,6 +126,7 @@ class HttpInferenceClient(NetworkClient):
         with self._transport.post(url, self._headers, data, cancellation, deadline) as exchange:
             if exchange.status != 200:
                 error = self._error(exchange.status, exchange.headers, as_body(exchange.refusal()))
+                error.args = (self._headers.hidden_in(str(error.args[0])),)
                 raise advised(error, exchange.headers, time.time())
             yield exchange
 
@@ -144,8 +145,21 @@ class HttpInferenceClient(NetworkClient):
             ) from None
 
 
+KEY_HEADERS = ("authorization", "api-key", "x-api-key")
+KEY_CHARACTERS = 6
+"""What is shorter is no secret, and may be part of any word."""
+
+
 class Headers(Dict[str, str]):
     """Request headers whose repr shows no value, since one of them is the key."""
+
+    def hidden_in(self, message: str) -> str:
+        """A provider's message without the keys in these headers: servers quote a key that they do not accept."""
+        for name in KEY_HEADERS:
+            key = self.get(name, "").rpartition(" ")[2]
+            if len(key) >= KEY_CHARACTERS:
+                message = message.replace(key, "…")
+        return message
 
     def __repr__(self) -> str:
         return "<headers {}>".format(", ".join(self))

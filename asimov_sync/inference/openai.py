@@ -7,8 +7,8 @@ from asimov_sync.errors import AuthenticationError, InferenceError
 from asimov_sync.inference.http_client import HttpInferenceClient, key_of
 from asimov_sync.inference.request import Request
 from asimov_sync.inference.transport import Session
-from asimov_sync.inference.wires.chat_errors import decode_error
 from asimov_sync.inference.wires.chat_fold import ChatFold, decode_reply
+from asimov_sync.inference.wires.chat_refusals import decode_error
 from asimov_sync.inference.wires.chat_request import encode_request
 from asimov_sync.inference.wires.fold import Fold
 from asimov_sync.messages import Reply
@@ -21,10 +21,6 @@ ENDPOINT = "/chat/completions"
 OPENAI = "api.openai.com"
 WITHOUT_REASONING = (OPENAI, "api.groq.com")
 """Hosts that refuse a message with reasoning in it: OpenAI tells none on this wire, Groq tells it and takes none back."""
-
-KEY_HEADERS = ("authorization", "api-key", "x-api-key")
-KEY_CHARACTERS = 6
-"""What is shorter is no secret, and may be part of any word."""
 
 
 class OpenAIInferenceClient(HttpInferenceClient):
@@ -85,14 +81,9 @@ class OpenAIInferenceClient(HttpInferenceClient):
 
     def _error(self, status: int, headers: Mapping[str, str], body: Any) -> InferenceError:
         error = decode_error(self.provider, status, headers, body)
-        message = str(error.args[0])
-        for name in KEY_HEADERS:
-            key = self._headers.get(name, "").rpartition(" ")[2]
-            if len(key) >= KEY_CHARACTERS:
-                message = message.replace(key, "…")  # servers quote a key that they do not accept
         if status in (404, 405) and not urlsplit(self.api_url).path.rstrip("/").endswith(ENDPOINT):
-            message += " (api_url is the whole address of the endpoint, and usually ends with {})".format(ENDPOINT)
-        error.args = (message,)
+            hint = "{} (api_url is the whole address of the endpoint, and usually ends with {})"
+            error.args = (hint.format(error.args[0], ENDPOINT),)
         return error
 
 

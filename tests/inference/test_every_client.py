@@ -14,6 +14,7 @@ from asimov_sync import (
     InvalidRequestError,
     OpenAIInferenceClient,
     OverloadedError,
+    PermissionDeniedError,
     ProviderError,
     RateLimitError,
     Reply,
@@ -226,3 +227,10 @@ def test_many_threads(start):
         call.result(60)
     assert client.usage == server.usage
     assert client.usage.requests == 60
+
+
+def test_a_key_that_is_quoted(start):
+    """A server that quotes the key that it refuses does not bring it into the error."""
+    client, server = start([Failure(403, message="the key {} may not do this".format(KEY))])
+    with pytest.raises(PermissionDeniedError, match="the key … may not do this"):
+        client.generate("hello")

@@ -10,7 +10,7 @@ import json
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from asimov_sync.inference.wires.chat_calls import ChatCalls
-from asimov_sync.inference.wires.chat_errors import decode_error
+from asimov_sync.inference.wires.chat_refusals import decode_error
 from asimov_sync.inference.wires.chat_usage import usage_of
 from asimov_sync.inference.wires.fold import Fold
 from asimov_sync.inference.wires.untrusted import text

@@ -24,8 +24,8 @@ from asimov_sync import (
     Usage,
 )
 from asimov_sync.inference.request import Request
-from asimov_sync.inference.wires.chat_errors import decode_error
 from asimov_sync.inference.wires.chat_fold import ChatFold, decode_reply
+from asimov_sync.inference.wires.chat_refusals import decode_error
 from asimov_sync.inference.wires.chat_request import encode_request
 from asimov_sync.inference.wires.fold import folded
 from asimov_sync.inference.wires.sse import SSEParser
