@@ -67,6 +67,8 @@ class Exchange:
         self._session: Any = session
         self._cancellation = cancellation
         self._deadline = deadline
+        moments = [moment for moment in (deadline, cancellation.deadline) if moment is not None]
+        self._end = min(moments, default=None)  # of the exchange, whatever has come by then
         self._idle = idle
         self._response: Any = None
         # Guards _socket: it is shut down only while it is this exchange's. Re-entrant: a signal handler may cancel.
@@ -88,10 +90,9 @@ class Exchange:
         failure = None
         # Here and not where it is made: whoever sends it closes it, whatever happens from now on (Ctrl-C, say).
         self._registration = self._cancellation.on_cancel(self.abort)
-        moments = [moment for moment in (self._deadline, self._cancellation.deadline) if moment is not None]
-        if moments:
+        if self._end is not None:
             # Bytes that trickle in hit no socket's time-out, in the headers least of all.
-            self._alarm = alarms.call_at(min(moments), self.abort)
+            self._alarm = alarms.call_at(self._end, self.abort)
         outer = sending()  # one whose session's hook, or auth, asks a model itself
         _here.exchange = self
         try:
@@ -130,8 +131,7 @@ class Exchange:
 
     def _seconds(self, limit: Optional[float]) -> Optional[float]:
         """How long the next wait may take: the limit, or what is left of the call's or the cancellation's time."""
-        moments = [moment for moment in (self._deadline, self._cancellation.deadline) if moment is not None]
-        left = min(moments) - time.monotonic() if moments else None
+        left = None if self._end is None else self._end - time.monotonic()
         return _settable(min([seconds for seconds in (limit, left) if seconds is not None], default=None))
 
     @property
@@ -243,7 +243,7 @@ class Exchange:
         if self._compressed:
             source = functools.partial(raw.read, decode_content=True)
         idle = self._idle
-        timed = self._deadline is not None or self._cancellation.deadline is not None
+        timed = self._end is not None
         self._limit(self._seconds(idle))
 
         def read() -> bytes:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from asimov_sync.errors import described
 from asimov_sync.inference.request import Request
+from asimov_sync.inference.tools import explained
 from asimov_sync.messages import ChatMessage, ChatRole, Reply
 
 __all__ = ["FORMAT", "Output", "PROMPT", "TOOL", "closed"]
@@ -75,10 +76,8 @@ class Output:
         try:
             return reply.model_copy(update={"parsed": self._adapter.validate_json(told)})
         except ValidationError as error:
-            lines = [
-                "{}: {}".format(".".join(map(str, wrong["loc"])) or "the whole", wrong["msg"]) for wrong in error.errors()
-            ]
-        raise ValueError("the answer does not fit: " + "; ".join(lines))
+            wrong = explained(error)
+        raise ValueError("the answer does not fit: " + wrong)
 
     def correction(self, reply: Reply, wrong: str) -> List[ChatMessage]:
         """What is said to a model whose reply did not fit: the reply, and what is wrong with it."""

@@ -13,7 +13,7 @@ from pydantic_core import to_jsonable_python
 
 from asimov_sync.errors import ToolError, described
 
-__all__ = ["Tool", "as_tools", "tool"]
+__all__ = ["Tool", "as_tools", "explained", "tool"]
 
 
 class Tool:
@@ -60,7 +60,7 @@ class _TypedTool(Tool):
             # JSON, and not Python's values: a strict model takes a date from the one, and not from the other.
             positional, named = self._arguments.validate_json(json.dumps(arguments))
         except ValidationError as error:
-            raise ValueError(_explained(error)) from None
+            raise ValueError("the arguments do not fit: " + explained(error)) from None
         return self.function(*positional, **named)
 
 
@@ -153,10 +153,10 @@ def _gatherer(plain: Callable[..., Any], signature: inspect.Signature) -> Callab
     return gather
 
 
-def _explained(error: ValidationError) -> str:
-    """A validation error in words for a model: which argument, what is wrong."""
-    lines = ["{}: {}".format(".".join(map(str, wrong["loc"])), wrong["msg"]) for wrong in error.errors()]
-    return "the arguments do not fit: " + "; ".join(lines)
+def explained(error: ValidationError) -> str:
+    """A validation error in words for a model: where, and what is wrong there."""
+    lines = ["{}: {}".format(".".join(map(str, wrong["loc"])) or "the whole", wrong["msg"]) for wrong in error.errors()]
+    return "; ".join(lines)
 
 
 AnyTool = Union[Callable[..., Any], Tuple[Callable[..., Any], Dict[str, Any]]]

@@ -11,7 +11,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from asimov_sync.inference.request import Request
 from asimov_sync.inference.wires.converse_blocks import Outgoing, blob, cache_points, from_converse
-from asimov_sync.inference.wires.fold import Fold
+from asimov_sync.inference.wires.fold import BlockFold, tool_calls
 from asimov_sync.inference.wires.messages import encode_request as encode_messages
 from asimov_sync.inference.wires.untrusted import count, json_object
 from asimov_sync.messages import (
@@ -151,11 +151,7 @@ def _reply(
         message=ChatMessage(role=ChatRole.ASSISTANT, content=blocks),
         stop_reason=None if stopped is None else _STOP_REASONS.get(stopped, stopped),
         raw_stop_reason=stopped,
-        tool_calls=[
-            ToolCall.from_block(block, malformed.get(place))
-            for place, block in enumerate(blocks)
-            if block.get("type") == "tool_use"
-        ],
+        tool_calls=tool_calls(blocks, malformed),
         usage=_usage(figures),
         model=model,
         id=request_id,
@@ -184,7 +180,7 @@ def _usage(figures: Any) -> Usage:
     )
 
 
-class ConverseFold(Fold):
+class ConverseFold(BlockFold):
     """Folds the events of ConverseStream, each as {name: payload}, to a Reply.
 
     The reply is done when both messageStop and metadata have come. A stream that ends between the two cannot be told from
@@ -297,12 +293,7 @@ class ConverseFold(Fold):
 
     def partial(self) -> Reply:
         """The reply of what was fed so far; without a stop_reason until it is done."""
-        blocks, malformed = [], {}
-        for place, index in enumerate(sorted(self._blocks)):
-            block, wrong = self._folded(index)
-            blocks.append(block)
-            if wrong is not None:
-                malformed[place] = wrong
+        blocks, malformed = self._so_far()
         stopped = self._stopped if self.done else None
         return _reply(blocks, malformed, stopped, self._figures, self._model, self._request_id)
 

@@ -5,12 +5,12 @@ Pure: the events may come from a socket, from boto3 or from a list.
 
 import abc
 import json
-from typing import Any, Callable, Iterable, Iterator, Optional, Sequence
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from asimov_sync.errors import Cancelled, ConnectionFailed, InferenceError, ProviderError, StreamInterrupted, described
-from asimov_sync.messages import Event, Reply, ReplyDone, TextDelta, ToolCallReady
+from asimov_sync.messages import Block, Event, Reply, ReplyDone, TextDelta, ToolCall, ToolCallReady
 
-__all__ = ["Fold", "all_at_once", "folded"]
+__all__ = ["BlockFold", "Fold", "Garbled", "all_at_once", "folded", "tool_calls"]
 
 _decoded = json.JSONDecoder().decode  # json.loads chooses its decoder anew for each event, which takes a quarter of its time
 
@@ -45,6 +45,31 @@ class Fold(abc.ABC):
     @abc.abstractmethod
     def partial(self) -> Reply:
         """The reply of what was fed so far; without a stop_reason until it is done."""
+
+
+class BlockFold(Fold):
+    """A fold of a wire whose streams bring numbered blocks: `_blocks` as far as they were announced, by their index."""
+
+    _blocks: Dict[int, Block]
+
+    @abc.abstractmethod
+    def _folded(self, index: int) -> Tuple[Block, Optional[str]]:
+        """A block with all its deltas, and its input as text if that is not a JSON object."""
+
+    def _so_far(self) -> Tuple[List[Block], Dict[int, str]]:
+        """The blocks in their order, and the inputs that are no JSON objects, by their places."""
+        folded = [self._folded(index) for index in sorted(self._blocks)]
+        malformed = {place: wrong for place, (_block, wrong) in enumerate(folded) if wrong is not None}
+        return [block for block, _wrong in folded], malformed
+
+
+def tool_calls(blocks: List[Block], malformed: Mapping[int, str]) -> List[ToolCall]:
+    """The calls among a reply's blocks. malformed: by the places of blocks, what came in place of a JSON object."""
+    return [
+        ToolCall.from_block(block, malformed.get(place))
+        for place, block in enumerate(blocks)
+        if block.get("type") == "tool_use"
+    ]
 
 
 class Garbled(ProviderError):

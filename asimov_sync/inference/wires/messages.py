@@ -18,7 +18,7 @@ from asimov_sync.errors import (
     RateLimitError,
 )
 from asimov_sync.inference.request import Request
-from asimov_sync.inference.wires.fold import Fold
+from asimov_sync.inference.wires.fold import BlockFold, tool_calls
 from asimov_sync.inference.wires.refusals import Kinds, refusal
 from asimov_sync.inference.wires.untrusted import count, json_object, text
 from asimov_sync.messages import (
@@ -126,11 +126,7 @@ def _reply(message: Mapping[str, Any], blocks: List[Block], malformed: Mapping[i
         message=ChatMessage(role=ChatRole.ASSISTANT, content=blocks),
         stop_reason=text(message.get("stop_reason")),
         raw_stop_reason=text(message.get("stop_reason")),
-        tool_calls=[
-            ToolCall.from_block(block, malformed.get(place))
-            for place, block in enumerate(blocks)
-            if block.get("type") == "tool_use"
-        ],
+        tool_calls=tool_calls(blocks, malformed),
         usage=_usage(message.get("usage")),
         model=text(message.get("model")),
         id=text(message.get("id")),
@@ -150,7 +146,7 @@ def _usage(figures: Any) -> Usage:
     )
 
 
-class MessagesFold(Fold):
+class MessagesFold(BlockFold):
     """Folds the events of a Messages stream. What the wire says twice (usage) is overwritten, never added."""
 
     def __init__(self, provider: str) -> None:
@@ -248,12 +244,7 @@ class MessagesFold(Fold):
 
     def partial(self) -> Reply:
         """The reply of what was fed so far; without a stop_reason until it is done."""
-        blocks, malformed = [], {}
-        for place, index in enumerate(sorted(self._blocks)):
-            block, wrong = self._folded(index)
-            blocks.append(block)
-            if wrong is not None:
-                malformed[place] = wrong
+        blocks, malformed = self._so_far()
         message = self._message if self.done else dict(self._message, stop_reason=None)
         return _reply(message, blocks, malformed)
 
