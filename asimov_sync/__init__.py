@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         IllegalTransition as IllegalTransition,
         InferenceError as InferenceError,
         InvalidRequestError as InvalidRequestError,
+        NonRetryableError as NonRetryableError,
         NotFoundError as NotFoundError,
         OutcomeUnknown as OutcomeUnknown,
         OutputInvalid as OutputInvalid,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
         RunFailed as RunFailed,
         RunTimeout as RunTimeout,
         StreamInterrupted as StreamInterrupted,
+        TaskTimeout as TaskTimeout,
         ToolError as ToolError,
         ToolRefused as ToolRefused,
         UnboundedClear as UnboundedClear,
@@ -65,7 +67,7 @@ if TYPE_CHECKING:
         TaskSkipped as TaskSkipped,
         TaskStarted as TaskStarted,
     )
-    from asimov_sync.graph.results import Partial as Partial, RunResult as RunResult
+    from asimov_sync.graph.results import Partial as Partial, Route as Route, RunResult as RunResult
     from asimov_sync.graph.run import Run as Run
     from asimov_sync.graph.scheduler import TaskScheduler as TaskScheduler
     from asimov_sync.inference.anthropic import AnthropicInferenceClient as AnthropicInferenceClient
@@ -111,12 +113,13 @@ _HOMES = {
         "AsimovError AuthenticationError BudgetExceeded CacheAuthenticationError CacheError CacheFull CacheKeyError "
         "CacheReadOnly CacheUnavailable CacheValueError Cancelled ConnectionFailed ConnectTimeout ContextLengthExceeded "
         "CrossSlotError DeadlineExceeded GraphError IdleTimeout IllegalTransition InferenceError InvalidRequestError "
-        "NotFoundError OutcomeUnknown OutputInvalid OverloadedError PermissionDeniedError ProviderError RateLimitError "
-        "RunFailed RunTimeout StreamInterrupted ToolError ToolRefused UnboundedClear WorkersClosed WrongKeyType"
+        "NonRetryableError NotFoundError OutcomeUnknown OutputInvalid OverloadedError PermissionDeniedError ProviderError "
+        "RateLimitError RunFailed RunTimeout StreamInterrupted TaskTimeout ToolError ToolRefused UnboundedClear WorkersClosed "
+        "WrongKeyType"
     ),
     "graph.building": "TaskGraph",
     "graph.events": "RunFinished TaskFinished TaskProgress TaskSkipped TaskStarted",
-    "graph.results": "Partial RunResult",
+    "graph.results": "Partial Route RunResult",
     "graph.context": "TaskContext",
     "graph.run": "Run",
     "graph.scheduler": "TaskScheduler",

@@ -8,6 +8,8 @@
     ├── IllegalTransition           (ValueError) a status move that the status table does not have
     ├── RunFailed                   a run ended FAILED or PARTIAL, and raise_for_failure() was asked
     ├── RunTimeout                  (TimeoutError) a run did not end in the time that was given
+    ├── TaskTimeout                 (TimeoutError) a task took longer than its timeout
+    ├── NonRetryableError           raised by handlers: this failure is not to be retried
     ├── WorkersClosed               (RuntimeError) work was handed to something already closed
     ├── ToolError                   (ValueError) a tool that cannot be described to a model
     ├── ToolRefused                 a tool call that waited for approval was refused
@@ -69,6 +71,7 @@ __all__ = [
     "IllegalTransition",
     "InferenceError",
     "InvalidRequestError",
+    "NonRetryableError",
     "NotFoundError",
     "OutcomeUnknown",
     "OutputInvalid",
@@ -79,6 +82,7 @@ __all__ = [
     "RunFailed",
     "RunTimeout",
     "StreamInterrupted",
+    "TaskTimeout",
     "ToolError",
     "ToolRefused",
     "UnboundedClear",
@@ -127,6 +131,14 @@ class RunFailed(AsimovError):
 
 class RunTimeout(AsimovError, TimeoutError):
     """`Run.result(timeout)` was called and the run is still going on; the run itself is not touched."""
+
+
+class TaskTimeout(AsimovError, TimeoutError):
+    """A task's handler took longer than the `timeout` with which the task was added."""
+
+
+class NonRetryableError(AsimovError):
+    """Raised by a handler, or a subclass of it is, for a failure that trying again cannot mend: no Retry is made."""
 
 
 class WorkersClosed(AsimovError, RuntimeError):

@@ -6,7 +6,7 @@ from asimov_sync.errors import RunFailed
 from asimov_sync.messages import Usage, jsonable
 from asimov_sync.tasks import Task, TaskSnapshot, TaskStatus
 
-__all__ = ["Partial", "RunResult"]
+__all__ = ["Partial", "Route", "RunResult"]
 
 
 class Partial(NamedTuple):
@@ -14,6 +14,28 @@ class Partial(NamedTuple):
 
     result: Any
     error: str
+
+
+class Route:
+    """Returned by a handler that chooses what runs next: of the task's direct dependents only those named.
+
+    result: the task's result. A name of the task itself, or of one that it depends on, near or far, goes back there: that task
+    and all that was started after it run again, and find the result in `context.feedback`.
+    """
+
+    __slots__ = ("names", "result")
+
+    def __init__(self, *names: str, result: Any = None) -> None:
+        self.names = names
+        self.result = result
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Route) and (self.names, self.result) == (other.names, other.result)
+
+    __hash__ = None  # type: ignore[assignment]  # as its result may have none
+
+    def __repr__(self) -> str:
+        return "Route({})".format(", ".join([repr(name) for name in self.names] + ["result={!r}".format(self.result)]))
 
 
 class Outcome(NamedTuple):
