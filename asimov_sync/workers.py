@@ -25,7 +25,7 @@ from typing import Any, Callable, Deque, Dict, List, Optional, Set, Tuple
 from asimov_sync.errors import WorkersClosed
 from asimov_sync.forking import renew_in_child
 
-__all__ = ["Alarms", "WorkerPool"]
+__all__ = ["Alarms", "INLINE", "WorkerPool"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +37,12 @@ ABANDONED_LIMIT = 64
 
 LONGEST_WAIT = 3600.0
 """How long the alarm thread waits at a stretch; no lock can be waited for infinitely many seconds."""
+
+INLINE: "contextvars.ContextVar[bool]" = contextvars.ContextVar("asimov_inline", default=False)
+"""Whether what would be done at once, on threads, is done one after the other on the calling thread, in this context.
+
+A scheduler with `max_workers=0` sets it: for debuggers, and for Django's TestCase, whose transaction is one thread's.
+"""
 
 _here = threading.local()
 
