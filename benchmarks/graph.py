@@ -15,8 +15,8 @@ concurrent.futures.wait, as that module's own examples do, and the goals are mea
 0.8 (layers) times that, at 10,000 tasks. "queue" has the futures put themselves into a queue, and wakes for one at a time.
 From 10,000 tasks to 100,000, the time for one task may grow to 1.3 times.
 
-io       tasks that sleep 5 to 50 ms, with workers for all that can go on at once: the time of the whole, against the longest
-         path through the graph; the goal is 1.02 times that
+io       tasks that sleep 5 to 50 ms, with twice the workers that can be needed at once: the time of the whole, against the
+         longest path through the graph; the goal is 1.02 times that
 memory   what tracemalloc finds in a fresh process beside the Tasks themselves, with the graph and the result still held; the
          goals are 2048 bytes a task at the peak, and from 10,000 tasks to 100,000 at most 1.3 times as much for each
 """
@@ -369,7 +369,7 @@ def measure_shapes(shapes: Sequence[str], sizes: Sequence[int], rounds: int, mis
             if size <= JUDGED:
                 ways.update({"queue": by_queue, "stream()": by_stream})
             ways.update({name: peer[0] for name, peer in known.items() if peer is not None and size <= peer[1]})
-            told = in_turn(ways, rounds if size <= JUDGED else max(2, rounds // 2), plan, nothing, WORKERS)
+            told = in_turn(ways, rounds if size <= JUDGED else max(1, rounds // 2), plan, nothing, WORKERS)
             grown[size] = figure([seconds / len(plan) for seconds in told["run()"]])
             against = ratio(told["run()"], told["wait"])
             goal = judged(shape, against.median, GOALS[shape], missed) if size == JUDGED else ""
@@ -447,7 +447,7 @@ def measure_io(rounds: int, missed: List[str]) -> None:
     print("tasks that sleep 5 to 50 ms: milliseconds (median), and the ratio to the longest path: median [least, most]")
     line = "{:28} {:>8} {:>8}   {:21}  {}"
     print(line.format("", "path", "took", "took / path", "goal"))
-    for shape, plan in (("layers, 3 of 12", layered(15, 12, 3)), ("hourglass, 1-40-1", hourglass(8, 40))):
+    for shape, plan in (("layers, 3 of 12", layered(10, 12, 3)), ("hourglass, 1-40-1", hourglass(5, 40))):
         seconds = naps(plan)
         times = spans(plan, seconds)
         longest = longest_path(plan, times)
