@@ -64,10 +64,13 @@ if TYPE_CHECKING:
         RunFinished as RunFinished,
         TaskFinished as TaskFinished,
         TaskProgress as TaskProgress,
+        TaskRetried as TaskRetried,
         TaskSkipped as TaskSkipped,
         TaskStarted as TaskStarted,
+        TaskText as TaskText,
     )
     from asimov_sync.graph.results import Partial as Partial, Route as Route, RunResult as RunResult
+    from asimov_sync.graph.retry import Retry as Retry
     from asimov_sync.graph.run import Run as Run
     from asimov_sync.graph.scheduler import TaskScheduler as TaskScheduler
     from asimov_sync.inference.anthropic import AnthropicInferenceClient as AnthropicInferenceClient
@@ -118,9 +121,10 @@ _HOMES = {
         "WrongKeyType"
     ),
     "graph.building": "TaskGraph",
-    "graph.events": "RunFinished TaskFinished TaskProgress TaskSkipped TaskStarted",
+    "graph.events": "RunFinished TaskFinished TaskProgress TaskRetried TaskSkipped TaskStarted TaskText",
     "graph.results": "Partial Route RunResult",
     "graph.context": "TaskContext",
+    "graph.retry": "Retry",
     "graph.run": "Run",
     "graph.scheduler": "TaskScheduler",
     "inference.anthropic": "AnthropicInferenceClient",

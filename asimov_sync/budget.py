@@ -67,10 +67,12 @@ class Budget:
         for name in ("tokens", "requests", "dollars"):
             limit, spent = getattr(self, name), getattr(self._spent, name)
             if limit is not None and spent >= limit and (beginning or name != "requests"):
-                raise BudgetExceeded(
+                error = BudgetExceeded(
                     "the budget of {} {} is used up ({} spent): the request was not sent".format(limit, name, round(spent, 6)),
                     provider=provider,
                 )
+                error.budget = self
+                raise error
 
     def add(self, usage: Usage, model: str, provider: str) -> None:
         """Charge a reply, or as much of one as came."""

@@ -175,6 +175,10 @@ class Cancellation:
         if upward is not None:
             upward.remove()
 
+    def take_over(self) -> None:
+        """Make it the current one for the rest of this context's life: for whoever made the context, as a run does."""
+        _current.set((self, None))
+
     def __enter__(self) -> "Cancellation":
         _current.set((self, _current.get()))
         return self

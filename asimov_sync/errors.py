@@ -47,6 +47,7 @@ Every one of them survives pickling, so that a Celery or multiprocessing worker 
 from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
 if TYPE_CHECKING:
+    from asimov_sync.budget import Budget
     from asimov_sync.messages import ChatMessage, Reply, Usage
 
 __all__ = [
@@ -315,7 +316,12 @@ class StreamInterrupted(InferenceError):
 
 
 class BudgetExceeded(InferenceError):
-    """A budget is used up, so the request was not sent; the message says which, and by how much."""
+    """A budget is used up, so the request was not sent; the message says which, and by how much.
+
+    budget: the Budget itself.
+    """
+
+    budget: "Optional[Budget]" = None
 
 
 class OutputInvalid(InferenceError, ValueError):

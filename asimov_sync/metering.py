@@ -32,6 +32,11 @@ class Meter:
         """The sum so far."""
         return self._sum if self._sum is not None else Usage()
 
+    @property
+    def told(self) -> Optional[Usage]:
+        """The sum so far; None if nothing was ever added."""
+        return self._sum
+
     def add(self, usage: Usage) -> None:
         """Add to the sum."""
         with _adding.lock:

@@ -25,7 +25,7 @@ from typing import Any, Callable, Deque, Dict, List, Optional, Set, Tuple
 from asimov_sync.errors import WorkersClosed
 from asimov_sync.forking import renew_in_child
 
-__all__ = ["Alarms", "WorkerPool"]
+__all__ = ["Alarms", "INLINE", "WorkerPool"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +37,12 @@ ABANDONED_LIMIT = 64
 
 LONGEST_WAIT = 3600.0
 """How long the alarm thread waits at a stretch; no lock can be waited for infinitely many seconds."""
+
+INLINE: "contextvars.ContextVar[bool]" = contextvars.ContextVar("asimov_inline", default=False)
+"""Whether what would be done at once, on threads, is done one after the other on the calling thread, in this context.
+
+A scheduler with `max_workers=0` sets it: for debuggers, and for Django's TestCase, whose transaction is one thread's.
+"""
 
 _here = threading.local()
 
@@ -86,13 +92,13 @@ class WorkerPool(concurrent.futures.ThreadPoolExecutor):
         self._living = 0
         self._idle = 0
         self._workers: Dict[int, threading.Thread] = {}  # by their thread idents
-        self._busy: Set[int] = set()
+        self._busy: Dict[int, _Job] = {}  # by their thread idents
         self._abandoned: Set[int] = set()
 
     @property
-    def inside(self) -> bool:
-        """Whether the calling thread is one of this pool's own."""
-        return getattr(_here, "pool", None) is self
+    def job(self) -> Any:
+        """The call that the calling thread is in, if it is a worker of this pool: what `abandon` takes."""
+        return self._busy.get(threading.get_ident())
 
     @property
     def crowded(self) -> bool:
@@ -154,19 +160,29 @@ class WorkerPool(concurrent.futures.ThreadPoolExecutor):
                         del self._workers[me]
                         return
                 job = self._jobs.popleft()
-                self._busy.add(me)
+                self._busy[me] = job
             job.run()
             del job  # its result must not live until the next job comes
             with self._lock:
-                self._busy.discard(me)
+                del self._busy[me]
                 if me in self._abandoned:
                     self._abandoned.discard(me)
                     return
 
-    def abandon(self, ident: int) -> None:
-        """Give up the worker with this thread ident: its place goes to a fresh one, and its thread ends when it can."""
+    def busy(self, job: Any) -> bool:
+        """Whether a worker is still in this call."""
+        return any(busy is job for busy in list(self._busy.values()))
+
+    @property
+    def abandoned(self) -> int:
+        """How many threads were given up and are still in their calls."""
+        return len(self._abandoned)
+
+    def abandon(self, job: Any) -> None:
+        """Give up the worker that is still in this call: its place goes to a fresh one, and its thread ends when it can."""
         with self._lock:
-            if ident not in self._busy or ident in self._abandoned:
+            ident = next((ident for ident, busy in self._busy.items() if busy is job), None)
+            if ident is None or ident in self._abandoned:
                 return  # it came back after all
             if len(self._abandoned) >= ABANDONED_LIMIT:
                 logger.warning(
@@ -223,6 +239,11 @@ class Alarms:
             self.start()
         return alarm
 
+    @property
+    def inside(self) -> bool:
+        """Whether the calling thread is the one that calls."""
+        return getattr(_here, "alarms", None) is self
+
     def start(self) -> None:
         """Start the thread, if it is not running."""
         with self._starting:
@@ -231,6 +252,7 @@ class Alarms:
                 self._started = True
 
     def _serve(self) -> None:
+        _here.alarms = self
         coming: List[Tuple[float, int, Alarm]] = []  # a heap
         tidy = 64
         while True:

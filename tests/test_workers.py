@@ -97,12 +97,12 @@ def test_the_context_is_copied(pool):
     assert pool.submit(variable.get).result(5) == "caller"
 
 
-def test_inside(pool):
-    """A pool knows whether it is asked on one of its own threads."""
-    assert pool.submit(lambda: pool.inside).result(5) is True
-    assert pool.inside is False
+def test_the_job(pool):
+    """A pool knows which call the calling thread is in, if it is one of its own threads."""
+    assert pool.submit(lambda: pool.job is not None).result(5) is True
+    assert pool.job is None
     with WorkerPool(1) as other:
-        assert other.submit(lambda: pool.inside).result(5) is False
+        assert other.submit(lambda: pool.job).result(5) is None
 
 
 def test_after_shutdown(pool):
@@ -123,9 +123,10 @@ def test_a_stuck_worker_is_replaced():
     """The place of an abandoned worker goes to a fresh one, and its thread ends when its call does."""
     pool = WorkerPool(1)
     stuck, release = threading.Event(), threading.Event()
-    idents = []
+    jobs, idents = [], []
 
     def hang():
+        jobs.append(pool.job)
         idents.append(threading.get_ident())
         stuck.set()
         release.wait(20)
@@ -133,13 +134,16 @@ def test_a_stuck_worker_is_replaced():
     hanging = pool.submit(hang)
     assert stuck.wait(5)
     waiting = pool.submit(threading.get_ident)
-    pool.abandon(idents[0])
+    assert pool.busy(jobs[0])
+    pool.abandon(jobs[0])
+    assert pool.abandoned == 1
     assert waiting.result(5) != idents[0]
     release.set()
     hanging.result(5)
-    wait_for(lambda: not pool._abandoned)
+    wait_for(lambda: not pool.abandoned)
     assert pool._living == 1
-    pool.abandon(12345)
+    assert not pool.busy(jobs[0])
+    pool.abandon(jobs[0])  # it came back
     assert pool._living == 1
 
 
@@ -147,13 +151,13 @@ def test_abandoned_workers_are_bounded(monkeypatch, caplog):
     """Beyond a number of stuck threads no more are replaced, and the log says so."""
     monkeypatch.setattr(workers, "ABANDONED_LIMIT", 2)
     pool = WorkerPool(4)
-    release, idents = threading.Event(), []
-    futures = [pool.submit(lambda: (idents.append(threading.get_ident()), release.wait(20))) for _ in range(4)]
-    wait_for(lambda: len(idents) == 4)
+    release, jobs = threading.Event(), []
+    futures = [pool.submit(lambda: (jobs.append(pool.job), release.wait(20))) for _ in range(4)]
+    wait_for(lambda: len(jobs) == 4)
     with caplog.at_level(logging.WARNING):
-        for ident in idents:
-            pool.abandon(ident)
-    assert len(pool._abandoned) == 2
+        for job in jobs:
+            pool.abandon(job)
+    assert pool.abandoned == 2
     assert "no more of them are replaced" in caplog.text
     release.set()
     concurrent.futures.wait(futures, timeout=10)

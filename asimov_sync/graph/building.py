@@ -2,50 +2,15 @@
 
 import copy
 import uuid
-import weakref
-from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
+from typing import Any, Dict, Iterable, List, Optional, Tuple
 
 from asimov_sync.errors import GraphError
-from asimov_sync.forking import ForkSafeLock
+from asimov_sync.graph.nodes import MAX_VISITS, Dependencies, Node, When, node_of
+from asimov_sync.graph.plan import Plan, planned
+from asimov_sync.graph.retry import Retry
 from asimov_sync.tasks import Task, TaskStatus
 
-__all__ = ["Hold", "Node", "TaskGraph", "claim", "release"]
-
-Dependency = Union[Task, str]
-
-
-class Hold:
-    """What a run holds while it works on its tasks. A run that is lost, by Ctrl-C at the wrong moment, claims nothing."""
-
-    __slots__ = ("__weakref__",)
-
-
-class _Claims(ForkSafeLock):
-    """The tasks that runs of this process are working on: identity, and the claim. None in a forked child."""
-
-    __slots__ = ("tasks",)
-
-    def renew(self) -> None:
-        super().renew()
-        self.tasks: Dict[int, "weakref.ref[Hold]"] = {}
-
-
-_claims = _Claims()
-
-
-class Node(NamedTuple):
-    """A task's place in a plan: `dependencies` are the places of the nodes that it waits for, in the order given."""
-
-    name: str
-    task: Task
-    dependencies: Tuple[int, ...]
-    allow_failure: bool
-
-
-class _Entry(NamedTuple):
-    task: Task
-    depends_on: Tuple[Dependency, ...]
-    allow_failure: bool
+__all__ = ["TaskGraph"]
 
 
 class TaskGraph:
@@ -56,30 +21,34 @@ class TaskGraph:
     """
 
     def __init__(self) -> None:
-        self._entries: Dict[str, _Entry] = {}
-        self._names: Dict[Any, str] = {}  # task id: name
+        self._nodes: Dict[str, Node] = {}
+        self._names: Dict[uuid.UUID, str] = {}  # by the tasks' ids
+        self._groups: Dict[str, Tuple[str, ...]] = {}  # what the name of a map or a subgraph stands for
 
     def add(
         self,
         task: Task,
         name: Optional[str] = None,
-        depends_on: Union[Dependency, Iterable[Dependency]] = (),
+        depends_on: Dependencies = (),
+        when: Optional[When] = None,
         allow_failure: bool = False,
+        retry: Optional[Retry] = None,
+        timeout: Optional[float] = None,
+        max_visits: int = MAX_VISITS,
     ) -> Task:
         """Add a task, to be started when all it depends on (tasks, or names that may be added later) is done.
 
-        name: unique in the graph; made of the type and the place where not given. allow_failure: it is started even when
-        dependencies failed, and finds them in `context.failed`. Returns the task; GraphError for a second use of a name
-        or task.
+        name: unique in the graph; made of the type and the place where not given. when: called with the inputs when they are
+        there; if it returns something false, the task is ruled out. allow_failure: it is started even when dependencies
+        failed, and finds them in `context.failed`. retry: how often, and for what, it is tried again. timeout: the seconds
+        that an attempt may take; TaskTimeout after that. max_visits: how often it may be started in one run, by loops.
+
+        Returns the task; GraphError for a second use of a name or task, or an argument that cannot be.
         """
-        if not isinstance(task, Task):
-            raise GraphError("a graph holds Tasks, not {}".format(type(task).__name__))
         if name is None:
-            place = len(self._entries) + 1
-            while "{}-{}".format(task.type, place) in self._entries:
-                place += 1
-            name = "{}-{}".format(task.type, place)
-        if name in self._entries:
+            name = self._free_name(getattr(task, "type", ""))
+        node = node_of(task, name, depends_on, when, allow_failure, retry, timeout, max_visits, ())
+        if name in self._nodes or name in self._groups:
             raise GraphError("there is a task named {!r} already".format(name))
         if task.id in self._names:
             raise GraphError(
@@ -87,79 +56,111 @@ class TaskGraph:
                     task.objective or task.type, self._names[task.id]
                 )
             )
-        if isinstance(depends_on, (str, Task)):
-            depends_on = (depends_on,)
-        self._entries[name] = _Entry(task, tuple(depends_on), allow_failure)
+        self._nodes[name] = node
         self._names[task.id] = name
         return task
+
+    def _free_name(self, type: str) -> str:
+        place = len(self._nodes) + 1
+        while "{}-{}".format(type, place) in self._nodes:
+            place += 1
+        return "{}-{}".format(type, place)
 
     def map(
         self,
         task: Task,
         items: Iterable[Any],
         name: Optional[str] = None,
-        depends_on: Union[Dependency, Iterable[Dependency]] = (),
+        depends_on: Dependencies = (),
+        when: Optional[When] = None,
         allow_failure: bool = False,
+        retry: Optional[Retry] = None,
+        timeout: Optional[float] = None,
+        max_visits: int = MAX_VISITS,
     ) -> List[Task]:
-        """Add a copy of `task` for every item, named `name[0]`, `name[1]` …, with the item in params["item"]."""
-        if isinstance(depends_on, (str, Task)):
-            depends_on = (depends_on,)
-        depends_on = tuple(depends_on)
+        """Add a copy of `task` for every item, named `name[0]`, `name[1]` …, with the item in params["item"].
+
+        The other arguments are those of `add`, for each of them. `depends_on=name` then means all of them. Returns them.
+        """
         name = task.type if name is None else name
-        return [
-            self.add(_fresh(task, item=item), "{}[{}]".format(name, place), depends_on, allow_failure)
-            for place, item in enumerate(items)
-        ]
+        self._refuse_name(name)
+        if not isinstance(depends_on, (str, Task)):
+            depends_on = tuple(depends_on)
+        names = []
+        tasks = []
+        for place, item in enumerate(items):
+            names.append("{}[{}]".format(name, place))
+            fresh = _fresh(task, item=item)
+            tasks.append(self.add(fresh, names[-1], depends_on, when, allow_failure, retry, timeout, max_visits))
+        self._groups[name] = tuple(names)
+        return tasks
+
+    def add_graph(self, other: "TaskGraph", name: str, depends_on: Dependencies = ()) -> List[Task]:
+        """Add a copy of another graph; its task "fetch" is `name.fetch` here.
+
+        depends_on: what those of its tasks wait for that wait for nothing in it. Returns the tasks at its end, on which
+        nothing in it depends; `depends_on=name` means these. Its tasks go on calling each other by the names that they have
+        in it: in their inputs, in Routes and in spawns.
+        """
+        self._refuse_name(name)
+        if not isinstance(depends_on, (str, Task)):
+            depends_on = tuple(depends_on)
+        plan = other.plan()
+        prefix = name + "."
+        taken = [node.name for node in plan.nodes if prefix + node.name in self._nodes or prefix + node.name in self._groups]
+        if taken:
+            raise GraphError("there is a task named {!r} already".format(prefix + taken[0]))
+        names = [prefix + node.name for node in plan.nodes]
+        for node, dependencies in zip(plan.nodes, plan.dependencies):
+            inner = tuple(names[place] for place in dependencies) or depends_on
+            scopes = tuple(prefix + scope for scope in node.scopes) + (prefix,)
+            self.add(_fresh(node.task), prefix + node.name, inner)
+            self._nodes[prefix + node.name] = node._replace(
+                name=prefix + node.name,
+                task=self._nodes[prefix + node.name].task,
+                depends_on=self._nodes[prefix + node.name].depends_on,
+                scopes=scopes,
+            )
+        for group, members in other._groups.items():
+            self._groups[prefix + group] = tuple(prefix + member for member in members)
+        ends = [names[place] for place, dependents in enumerate(plan.dependents) if not dependents]
+        self._groups[name] = tuple(ends)
+        return [self._nodes[end].task for end in ends]
+
+    def _refuse_name(self, name: str) -> None:
+        if name in self._nodes or name in self._groups:
+            raise GraphError("there is a task or a group named {!r} already".format(name))
 
     def __getitem__(self, name: str) -> Task:
-        return self._entries[name].task
+        return self._nodes[name].task
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._nodes)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries
+        return name in self._nodes
 
     @property
     def tasks(self) -> Dict[str, Task]:
         """The tasks by their names, in the order in which they were added."""
-        return {name: entry.task for name, entry in self._entries.items()}
+        return {name: node.task for name, node in self._nodes.items()}
 
     def copy(self) -> "TaskGraph":
         """The same graph of new tasks: new ids, all WAITING."""
         twin = TaskGraph()
-        for name, entry in self._entries.items():
-            depends_on = [self._name_of(dependency) or dependency for dependency in entry.depends_on]
-            twin.add(_fresh(entry.task), name, depends_on, entry.allow_failure)
+        for name, node in self._nodes.items():
+            depends_on = tuple(
+                self._names.get(dependency.id, dependency) if isinstance(dependency, Task) else dependency
+                for dependency in node.depends_on
+            )
+            twin.add(_fresh(node.task), name)
+            twin._nodes[name] = node._replace(task=twin[name], depends_on=depends_on)
+        twin._groups = dict(self._groups)
         return twin
 
-    def _name_of(self, dependency: Dependency) -> Optional[str]:
-        if isinstance(dependency, Task):
-            return self._names.get(dependency.id)
-        return dependency if dependency in self._entries else None
-
-    def plan(self) -> List[Node]:
-        """The nodes in the order in which they were added; GraphError for an unknown dependency or a cycle."""
-        places = {name: place for place, name in enumerate(self._entries)}
-        nodes = []
-        for name, entry in self._entries.items():
-            dependencies: List[int] = []
-            for dependency in entry.depends_on:
-                known = self._name_of(dependency)
-                if known is None:
-                    raise GraphError(
-                        "{!r} depends on {}, which is not in the graph".format(
-                            name,
-                            repr(dependency.objective or dependency.type)
-                            if isinstance(dependency, Task)
-                            else repr(dependency),
-                        )
-                    )
-                if places[known] not in dependencies:
-                    dependencies.append(places[known])
-            nodes.append(Node(name, entry.task, tuple(dependencies), entry.allow_failure))
-        _refuse_cycle(nodes)
-        return nodes
+    def plan(self) -> Plan:
+        """Who waits for whom, by place; GraphError for an unknown dependency or a cycle."""
+        return planned(list(self._nodes.values()), self._names, self._groups)
 
     def __repr__(self) -> str:
         return "<TaskGraph: {} tasks>".format(len(self))
@@ -169,59 +170,3 @@ def _fresh(task: Task, **params: Any) -> Task:
     """A task like this one that was never run: a new id, WAITING; of the same class, with its other fields."""
     new = {"id": uuid.uuid4(), "params": dict(copy.deepcopy(task.params), **params)}
     return task.model_copy(update=dict(new, status=TaskStatus.WAITING, result=None, error=None))
-
-
-def _refuse_cycle(nodes: Sequence[Node]) -> None:
-    """GraphError, with the cycle in its message, if some tasks wait for one another."""
-    unmet = [len(node.dependencies) for node in nodes]
-    dependents: List[List[int]] = [[] for _ in nodes]
-    for place, node in enumerate(nodes):
-        for dependency in node.dependencies:
-            dependents[dependency].append(place)
-    free = [place for place, count in enumerate(unmet) if not count]
-    for place in free:  # grows while it is walked
-        for dependent in dependents[place]:
-            unmet[dependent] -= 1
-            if not unmet[dependent]:
-                free.append(dependent)
-    if len(free) == len(nodes):
-        return
-    # What is left waits for something that is left: going from one to the next, some node must come a second time.
-    place = next(place for place, count in enumerate(unmet) if count)
-    path: List[int] = []
-    met: Set[int] = set()
-    while place not in met:
-        met.add(place)
-        path.append(place)
-        place = next(dependency for dependency in nodes[place].dependencies if unmet[dependency])
-    cycle = path[path.index(place) :] + [place]
-    raise GraphError("these tasks wait for one another: " + " → ".join(repr(nodes[place].name) for place in cycle))
-
-
-def claim(nodes: Sequence[Node], mine: Hold) -> None:
-    """Take the tasks for a run, and let every one wait, whatever an earlier run left; GraphError while a run has one."""
-    reference = weakref.ref(mine)
-    with _claims.lock:
-        for node in nodes:
-            held = _claims.tasks.get(id(node.task))
-            if held is not None and held() is not None:
-                raise GraphError(
-                    "the task {!r} is running already, and a run works on the graph's own tasks: "
-                    "run graph.copy() to run a graph several times at once".format(node.name)
-                )
-        for node in nodes:
-            _claims.tasks[id(node.task)] = reference
-    for node in nodes:
-        if node.task.status is not TaskStatus.WAITING:
-            if not node.task.status.settled:  # left EXECUTING by a process that is gone, and loaded from its JSON
-                node.task.move(TaskStatus.FAILED)
-            node.task.move(TaskStatus.WAITING)
-
-
-def release(nodes: Sequence[Node], mine: Hold) -> None:
-    """Give back those of the tasks that are claimed so."""
-    with _claims.lock:
-        for node in nodes:
-            held = _claims.tasks.get(id(node.task))
-            if held is not None and held() is mine:
-                del _claims.tasks[id(node.task)]

@@ -1,10 +1,12 @@
 """What came of a run."""
 
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, Iterator, NamedTuple, Optional, Sequence, Tuple
 
 from asimov_sync.errors import RunFailed
+from asimov_sync.graph.phases import COMPLETE, FAILED, PARTIAL, RULED_OUT, SKIPPED, TAKEN_BACK, Phase
+from asimov_sync.graph.state import RunState
 from asimov_sync.messages import Usage, jsonable
-from asimov_sync.tasks import Task, TaskSnapshot, TaskStatus
+from asimov_sync.tasks import Task, TaskStatus
 
 __all__ = ["Partial", "Route", "RunResult"]
 
@@ -39,96 +41,115 @@ class Route:
 
 
 class Outcome(NamedTuple):
-    """What came of one call of a handler."""
+    """What came of one call of a handler. route: the names of a Route. wait: the seconds until it is to be tried again."""
 
     status: TaskStatus
     result: Any = None
     error: Optional[str] = None
     exception: Optional[BaseException] = None
-
-
-class TaskRecord(NamedTuple):
-    """What a run knows of one task at its end. seconds is None for a task that was never started."""
-
-    name: str
-    task: Task
-    snapshot: TaskSnapshot
-    exception: Optional[BaseException]
-    skipped: Optional[str]
-    usage: Usage
-    seconds: Optional[float]
+    route: Optional[Sequence[str]] = None
+    wait: Optional[float] = None
 
 
 class RunResult:
     """What came of a run: a status, and by task name the results, errors and the rest.
 
-    status: COMPLETE if every task is; FAILED if none brought a result; PARTIAL otherwise.
+    status: COMPLETE if every task is that was not ruled out; FAILED if none brought a result; PARTIAL otherwise.
     run_id; usage: all tokens of the run; duration: in seconds, from submit to end.
     """
 
     def __init__(
         self,
-        records: List[TaskRecord],
-        status: TaskStatus,
+        state: RunState,
+        exceptions: Dict[int, BaseException],
+        seconds: Dict[int, float],
+        usages: Dict[int, Usage],
         run_id: str,
         usage: Usage,
         duration: float,
-        cause: Optional[BaseException] = None,
     ) -> None:
-        self._records = records
+        # Whatever is looked at is made of these when it is asked for: a run of many tasks ends at once.
+        self._nodes = state.nodes
+        self._phases = state.phases
+        self._results = state.results
+        self._errors = state.errors
+        self._exceptions = {place: error for place, error in exceptions.items() if state.phases[place] is FAILED}
+        self._seconds = seconds
+        self._usages = usages
         self._tasks: Optional[Dict[str, Task]] = None
-        self._cause = cause
-        self.status = status
+        self.status = state.status
         self.run_id = run_id
         self.usage = usage
         self.duration = duration
 
+    def _named(self, *phases: Phase) -> Iterator[Tuple[str, int]]:
+        """The names and places of the tasks that ended in one of these phases."""
+        for place, phase in enumerate(self._phases):
+            if phase in phases:
+                yield self._nodes[place].name, place
+
     @property
     def results(self) -> Dict[str, Any]:
         """The result of every task that brought one: COMPLETE and PARTIAL."""
-        good = (TaskStatus.COMPLETE, TaskStatus.PARTIAL)
-        return {record.name: record.snapshot.result for record in self._records if record.snapshot.status in good}
+        return {name: self._results[place] for name, place in self._named(COMPLETE, PARTIAL)}
 
     @property
     def tasks(self) -> Dict[str, Task]:
         """A copy of every task as the run left it; a later run of the same graph does not change it."""
         if self._tasks is None:
-            self._tasks = {record.name: record.task.model_copy(update=record.snapshot._asdict()) for record in self._records}
+            ends = (COMPLETE, PARTIAL, FAILED)
+            self._tasks = {
+                node.name: node.task.model_copy(
+                    update={
+                        "status": phase.status,
+                        "result": self._results[place],
+                        "error": self._errors[place] if phase in ends else None,
+                    }
+                )
+                for place, (node, phase) in enumerate(zip(self._nodes, self._phases))
+                if phase is not TAKEN_BACK
+            }
         return self._tasks
 
     @property
     def errors(self) -> Dict[str, str]:
         """What went wrong with each FAILED and PARTIAL task."""
-        return {record.name: record.snapshot.error for record in self._records if record.snapshot.error is not None}
+        return {name: self._errors[place] or "" for name, place in self._named(FAILED, PARTIAL)}
 
     @property
     def exceptions(self) -> Dict[str, BaseException]:
         """The exception of each FAILED task."""
-        return {record.name: record.exception for record in self._records if record.exception is not None}
+        return {self._nodes[place].name: self._exceptions[place] for place in sorted(self._exceptions)}
 
     @property
     def skipped(self) -> Dict[str, str]:
-        """Why each task that was not started was not."""
-        return {record.name: record.skipped for record in self._records if record.skipped is not None}
+        """Why each task that was not started was not: skipped, or ruled out by a Route or a `when`."""
+        return {name: self._errors[place] or "" for name, place in self._named(SKIPPED, RULED_OUT)}
 
     @property
     def usages(self) -> Dict[str, Usage]:
         """The tokens that each started task used, its agents and tools included."""
-        return {record.name: record.usage for record in self._records if record.seconds is not None}
+        return {name: self._usages.get(place) or Usage() for name, place in self._started()}
 
     @property
     def durations(self) -> Dict[str, float]:
-        """How many seconds each started task took."""
-        return {record.name: record.seconds for record in self._records if record.seconds is not None}
+        """How many seconds each started task took, in all its attempts together."""
+        return {name: self._seconds[place] for name, place in self._started()}
+
+    def _started(self) -> Iterator[Tuple[str, int]]:
+        for place, phase in enumerate(self._phases):
+            if place in self._seconds and phase is not TAKEN_BACK:
+                yield self._nodes[place].name, place
 
     def raise_for_failure(self) -> None:
         """RunFailed if the run is FAILED or PARTIAL, chained to the exception that came first."""
         if self.status is TaskStatus.COMPLETE:
             return
         told = ["{}: {}".format(name, error) for name, error in self.errors.items()]
-        told += ["{}: skipped, {}".format(name, reason) for name, reason in self.skipped.items()]
+        told += ["{}: skipped, {}".format(self._nodes[place].name, self._errors[place]) for _, place in self._named(SKIPPED)]
         shown = "; ".join(told[:5]) + ("; and {} more".format(len(told) - 5) if len(told) > 5 else "")
-        raise RunFailed("the run is {}: {}".format(self.status.name, shown)) from self._cause
+        cause = next(iter(self._exceptions.values()), None)
+        raise RunFailed("the run is {}: {}".format(self.status.name, shown)) from cause
 
     def to_dict(self) -> Dict[str, Any]:
         """The whole of it, as JSON can hold it; a result that JSON cannot hold becomes its repr."""
@@ -144,4 +165,5 @@ class RunResult:
         return {name: jsonable(value) for name, value in told.items()}
 
     def __repr__(self) -> str:
-        return "<RunResult: {}, {} of {} tasks with a result>".format(self.status.name, len(self.results), len(self._records))
+        whole = len(self._phases) - self._phases.count(TAKEN_BACK)
+        return "<RunResult: {}, {} of {} tasks with a result>".format(self.status.name, len(self.results), whole)

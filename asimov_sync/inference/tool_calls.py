@@ -13,7 +13,7 @@ from asimov_sync.errors import Cancelled, described
 from asimov_sync.inference.tool_loop import CalledTool, ToolFinished, ToolStarted
 from asimov_sync.inference.tools import Tool
 from asimov_sync.messages import Event, ToolCall
-from asimov_sync.workers import WorkerPool
+from asimov_sync.workers import INLINE, WorkerPool
 
 __all__ = ["calling"]
 
@@ -28,15 +28,18 @@ MOST_AT_ONCE = 100
 def calling(
     calls: List[ToolCall], tools: Dict[str, Tool], pool: WorkerPool, max_workers: Optional[int], cancellation: Cancellation
 ) -> Generator[Event, None, List[CalledTool]]:
-    """Make the calls, at most `max_workers` at once (None: a hundred; 0: on this thread), and return them in the same order.
+    """Make the calls, at most `max_workers` at once (None: a hundred), and return them in the same order.
+
+    One after the other on this thread where max_workers is 0, or INLINE is set.
 
     Yields ToolStarted and ToolFinished as that happens. The call of a sequential tool is made alone: after those before it,
     and before those behind it. Whatever a tool raises is in its CalledTool. Cancelled if the cancellation comes first: the
     tools are told, and not waited for.
     """
     made: List[CalledTool] = []
+    inline = max_workers == 0 or INLINE.get()
     for group in _groups(calls, tools):
-        if max_workers == 0:
+        if inline:
             made += yield from _on_this_thread(group, tools, cancellation)
         else:
             made += yield from _on_threads(group, tools, pool, max_workers, cancellation)

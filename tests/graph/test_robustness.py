@@ -13,7 +13,7 @@ import pytest
 from asimov_sync import Cancellation, GraphError, Task, TaskGraph, TaskScheduler, TaskStatus, WorkersClosed
 
 from ..waiting import Background, wait_for
-from .test_scheduler import diamond, echo
+from .test_scheduler import diamond, echo, executing
 
 
 def one(type="echo", task=None):
@@ -70,7 +70,7 @@ def test_a_running_graph_may_be_copied_and_pickled():
     with TaskScheduler({"wait": lambda task, context: release.wait(20), "echo": echo}) as scheduler:
         graph = diamond(b="wait")
         run = scheduler.submit(graph)
-        wait_for(lambda: 1 in run.state.executing)
+        wait_for(lambda: "b" in executing(graph))
         twin = copy.deepcopy(graph)
         release.set()
         run.result(10)

@@ -50,6 +50,11 @@ def diamond(**types):
     return graph
 
 
+def executing(graph):
+    """The names of the tasks that go on."""
+    return {name for name, task in graph.tasks.items() if task.status is TaskStatus.EXECUTING}
+
+
 @pytest.fixture(params=[8, 1, 0], ids=["threads", "one thread", "calling thread"])
 def scheduler(request):
     """A scheduler in each of its modes."""
@@ -358,8 +363,9 @@ def test_inline_streams_step_by_step():
 def blocked():
     """A scheduler with a run of which b and c wait to be cancelled."""
     scheduler = TaskScheduler({"echo": echo, "wait": lambda task, context: context.cancellation.wait(20)})
-    run = scheduler.submit(diamond(b="wait", c="wait"))
-    wait_for(lambda: len(run.state.executing) == 2)
+    graph = diamond(b="wait", c="wait")
+    run = scheduler.submit(graph)
+    wait_for(lambda: executing(graph) == {"b", "c"})
     return scheduler, run
 
 
@@ -421,9 +427,10 @@ def test_a_surrounding_cancellation_ends_a_run(threads):
     """A run ends with the token that is current where it was submitted: when that is cancelled, and at its deadline."""
     threads.handlers["wait"] = lambda task, context: context.cancellation.wait(20)
     token = Cancellation()
+    graph = diamond(b="wait")
     with token:
-        run = threads.submit(diamond(b="wait"))
-    wait_for(lambda: 1 in run.state.executing)
+        run = threads.submit(graph)
+    wait_for(lambda: "b" in executing(graph))
     token.cancel("outside")
     assert "outside" in run.result(5).errors["b"]
     with Cancellation(timeout=0.1):
@@ -438,12 +445,15 @@ def test_an_interruption_cancels_and_is_raised_again(threads):
 
     threads.handlers["wait"] = lambda task, context: context.cancellation.wait(20)
 
-    def interrupt(run):
-        raise Interruption()
+    graph = diamond(a="wait")
 
-    threads.lend_hand, plain = (lambda run, tasks=None: interrupt(run) if run.state.executing else None), threads.lend_hand
+    def interrupt(run, tasks=None):
+        if executing(graph):
+            raise Interruption()
+
+    threads.lend_hand, plain = interrupt, threads.lend_hand
     with pytest.raises(Interruption):
-        threads.run(diamond(a="wait"))
+        threads.run(graph)
     threads.lend_hand = plain
     assert "interrupted by Interruption" in threads.last_result.errors["a"]
 
@@ -466,7 +476,7 @@ def test_close(threads):
     threads.handlers["wait"] = lambda task, context: context.cancellation.wait(20)
     graph = diamond(b="wait")
     run = threads.submit(graph)
-    wait_for(lambda: run.state.executing == {1} or run.state.executing == {1, 2})
+    wait_for(lambda: "b" in executing(graph))
     threads.close()
     assert "closed" in run.result(5).errors["b"]
     with pytest.raises(WorkersClosed, match="new one"):
@@ -571,8 +581,9 @@ def test_a_scheduler_works_in_a_forked_child(threads):
     """A scheduler that has run, and is running, works in a forked child."""
     release = threading.Event()
     threads.handlers["wait"] = lambda task, context: release.wait(20)
-    run = threads.submit(diamond(b="wait"))
-    wait_for(lambda: run.state.executing)
+    graph = diamond(b="wait")
+    run = threads.submit(graph)
+    wait_for(lambda: executing(graph))
 
     def use():
         assert threads.run(diamond()).results["d"] == "dbaca"

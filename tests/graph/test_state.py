@@ -1,123 +1,398 @@
-"""The run state, driven by hand, and against a slow and simple model of what it should do."""
+"""The run state, driven by hand: no threads, no clock, every row of its table."""
 
-import hypothesis
-from hypothesis import strategies
+import pytest
 
-from asimov_sync import Task, TaskGraph, TaskStatus
-from asimov_sync.graph.state import RunState
+from asimov_sync import Retry, Task, TaskGraph, TaskStatus
+from asimov_sync.graph.nodes import node_of
+from asimov_sync.graph.phases import (
+    COMPLETE,
+    DECIDING,
+    DELAYED,
+    EXECUTING,
+    FAILED,
+    PARTIAL,
+    READY,
+    RULED_OUT,
+    SKIPPED,
+    TAKEN_BACK,
+    WAITING,
+)
+from asimov_sync.graph.state import Change, RunState
 
-COMPLETE, FAILED, PARTIAL, WAITING = TaskStatus.COMPLETE, TaskStatus.FAILED, TaskStatus.PARTIAL, TaskStatus.WAITING
 
-
-def state_of(dependencies, allow=(), stop_on_failure=False):
+def state_of(dependencies, stop_on_failure=False, **options):
+    """A state of tasks named "0", "1" …; options by the name of an argument of `add`: {place: value}."""
     graph = TaskGraph()
     for place, before in enumerate(dependencies):
-        graph.add(Task(type="t"), name=str(place), depends_on=[str(one) for one in before], allow_failure=place in allow)
+        own = {option: values[place] for option, values in options.items() if place in values}
+        graph.add(Task(type="t"), name=str(place), depends_on=[str(one) for one in before], **own)
     return RunState(graph.plan(), stop_on_failure)
+
+
+def node(name, *depends_on):
+    return node_of(Task(type="t"), name, depends_on, None, False, None, None, 5, ())
+
+
+def take(state, now=0.0):
+    """All that can be taken now."""
+    taken = []
+    while True:
+        place = state.take(now)
+        if place is None:
+            return taken
+        taken.append(place)
+
+
+def complete(state, *places, result=None):
+    for place in places:
+        state.settle(place, TaskStatus.COMPLETE, result)
+
+
+def fail(state, place):
+    state.settle(place, TaskStatus.FAILED, None, "e")
+
+
+def statuses(state):
+    return [node.task.status.name for node in state.nodes]
 
 
 def test_a_diamond():
     """Both middle tasks are ready after the first, and the last one after both, in the order of adding."""
     state = state_of([[], [0], [0], [1, 2]])
-    assert (state.take(), state.take()) == (0, None)
-    assert state.settle(0, COMPLETE) == []
-    assert (state.take(), state.take(), state.take()) == (1, 2, None)
-    state.settle(2, COMPLETE)
-    assert state.take() is None
-    state.settle(1, PARTIAL)
-    assert state.take() == 3
+    assert take(state) == [0]
+    complete(state, 0)
+    assert take(state) == [1, 2]
+    complete(state, 2)
+    assert take(state) == []
+    state.settle(1, TaskStatus.PARTIAL, "half", "the rest")
+    assert take(state) == [3]
     assert not state.over and state.status is TaskStatus.EXECUTING
-    state.settle(3, COMPLETE)
-    assert state.over and state.status is PARTIAL
+    complete(state, 3)
+    assert state.over and state.status is TaskStatus.PARTIAL
+    assert state.changes == []
 
 
 def test_a_failure_skips_what_depends_on_it():
-    """Dependents are skipped at once, theirs too, each with the reason; the rest goes on."""
+    """Dependents are skipped, and theirs, each with the reason; the rest goes on."""
     state = state_of([[], [0], [1], []])
-    state.take()
-    assert state.settle(0, FAILED, None, "e") == [1, 2]
-    assert state.skipped == {1: "its dependency '0' failed", 2: "its dependency '1' was skipped"}
-    assert state.take() == 3
-    state.settle(3, COMPLETE)
-    assert state.over and state.status is PARTIAL
+    take(state)
+    fail(state, 0)
+    assert state.changes == [Change(1, SKIPPED), Change(2, SKIPPED)]
+    assert state.errors[1:3] == ["its dependency '0' failed", "its dependency '1' was skipped"]
+    complete(state, 3)
+    assert state.over and state.status is TaskStatus.PARTIAL
+
+
+def test_a_fate_is_decided_with_the_last_dependency():
+    """A task one of whose dependencies failed is skipped when the others are settled, too."""
+    state = state_of([[], [], [0, 1]])
+    take(state)
+    fail(state, 0)
+    assert state.phases[2] is WAITING
+    complete(state, 1)
+    assert state.phases[2] is SKIPPED
 
 
 def test_failures_that_are_allowed():
     """A task that allows failure runs once its dependencies are settled, skipped ones included."""
-    state = state_of([[], [0], [0, 1], []], allow=[2])
-    state.take()
-    state.settle(0, FAILED, None, "e")
-    assert (state.take(), state.take()) == (2, 3)
+    state = state_of([[], [0], [0, 1], []], allow_failure={2: True})
+    take(state)
+    fail(state, 0)
+    assert take(state) == [2]
     assert state.failed_dependencies(2) == {"0": "e", "1": "its dependency '0' failed"}
+    assert state.inputs(2) == {}
 
 
 def test_stopping_on_failure():
-    """With stop_on_failure nothing more is started, and what goes on is settled."""
-    state = state_of([[], [], [], [1]], stop_on_failure=True)
-    state.take(), state.take()
-    assert state.settle(0, FAILED, None, "e") == [2, 3]
-    assert state.take() is None
-    state.settle(1, COMPLETE)
-    assert state.over and state.status is PARTIAL
-    assert state.take() is None
+    """With stop_on_failure nothing more is started, not even a retry, and what goes on is settled."""
+    state = state_of([[], [], [], [1]], stop_on_failure=True, retry={1: Retry(attempts=3)})
+    state.take(0.0), state.take(0.0)
+    assert state.may_retry(1)
+    fail(state, 0)
+    assert state.changes == [Change(2, SKIPPED), Change(3, SKIPPED)]
+    assert not state.may_retry(1)
+    assert take(state) == []
+    complete(state, 1)
+    assert state.over and state.status is TaskStatus.PARTIAL
 
 
 def test_the_end():
-    """Ending a run fails what goes on and skips the rest."""
-    state = state_of([[], [], [1]])
-    state.take()
-    state.take()
-    state.settle(0, COMPLETE)
-    assert state.end("enough", "cancelled") == ([1], [2])
+    """Ending a run fails what goes on and skips the rest, whatever it was waiting for."""
+    state = state_of([[], [], [1], [], []], retry={3: Retry()}, when={4: bool})
+    take(state)
+    complete(state, 0)
+    state.retry(3, 10.0)
+    assert state.phases == [COMPLETE, EXECUTING, WAITING, DELAYED, DECIDING]
+    assert state.end("enough", "cancelled") == [1]
     assert state.over
-    assert [node.task.status for node in state.nodes] == [COMPLETE, FAILED, WAITING]
-    assert state.nodes[1].task.error == "cancelled"
+    assert statuses(state) == ["COMPLETE", "FAILED", "WAITING", "WAITING", "WAITING"]
+    assert (state.nodes[1].task.error, state.errors[3]) == ("cancelled", "enough")
 
 
 def test_an_empty_graph_is_complete():
     """A run without tasks is over, and COMPLETE."""
     state = state_of([])
-    assert state.over and state.status is COMPLETE
+    assert state.over and state.status is TaskStatus.COMPLETE
 
 
-@strategies.composite
-def scenarios(draw):
-    size = draw(strategies.integers(1, 8))
-    dependencies = [
-        draw(strategies.sets(strategies.integers(0, place - 1), max_size=3)) if place else set() for place in range(size)
-    ]
-    outcomes = draw(strategies.lists(strategies.sampled_from([COMPLETE, PARTIAL, FAILED]), min_size=size, max_size=size))
-    allow = draw(strategies.sets(strategies.integers(0, size - 1)))
-    return dependencies, outcomes, allow, draw(strategies.randoms(use_true_random=False))
+# Conditions
 
 
-def expected(dependencies, outcomes, allow):
-    """What should become of each task: its status, WAITING for the skipped; by looking at each in order."""
-    statuses = []
-    for place, before in enumerate(dependencies):
-        fruitless = [one for one in before if statuses[one] in (FAILED, WAITING)]
-        statuses.append(outcomes[place] if not fruitless or place in allow else WAITING)
-    return statuses
+@pytest.mark.parametrize("met, phase", [(True, EXECUTING), (False, RULED_OUT)])
+def test_a_condition(met, phase):
+    """A task with a `when` is DECIDING when it is taken, and WAITING to the outside, until that was asked."""
+    state = state_of([[], [0], [1]], when={1: bool})
+    take(state)
+    complete(state, 0, result=7)
+    assert take(state) == [1]
+    assert state.phases[1] is DECIDING and statuses(state)[1] == "WAITING"
+    assert state.inputs(1) == {"0": 7}
+    state.decide(1, met)
+    assert state.phases[1] is phase
+    if met:
+        complete(state, 1)
+        complete(state, *take(state))
+    assert state.over and state.status is TaskStatus.COMPLETE
+    assert [change.phase for change in state.changes] == ([] if met else [RULED_OUT, RULED_OUT])
 
 
-@hypothesis.given(scenarios())
-def test_any_graph_in_any_order(scenario):
-    """Whatever the order in which tasks are settled, each ends as the simple model says, and none starts too early."""
-    dependencies, outcomes, allow, chance = scenario
-    state = state_of(dependencies, allow)
-    executing = []
-    while True:
-        place = state.take() if not executing or chance.random() < 0.6 else None
-        if place is not None:
-            for one in dependencies[place]:
-                assert state.nodes[one].task.status.settled or one in state.skipped
-            executing.append(place)
-        elif executing:
-            place = executing.pop(chance.randrange(len(executing)))
-            state.settle(place, outcomes[place], place, "e" if outcomes[place] is FAILED else None)
-        else:
-            break
+def test_a_condition_that_fails():
+    """A task whose `when` raised goes from WAITING to FAILED."""
+    state = state_of([[]], when={0: bool})
+    take(state)
+    fail(state, 0)
+    assert statuses(state) == ["FAILED"] and state.status is TaskStatus.FAILED
+
+
+# Retries
+
+
+def test_a_retry_waits_for_its_moment():
+    """A delayed attempt is WAITING, is taken at its moment and not before, and counts as an attempt, not a visit."""
+    state = state_of([[], [0]], retry={0: Retry(attempts=2)})
+    take(state)
+    assert state.may_retry(0)
+    state.retry(0, 5.0)
+    assert statuses(state)[0] == "WAITING"
+    assert take(state, 4.9) == []
+    assert take(state, 5.0) == [0]
+    assert (state.attempts[0], state.visits[0]) == (2, 1)
+    assert not state.may_retry(0)
+    complete(state, 0)
+    assert take(state) == [1]
+
+
+# Routes
+
+
+def test_a_route_onward():
+    """Of the dependents only those chosen run; a join runs with those of its dependencies that ran."""
+    state = state_of([[], [0], [0], [1, 2], [2]])
+    take(state)
+    state.settle(0, TaskStatus.COMPLETE, "r", None, ["1"])
+    assert state.phases == [COMPLETE, READY, RULED_OUT, WAITING, RULED_OUT]
+    complete(state, *take(state), result="one")
+    assert take(state) == [3]
+    assert state.inputs(3) == {"1": "one"}
+    complete(state, 3)
+    assert state.status is TaskStatus.COMPLETE
+    assert state.errors[2] == "'0' routed past it"
+
+
+def test_a_route_to_nothing():
+    """A Route without names rules out all that depends on it."""
+    state = state_of([[], [0], [1]])
+    take(state)
+    state.settle(0, TaskStatus.COMPLETE, "r", None, [])
+    assert state.over and state.phases == [COMPLETE, RULED_OUT, RULED_OUT]
+
+
+def test_a_direct_dependent_that_is_not_chosen():
+    """It is ruled out whatever its other dependencies bring, and in whatever order."""
+    for order in ([0, 1], [1, 0]):
+        state = state_of([[], [], [0, 1], [0]])
+        take(state)
+        for place in order:
+            state.settle(place, TaskStatus.COMPLETE, None, None, ["3"] if place == 0 else None)
+        assert state.phases[2] is RULED_OUT
+
+
+@pytest.mark.parametrize("route", [["nobody"], ["1", "0"], ["3"], [7]])
+def test_a_route_that_cannot_be_taken(route):
+    """A Route to no task, on and back at once, or to one that is no dependent and no ancestor fails its task."""
+    state = state_of([[], [0], [0], []])
+    take(state)
+    complete(state, 3)
+    end = state.settle(0, TaskStatus.COMPLETE, None, None, route)
+    assert end.status is TaskStatus.FAILED and end.error.startswith("GraphError: the Route of '0'")
+    assert state.phases == [FAILED, SKIPPED, SKIPPED, COMPLETE]
+
+
+def loop():
+    """0 → 1 → 2 (the router) → 3, and 4 beside, which depends on 0."""
+    state = state_of([[], [0], [1], [2], [0]], max_visits={2: 3})
+    take(state)
+    complete(state, 0)
+    assert take(state) == [1, 4]
+    complete(state, 1, result="draft")
+    assert take(state) == [2]
+    return state
+
+
+def test_a_route_back():
+    """The target and all after it that has started wait again; what goes on of it is told to be undone."""
+    state = loop()
+    assert state.settle(2, TaskStatus.COMPLETE, "better", None, ["0"]).status is TaskStatus.COMPLETE
+    assert state.phases == [READY, WAITING, WAITING, WAITING, WAITING]
+    assert state.changes == [Change(4, WAITING)]
+    assert statuses(state) == ["WAITING"] * 5
+    assert state.feedback == {0: {"2": "better"}}
+    assert take(state) == [0]
+    assert (state.visits[0], state.attempts[0]) == (2, 1)
+    complete(state, 0)
+    assert take(state) == [1, 4]
+    complete(state, 1, 4)
+    complete(state, *take(state))
+    complete(state, *take(state))
+    assert state.over and state.status is TaskStatus.COMPLETE
+
+
+def test_a_route_to_itself():
+    """A Route that names its own task starts it again."""
+    state = state_of([[], [0]])
+    take(state)
+    state.settle(0, TaskStatus.COMPLETE, 1, None, ["0"])
+    assert take(state) == [0]
+    assert state.visits[0] == 2 and state.feedback[0] == {"0": 1}
+
+
+def test_one_visit_too_many():
+    """The routing task fails when its Route would start it, or the target, more often than its max_visits."""
+    state = state_of([[], [0]], max_visits={1: 2})
+    for visit in (1, 2):
+        assert take(state) == [0]
+        complete(state, 0)
+        assert take(state) == [1]
+        end = state.settle(1, TaskStatus.COMPLETE, None, None, ["0"])
+        assert (end.status is TaskStatus.FAILED) == (visit == 2)
+    assert "'1' was started 2 times, its max_visits" in end.error
+    assert state.over and state.phases == [COMPLETE, FAILED]
+
+
+def test_one_visit_too_many_of_another():
+    """A task between the two that has used up its visits fails without being started."""
+    state = state_of([[], [0], [1], [2]], max_visits={1: 1})
+    for place in (0, 1):
+        assert take(state) == [place]
+        complete(state, place)
+    assert take(state) == [2]
+    state.settle(2, TaskStatus.COMPLETE, None, None, ["0"])
+    complete(state, *take(state))
+    assert take(state) == []
+    assert state.phases == [COMPLETE, FAILED, SKIPPED, SKIPPED]
+    assert state.changes[0] == Change(1, FAILED) and "max_visits" in state.errors[1]
+
+
+def test_a_loop_after_the_stop():
+    """Once nothing more may be started, a Route back is the end of its task."""
+    state = state_of([[], [0], [], [1]], stop_on_failure=True)
+    state.take(0.0), state.take(0.0)
+    complete(state, 0)
+    assert take(state) == [1]
+    fail(state, 2)
+    state.settle(1, TaskStatus.COMPLETE, "r", None, ["0"])
+    assert state.over and state.phases == [COMPLETE, COMPLETE, FAILED, SKIPPED]
+
+
+# Spawning
+
+
+def test_spawning():
+    """A spawned task is ready at once if what it depends on is there, and waits otherwise; its spawner may be meant."""
+    state = state_of([[], []])
+    take(state)
+    complete(state, 1, result="one")
+    assert state.spawn(0, node("now", "1")) == 2
+    assert state.spawn(0, node("later", "now", "0")) == 3
+    assert take(state) == [2]
+    assert state.inputs(2) == {"1": "one"}
+    complete(state, 2)
+    assert take(state) == []
+    complete(state, 0)
+    assert take(state) == [3]
+    complete(state, 3)
     assert state.over
-    statuses = [node.task.status for node in state.nodes]
-    assert statuses == expected(dependencies, outcomes, allow)
-    assert set(state.skipped) == {place for place, status in enumerate(statuses) if status is WAITING}
+
+
+def test_spawning_what_cannot_be():
+    """A name or a task that is taken, and a dependency that is not in the run, are errors, and nothing is added."""
+    state = state_of([[]])
+    take(state)
+    for wrong in (
+        node("0"),
+        node("new", "nobody"),
+        node("new", Task(type="t")),
+        node("new")._replace(task=state.nodes[0].task),
+    ):
+        with pytest.raises(ValueError):
+            state.spawn(0, wrong)
+    assert len(state.nodes) == 1
+    complete(state, 0)
+    assert state.over
+
+
+def test_a_task_spawned_after_a_failure():
+    """It is decided at once by what its dependencies came to."""
+    state = state_of([[], []])
+    take(state)
+    fail(state, 1)
+    state.spawn(0, node("new", "1"))
+    assert state.phases[2] is SKIPPED
+    assert state.changes == [Change(2, SKIPPED)]
+
+
+def test_a_retry_takes_back_what_was_spawned():
+    """The tasks of an attempt that failed are taken back, and theirs; the next attempt may use the names again."""
+    state = state_of([[]], retry={0: Retry()})
+    take(state)
+    state.spawn(0, node("a"))
+    state.spawn(0, node("b", "0"))
+    assert take(state) == [1]
+    state.spawn(1, node("c"))
+    assert take(state) == [3]
+    state.retry(0, 0.0)
+    assert state.phases == [DELAYED, TAKEN_BACK, TAKEN_BACK, TAKEN_BACK]
+    assert state.changes == [Change(1, WAITING), Change(3, WAITING)]
+    assert take(state) == [0]
+    assert state.spawn(0, node("a")) == 4
+    complete(state, *take(state))
+    complete(state, 0)
+    assert state.over and state.status is TaskStatus.COMPLETE
+
+
+def test_a_loop_takes_back_what_was_spawned():
+    """Spawned tasks of an undone visit are no part of the run any more; what depends on them is decided without them."""
+    state = state_of([[], [0], []])
+    take(state)
+    state.spawn(0, node("child", "0"))
+    state.spawn(2, node("cousin", "child"))
+    complete(state, 0)
+    assert take(state) == [1, 3]
+    state.settle(1, TaskStatus.COMPLETE, None, None, ["0"])
+    assert state.phases == [READY, WAITING, EXECUTING, TAKEN_BACK, RULED_OUT]
+    assert state.changes == [Change(3, WAITING), Change(4, RULED_OUT)]
+
+
+def test_what_a_handler_moved():
+    """A task that somebody else moved ends as the run says."""
+    state = state_of([[], []])
+    take(state)
+    state.nodes[0].task.move(TaskStatus.COMPLETE, 1)
+    fail(state, 0)
+    state.nodes[1].task.move(TaskStatus.WAITING)
+    state.settle(1, TaskStatus.PARTIAL, 2, "p")
+    assert [node.task.snapshot() for node in state.nodes] == [
+        (TaskStatus.FAILED, None, "e"),
+        (TaskStatus.PARTIAL, 2, "p"),
+    ]
+    assert state.phases == [FAILED, PARTIAL]

@@ -28,6 +28,7 @@ from asimov_sync import (
 from asimov_sync.inference.tool_loop import Ask, Call, CalledTool, conversation
 from asimov_sync.messages import as_messages
 from asimov_sync.testing import Failure, ScriptedInferenceClient, calls, last_text, tool_results
+from asimov_sync.workers import INLINE
 
 from ..waiting import Background, in_child, wait_for
 
@@ -184,6 +185,29 @@ def test_the_number_of_threads_is_bounded():
     here.clear()
     ScriptedInferenceClient([wanted, "done"]).run_tools("go", [where], max_workers=2)
     assert 1 <= len(set(here)) <= 2 and threading.get_ident() not in here
+
+
+@pytest.mark.parametrize("workers", [None, 2])
+def test_a_context_that_is_inline(workers):
+    """Where INLINE is set, a loop's calls are made on the calling thread, whatever max_workers says, and streamed too."""
+    threads = []
+
+    @tool
+    def where() -> None:
+        """Note the thread."""
+        threads.append(threading.current_thread())
+
+    client = ScriptedInferenceClient(lambda body: "done" if tool_results(body) else calls(("where", {}), ("where", {})))
+
+    def both():
+        INLINE.set(True)
+        client.run_tools("go", [where], max_workers=workers)
+        list(client.stream_tools("go", [where], max_workers=workers))
+
+    contextvars.copy_context().run(both)
+    assert threads == [threading.current_thread()] * 4
+    client.run_tools("go", [where], max_workers=workers)
+    assert threading.current_thread() not in threads[4:] and len(threads) == 6
 
 
 def test_a_cancellation_does_not_wait_for_tools():

@@ -1,0 +1,482 @@
+"""Drives one run: all that changes its state, under one lock, and all that is told about it.
+
+Workers bring what came of their tasks by `settle`, which gives them the next one. A worker that finds another one settling
+leaves its outcome to that one and goes home, since it would be waiting for the lock at a moment when the interpreter has just
+switched threads inside of it, and from then on every worker would be waiting for every other, at each task (a lock convoy).
+"""
+
+import collections
+import contextvars
+import queue
+import threading
+import time
+import uuid
+from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, List, Optional, Sequence, Set, Tuple
+
+from asimov_sync.budget import BUDGETS, Budget
+from asimov_sync.cancellation import Cancellation, Registration
+from asimov_sync.errors import BudgetExceeded, Cancelled, GraphError, TaskTimeout, described
+from asimov_sync.graph.claims import Hold, claim, release
+from asimov_sync.graph.context import TaskContext
+from asimov_sync.graph.events import RunFinished, TaskFinished, TaskProgress, TaskRetried, TaskSkipped, TaskStarted, TaskText
+from asimov_sync.graph.listeners import Listener
+from asimov_sync.graph.nodes import Dependencies, When, node_of
+from asimov_sync.graph.phases import EXECUTING, FAILED, WAITING
+from asimov_sync.graph.plan import Plan
+from asimov_sync.graph.results import Outcome, RunResult
+from asimov_sync.graph.retry import Retry
+from asimov_sync.graph.state import RunState
+from asimov_sync.messages import Event, Usage
+from asimov_sync.metering import METERS, Meter
+from asimov_sync.tasks import Task, TaskSnapshot, TaskStatus
+from asimov_sync.workers import INLINE, Alarm, alarms
+
+if TYPE_CHECKING:
+    from asimov_sync.graph.scheduler import TaskScheduler
+
+__all__ = ["STANDING", "Driver"]
+
+STANDING: "contextvars.ContextVar[Tuple[TaskScheduler, ...]]" = contextvars.ContextVar("asimov_standing", default=())
+"""The schedulers in whose tasks this context stands: one that waits for a run of one of these has to lend a hand."""
+
+
+class Driver:
+    """The owner of a run's state. Everything that is called from outside takes the lock, and calls out after it."""
+
+    def __init__(
+        self,
+        scheduler: "TaskScheduler",
+        plan: Plan,
+        hold: Hold,
+        run_id: Optional[str],
+        on_failure: str,
+        budget: Optional[Budget],
+        listeners: Sequence[Listener],
+        recording: bool,
+    ) -> None:
+        self.id = run_id if run_id is not None else uuid.uuid4().hex
+        self.scheduler = scheduler
+        self.state = RunState(plan, stop_on_failure=on_failure == "stop")
+        self.events: Optional[List[Event]] = [] if recording else None
+        self.result: Optional[RunResult] = None
+        self.watched = recording or bool(listeners)
+        self.meter = Meter()
+        self.cancellation = Cancellation()
+        self.context = contextvars.copy_context()
+        self.context.run(self._prepare, scheduler, budget)
+        self.hands = 0  # how many workers are on it, or on their way
+        # Guards state, hands, and everything below. Re-entrant: before Python 3.10 Ctrl-C may strike between the end of a
+        # `with` and the release of its lock, and the thread that it struck is the one that goes on to end the run.
+        self.lock = threading.RLock()
+        self._coming = 0  # how many are on their way
+        self._hold = hold
+        self._budget = budget
+        self._listeners = listeners
+        self._settling = threading.Lock()  # whose it is settles what is in _outcomes, others' outcomes included
+        self._outcomes: Deque[Tuple[TaskContext, Optional[Outcome]]] = collections.deque()
+        self._contexts: Dict[int, TaskContext] = {}  # of what goes on
+        self._left: List[Tuple[TaskContext, str]] = []  # to be cancelled, outside of the lock
+        self._ending: Optional[str] = None  # why the run is to be cancelled, outside of the lock
+        self._exceptions: Dict[int, BaseException] = {}  # in the order in which they came
+        self._seconds: Dict[int, float] = {}
+        self._usages: Dict[int, Usage] = {}
+        self._start = time.perf_counter()
+        self._alarms: List[Alarm] = []
+        self._upward: Optional[Registration] = None
+        self._waiters: "Set[queue.SimpleQueue[None]]" = set()  # of callers that wait for an event or the end
+
+    def _prepare(self, scheduler: "TaskScheduler", budget: Optional[Budget]) -> None:
+        """Set what holds in all of the run's tasks, in the context that theirs are copies of."""
+        METERS.set(METERS.get() + (self.meter,))
+        STANDING.set(STANDING.get() + (scheduler,))
+        if budget is not None:
+            BUDGETS.set(BUDGETS.get() + (budget,))
+        if scheduler.inline:
+            INLINE.set(True)
+
+    def begin(self, timeout: Optional[float]) -> None:
+        """Listen to the cancellation, and start the clock of the time-out; a graph without tasks is over at once."""
+        if self.events is not None:
+            alarms.start()  # while it is safe to: a destructor may need them, where no thread can be started
+        self._upward = self.cancellation.on_cancel(self.end)
+        if timeout is not None:
+            reason = "the run's time-out of {} s passed".format(timeout)
+            self._call_at(time.monotonic() + timeout, lambda: self.cancel(reason))
+        if self.cancellation.deadline is not None:  # a surrounding token's; a deadline alone calls nobody
+            self._call_at(self.cancellation.deadline, lambda: self.cancellation.cancelled)
+        with self.lock:
+            self._finish_if_over()
+        self._after()
+
+    def _call_at(self, moment: float, function: Any) -> None:
+        self._alarms.append(alarms.call_at(moment, function))
+
+    # For workers
+
+    def take(self, job: Any) -> Optional[TaskContext]:
+        """The first task for a worker that was sent here; without one it is off this run."""
+        with self.lock:
+            self._coming -= 1
+            context = self._take(job)
+        self._after()
+        return context
+
+    def join(self) -> Optional[TaskContext]:
+        """The next task for a thread that is no worker of the run, but would be one; None if none is ready."""
+        with self.lock:
+            self.hands += 1
+            context = self._take(None)  # it waits for the run inside of another task, and is not to be replaced for this one
+        self._after()
+        return context
+
+    def _take(self, job: Any) -> Optional[TaskContext]:
+        place = self.state.take(time.monotonic() if self.state.delayed else 0.0)
+        if self.state.changes:
+            self._follow("")
+            self._finish_if_over()
+        if place is None:
+            self.hands -= 1
+            return None
+        context = TaskContext(self, place, job)
+        self._contexts[place] = context
+        if self.state.phases[place] is EXECUTING:
+            self._started(context)
+        return context
+
+    def decide(self, context: TaskContext, met: bool) -> bool:
+        """Whether to go on with a task that has a `when`, after this was asked."""
+        with self.lock:
+            if self._contexts.get(context.place) is not context:
+                return False
+            self.state.decide(context.place, met)
+            if met:
+                context.visit = self.state.visits[context.place]
+                self._started(context)
+            else:
+                self._detach(context)
+                self._follow("")
+                self._finish_if_over()
+        return met
+
+    def _started(self, context: TaskContext) -> None:
+        context.start = time.perf_counter()
+        if context.node.timeout is not None:
+            context.alarm = alarms.call_at(context.cancellation.deadline or 0.0, lambda: self._expire(context))
+        if self.watched:
+            task = context.node.task.model_copy()
+            self._tell(TaskStarted(context.name, task, time.time(), context.attempt, context.visit))
+
+    def settle(
+        self, context: TaskContext, outcome: Optional[Outcome], take: bool, patient: bool = False
+    ) -> Optional[TaskContext]:
+        """End an attempt, unless the run went on without it; the next task for this worker, if it wants to `take` one.
+
+        outcome: None for one that `decide` has ended.
+
+        None also for a worker whose outcome is settled by another one, unless it is `patient` and waits for its turn.
+        """
+        following = None
+        self._outcomes.append((context, outcome))
+        while self._outcomes and self._settling.acquire(patient):
+            try:
+                with self.lock:
+                    while self._outcomes:
+                        one, its_outcome = self._outcomes.popleft()
+                        self._settle(one, its_outcome)
+                        if one.left:
+                            continue  # its hand was given up when the run went on without it
+                        if one is context and take:
+                            following = self._take(context.job)
+                        else:
+                            self.hands -= 1
+            finally:
+                self._settling.release()
+        self._after()
+        return following
+
+    @property
+    def short(self) -> bool:
+        """Whether the run may need more workers; asked without the lock by whoever has just changed what is ready."""
+        return len(self.state.ready) > self._coming
+
+    def staff(self, limit: Optional[int]) -> int:
+        """How many more workers are to be sent to the run, so that every ready task has one, up to `limit` in all."""
+        with self.lock:
+            more = len(self.state.ready) - self._coming
+            if limit is not None:
+                more = min(more, limit - self.hands)
+            more = max(0, more)
+            self.hands += more
+            self._coming += more
+            return more
+
+    # For handlers
+
+    def report(self, context: TaskContext, fraction: Optional[float], text: str) -> None:
+        """Tell the progress of a task that goes on."""
+        if self.watched:
+            with self.lock:
+                if self._contexts.get(context.place) is context:
+                    task = context.node.task.model_copy()
+                    self._tell(TaskProgress(context.name, task, time.time(), fraction, text))
+            self.deliver()
+
+    def text(self, context: TaskContext, reply: int, text: str) -> None:
+        """Tell a piece of a reply that a task that goes on asked for."""
+        with self.lock:
+            if self._contexts.get(context.place) is context:
+                self._tell(TaskText(context.name, context.node.task.model_copy(), time.time(), text, reply))
+        self.deliver()
+
+    def spawn(
+        self,
+        context: TaskContext,
+        task: Task,
+        name: Optional[str],
+        depends_on: Dependencies,
+        when: Optional[When],
+        allow_failure: bool,
+        retry: Optional[Retry],
+        timeout: Optional[float],
+        max_visits: int,
+    ) -> Task:
+        """Add a task on behalf of one that goes on."""
+        scopes = context.node.scopes
+        with self.lock:
+            if self._contexts.get(context.place) is not context:
+                raise GraphError("{!r} is over, and spawns nothing more".format(context.name))
+            if name is None:
+                name = "{}-{}".format(getattr(task, "type", ""), len(self.state.nodes) + 1)
+            node = node_of(
+                task,
+                (scopes[0] if scopes else "") + name,
+                depends_on,
+                when,
+                allow_failure,
+                retry,
+                timeout,
+                max_visits,
+                scopes,
+            )
+            self.scheduler.require_handlers([node])
+            claim([node], self._hold)
+            try:
+                self.state.spawn(context.place, node)
+            except BaseException:
+                release([node], self._hold)
+                raise
+            self._follow("")
+        self._after()
+        self.scheduler.staff(self)
+        return task
+
+    # What happens to tasks from elsewhere
+
+    def _expire(self, context: TaskContext) -> None:
+        """The time of an attempt is over: the run goes on without it."""
+        late = TaskTimeout("{!r} took longer than {} s".format(context.name, context.node.timeout))
+        outcome = failure(context, late)
+        with self.lock:
+            if self._contexts.get(context.place) is not context:
+                return
+            self._leave(context, str(late))
+            self._conclude(context, outcome)
+        self._after()
+        self.scheduler.staff(self)
+
+    def _ripen(self) -> None:
+        """The moment of a retry has come."""
+        with self.lock:
+            self.state.ripen(time.monotonic())
+            self._wake()
+        self.scheduler.staff(self)
+
+    def cancel(self, reason: str) -> bool:
+        """End the run now; False if it was over."""
+        if self.result is not None:
+            return False
+        self.cancellation.cancel(reason)
+        self.end()  # also where an earlier call was interrupted, and the token calls nobody a second time
+        return True
+
+    def end(self) -> None:
+        """The run was cancelled: settle all that goes on, and give up the workers that are still in it."""
+        reason = self.cancellation.reason or "cancelled"
+        with self.lock:
+            if self.result is not None:
+                return
+            cancelled = Cancelled(reason)
+            for place in self.state.end("the run ended early: {}".format(reason), described(cancelled)):
+                self._exceptions.setdefault(place, cancelled)
+                if place in self._contexts:  # not so where Ctrl-C struck before it was there
+                    self._leave(self._contexts[place], reason)
+                self._tell_finished(place)
+            self._follow(reason)
+            self._finish_if_over()
+        self._after()
+
+    # The rest holds the lock, but for _after and _deliver
+
+    def _settle(self, context: TaskContext, outcome: Optional[Outcome]) -> None:
+        if self._contexts.get(context.place) is context:
+            assert outcome is not None
+            self._detach(context)
+            self._conclude(context, outcome)
+
+    def _conclude(self, context: TaskContext, outcome: Outcome) -> None:
+        """What came of an attempt, for its task and for others."""
+        place = context.place
+        if outcome.wait is not None and self.state.may_retry(place):
+            moment = time.monotonic() + outcome.wait
+            self.state.retry(place, moment)
+            self._call_at(moment, self._ripen)
+            if self.watched:
+                task = context.node.task.model_copy()
+                error = outcome.error or ""
+                self._tell(TaskRetried(context.name, task, time.time(), context.attempt, error, outcome.wait))
+        else:
+            end = self.state.settle(place, outcome.status, outcome.result, outcome.error, outcome.route)
+            if end.status is TaskStatus.FAILED:
+                self._exceptions.pop(place, None)  # of an earlier visit
+                self._exceptions[place] = outcome.exception or GraphError(end.error)
+            if self.watched:
+                self._tell_finished(place, end)
+            if isinstance(outcome.exception, BudgetExceeded) and outcome.exception.budget is self._budget is not None:
+                self._ending = str(outcome.exception)
+        if self.state.changes:
+            self._follow("a loop went back to what came before it")
+        self._finish_if_over()
+
+    def _follow(self, reason: str) -> None:
+        """Tell what happened to other tasks, and leave those of them that go on. `reason`: why they are left."""
+        changes, self.state.changes = self.state.changes, []
+        for place, phase in changes:
+            if place in self._contexts:
+                self._leave(self._contexts[place], reason)
+            if phase is FAILED:
+                self._exceptions.pop(place, None)
+                self._exceptions[place] = GraphError(self.state.errors[place])
+                self._tell_finished(place)
+            elif phase is not WAITING and self.watched:
+                node = self.state.nodes[place]
+                self._tell(TaskSkipped(node.name, node.task.model_copy(), time.time(), self.state.errors[place] or ""))
+
+    def _detach(self, context: TaskContext) -> None:
+        """Keep what an attempt used, which does not go on any more."""
+        place = context.place
+        del self._contexts[place]
+        if context.alarm is not None:
+            context.alarm.cancel()
+        if context.start is not None:
+            self._seconds[place] = self._seconds.get(place, 0.0) + time.perf_counter() - context.start
+        usage = context.meter.told
+        if usage is not None:
+            self._usages[place] = self._usages.get(place, Usage()) + usage
+
+    def _leave(self, context: TaskContext, reason: str) -> None:
+        """Go on without an attempt: it is cancelled, what comes of it is not waited for, and its worker is replaced."""
+        self._detach(context)
+        context.left = True
+        self.hands -= 1
+        self._left.append((context, reason))
+
+    def _tell_finished(self, place: int, end: Optional[TaskSnapshot] = None) -> None:
+        if self.watched:
+            node = self.state.nodes[place]
+            task = node.task.model_copy(update=end._asdict() if end is not None else None)
+            self._tell(TaskFinished(node.name, task, time.time()))
+
+    def _tell(self, event: Event) -> None:
+        if self.events is not None:
+            self.events.append(event)
+            self._wake()
+        for listener in self._listeners:
+            listener.put(event)
+
+    def _finish_if_over(self) -> None:
+        if self.result is not None or not self.state.over:
+            return
+        seconds = time.perf_counter() - self._start
+        result = RunResult(self.state, self._exceptions, self._seconds, self._usages, self.id, self.meter.usage, seconds)
+        # Whoever is interrupted here does it once more, so the run is not over before the last of it is done.
+        self.scheduler.finished(self, result)
+        release(self.state.nodes, self._hold)
+        if self.watched:
+            self._tell(RunFinished(result, time.time()))
+        self.result = result
+        self._wake()
+
+    def _after(self) -> None:
+        """Without the lock: call out, as the last step asks for."""
+        if self._left:
+            with self.lock:
+                left, self._left = self._left, []
+            for context, reason in left:
+                context.cancellation.cancel(reason)
+                self.scheduler.abandon(context)
+        if self._ending is not None and self.result is None:
+            self.cancel(self._ending)
+        if self._listeners:
+            self.deliver()
+        if self.result is not None:  # nothing that outlives the run may still hold it
+            if self._upward is not None:
+                self._upward.remove()
+            for alarm in self._alarms:
+                alarm.cancel()
+
+    # Those who wait and listen
+
+    def deliver(self) -> None:
+        """Have the listeners called, here or elsewhere."""
+        for listener in self._listeners:
+            if not listener.waiting:
+                continue
+            if listener.blocking and not alarms.inside:
+                self._deliver(listener)
+            elif self.scheduler.inline:
+                self._wake()  # the calling thread, which is in `wait`
+            else:
+                self.scheduler.call_elsewhere(self._deliver, listener)
+
+    def _deliver(self, listener: Listener) -> None:
+        listener.deliver()
+        if self.result is not None:
+            self._wake()
+
+    @property
+    def heard(self) -> bool:
+        """Whether the run is over, and everybody who listens has had all of it."""
+        return self.result is not None and all(listener.done for listener in self._listeners)
+
+    def wait(self, seconds: float, over: Callable[[], bool]) -> None:
+        """Wait until an event was added, or something else happened, unless `over()` says that it did.
+
+        On a queue, because Ctrl-C in the wait of a Condition may leave its lock released, and be lost in the error about that.
+        """
+        waiter: "queue.SimpleQueue[None]" = queue.SimpleQueue()
+        with self.lock:
+            if over():
+                return
+            self._waiters.add(waiter)
+        try:
+            waiter.get(timeout=seconds)
+        except queue.Empty:
+            pass
+        finally:
+            self._waiters.discard(waiter)
+
+    def _wake(self) -> None:
+        for waiter in list(self._waiters):
+            waiter.put(None)
+
+
+def failure(context: TaskContext, error: BaseException) -> Outcome:
+    """The outcome of an attempt that raised: that its task failed, or is to be tried again."""
+    retry, wait = context.node.retry, None
+    started = context.start is not None  # else it was its `when` that raised
+    if retry is not None and started and context.attempt < retry.attempts and retry.covers(error):
+        try:
+            wait = retry.seconds(context.attempt, error)
+        except Exception as broken:  # its own wait= is somebody's code, too
+            error = broken
+    return Outcome(TaskStatus.FAILED, None, described(error), error, None, wait)

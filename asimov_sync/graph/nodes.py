@@ -1,0 +1,73 @@
+"""A task's place in a graph: its name, what it waits for, and what is to be done if it fails, hangs or comes round again."""
+
+from typing import Any, Callable, Dict, Iterable, Mapping, NamedTuple, Optional, Tuple, Union
+
+from asimov_sync.errors import GraphError
+from asimov_sync.graph.retry import Retry
+from asimov_sync.tasks import Task
+
+__all__ = ["MAX_VISITS", "Dependencies", "Node", "When", "node_of"]
+
+MAX_VISITS = 5
+"""How often a task is started in one run, where it was not said."""
+
+Dependency = Union[Task, str]
+Dependencies = Union[Dependency, Iterable[Dependency]]
+When = Callable[[Dict[str, Any]], Any]
+
+
+class Node(NamedTuple):
+    """A task, and all that it was added with.
+
+    scopes: of a task in a subgraph, the prefixes of the subgraphs around it, the innermost first.
+    """
+
+    name: str
+    task: Task
+    depends_on: Tuple[Dependency, ...]
+    when: Optional[When]
+    allow_failure: bool
+    retry: Optional[Retry]
+    timeout: Optional[float]
+    max_visits: int
+    scopes: Tuple[str, ...]
+
+    def local(self, name: str) -> str:
+        """What this task calls the task of that name: in a subgraph, by the name that it has there."""
+        for scope in self.scopes:
+            if name.startswith(scope):
+                return name[len(scope) :]
+        return name
+
+    def place_of(self, name: str, places: Mapping[Any, int]) -> Optional[int]:
+        """What `places` holds for a name that this task uses, nearest first; None where there is none."""
+        for scope in self.scopes:
+            if scope + name in places:
+                return places[scope + name]
+        return places.get(name)
+
+
+def node_of(
+    task: Task,
+    name: str,
+    depends_on: Dependencies,
+    when: Optional[When],
+    allow_failure: bool,
+    retry: Optional[Retry],
+    timeout: Optional[float],
+    max_visits: int,
+    scopes: Tuple[str, ...],
+) -> Node:
+    """A node, if all of it is what it should be; GraphError otherwise."""
+    if not isinstance(task, Task):
+        raise GraphError("a graph holds Tasks, not {}".format(type(task).__name__))
+    before = (depends_on,) if isinstance(depends_on, (str, Task)) else tuple(depends_on)
+    if when is not None and not callable(when):
+        raise GraphError("when= of {!r} is a callable over the task's inputs, not {!r}".format(name, when))
+    if retry is not None and not isinstance(retry, Retry):
+        raise GraphError("retry= of {!r} is a Retry, such as Retry(attempts=3); not {!r}".format(name, retry))
+    if timeout is not None and not timeout > 0:
+        raise GraphError("timeout= of {!r} is a number of seconds above 0, not {!r}".format(name, timeout))
+    if max_visits < 1:
+        raise GraphError("max_visits= of {!r} is at least 1, not {!r}".format(name, max_visits))
+    return Node(name, task, before, when, allow_failure, retry, timeout, max_visits, scopes)

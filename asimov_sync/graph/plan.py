@@ -1,0 +1,77 @@
+"""Who waits for whom, by place: a graph's names are resolved, and its cycles refused, before anything runs."""
+
+import uuid
+from typing import Dict, List, Mapping, NamedTuple, Sequence, Set, Tuple
+
+from asimov_sync.errors import GraphError
+from asimov_sync.graph.nodes import Node
+from asimov_sync.tasks import Task
+
+__all__ = ["Plan", "planned"]
+
+
+class Plan(NamedTuple):
+    """The nodes in the order in which they were added; for each place the places that it waits for, and that wait for it."""
+
+    nodes: List[Node]
+    dependencies: List[Tuple[int, ...]]
+    dependents: List[List[int]]
+
+
+def planned(nodes: List[Node], names: Mapping[uuid.UUID, str], groups: Mapping[str, Tuple[str, ...]]) -> Plan:
+    """The plan of these nodes; names: by the tasks' ids; groups: the names that a group's name stands for.
+
+    GraphError, naming it, for an unknown dependency or a cycle.
+    """
+    places: Dict[str, int] = {node.name: place for place, node in enumerate(nodes)}
+    dependencies: List[Tuple[int, ...]] = []
+    dependents: List[List[int]] = [[] for _ in nodes]
+    for place, node in enumerate(nodes):
+        if not node.depends_on:
+            dependencies.append(())
+            continue
+        found: List[int] = []
+        for dependency in node.depends_on:
+            told = names.get(dependency.id) if isinstance(dependency, Task) else dependency
+            if not isinstance(told, str) or (told not in places and told not in groups):
+                raise unknown(node.name, dependency)
+            if told in places:
+                found.append(places[told])
+            else:
+                found += [places[member] for member in groups[told]]
+        if len(found) > 1:
+            found = list(dict.fromkeys(found))
+        for dependency_place in found:
+            dependents[dependency_place].append(place)
+        dependencies.append(tuple(found))
+    _refuse_cycle(nodes, dependencies, dependents)
+    return Plan(nodes, dependencies, dependents)
+
+
+def unknown(name: str, dependency: object) -> GraphError:
+    """The error about a dependency that is not there."""
+    told = dependency.objective or dependency.type if isinstance(dependency, Task) else dependency
+    return GraphError("{!r} depends on {!r}, which is not in the graph".format(name, told))
+
+
+def _refuse_cycle(nodes: Sequence[Node], dependencies: List[Tuple[int, ...]], dependents: List[List[int]]) -> None:
+    """GraphError, with the cycle in its message, if some tasks wait for one another."""
+    unmet = [len(before) for before in dependencies]
+    free = [place for place, count in enumerate(unmet) if not count]
+    for place in free:  # grows while it is walked
+        for dependent in dependents[place]:
+            unmet[dependent] -= 1
+            if not unmet[dependent]:
+                free.append(dependent)
+    if len(free) == len(nodes):
+        return
+    # What is left waits for something that is left: going from one to the next, some node must come a second time.
+    place = next(place for place, count in enumerate(unmet) if count)
+    path: List[int] = []
+    met: Set[int] = set()
+    while place not in met:
+        met.add(place)
+        path.append(place)
+        place = next(dependency for dependency in dependencies[place] if unmet[dependency])
+    cycle = path[path.index(place) :] + [place]
+    raise GraphError("these tasks wait for one another: " + " → ".join(repr(nodes[place].name) for place in cycle))
