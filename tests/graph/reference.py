@@ -238,12 +238,14 @@ class _Run:
         for one in [task] + [self.tasks[name] for name in names]:
             if one.visits >= one.spec.max_visits:
                 return task.settle("FAILED", error="GraphError")
-        for name in names:
-            self.tasks[name].feedback[task.name] = value
         for name in self.descendants(names):
             if name in self.tasks:  # else it was spawned by one before it, and is gone
+                if self.tasks[name].fate is not None:
+                    self.tasks[name].feedback = {}  # it was for the visit that this loop undoes, whether that came or not
                 self.tasks[name].reset()
                 self.take_back(name)
+        for name in set(names) & set(self.tasks):
+            self.tasks[name].feedback[task.name] = value
 
     def stop(self):
         for task in self.tasks.values():

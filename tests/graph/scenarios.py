@@ -248,11 +248,13 @@ class Actor:
         self.log.append(entry)
         self.pause()
         do, value = act(spec, context.inputs, list(context.failed), context.feedback, context.visit, context.attempt)
-        for name in do.spawns:
-            self._spawn(name, context)
-            self.pause()
-        # In the log before it can be seen by any task that depends on it.
-        self.log.append(entry._replace(ended=True, value=value))
+        try:
+            for name in do.spawns:
+                self._spawn(name, context)
+                self.pause()
+        finally:
+            # In the log before it can be seen by any task that depends on it.
+            self.log.append(entry._replace(ended=True, value=value))
         if do.end == "fail":
             raise ValueError("{} fails".format(spec.name))
         if do.end == "fatal":

@@ -12,7 +12,7 @@ from .scenarios import Relations, determined, scenarios
 
 NAMES = "abcde"
 
-COUNT_OF_FOUR, COUNT_OF_FIVE, COUNT_OF_LOOPS = 0, 0, 0
+COUNT_OF_FOUR, COUNT_OF_FIVE, COUNT_OF_LOOPS = 6189, 7331, 5191
 """How many scenarios there are: none of them is to get lost."""
 
 
