@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from ..needed import needed
+from ..needed import needed_by_program
 from .processes import finished
 
 
 @pytest.fixture
 def database(tmp_path):
-    needed("django")
+    needed_by_program("django")
     return str(tmp_path / "site.sqlite3")
 
 

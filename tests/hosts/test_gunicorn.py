@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from ..needed import needed
+from ..needed import needed_by_program
 from ..waiting import DEADLINE
 from .processes import going_on
 
@@ -42,8 +42,8 @@ def expected(number):
 )
 def test_a_view_behind_preload(workers, tmp_path):
     """Every one of many requests at once gets its own graph's results, from both workers; SIGTERM ends them all."""
-    needed("flask")
-    needed("gunicorn")
+    needed_by_program("flask")
+    needed_by_program("gunicorn")
     log = tmp_path / "log"
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
