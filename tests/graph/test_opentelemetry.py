@@ -1,5 +1,7 @@
 """OpenTelemetry: a span that is made in a handler, or in a tool, has the span around the caller's run as its ancestor."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from opentelemetry import context as contexts, trace
 from opentelemetry.sdk.trace import TracerProvider
@@ -11,7 +13,7 @@ from asimov_sync.testing import ScriptedInferenceClient, calls, tool_results
 
 from ..waiting import Background
 
-MODES = [{"max_workers": 4}, {"max_workers": 1}, {"max_workers": 0}]
+MODES = [{"max_workers": 4}, {"max_workers": 1}, {"max_workers": 0}, {"executor": ThreadPoolExecutor}]
 
 
 class Spans:
@@ -52,7 +54,11 @@ def scheduler(request, spans):
     def model(body):
         return "found" if tool_results(body) else calls(("look_up", {"word": "one"}), ("look_up", {"word": "two"}))
 
-    agent = Agent(ScriptedInferenceClient(model), tools=[look_up], max_workers=request.param["max_workers"])
+    options = dict(request.param)
+    if "executor" in options:
+        options["executor"] = options["executor"](4)
+        request.addfinalizer(options["executor"].shutdown)
+    agent = Agent(ScriptedInferenceClient(model), tools=[look_up], max_workers=options.get("max_workers"))
 
     def plain(task, context):
         with spans.span(context.name):
@@ -70,7 +76,7 @@ def scheduler(request, spans):
         contexts.attach(trace.set_span_in_context(spans.start("leaked")))
 
     handlers = {"plain": plain, "ask": ask, "agent": agent, "inside": inside, "leak": leak}
-    with TaskScheduler(handlers, **request.param) as scheduler:
+    with TaskScheduler(handlers, **options) as scheduler:
         yield scheduler
 
 

@@ -1,7 +1,7 @@
 """A Django site of one file, on an sqlite file: a view that runs a graph whose handlers use the ORM on worker threads.
 
 `python -m tests.hosts.django_site DATABASE` serves it to itself, from many threads at once, and tells as JSON what was
-answered and which connections were opened; with a second argument, the connections are closed after each task.
+answered and which connections were opened; with a second argument, a middleware closes them after each task.
 """
 
 import concurrent.futures
@@ -57,11 +57,14 @@ def make_tables():
         editor.create_model(Note)
 
 
-def close_connections():
-    """Close the calling thread's connections, but for those with a transaction, which somebody else will end."""
-    for each in connections.all():
-        if not each.in_atomic_block:
-            each.close()
+def close_connections(call_next, task, context):
+    """Middleware: after a task, close its thread's connections, but for those in a transaction, which its owner will end."""
+    try:
+        return call_next()
+    finally:
+        for each in connections.all():
+            if not each.in_atomic_block:
+                each.close()
 
 
 def write(task, context):
@@ -119,16 +122,7 @@ def main(closing):
         lambda sender, connection, **told: opened.append((threading.current_thread().name, connection)), weak=False
     )
     if closing:
-        for type, handler in list(scheduler.handlers.items()):
-
-            @scheduler.handler(type)
-            @functools.wraps(handler)
-            def closed(task, context, handler=handler):
-                try:
-                    return handler(task, context)
-                finally:
-                    close_connections()
-
+        scheduler.middleware(close_connections)
     server = Server(("127.0.0.1", 0), Silent)
     server.set_app(get_wsgi_application())
     threading.Thread(target=server.serve_forever, daemon=True).start()

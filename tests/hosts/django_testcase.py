@@ -12,10 +12,7 @@ from .django_site import Note, close_connections, make_tables
 
 
 def count(task, context):
-    try:
-        return Note.objects.count()
-    finally:
-        close_connections()
+    return Note.objects.count()
 
 
 def write(task, context):
@@ -40,6 +37,7 @@ def results(max_workers, *types):
         before = [graph.add(Task(type=type), name=type, depends_on=before)]
     agent = Agent(ScriptedInferenceClient(answer), tools=[notes], max_workers=0)
     with TaskScheduler({"count": count, "write": write, "ask": agent}, max_workers=max_workers) as scheduler:
+        scheduler.middleware(close_connections)
         return scheduler.run(graph).results
 
 

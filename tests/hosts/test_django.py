@@ -14,9 +14,9 @@ def database(tmp_path):
     return str(tmp_path / "site.sqlite3")
 
 
-@pytest.mark.parametrize("closing", [False, True], ids=["left alone", "closed"])
+@pytest.mark.parametrize("closing", [False, True], ids=["no middleware", "middleware"])
 def test_a_view_whose_handlers_use_the_orm(closing, database):
-    """Every request reads what its own tasks wrote; and no worker leaves a connection open, if each task closes its own."""
+    """Every request reads what its own tasks wrote; and a middleware can see to it that no worker leaves a connection open."""
     told = json.loads(finished("tests.hosts.django_site", database, *(["closing"] if closing else [])).stdout)
     assert told["answers"] == [{"errors": {}, "notes": ["note 1", "note 2", "note 3"]}] * 40
     assert told["opened by workers"] > 0
