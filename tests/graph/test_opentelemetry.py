@@ -58,7 +58,7 @@ def scheduler(request, spans):
     if "executor" in options:
         options["executor"] = options["executor"](4)
         request.addfinalizer(options["executor"].shutdown)
-    agent = Agent(ScriptedInferenceClient(model), tools=[look_up], max_workers=options.get("max_workers"))
+    agent = Agent(ScriptedInferenceClient(model), tools=[look_up])
 
     def plain(task, context):
         with spans.span(context.name):

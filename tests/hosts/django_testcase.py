@@ -35,7 +35,7 @@ def results(max_workers, *types):
     graph, before = TaskGraph(), []
     for type in types:
         before = [graph.add(Task(type=type), name=type, depends_on=before)]
-    agent = Agent(ScriptedInferenceClient(answer), tools=[notes], max_workers=0)
+    agent = Agent(ScriptedInferenceClient(answer), tools=[notes])
     with TaskScheduler({"count": count, "write": write, "ask": agent}, max_workers=max_workers) as scheduler:
         scheduler.middleware(close_connections)
         return scheduler.run(graph).results

@@ -10,6 +10,7 @@ from asimov_sync import Task, TaskGraph, TaskScheduler
 app = Flask(__name__)
 scheduler = TaskScheduler(max_workers=4)
 never = threading.Event()
+over = set()  # the ids of the runs whose end the callback was told
 
 
 @scheduler.handler("start")
@@ -38,6 +39,12 @@ def wait(task, context):
     never.wait()
 
 
+@scheduler.on_event
+def note_the_end(event):
+    if event.type == "run_finished":
+        over.add(event.result.run_id)
+
+
 def powers(number, exponents):
     """A graph of the powers of a number, all of which wait for the number."""
     graph = TaskGraph()
@@ -57,12 +64,12 @@ def whole(number):
 @app.route("/<int:number>")
 def view(number):
     result = scheduler.run(whole(number))
-    return jsonify(pid=os.getpid(), status=result.status.name, errors=result.errors, results=result.results)
+    return jsonify(pid=os.getpid(), errors=result.errors, results=result.results, told=result.run_id in over)
 
 
 def before_the_fork():
-    """Leave idle workers, and one in a task that never ends, to be lost in the fork."""
-    assert len(scheduler.run(whole(3)).results) == 8
+    """Leave idle workers and callers of the callback, and a worker in a task that never ends, to be lost in the fork."""
+    assert scheduler.run(whole(3)).run_id in over
     graph = TaskGraph()
     graph.add(Task(type="wait"), name="wait")
     return scheduler.submit(graph)
