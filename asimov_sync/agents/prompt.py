@@ -3,14 +3,14 @@
 import html
 import json
 import re
-from typing import Any, Optional
+from typing import Any
 
 from asimov_sync.graph.context import TaskContext
 from asimov_sync.inference.tool_loop import ToolRun
 from asimov_sync.messages import jsonable
 from asimov_sync.tasks import Task
 
-__all__ = ["block", "prompt"]
+__all__ = ["block", "fenced", "prompt", "tagged"]
 
 _NAMES = r"(?:params|result|failed|input|choice|example)\b"
 
@@ -29,8 +29,19 @@ def prompt(task: Task, context: TaskContext) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def block(tag: str, value: Any, of: Optional[str] = None) -> str:
-    """A value between tags: text as it is, a ToolRun as its text, everything else as JSON; of: what the value is of.
+def block(tag: str, value: Any, **attributes: str) -> str:
+    """A value between tags of its own, none of which it can hold itself (see `fenced`)."""
+    return tagged(tag, fenced(value), **attributes)
+
+
+def tagged(tag: str, text: str, **attributes: str) -> str:
+    """A text, which is taken as it is, between tags; attributes: what the tag says, each on one line and within its quotes."""
+    told = "".join(' {}="{}"'.format(name, html.escape(" ".join(word.split()))) for name, word in attributes.items())
+    return "<{tag}{told}>\n{text}\n</{tag}>".format(tag=tag, told=told, text=text)
+
+
+def fenced(value: Any) -> str:
+    """A value as text for a block: text as it is, a ToolRun as its text, everything else as JSON.
 
     What models and tools say ends up in prompts, and may be hostile: no value can hold one of our own tags, and so pass as the
     end of its block or as a block of somebody else. There, and nowhere else, a "<" becomes "&lt;", in JSON "\\u003c".
@@ -38,12 +49,5 @@ def block(tag: str, value: Any, of: Optional[str] = None) -> str:
     if isinstance(value, ToolRun):
         value = value.text
     if isinstance(value, str):
-        text = _FORGED.sub("&lt;", value)
-    else:
-        text = _FORGED.sub(r"\\u003c", json.dumps(jsonable(value), ensure_ascii=False))
-    return "<{tag}{of}>\n{text}\n</{tag}>".format(tag=tag, of="" if of is None else ' of="{}"'.format(_quoted(of)), text=text)
-
-
-def _quoted(name: str) -> str:
-    """A name within quotes, on one line."""
-    return html.escape(" ".join(name.split()), quote=True)
+        return _FORGED.sub("&lt;", value)
+    return _FORGED.sub(r"\\u003c", json.dumps(jsonable(value), ensure_ascii=False))
