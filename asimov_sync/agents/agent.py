@@ -139,7 +139,7 @@ class Agent:
             return Partial(run, "calls of these tools wait for approval: {}".format(", ".join(waiting)))
         if run.parsed is not None:
             return run.parsed
-        if self.output is None and run.stop_reason in WHOLE:
+        if run.stop_reason in WHOLE:
             return run.text
         return Partial(run.text, "the model stopped early: {}, after {} requests".format(run.stop_reason, run.iterations))
 

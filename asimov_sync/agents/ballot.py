@@ -42,9 +42,7 @@ class Ballot:
 
     def _meant(self, said: Any) -> Any:
         """The one of the names that is meant, where it differs in its case and the spaces around it alone."""
-        if not isinstance(said, str) or said in self.names:
-            return said
-        alike = [name for name in self.names if _alike(name) == _alike(said)]
+        alike = [name for name in self.names if _alike(name) == _alike(said)] if isinstance(said, str) else []
         return alike[0] if len(alike) == 1 else said
 
 

@@ -183,8 +183,10 @@ class ModelRouter:
             with cancellation.on_cancel(lambda: happened.put(None)):
                 for _ in range(self.voters):
                     self._workers.submit(vote)
-                while len(heard) < self.voters:
+                while True:
                     cancellation.raise_if_cancelled()
+                    if len(heard) == self.voters:
+                        return heard
                     remaining = cancellation.remaining
                     try:
                         one = happened.get(timeout=SLICE_SECONDS if remaining is None else min(SLICE_SECONDS, remaining))
@@ -194,11 +196,9 @@ class ModelRouter:
                         raise one  # a SystemExit, say: not a request that failed
                     if one is not None:
                         heard.append(one)
-                cancellation.raise_if_cancelled()
         except BaseException as interruption:
             told.cancel("interrupted by {}".format(type(interruption).__name__))
             raise
-        return heard
 
     def __repr__(self) -> str:
         return "<ModelRouter of {!r}, {} choices>".format(self.client, len(self.choices))

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from asimov_sync.agents.ballot import Ballot, most
 
-BALLOT = Ballot(("billing", "Sales", "page[0]", "a b"))
+BALLOT = Ballot(("billing", "Sales", "page[0]", "a b", "x:y"))
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,7 @@ BALLOT = Ballot(("billing", "Sales", "page[0]", "a b"))
         ("I would say: billing", "billing"),
         ("The mail is about money.\n\nMy choice: **billing**.", "billing"),
         ("No.\nSales", "Sales"),
+        ("No.\nx:y", "x:y"),
         ("not billing", None),
         ("billing or sales", None),
         ("I refuse to choose billing", None),
@@ -45,7 +46,7 @@ def test_data():
         with pytest.raises(ValidationError):
             BALLOT.output(choice=wrong)
     schema = BALLOT.output.model_json_schema()
-    assert schema["properties"]["choice"]["enum"] == ["billing", "Sales", "page[0]", "a b"]
+    assert schema["properties"]["choice"]["enum"] == ["billing", "Sales", "page[0]", "a b", "x:y"]
     assert schema["required"] == ["choice"]
 
 

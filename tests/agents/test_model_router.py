@@ -31,6 +31,7 @@ from asimov_sync import (
     TaskStatus,
     workers,
 )
+from asimov_sync.agents import model_router
 from asimov_sync.testing import Failure, Fault, ModelServer, ScriptedInferenceClient, calls, last_text
 from asimov_sync.workers import INLINE
 
@@ -48,10 +49,6 @@ def refusal(text):
     """A reply that stopped with a refusal."""
     message = ChatMessage(role="assistant", content=text)
     return Reply(message=message, stop_reason="refusal", raw_stop_reason="refusal")
-
-
-def asimov_voters():
-    return [thread for thread in threading.enumerate() if thread.name == "asimov-voter"]
 
 
 def handled(router, task=None):
@@ -291,9 +288,17 @@ def test_on_the_calling_thread(voters, inline):
 
 def test_no_thread_is_left(monkeypatch):
     """Threads of voters end by themselves."""
-    monkeypatch.setattr(workers, "IDLE_SECONDS", 0.1)
-    ModelRouter(ScriptedInferenceClient(lambda body: A), CHOICES).choose("x")
-    wait_for(lambda: not asimov_voters(), "the end of the threads")
+    monkeypatch.setattr(workers, "IDLE_SECONDS", 0.05)
+    barrier, threads = threading.Barrier(3), []
+
+    def model(body):
+        barrier.wait(20)
+        threads.append(threading.current_thread())
+        return A
+
+    ModelRouter(ScriptedInferenceClient(model), CHOICES).choose("x")
+    assert len(set(threads)) == 3 and all(thread.daemon for thread in threads)
+    wait_for(lambda: not any(thread.is_alive() for thread in threads), "the end of the threads")
 
 
 def test_after_a_fork():
@@ -350,6 +355,27 @@ def test_a_cancellation(voters, inline):
         assert time.monotonic() - start < 5
         wait_for(lambda: all(request.disconnected.is_set() for request in server.requests), "the voters' end")
         assert len(server.requests) == waiting
+
+
+def test_voters_that_ignore_a_cancellation(monkeypatch):
+    """The caller does not wait for voters that cannot be freed: it is woken by the cancellation itself."""
+    monkeypatch.setattr(model_router, "SLICE_SECONDS", 60.0)
+    token, release, asked = Cancellation(), threading.Event(), threading.Semaphore(0)
+
+    def model(body):
+        asked.release()
+        assert release.wait(20)
+        return A
+
+    asking = Background(ModelRouter(ScriptedInferenceClient(model), CHOICES).choose, "x", cancellation=token)
+    for _ in range(3):
+        assert asked.acquire(timeout=20)
+    token.cancel("enough")
+    try:
+        with pytest.raises(Cancelled, match="enough"):
+            asking.result(10)
+    finally:
+        release.set()
 
 
 @pytest.mark.parametrize("inline", [False, True])
