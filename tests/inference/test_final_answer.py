@@ -120,6 +120,15 @@ def test_nothing_is_asked_for_in_the_form_of_words():
     assert names(client.requests[0]) == ["measure"]
 
 
+def test_data_beside_a_call_that_is_not_made():
+    """Words that are the data are taken, and a call that the reply did not stop for is answered as not made."""
+    client = ScriptedInferenceClient([cut("end_turn", '{"city": "Rome", "degrees": 3}', MEASURE)])
+    run = client.run_tools("go", [measure], output=Weather)
+    assert (run.parsed.degrees, run.calls, run.stop_reason) == (3.0, [], "end_turn")
+    assert run.messages[-1].blocks[0]["is_error"]
+    assert_sendable(run.messages)
+
+
 # Data that does not fit
 
 
@@ -298,10 +307,14 @@ def test_over_the_wire_of_chat():
     """Chat completions are asked with a response_format, once the model has ended with words."""
 
     def model(body):
-        return "warm" if tool_results(body) else MEASURE if len(body["messages"]) == 1 else '{"city": "Rome", "degrees": 21.5}'
+        if names(body) and len(body["messages"]) < 4:
+            return "warm" if tool_results(body) else MEASURE
+        return '{"city": "Rome", "degrees": 21.5}'
 
     with ModelServer(model) as server:
         with OpenAIInferenceClient(model="gpt", api_key="key", api_url=server.chat_url) as client:
             run = client.run_tools("go", [measure], output=Weather)
             assert (run.parsed.city, run.iterations) == ("Rome", 3)
             assert ["response_format" in request.body for request in server.requests] == [False, False, True]
+            assert client.run_tools("go", [], output=Weather).stop_reason == "end_turn"
+            assert "response_format" in server.requests[-1].body and "tools" not in server.requests[-1].body
