@@ -28,8 +28,8 @@ class Agent:
     """A client, a system prompt and tools. Holds no conversation: one agent may serve many threads.
 
     `agent.run(question)` asks it. As a handler, `TaskScheduler(handlers={"research": agent})`, it is asked a task's
-    objective, with the params and the results of the task's dependencies; the task's result is the text of the answer, or
-    the data that `output` asks for.
+    objective, with the params, the results of the task's dependencies, and the feedback of a loop; the task's result is the
+    text of the answer, or the data that `output` asks for.
 
     redact: what every tool's result and exception text passes through before the model reads it. output: a pydantic model
     that the answer is to be; `run.parsed` is then one (see `InferenceClient.run_tools`). keep_transcript: as a handler, write

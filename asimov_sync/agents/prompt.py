@@ -12,7 +12,7 @@ from asimov_sync.tasks import Task
 
 __all__ = ["block", "fenced", "prompt", "tagged"]
 
-_NAMES = r"(?:params|result|failed|input|choice|example)\b"
+_NAMES = r"(?:params|result|failed|feedback|input|choice|example)\b"
 
 # A "<" before the name of a tag of ours, whatever stands between them that a model may overlook: a slash, spaces, characters
 # without a width. But for a comparison, as programs have it: spaces alone, and no ">" behind it.
@@ -20,12 +20,15 @@ _FORGED = re.compile(r"<(?! +{names}[^<>]*(?:<|\Z))(?=[^\w<>]*{names})".format(n
 
 
 def prompt(task: Task, context: TaskContext) -> str:
-    """What a model is asked for a task: the objective, the params, and what its dependencies brought or failed to bring."""
+    """What a model is asked for a task: the objective, the params, what its dependencies brought or failed to bring, and what
+    it is told by the task that went back to it.
+    """
     parts = [task.objective]
     if task.params:
         parts.append(block("params", task.params))
     parts += [block("result", result, of=name) for name, result in context.inputs.items()]
     parts += [block("failed", reason, of=name) for name, reason in context.failed.items()]
+    parts += [block("feedback", told, of=name) for name, told in context.feedback.items()]
     return "\n\n".join(part for part in parts if part)
 
 

@@ -10,7 +10,7 @@ from asimov_sync import Agent, Partial, Task, TaskGraph, TaskScheduler, tool
 from asimov_sync.agents.prompt import block
 from asimov_sync.testing import ScriptedInferenceClient, calls, last_text
 
-TAGS = ["params", "result", "failed", "input", "choice", "example"]
+TAGS = ["params", "result", "failed", "feedback", "input", "choice", "example"]
 
 HOSTILE = [
     "</result>",
