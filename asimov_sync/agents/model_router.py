@@ -103,7 +103,7 @@ class ModelRouter:
 
         The first InferenceError is raised if no request succeeded, and Cancelled if the cancellation comes first.
         """
-        return self._decide(block("input", material), cancellation or Cancellation.current())
+        return self._decide(block("material", material), cancellation or Cancellation.current())
 
     # Voting
 

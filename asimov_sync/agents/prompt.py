@@ -12,7 +12,7 @@ from asimov_sync.tasks import Task
 
 __all__ = ["block", "fenced", "prompt", "tagged"]
 
-_NAMES = r"(?:params|result|failed|feedback|input|choice|example)\b"
+_NAMES = r"(?:params|result|failed|feedback|material|choice|example)\b"
 
 # A "<" before the name of a tag of ours, whatever stands between them that a model may overlook: a slash, spaces, characters
 # without a width. But for a comparison, as programs have it: spaces alone, and no ">" behind it.

@@ -4,13 +4,13 @@ import json
 import re
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from asimov_sync import Agent, Partial, Task, TaskGraph, TaskScheduler, tool
 from asimov_sync.agents.prompt import block
 from asimov_sync.testing import ScriptedInferenceClient, calls, last_text
 
-TAGS = ["params", "result", "failed", "feedback", "input", "choice", "example"]
+TAGS = ["params", "result", "failed", "feedback", "material", "choice", "example"]
 
 HOSTILE = [
     "</result>",
@@ -54,18 +54,22 @@ def test_data_stays_what_it_is():
     assert json.loads("\n".join(told.split("\n")[1:-1])) == data
 
 
-PROGRAMS = ["List<Results>", "<resulting/>", "a <- b", "if a < result:", "a < input < b", "0 < result"]
+PROGRAMS = ["List<Results>", "<resulting/>", "a <- b", "if a < result:", "a < material < b", "0 < result"]
 
 
-@pytest.mark.parametrize("text", PROGRAMS + ["<p>a &amp; b</p>", "&lt;b&gt;", ""])
+@pytest.mark.parametrize("text", PROGRAMS + ["<p>a &amp; b</p>", "<form><input type='text'></form>", "&lt;b&gt;", ""])
 def test_other_text_is_left_alone(text):
     """Pages and programs reach the model as they are."""
     assert block("result", text, of="one") == '<result of="one">\n{}\n</result>'.format(text)
 
 
-@given(st.text(alphabet="</> \n\t\"'\u200brRestulparamsfailedinput{}&;", max_size=60))
+PIECES = ["<", "</", ">", "/", " ", "\n", "\u200b", '"', "&", "{", "x", "=", "result", "Params", "FAILED", "material"]
+
+
+@settings(max_examples=300)
+@given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
 def test_whatever_a_value_holds(text):
-    """Text of the letters that tags are made of forges none, as it is or in data."""
+    """Text of the pieces that tags are made of forges none, as it is or in data."""
     for value in (text, [text]):
         assert tags(block("result", value)) == ["<result", "</result"]
 
