@@ -110,8 +110,7 @@ class ByHand:
         except LookupError:
             self.state.settle(place, TaskStatus.FAILED, None, "LookupError")
             return
-        self.state.decide(place, met)
-        if met:
+        if self.state.decide(place, met):
             self._begin(place)
 
     def _spawn(self, place, name):
@@ -147,9 +146,7 @@ class ByHand:
         """The run is over, and came to what the reference says."""
         state = self.state
         assert state.over and not self.steps
-        last = {
-            node.name: place for place, node in enumerate(state.nodes) if state.phases[place].name != "TAKEN_BACK"
-        }
+        last = {node.name: place for place, node in enumerate(state.nodes) if state.phases[place].name != "TAKEN_BACK"}
         outcomes = {name: self._outcomes[place] for name, place in last.items()}
         assert {name: outcome.status.name for name, outcome in outcomes.items()} == expected.statuses
         brought = {name: outcome.result for name, outcome in outcomes.items() if outcome.result is not None}

@@ -146,13 +146,15 @@ class _Run:
     # Fates
 
     def fate(self, task):
-        """"ready", "skipped", "ruled out" or "failed", or None while a dependency is not over. One that is gone is ruled out."""
+        """ "ready", "skipped", "ruled out" or "failed", or None while a dependency is not over. One that is gone is ruled out."""
         dependencies = [self.tasks[name] for name in task.spec.depends_on if name in self.tasks]
         if not all(dependency.over for dependency in dependencies):
             return None
         if any(dependency.route is not None and task.name not in dependency.route for dependency in dependencies):
             return "ruled out"
-        fruitless = [dependency for dependency in dependencies if dependency.status == "FAILED" or dependency.fate == "skipped"]
+        fruitless = [
+            dependency for dependency in dependencies if dependency.status == "FAILED" or dependency.fate == "skipped"
+        ]
         if fruitless and not task.spec.allow_failure:
             return "skipped"
         inputs = self.inputs(task)

@@ -51,7 +51,9 @@ class Relations:
     def loops(self, spec):
         """The names in all of its Routes that go back."""
         before = self.before(spec.name)
-        return {name for attempts in spec.script for do in attempts if do.end == "route" for name in do.names if name in before}
+        return {
+            name for attempts in spec.script for do in attempts if do.end == "route" for name in do.names if name in before
+        }
 
     def undone(self, spec):
         """All that its loops may undo or take back."""
@@ -175,9 +177,7 @@ def scenarios(draw, most=7, loops=True, spawns=True):
         when = choice(["odd"] * 6 + list(depends_on) + ["raises"]) if often(12) else None
         attempts, max_visits = choice([1, 1, 1, 2, 3]), choice([5, 5, 3, 2, 1])
         calm = not often(50)
-        specs.append(
-            Spec(name, depends_on, often(25), when, attempts, max_visits, script(name, calm), spawners.get(name))
-        )
+        specs.append(Spec(name, depends_on, often(25), when, attempts, max_visits, script(name, calm), spawners.get(name)))
     if often(25):
         specs = list(some(specs, len(specs), len(specs)))
     return determined(specs)

@@ -12,7 +12,7 @@ from hypothesis import strategies
 from asimov_sync import RunFinished, TaskFinished, TaskRetried, TaskScheduler, TaskSkipped, TaskStarted, TaskStatus
 
 from ..waiting import DEADLINE
-from .reference import WITH_RESULT, Do, Spec, does, interpret
+from .reference import does, interpret
 from .scenarios import Actor, Relations, graph_of, raised, scenarios
 
 # Executors of the test's own
@@ -94,7 +94,7 @@ def compare(specs, result, actor):
     assert {name: kind(reason) for name, reason in result.skipped.items()} == expected.skipped
     assert result.status.name == expected.status
     assert set(result.exceptions) == {name for name, status in expected.statuses.items() if status == "FAILED"}
-    visits = {name: 0 for name in expected.visits}
+    visits = dict.fromkeys(expected.visits, 0)
     for entry in actor.log:
         if entry.name in visits and entry.task_id == result.tasks[entry.name].id:
             visits[entry.name] = max(visits[entry.name], entry.visit)
@@ -106,7 +106,9 @@ def compare(specs, result, actor):
 
 def look_through(specs, log):
     """No handler was started before its dependencies were settled, and its inputs are what they brought, in this very visit."""
-    calm = {spec.name for spec in specs if not spec.loose and spec.spawner is None}  # of which no visit is undone while it goes on
+    calm = {
+        spec.name for spec in specs if not spec.loose and spec.spawner is None
+    }  # of which no visit is undone while it goes on
     last, values = {}, {}
     for entry in log:
         if not entry.ended:
