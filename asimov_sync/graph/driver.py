@@ -168,18 +168,14 @@ class Driver:
             task = context.node.task.model_copy()
             self._tell(TaskStarted(context.name, task, time.time(), context.attempt, context.visit))
 
-    def settle(
-        self, context: TaskContext, outcome: Optional[Outcome], take: bool, patient: bool = False
-    ) -> Optional[TaskContext]:
+    def settle(self, context: TaskContext, outcome: Optional[Outcome], take: bool) -> Optional[TaskContext]:
         """End an attempt, unless the run went on without it; the next task for this worker, if it wants to `take` one.
 
-        outcome: None for one that `decide` has ended.
-
-        None also for a worker whose outcome is settled by another one, unless it is `patient` and waits for its turn.
+        outcome: None for one that `decide` has ended. Returns None also where another one settles it.
         """
         following = None
         self._outcomes.append((context, outcome))
-        while self._outcomes and self._settling.acquire(patient):
+        while self._outcomes and self._settling.acquire(False):
             try:
                 with self.lock:
                     while self._outcomes:

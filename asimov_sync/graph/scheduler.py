@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import threading
 import time
 from concurrent.futures import Executor, Future
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, Tuple, TypeVar, Union, overload
@@ -70,6 +71,7 @@ class TaskScheduler:
         self._callbacks: Tuple[Tuple[Callback, bool], ...] = ()
         self._runs: Set[Driver] = set()
         self._closed = False
+        self._here = threading.local()  # which run its thread is putting workers on
 
     @property
     def cache(self) -> Cache:
@@ -203,7 +205,7 @@ class TaskScheduler:
                     raise WorkersClosed("this scheduler was closed: make a new one")
                 self._runs.add(driver)
             driver.begin(timeout)
-            self.staff(driver)
+            self._staff(driver)
             return run
         except BaseException as interruption:
             for run in made:
@@ -224,22 +226,32 @@ class TaskScheduler:
     # Workers
 
     def staff(self, driver: Driver) -> None:
-        """Put workers on a run that has more ready tasks than workers. One worker here, which puts the next one on it: whoever
-        makes many tasks ready has its own to go on with.
-        """
+        """Put workers on a run that has more ready tasks than workers; where none can be had any more, the run ends."""
+        try:
+            self._staff(driver)
+        except Exception as error:  # here, because a handler or an alarm may have called, who cannot end it
+            driver.cancel("no worker can be had: {}".format(described(error)))
+
+    def _staff(self, driver: Driver) -> None:
+        """One worker here, which puts the next one on the run: whoever makes many tasks ready has its own to go on with."""
         if not driver.short:
             return
-        try:
-            if self._pool is not None:
-                for _ in range(driver.staff(1)):
-                    self._pool.submit(self._work, driver)
-            elif self._executor is not None:
-                for _ in range(driver.staff(sys.maxsize)):
-                    future = self._executor.submit(self._work_once, driver)
-                    future.add_done_callback(lambda future: _check(future, driver))
-        except Exception:
-            if driver.result is None:  # else the scheduler was closed after the run, and before the last worker noticed
-                raise
+        if self._pool is not None:
+            for _ in range(driver.staff(1)):
+                self._pool.submit(self._work, driver)
+        elif self._executor is not None:
+            # An executor may call in submit() itself. What that makes ready is submitted here, and not inside of it.
+            outer = getattr(self._here, "staffed", None)
+            if outer is driver:
+                return
+            self._here.staffed = driver
+            try:
+                while driver.short:
+                    for _ in range(driver.staff(sys.maxsize)):
+                        future = self._executor.submit(self._work_once, driver)
+                        future.add_done_callback(lambda future: _check(future, driver))
+            finally:
+                self._here.staffed = outer
 
     def _work(self, driver: Driver) -> None:
         """A worker's stay on a run: one ready task after the other, going on itself with what it makes ready.
@@ -286,7 +298,7 @@ class TaskScheduler:
                 handler = wrapped(handler, self._middleware)
             result = own.run(execute, handler, context, task, context)
         except BaseException as error:
-            if self.inline and not isinstance(error, Exception):
+            if not isinstance(error, Exception) and (self.inline or _on_main_thread()):
                 raise  # Ctrl-C on the calling thread itself
             if context.overdue:
                 late = context.timed_out()
@@ -301,24 +313,25 @@ class TaskScheduler:
             return Outcome(TaskStatus.PARTIAL, result.result, str(result.error), None, route)
         return Outcome(TaskStatus.COMPLETE, result, None, None, route)
 
-    def lend_hand(self, driver: Driver, tasks: Optional[int] = None) -> None:
+    def lend_hand(self, driver: Driver, tasks: int = sys.maxsize) -> None:
         """Let a thread that is about to wait for a run execute its ready tasks, at most `tasks`, if nobody else might.
 
-        That is so without threads, and inside of a task of this very scheduler: were every worker to wait for a run inside its
-        task, none would be left to work.
+        That is so without threads, and inside of a task of this very scheduler, or of one on the same executor: were every
+        worker to wait for a run inside its task, none would be left to work.
         """
-        if not self.inline and self not in STANDING.get():
+        if not self.inline and not any(self._shares_workers(other) for other in STANDING.get()):
             return
         if self.inline:
             driver.deliver()
-        context = driver.join()
-        while context is not None:
-            if tasks is not None:
-                tasks -= 1
-            context = driver.settle(context, self._outcome(driver, context), take=tasks != 0, patient=True)
+        for _ in range(tasks):
+            context = driver.join()
+            if context is None:
+                break
+            driver.settle(context, self._outcome(driver, context), take=False)
             self.staff(driver)
-            if context is None and tasks != 0:
-                context = driver.join()  # another thread has settled it: there may be more to do
+
+    def _shares_workers(self, other: "TaskScheduler") -> bool:
+        return other is self or (self._executor is not None and self._executor is other._executor)
 
     def abandon(self, context: TaskContext) -> None:
         """Replace the worker that is in a task which the run went on without."""
@@ -386,3 +399,9 @@ def _check(future: "Future[Any]", driver: Driver) -> None:
         error = described(future.exception() or GraphError())
     if error is not None:
         driver.cancel("the executor did not make a call: {}".format(error))
+    if not future.cancelled() and _on_main_thread() and not isinstance(future.exception(), (Exception, type(None))):
+        future.result()  # Ctrl-C, in an executor that calls in submit() itself
+
+
+def _on_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
