@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 __all__ = ["STANDING", "Driver"]
 
-STANDING: "contextvars.ContextVar[Tuple[TaskScheduler, ...]]" = contextvars.ContextVar("asimov_standing", default=())
-"""The schedulers in whose tasks this context stands: one that waits for a run of one of these has to lend a hand."""
+STANDING: "contextvars.ContextVar[Tuple[Any, ...]]" = contextvars.ContextVar("asimov_standing", default=())
+"""On whose threads the tasks are in which this context stands: who waits there for a run on the same has to lend a hand."""
 
 
 class Driver:
@@ -90,7 +90,7 @@ class Driver:
     def _prepare(self, scheduler: "TaskScheduler", budget: Optional[Budget]) -> None:
         """Set what holds in all of the run's tasks, in the context that theirs are copies of."""
         METERS.set(METERS.get() + (self.meter,))
-        STANDING.set(STANDING.get() + (scheduler,))
+        STANDING.set(STANDING.get() + (scheduler.threads,))
         if budget is not None:
             BUDGETS.set(BUDGETS.get() + (budget,))
         if scheduler.inline:

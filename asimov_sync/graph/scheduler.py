@@ -72,6 +72,11 @@ class TaskScheduler:
         self._closed = False
 
     @property
+    def threads(self) -> Any:
+        """What its tasks are called on: its own, or an executor that it may share with others."""
+        return self if self._executor is None else self._executor
+
+    @property
     def cache(self) -> Cache:
         """The cache that was given, or a MemoryCache made on first use."""
         with self._guard.lock:
@@ -304,10 +309,10 @@ class TaskScheduler:
     def lend_hand(self, driver: Driver, tasks: Optional[int] = None) -> None:
         """Let a thread that is about to wait for a run execute its ready tasks, at most `tasks`, if nobody else might.
 
-        That is so without threads, and inside of a task of this very scheduler: were every worker to wait for a run inside its
+        That is so without threads, and inside of a task on the same threads: were every worker to wait for a run inside its
         task, none would be left to work.
         """
-        if not self.inline and self not in STANDING.get():
+        if not self.inline and not any(threads is self.threads for threads in STANDING.get()):
             return
         if self.inline:
             driver.deliver()
