@@ -617,32 +617,3 @@ def test_ten_thousand_tasks(threads):
     for number in range(5000):
         chain.add(Task(type="echo"), name=str(number), depends_on=[str(number - 1)] if number else [])
     assert len(threads.run(chain).results) == 5000
-
-
-def test_no_torn_reads_during_runs(threads):
-    """A reader of snapshots and JSON never sees a status without its result or error, in 60 runs."""
-    graph = diamond(b="fail")
-    stop, torn = threading.Event(), []
-
-    def watch():
-        looks = 0
-        while not stop.is_set():
-            for name in "abcd":
-                told = (
-                    graph[name].snapshot() if looks % 2 else Task.model_validate_json(graph[name].model_dump_json()).snapshot()
-                )
-                right = {
-                    TaskStatus.COMPLETE: told.result is not None and told.error is None,
-                    TaskStatus.FAILED: told.result is None and told.error is not None,
-                }.get(told.status, told.result is None and told.error is None)
-                looks += 1
-                if not right:
-                    torn.append(told)
-        return looks
-
-    watchers = [Background(watch) for _ in range(2)]
-    for _ in range(60):
-        threads.run(graph)
-    stop.set()
-    assert all(watcher.result() > 0 for watcher in watchers)
-    assert torn == []
