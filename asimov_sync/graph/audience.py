@@ -72,6 +72,11 @@ class Audience:
         """Whether all listeners have had all of it, or it is one of them that asks, who cannot wait for each other."""
         return all(listener.done for listener in self._listeners) or any(listener.asks for listener in self._listeners)
 
+    @property
+    def blocked(self) -> bool:
+        """Whether this is a callback for which the run waits."""
+        return any(listener.blocking and listener.asks for listener in self._listeners)
+
     def wait(self, seconds: float, over: Callable[[], bool]) -> None:
         """Wait until something happened, unless `over()` says that it did.
 

@@ -62,5 +62,7 @@ class Listener:
     def _call(self, event: Event) -> None:
         try:
             self._callback(event)
-        except Exception:  # it watches, and must not change what it watches
+        except BaseException as error:  # it watches, and must not change what it watches
+            if not isinstance(error, Exception) and threading.current_thread() is threading.main_thread():
+                raise  # Ctrl-C, which is no error of the callback
             logger.exception("a callback for events failed on %s", event.type)

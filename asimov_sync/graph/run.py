@@ -27,7 +27,8 @@ class Run:
         return self._driver.id
 
     def result(self, timeout: Optional[float] = None) -> RunResult:
-        """Wait for the end, and return what came of it. RunTimeout after `timeout` seconds; the run itself goes on.
+        """Wait for the end, and return what came of it. RunTimeout after `timeout` seconds; the run itself goes on. GraphError
+        where the run would never end: in a blocking callback of its own, and in a forked child.
 
         Callbacks have had all events by then. Any exception that interrupts the wait (Ctrl-C, SystemExit, one raised by a
         signal handler) cancels the run.
@@ -36,7 +37,7 @@ class Run:
         end = None if timeout is None else time.monotonic() + timeout
         try:
             while True:
-                self._require_own_process()
+                self._refuse_endless_wait()
                 driver.workforce.lend_hand(driver)
                 if driver.heard:
                     assert driver.result is not None
@@ -44,6 +45,8 @@ class Run:
                 left = SLICE_SECONDS if end is None else min(SLICE_SECONDS, end - time.monotonic())
                 if left <= 0:
                     raise RunTimeout("run {} did not end within {} s; it goes on".format(self.id, timeout))
+                if driver.result is not None:
+                    driver.audience.deliver()  # what Ctrl-C may have kept from them
                 driver.audience.wait(left, lambda: driver.heard)
         except (RunTimeout, GraphError):  # neither of them interrupts the run
             raise
@@ -63,16 +66,23 @@ class Run:
         events = driver.audience.events
         assert events is not None
         while number == len(events):
-            self._require_own_process()
+            self._refuse_endless_wait()
             driver.workforce.lend_hand(driver, tasks=1)
             driver.audience.wait(SLICE_SECONDS, lambda: number < len(events))
         if driver.workforce.inline:
             driver.audience.attend()  # callbacks are not behind whoever reads
         return events[number]
 
-    def _require_own_process(self) -> None:
-        if self._driver.foreign and not self.done():
+    def _refuse_endless_wait(self) -> None:
+        if self.done():
+            return
+        if self._driver.foreign:
             raise GraphError("run {} goes on in the process that this one was forked from".format(self.id))
+        if self._driver.audience.blocked:
+            raise GraphError(
+                "run {} waits for this callback, which cannot wait for its end: add it without blocking=True (and "
+                "with max_workers=0 all of them are called so)".format(self.id)
+            )
 
     def cancel(self, reason: str = "cancelled") -> bool:
         """End the run now: what goes on is FAILED with Cancelled, the rest stays WAITING. False if it was over."""

@@ -1,0 +1,354 @@
+"""Callbacks for events: order, completeness, on which thread, what a slow one holds up, and what one may call itself."""
+
+import collections
+import contextvars
+import logging
+import threading
+
+import pytest
+
+from asimov_sync import GraphError, Retry, Task, TaskGraph, TaskScheduler, TaskStatus
+from asimov_sync.testing import ScriptedInferenceClient
+
+from ..waiting import Background, wait_for
+from .graphs import chain, single, wide
+
+
+def quick(task, context):
+    context.report(0.5, "half")
+    return context.name
+
+
+def told(event):
+    return (event.type, getattr(event, "name", None), event.time)
+
+
+@pytest.fixture(params=[8, 1, 0], ids=["threads", "one thread", "calling thread"])
+def scheduler(request):
+    with TaskScheduler({"quick": quick}, max_workers=request.param) as made:
+        yield made
+
+
+@pytest.fixture(params=[True, False], ids=["blocking", "beside"])
+def blocking(request):
+    return request.param
+
+
+def test_everything_in_order(scheduler, blocking):
+    """A callback has every event of a run, in the order of its iterator, one at a time; run() returns after the last."""
+    seen, inside = collections.defaultdict(list), []
+
+    def look(event):
+        inside.append(1)
+        assert len(inside) == 1
+        seen[getattr(event, "run", None)].append(told(event))
+        inside.pop()
+
+    scheduler.on_event(look, blocking=blocking)
+    graph = wide("quick", 50)
+    graph.add(Task(type="quick"), name="last", depends_on="quick")
+    run = scheduler.submit(graph)
+    run.result(20)
+    assert seen[None] == [told(event) for event in run.events()]
+    assert [type for type, _, _ in seen[None]].count("run_finished") == 1
+    assert seen[None][-1][0] == "run_finished"
+    del seen[None][:]
+    events = [told(event) for event in scheduler.stream(graph)]
+    wait_for(lambda: len(seen[None]) == len(events))
+    assert seen[None] == events
+    del seen[None][:]
+    for _ in range(20):
+        scheduler.run(single("quick"))
+        assert [type for type, _, _ in seen.pop(None)] == ["task_started", "task_progress", "task_finished", "run_finished"]
+
+
+def test_the_decorators(scheduler):
+    """on_event is a decorator, with arguments and without, and leaves the function as it is."""
+    seen = []
+
+    @scheduler.on_event
+    def one(event):
+        seen.append("one")
+
+    @scheduler.on_event(blocking=True)
+    def two(event):
+        seen.append("two")
+
+    assert one(None) is two(None) is None
+    scheduler.run(single("quick"))
+    assert (seen.count("one"), seen.count("two")) == (5, 5)
+
+
+def test_a_slow_callback_holds_up_nobody():
+    """A callback that does not return lets the run end; result() waits for it, and done() does not."""
+    gate, seen = threading.Event(), []
+    with TaskScheduler({"quick": quick}, max_workers=1) as scheduler:
+        scheduler.on_event(lambda event: gate.wait(20) and seen.append(event.type))
+        run = scheduler.submit(chain("quick", "quick"))
+        wait_for(run.done)
+        assert seen == []
+        assert scheduler.last_result.status is TaskStatus.COMPLETE
+        waiting = Background(run.result)
+        gate.set()
+        assert waiting.result().status is TaskStatus.COMPLETE
+        assert seen[-1] == "run_finished"
+
+
+def test_a_slow_blocking_callback_holds_up_its_run():
+    """With blocking=True nothing goes on before the callback returns, on the worker on which the event happened."""
+    gate, entered, threads = threading.Event(), threading.Event(), set()
+
+    def look(event):
+        threads.add(threading.current_thread().name.split("_")[0])
+        if event.type == "task_finished" and event.name == "a":
+            entered.set()
+            gate.wait(20)
+
+    with TaskScheduler({"quick": quick}, max_workers=1) as scheduler:
+        scheduler.on_event(look, blocking=True)
+        graph = chain("quick", "quick")
+        run = scheduler.submit(graph)
+        assert entered.wait(20)
+        assert graph["b"].status is not TaskStatus.COMPLETE
+        assert not run.done()
+        gate.set()
+        assert run.result(20).status is TaskStatus.COMPLETE
+        assert threads <= {"asimov-task", "MainThread"}
+
+
+def test_a_callback_that_raises(scheduler, blocking, caplog):
+    """What a callback raises is logged, once for each time, and changes nothing; it goes on to be called."""
+    calls = []
+
+    def broken(event):
+        calls.append(event.type)
+        raise ValueError("broken")
+
+    scheduler.on_event(broken, blocking=blocking)
+    with caplog.at_level(logging.ERROR):
+        assert scheduler.run(single("quick")).status is TaskStatus.COMPLETE
+    assert calls == ["task_started", "task_progress", "task_finished", "run_finished"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "a callback for events failed on {}".format(type) for type in calls
+    ]
+
+
+@pytest.mark.parametrize("workers", [2, 1])
+def test_a_callback_that_exits(workers, blocking, caplog):
+    """SystemExit in a callback on a thread of ours is the end of that call, and of nothing else."""
+    calls = []
+
+    def leave(event):
+        if threading.current_thread() is not threading.main_thread():
+            calls.append(event.type)
+            raise SystemExit(3)
+
+    gate = threading.Event()
+    with TaskScheduler({"quick": quick, "wait": lambda task, context: gate.wait(20)}, max_workers=workers) as scheduler:
+        scheduler.on_event(leave, blocking=blocking)
+        run = scheduler.submit(chain("wait", "quick"))
+        gate.set()
+        assert run.result(20).status is TaskStatus.COMPLETE
+        wait_for(lambda: "run_finished" in calls)
+
+
+def test_ctrl_c_in_a_callback_on_the_calling_thread():
+    """Ctrl-C in a callback on the main thread is raised, the run ends, and the other events are told to whoever still asks."""
+    seen = []
+
+    def interrupted(event):
+        seen.append(event.type)
+        if event.type == "task_finished" and event.name == "a":
+            raise KeyboardInterrupt
+
+    with TaskScheduler({"quick": quick}, max_workers=0) as scheduler:
+        scheduler.on_event(interrupted)
+        run = scheduler.submit(chain("quick", "quick"))
+        with pytest.raises(KeyboardInterrupt):
+            run.result(20)
+        assert run.result(20).results == {"a": "a"}
+    assert seen[-1] == "run_finished"
+
+
+def test_callbacks_that_wait_for_their_run():
+    """Several callbacks may each ask for the result of the run that they are told about, at any event, and none is stuck."""
+    runs, statuses, ready = [], [], threading.Event()
+
+    def ask(event):
+        assert ready.wait(20)
+        statuses.append(runs[0].result(20).status)
+        assert list(runs[0].events())[-1].type == "run_finished"
+
+    with TaskScheduler({"quick": quick}, max_workers=1) as scheduler:
+        for _ in range(3):
+            scheduler.on_event(ask)
+        runs.append(scheduler.submit(wide("quick", 5)))
+        ready.set()
+        assert Background(runs[0].result).result().status is TaskStatus.COMPLETE
+        assert statuses == [TaskStatus.COMPLETE] * 48
+
+
+def test_a_blocking_callback_cannot_wait_for_its_run(scheduler):
+    """What the run waits for cannot wait for the run: a GraphError says so, and nothing hangs. After its end it may."""
+    runs, said, ready = [], [], threading.Event()
+
+    def ask(event):
+        if runs:  # not on the submitting thread, before there is a handle
+            try:
+                said.append(runs[0].result().status.name)
+            except GraphError as error:
+                said.append(str(error))
+
+    scheduler.on_event(ask, blocking=True)
+    scheduler.handlers["ready"] = lambda task, context: ready.wait(20)
+    graph = TaskGraph()
+    graph.add(Task(type="ready"), name="ready")
+    graph.map(Task(type="quick"), range(5), depends_on="ready")
+    runs.append(scheduler.submit(graph))
+    ready.set()
+    assert runs[0].result(20).status is TaskStatus.COMPLETE
+    assert "without blocking=True" in said[0]
+    assert said[-1] == "COMPLETE"
+
+
+def test_a_callback_that_runs_another_graph(scheduler, blocking):
+    """A callback may run a graph on the same scheduler, although that has one worker, which is in the callback."""
+    results = []
+
+    def react(event):
+        if event.type == "task_finished" and event.name == "x":
+            results.append(scheduler.run(chain("quick", "quick")).results)
+
+    scheduler.on_event(react, blocking=blocking)
+    result = Background(scheduler.run, single("quick")).result()
+    assert result.status is TaskStatus.COMPLETE
+    assert results == [{"a": "a", "b": "b"}]
+
+
+def test_cancelling_from_a_callback(scheduler, blocking):
+    """A callback may cancel the run that it is told about."""
+    runs, ready = [], threading.Event()
+
+    def cancel(event):
+        if event.type == "task_finished":
+            assert ready.wait(20)
+            runs[0].cancel("seen enough")
+
+    scheduler.on_event(cancel, blocking=blocking)
+    scheduler.handlers["wait"] = lambda task, context: context.cancellation.wait(20)
+    graph = TaskGraph()
+    graph.add(Task(type="quick"), name="a")
+    graph.add(Task(type="wait"), name="b", depends_on="a")
+    runs.append(scheduler.submit(graph))
+    ready.set()
+    result = runs[0].result(20)
+    assert result.results == {"a": "a"}
+    assert "seen enough" in "".join(list(result.errors.values()) + list(result.skipped.values()))
+
+
+def test_closing_from_a_callback(blocking):
+    """A callback may close the scheduler; the run ends, and the callback has the rest of its events."""
+    seen = []
+
+    def close(event):
+        seen.append(event.type)
+        if event.type == "task_started":
+            scheduler.close()
+
+    scheduler = TaskScheduler({"wait": lambda task, context: context.cancellation.wait(20)}, max_workers=1)
+    scheduler.on_event(close, blocking=blocking)
+    result = scheduler.submit(chain("wait", "wait")).result(20)
+    assert "closed" in result.skipped["b"]
+    assert seen == ["task_started", "task_finished", "task_skipped", "run_finished"]
+
+
+def test_on_the_calling_thread_only():
+    """With max_workers=0 every event is told on the thread that waits: those of time-outs, cancels and other threads, too."""
+    idents, types = set(), []
+
+    def look(event):
+        idents.add(threading.get_ident())
+        types.append(event.type)
+
+    def late(task, context):
+        Background(context.report, 0.5, "from a thread").result()
+        context.cancellation.wait(20)
+
+    with TaskScheduler({"late": late, "quick": quick}, max_workers=0) as scheduler:
+        scheduler.on_event(look)
+        graph = single("late", timeout=0.05)
+        graph.add(Task(type="quick"), name="after", depends_on="x", allow_failure=True)
+        assert scheduler.run(graph).results == {"after": "after"}
+        assert scheduler.run(single("late"), timeout=0.05).errors.keys() == {"x"}
+        run = scheduler.submit(single("late"))
+        wait = Background(lambda: wait_for(lambda: run._driver._contexts) or run.cancel())
+        run.result(20)
+        wait.result()
+        run = scheduler.submit(single("quick"))
+        Background(run.cancel).result()
+        before = len(types)
+        run.result(20)
+        assert types[before:] == ["task_skipped", "run_finished"]
+    assert idents == {threading.get_ident()}
+    assert types.count("run_finished") == 4
+
+
+def test_callbacks_are_not_behind_a_reader_on_the_calling_thread():
+    """With max_workers=0, whoever has read an event of a stream knows that callbacks had it, whoever caused it."""
+    seen = []
+    with TaskScheduler({"late": lambda task, context: context.cancellation.wait(20)}, max_workers=0) as scheduler:
+        scheduler.on_event(lambda event: seen.append(event.type))
+        for graph, timeout in ((single("late"), 0.05), (single("late", timeout=0.05), None)):
+            for event in scheduler.stream(graph, timeout=timeout):
+                assert event.type in seen
+            assert seen == ["task_started", "task_finished", "run_finished"]
+            del seen[:]
+
+
+def test_a_condition_that_is_met(blocking):
+    """The TaskStarted of a task with a `when` is told while its handler goes on."""
+    started = threading.Event()
+    with TaskScheduler({"wait": lambda task, context: started.wait(20)}, max_workers=1) as scheduler:
+        scheduler.on_event(lambda event: event.type == "task_started" and started.set(), blocking=blocking)
+        assert scheduler.run(single("wait", when=lambda inputs: True)).results == {"x": True}
+
+
+def test_the_context_of_callbacks(scheduler, blocking):
+    """A callback has the context variables of whoever submitted the run, not the task's, nor its meter."""
+    variable = contextvars.ContextVar("variable", default="none")
+    client = ScriptedInferenceClient(lambda body: "fine")
+    seen = []
+
+    def look(event):
+        seen.append(variable.get())
+        client.generate("hello")
+
+    def handler(task, context):
+        variable.set("task's")
+        context.report(0.5)
+
+    scheduler.handlers["handler"] = handler
+    scheduler.on_event(look, blocking=blocking)
+    variable.set("caller's")
+    result = scheduler.run(single("handler", retry=Retry()))
+    assert seen == ["caller's"] * 4
+    assert result.usage.requests == 0
+    assert client.usage.requests == 4
+
+
+def test_many_runs_at_once(blocking):
+    """Of many runs at once, each callback has each run's events in order, to the last."""
+    ends = collections.Counter()
+    lock = threading.Lock()
+
+    def look(event):
+        if event.type == "run_finished":
+            with lock:
+                ends[event.result.run_id] += 1
+
+    with TaskScheduler({"quick": quick}, max_workers=3) as scheduler:
+        for _ in range(2):
+            scheduler.on_event(look, blocking=blocking)
+        calls = [Background(lambda: [scheduler.run(chain("quick", "quick")).run_id for _ in range(10)]) for _ in range(10)]
+        ids = [run_id for call in calls for run_id in call.result()]
+    assert ends == dict.fromkeys(ids, 2)
