@@ -71,7 +71,7 @@ def test_every_graph_of_up_to_four_tasks():
 
 
 def test_every_graph_of_five_tasks():
-    """One task fails, or routes to one or none of those behind it; or one fails and another routes to none; all else completes."""
+    """One task fails, or routes to at most one behind it; or one fails and another routes to none. The others complete."""
     count = 0
     for dependencies in graphs(5):
         others = {name: ways(name, dependencies)[2:] for name in NAMES}
