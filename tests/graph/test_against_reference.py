@@ -262,6 +262,15 @@ SELDOM = {
         Spec("t", ("s",), script=(back("a"),), max_visits=50, spawner="s"),
         Spec("u", ("t",), spawner="s"),
     ],
+    "siblings of a loop, which may be undone as they go on": [
+        Spec("a"),
+        Spec("b", ("a",), script=(back("a"), back("a"), DONE)),
+        Spec("c", ("a",)),
+        Spec("d", ("a",), attempts=2, script=((Do("fail", (), ("s",)), Do(spawns=("s",))),)),
+        Spec("e", ("c", "d"), when="c"),
+        Spec("f", ("b", "e")),
+        Spec("s", ("d",), spawner="d"),
+    ],
     "a loop of a task that is in the way of its own retry": [
         Spec("a"),
         Spec("b", ("a",), attempts=2, script=((Do("fail"), Do("route", ("a",))), (Do("fail"), Do()))),
