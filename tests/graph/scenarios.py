@@ -210,13 +210,18 @@ class Entry(NamedTuple):
     cancelled: bool = False
 
 
-def options(spec):
-    """The options of add() and spawn(); those that are the default are not given."""
+def options(spec, pause=lambda: None):
+    """The options of add() and spawn(); those that are the default are not given. pause: called in the condition."""
+
+    def met(inputs):
+        pause()
+        return passes(spec.when, inputs)
+
     given = {"depends_on": list(spec.depends_on)}
     if spec.allow_failure:
         given["allow_failure"] = True
     if spec.when is not None:
-        given["when"] = lambda inputs: passes(spec.when, inputs)
+        given["when"] = met
     if spec.attempts > 1:
         given["retry"] = Retry(attempts=spec.attempts, wait=wait_none())
     if spec.max_visits != 5:
@@ -224,12 +229,12 @@ def options(spec):
     return given
 
 
-def graph_of(specs):
+def graph_of(specs, pause=lambda: None):
     """The graph of a scenario; what may be spawned is not in it."""
     graph = TaskGraph()
     for spec in specs:
         if spec.spawner is None:
-            graph.add(Task(type="act", objective=spec.name), name=spec.name, **options(spec))
+            graph.add(Task(type="act", objective=spec.name), name=spec.name, **options(spec, pause))
     return graph
 
 
@@ -289,4 +294,4 @@ class Actor:
             context.spawn(Task(type="nobody's"), name="unknown")
         else:
             spec = self.specs[name]
-            context.spawn(Task(type="act", objective=name), name=name, **options(spec))
+            context.spawn(Task(type="act", objective=name), name=name, **options(spec, self.pause))

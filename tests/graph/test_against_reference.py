@@ -357,7 +357,7 @@ def test_stopping(threads, specs):
 def driven(specs, executor):
     """Run a scenario on an executor that has to be driven."""
     with TaskScheduler(max_workers=4, executor=executor) as scheduler:
-        graph = graph_of(specs)
+        graph = graph_of(specs, executor.pause)
         actor = scheduler.handlers["act"] = Actor(specs, graph, executor.pause)
         run = scheduler.submit(graph, timeout=DEADLINE)
         executor.drive(run)
