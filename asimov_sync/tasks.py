@@ -37,6 +37,9 @@ class TaskStatus(str, enum.Enum):
         """Whether it is an end: COMPLETE, FAILED or PARTIAL."""
         return self in _ENDS
 
+    # The one of str, and so the one of its value: Enum's own is neither fast nor what `==` says.
+    __hash__ = str.__hash__
+
     def __str__(self) -> str:
         return self.name
 
@@ -96,7 +99,12 @@ class Task(BaseModel):
         held = (values["result"], values["error"])
         values.update(status=status, result=result, error=error)
         del held
-        self.__pydantic_fields_set__.update(_OUTCOME)
+        fields = self.__pydantic_fields_set__
+        fields.add("status")
+        if result is not None:
+            fields.add("result")
+        if error is not None:
+            fields.add("error")
 
     def snapshot(self) -> TaskSnapshot:
         """Status, result and error of one moment."""

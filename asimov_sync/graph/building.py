@@ -5,7 +5,7 @@ import uuid
 from typing import Any, Dict, Iterable, List, Optional, Tuple
 
 from asimov_sync.errors import GraphError
-from asimov_sync.graph.nodes import MAX_VISITS, Dependencies, Node, When, node_of
+from asimov_sync.graph.nodes import MAX_VISITS, Dependencies, Node, When, as_dependencies, node_of
 from asimov_sync.graph.plan import Plan, planned
 from asimov_sync.graph.retry import Retry
 from asimov_sync.tasks import Task, TaskStatus
@@ -47,18 +47,24 @@ class TaskGraph:
         """
         if name is None:
             name = self._free_name(getattr(task, "type", ""))
-        node = node_of(task, name, depends_on, when, allow_failure, retry, timeout, max_visits, ())
-        if name in self._nodes or name in self._groups:
-            raise GraphError("there is a task named {!r} already".format(name))
+        return self._put(node_of(task, name, depends_on, when, allow_failure, retry, timeout, max_visits, ()))
+
+    def _put(self, node: Node) -> Task:
+        self._refuse_name(node.name)
+        task = node.task
         if task.id in self._names:
             raise GraphError(
                 "the task {!r} is in the graph already, as {!r}; add a copy: Task(type=…, …)".format(
                     task.objective or task.type, self._names[task.id]
                 )
             )
-        self._nodes[name] = node
-        self._names[task.id] = name
+        self._nodes[node.name] = node
+        self._names[task.id] = node.name
         return task
+
+    def _refuse_name(self, name: str) -> None:
+        if name in self._nodes or name in self._groups:
+            raise GraphError("there is a task or a group named {!r} already".format(name))
 
     def _free_name(self, type: str) -> str:
         place = len(self._nodes) + 1
@@ -84,14 +90,13 @@ class TaskGraph:
         """
         name = task.type if name is None else name
         self._refuse_name(name)
-        if not isinstance(depends_on, (str, Task)):
-            depends_on = tuple(depends_on)
+        before = as_dependencies(depends_on)
         names = []
         tasks = []
         for place, item in enumerate(items):
             names.append("{}[{}]".format(name, place))
             fresh = _fresh(task, item=item)
-            tasks.append(self.add(fresh, names[-1], depends_on, when, allow_failure, retry, timeout, max_visits))
+            tasks.append(self.add(fresh, names[-1], before, when, allow_failure, retry, timeout, max_visits))
         self._groups[name] = tuple(names)
         return tasks
 
@@ -103,33 +108,21 @@ class TaskGraph:
         in it: in their inputs, in Routes and in spawns.
         """
         self._refuse_name(name)
-        if not isinstance(depends_on, (str, Task)):
-            depends_on = tuple(depends_on)
+        before = as_dependencies(depends_on)
         plan = other.plan()
         prefix = name + "."
-        taken = [node.name for node in plan.nodes if prefix + node.name in self._nodes or prefix + node.name in self._groups]
-        if taken:
-            raise GraphError("there is a task named {!r} already".format(prefix + taken[0]))
         names = [prefix + node.name for node in plan.nodes]
-        for node, dependencies in zip(plan.nodes, plan.dependencies):
-            inner = tuple(names[place] for place in dependencies) or depends_on
+        for taken in names:
+            self._refuse_name(taken)
+        for node, new, dependencies in zip(plan.nodes, names, plan.dependencies):
+            inner = tuple(names[place] for place in dependencies)
             scopes = tuple(prefix + scope for scope in node.scopes) + (prefix,)
-            self.add(_fresh(node.task), prefix + node.name, inner)
-            self._nodes[prefix + node.name] = node._replace(
-                name=prefix + node.name,
-                task=self._nodes[prefix + node.name].task,
-                depends_on=self._nodes[prefix + node.name].depends_on,
-                scopes=scopes,
-            )
+            self._put(node._replace(name=new, task=_fresh(node.task), depends_on=inner or before, scopes=scopes))
         for group, members in other._groups.items():
             self._groups[prefix + group] = tuple(prefix + member for member in members)
         ends = [names[place] for place, dependents in enumerate(plan.dependents) if not dependents]
         self._groups[name] = tuple(ends)
         return [self._nodes[end].task for end in ends]
-
-    def _refuse_name(self, name: str) -> None:
-        if name in self._nodes or name in self._groups:
-            raise GraphError("there is a task or a group named {!r} already".format(name))
 
     def __getitem__(self, name: str) -> Task:
         return self._nodes[name].task
@@ -148,13 +141,12 @@ class TaskGraph:
     def copy(self) -> "TaskGraph":
         """The same graph of new tasks: new ids, all WAITING."""
         twin = TaskGraph()
-        for name, node in self._nodes.items():
+        for node in self._nodes.values():
             depends_on = tuple(
                 self._names.get(dependency.id, dependency) if isinstance(dependency, Task) else dependency
                 for dependency in node.depends_on
             )
-            twin.add(_fresh(node.task), name)
-            twin._nodes[name] = node._replace(task=twin[name], depends_on=depends_on)
+            twin._put(node._replace(task=_fresh(node.task), depends_on=depends_on))
         twin._groups = dict(self._groups)
         return twin
 

@@ -53,6 +53,7 @@ class Driver:
         budget: Optional[Budget],
         listeners: Sequence[Listener],
         recording: bool,
+        limit: int,
     ) -> None:
         self.id = run_id if run_id is not None else uuid.uuid4().hex
         self.scheduler = scheduler
@@ -64,6 +65,7 @@ class Driver:
         self.cancellation = Cancellation()
         self.context = contextvars.copy_context()
         self.context.run(self._prepare, scheduler, budget)
+        self.limit = limit
         self.hands = 0  # how many workers are on it, or on their way
         # Guards state, hands, and everything below. Re-entrant: before Python 3.10 Ctrl-C may strike between the end of a
         # `with` and the release of its lock, and the thread that it struck is the one that goes on to end the run.
@@ -148,15 +150,15 @@ class Driver:
         with self.lock:
             if self._contexts.get(context.place) is not context:
                 return False
-            self.state.decide(context.place, met)
-            if met:
+            started = self.state.decide(context.place, met)
+            if started:
                 context.visit = self.state.visits[context.place]
                 self._started(context)
             else:
                 self._detach(context)
                 self._follow("")
                 self._finish_if_over()
-        return met
+        return started
 
     def _started(self, context: TaskContext) -> None:
         context.start = time.perf_counter()
@@ -197,15 +199,12 @@ class Driver:
     @property
     def short(self) -> bool:
         """Whether the run may need more workers; asked without the lock by whoever has just changed what is ready."""
-        return len(self.state.ready) > self._coming
+        return self.hands < self.limit and len(self.state.ready) > self._coming
 
-    def staff(self, limit: Optional[int]) -> int:
-        """How many more workers are to be sent to the run, so that every ready task has one, up to `limit` in all."""
+    def staff(self, most: int) -> int:
+        """How many more workers, `most` at the most, are to be sent to the run so that every ready task has one."""
         with self.lock:
-            more = len(self.state.ready) - self._coming
-            if limit is not None:
-                more = min(more, limit - self.hands)
-            more = max(0, more)
+            more = max(0, min(len(self.state.ready) - self._coming, self.limit - self.hands, most))
             self.hands += more
             self._coming += more
             return more
@@ -281,6 +280,7 @@ class Driver:
                 return
             self._leave(context, str(late))
             self._conclude(context, outcome)
+            self._wake()  # who waits may be who goes on
         self._after()
         self.scheduler.staff(self)
 
@@ -299,23 +299,37 @@ class Driver:
         self.end()  # also where an earlier call was interrupted, and the token calls nobody a second time
         return True
 
+    def drop(self, reason: str) -> None:
+        """Cancel from a destructor, which may be called at any moment, on any thread that holds any locks: waits for none."""
+        if self.lock._is_owned() or not self.lock.acquire(False):  # type: ignore[attr-defined]  # as threading.Condition asks
+            alarms.call_at(0.0, lambda: self.cancel(reason))
+            return
+        try:
+            self._end(reason)
+        finally:
+            self.lock.release()
+        self.cancellation.cancel(reason)
+        self._after()
+
     def end(self) -> None:
         """The run was cancelled: settle all that goes on, and give up the workers that are still in it."""
-        reason = self.cancellation.reason or "cancelled"
         with self.lock:
-            if self.result is not None:
-                return
-            cancelled = Cancelled(reason)
-            for place in self.state.end("the run ended early: {}".format(reason), described(cancelled)):
-                self._exceptions.setdefault(place, cancelled)
-                if place in self._contexts:  # not so where Ctrl-C struck before it was there
-                    self._leave(self._contexts[place], reason)
-                self._tell_finished(place)
-            self._follow(reason)
-            self._finish_if_over()
+            self._end(self.cancellation.reason or "cancelled")
         self._after()
 
     # The rest holds the lock, but for _after and _deliver
+
+    def _end(self, reason: str) -> None:
+        if self.result is not None:
+            return
+        cancelled = Cancelled(reason)
+        for place in self.state.end("the run ended early: {}".format(reason), described(cancelled)):
+            self._exceptions.setdefault(place, cancelled)
+            if place in self._contexts:  # not so where Ctrl-C struck before it was there
+                self._leave(self._contexts[place], reason)
+            self._tell_finished(place)
+        self._follow(reason)
+        self._finish_if_over()
 
     def _settle(self, context: TaskContext, outcome: Optional[Outcome]) -> None:
         if self._contexts.get(context.place) is context:
@@ -338,7 +352,7 @@ class Driver:
             end = self.state.settle(place, outcome.status, outcome.result, outcome.error, outcome.route)
             if end.status is TaskStatus.FAILED:
                 self._exceptions.pop(place, None)  # of an earlier visit
-                self._exceptions[place] = outcome.exception or GraphError(end.error)
+                self._exceptions[place] = outcome.exception or self.state.faults[place]
             if self.watched:
                 self._tell_finished(place, end)
             if isinstance(outcome.exception, BudgetExceeded) and outcome.exception.budget is self._budget is not None:
@@ -355,7 +369,7 @@ class Driver:
                 self._leave(self._contexts[place], reason)
             if phase is FAILED:
                 self._exceptions.pop(place, None)
-                self._exceptions[place] = GraphError(self.state.errors[place])
+                self._exceptions[place] = self.state.faults[place]
                 self._tell_finished(place)
             elif phase is not WAITING and self.watched:
                 node = self.state.nodes[place]

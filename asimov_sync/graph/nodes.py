@@ -6,7 +6,7 @@ from asimov_sync.errors import GraphError
 from asimov_sync.graph.retry import Retry
 from asimov_sync.tasks import Task
 
-__all__ = ["MAX_VISITS", "Dependencies", "Node", "When", "node_of"]
+__all__ = ["MAX_VISITS", "Dependencies", "Node", "When", "as_dependencies", "node_of"]
 
 MAX_VISITS = 5
 """How often a task is started in one run, where it was not said."""
@@ -47,6 +47,11 @@ class Node(NamedTuple):
         return places.get(name)
 
 
+def as_dependencies(depends_on: Dependencies) -> Tuple[Dependency, ...]:
+    """One dependency, or several of them, as a tuple."""
+    return (depends_on,) if isinstance(depends_on, (str, Task)) else tuple(depends_on)
+
+
 def node_of(
     task: Task,
     name: str,
@@ -61,7 +66,6 @@ def node_of(
     """A node, if all of it is what it should be; GraphError otherwise."""
     if not isinstance(task, Task):
         raise GraphError("a graph holds Tasks, not {}".format(type(task).__name__))
-    before = (depends_on,) if isinstance(depends_on, (str, Task)) else tuple(depends_on)
     if when is not None and not callable(when):
         raise GraphError("when= of {!r} is a callable over the task's inputs, not {!r}".format(name, when))
     if retry is not None and not isinstance(retry, Retry):
@@ -70,4 +74,4 @@ def node_of(
         raise GraphError("timeout= of {!r} is a number of seconds above 0, not {!r}".format(name, timeout))
     if max_visits < 1:
         raise GraphError("max_visits= of {!r} is at least 1, not {!r}".format(name, max_visits))
-    return Node(name, task, before, when, allow_failure, retry, timeout, max_visits, scopes)
+    return Node(name, task, as_dependencies(depends_on), when, allow_failure, retry, timeout, max_visits, scopes)

@@ -8,7 +8,6 @@ from asimov_sync.graph.driver import Driver
 from asimov_sync.graph.events import RunFinished
 from asimov_sync.graph.results import RunResult
 from asimov_sync.messages import Event
-from asimov_sync.workers import alarms
 
 __all__ = ["Run", "RunEvents"]
 
@@ -79,13 +78,6 @@ class Run:
         """End the run now: what goes on is FAILED with Cancelled, the rest stays WAITING. False if it was over."""
         return self._driver.cancel(reason)
 
-    def drop(self, reason: str) -> None:
-        """Cancel from a destructor, which may be called at any moment, on any thread, whatever locks that holds."""
-        if self._driver.lock._is_owned():  # type: ignore[attr-defined]  # what threading.Condition asks, too
-            alarms.call_at(0.0, lambda: self.cancel(reason))
-        else:
-            self.cancel(reason)
-
     def done(self) -> bool:
         """Whether it is over."""
         return self._driver.result is not None
@@ -129,7 +121,7 @@ class RunEvents(Iterator[Event]):
 
     def __del__(self) -> None:
         if not self._ended:
-            self._run.drop(_UNREAD)
+            self._run._driver.drop(_UNREAD)
 
 
 _UNREAD = "its events were not read to the end"

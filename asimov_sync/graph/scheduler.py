@@ -194,7 +194,8 @@ class TaskScheduler:
         try:
             claim(plan.nodes, mine)
             listeners = [Listener(callback, blocking) for callback, blocking in self._callbacks]
-            driver = Driver(self, plan, mine, run_id, on_failure, budget, listeners, recording)
+            limit = self.max_workers if self._executor is None else sys.maxsize
+            driver = Driver(self, plan, mine, run_id, on_failure, budget, listeners, recording, limit)
             run = Run(driver)
             made.append(run)
             with self._guard.lock:
@@ -223,16 +224,22 @@ class TaskScheduler:
     # Workers
 
     def staff(self, driver: Driver) -> None:
-        """Put workers on a run, as many as it has ready tasks."""
+        """Put workers on a run that has more ready tasks than workers. One worker here, which puts the next one on it: whoever
+        makes many tasks ready has its own to go on with.
+        """
         if not driver.short:
             return
-        if self._pool is not None:
-            for _ in range(driver.staff(self.max_workers)):
-                self._pool.submit(self._work, driver)
-        elif self._executor is not None:
-            for _ in range(driver.staff(None)):
-                future = self._executor.submit(self._work_once, driver)
-                future.add_done_callback(lambda future: _check(future, driver))
+        try:
+            if self._pool is not None:
+                for _ in range(driver.staff(1)):
+                    self._pool.submit(self._work, driver)
+            elif self._executor is not None:
+                for _ in range(driver.staff(sys.maxsize)):
+                    future = self._executor.submit(self._work_once, driver)
+                    future.add_done_callback(lambda future: _check(future, driver))
+        except Exception:
+            if driver.result is None:  # else the scheduler was closed after the run, and before the last worker noticed
+                raise
 
     def _work(self, driver: Driver) -> None:
         """A worker's stay on a run: one ready task after the other, going on itself with what it makes ready.
@@ -243,6 +250,8 @@ class TaskScheduler:
         pool = self._pool
         try:
             context = driver.take(pool.job)
+            if driver.short:
+                self.staff(driver)
             while context is not None:
                 outcome = self._outcome(driver, context)
                 context = driver.settle(context, outcome, take=not pool.crowded)
@@ -261,7 +270,9 @@ class TaskScheduler:
         self.staff(driver)
 
     def _outcome(self, driver: Driver, context: TaskContext) -> Optional[Outcome]:
-        """What came of calling a task's handler; None where its `when` was not met."""
+        """What came of calling a task's handler; None where it was not called."""
+        if context.left:
+            return None  # the run ended between its taking and this
         node = context.node
         task = node.task
         own = driver.context.copy()
@@ -304,6 +315,8 @@ class TaskScheduler:
                 tasks -= 1
             context = driver.settle(context, self._outcome(driver, context), take=tasks != 0, patient=True)
             self.staff(driver)
+            if context is None and tasks != 0:
+                context = driver.join()  # another thread has settled it: there may be more to do
 
     def abandon(self, context: TaskContext) -> None:
         """Replace the worker that is in a task which the run went on without."""

@@ -8,6 +8,7 @@ unmet        for each place, how many dependencies are not settled
 ready        a heap of places to start: what was added first is started first. May hold places that are not READY any more
 delayed      a heap of (moment, place): attempts that are to be made then
 results, errors   for each place, what came of it; in `errors` also why it was skipped or ruled out
+faults       the errors of places that failed without their handlers' doing
 routes       of each place that returned a Route, the places that it chose
 spawned      for each place, those that its present attempt added
 unsettled    how many places are not settled; the run is over at 0
@@ -18,7 +19,7 @@ what happened                   the task                        others
 ==============================  ==============================  ====================================================
 take                            READY → EXECUTING               nothing
 take, with a `when`             READY → DECIDING                nothing
-take, one visit too many        READY → FAILED                  as after a failure
+take, one visit too many        READY, DECIDING → FAILED        as after a failure
 decide, met                     DECIDING → EXECUTING            nothing
 decide, not met                 DECIDING → RULED_OUT            dependents: one unmet less
 settle, with a result           EXECUTING → COMPLETE, PARTIAL   dependents: one unmet less
@@ -46,7 +47,7 @@ to the edges that it goes along, and a task is walked over once for each time th
 import heapq
 from typing import Any, Dict, FrozenSet, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
 
-from asimov_sync.errors import GraphError, IllegalTransition
+from asimov_sync.errors import GraphError, IllegalTransition, described
 from asimov_sync.graph.nodes import Node
 from asimov_sync.graph.phases import (
     COMPLETE,
@@ -99,6 +100,7 @@ class RunState:
         self.visits = [0] * size
         self.attempts = [0] * size
         self.delayed: List[Tuple[float, int]] = []
+        self.faults: Dict[int, GraphError] = {}
         self.routes: Dict[int, FrozenSet[int]] = {}
         self.feedback: Dict[int, Dict[str, Any]] = {}
         self.spawned: Dict[int, List[int]] = {}
@@ -130,34 +132,35 @@ class RunState:
             place = heapq.heappop(self.ready)
             if self.phases[place] is not READY:
                 continue  # it was undone or stopped while it waited here
-            node = self.nodes[place]
-            if self.attempts[place]:
-                self._start(place)
-            elif self.visits[place] >= node.max_visits:
-                self.changes.append(Change(place, FAILED))
-                self._fail(place, "it was started {} times already, its max_visits".format(node.max_visits))
-                continue
-            elif node.when is not None:
+            if self.nodes[place].when is not None and not self.attempts[place]:
                 self.phases[place] = DECIDING
-            else:
-                self._start(place)
-            return place
+                return place
+            if self._start(place):
+                return place
         return None
 
-    def _start(self, place: int) -> None:
-        self.phases[place] = EXECUTING
+    def _start(self, place: int) -> bool:
+        node = self.nodes[place]
         if not self.attempts[place]:
+            if self.visits[place] >= node.max_visits:
+                self.changes.append(Change(place, FAILED))
+                fault = GraphError("{!r} was started {} times already, its max_visits".format(node.name, node.max_visits))
+                self.faults[place] = fault
+                self._fail(place, described(fault))
+                return False
             self.visits[place] += 1
         self.attempts[place] += 1
-        _move(self.nodes[place].task, TaskStatus.EXECUTING)
+        self.phases[place] = EXECUTING
+        _move(node.task, TaskStatus.EXECUTING)
+        return True
 
-    def decide(self, place: int, met: bool) -> None:
-        """Start a task that is DECIDING, or rule it out."""
+    def decide(self, place: int, met: bool) -> bool:
+        """Start a task that is DECIDING, or rule it out; whether it was started."""
         if met:
-            self._start(place)
-        else:
-            self._drop(place, RULED_OUT, "its condition (when) was not met")
-            self._spread(place)
+            return self._start(place)
+        self._drop(place, RULED_OUT, "its condition (when) was not met")
+        self._spread(place)
+        return False
 
     def settle(
         self,
@@ -174,8 +177,9 @@ class RunState:
         if route is not None:
             try:
                 chosen, targets = self._resolve(place, route)
-            except GraphError as wrong:
-                status, result, error = TaskStatus.FAILED, None, "{}: {}".format(type(wrong).__name__, wrong)
+            except GraphError as fault:
+                self.faults[place] = fault
+                status, result, error = TaskStatus.FAILED, None, described(fault)
             else:
                 if not targets:
                     self.routes[place] = chosen
@@ -374,6 +378,7 @@ class RunState:
     def _take_back(self, place: int) -> None:
         """Take back what an attempt spawned that was undone, and what that spawned."""
         walk = self.spawned.pop(place, [])
+        unsettled: List[int] = []
         for child in walk:  # grows while it is walked
             walk += self.spawned.pop(child, [])
             del self.places[self.nodes[child].name], self.places[self.nodes[child].task.id]
@@ -381,11 +386,13 @@ class RunState:
             if phase in (EXECUTING, DECIDING):
                 self.changes.append(Change(child, WAITING))
             _move(self.nodes[child].task, TaskStatus.WAITING)
-            if phase.settled:
-                self.phases[child] = TAKEN_BACK
-            else:
-                self._settle(child, TAKEN_BACK, None, None)
-                self._spread(child)
+            if not phase.settled:
+                unsettled.append(child)
+                self.unsettled -= 1
+            self.phases[child] = TAKEN_BACK
+            self.results[child] = None
+        for child in unsettled:  # when all of them are gone, so that none is decided about
+            self._spread(child)
 
     # The end
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from asimov_sync import GraphError, Task, TaskGraph, TaskStatus
+from asimov_sync import GraphError, Retry, Task, TaskGraph, TaskStatus
 
 
 def task(objective="o", **params):
@@ -122,3 +122,128 @@ def test_a_copy_is_a_new_graph():
     assert twin.plan().dependencies == [(), (0,)]
     assert [node.allow_failure for node in twin.plan().nodes] == [False, True]
     assert first.status is TaskStatus.COMPLETE
+
+
+# Options, groups, subgraphs
+
+
+@pytest.mark.parametrize(
+    "options, told",
+    [
+        ({"when": 1}, "callable"),
+        ({"retry": 3}, "Retry"),
+        ({"timeout": 0}, "above 0"),
+        ({"max_visits": 0}, "at least 1"),
+        ({"depends_on": [7]}, "7"),
+        ({"depends_on": [["a"]]}, "not in the graph"),
+    ],
+    ids=str,
+)
+def test_options_that_cannot_be(options, told):
+    """A wrong argument is an error that names the task and says what is expected."""
+    graph = TaskGraph()
+    with pytest.raises(GraphError, match=told) as caught:
+        graph.add(task(), name="x", **options)
+        graph.plan()
+    assert "'x'" in str(caught.value)
+
+
+def test_options_of_a_map():
+    """The options of map are those of each of its tasks, and a copy of the graph has them, too."""
+    retry = Retry(attempts=2)
+    graph = TaskGraph()
+    graph.map(task(), "ab", name="m", when=bool, retry=retry, timeout=3.0, max_visits=7)
+    for nodes in (graph.plan().nodes, graph.copy().plan().nodes):
+        assert [(node.when, node.retry, node.timeout, node.max_visits) for node in nodes] == [(bool, retry, 3.0, 7)] * 2
+
+
+def test_the_name_of_a_map():
+    """As a dependency it means all of its tasks, those of an empty map being none; it is no other task's name."""
+    graph = TaskGraph()
+    graph.add(task(), name="merge", depends_on=["page", "none"])
+    graph.map(task(), "ab", name="page")
+    graph.map(task(), "", name="none")
+    assert graph.plan().dependencies[0] == graph.copy().plan().dependencies[0] == (1, 2)
+    with pytest.raises(GraphError, match="'page' already"):
+        graph.add(task(), name="page")
+    with pytest.raises(GraphError, match="'merge' already"):
+        graph.map(task(), "ab", name="merge")
+
+
+def fetch_and_check():
+    """fetch → parse → check, and log beside them."""
+    graph = TaskGraph()
+    graph.add(task(), name="fetch")
+    graph.add(task(), name="parse", depends_on="fetch", timeout=2.0)
+    graph.add(task(), name="check", depends_on="parse")
+    graph.add(task(), name="log")
+    return graph
+
+
+def test_a_subgraph():
+    """Its tasks are copies with longer names; its beginnings wait for depends_on, and its name stands for its ends."""
+    inner, outer = fetch_and_check(), TaskGraph()
+    first = outer.add(task(), name="first")
+    ends = outer.add_graph(inner, name="one", depends_on=first)
+    assert ends == [outer["one.check"], outer["one.log"]]
+    outer.add_graph(inner, name="two", depends_on="one")
+    outer.add(task(), name="last", depends_on=["two", first])
+    plan = outer.plan()
+    names = [node.name for node in plan.nodes]
+    told = {names[place]: [names[one] for one in before] for place, before in enumerate(plan.dependencies)}
+    assert told == {
+        "first": [],
+        "one.fetch": ["first"],
+        "one.parse": ["one.fetch"],
+        "one.check": ["one.parse"],
+        "one.log": ["first"],
+        "two.fetch": ["one.check", "one.log"],
+        "two.parse": ["two.fetch"],
+        "two.check": ["two.parse"],
+        "two.log": ["one.check", "one.log"],
+        "last": ["two.check", "two.log", "first"],
+    }
+    assert outer["one.fetch"].id != inner["fetch"].id
+    assert plan.nodes[2].timeout == 2.0
+    assert [(one.dependencies, one.dependents) for one in (outer.copy().plan(), plan)][0] == (
+        plan.dependencies,
+        plan.dependents,
+    )
+
+
+def test_names_that_a_subgraph_would_take():
+    """A name of the graph, and one that a task of the subgraph would have, are errors before anything is added."""
+    outer = TaskGraph()
+    outer.add(task(), name="one")
+    outer.add(task(), name="two.check")
+    for name, told in (("one", "'one'"), ("two", "'two.check'")):
+        with pytest.raises(GraphError, match=told):
+            outer.add_graph(fetch_and_check(), name=name)
+    assert len(outer) == 2
+
+
+def test_local_names():
+    """In a subgraph within a subgraph, a task speaks of others by the shortest name, the nearest first."""
+    inner, middle, outer = fetch_and_check(), TaskGraph(), TaskGraph()
+    middle.add(task(), name="begin")
+    middle.add_graph(inner, name="inner", depends_on="begin")
+    outer.add(task(), name="begin")
+    outer.add_graph(middle, name="middle", depends_on="begin")
+    plan = outer.plan()
+    nodes = {node.name: node for node in plan.nodes}
+    places = {name: place for place, name in enumerate(nodes)}
+    fetch = nodes["middle.inner.fetch"]
+    assert fetch.scopes == ("middle.inner.", "middle.")
+    assert [fetch.local(name) for name in nodes] == ["begin", "begin", "fetch", "parse", "check", "log"]
+    assert fetch.place_of("parse", places) == places["middle.inner.parse"]
+    assert fetch.place_of("begin", places) == places["middle.begin"]
+    assert fetch.place_of("middle.begin", places) == places["middle.begin"]
+    assert fetch.place_of("nobody", places) is None
+
+
+def test_an_empty_subgraph():
+    """A graph without tasks adds none, and nothing waits for it."""
+    outer = TaskGraph()
+    assert outer.add_graph(TaskGraph(), name="none") == []
+    outer.add(task(), name="after", depends_on="none")
+    assert outer.plan().dependencies == [()]

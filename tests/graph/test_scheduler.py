@@ -328,15 +328,17 @@ def test_a_slow_reader_does_not_block_the_run(threads):
 
 def test_closing_the_iterator_cancels(threads):
     """Leaving a stream of events early cancels its run."""
-    cancelled = threading.Event()
+    started, cancelled = threading.Event(), threading.Event()
 
     def wait(task, context):
+        started.set()
         context.cancellation.wait(20)
         cancelled.set()
 
     threads.handlers["wait"] = wait
     for event in threads.stream(diamond(b="wait")):
         if isinstance(event, TaskStarted) and event.name == "b":
+            assert started.wait(10)
             break
     assert cancelled.wait(10)
     assert "not read to the end" in threads.last_result.errors["b"]

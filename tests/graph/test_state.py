@@ -290,7 +290,8 @@ def test_one_visit_too_many_of_another():
     complete(state, *take(state))
     assert take(state) == []
     assert state.phases == [COMPLETE, FAILED, SKIPPED, SKIPPED]
-    assert state.changes[0] == Change(1, FAILED) and "max_visits" in state.errors[1]
+    assert state.changes[0] == Change(1, FAILED)
+    assert "'1' was started 1 times already, its max_visits" in str(state.faults[1])
 
 
 def test_a_loop_after_the_stop():
