@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from asimov_sync.agents.agent import Agent as Agent
+    from asimov_sync.agents.model_router import Choice as Choice, Decision as Decision, ModelRouter as ModelRouter
     from asimov_sync.budget import Budget as Budget
     from asimov_sync.cache.contract import MISSING as MISSING, Cache as Cache
     from asimov_sync.cache.delivery import Delivery as Delivery
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
         IllegalTransition as IllegalTransition,
         InferenceError as InferenceError,
         InvalidRequestError as InvalidRequestError,
+        NoDecision as NoDecision,
         NonRetryableError as NonRetryableError,
         NotFoundError as NotFoundError,
         OutcomeUnknown as OutcomeUnknown,
@@ -105,6 +107,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "agents.agent": "Agent",
+    "agents.model_router": "Choice Decision ModelRouter",
     "budget": "Budget",
     "cache.contract": "Cache MISSING",
     "cache.delivery": "Delivery",
@@ -116,9 +119,9 @@ _HOMES = {
         "AsimovError AuthenticationError BudgetExceeded CacheAuthenticationError CacheError CacheFull CacheKeyError "
         "CacheReadOnly CacheUnavailable CacheValueError Cancelled ConnectionFailed ConnectTimeout ContextLengthExceeded "
         "CrossSlotError DeadlineExceeded GraphError IdleTimeout IllegalTransition InferenceError InvalidRequestError "
-        "NonRetryableError NotFoundError OutcomeUnknown OutputInvalid OverloadedError PermissionDeniedError ProviderError "
-        "RateLimitError RunFailed RunTimeout StreamInterrupted TaskTimeout ToolError ToolRefused UnboundedClear WorkersClosed "
-        "WrongKeyType"
+        "NoDecision NonRetryableError NotFoundError OutcomeUnknown OutputInvalid OverloadedError PermissionDeniedError "
+        "ProviderError RateLimitError RunFailed RunTimeout StreamInterrupted TaskTimeout ToolError ToolRefused UnboundedClear "
+        "WorkersClosed WrongKeyType"
     ),
     "graph.building": "TaskGraph",
     "graph.events": "RunFinished TaskFinished TaskProgress TaskRetried TaskSkipped TaskStarted TaskText",

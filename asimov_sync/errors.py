@@ -9,6 +9,7 @@
     ├── RunFailed                   a run ended FAILED or PARTIAL, and raise_for_failure() was asked
     ├── RunTimeout                  (TimeoutError) a run did not end in the time that was given
     ├── TaskTimeout                 (TimeoutError) a task took longer than its timeout
+    ├── NoDecision                  the voters of a ModelRouter did not agree on a choice
     ├── NonRetryableError           raised by handlers: this failure is not to be retried
     ├── WorkersClosed               (RuntimeError) work was handed to something already closed
     ├── ToolError                   (ValueError) a tool that cannot be described to a model
@@ -72,6 +73,7 @@ __all__ = [
     "IllegalTransition",
     "InferenceError",
     "InvalidRequestError",
+    "NoDecision",
     "NonRetryableError",
     "NotFoundError",
     "OutcomeUnknown",
@@ -140,6 +142,10 @@ class TaskTimeout(AsimovError, TimeoutError):
 
 class NonRetryableError(AsimovError):
     """Raised by a handler, or a subclass of it is, for a failure that trying again cannot mend: no Retry is made."""
+
+
+class NoDecision(AsimovError):
+    """The voters of a ModelRouter did not agree on a choice, and it has no default; the message says what they said."""
 
 
 class WorkersClosed(AsimovError, RuntimeError):

@@ -1,5 +1,6 @@
-"""Agents: a client, a system prompt and tools, as one thing that can be asked, or be a task's handler."""
+"""Agents: a client, a system prompt and tools, as one thing that can be asked, or handle tasks; and models that route."""
 
 from asimov_sync.agents.agent import Agent
+from asimov_sync.agents.model_router import Choice, Decision, ModelRouter
 
-__all__ = ["Agent"]
+__all__ = ["Agent", "Choice", "Decision", "ModelRouter"]

@@ -1,9 +1,11 @@
 """An agent: a model with a system prompt and tools, to be asked directly or to handle the tasks of a graph."""
 
-import json
-from typing import Any, Iterable, List, Optional, Union
+import logging
+from typing import Any, Iterable, List, Optional
 
+from asimov_sync.agents.prompt import prompt
 from asimov_sync.cancellation import Cancellation
+from asimov_sync.errors import CacheError, InferenceError, described
 from asimov_sync.graph.context import TaskContext
 from asimov_sync.graph.results import Partial
 from asimov_sync.inference.contract import InferenceClient
@@ -11,10 +13,12 @@ from asimov_sync.inference.request import System
 from asimov_sync.inference.stream import ToolStream
 from asimov_sync.inference.tool_loop import Approvals, Redact, ToolRun
 from asimov_sync.inference.tools import AnyTool
-from asimov_sync.messages import ChatMessage, Messages, as_messages, jsonable
+from asimov_sync.messages import ChatMessage, Messages, as_messages
 from asimov_sync.tasks import Task
 
 __all__ = ["Agent"]
+
+logger = logging.getLogger(__name__)
 
 WHOLE = ("end_turn", "stop_sequence")
 """The stop reasons of an answer that is all there."""
@@ -24,9 +28,14 @@ class Agent:
     """A client, a system prompt and tools. Holds no conversation: one agent may serve many threads.
 
     `agent.run(question)` asks it. As a handler, `TaskScheduler(handlers={"research": agent})`, it is asked a task's
-    objective, with the params and the results of the task's dependencies; the task's result is the text of the answer.
-    redact: what every tool's result and exception text passes through before the model reads it. options: sent with every
-    request of this agent.
+    objective, with the params, the results of the task's dependencies, and the feedback of a loop; the task's result is the
+    text of the answer, or the data that `output` asks for.
+
+    redact: what every tool's result and exception text passes through before the model reads it. output: a pydantic model
+    that the answer is to be; `run.parsed` is then one (see `InferenceClient.run_tools`). keep_transcript: as a handler, write
+    the messages of each task to its run's cache, `context.cache.with_prefix("transcript")`, under the task's name: a list
+    that `run(messages=…)` takes, also of a task that failed with an InferenceError; the last attempt's, if there are several.
+    options: sent with every request of this agent.
     """
 
     def __init__(
@@ -37,6 +46,8 @@ class Agent:
         max_iterations: int = 10,
         max_workers: Optional[int] = None,
         redact: Optional[Redact] = None,
+        output: Any = None,
+        keep_transcript: bool = False,
         **options: Any,
     ) -> None:
         self.client = client
@@ -45,6 +56,8 @@ class Agent:
         self.max_iterations = max_iterations
         self.max_workers = max_workers
         self.redact = redact
+        self.output = output
+        self.keep_transcript = keep_transcript
         self.options = options
 
     def run(
@@ -68,6 +81,7 @@ class Agent:
             self.system,
             self.redact,
             cancellation,
+            self.output,
             **self.options,
         )
 
@@ -89,33 +103,54 @@ class Agent:
             self.system,
             self.redact,
             cancellation,
+            self.output,
             **self.options,
         )
 
     def _history(self, question: Messages, messages: Optional[Messages]) -> List[ChatMessage]:
         return as_messages(messages if messages is not None else []) + as_messages(question)
 
-    def __call__(self, task: Task, context: TaskContext) -> Union[str, Partial]:
-        """Handle a task: its result is the answer's text; PARTIAL where the model stopped before its answer was whole."""
-        run = self.run(prompt(task, context))
+    def __call__(self, task: Task, context: TaskContext) -> Any:
+        """Handle a task: its result is the answer's text, or its data.
+
+        PARTIAL where the model stopped before its answer was whole, with the text that there is; and where calls wait for
+        approval, with the ToolRun: `agent.run(messages=run.messages, approvals={call.id: True})` goes on from it, in any
+        process; and where the answer is there, but the cache did not take the transcript. FAILED with the InferenceError
+        where the model cannot be asked, or gives no data that fits.
+        """
+        try:
+            run = self.run(prompt(task, context))
+        except InferenceError as error:
+            lost = self._kept(context, error.messages) if error.messages is not None else None
+            if lost is not None:  # why the task fails is not to be hidden by that
+                logger.error("task %r: %s", context.name, lost)
+            raise
+        lost = self._kept(context, run.messages)
+        result = self._result(run)
+        if lost is None:
+            return result
+        if isinstance(result, Partial):
+            return Partial(result.result, "{}; {}".format(result.error, lost))
+        return Partial(result, lost)
+
+    def _result(self, run: ToolRun) -> Any:
+        if run.pending:
+            waiting = dict.fromkeys(call.name for call in run.pending)
+            return Partial(run, "calls of these tools wait for approval: {}".format(", ".join(waiting)))
+        if run.parsed is not None:
+            return run.parsed
         if run.stop_reason in WHOLE:
             return run.text
         return Partial(run.text, "the model stopped early: {}, after {} requests".format(run.stop_reason, run.iterations))
 
+    def _kept(self, context: TaskContext, messages: List[ChatMessage]) -> Optional[str]:
+        """Keep the transcript, if it is to be kept; why it could not be, if it could not."""
+        if self.keep_transcript:
+            try:
+                context.cache.with_prefix("transcript").set(context.name, messages)
+            except CacheError as error:
+                return "the transcript could not be kept: {}".format(described(error))
+        return None
+
     def __repr__(self) -> str:
         return "<Agent of {!r}, {} tools>".format(self.client, len(self.tools))
-
-
-def prompt(task: Task, context: TaskContext) -> str:
-    """What an agent is asked for a task: the objective, the params, and what its dependencies brought or failed to bring."""
-    parts = [task.objective]
-    if task.params:
-        parts.append(_part("params", "", task.params))
-    parts += [_part("result", name, result) for name, result in context.inputs.items()]
-    parts += [_part("failed", name, reason) for name, reason in context.failed.items()]
-    return "\n\n".join(part for part in parts if part)
-
-
-def _part(tag: str, name: str, value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(jsonable(value), ensure_ascii=False)
-    return "<{tag}{of}>\n{text}\n</{tag}>".format(tag=tag, of=' of="{}"'.format(name) if name else "", text=text)

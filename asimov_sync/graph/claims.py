@@ -31,11 +31,11 @@ _claims = _Claims()
 
 
 def claim(nodes: Sequence[Node], mine: Hold) -> None:
-    """Take the tasks for a run, and let every one wait, whatever an earlier run left; GraphError while a run has one."""
+    """Take the tasks for a run, and let every one wait, whatever an earlier run left; GraphError while another run has one."""
     wanted = dict.fromkeys([id(node.task) for node in nodes], weakref.ref(mine))
     with _claims.lock:
         if not wanted.keys().isdisjoint(_claims.tasks.keys()):
-            _refuse_held(nodes)
+            _refuse_held(nodes, mine)
         _claims.tasks.update(wanted)
     for node in nodes:
         if node.task.status is not TaskStatus.WAITING:
@@ -44,10 +44,10 @@ def claim(nodes: Sequence[Node], mine: Hold) -> None:
             node.task.move(TaskStatus.WAITING)
 
 
-def _refuse_held(nodes: Sequence[Node]) -> None:
+def _refuse_held(nodes: Sequence[Node], mine: Hold) -> None:
     for node in nodes:
         held = _claims.tasks.get(id(node.task))
-        if held is not None and held() is not None:
+        if held is not None and held() not in (None, mine):
             raise GraphError(
                 "the task {!r} is running already, and a run works on the graph's own tasks: "
                 "run graph.copy() to run a graph several times at once".format(node.name)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Sequence
 
 from asimov_sync.cache.contract import Cache
 from asimov_sync.cancellation import Cancellation
+from asimov_sync.errors import TaskTimeout
 from asimov_sync.graph.nodes import MAX_VISITS, Dependencies, When
 from asimov_sync.graph.retry import Retry
 from asimov_sync.metering import METERS, Meter
@@ -37,6 +38,7 @@ class TaskContext:
         "alarm",
         "attempt",
         "cancellation",
+        "deadline",
         "failed",
         "feedback",
         "inputs",
@@ -62,12 +64,13 @@ class TaskContext:
         self.name = node.name
         self.attempt = state.attempts[place] or 1
         self.visit = state.visits[place] or 1
-        self.cancellation = Cancellation(node.timeout, parent=driver.cancellation)
+        self.cancellation = Cancellation(parent=driver.cancellation)
         self.meter = Meter()
         self.inputs: Dict[str, Any] = state.inputs(place) if state.dependencies[place] else {}
         self.failed: Dict[str, str] = state.failed_dependencies(place) if node.allow_failure else {}
         self.feedback: Dict[str, Any] = state.feedback.get(place) or {}
         self.start: Optional[float] = None  # not before its `when` was asked
+        self.deadline: Optional[float] = None  # of the attempt's own time, which begins then, too
 
     @property
     def run_id(self) -> str:
@@ -109,11 +112,22 @@ class TaskContext:
         number = next(self._replies)
         return lambda text: self._driver.text(self, number, text)
 
+    def begin(self) -> None:
+        """The handler is about to be called: its time begins."""
+        self.start = time.perf_counter()
+        if self.node.timeout is not None:
+            # Not that of its token, which may be the run's; and not later than that, whom it frees is to be found overdue.
+            self.deadline = time.monotonic() + self.node.timeout
+            self.cancellation = Cancellation(self.node.timeout, parent=self._driver.cancellation)
+
     @property
     def overdue(self) -> bool:
         """Whether the attempt's own time is over."""
-        deadline = self.cancellation.deadline
-        return self.node.timeout is not None and deadline is not None and time.monotonic() >= deadline
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+    def timed_out(self) -> TaskTimeout:
+        """The error of an attempt that is overdue."""
+        return TaskTimeout("{!r} took longer than {} s".format(self.name, self.node.timeout))
 
     def __repr__(self) -> str:
         return "<TaskContext of {!r}, attempt {}>".format(self.name, self.attempt)

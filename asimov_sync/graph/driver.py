@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, List, Optional, Se
 
 from asimov_sync.budget import BUDGETS, Budget
 from asimov_sync.cancellation import Cancellation, Registration
-from asimov_sync.errors import BudgetExceeded, Cancelled, GraphError, TaskTimeout, described
+from asimov_sync.errors import BudgetExceeded, Cancelled, GraphError, described
 from asimov_sync.graph.claims import Hold, claim, release
 from asimov_sync.graph.context import TaskContext
 from asimov_sync.graph.events import RunFinished, TaskFinished, TaskProgress, TaskRetried, TaskSkipped, TaskStarted, TaskText
@@ -161,9 +161,9 @@ class Driver:
         return started
 
     def _started(self, context: TaskContext) -> None:
-        context.start = time.perf_counter()
-        if context.node.timeout is not None:
-            context.alarm = alarms.call_at(context.cancellation.deadline or 0.0, lambda: self._expire(context))
+        context.begin()
+        if context.deadline is not None:
+            context.alarm = alarms.call_at(context.deadline, lambda: self._expire(context))
         if self.watched:
             task = context.node.task.model_copy()
             self._tell(TaskStarted(context.name, task, time.time(), context.attempt, context.visit))
@@ -258,11 +258,14 @@ class Driver:
                 scopes,
             )
             self.scheduler.require_handlers([node])
-            claim([node], self._hold)
+            new = task.id not in self.state.places  # else the state says what is wrong
+            if new:
+                claim([node], self._hold)
             try:
                 self.state.spawn(context.place, node)
             except BaseException:
-                release([node], self._hold)
+                if new:
+                    release([node], self._hold)
                 raise
             self._follow("")
         self._after()
@@ -273,7 +276,7 @@ class Driver:
 
     def _expire(self, context: TaskContext) -> None:
         """The time of an attempt is over: the run goes on without it."""
-        late = TaskTimeout("{!r} took longer than {} s".format(context.name, context.node.timeout))
+        late = context.timed_out()
         outcome = failure(context, late)
         with self.lock:
             if self._contexts.get(context.place) is not context:

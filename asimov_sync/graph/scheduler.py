@@ -8,7 +8,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, 
 
 from asimov_sync.budget import Budget
 from asimov_sync.cache.contract import Cache
-from asimov_sync.errors import GraphError, TaskTimeout, WorkersClosed, described
+from asimov_sync.errors import GraphError, WorkersClosed, described
 from asimov_sync.forking import ForkSafeLock
 from asimov_sync.graph.building import TaskGraph
 from asimov_sync.graph.claims import Hold, claim, release
@@ -289,9 +289,11 @@ class TaskScheduler:
             if self.inline and not isinstance(error, Exception):
                 raise  # Ctrl-C on the calling thread itself
             if context.overdue:
-                late = TaskTimeout("{!r} took longer than {} s".format(context.name, node.timeout))
+                late = context.timed_out()
                 late.__cause__, error = error, late
             return failure(context, error)
+        if context.overdue:  # and whom its deadline has freed is here before the alarm
+            return failure(context, context.timed_out())
         route = None
         if isinstance(result, Route):
             route, result = result.names, result.result

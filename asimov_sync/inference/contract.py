@@ -16,6 +16,7 @@ from asimov_sync.cancellation import Cancellation
 from asimov_sync.errors import AsimovError, Cancelled, InferenceError, InvalidRequestError, RateLimitError, StreamInterrupted
 from asimov_sync.inference.advice import advise
 from asimov_sync.inference.driving import driven
+from asimov_sync.inference.final_answer import FinalAnswer
 from asimov_sync.inference.output import Output
 from asimov_sync.inference.output_ways import OutputWays
 from asimov_sync.inference.prompt_cache import with_cache_markers
@@ -23,9 +24,9 @@ from asimov_sync.inference.rate_limit import Pause, RateLimit, Slot, admitted, e
 from asimov_sync.inference.request import Request, System, Timeout
 from asimov_sync.inference.retry import LONGEST_RETRY_AFTER, retrying
 from asimov_sync.inference.stream import ReplyStream, ToolStream
-from asimov_sync.inference.tool_loop import Approvals, Redact, ToolRun, ToolRunDone, conversation
+from asimov_sync.inference.tool_loop import Approvals, Ask, Redact, ToolRun, ToolRunDone, conversation
 from asimov_sync.inference.tools import AnyTool, as_tools
-from asimov_sync.messages import ChatMessage, Event, Messages, Reply, ReplyDone, TextDelta, Usage, as_messages
+from asimov_sync.messages import Event, Messages, Reply, ReplyDone, TextDelta, Usage, as_messages
 from asimov_sync.metering import METERS, Meter
 from asimov_sync.taps import TAPS, Tap
 from asimov_sync.workers import WorkerPool
@@ -67,7 +68,7 @@ class InferenceClient(abc.ABC):
         self._owner = True  # of the connections and workers, which its twins share
         self._meter = Meter()
         self._pause = Pause()
-        self._output_ways = OutputWays(self.provider)
+        self._output_ways = OutputWays(self.provider, self._prefers_native_output)
         self._tool_workers = WorkerPool(None, name="asimov-tool")
 
     # What a provider brings
@@ -112,10 +113,11 @@ class InferenceClient(abc.ABC):
         if output is None:
             return self._whole_reply(request, cancellation)
         wanted = Output(output, [definition["name"] for definition in request.tools])
-        native = {} if wanted.open_ended else self._native_output(wanted.name, wanted.schema)
-        return self._output_ways.reply(
-            request, wanted, native, self._prefers_native_output, lambda asked: self._whole_reply(asked, cancellation)
-        )
+        native = self._native_options(wanted)
+        return self._output_ways.reply(request, wanted, native, lambda asked: self._whole_reply(asked, cancellation))
+
+    def _native_options(self, wanted: Output) -> Dict[str, Any]:
+        return {} if wanted.open_ended else self._native_output(wanted.name, wanted.schema)
 
     def _whole_reply(self, request: Request, cancellation: Optional[Cancellation]) -> Reply:
         with self._stream(request._replace(streamed=False), cancellation) as stream:
@@ -148,6 +150,7 @@ class InferenceClient(abc.ABC):
         system: System = None,
         redact: Optional[Redact] = None,
         cancellation: Optional[Cancellation] = None,
+        output: Any = None,
         **options: Any,
     ) -> ToolRun:
         """Ask, call the tools that the model wants, tell it what came of that, and so on until it is done.
@@ -160,10 +163,16 @@ class InferenceClient(abc.ABC):
         in `.pending`. `run_tools(run.messages, …, approvals={call.id: True})` goes on, in any process; a str in place of
         True is a refusal, and the reason that the model is told.
 
+        output: a type as for `generate`; `run.parsed` is then one, and the stop_reason "end_turn". The model gives it by
+        calling one more tool when it is done. If it ends with words instead, it is asked for the data; if that does not fit,
+        it is told so once, and then it is an OutputInvalid. These requests count, too: at max_iterations there may be none.
+
         Raises an InferenceError where the model cannot be asked, with the history so far in its `.messages`, or Cancelled.
         """
         own = cancellation or Cancellation.current()
-        loop = self._tool_loop(messages, tools, max_iterations, approvals, max_workers, system, redact, own, options, False)
+        loop = self._tool_loop(
+            messages, tools, max_iterations, approvals, max_workers, system, redact, own, output, options, False
+        )
         end = None
         # Closed at once where Ctrl-C strikes between two events: the tools are told then, and not when the traceback is gone.
         with contextlib.closing(loop):
@@ -182,6 +191,7 @@ class InferenceClient(abc.ABC):
         system: System = None,
         redact: Optional[Redact] = None,
         cancellation: Optional[Cancellation] = None,
+        output: Any = None,
         **options: Any,
     ) -> ToolStream:
         """As `run_tools`, but returns the events to iterate over, each handed on as it happens; `.run` after the end.
@@ -190,7 +200,9 @@ class InferenceClient(abc.ABC):
         """
         # A token of its own under the caller's, so that closing the stream frees its reader and nobody else.
         own = Cancellation(parent=cancellation or Cancellation.current())
-        loop = self._tool_loop(messages, tools, max_iterations, approvals, max_workers, system, redact, own, options, True)
+        loop = self._tool_loop(
+            messages, tools, max_iterations, approvals, max_workers, system, redact, own, output, options, True
+        )
         return ToolStream(loop, own)
 
     def _tool_loop(
@@ -203,16 +215,25 @@ class InferenceClient(abc.ABC):
         system: System,
         redact: Optional[Redact],
         cancellation: Cancellation,
+        output: Any,
         options: Dict[str, Any],
         streamed: bool,
     ) -> Generator[Optional[Event], None, None]:
         named = as_tools(tools)
         guarded = {name for name, tool in named.items() if tool.requires_approval}
-        steps = conversation(as_messages(messages), max_iterations, guarded, approvals, redact)
         request = self._request([], system, named.values(), options)._replace(streamed=streamed)
+        wanted = Output(output, named) if output is not None else None
+        final = FinalAnswer(wanted, self.provider, bool(named)) if wanted is not None else None
+        steps = conversation(as_messages(messages), max_iterations, guarded, approvals, redact, final)
+        if final is not None and named:
+            request = request._replace(tools=request.tools + [final.definition])
 
-        def ask(history: List[ChatMessage]) -> ReplyStream:
-            return self._stream(request._replace(messages=history), cancellation)
+        def ask(step: Ask) -> ReplyStream:
+            asked = request._replace(messages=step.messages)
+            if wanted is None or not step.insist:
+                return self._stream(asked, cancellation)
+            native = self._native_options(wanted)
+            return self._output_ways.first(asked, wanted, native, lambda one: self._stream(one, cancellation))[1]
 
         return driven(steps, ask, named, self._tool_workers, max_workers, cancellation)
 

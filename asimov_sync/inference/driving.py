@@ -1,6 +1,6 @@
 """Drives a tool loop: asks the model where its conversation wants a reply, and has the calls made, on threads."""
 
-from typing import Any, Callable, Dict, Generator, List, Optional
+from typing import Any, Callable, Dict, Generator, Optional
 
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.errors import InferenceError
@@ -8,7 +8,7 @@ from asimov_sync.inference.stream import ReplyStream
 from asimov_sync.inference.tool_calls import calling
 from asimov_sync.inference.tool_loop import Ask, Step, ToolRun, ToolRunDone
 from asimov_sync.inference.tools import Tool
-from asimov_sync.messages import ChatMessage, Event
+from asimov_sync.messages import Event
 from asimov_sync.workers import WorkerPool
 
 __all__ = ["driven"]
@@ -16,7 +16,7 @@ __all__ = ["driven"]
 
 def driven(
     steps: Generator[Step, Any, ToolRun],
-    ask: Callable[[List[ChatMessage]], ReplyStream],
+    ask: Callable[[Ask], ReplyStream],
     tools: Dict[str, Tool],
     pool: WorkerPool,
     max_workers: Optional[int],
@@ -41,7 +41,7 @@ def driven(
             return
         if isinstance(step, Ask):
             try:
-                with ask(step.messages) as stream:
+                with ask(step) as stream:
                     if not opened:
                         opened = True
                         yield None

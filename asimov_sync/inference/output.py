@@ -45,14 +45,19 @@ class Output:
             self.name += "_output"
         self.open_ended = _open_ended(self.schema)
 
+    @property
+    def definition(self) -> Dict[str, Any]:
+        """The tool whose arguments are the answer."""
+        description = self.schema.get("description") or "Give the answer."
+        return {"name": self.name, "description": description, "input_schema": self.schema}
+
     def asked(self, request: Request, way: str, native: Dict[str, Any]) -> Request:
         """The request, asking in one of the ways; native: the options of the provider's own format."""
         options = dict(request.options)
         if way == TOOL:
-            description = self.schema.get("description") or "Give the answer."
-            definition = {"name": self.name, "description": description, "input_schema": self.schema}
             options["tool_choice"] = self.name
-            return request._replace(tools=request.tools + [definition], options=options)
+            there = any(definition["name"] == self.name for definition in request.tools)
+            return request._replace(tools=request.tools + ([] if there else [self.definition]), options=options)
         if way == FORMAT:
             for name, value in native.items():
                 before = options.get(name)

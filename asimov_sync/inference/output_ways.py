@@ -1,6 +1,6 @@
 """Asking for structured output: one way after the other until the model takes one, and once more if a reply does not fit."""
 
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Tuple, TypeVar
 
 from asimov_sync.errors import ContextLengthExceeded, InvalidRequestError, OutputInvalid
 from asimov_sync.inference.output import CUT_SHORT, FORMAT, PROMPT, TOOL, Output
@@ -9,22 +9,23 @@ from asimov_sync.messages import Reply
 
 __all__ = ["OutputWays"]
 
+Asked = TypeVar("Asked")
+
 
 class OutputWays:
     """Which way of asking for structured output a client's models take: tried once, and remembered."""
 
-    def __init__(self, provider: str) -> None:
+    def __init__(self, provider: str, native_first: bool) -> None:
         self._provider = provider
+        self._native_first = native_first
         self._taken: Dict[Tuple[str, bool], str] = {}  # by the model, and whether it was to think
 
-    def reply(
-        self, request: Request, output: Output, native: Dict[str, Any], native_first: bool, ask: Callable[[Request], Reply]
-    ) -> Reply:
+    def reply(self, request: Request, output: Output, native: Dict[str, Any], ask: Callable[[Request], Reply]) -> Reply:
         """The reply with its data in `.parsed`, after one correction at the most; OutputInvalid with the reply otherwise.
 
         native: the options that ask for the provider's own structured output, empty where it has none.
         """
-        way, reply = self._first(request, output, native, native_first, ask)
+        way, reply = self.first(request, output, native, ask)
         try:
             return output.filled(reply)
         except ValueError as error:
@@ -42,27 +43,31 @@ class OutputWays:
             partial=reply,
         )
 
-    def _first(
-        self, request: Request, output: Output, native: Dict[str, Any], native_first: bool, ask: Callable[[Request], Reply]
-    ) -> Tuple[str, Reply]:
+    def first(
+        self, request: Request, output: Output, native: Dict[str, Any], ask: Callable[[Request], Asked]
+    ) -> Tuple[str, Asked]:
+        """The first way that the model takes, and what came of asking in it; arguments as of `reply`.
+
+        ask: raises InvalidRequestError for a way that is not taken; its last one is raised where there is none.
+        """
         key = (request.model, "thinking" in request.options)
-        ways = self._ways(key, bool(native), native_first)
+        ways = self._ways(key, bool(native))
         while True:
             way = ways.pop(0)
             try:
-                reply = ask(output.asked(request, way, native))
+                asked = ask(output.asked(request, way, native))
             except InvalidRequestError as error:
                 # What the last way asks for is in the prompt alone: it is the request itself that is wrong.
                 if not ways or isinstance(error, ContextLengthExceeded):
                     raise
                 continue
             self._taken[key] = way
-            return way, reply
+            return way, asked
 
-    def _ways(self, key: Tuple[str, bool], native: bool, native_first: bool) -> List[str]:
+    def _ways(self, key: Tuple[str, bool], native: bool) -> List[str]:
         """The ways that are still to be tried, the best first; what was refused before is not asked for again."""
         # Thinking and a forced tool exclude each other (Anthropic, "Extended thinking").
-        ways = [FORMAT, TOOL, PROMPT] if native_first or key[1] else [TOOL, FORMAT, PROMPT]
+        ways = [FORMAT, TOOL, PROMPT] if self._native_first or key[1] else [TOOL, FORMAT, PROMPT]
         if not native:
             ways.remove(FORMAT)
         taken = self._taken.get(key)

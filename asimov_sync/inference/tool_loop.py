@@ -10,21 +10,21 @@ from typing import (
     AbstractSet,
     Any,
     Callable,
-    Counter,
     Dict,
     Generator,
     List,
     Mapping,
     NamedTuple,
     Optional,
-    Tuple,
     Union,
     cast,
 )
 
 from asimov_sync.errors import ToolRefused, described
+from asimov_sync.inference.final_answer import FinalAnswer
+from asimov_sync.inference.open_calls import answer, not_made, open_reply
 from asimov_sync.inference.tools import result_text
-from asimov_sync.messages import Block, ChatMessage, ChatRole, Event, Reply, ToolCall, Usage
+from asimov_sync.messages import Block, ChatMessage, Event, Reply, ToolCall, Usage
 
 __all__ = [
     "Approvals",
@@ -79,7 +79,8 @@ class ToolRun:
     messages: the whole history, every call with its result but those in `pending`, ready to be sent again. reply: the last
     reply. usage: of all requests together. iterations: how many requests that were. stop_reason: the last reply's, or
     "max_iterations" where the model wanted to go on, or "approval". calls: every call, in the order of the replies. pending:
-    the calls that wait for approval: `run_tools(run.messages, …, approvals={call.id: True})` goes on, in any process.
+    the calls that wait for approval: `run_tools(run.messages, …, approvals={call.id: True})` goes on, in any process. parsed:
+    the data that `output=` asked for; None where the loop ended before it.
     """
 
     messages: List[ChatMessage]
@@ -89,6 +90,7 @@ class ToolRun:
     stop_reason: Optional[str]
     calls: List[CalledTool]
     pending: List[ToolCall] = field(default_factory=list)
+    parsed: Any = None
 
     @property
     def text(self) -> str:
@@ -126,9 +128,10 @@ class ToolRunDone(Event):
 
 
 class Ask(NamedTuple):
-    """Wanted: the reply to these messages."""
+    """Wanted: the reply to these messages; insist: whether the model is made to give its answer as data."""
 
     messages: List[ChatMessage]
+    insist: bool = False
 
 
 class Call(NamedTuple):
@@ -149,14 +152,16 @@ def conversation(
     guarded: AbstractSet[str] = frozenset(),
     approvals: Optional[Approvals] = None,
     redact: Optional[Redact] = None,
+    final: Optional[FinalAnswer] = None,
 ) -> Generator[Step, Any, ToolRun]:
     """The loop without any IO: yields Ask and is sent a Reply, yields Call and is sent a list of CalledTool.
 
     guarded: the names of the tools whose calls need approval. Calls that the history ends with, and that have no result, are
     taken up first; approvals are for these alone, since models use the same id again. Tools are called only where the model
     stopped for them: a call that was cut short by max_tokens, or that came with a refusal, is answered with an error. After
-    the last allowed request its calls are still made, so that the history has no open call. ValueError for an approval of a
-    call that the history does not have.
+    the last allowed request its calls are still made, so that the history has no open call. final: where the loop is to end
+    with data; OutputInvalid, with the history in its `.messages`, where it does not. ValueError for an approval of a call that
+    the history does not have.
     """
     if max_iterations < 1:
         raise ValueError(
@@ -167,9 +172,11 @@ def conversation(
     usage = Usage()
     called: List[CalledTool] = []
     iterations = 0
-    reply = _reply_of(history)
+    reply = open_reply(history)
     while True:
         calls = reply.tool_calls if reply is not None else []
+        given = [call for call in calls if final is not None and final.given_by(call)]
+        calls = [call for call in calls if call not in given]
         if calls and reply is not None and reply.stop_reason == "tool_use":
             # What is malformed is not to be approved of: nobody could say what would be done.
             undecided = [call for call in calls if call.name in guarded and call.id not in decided]
@@ -178,18 +185,24 @@ def conversation(
             open_calls = [call for call in calls if call not in pending and decided.get(call.id, True) is True]
             made = cast(List[CalledTool], (yield Call(open_calls))) if open_calls else []
             called.extend(_in_order(calls, made + settled))
-            _answer(history, [_result_block(one, redact) for one in made + settled])
+            put_off = final.put_off(given) if final is not None else []
+            answer(history, [_result_block(one, redact) for one in made + settled] + put_off)
             if pending:
                 return ToolRun(history, reply, usage, iterations, "approval", called, pending)
             decided = {}
-        elif reply is not None:
-            _answer(history, [_not_made(call, reply.stop_reason) for call in calls])
+        elif reply is not None and (final is None or reply.stop_reason in GOES_ON):
+            answer(history, [not_made(call, reply.stop_reason) for call in reply.tool_calls])
             if reply.stop_reason not in GOES_ON:
                 return ToolRun(history, reply, usage, iterations, reply.stop_reason, called)
+        elif reply is not None and final is not None:
+            whole = final.taken_from(reply, history)
+            if whole is not None:
+                stop_reason = "end_turn" if whole.stop_reason == "tool_use" else whole.stop_reason
+                return ToolRun(history, whole, usage, iterations, stop_reason, called, parsed=whole.parsed)
         if iterations == max_iterations:
             assert reply is not None
             return ToolRun(history, reply, usage, iterations, "max_iterations", called)
-        reply = cast(Reply, (yield Ask(list(history))))
+        reply = cast(Reply, (yield Ask(list(history), final is not None and final.insist)))
         iterations += 1
         usage = usage + reply.usage
         history.append(reply.message)
@@ -205,64 +218,12 @@ def _decided(history: List[ChatMessage], approvals: Approvals) -> Dict[str, Unio
     return dict(approvals)
 
 
-def _reply_of(history: List[ChatMessage]) -> Optional[Reply]:
-    """The reply whose calls are still open at the end of a history, with just these; None where there are none."""
-    last, answered = _last_turn(history)
-    if last is None:
-        return None
-    left = Counter(answered)
-    calls = []
-    for block in last.blocks:
-        if block.get("type") == "tool_use":
-            if left[str(block.get("id"))]:
-                left[str(block.get("id"))] -= 1
-            else:
-                calls.append(ToolCall.from_block(block))
-    if not calls:
-        return None
-    return Reply(message=last, stop_reason="tool_use", raw_stop_reason="tool_use", tool_calls=calls)
-
-
-def _last_turn(history: List[ChatMessage]) -> Tuple[Optional[ChatMessage], List[str]]:
-    """The message of the assistant that a history ends with, and the ids of the calls that were answered after it."""
-    answered: List[str] = []
-    for message in reversed(history):
-        if message.role is ChatRole.ASSISTANT:
-            return message, answered
-        results = [block for block in message.blocks if block.get("type") == "tool_result"]
-        if not results:
-            return None, []
-        answered += [str(block.get("tool_use_id")) for block in results]
-    return None, []
-
-
-def _answer(history: List[ChatMessage], results: List[Block]) -> None:
-    """Add results to the history: one message for all calls of a turn, in the order of the calls."""
-    if not results:
-        return
-    answer = ChatMessage(role=ChatRole.TOOL_RESULT, content=[])
-    if history[-1].role is not ChatRole.ASSISTANT:
-        answer = history.pop()
-    order = [block.get("id") for block in history[-1].blocks if block.get("type") == "tool_use"]
-    blocks = sorted(answer.blocks + results, key=lambda block: _place(order, block.get("tool_use_id")))
-    history.append(answer.model_copy(update={"content": blocks}))
-
-
-def _place(order: List[Any], wanted: Any) -> int:
-    return order.index(wanted) if wanted in order else len(order)
-
-
 def _in_order(calls: List[ToolCall], called: List[CalledTool]) -> List[CalledTool]:
     return sorted(called, key=lambda one: next(place for place, call in enumerate(calls) if call is one.call))
 
 
 def _refused(call: ToolCall, reason: Union[bool, str]) -> CalledTool:
     return CalledTool(call, None, ToolRefused(reason or "the call was not approved"), 0.0)
-
-
-def _not_made(call: ToolCall, stop_reason: Optional[str]) -> Block:
-    text = "the call was not made, because the reply stopped with {}".format(stop_reason)
-    return {"type": "tool_result", "tool_use_id": call.id, "content": text, "is_error": True}
 
 
 def _result_block(made: CalledTool, redact: Optional[Redact]) -> Block:

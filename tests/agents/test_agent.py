@@ -1,9 +1,27 @@
 """Agents: asked directly, and as handlers of tasks."""
 
-import pytest
+from typing import List
 
-from asimov_sync import Agent, AuthenticationError, Cancellation, Cancelled, Task, TaskGraph, TaskScheduler, TaskStatus, tool
-from asimov_sync.testing import Failure, ScriptedInferenceClient, calls, last_text, tool_results
+import pytest
+from pydantic import BaseModel
+
+from asimov_sync import (
+    Agent,
+    AnthropicInferenceClient,
+    AuthenticationError,
+    CacheUnavailable,
+    Cancellation,
+    Cancelled,
+    ChatMessage,
+    MemoryCache,
+    OutputInvalid,
+    Task,
+    TaskGraph,
+    TaskScheduler,
+    TaskStatus,
+    tool,
+)
+from asimov_sync.testing import Failure, ModelServer, ScriptedInferenceClient, calls, last_text, tool_results
 
 from ..waiting import Background
 
@@ -107,20 +125,37 @@ def test_one_agent_on_many_threads():
         assert (run.text, len(run.messages)) == ("WORD{}".format(number), 4)
 
 
-def test_a_handler_that_waits_for_approval():
-    """A task whose agent wants a guarded tool called is PARTIAL, and says why; the tool is not called."""
+@tool(requires_approval=True)
+def delete(name: str) -> str:
+    """Delete something."""
+    return "deleted " + name
 
-    @tool(requires_approval=True)
-    def delete(name: str) -> None:
-        raise AssertionError("nobody has approved of this")
 
-    client = ScriptedInferenceClient([calls(("delete", {"name": "x"}))])
-    with TaskScheduler({"ask": Agent(client, tools=[delete])}) as scheduler:
+def asked(agent, task=None, cache=None):
+    """The result of a run whose one task, "ask", the agent handles."""
+    with TaskScheduler({"ask": agent}, cache=cache) as scheduler:
         graph = TaskGraph()
-        graph.add(Task(type="ask", objective="go"), name="ask")
-        result = scheduler.run(graph)
+        graph.add(task or Task(type="ask", objective="go"), name="ask")
+        return scheduler.run(graph, run_id="r1")
+
+
+def test_a_handler_that_waits_for_approval():
+    """A task whose agent wants a guarded tool called is PARTIAL, and says which; its result goes on, in any process."""
+    client = ScriptedInferenceClient(
+        lambda body: tool_results(body).get("delete") or calls(("delete", {"name": "x"}), ("delete", {"name": "y"}))
+    )
+    agent = Agent(client, tools=[lookup, delete])
+    result = asked(agent)
     assert result.tasks["ask"].status is TaskStatus.PARTIAL
-    assert result.errors["ask"] == "the model stopped early: approval, after 1 requests"
+    assert result.errors["ask"] == "calls of these tools wait for approval: delete"
+    run = result.results["ask"]
+    assert ([call.arguments["name"] for call in run.pending], run.calls) == (["x", "y"], [])
+    assert result.to_dict()["results"]["ask"]["pending"][0]["name"] == "delete"
+    stored = [message.model_dump_json() for message in run.messages]
+    decided = {run.pending[0].id: "keep it", run.pending[1].id: True}
+    run = agent.run(messages=[ChatMessage.model_validate_json(message) for message in stored], approvals=decided)
+    assert [str(made.exception or made.result) for made in run.calls] == ["keep it", "deleted y"]
+    assert run.stop_reason == "end_turn"
 
 
 @pytest.mark.parametrize("limit, status", [(1, TaskStatus.PARTIAL), (2, TaskStatus.COMPLETE)])
@@ -134,3 +169,171 @@ def test_an_unfinished_answer_is_partial(limit, status):
     assert result.tasks["ask"].status is status
     if status is TaskStatus.PARTIAL:
         assert result.errors["ask"] == "the model stopped early: max_iterations, after 1 requests"
+
+
+# Data
+
+
+class Word(BaseModel):
+    text: str
+    length: int
+
+
+WORD = calls(("Word", {"text": "X", "length": 1}))
+WRONG = calls(("Word", {"text": "X"}))
+
+
+@pytest.mark.parametrize("tools, script", [([], [WORD]), ([lookup], [calls(("lookup", {"word": "x"})), WORD])])
+def test_data(tools, script):
+    """With output= the caller finds an instance in run.parsed, streamed or not, and a task's result is one."""
+    client = ScriptedInferenceClient(script * 3)
+    agent = Agent(client, tools=tools, output=Word)
+    assert agent.run("go").parsed == Word(text="X", length=1)
+    stream = agent.stream("go")
+    list(stream)
+    assert stream.run.parsed == Word(text="X", length=1)
+    result = asked(agent)
+    assert (result.status, result.results["ask"]) == (TaskStatus.COMPLETE, Word(text="X", length=1))
+    assert len(client.requests) == 3 * len(script)
+
+
+def test_data_that_flows_on():
+    """An instance is in the prompt of what depends on it as JSON."""
+    client = ScriptedInferenceClient(lambda body: WORD if "tool_choice" in body else last_text(body))
+    with TaskScheduler({"find": Agent(client, output=Word), "tell": Agent(client)}) as scheduler:
+        graph = TaskGraph()
+        graph.add(Task(type="find", objective="go"), name="find")
+        graph.add(Task(type="tell", objective="tell"), name="tell", depends_on=["find"])
+        told = scheduler.run(graph).results["tell"]
+    assert told == 'tell\n\n<result of="find">\n{"text": "X", "length": 1}\n</result>'
+
+
+def test_data_that_does_not_fit():
+    """After one correction the task FAILS with OutputInvalid."""
+    client = ScriptedInferenceClient([WRONG, WRONG])
+    result = asked(Agent(client, output=Word))
+    assert (result.status, len(client.requests)) == (TaskStatus.FAILED, 2)
+    assert isinstance(result.exceptions["ask"], OutputInvalid)
+
+
+@pytest.mark.parametrize("last, text", [("so far", "so far"), (calls(("lookup", {"word": "x"})), "")])
+def test_no_data_at_the_limit(last, text):
+    """At the limit a task that has words and no data is PARTIAL, with the words."""
+    client = ScriptedInferenceClient([last])
+    result = asked(Agent(client, tools=[lookup], output=Word, max_iterations=1))
+    assert (result.status, result.results["ask"]) == (TaskStatus.PARTIAL, text)
+    assert result.errors["ask"] == "the model stopped early: max_iterations, after 1 requests"
+
+
+def test_over_sockets():
+    """An agent with tools and output= over a provider's own wire, as a task; each of its requests is metered there."""
+
+    def model(body):
+        return WORD if tool_results(body) else calls(("lookup", {"word": "x"}))
+
+    with ModelServer(model) as server:
+        with AnthropicInferenceClient(model="claude-3", api_key="key", api_url=server.url) as client:
+            result = asked(Agent(client, system="be brief", tools=[lookup], output=Word))
+        assert result.results["ask"].text == "X"
+        assert result.usages["ask"] == server.usage and server.usage.requests == 2
+        assert all(request.body["system"] == "be brief" for request in server.requests)
+
+
+# Transcripts
+
+
+def transcript(cache, name="ask"):
+    """What was kept of a task, as messages."""
+    kept = cache.with_prefix("run").with_prefix("r1").with_prefix("transcript")
+    return kept.get(name, type=List[ChatMessage]) if name in kept.keys() else None
+
+
+def test_a_transcript():
+    """On request the messages of a task are in its run's cache, and a conversation goes on from them."""
+    cache = MemoryCache()
+    client = ScriptedInferenceClient([calls(("lookup", {"word": "x"})), "it is X", "it is Y"])
+    agent = Agent(client, tools=[lookup], keep_transcript=True)
+    assert asked(agent, cache=cache).results["ask"] == "it is X"
+    kept = transcript(cache)
+    assert [message.role.value for message in kept] == ["user", "assistant", "tool_result", "assistant"]
+    assert agent.run("and y?", messages=kept).text == "it is Y"
+    assert client.requests[2]["messages"][:3] == client.requests[1]["messages"]
+
+
+def test_no_transcript():
+    """Nothing is kept where it was not asked for."""
+    cache = MemoryCache()
+    asked(Agent(ScriptedInferenceClient(["hi"])), cache=cache)
+    assert cache.keys() == set()
+
+
+def test_a_transcript_of_a_partial_task():
+    """What waits for approval is kept, too, and can be gone on from by a process that has only the cache."""
+    cache = MemoryCache()
+    client = ScriptedInferenceClient([calls(("delete", {"name": "x"})), "done"])
+    agent = Agent(client, tools=[delete], keep_transcript=True)
+    asked(agent, cache=cache)
+    kept = transcript(cache)
+    assert agent.run(messages=kept, approvals={kept[-1].blocks[-1]["id"]: True}).text == "done"
+
+
+@pytest.mark.parametrize(
+    "script, roles",
+    [
+        ([Failure(401)], ["user"]),
+        ([calls(("lookup", {"word": "x"})), Failure(401)], ["user", "assistant", "tool_result"]),
+        ([WRONG, WRONG], ["user", "assistant", "tool_result", "assistant", "tool_result"]),
+    ],
+)
+def test_a_transcript_of_a_failed_task(script, roles):
+    """A task that fails because of its model leaves what was said by then, each call with its result."""
+    cache = MemoryCache()
+    agent = Agent(ScriptedInferenceClient(script), tools=[lookup], output=Word, keep_transcript=True)
+    assert asked(agent, cache=cache).status is TaskStatus.FAILED
+    assert [message.role.value for message in transcript(cache)] == roles
+
+
+@pytest.fixture
+def broken_cache(monkeypatch):
+    """A cache that takes nothing."""
+
+    def refuse(*args):
+        raise CacheUnavailable("no cache today")
+
+    cache = MemoryCache()
+    monkeypatch.setattr(cache._store, "set_many", refuse)
+    return cache
+
+
+@pytest.mark.parametrize(
+    "script, result, error",
+    [
+        (["hi"], "hi", "the transcript could not be kept: CacheUnavailable: no cache today"),
+        (
+            [calls(("lookup", {"word": "x"}))],
+            "",
+            "the model stopped early: max_iterations, after 1 requests; "
+            "the transcript could not be kept: CacheUnavailable: no cache today",
+        ),
+    ],
+)
+def test_a_transcript_that_cannot_be_kept(script, result, error, broken_cache):
+    """A cache that fails costs no answer: the task is PARTIAL, and says why."""
+    agent = Agent(ScriptedInferenceClient(script), tools=[lookup], max_iterations=1, keep_transcript=True)
+    run = asked(agent, cache=broken_cache)
+    assert (run.status, run.results["ask"], run.errors["ask"]) == (TaskStatus.PARTIAL, result, error)
+
+
+def test_a_transcript_that_cannot_be_kept_of_a_failed_task(caplog, broken_cache):
+    """A task that fails does so with its own error; that of the cache is logged."""
+    agent = Agent(ScriptedInferenceClient([Failure(401)]), keep_transcript=True)
+    assert isinstance(asked(agent, cache=broken_cache).exceptions["ask"], AuthenticationError)
+    assert "no cache today" in caplog.text
+
+
+def test_a_transcript_that_json_cannot_hold():
+    """Half a character, which a model may well send, costs the transcript and not the answer."""
+    agent = Agent(ScriptedInferenceClient(["half: \ud800"]), keep_transcript=True)
+    result = asked(agent, cache=MemoryCache())
+    assert (result.status, result.results["ask"]) == (TaskStatus.PARTIAL, "half: \ud800")
+    assert "CacheValueError" in result.errors["ask"]

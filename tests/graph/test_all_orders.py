@@ -1,0 +1,144 @@
+"""The pure run state in every order: small graphs whole, in all the ways in which their tasks can be taken and settled."""
+
+import itertools
+import random
+
+import hypothesis
+from hypothesis import strategies
+
+from .by_hand import ByHand, in_every_order
+from .reference import Do, Spec, interpret
+from .scenarios import Relations, determined, scenarios
+
+NAMES = "abcde"
+
+COUNT_OF_FOUR, COUNT_OF_FIVE, COUNT_OF_LOOPS = 6189, 7331, 5191
+"""How many scenarios there are: none of them is to get lost."""
+
+
+def graphs(size):
+    """The dependencies of every acyclic graph of that many tasks, one for all that are the same but for their names."""
+    edges = [(before, after) for after in range(size) for before in range(after)]
+    seen = set()
+    for chosen in itertools.product([False, True], repeat=len(edges)):
+        graph = [edge for edge, there in zip(edges, chosen) if there]
+        if frozenset(graph) not in seen:
+            for order in itertools.permutations(range(size)):
+                seen.add(frozenset((order[before], order[after]) for before, after in graph))
+            yield [tuple(NAMES[before] for before, after in graph if after == place) for place in range(size)]
+
+
+def subsets(values):
+    return [chosen for size in range(len(values) + 1) for chosen in itertools.combinations(values, size)]
+
+
+def ways(name, dependencies):
+    """What a task may do that makes a difference to others: complete, be partial, fail, or route to some of its dependents."""
+    behind = [NAMES[place] for place, before in enumerate(dependencies) if name in before]
+    return [Do(), Do("partial"), Do("fail")] + [Do("route", names) for names in subsets(behind)[:-1]]
+
+
+def specs_of(dependencies, dos, allowing=()):
+    return [
+        Spec(NAMES[place], before, NAMES[place] in allowing, script=((do,),))
+        for place, (before, do) in enumerate(zip(dependencies, dos))
+    ]
+
+
+def explore(specs):
+    """Go through all its orders; False for a scenario told twice: what is never started would do other than complete."""
+    expected = interpret(specs)
+    if any(spec.script != ((Do(),),) and spec.name not in expected.order for spec in specs):
+        return False
+    in_every_order(specs, expected)
+    return True
+
+
+def test_every_graph_of_up_to_four_tasks():
+    """Each task completing, failing, or routing to any behind it, one of them partial; failure allowed to none, to all, to one."""
+    count = 0
+    for size in range(1, 5):
+        for dependencies in graphs(size):
+            for dos in itertools.product(*[ways(name, dependencies) for name in NAMES[:size]]):
+                if [do.end for do in dos].count("partial") > 1:
+                    continue
+                fails = any(do.end == "fail" for do in dos)
+                behind = [name for name, before in zip(NAMES, dependencies) if before]
+                for allowing in [[], behind] + [[name] for name in behind if len(behind) > 1] if fails else [[]]:
+                    count += explore(specs_of(dependencies, dos, allowing))
+    assert count == COUNT_OF_FOUR
+
+
+def test_every_graph_of_five_tasks():
+    """All complete but one, which fails or routes to none or to one of those behind it, or two, which fail or route to none."""
+    count = 0
+    for dependencies in graphs(5):
+        others = {name: ways(name, dependencies)[2:] for name in NAMES}
+        for odd in subsets(NAMES)[1:16]:
+            for chosen in itertools.product(*[others[name] for name in odd]):
+                if any(len(do.names) > 2 - len(odd) for do in chosen):
+                    continue
+                dos = [dict(zip(odd, chosen)).get(name, Do()) for name in NAMES]
+                for allowing in ["", NAMES] if len(odd) == 1 and Do("fail") in dos else [""]:
+                    count += explore(specs_of(dependencies, dos, allowing))
+    assert count == COUNT_OF_FIVE
+
+
+def loops_of(dependencies):
+    """Every loop back that a task of the graph can make: to itself, or to one or two of those before it."""
+    bare = Relations([Spec(name, before) for name, before in zip(NAMES, dependencies)])
+    for name in NAMES[: len(dependencies)]:
+        for targets in subsets(bare.before(name)):
+            if 0 < len(targets) < 3:
+                yield name, targets
+
+
+def test_every_loop_in_graphs_of_up_to_four_tasks():
+    """One task goes back once, twice, or until that is refused; all others complete, or one of them fails or routes past some."""
+    count = 0
+    for size in range(1, 5):
+        for dependencies in graphs(size):
+            names = NAMES[:size]
+            for looper, targets in loops_of(dependencies):
+                for back, most in ((1, 5), (2, 2), (1, 1)):
+                    loop = ((Do("route", targets),),) * back + (((Do(),),) if most > 1 else ())
+                    odd = [("", Do())]
+                    if most > 1:
+                        odd += [(name, do) for name in names if name != looper for do in ways(name, dependencies)[2:]]
+                    for other, do in odd:
+                        specs = [
+                            Spec(
+                                name,
+                                before,
+                                allow_failure=most == 2,
+                                max_visits=most,
+                                script=loop if name == looper else ((do if name == other else Do(),),),
+                            )
+                            for name, before in zip(names, dependencies)
+                        ]
+                        count += explore(determined(specs))
+    assert count == COUNT_OF_LOOPS
+
+
+@hypothesis.settings(max_examples=300)
+@hypothesis.given(scenarios(), strategies.integers(0, 2**32))
+def test_any_scenario_in_any_order(specs, seed):
+    """Also with conditions, retries, several loops and spawned tasks: whatever the order, the end is that of the reference."""
+    chance, run = random.Random(seed), ByHand(specs)
+    moves = run.moves()
+    while moves:
+        run.make(chance.choice(moves))
+        moves = run.moves()
+    run.compare(interpret(specs))
+
+
+@hypothesis.settings(max_examples=200)
+@hypothesis.given(scenarios(), strategies.integers(0, 2**32))
+def test_the_reference_depends_on_no_order(specs, seed):
+    """What the strategy calls determined is: the reference itself comes to the same, whichever ready task it takes first."""
+    expected, other = interpret(specs), interpret(specs, choose=random.Random(seed).choice)
+    assert other[:5] == expected[:5]
+    calm = {spec.name for spec in specs if not spec.loose}
+    assert {name: expected.visits[name] for name in calm & set(expected.visits)} == {
+        name: other.visits[name] for name in calm & set(other.visits)
+    }

@@ -1,0 +1,155 @@
+"""OpenTelemetry: a span that is made in a handler, or in a tool, has the span around the caller's run as its ancestor."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from opentelemetry import context as contexts, trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from asimov_sync import Agent, Task, TaskGraph, TaskScheduler, tool
+from asimov_sync.testing import ScriptedInferenceClient, calls, tool_results
+
+from ..waiting import Background
+
+MODES = [{"max_workers": 4}, {"max_workers": 1}, {"max_workers": 0}, {"executor": ThreadPoolExecutor}]
+
+
+class Spans:
+    """A tracer, and the spans that it made."""
+
+    def __init__(self):
+        self._exporter = InMemorySpanExporter()
+        provider = TracerProvider(shutdown_on_exit=False)
+        provider.add_span_processor(SimpleSpanProcessor(self._exporter))
+        self.span = provider.get_tracer("tests").start_as_current_span
+        self.start = provider.get_tracer("tests").start_span
+
+    def paths(self):
+        """For each span that has ended, the names from its farthest ancestor down to it, sorted."""
+        spans = {span.context.span_id: span for span in self._exporter.get_finished_spans()}
+
+        def path(span):
+            return (path(spans[span.parent.span_id]) if span.parent is not None else "/") + span.name + "/"
+
+        return sorted(path(span) for span in spans.values())
+
+
+@pytest.fixture
+def spans():
+    return Spans()
+
+
+@pytest.fixture(params=MODES, ids=str)
+def scheduler(request, spans):
+    """A scheduler whose tasks make spans: themselves, in a tool that a model calls, or in a run of their own."""
+
+    @tool
+    def look_up(word: str) -> str:
+        """Look a word up."""
+        with spans.span("look up " + word):
+            return word.upper()
+
+    def model(body):
+        return "found" if tool_results(body) else calls(("look_up", {"word": "one"}), ("look_up", {"word": "two"}))
+
+    options = dict(request.param)
+    if "executor" in options:
+        options["executor"] = options["executor"](4)
+        request.addfinalizer(options["executor"].shutdown)
+    agent = Agent(ScriptedInferenceClient(model), tools=[look_up])
+
+    def plain(task, context):
+        with spans.span(context.name):
+            return context.name
+
+    def ask(task, context):
+        with spans.span(context.name):
+            return agent(task, context)
+
+    def inside(task, context):
+        with spans.span(context.name):
+            return scheduler.run(chain("ask", "plain")).results
+
+    def leak(task, context):
+        contexts.attach(trace.set_span_in_context(spans.start("leaked")))
+
+    handlers = {"plain": plain, "ask": ask, "agent": agent, "inside": inside, "leak": leak}
+    with TaskScheduler(handlers, **options) as scheduler:
+        yield scheduler
+
+
+def chain(*types):
+    """A graph of tasks of these types, one after the other, each named after its type."""
+    graph = TaskGraph()
+    before = []
+    for type in types:
+        before = [graph.add(Task(type=type, objective="x"), name=type, depends_on=before)]
+    return graph
+
+
+def test_handlers_and_tools(scheduler, spans):
+    """Spans of handlers are children of the caller's, those of tools of their handler's; in a run inside of a task, too."""
+    graph = chain("plain", "ask")
+    graph.add(Task(type="agent", objective="x"), name="agent")
+    graph.add(Task(type="inside"), name="inside", depends_on="plain")
+    with spans.span("caller"):
+        scheduler.run(graph).raise_for_failure()
+    assert spans.paths() == [
+        "/caller/",
+        "/caller/ask/",
+        "/caller/ask/look up one/",
+        "/caller/ask/look up two/",
+        "/caller/inside/",
+        "/caller/inside/ask/",
+        "/caller/inside/ask/look up one/",
+        "/caller/inside/ask/look up two/",
+        "/caller/inside/plain/",
+        "/caller/look up one/",
+        "/caller/look up two/",
+        "/caller/plain/",
+    ]
+
+
+def test_a_span_that_a_handler_leaves_open(scheduler, spans):
+    """It is not the parent of the next task's on the same thread, nor the caller's current one."""
+    with spans.span("caller") as caller:
+        scheduler.run(chain("leak", "plain")).raise_for_failure()
+        assert trace.get_current_span() is caller
+    assert spans.paths() == ["/caller/", "/caller/plain/"]
+
+
+def test_callers_at_once(scheduler, spans):
+    """Callers that share a scheduler, and so its workers, do not get each other's spans."""
+
+    def call(number):
+        graph = TaskGraph()
+        names = ["{}-{}".format(number, place) for place in range(5)]
+        for place, name in enumerate(names):
+            graph.add(Task(type="plain"), name=name, depends_on=names[:place][-1:])
+        with spans.span("caller {}".format(number)):
+            scheduler.run(graph).raise_for_failure()
+
+    for going_on in [Background(call, number) for number in range(8)]:
+        going_on.result()
+    expected = ["/caller {}/{}-{}/".format(number, number, place) for number in range(8) for place in range(5)]
+    assert [path for path in spans.paths() if path.count("/") == 3] == sorted(expected)
+    assert len(spans.paths()) == 8 * 6
+
+
+@pytest.mark.parametrize("how", ["submit", "stream"])
+def test_the_caller_is_who_submitted(how, scheduler, spans):
+    """A run belongs to the span in which it was submitted, wherever its result or its events are waited for."""
+    with spans.span("caller"):
+        going_on = getattr(scheduler, how)(chain("plain", "ask"))
+    with spans.span("waiting"):
+        list(going_on) if how == "stream" else going_on.result()
+    assert spans.paths() == [
+        "/caller/",
+        "/caller/ask/",
+        "/caller/ask/look up one/",
+        "/caller/ask/look up two/",
+        "/caller/plain/",
+        "/waiting/",
+    ]

@@ -1,0 +1,258 @@
+"""Time-outs of tasks: at its deadline an attempt is over, whatever its handler does, and the run goes on."""
+
+import concurrent.futures
+import logging
+import threading
+import time
+
+import pytest
+
+from asimov_sync import (
+    AnthropicInferenceClient,
+    Cancellation,
+    MemoryCache,
+    Retry,
+    Task,
+    TaskGraph,
+    TaskScheduler,
+    TaskStatus,
+    TaskTimeout,
+)
+from asimov_sync.testing import ModelServer
+from asimov_sync.workers import ABANDONED_LIMIT
+
+from ..waiting import Background, wait_for
+from .graphs import chain, single, wide
+
+
+def quick(task, context):
+    return "quick"
+
+
+@pytest.fixture
+def gate():
+    """What stubborn handlers wait for; it opens at the end of the test."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def test_a_handler_that_ignores_its_timeout(gate):
+    """At the deadline the task is FAILED, its only worker's place is filled, and what it returns late is discarded."""
+    returned = threading.Event()
+
+    def stubborn(task, context):
+        gate.wait(20)
+        returned.set()
+        return "late"
+
+    graph = TaskGraph()
+    graph.add(Task(type="stubborn"), name="stubborn", timeout=0.05)
+    graph.add(Task(type="quick"), name="after", depends_on="stubborn", allow_failure=True)
+    graph.add(Task(type="quick"), name="beside")
+    with TaskScheduler({"stubborn": stubborn, "quick": quick}, max_workers=1) as scheduler:
+        start = time.monotonic()
+        result = scheduler.run(graph)
+        assert time.monotonic() - start < 5
+        assert isinstance(result.exceptions["stubborn"], TaskTimeout)
+        assert result.errors == {"stubborn": "TaskTimeout: 'stubborn' took longer than 0.05 s"}
+        assert result.results == {"after": "quick", "beside": "quick"}
+        assert scheduler._pool.abandoned == 1
+        gate.set()
+        wait_for(lambda: not scheduler._pool.abandoned)
+        assert returned.wait(20)
+        assert graph["stubborn"].snapshot() == (TaskStatus.FAILED, None, result.errors["stubborn"])
+        assert scheduler.run(chain("quick", "quick")).status is TaskStatus.COMPLETE
+
+
+def test_stuck_threads_are_replaced_up_to_a_bound(gate, caplog):
+    """As many stuck threads as the bound are replaced, and no more; each is named in the log, and so is the end of it."""
+    stuck = ABANDONED_LIMIT + 3
+    before = threading.active_count()
+    with TaskScheduler({"stubborn": lambda task, context: gate.wait(30), "quick": quick}, max_workers=1) as scheduler:
+        with caplog.at_level(logging.WARNING):
+            run = scheduler.submit(wide("stubborn", stuck, timeout=0.01))
+            wait_for(lambda: "no more of them are replaced" in caplog.text)
+            assert scheduler._pool.abandoned == ABANDONED_LIMIT
+            assert threading.active_count() <= before + ABANDONED_LIMIT + 2
+            wait_for(lambda: "in run {} goes on although".format(run.id) in caplog.text)
+        assert not run.done()
+        gate.set()  # the last one comes back, and does the rest
+        result = run.result(20)
+        assert len(result.errors) + len(result.results) == stuck
+        assert len(result.errors) > ABANDONED_LIMIT
+        wait_for(lambda: not scheduler._pool.abandoned)
+        assert scheduler.run(single("quick")).status is TaskStatus.COMPLETE
+
+
+def wait_for_token(task, context):
+    context.cancellation.wait()
+    return "returned all the same"
+
+
+def wait_for_current_token(task, context):
+    Cancellation.current().wait(30)
+    Cancellation.current().raise_if_cancelled()
+
+
+def read_mailbox(task, context):
+    return MemoryCache().get_message("nothing")
+
+
+@pytest.mark.parametrize("workers", [2, 0], ids=["threads", "calling thread"])
+@pytest.mark.parametrize("handler", [wait_for_token, wait_for_current_token, read_mailbox], ids=lambda one: one.__name__)
+def test_a_handler_that_its_deadline_frees(workers, handler):
+    """Freed by its cancellation, a handler may come back before anybody else sees that its time is over: a TaskTimeout."""
+    with TaskScheduler({"freed": handler}, max_workers=workers) as scheduler:
+        for _ in range(10):
+            result = scheduler.run(single("freed", timeout=0.01))
+            assert isinstance(result.exceptions.get("x"), TaskTimeout), (result.results, result.errors)
+
+
+@pytest.mark.parametrize("workers", [2, 0], ids=["threads", "calling thread"])
+def test_a_blocked_model_stream_is_freed(workers):
+    """At the deadline a handler comes out of a model's stream that brings nothing more."""
+    never = threading.Event()
+    ended = []
+
+    def stream(task, context):
+        try:
+            for _ in client.stream("hello").text_stream:
+                pass
+        finally:
+            ended.append(context.attempt)
+
+    with ModelServer(lambda body: "one two", before_event=lambda request, number: never if number > 3 else None) as server:
+        client = AnthropicInferenceClient(model="m", api_key="k", api_url=server.url)
+        with TaskScheduler({"stream": stream}, max_workers=workers) as scheduler:
+            retry = Retry(attempts=2, wait=lambda state: 0.0)
+            result = scheduler.run(single("stream", timeout=0.1, retry=retry))
+            assert isinstance(result.exceptions["x"], TaskTimeout)
+            wait_for(lambda: ended == [1, 2])
+        never.set()
+
+
+@pytest.mark.parametrize("workers", [1, 0], ids=["one thread", "calling thread"])
+def test_a_timed_out_attempt_is_retried(workers):
+    """TaskTimeout is an exception like others to a Retry; each attempt has the whole time, and a token of its own."""
+    seen = []
+
+    def slow_once(task, context):
+        seen.append((context.attempt, context.cancellation.cancelled))
+        if context.attempt == 1:
+            context.cancellation.wait(20)
+        return context.attempt
+
+    with TaskScheduler({"slow once": slow_once}, max_workers=workers) as scheduler:
+        graph = single("slow once", timeout=0.2, retry=Retry(attempts=2, wait=lambda state: 0.0, on=(TaskTimeout,)))
+        assert scheduler.run(graph).results == {"x": 2}
+    assert seen == [(1, False), (2, False)]
+
+
+def test_a_late_attempt_does_not_meddle_with_the_next(gate):
+    """While the second attempt goes on, the first returns: nothing comes of that, and its context does nothing any more."""
+    second, reported = threading.Event(), []
+
+    def handler(task, context):
+        if context.attempt == 1:
+            second.wait(20)
+            context.report(0.5, "late")
+            try:
+                context.spawn(Task(type="handler"))
+            except Exception as error:
+                reported.append(str(error))
+            return "first"
+        second.set()
+        wait_for(lambda: reported)
+        return "second"
+
+    with TaskScheduler({"handler": handler}, max_workers=1) as scheduler:
+        run = scheduler.submit(single("handler", timeout=0.5, retry=Retry(attempts=2, wait=lambda state: 0.0)))
+        assert run.result(20).results == {"x": "second"}
+        assert "is over" in reported[0]
+        assert "task_progress" not in [event.type for event in run.events()]
+
+
+def test_the_runs_own_deadline_is_no_task_timeout():
+    """A task that the end of the run's time ends is Cancelled, however its own time-out stands; nothing is retried."""
+    attempts = []
+
+    def wait(task, context):
+        attempts.append(context.attempt)
+        context.cancellation.wait()
+        context.cancellation.raise_if_cancelled()
+
+    with TaskScheduler({"wait": wait}) as scheduler:
+        for _ in range(10):
+            with Cancellation(timeout=0.01):
+                result = scheduler.run(single("wait", timeout=20, retry=Retry(attempts=3, wait=lambda state: 0.0)))
+            assert result.errors == {"x": "Cancelled: the deadline passed"}
+    assert attempts == [1] * 10
+
+
+def test_the_time_begins_when_the_handler_does():
+    """What a task's `when` takes is not taken from the handler's time."""
+    with TaskScheduler({"remaining": lambda task, context: context.cancellation.remaining}) as scheduler:
+        result = scheduler.run(single("remaining", timeout=0.5, when=lambda inputs: time.sleep(0.6) or True))
+        assert 0 < result.results["x"] <= 0.5
+
+
+def test_timeouts_of_a_run_that_is_cancelled(gate):
+    """Time-outs that fall together with the cancel of their run do no harm: each task has one end, and workers are there."""
+    for round in range(20):
+        with TaskScheduler({"stubborn": lambda task, context: gate.wait(20), "quick": quick}, max_workers=3) as scheduler:
+            graph = wide("stubborn", 3, timeout=0.02)
+            run = scheduler.submit(graph)
+            events = Background(lambda run=run: list(run.events()))
+            time.sleep(0.018 + round * 0.0003)
+            run.cancel()
+            result = run.result(10)
+            assert len(result.errors) == 3
+            names = [event.name for event in events.result() if event.type == "task_finished"]
+            assert sorted(names) == sorted(graph.tasks)
+            assert events.result()[-1].type == "run_finished"
+            assert scheduler.run(wide("quick", 5), timeout=10).status is TaskStatus.COMPLETE
+
+
+@pytest.mark.parametrize("where", ["calling thread", "executor"])
+def test_cooperative_timeouts(where):
+    """Where no worker can be replaced, the task fails at its deadline, and its place is free when its handler has ended."""
+    executor = concurrent.futures.ThreadPoolExecutor(1) if where == "executor" else None
+
+    def slow(task, context):
+        time.sleep(0.15)
+        return "late"
+
+    with TaskScheduler({"slow": slow, "quick": quick}, max_workers=0, executor=executor) as scheduler:
+        graph = TaskGraph()
+        graph.add(Task(type="slow"), name="slow", timeout=0.05)
+        graph.add(Task(type="quick"), name="after", depends_on="slow", allow_failure=True)
+        run = scheduler.submit(graph)
+        events = list(run.events())
+        result = run.result(10)
+        assert isinstance(result.exceptions["slow"], TaskTimeout)
+        assert result.results == {"after": "quick"}
+        assert [event.type for event in events].count("task_finished") == 2
+    if executor is not None:
+        executor.shutdown()
+
+
+def test_a_timeout_of_a_task_whose_dependents_wait(gate):
+    """Many time-outs at once, with retries: every attempt is made, by fresh workers, and the run ends."""
+    with TaskScheduler({"stubborn": lambda task, context: gate.wait(20), "quick": quick}, max_workers=8) as scheduler:
+        graph = TaskGraph()
+        graph.map(Task(type="stubborn"), range(8), name="s", timeout=0.05, retry=Retry(attempts=2, wait=lambda state: 0.0))
+        graph.add(Task(type="quick"), name="after", depends_on="s", allow_failure=True)
+        run = scheduler.submit(graph)
+        result = run.result(20)
+        assert result.results == {"after": "quick"}
+        started = [(event.name, event.attempt) for event in run.events() if event.type == "task_started"]
+        assert sorted(started) == sorted([("s[{}]".format(i), n) for i in range(8) for n in (1, 2)] + [("after", 1)])
+        wait_for(lambda: scheduler._pool.abandoned == 16)
+
+
+@pytest.mark.parametrize("workers", [2, 0], ids=["threads", "calling thread"])
+def test_an_infinite_timeout_of_a_task(workers):
+    """An infinite time-out is none."""
+    with TaskScheduler({"quick": quick}, max_workers=workers) as scheduler:
+        assert scheduler.run(single("quick", timeout=float("inf"))).results == {"x": "quick"}

@@ -1,0 +1,28 @@
+"""Django: handlers that use the ORM, in a threaded site and in a test case that owns a transaction."""
+
+import json
+
+import pytest
+
+from ..needed import needed_by_program
+from .processes import finished
+
+
+@pytest.fixture
+def database(tmp_path):
+    needed_by_program("django")
+    return str(tmp_path / "site.sqlite3")
+
+
+@pytest.mark.parametrize("closing", [False, True], ids=["no middleware", "middleware"])
+def test_a_view_whose_handlers_use_the_orm(closing, database):
+    """Every request reads what its own tasks wrote; and a middleware can see to it that no worker leaves a connection open."""
+    told = json.loads(finished("tests.hosts.django_site", database, *(["closing"] if closing else [])).stdout)
+    assert told["answers"] == [{"errors": {}, "notes": ["note 1", "note 2", "note 3"]}] * 40
+    assert told["opened by workers"] > 0
+    assert (told["open"] == 0) is closing
+
+
+def test_a_test_case(database):
+    """With max_workers=0 handlers and tools see the uncommitted rows of a TestCase; on threads they do not."""
+    assert "Ran 4 tests" in finished("tests.hosts.django_testcase", database).stderr
