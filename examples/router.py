@@ -17,9 +17,7 @@ import re
 import sys
 from typing import Any, Dict, Iterator, List, Optional
 
-from pydantic import BaseModel
-
-from asimov_sync import AnthropicInferenceClient, InferenceClient, Route, Task, TaskContext, TaskGraph, TaskScheduler
+from asimov_sync import AnthropicInferenceClient, InferenceClient, ModelRouter, Task, TaskContext, TaskGraph, TaskScheduler
 from asimov_sync.testing import ModelServer, calls, last_text
 
 CHOICES = {
@@ -31,18 +29,12 @@ CHOICES = {
 OPERATORS: Dict[type, Any] = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 
 
-class Choice(BaseModel):
-    """What the model answers: one of the names that it was told."""
-
-    name: str
-
-
 def stand_in(body: Dict[str, Any]) -> Any:
     """In place of a model: the choice whose description has most of the question's words; the last one if none has any."""
-    choices = [line.partition(": ") for line in body["system"].splitlines()[1:]]
-    best = max(choices[:-1], key=lambda choice: len(tokens(choice[2]) & tokens(last_text(body))))
-    fits = tokens(best[2]) & tokens(last_text(body))
-    return calls((body["tool_choice"]["name"], {"name": best[0] if fits else choices[-1][0]}))
+    choices = re.findall(r'<choice name="(.*?)">\n(.*?)\n</choice>', body["system"])
+    told = {name: len(tokens(description) & tokens(last_text(body))) for name, description in choices}
+    best = max(told, key=lambda name: told[name])
+    return calls((body["tool_choice"]["name"], {"choice": best if told[best] else choices[-1][0]}))
 
 
 def tokens(text: str) -> Any:
@@ -61,19 +53,6 @@ def model() -> Iterator[InferenceClient]:
             server = stack.enter_context(ModelServer(stand_in))
             client = AnthropicInferenceClient(model="stand-in", api_key="none", api_url=server.url)
         yield stack.enter_context(client)
-
-
-class Chooser:
-    """Handles "choose": asks the model, and routes to the dependent of that name; a name that is none fails the task."""
-
-    def __init__(self, client: InferenceClient) -> None:
-        self.client = client
-
-    def __call__(self, task: Task, context: TaskContext) -> Route:
-        told = ["{}: {}".format(name, description) for name, description in CHOICES.items()]
-        system = "\n".join(["Choose who is to answer, by the name before the colon:"] + told)
-        name = self.client.generate(task.objective, system=system, output=Choice).parsed.name
-        return Route(name, result=name)
 
 
 def calculate(task: Task, context: TaskContext) -> str:
@@ -135,8 +114,10 @@ def main(arguments: Optional[List[str]] = None) -> int:
     for number, question in enumerate(questions, 1):
         graph.add_graph(question_graph(question), name=str(number))  # its tasks are "1.choose", "1.count" …
     handlers = {"calculate": calculate, "calendar": calendar, "count": count, "decline": decline, "join": join}
-    with model() as client, TaskScheduler(dict(handlers, choose=Chooser(client))) as scheduler:
-        result = scheduler.run(graph)
+    with model() as client:
+        router = ModelRouter(client, CHOICES, voters=3, default="decline")  # a name of a task is a choice
+        with TaskScheduler(dict(handlers, choose=router)) as scheduler:
+            result = scheduler.run(graph)
     for number, question in enumerate(questions, 1):
         prefix = "{}.".format(number)
         errors = [error for name, error in result.errors.items() if name.startswith(prefix)]

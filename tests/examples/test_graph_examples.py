@@ -100,14 +100,16 @@ def test_research_reads_the_documentation_where_no_file_is_given():
 
 
 @pytest.mark.parametrize(
-    "arguments", [["research.py", "Honey?"], ["writer_critic.py", "--words", "3"]], ids=["research", "writer_critic"]
+    "arguments",
+    [["research.py", "Honey?"], ["writer_critic.py", "--words", "3"], ["router.py"]],
+    ids=["research", "writer_critic", "router"],
 )
 def test_a_key_is_used_where_there_is_one(arguments, bees):
     """With a key the real client is used: here no way leads there, so all fails; the key is in no output."""
     proxy = "http://127.0.0.1:9"
     done = run(*(arguments + [bees]), ANTHROPIC_API_KEY="sk-none", HTTPS_PROXY=proxy, https_proxy=proxy)
     assert done.returncode == 1
-    assert "ConnectionFailed" in done.stderr and "No ANTHROPIC_API_KEY" not in done.stderr
+    assert "ConnectionFailed" in done.stdout + done.stderr and "No ANTHROPIC_API_KEY" not in done.stderr
     assert "sk-none" not in done.stdout + done.stderr
 
 
