@@ -48,7 +48,6 @@ Every one of them survives pickling, so that a Celery or multiprocessing worker 
 from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
 if TYPE_CHECKING:
-    from asimov_sync.budget import Budget
     from asimov_sync.messages import ChatMessage, Reply, Usage
 
 __all__ = [
@@ -327,7 +326,7 @@ class BudgetExceeded(InferenceError):
     budget: the Budget itself.
     """
 
-    budget: "Optional[Budget]" = None
+    budget: object = None
 
 
 class OutputInvalid(InferenceError, ValueError):

@@ -23,7 +23,7 @@ ROWS = [
 ]
 ROW = {part: number for number, parts in enumerate(ROWS) for part in parts}
 
-ALLOWED_UP = {("errors", "messages"), ("errors", "budget")}
+ALLOWED_UP = {("errors", "messages")}
 """What a module may name for its types alone: an error that carries a reply has to say so."""
 
 OWNERS = {

@@ -136,7 +136,7 @@ class TaskContext:
 def execute(function: Callable[..., Any], context: TaskContext, *args: Any) -> Any:
     """Call a handler, or a `when`, with the task's cancellation, meter and tap as the current ones, which they then stay."""
     METERS.set(METERS.get() + (context.meter,))
-    if context._driver.watched:
+    if context._driver.audience.watched:
         TAPS.set(TAPS.get() + (context.tap,))
     context.cancellation.take_over()
     return function(*args)

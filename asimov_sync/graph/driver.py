@@ -7,37 +7,37 @@ switched threads inside of it, and from then on every worker would be waiting fo
 
 import collections
 import contextvars
-import queue
 import threading
 import time
 import uuid
-from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, List, Optional, Sequence, Set, Tuple
+from typing import TYPE_CHECKING, Any, Deque, Dict, List, Optional, Tuple
 
 from asimov_sync.budget import BUDGETS, Budget
 from asimov_sync.cancellation import Cancellation, Registration
 from asimov_sync.errors import BudgetExceeded, Cancelled, GraphError, described
+from asimov_sync.graph.audience import Audience
 from asimov_sync.graph.claims import Hold, claim, release
 from asimov_sync.graph.context import TaskContext
 from asimov_sync.graph.events import RunFinished, TaskFinished, TaskProgress, TaskRetried, TaskSkipped, TaskStarted, TaskText
-from asimov_sync.graph.listeners import Listener
 from asimov_sync.graph.nodes import Dependencies, When, node_of
 from asimov_sync.graph.phases import EXECUTING, FAILED, WAITING
 from asimov_sync.graph.plan import Plan
 from asimov_sync.graph.results import Outcome, RunResult
 from asimov_sync.graph.retry import Retry
 from asimov_sync.graph.state import RunState
-from asimov_sync.messages import Event, Usage
+from asimov_sync.messages import Usage
 from asimov_sync.metering import METERS, Meter
 from asimov_sync.tasks import Task, TaskSnapshot, TaskStatus
 from asimov_sync.workers import INLINE, Alarm, alarms
 
 if TYPE_CHECKING:
     from asimov_sync.graph.scheduler import TaskScheduler
+    from asimov_sync.graph.workforce import Workforce
 
 __all__ = ["STANDING", "Driver"]
 
-STANDING: "contextvars.ContextVar[Tuple[TaskScheduler, ...]]" = contextvars.ContextVar("asimov_standing", default=())
-"""The schedulers in whose tasks this context stands: one that waits for a run of one of these has to lend a hand."""
+STANDING: "contextvars.ContextVar[Tuple[Any, ...]]" = contextvars.ContextVar("asimov_standing", default=())
+"""On whose threads the tasks are in which this context stands: who waits there for a run on the same has to lend a hand."""
 
 
 class Driver:
@@ -46,26 +46,24 @@ class Driver:
     def __init__(
         self,
         scheduler: "TaskScheduler",
+        workforce: "Workforce",
         plan: Plan,
         hold: Hold,
         run_id: Optional[str],
         on_failure: str,
         budget: Optional[Budget],
-        listeners: Sequence[Listener],
-        recording: bool,
-        limit: int,
+        audience: Audience,
     ) -> None:
         self.id = run_id if run_id is not None else uuid.uuid4().hex
         self.scheduler = scheduler
         self.state = RunState(plan, stop_on_failure=on_failure == "stop")
-        self.events: Optional[List[Event]] = [] if recording else None
+        self.workforce = workforce
+        self.audience = audience
         self.result: Optional[RunResult] = None
-        self.watched = recording or bool(listeners)
         self.meter = Meter()
         self.cancellation = Cancellation()
         self.context = contextvars.copy_context()
-        self.context.run(self._prepare, scheduler, budget)
-        self.limit = limit
+        self.context.run(self._prepare, budget)
         self.hands = 0  # how many workers are on it, or on their way
         # Guards state, hands, and everything below. Re-entrant: before Python 3.10 Ctrl-C may strike between the end of a
         # `with` and the release of its lock, and the thread that it struck is the one that goes on to end the run.
@@ -73,7 +71,6 @@ class Driver:
         self._coming = 0  # how many are on their way
         self._hold = hold
         self._budget = budget
-        self._listeners = listeners
         self._settling = threading.Lock()  # whose it is settles what is in _outcomes, others' outcomes included
         self._outcomes: Deque[Tuple[TaskContext, Optional[Outcome]]] = collections.deque()
         self._contexts: Dict[int, TaskContext] = {}  # of what goes on
@@ -85,20 +82,19 @@ class Driver:
         self._start = time.perf_counter()
         self._alarms: List[Alarm] = []
         self._upward: Optional[Registration] = None
-        self._waiters: "Set[queue.SimpleQueue[None]]" = set()  # of callers that wait for an event or the end
 
-    def _prepare(self, scheduler: "TaskScheduler", budget: Optional[Budget]) -> None:
+    def _prepare(self, budget: Optional[Budget]) -> None:
         """Set what holds in all of the run's tasks, in the context that theirs are copies of."""
         METERS.set(METERS.get() + (self.meter,))
-        STANDING.set(STANDING.get() + (scheduler,))
+        STANDING.set(STANDING.get() + (self.workforce.threads,))
         if budget is not None:
             BUDGETS.set(BUDGETS.get() + (budget,))
-        if scheduler.inline:
+        if self.workforce.inline:
             INLINE.set(True)
 
     def begin(self, timeout: Optional[float]) -> None:
         """Listen to the cancellation, and start the clock of the time-out; a graph without tasks is over at once."""
-        if self.events is not None:
+        if self.audience.events is not None:
             alarms.start()  # while it is safe to: a destructor may need them, where no thread can be started
         self._upward = self.cancellation.on_cancel(self.end)
         if timeout is not None:
@@ -164,9 +160,9 @@ class Driver:
         context.begin()
         if context.deadline is not None:
             context.alarm = alarms.call_at(context.deadline, lambda: self._expire(context))
-        if self.watched:
+        if self.audience.watched:
             task = context.node.task.model_copy()
-            self._tell(TaskStarted(context.name, task, time.time(), context.attempt, context.visit))
+            self.audience.tell(TaskStarted(context.name, task, time.time(), context.attempt, context.visit))
 
     def settle(
         self, context: TaskContext, outcome: Optional[Outcome], take: bool, patient: bool = False
@@ -199,12 +195,12 @@ class Driver:
     @property
     def short(self) -> bool:
         """Whether the run may need more workers; asked without the lock by whoever has just changed what is ready."""
-        return self.hands < self.limit and len(self.state.ready) > self._coming
+        return self.hands < self.workforce.limit and len(self.state.ready) > self._coming
 
     def staff(self, most: int) -> int:
         """How many more workers, `most` at the most, are to be sent to the run so that every ready task has one."""
         with self.lock:
-            more = max(0, min(len(self.state.ready) - self._coming, self.limit - self.hands, most))
+            more = max(0, min(len(self.state.ready) - self._coming, self.workforce.limit - self.hands, most))
             self.hands += more
             self._coming += more
             return more
@@ -213,19 +209,19 @@ class Driver:
 
     def report(self, context: TaskContext, fraction: Optional[float], text: str) -> None:
         """Tell the progress of a task that goes on."""
-        if self.watched:
+        if self.audience.watched:
             with self.lock:
                 if self._contexts.get(context.place) is context:
                     task = context.node.task.model_copy()
-                    self._tell(TaskProgress(context.name, task, time.time(), fraction, text))
-            self.deliver()
+                    self.audience.tell(TaskProgress(context.name, task, time.time(), fraction, text))
+            self.audience.deliver()
 
     def text(self, context: TaskContext, reply: int, text: str) -> None:
         """Tell a piece of a reply that a task that goes on asked for."""
         with self.lock:
             if self._contexts.get(context.place) is context:
-                self._tell(TaskText(context.name, context.node.task.model_copy(), time.time(), text, reply))
-        self.deliver()
+                self.audience.tell(TaskText(context.name, context.node.task.model_copy(), time.time(), text, reply))
+        self.audience.deliver()
 
     def spawn(
         self,
@@ -257,7 +253,7 @@ class Driver:
                 max_visits,
                 scopes,
             )
-            self.scheduler.require_handlers([node])
+            self.workforce.require_handlers([node])
             new = task.id not in self.state.places  # else the state says what is wrong
             if new:
                 claim([node], self._hold)
@@ -269,7 +265,7 @@ class Driver:
                 raise
             self._follow("")
         self._after()
-        self.scheduler.staff(self)
+        self.workforce.staff(self)
         return task
 
     # What happens to tasks from elsewhere
@@ -283,16 +279,16 @@ class Driver:
                 return
             self._leave(context, str(late))
             self._conclude(context, outcome)
-            self._wake()  # who waits may be who goes on
+            self.audience.wake()  # who waits may be who goes on
         self._after()
-        self.scheduler.staff(self)
+        self.workforce.staff(self)
 
     def _ripen(self) -> None:
         """The moment of a retry has come."""
         with self.lock:
             self.state.ripen(time.monotonic())
-            self._wake()
-        self.scheduler.staff(self)
+            self.audience.wake()
+        self.workforce.staff(self)
 
     def cancel(self, reason: str) -> bool:
         """End the run now; False if it was over."""
@@ -301,6 +297,19 @@ class Driver:
         self.cancellation.cancel(reason)
         self.end()  # also where an earlier call was interrupted, and the token calls nobody a second time
         return True
+
+    def interrupt(self, interruption: BaseException) -> None:
+        """Cancel because somebody was interrupted; a second interruption, in the middle of that, does not undo it."""
+        reason = "interrupted by {}".format(type(interruption).__name__)
+        try:
+            self.cancel(reason)
+        finally:
+            self.cancel(reason)
+
+    @property
+    def heard(self) -> bool:
+        """Whether the run is over, and everybody who listens has had all of it."""
+        return self.result is not None and self.audience.heard
 
     def drop(self, reason: str) -> None:
         """Cancel from a destructor, which may be called at any moment, on any thread that holds any locks: waits for none."""
@@ -347,16 +356,16 @@ class Driver:
             moment = time.monotonic() + outcome.wait
             self.state.retry(place, moment)
             self._call_at(moment, self._ripen)
-            if self.watched:
+            if self.audience.watched:
                 task = context.node.task.model_copy()
                 error = outcome.error or ""
-                self._tell(TaskRetried(context.name, task, time.time(), context.attempt, error, outcome.wait))
+                self.audience.tell(TaskRetried(context.name, task, time.time(), context.attempt, error, outcome.wait))
         else:
             end = self.state.settle(place, outcome.status, outcome.result, outcome.error, outcome.route)
             if end.status is TaskStatus.FAILED:
                 self._exceptions.pop(place, None)  # of an earlier visit
                 self._exceptions[place] = outcome.exception or self.state.faults[place]
-            if self.watched:
+            if self.audience.watched:
                 self._tell_finished(place, end)
             if isinstance(outcome.exception, BudgetExceeded) and outcome.exception.budget is self._budget is not None:
                 self._ending = str(outcome.exception)
@@ -374,9 +383,9 @@ class Driver:
                 self._exceptions.pop(place, None)
                 self._exceptions[place] = self.state.faults[place]
                 self._tell_finished(place)
-            elif phase is not WAITING and self.watched:
+            elif phase is not WAITING and self.audience.watched:
                 node = self.state.nodes[place]
-                self._tell(TaskSkipped(node.name, node.task.model_copy(), time.time(), self.state.errors[place] or ""))
+                self.audience.tell(TaskSkipped(node.name, node.task.model_copy(), time.time(), self.state.errors[place] or ""))
 
     def _detach(self, context: TaskContext) -> None:
         """Keep what an attempt used, which does not go on any more."""
@@ -398,17 +407,10 @@ class Driver:
         self._left.append((context, reason))
 
     def _tell_finished(self, place: int, end: Optional[TaskSnapshot] = None) -> None:
-        if self.watched:
+        if self.audience.watched:
             node = self.state.nodes[place]
             task = node.task.model_copy(update=end._asdict() if end is not None else None)
-            self._tell(TaskFinished(node.name, task, time.time()))
-
-    def _tell(self, event: Event) -> None:
-        if self.events is not None:
-            self.events.append(event)
-            self._wake()
-        for listener in self._listeners:
-            listener.put(event)
+            self.audience.tell(TaskFinished(node.name, task, time.time()))
 
     def _finish_if_over(self) -> None:
         if self.result is not None or not self.state.over:
@@ -418,10 +420,10 @@ class Driver:
         # Whoever is interrupted here does it once more, so the run is not over before the last of it is done.
         self.scheduler.finished(self, result)
         release(self.state.nodes, self._hold)
-        if self.watched:
-            self._tell(RunFinished(result, time.time()))
+        if self.audience.watched:
+            self.audience.tell(RunFinished(result, time.time()))
         self.result = result
-        self._wake()
+        self.audience.wake()
 
     def _after(self) -> None:
         """Without the lock: call out, as the last step asks for."""
@@ -430,61 +432,16 @@ class Driver:
                 left, self._left = self._left, []
             for context, reason in left:
                 context.cancellation.cancel(reason)
-                self.scheduler.abandon(context)
+                self.workforce.abandon(context)
         if self._ending is not None and self.result is None:
             self.cancel(self._ending)
-        if self._listeners:
-            self.deliver()
+        if self.audience.watched:
+            self.audience.deliver()
         if self.result is not None:  # nothing that outlives the run may still hold it
             if self._upward is not None:
                 self._upward.remove()
             for alarm in self._alarms:
                 alarm.cancel()
-
-    # Those who wait and listen
-
-    def deliver(self) -> None:
-        """Have the listeners called, here or elsewhere."""
-        for listener in self._listeners:
-            if not listener.waiting:
-                continue
-            if listener.blocking and not alarms.inside:
-                self._deliver(listener)
-            elif self.scheduler.inline:
-                self._wake()  # the calling thread, which is in `wait`
-            else:
-                self.scheduler.call_elsewhere(self._deliver, listener)
-
-    def _deliver(self, listener: Listener) -> None:
-        listener.deliver()
-        if self.result is not None:
-            self._wake()
-
-    @property
-    def heard(self) -> bool:
-        """Whether the run is over, and everybody who listens has had all of it."""
-        return self.result is not None and all(listener.done for listener in self._listeners)
-
-    def wait(self, seconds: float, over: Callable[[], bool]) -> None:
-        """Wait until an event was added, or something else happened, unless `over()` says that it did.
-
-        On a queue, because Ctrl-C in the wait of a Condition may leave its lock released, and be lost in the error about that.
-        """
-        waiter: "queue.SimpleQueue[None]" = queue.SimpleQueue()
-        with self.lock:
-            if over():
-                return
-            self._waiters.add(waiter)
-        try:
-            waiter.get(timeout=seconds)
-        except queue.Empty:
-            pass
-        finally:
-            self._waiters.discard(waiter)
-
-    def _wake(self) -> None:
-        for waiter in list(self._waiters):
-            waiter.put(None)
 
 
 def failure(context: TaskContext, error: BaseException) -> Outcome:

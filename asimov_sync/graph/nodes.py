@@ -1,6 +1,6 @@
 """A task's place in a graph: its name, what it waits for, and what is to be done if it fails, hangs or comes round again."""
 
-from typing import Any, Callable, Dict, Iterable, Mapping, NamedTuple, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, Mapping, NamedTuple, Optional, Tuple, TypeVar, Union
 
 from asimov_sync.errors import GraphError
 from asimov_sync.graph.retry import Retry
@@ -14,6 +14,7 @@ MAX_VISITS = 5
 Dependency = Union[Task, str]
 Dependencies = Union[Dependency, Iterable[Dependency]]
 When = Callable[[Dict[str, Any]], Any]
+Held = TypeVar("Held")
 
 
 class Node(NamedTuple):
@@ -39,12 +40,12 @@ class Node(NamedTuple):
                 return name[len(scope) :]
         return name
 
-    def place_of(self, name: str, places: Mapping[Any, int]) -> Optional[int]:
-        """What `places` holds for a name that this task uses, nearest first; None where there is none."""
+    def named(self, name: str, held: Mapping[Any, Held]) -> Optional[Held]:
+        """What is held under a name that this task uses, nearest first; None where there is nothing."""
         for scope in self.scopes:
-            if scope + name in places:
-                return places[scope + name]
-        return places.get(name)
+            if scope + name in held:
+                return held[scope + name]
+        return held.get(name)
 
 
 def as_dependencies(depends_on: Dependencies) -> Tuple[Dependency, ...]:

@@ -11,11 +11,15 @@ __all__ = ["Plan", "planned"]
 
 
 class Plan(NamedTuple):
-    """The nodes in the order in which they were added; for each place the places that it waits for, and that wait for it."""
+    """The nodes in the order in which they were added; for each place the places that it waits for, and that wait for it.
+
+    groups: the places that the name of a map or a subgraph stands for.
+    """
 
     nodes: List[Node]
     dependencies: List[Tuple[int, ...]]
     dependents: List[List[int]]
+    groups: Dict[str, Tuple[int, ...]]
 
 
 def planned(nodes: List[Node], names: Mapping[uuid.UUID, str], groups: Mapping[str, Tuple[str, ...]]) -> Plan:
@@ -26,6 +30,7 @@ def planned(nodes: List[Node], names: Mapping[uuid.UUID, str], groups: Mapping[s
     places: Dict[str, int] = {node.name: place for place, node in enumerate(nodes)}
     dependencies: List[Tuple[int, ...]] = []
     dependents: List[List[int]] = [[] for _ in nodes]
+    members = {name: tuple(places[member] for member in group) for name, group in groups.items()}
     for place, node in enumerate(nodes):
         if not node.depends_on:
             dependencies.append(())
@@ -33,19 +38,19 @@ def planned(nodes: List[Node], names: Mapping[uuid.UUID, str], groups: Mapping[s
         found: List[int] = []
         for dependency in node.depends_on:
             told = names.get(dependency.id) if isinstance(dependency, Task) else dependency
-            if not isinstance(told, str) or (told not in places and told not in groups):
+            if not isinstance(told, str) or (told not in places and told not in members):
                 raise unknown(node.name, dependency)
             if told in places:
                 found.append(places[told])
             else:
-                found += [places[member] for member in groups[told]]
+                found += members[told]
         if len(found) > 1:
             found = list(dict.fromkeys(found))
         for dependency_place in found:
             dependents[dependency_place].append(place)
         dependencies.append(tuple(found))
     _refuse_cycle(nodes, dependencies, dependents)
-    return Plan(nodes, dependencies, dependents)
+    return Plan(nodes, dependencies, dependents, members)
 
 
 def unknown(name: str, dependency: object) -> GraphError:

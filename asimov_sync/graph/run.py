@@ -36,43 +36,35 @@ class Run:
         end = None if timeout is None else time.monotonic() + timeout
         try:
             while True:
-                driver.scheduler.lend_hand(driver)
+                driver.workforce.lend_hand(driver)
                 if driver.heard:
                     assert driver.result is not None
                     return driver.result
                 left = SLICE_SECONDS if end is None else min(SLICE_SECONDS, end - time.monotonic())
                 if left <= 0:
                     raise RunTimeout("run {} did not end within {} s; it goes on".format(self.id, timeout))
-                driver.wait(left, lambda: driver.heard)
+                driver.audience.wait(left, lambda: driver.heard)
         except RunTimeout:
             raise
         except BaseException as interruption:
-            self.interrupt(interruption)
+            driver.interrupt(interruption)
             raise
 
     def events(self) -> "RunEvents":
         """What happens, from the start of the run to its RunFinished. Closing or dropping the iterator early cancels it."""
-        if self._driver.events is None:
+        if self._driver.audience.events is None:
             raise RuntimeError("scheduler.run() keeps no events: use scheduler.stream(), or submit().events()")
         return RunEvents(self)
 
     def event(self, number: int) -> Event:
         """Wait for the event of this number."""
         driver = self._driver
-        events = driver.events
+        events = driver.audience.events
         assert events is not None
         while number == len(events):
-            driver.scheduler.lend_hand(driver, tasks=1)
-            driver.wait(SLICE_SECONDS, lambda: number < len(events))
+            driver.workforce.lend_hand(driver, tasks=1)
+            driver.audience.wait(SLICE_SECONDS, lambda: number < len(events))
         return events[number]
-
-    def interrupt(self, interruption: BaseException) -> None:
-        """Cancel because the caller's wait was interrupted; a second interruption, in the middle of that, does not undo it."""
-        reason = "interrupted by {}".format(type(interruption).__name__)
-        try:
-            self.cancel(reason)
-        finally:
-            self.cancel(reason)
 
     def cancel(self, reason: str = "cancelled") -> bool:
         """End the run now: what goes on is FAILED with Cancelled, the rest stays WAITING. False if it was over."""
@@ -101,7 +93,7 @@ class RunEvents(Iterator[Event]):
             event = self._run.event(self._told)
         except BaseException as interruption:
             self._ended = True
-            self._run.interrupt(interruption)
+            self._run._driver.interrupt(interruption)
             raise
         self._told += 1
         self._ended = isinstance(event, RunFinished)

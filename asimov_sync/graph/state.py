@@ -106,6 +106,7 @@ class RunState:
         self.spawned: Dict[int, List[int]] = {}
         self.unsettled = size
         self.changes: List[Change] = []
+        self._groups = plan.groups
         self._moments: Dict[int, float] = {}
         self._places: Optional[Dict[object, int]] = None
 
@@ -278,7 +279,7 @@ class RunState:
         chosen: Set[int] = set()
         targets: List[int] = []
         for name in names:
-            target = node.place_of(name, self.places) if isinstance(name, str) else None
+            target = node.named(name, self.places) if isinstance(name, str) else None
             if target is None:
                 raise GraphError("the Route of {!r} names {!r}, which is not in the run".format(node.name, name))
             if target in dependents:
@@ -349,10 +350,11 @@ class RunState:
             if isinstance(dependency, Task):
                 found = self.places.get(dependency.id)
             else:
-                found = node.place_of(dependency, self.places)
-            if found is None:
+                found = node.named(dependency, self.places) if isinstance(dependency, str) else None
+            group = node.named(dependency, self._groups) if found is None and isinstance(dependency, str) else None
+            if found is None and group is None:
                 raise unknown(node.name, dependency)
-            dependencies.append(found)
+            dependencies += (found,) if found is not None else group or ()
         dependencies = list(dict.fromkeys(dependencies))
         place = len(self.nodes)
         self.nodes.append(node)

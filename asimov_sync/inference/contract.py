@@ -9,7 +9,7 @@ import contextlib
 import copy
 import time
 from contextlib import AbstractContextManager
-from typing import Any, Callable, ClassVar, Dict, Generator, Iterable, Iterator, List, Optional, Tuple, TypeVar
+from typing import Any, ClassVar, Dict, Generator, Iterable, Iterator, List, Optional, Tuple, TypeVar
 
 from asimov_sync.budget import BUDGETS, Budget, begin_request
 from asimov_sync.cancellation import Cancellation
@@ -26,9 +26,9 @@ from asimov_sync.inference.retry import LONGEST_RETRY_AFTER, retrying
 from asimov_sync.inference.stream import ReplyStream, ToolStream
 from asimov_sync.inference.tool_loop import Approvals, Ask, Redact, ToolRun, ToolRunDone, conversation
 from asimov_sync.inference.tools import AnyTool, as_tools
-from asimov_sync.messages import Event, Messages, Reply, ReplyDone, TextDelta, Usage, as_messages
+from asimov_sync.messages import Event, Messages, Reply, ReplyDone, Usage, as_messages
 from asimov_sync.metering import METERS, Meter
-from asimov_sync.taps import TAPS, Tap
+from asimov_sync.taps import TAPS, told
 from asimov_sync.workers import WorkerPool
 
 __all__ = ["Client", "InferenceClient"]
@@ -306,7 +306,7 @@ class InferenceClient(abc.ABC):
                         if not opened:
                             opened = True
                             yield None
-                        tell = _told_to(taps)
+                        tell = told(taps)
                         for event in events:
                             handed_on = True
                             if tell is not None:
@@ -385,28 +385,6 @@ class InferenceClient(abc.ABC):
 
     def __repr__(self) -> str:
         return "<{} of {}>".format(type(self).__name__, self.model)
-
-
-def _told_to(taps: Tuple[Tap, ...]) -> Optional[Callable[[Event], None]]:
-    """Begin a reply for those who read along: what is to be called with each of its events; None where nobody does."""
-    if not taps:
-        return None
-    readers = [tap() for tap in taps]
-    told: List[str] = []
-
-    def tell(event: Event) -> None:
-        if isinstance(event, TextDelta):
-            text = event.text
-        elif isinstance(event, ReplyDone) and not told:
-            text = event.reply.text  # a reply that came in one piece
-        else:
-            return
-        if text:
-            told[:] = [text]
-            for reader in readers:
-                reader(text)
-
-    return tell
 
 
 def _so_far(events: Iterator[Event]) -> Optional[Reply]:

@@ -146,7 +146,7 @@ class _Run:
     # Fates
 
     def fate(self, task):
-        """ "ready", "skipped", "ruled out" or "failed", or None while a dependency is not over. One that is gone is ruled out."""
+        """Ready, skipped, ruled out or failed; None while a dependency is not over. One that is gone counts as ruled out."""
         dependencies = [self.tasks[name] for name in task.spec.depends_on if name in self.tasks]
         if not all(dependency.over for dependency in dependencies):
             return None

@@ -105,18 +105,18 @@ def compare(specs, result, actor):
 
 
 def look_through(specs, log):
-    """No handler was started before its dependencies were settled, and its inputs are what they brought, in this very visit."""
-    calm = {
-        spec.name for spec in specs if not spec.loose and spec.spawner is None
-    }  # of which no visit is undone while it goes on
+    """No handler was started before its dependencies were settled; its inputs are what they brought, in this very visit."""
+    before = {spec.name: spec.depends_on for spec in specs}
+    # No visit of a calm one is undone while it goes on.
+    calm = {spec.name for spec in specs if not spec.loose and spec.spawner is None}
     last, values = {}, {}
     for entry in log:
         if not entry.ended:
             assert entry.unready == []
             for name, value in entry.inputs.items():
-                assert value in values[name], "an input that nobody had returned"
+                assert value in values.get(name, ()), "an input that nobody had returned"
             if entry.name in calm:
-                for name in calm.intersection(actor_spec(specs, entry.name).depends_on):
+                for name in calm.intersection(before[entry.name]):
                     assert name not in last or last[name].ended
                     assert name not in entry.inputs or entry.inputs[name] == last[name].value
         else:
@@ -124,12 +124,9 @@ def look_through(specs, log):
         last[entry.name] = entry
 
 
-def actor_spec(specs, name):
-    return next(spec for spec in specs if spec.name == name)
-
-
 def follow(specs, events, result):
     """The events of a run tell one story, in which nothing starts before what it depends on is over, and end as the result."""
+    assert [place for place, event in enumerate(events, 1) if isinstance(event, RunFinished)] == [len(events)]
     relations = Relations(specs)
     stories = {}  # by name: its last event, or nothing since it was undone
     begun = {}  # by name: its last TaskStarted
@@ -169,7 +166,7 @@ def follow(specs, events, result):
                 for one in undone:
                     stories.pop(one, None)
                 forget(relations, undone, stories, begun)
-    assert isinstance(events[-1], RunFinished) and events[-1].result is result
+    assert events[-1].result is result
     assert set(result.tasks) <= set(stories)
     for name, task in result.tasks.items():
         assert isinstance(stories[name], TaskSkipped) == (name in result.skipped)

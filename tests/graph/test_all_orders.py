@@ -55,7 +55,7 @@ def explore(specs):
 
 
 def test_every_graph_of_up_to_four_tasks():
-    """Each task completing, failing, or routing to any behind it, one of them partial; failure allowed to none, to all, to one."""
+    """Each task completes, fails, or routes to any behind it, one is partial; failure is allowed to none, to all or to one."""
     count = 0
     for size in range(1, 5):
         for dependencies in graphs(size):
@@ -70,7 +70,7 @@ def test_every_graph_of_up_to_four_tasks():
 
 
 def test_every_graph_of_five_tasks():
-    """All complete but one, which fails or routes to none or to one of those behind it, or two, which fail or route to none."""
+    """All complete but one, which fails, or routes to one behind it or to none; or but two, which fail or route to none."""
     count = 0
     for dependencies in graphs(5):
         others = {name: ways(name, dependencies)[2:] for name in NAMES}
@@ -94,7 +94,7 @@ def loops_of(dependencies):
 
 
 def test_every_loop_in_graphs_of_up_to_four_tasks():
-    """One task goes back once, twice, or until that is refused; all others complete, or one of them fails or routes past some."""
+    """One task goes back once, twice, or until that is refused; the others complete, but one may fail or route past some."""
     count = 0
     for size in range(1, 5):
         for dependencies in graphs(size):

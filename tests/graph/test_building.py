@@ -235,10 +235,10 @@ def test_local_names():
     fetch = nodes["middle.inner.fetch"]
     assert fetch.scopes == ("middle.inner.", "middle.")
     assert [fetch.local(name) for name in nodes] == ["begin", "begin", "fetch", "parse", "check", "log"]
-    assert fetch.place_of("parse", places) == places["middle.inner.parse"]
-    assert fetch.place_of("begin", places) == places["middle.begin"]
-    assert fetch.place_of("middle.begin", places) == places["middle.begin"]
-    assert fetch.place_of("nobody", places) is None
+    assert fetch.named("parse", places) == places["middle.inner.parse"]
+    assert fetch.named("begin", places) == places["middle.begin"]
+    assert fetch.named("middle.begin", places) == places["middle.begin"]
+    assert fetch.named("nobody", places) is None
 
 
 def test_an_empty_subgraph():

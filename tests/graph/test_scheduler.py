@@ -421,7 +421,7 @@ def test_a_handler_that_ignores_the_cancellation(threads):
         assert run.result(5).errors["a"] == "Cancelled: cancelled"
         assert scheduler.run(diamond()).status is TaskStatus.COMPLETE
         release.set()
-        wait_for(lambda: not scheduler._pool._abandoned)
+        wait_for(lambda: not scheduler._workforce._pool._abandoned)
         assert graph["a"].snapshot() == (TaskStatus.FAILED, None, "Cancelled: cancelled")
 
 
@@ -453,10 +453,10 @@ def test_an_interruption_cancels_and_is_raised_again(threads):
         if executing(graph):
             raise Interruption()
 
-    threads.lend_hand, plain = interrupt, threads.lend_hand
+    threads._workforce.lend_hand, plain = interrupt, threads._workforce.lend_hand
     with pytest.raises(Interruption):
         threads.run(graph)
-    threads.lend_hand = plain
+    threads._workforce.lend_hand = plain
     assert "interrupted by Interruption" in threads.last_result.errors["a"]
 
 
@@ -617,32 +617,3 @@ def test_ten_thousand_tasks(threads):
     for number in range(5000):
         chain.add(Task(type="echo"), name=str(number), depends_on=[str(number - 1)] if number else [])
     assert len(threads.run(chain).results) == 5000
-
-
-def test_no_torn_reads_during_runs(threads):
-    """A reader of snapshots and JSON never sees a status without its result or error, in 60 runs."""
-    graph = diamond(b="fail")
-    stop, torn = threading.Event(), []
-
-    def watch():
-        looks = 0
-        while not stop.is_set():
-            for name in "abcd":
-                told = (
-                    graph[name].snapshot() if looks % 2 else Task.model_validate_json(graph[name].model_dump_json()).snapshot()
-                )
-                right = {
-                    TaskStatus.COMPLETE: told.result is not None and told.error is None,
-                    TaskStatus.FAILED: told.result is None and told.error is not None,
-                }.get(told.status, told.result is None and told.error is None)
-                looks += 1
-                if not right:
-                    torn.append(told)
-        return looks
-
-    watchers = [Background(watch) for _ in range(2)]
-    for _ in range(60):
-        threads.run(graph)
-    stop.set()
-    assert all(watcher.result() > 0 for watcher in watchers)
-    assert torn == []

@@ -325,6 +325,16 @@ def test_spawning():
     assert state.over
 
 
+def test_spawning_after_a_group():
+    """A spawned task may depend on all tasks of a map by the map's name."""
+    graph = TaskGraph()
+    graph.map(Task(type="t"), "ab", name="page")
+    graph.add(Task(type="t"), name="spawner")
+    state = RunState(graph.plan())
+    take(state)
+    assert state.dependencies[state.spawn(2, node("late", "page"))] == (0, 1)
+
+
 def test_spawning_what_cannot_be():
     """A name or a task that is taken, and a dependency that is not in the run, are errors, and nothing is added."""
     state = state_of([[]])

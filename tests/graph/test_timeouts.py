@@ -57,9 +57,9 @@ def test_a_handler_that_ignores_its_timeout(gate):
         assert isinstance(result.exceptions["stubborn"], TaskTimeout)
         assert result.errors == {"stubborn": "TaskTimeout: 'stubborn' took longer than 0.05 s"}
         assert result.results == {"after": "quick", "beside": "quick"}
-        assert scheduler._pool.abandoned == 1
+        assert scheduler._workforce._pool.abandoned == 1
         gate.set()
-        wait_for(lambda: not scheduler._pool.abandoned)
+        wait_for(lambda: not scheduler._workforce._pool.abandoned)
         assert returned.wait(20)
         assert graph["stubborn"].snapshot() == (TaskStatus.FAILED, None, result.errors["stubborn"])
         assert scheduler.run(chain("quick", "quick")).status is TaskStatus.COMPLETE
@@ -73,7 +73,7 @@ def test_stuck_threads_are_replaced_up_to_a_bound(gate, caplog):
         with caplog.at_level(logging.WARNING):
             run = scheduler.submit(wide("stubborn", stuck, timeout=0.01))
             wait_for(lambda: "no more of them are replaced" in caplog.text)
-            assert scheduler._pool.abandoned == ABANDONED_LIMIT
+            assert scheduler._workforce._pool.abandoned == ABANDONED_LIMIT
             assert threading.active_count() <= before + ABANDONED_LIMIT + 2
             wait_for(lambda: "in run {} goes on although".format(run.id) in caplog.text)
         assert not run.done()
@@ -81,7 +81,7 @@ def test_stuck_threads_are_replaced_up_to_a_bound(gate, caplog):
         result = run.result(20)
         assert len(result.errors) + len(result.results) == stuck
         assert len(result.errors) > ABANDONED_LIMIT
-        wait_for(lambda: not scheduler._pool.abandoned)
+        wait_for(lambda: not scheduler._workforce._pool.abandoned)
         assert scheduler.run(single("quick")).status is TaskStatus.COMPLETE
 
 
@@ -248,7 +248,7 @@ def test_a_timeout_of_a_task_whose_dependents_wait(gate):
         assert result.results == {"after": "quick"}
         started = [(event.name, event.attempt) for event in run.events() if event.type == "task_started"]
         assert sorted(started) == sorted([("s[{}]".format(i), n) for i in range(8) for n in (1, 2)] + [("after", 1)])
-        wait_for(lambda: scheduler._pool.abandoned == 16)
+        wait_for(lambda: scheduler._workforce._pool.abandoned == 16)
 
 
 @pytest.mark.parametrize("workers", [2, 0], ids=["threads", "calling thread"])

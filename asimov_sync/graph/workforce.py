@@ -1,0 +1,197 @@
+"""On whose threads handlers are called, and how: a pool of our own, somebody's executor, or the calling thread."""
+
+import logging
+import sys
+import time
+from concurrent.futures import Executor, Future
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple
+
+from asimov_sync.errors import GraphError, WorkersClosed, described
+from asimov_sync.graph.context import Handler, Middleware, TaskContext, execute, wrapped
+from asimov_sync.graph.driver import STANDING, Driver, failure
+from asimov_sync.graph.nodes import Node
+from asimov_sync.graph.results import Outcome, Partial, Route
+from asimov_sync.tasks import TaskStatus
+from asimov_sync.workers import WorkerPool, alarms
+
+__all__ = ["Workforce"]
+
+logger = logging.getLogger(__name__)
+
+STUCK_SECONDS = 1.0
+"""How long after its cancellation a handler that still goes on is said to hang."""
+
+
+class Workforce:
+    """Calls the handlers of a scheduler's runs.
+
+    inline: whether that is on the calling thread. threads: what it calls them on; others may be called there, too. limit: how
+    many go on at once, as far as it has a say in that.
+    """
+
+    def __init__(self, handlers: Dict[str, Handler], max_workers: int, executor: Optional[Executor]) -> None:
+        if max_workers < 0:
+            raise ValueError("max_workers is a number of threads, or 0 for the calling thread; not {}".format(max_workers))
+        if executor is not None:
+            _require_threads(executor)
+        self.handlers = handlers
+        self.middleware: Tuple[Middleware, ...] = ()
+        self.inline = max_workers == 0 and executor is None
+        self.threads: Any = self if executor is None else executor
+        self.limit = max_workers if executor is None else sys.maxsize
+        self._executor = executor
+        self._pool = WorkerPool(max_workers, name="asimov-task") if max_workers and executor is None else None
+        self._callers = WorkerPool(None, name="asimov-events")  # they call the callbacks
+
+    def require_handlers(self, nodes: Sequence[Node]) -> None:
+        """GraphError for a task of a type without a handler."""
+        if not {node.task.type for node in nodes} <= self.handlers.keys():
+            node = next(node for node in nodes if node.task.type not in self.handlers)
+            raise GraphError(
+                "no handler for the type {!r} of task {!r}; there are handlers for {}".format(
+                    node.task.type, node.name, ", ".join(map(repr, self.handlers)) or "no type"
+                )
+            )
+
+    def staff(self, driver: Driver) -> None:
+        """Put workers on a run that has more ready tasks than workers. One worker here, which puts the next one on it: whoever
+        makes many tasks ready has its own to go on with.
+        """
+        if not driver.short:
+            return
+        try:
+            if self._pool is not None:
+                for _ in range(driver.staff(1)):
+                    self._pool.submit(self._work, driver)
+            elif self._executor is not None:
+                for _ in range(driver.staff(sys.maxsize)):
+                    future = self._executor.submit(self._work_once, driver)
+                    future.add_done_callback(lambda future: _check(future, driver))
+        except Exception:
+            if driver.result is None:  # else the scheduler was closed after the run, and before the last worker noticed
+                raise
+
+    def _work(self, driver: Driver) -> None:
+        """A worker's stay on a run: one ready task after the other, going on itself with what it makes ready.
+
+        It leaves where other runs wait for a worker, and comes back last in the queue.
+        """
+        assert self._pool is not None
+        pool = self._pool
+        try:
+            context = driver.take(pool.job)
+            if driver.short:
+                self.staff(driver)
+            while context is not None:
+                outcome = self._outcome(driver, context)
+                context = driver.settle(context, outcome, take=not pool.crowded)
+                if driver.short:
+                    self.staff(driver)
+        except BaseException as broken:  # of the scheduler itself, since _outcome has those of handlers
+            logger.exception("run %s cannot go on", driver.id)
+            driver.interrupt(broken)
+            raise
+
+    def _work_once(self, driver: Driver) -> None:
+        """A call on somebody else's executor: one task, so that others have their turn on it."""
+        context = driver.take(None)
+        if context is not None:
+            driver.settle(context, self._outcome(driver, context), take=False)
+        self.staff(driver)
+
+    def _outcome(self, driver: Driver, context: TaskContext) -> Optional[Outcome]:
+        """What came of calling a task's handler; None where it was not called."""
+        if context.left:
+            return None  # the run ended between its taking and this
+        node = context.node
+        task = node.task
+        own = driver.context.copy()
+        try:
+            if node.when is not None and context.start is None:
+                if not driver.decide(context, bool(own.run(execute, node.when, context, dict(context.inputs)))):
+                    return None
+                own = driver.context.copy()
+            handler = self.handlers[task.type]
+            if self.middleware:
+                handler = wrapped(handler, self.middleware)
+            result = own.run(execute, handler, context, task, context)
+        except BaseException as error:
+            if self.inline and not isinstance(error, Exception):
+                raise  # Ctrl-C on the calling thread itself
+            if context.overdue:
+                late = context.timed_out()
+                late.__cause__, error = error, late
+            return failure(context, error)
+        if context.overdue:  # and whom its deadline has freed is here before the alarm
+            return failure(context, context.timed_out())
+        route = None
+        if isinstance(result, Route):
+            route, result = result.names, result.result
+        if isinstance(result, Partial):
+            return Outcome(TaskStatus.PARTIAL, result.result, str(result.error), None, route)
+        return Outcome(TaskStatus.COMPLETE, result, None, None, route)
+
+    def lend_hand(self, driver: Driver, tasks: Optional[int] = None) -> None:
+        """Let a thread that is about to wait for a run execute its ready tasks, at most `tasks`, if nobody else might.
+
+        That is so without threads, and inside of a task on the same threads: were every worker to wait for a run inside its
+        task, none would be left to work.
+        """
+        if not self.inline and not any(threads is self.threads for threads in STANDING.get()):
+            return
+        if self.inline:
+            driver.audience.deliver()
+        context = driver.join()
+        while context is not None:
+            if tasks is not None:
+                tasks -= 1
+            context = driver.settle(context, self._outcome(driver, context), take=tasks != 0, patient=True)
+            self.staff(driver)
+            if context is None and tasks != 0:
+                context = driver.join()  # another thread has settled it: there may be more to do
+
+    def abandon(self, context: TaskContext) -> None:
+        """Replace the worker that is in a task which the run went on without."""
+        if self._pool is not None and context.job is not None:
+            self._pool.abandon(context.job)
+            alarms.call_at(time.monotonic() + STUCK_SECONDS, lambda: self._tell_stuck(context))
+
+    def _tell_stuck(self, context: TaskContext) -> None:
+        if self._pool is not None and self._pool.busy(context.job):
+            logger.warning(
+                "the handler of %r in run %s goes on although it was cancelled; its thread was given up (%d are)",
+                context.name,
+                context.run_id,
+                self._pool.abandoned,
+            )
+
+    def call_elsewhere(self, function: Callable[..., Any], *args: Any) -> None:
+        """Call this on a thread that has nothing else to do."""
+        try:
+            self._callers.submit(function, *args)
+        except WorkersClosed:
+            function(*args)  # the last events of a scheduler that was just closed
+
+    def close(self) -> None:
+        """Take no more calls. Never waits."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False)
+        self._callers.shutdown(wait=False)
+
+    def __repr__(self) -> str:
+        return "{} workers".format(self.limit) if self._executor is None else repr(self._executor)
+
+
+def _require_threads(executor: Executor) -> None:
+    processes = sys.modules.get("concurrent.futures.process")  # not imported just for this question
+    if processes is not None and isinstance(executor, processes.ProcessPoolExecutor):
+        raise ValueError("executor= calls handlers in this process, which a ProcessPoolExecutor does not: give one of threads")
+
+
+def _check(future: "Future[Any]", driver: Driver) -> None:
+    """End a run whose call an executor did not make."""
+    error = "it was cancelled" if future.cancelled() else None
+    if error is None and future.exception() is not None:
+        error = described(future.exception() or GraphError())
+    if error is not None:
+        driver.cancel("the executor did not make a call: {}".format(error))
