@@ -8,6 +8,8 @@ import subprocess
 import sys
 import textwrap
 
+from asimov_sync import tasks
+
 ROOT = pathlib.Path(__file__).parent.parent
 README = ROOT / "README.rst"
 
@@ -59,6 +61,14 @@ def test_the_documentation_runs():
         for name in ("scheduler", "client", "server"):
             if name in namespace:
                 namespace[name].close()
+
+
+def test_the_table_of_statuses_is_the_one_that_holds():
+    """The guide's table of moves is that of the module, line by line."""
+    lines = tasks.__doc__.splitlines()
+    table = [number for number, line in enumerate(lines) if line.startswith("====")]
+    guide = (ROOT / "docs" / "graph.rst").read_text(encoding="utf-8")
+    assert "\n".join(lines[table[0] : table[2] + 1]) in guide
 
 
 def installed(block):
