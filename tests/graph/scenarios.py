@@ -9,6 +9,7 @@ strategy keeps away from outcomes that would depend on that, and from nothing el
 - a loop that would undo a looping task which is neither before nor behind it is left out, as two such would race
 - a spawned task that loops depends on its spawner, and that on its own, so that it starts after the attempt is over
 - what a spawned task depends on is there whenever its spawner is: tasks of the graph, its spawner, what that has spawned
+- each name is spawned by one task alone, and of what may be spawned a Route names only what its own task spawns
 - a spawned task that loops has visits to spare, since its own loop may take it back, and a new one begins at visit 1
 """
 
