@@ -138,7 +138,7 @@ def scenarios(draw):
         before = names[:place]
         plain[name] = some(before[-2:] if often(60) else before, 1 if often(75) else 0, 3)
     for place in range(number(0, 3) if often(60) else 0):
-        name, spawner = "s{}".format(place), choice(list(plain))
+        name, spawner = "s{}".format(place), choice(list(plain) + 2 * list(spawners))
         siblings = [other for other in spawners if spawners[other] == spawner]
         depends_on = some(names + siblings, 0, 2) if often(50) else ()
         plain[name] = ((spawner,) if often(60) else ()) + tuple(one for one in depends_on if one != spawner)
@@ -165,11 +165,11 @@ def scenarios(draw):
             if end == "loop":
                 near = [one for one in back if one != name]
                 chosen = some(near, 1, 2) if near and often(80) else (name,)
-                return Do("route", chosen + (some(behind, 0, 1) if often(5) else ()), spawned)
+                return Do("route", chosen + (some(behind, 0, 1) if often(15) else ()), spawned)
             return Do(end, (), spawned)
 
         # Most loops end of themselves, since the last visit's Do is that of all further ones.
-        visits = [tuple(do() for _ in range(number(1, 2))) for _ in range(number(1, 3))]
+        visits = [tuple(do() for _ in range(number(1, 3))) for _ in range(number(1, 3))]
         return tuple(visits if often(15) else visits + [(Do("return", (), visits[-1][-1].spawns),)])
 
     specs = []
@@ -192,7 +192,8 @@ def raised(error):
 
 
 class Entry(NamedTuple):
-    """What an attempt was given at its start; or, if `ended`, the same at its end, and the value that came of it.
+    """What an attempt was given at its start; or, if `ended`, the same at its end, the value that came of it, and
+    whether its cancellation had been cancelled.
 
     unready: dependencies that were not settled, or whose results were not those in inputs.
     """
@@ -206,6 +207,7 @@ class Entry(NamedTuple):
     unready: list
     ended: bool = False
     value: object = None
+    cancelled: bool = False
 
 
 def options(spec):
@@ -255,7 +257,7 @@ class Actor:
                 self.pause()
         finally:
             # In the log before it can be seen by any task that depends on it.
-            self.log.append(entry._replace(ended=True, value=value))
+            self.log.append(entry._replace(ended=True, value=value, cancelled=context.cancellation.cancelled))
         if do.end == "fail":
             raise ValueError("{} fails".format(spec.name))
         if do.end == "fatal":
