@@ -1,7 +1,9 @@
 """Who is told what happens in a run: the iterators of its events, the callbacks, and the callers that wait for its end."""
 
+import contextvars
 import queue
-from typing import TYPE_CHECKING, Callable, List, Optional, Sequence, Set
+import threading
+from typing import TYPE_CHECKING, Any, Callable, List, Optional, Sequence, Set, Tuple
 
 from asimov_sync.graph.listeners import Listener
 from asimov_sync.messages import Event
@@ -10,7 +12,10 @@ from asimov_sync.workers import alarms
 if TYPE_CHECKING:
     from asimov_sync.graph.workforce import Workforce
 
-__all__ = ["Audience"]
+__all__ = ["STANDING", "Audience"]
+
+STANDING: "contextvars.ContextVar[Tuple[Any, ...]]" = contextvars.ContextVar("asimov_standing", default=())
+"""On whose threads the tasks are in which this context stands: who waits there for a run on the same has to lend a hand."""
 
 
 class Audience:
@@ -24,6 +29,8 @@ class Audience:
         self.watched = recording or bool(listeners)
         self._listeners = listeners
         self._workforce = workforce
+        self._context = contextvars.copy_context()  # of whoever submits the run: what listeners are called in
+        self._caller = threading.get_ident()  # who submits it, or waits for it
         self._waiters: "Set[queue.SimpleQueue[None]]" = set()
 
     def tell(self, event: Event) -> None:
@@ -34,26 +41,36 @@ class Audience:
         for listener in self._listeners:
             listener.put(event)
 
+    def attend(self) -> None:
+        """The calling thread is about to wait for the run: without other threads, it is the one that calls the listeners."""
+        self._caller = threading.get_ident()
+        self.deliver()
+
     def deliver(self) -> None:
         """Have the listeners called, here or elsewhere."""
         for listener in self._listeners:
             if not listener.waiting:
                 continue
-            if listener.blocking and not alarms.inside:
+            if self._workforce.inline and self._caller != threading.get_ident():
+                self.wake()  # the calling thread, which is in `wait`, or in a handler
+            elif listener.blocking and not alarms.inside:
                 self._deliver(listener)
-            elif self._workforce.inline:
-                self.wake()  # the calling thread, which is in `wait`
             else:
                 self._workforce.call_elsewhere(self._deliver, listener)
 
     def _deliver(self, listener: Listener) -> None:
-        listener.deliver()
+        self._context.copy().run(self._call, listener)
         self.wake()
+
+    def _call(self, listener: Listener) -> None:
+        if listener.blocking:  # it may wait for a run, on a thread on which a task would go on
+            STANDING.set(STANDING.get() + (self._workforce.threads,))
+        listener.deliver()
 
     @property
     def heard(self) -> bool:
-        """Whether all listeners have had all of it."""
-        return all(listener.done for listener in self._listeners)
+        """Whether all listeners have had all of it, or it is one of them that asks, who cannot wait for each other."""
+        return all(listener.done for listener in self._listeners) or any(listener.asks for listener in self._listeners)
 
     def wait(self, seconds: float, over: Callable[[], bool]) -> None:
         """Wait until something happened, unless `over()` says that it did.

@@ -107,8 +107,7 @@ class TaskContext:
 
     def tap(self) -> Callable[[str], Any]:
         """Begin a reply whose text is told as TaskText."""
-        if self._replies is None:
-            self._replies = itertools.count(1)
+        assert self._replies is not None
         number = next(self._replies)
         return lambda text: self._driver.text(self, number, text)
 
@@ -137,6 +136,8 @@ def execute(function: Callable[..., Any], context: TaskContext, *args: Any) -> A
     """Call a handler, or a `when`, with the task's cancellation, meter and tap as the current ones, which they then stay."""
     METERS.set(METERS.get() + (context.meter,))
     if context._driver.audience.watched:
+        if context._replies is None:  # made here, since tools on several threads may begin replies at once
+            context._replies = itertools.count(1)
         TAPS.set(TAPS.get() + (context.tap,))
     context.cancellation.take_over()
     return function(*args)

@@ -7,6 +7,7 @@ switched threads inside of it, and from then on every worker would be waiting fo
 
 import collections
 import contextvars
+import os
 import threading
 import time
 import uuid
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Deque, Dict, List, Optional, Tuple
 from asimov_sync.budget import BUDGETS, Budget
 from asimov_sync.cancellation import Cancellation, Registration
 from asimov_sync.errors import BudgetExceeded, Cancelled, GraphError, described
-from asimov_sync.graph.audience import Audience
+from asimov_sync.graph.audience import STANDING, Audience
 from asimov_sync.graph.claims import Hold, claim, release
 from asimov_sync.graph.context import TaskContext
 from asimov_sync.graph.events import RunFinished, TaskFinished, TaskProgress, TaskRetried, TaskSkipped, TaskStarted, TaskText
@@ -34,10 +35,7 @@ if TYPE_CHECKING:
     from asimov_sync.graph.scheduler import TaskScheduler
     from asimov_sync.graph.workforce import Workforce
 
-__all__ = ["STANDING", "Driver"]
-
-STANDING: "contextvars.ContextVar[Tuple[Any, ...]]" = contextvars.ContextVar("asimov_standing", default=())
-"""On whose threads the tasks are in which this context stands: who waits there for a run on the same has to lend a hand."""
+__all__ = ["Driver"]
 
 
 class Driver:
@@ -80,6 +78,7 @@ class Driver:
         self._seconds: Dict[int, float] = {}
         self._usages: Dict[int, Usage] = {}
         self._start = time.perf_counter()
+        self._process = os.getpid()
         self._alarms: List[Alarm] = []
         self._upward: Optional[Registration] = None
 
@@ -96,7 +95,7 @@ class Driver:
         """Listen to the cancellation, and start the clock of the time-out; a graph without tasks is over at once."""
         if self.audience.events is not None:
             alarms.start()  # while it is safe to: a destructor may need them, where no thread can be started
-        self._upward = self.cancellation.on_cancel(self.end)
+        self._upward = self.cancellation.on_cancel(self._cancelled)
         if timeout is not None:
             reason = "the run's time-out of {} s passed".format(timeout)
             self._call_at(time.monotonic() + timeout, lambda: self.cancel(reason))
@@ -154,6 +153,7 @@ class Driver:
                 self._detach(context)
                 self._follow("")
                 self._finish_if_over()
+        self._after()
         return started
 
     def _started(self, context: TaskContext) -> None:
@@ -164,18 +164,14 @@ class Driver:
             task = context.node.task.model_copy()
             self.audience.tell(TaskStarted(context.name, task, time.time(), context.attempt, context.visit))
 
-    def settle(
-        self, context: TaskContext, outcome: Optional[Outcome], take: bool, patient: bool = False
-    ) -> Optional[TaskContext]:
+    def settle(self, context: TaskContext, outcome: Optional[Outcome], take: bool) -> Optional[TaskContext]:
         """End an attempt, unless the run went on without it; the next task for this worker, if it wants to `take` one.
 
-        outcome: None for one that `decide` has ended.
-
-        None also for a worker whose outcome is settled by another one, unless it is `patient` and waits for its turn.
+        outcome: None for one that `decide` has ended. Returns None also where another one settles it.
         """
         following = None
         self._outcomes.append((context, outcome))
-        while self._outcomes and self._settling.acquire(patient):
+        while self._outcomes and self._settling.acquire(False):
             try:
                 with self.lock:
                     while self._outcomes:
@@ -203,7 +199,9 @@ class Driver:
             more = max(0, min(len(self.state.ready) - self._coming, self.workforce.limit - self.hands, most))
             self.hands += more
             self._coming += more
-            return more
+        if self._ending is not None:
+            self._after()
+        return more
 
     # For handlers
 
@@ -214,14 +212,14 @@ class Driver:
                 if self._contexts.get(context.place) is context:
                     task = context.node.task.model_copy()
                     self.audience.tell(TaskProgress(context.name, task, time.time(), fraction, text))
-            self.audience.deliver()
+            self._after()
 
     def text(self, context: TaskContext, reply: int, text: str) -> None:
         """Tell a piece of a reply that a task that goes on asked for."""
         with self.lock:
             if self._contexts.get(context.place) is context:
                 self.audience.tell(TaskText(context.name, context.node.task.model_copy(), time.time(), text, reply))
-        self.audience.deliver()
+        self._after()
 
     def spawn(
         self,
@@ -288,23 +286,52 @@ class Driver:
         with self.lock:
             self.state.ripen(time.monotonic())
             self.audience.wake()
+        self._after()
         self.workforce.staff(self)
 
     def cancel(self, reason: str) -> bool:
-        """End the run now; False if it was over."""
-        if self.result is not None:
+        """End the run now; False if it was over. Where a signal handler or a destructor calls in the middle of one of this
+        thread's steps, the run ends right after that.
+        """
+        if self.result is not None or self.foreign:
             return False
-        self.cancellation.cancel(reason)
-        self.end()  # also where an earlier call was interrupted, and the token calls nobody a second time
+        if self._in_step:
+            self._ending = reason
+        else:
+            self._cut(reason)
         return True
 
     def interrupt(self, interruption: BaseException) -> None:
-        """Cancel because somebody was interrupted; a second interruption, in the middle of that, does not undo it."""
-        reason = "interrupted by {}".format(type(interruption).__name__)
-        try:
-            self.cancel(reason)
-        finally:
-            self.cancel(reason)
+        """Cancel because somebody was interrupted, in the middle of a step perhaps, which then has ended half-way.
+
+        A second interruption, in the middle of that, does not undo it.
+        """
+        if self.result is None and not self.foreign:
+            reason = "interrupted by {}".format(type(interruption).__name__)
+            try:
+                self._cut(reason)
+            finally:
+                self._cut(reason)
+
+    def _cut(self, reason: str) -> None:
+        self.cancellation.cancel(reason)
+        self.end()  # also where an earlier call was interrupted, and the token calls nobody a second time
+
+    def _cancelled(self) -> None:
+        """The token was cancelled: the run's own, or one above it."""
+        if self._in_step:
+            self._ending = self.cancellation.reason
+        elif not self.foreign:
+            self.end()
+
+    @property
+    def _in_step(self) -> bool:
+        return self.lock._is_owned()  # type: ignore[attr-defined,no-any-return]  # what threading.Condition asks, too
+
+    @property
+    def foreign(self) -> bool:
+        """Whether this is a forked child, and the run its parent's: the lock may be held here for ever."""
+        return os.getpid() != self._process
 
     @property
     def heard(self) -> bool:
@@ -313,7 +340,9 @@ class Driver:
 
     def drop(self, reason: str) -> None:
         """Cancel from a destructor, which may be called at any moment, on any thread that holds any locks: waits for none."""
-        if self.lock._is_owned() or not self.lock.acquire(False):  # type: ignore[attr-defined]  # as threading.Condition asks
+        if self.foreign:
+            return
+        if self._in_step or not self.lock.acquire(False):
             alarms.call_at(0.0, lambda: self.cancel(reason))
             return
         try:
@@ -336,11 +365,12 @@ class Driver:
             return
         cancelled = Cancelled(reason)
         for place in self.state.end("the run ended early: {}".format(reason), described(cancelled)):
-            self._exceptions.setdefault(place, cancelled)
-            if place in self._contexts:  # not so where Ctrl-C struck before it was there
-                self._leave(self._contexts[place], reason)
+            self._exceptions.pop(place, None)  # of an earlier visit
+            self._exceptions[place] = cancelled
             self._tell_finished(place)
         self._follow(reason)
+        for context in list(self._contexts.values()):  # of these tasks, and of those whose end was interrupted half-way
+            self._leave(context, reason)
         self._finish_if_over()
 
     def _settle(self, context: TaskContext, outcome: Optional[Outcome]) -> None:
@@ -352,14 +382,16 @@ class Driver:
     def _conclude(self, context: TaskContext, outcome: Outcome) -> None:
         """What came of an attempt, for its task and for others."""
         place = context.place
-        if outcome.wait is not None and self.state.may_retry(place):
+        error = outcome.exception
+        spent = isinstance(error, BudgetExceeded) and error.budget is self._budget is not None
+        if outcome.wait is not None and not spent and self.state.may_retry(place):
             moment = time.monotonic() + outcome.wait
             self.state.retry(place, moment)
             self._call_at(moment, self._ripen)
             if self.audience.watched:
                 task = context.node.task.model_copy()
-                error = outcome.error or ""
-                self.audience.tell(TaskRetried(context.name, task, time.time(), context.attempt, error, outcome.wait))
+                told = outcome.error or ""
+                self.audience.tell(TaskRetried(context.name, task, time.time(), context.attempt, told, outcome.wait))
         else:
             end = self.state.settle(place, outcome.status, outcome.result, outcome.error, outcome.route)
             if end.status is TaskStatus.FAILED:
@@ -367,8 +399,8 @@ class Driver:
                 self._exceptions[place] = outcome.exception or self.state.faults[place]
             if self.audience.watched:
                 self._tell_finished(place, end)
-            if isinstance(outcome.exception, BudgetExceeded) and outcome.exception.budget is self._budget is not None:
-                self._ending = str(outcome.exception)
+            if spent:
+                self._ending = str(error)
         if self.state.changes:
             self._follow("a loop went back to what came before it")
         self._finish_if_over()
@@ -430,9 +462,16 @@ class Driver:
         if self._left:
             with self.lock:
                 left, self._left = self._left, []
-            for context, reason in left:
-                context.cancellation.cancel(reason)
-                self.workforce.abandon(context)
+            try:
+                while left:
+                    context, reason = left[-1]
+                    context.cancellation.cancel(reason)
+                    self.workforce.abandon(context)
+                    left.pop()
+            finally:
+                if left:  # Ctrl-C: whoever ends the run on account of that does the rest
+                    with self.lock:
+                        self._left += left
         if self._ending is not None and self.result is None:
             self.cancel(self._ending)
         if self.audience.watched:

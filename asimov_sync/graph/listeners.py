@@ -38,17 +38,21 @@ class Listener:
 
     @property
     def done(self) -> bool:
-        """Whether it had every event so far, or it is the one who asks."""
-        return self._caller == threading.get_ident() or not (self._events or self._turn.locked())
+        """Whether it had every event so far."""
+        return not (self._events or self._turn.locked())
+
+    @property
+    def asks(self) -> bool:
+        """Whether the callback is what asks: on this thread, it has been called and has not returned."""
+        return self._caller == threading.get_ident()
 
     def deliver(self) -> None:
         """Call it with what there is; a blocking one also waits for another thread that is doing so."""
-        me = threading.get_ident()
-        if self._caller == me:
+        if self.asks:
             return
         while self._events and self._turn.acquire(self.blocking):
             try:
-                self._caller = me
+                self._caller = threading.get_ident()
                 while self._events:
                     self._call(self._events.popleft())
             finally:

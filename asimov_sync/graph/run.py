@@ -3,7 +3,7 @@
 import time
 from typing import Any, Iterator, Optional
 
-from asimov_sync.errors import RunTimeout
+from asimov_sync.errors import GraphError, RunTimeout
 from asimov_sync.graph.driver import Driver
 from asimov_sync.graph.events import RunFinished
 from asimov_sync.graph.results import RunResult
@@ -36,6 +36,7 @@ class Run:
         end = None if timeout is None else time.monotonic() + timeout
         try:
             while True:
+                self._require_own_process()
                 driver.workforce.lend_hand(driver)
                 if driver.heard:
                     assert driver.result is not None
@@ -44,7 +45,7 @@ class Run:
                 if left <= 0:
                     raise RunTimeout("run {} did not end within {} s; it goes on".format(self.id, timeout))
                 driver.audience.wait(left, lambda: driver.heard)
-        except RunTimeout:
+        except (RunTimeout, GraphError):  # neither of them interrupts the run
             raise
         except BaseException as interruption:
             driver.interrupt(interruption)
@@ -62,9 +63,16 @@ class Run:
         events = driver.audience.events
         assert events is not None
         while number == len(events):
+            self._require_own_process()
             driver.workforce.lend_hand(driver, tasks=1)
             driver.audience.wait(SLICE_SECONDS, lambda: number < len(events))
+        if driver.workforce.inline:
+            driver.audience.attend()  # callbacks are not behind whoever reads
         return events[number]
+
+    def _require_own_process(self) -> None:
+        if self._driver.foreign and not self.done():
+            raise GraphError("run {} goes on in the process that this one was forked from".format(self.id))
 
     def cancel(self, reason: str = "cancelled") -> bool:
         """End the run now: what goes on is FAILED with Cancelled, the rest stays WAITING. False if it was over."""

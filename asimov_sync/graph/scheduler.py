@@ -185,7 +185,7 @@ class TaskScheduler:
                     raise WorkersClosed("this scheduler was closed: make a new one")
                 self._runs.add(driver)
             driver.begin(timeout)
-            force.staff(driver)
+            force.begin(driver)
             return Run(driver)
         except BaseException as interruption:
             for driver in made:

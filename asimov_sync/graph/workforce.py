@@ -2,13 +2,15 @@
 
 import logging
 import sys
+import threading
 import time
 from concurrent.futures import Executor, Future
 from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 
 from asimov_sync.errors import GraphError, WorkersClosed, described
+from asimov_sync.graph.audience import STANDING
 from asimov_sync.graph.context import Handler, Middleware, TaskContext, execute, wrapped
-from asimov_sync.graph.driver import STANDING, Driver, failure
+from asimov_sync.graph.driver import Driver, failure
 from asimov_sync.graph.nodes import Node
 from asimov_sync.graph.results import Outcome, Partial, Route
 from asimov_sync.tasks import TaskStatus
@@ -40,6 +42,7 @@ class Workforce:
         self.threads: Any = self if executor is None else executor
         self.limit = max_workers if executor is None else sys.maxsize
         self._executor = executor
+        self._here = threading.local()  # which run its thread is putting workers on
         self._pool = WorkerPool(max_workers, name="asimov-task") if max_workers and executor is None else None
         self._callers = WorkerPool(None, name="asimov-events")  # they call the callbacks
 
@@ -54,22 +57,34 @@ class Workforce:
             )
 
     def staff(self, driver: Driver) -> None:
-        """Put workers on a run that has more ready tasks than workers. One worker here, which puts the next one on it: whoever
-        makes many tasks ready has its own to go on with.
+        """Put workers on a run that has more ready tasks than workers; where none can be had any more, the run ends."""
+        try:
+            self.begin(driver)
+        except Exception as error:  # here, because a handler or an alarm may have called, who cannot end it
+            driver.cancel("no worker can be had: {}".format(described(error)))
+
+    def begin(self, driver: Driver) -> None:
+        """Put the first workers on a run. One worker here, which puts the next one on it: whoever makes many tasks ready has
+        its own to go on with. Raises whatever the executor does.
         """
         if not driver.short:
             return
-        try:
-            if self._pool is not None:
-                for _ in range(driver.staff(1)):
-                    self._pool.submit(self._work, driver)
-            elif self._executor is not None:
-                for _ in range(driver.staff(sys.maxsize)):
-                    future = self._executor.submit(self._work_once, driver)
-                    future.add_done_callback(lambda future: _check(future, driver))
-        except Exception:
-            if driver.result is None:  # else the scheduler was closed after the run, and before the last worker noticed
-                raise
+        if self._pool is not None:
+            for _ in range(driver.staff(1)):
+                self._pool.submit(self._work, driver)
+        elif self._executor is not None:
+            # An executor may call in submit() itself. What that makes ready is submitted here, and not inside of it.
+            outer = getattr(self._here, "staffed", None)
+            if outer is driver:
+                return
+            self._here.staffed = driver
+            try:
+                while driver.short:
+                    for _ in range(driver.staff(sys.maxsize)):
+                        future = self._executor.submit(self._work_once, driver)
+                        future.add_done_callback(lambda future: _check(future, driver))
+            finally:
+                self._here.staffed = outer
 
     def _work(self, driver: Driver) -> None:
         """A worker's stay on a run: one ready task after the other, going on itself with what it makes ready.
@@ -116,7 +131,7 @@ class Workforce:
                 handler = wrapped(handler, self.middleware)
             result = own.run(execute, handler, context, task, context)
         except BaseException as error:
-            if self.inline and not isinstance(error, Exception):
+            if not isinstance(error, Exception) and (self.inline or _on_main_thread()):
                 raise  # Ctrl-C on the calling thread itself
             if context.overdue:
                 late = context.timed_out()
@@ -131,7 +146,7 @@ class Workforce:
             return Outcome(TaskStatus.PARTIAL, result.result, str(result.error), None, route)
         return Outcome(TaskStatus.COMPLETE, result, None, None, route)
 
-    def lend_hand(self, driver: Driver, tasks: Optional[int] = None) -> None:
+    def lend_hand(self, driver: Driver, tasks: int = sys.maxsize) -> None:
         """Let a thread that is about to wait for a run execute its ready tasks, at most `tasks`, if nobody else might.
 
         That is so without threads, and inside of a task on the same threads: were every worker to wait for a run inside its
@@ -140,15 +155,13 @@ class Workforce:
         if not self.inline and not any(threads is self.threads for threads in STANDING.get()):
             return
         if self.inline:
-            driver.audience.deliver()
-        context = driver.join()
-        while context is not None:
-            if tasks is not None:
-                tasks -= 1
-            context = driver.settle(context, self._outcome(driver, context), take=tasks != 0, patient=True)
+            driver.audience.attend()
+        for _ in range(tasks):
+            context = driver.join()
+            if context is None:
+                break
+            driver.settle(context, self._outcome(driver, context), take=False)
             self.staff(driver)
-            if context is None and tasks != 0:
-                context = driver.join()  # another thread has settled it: there may be more to do
 
     def abandon(self, context: TaskContext) -> None:
         """Replace the worker that is in a task which the run went on without."""
@@ -195,3 +208,9 @@ def _check(future: "Future[Any]", driver: Driver) -> None:
         error = described(future.exception() or GraphError())
     if error is not None:
         driver.cancel("the executor did not make a call: {}".format(error))
+    if not future.cancelled() and _on_main_thread() and not isinstance(future.exception(), (Exception, type(None))):
+        future.result()  # Ctrl-C, in an executor that calls in submit() itself
+
+
+def _on_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
