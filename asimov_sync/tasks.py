@@ -6,7 +6,7 @@ from        to                                     when
 WAITING     EXECUTING                              its dependencies are done
 WAITING     FAILED                                 it cannot be started at all
 EXECUTING   COMPLETE, PARTIAL, FAILED              its handler returned, or raised
-EXECUTING   WAITING                                it is to be tried again
+EXECUTING   WAITING                                it is to be tried again, or was undone
 the ends    WAITING                                a new run, or a loop, starts it afresh
 ==========  =====================================  ==========================================
 """

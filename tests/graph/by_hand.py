@@ -84,6 +84,7 @@ class ByHand:
         state, spec = self.state, self._spec(place)
         assert all(state.phases[dependency].settled for dependency in state.dependencies[place]), "started too early"
         assert state.nodes[place].task.snapshot() == (TaskStatus.EXECUTING, None, None)
+        assert state.visits[place] <= spec.max_visits and state.attempts[place] <= spec.attempts
         failed = state.failed_dependencies(place) if spec.allow_failure else []
         feedback = state.feedback.get(place, {})
         do, value = act(spec, state.inputs(place), failed, feedback, state.visits[place], state.attempts[place])

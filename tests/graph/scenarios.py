@@ -9,6 +9,7 @@ strategy keeps away from outcomes that would depend on that, and from nothing el
 - a loop that would undo a looping task which is neither before nor behind it is left out, as two such would race
 - a spawned task that loops depends on its spawner, and that on its own, so that it starts after the attempt is over
 - what a spawned task depends on is there whenever its spawner is: tasks of the graph, its spawner, what that has spawned
+- each name is spawned by one task alone, and of what may be spawned a Route names only what its own task spawns
 - a spawned task that loops has visits to spare, since its own loop may take it back, and a new one begins at visit 1
 """
 
@@ -138,7 +139,7 @@ def scenarios(draw):
         before = names[:place]
         plain[name] = some(before[-2:] if often(60) else before, 1 if often(75) else 0, 3)
     for place in range(number(0, 3) if often(60) else 0):
-        name, spawner = "s{}".format(place), choice(list(plain))
+        name, spawner = "s{}".format(place), choice(list(plain) + 2 * list(spawners))
         siblings = [other for other in spawners if spawners[other] == spawner]
         depends_on = some(names + siblings, 0, 2) if often(50) else ()
         plain[name] = ((spawner,) if often(60) else ()) + tuple(one for one in depends_on if one != spawner)
@@ -165,11 +166,11 @@ def scenarios(draw):
             if end == "loop":
                 near = [one for one in back if one != name]
                 chosen = some(near, 1, 2) if near and often(80) else (name,)
-                return Do("route", chosen + (some(behind, 0, 1) if often(5) else ()), spawned)
+                return Do("route", chosen + (some(behind, 0, 1) if often(15) else ()), spawned)
             return Do(end, (), spawned)
 
         # Most loops end of themselves, since the last visit's Do is that of all further ones.
-        visits = [tuple(do() for _ in range(number(1, 2))) for _ in range(number(1, 3))]
+        visits = [tuple(do() for _ in range(number(1, 3))) for _ in range(number(1, 3))]
         return tuple(visits if often(15) else visits + [(Do("return", (), visits[-1][-1].spawns),)])
 
     specs = []
@@ -192,7 +193,8 @@ def raised(error):
 
 
 class Entry(NamedTuple):
-    """What an attempt was given at its start; or, if `ended`, the same at its end, and the value that came of it.
+    """What an attempt was given at its start; or, if `ended`, the same at its end, the value that came of it, and
+    whether its cancellation had been cancelled.
 
     unready: dependencies that were not settled, or whose results were not those in inputs.
     """
@@ -206,15 +208,21 @@ class Entry(NamedTuple):
     unready: list
     ended: bool = False
     value: object = None
+    cancelled: bool = False
 
 
-def options(spec):
-    """The options of add() and spawn(); those that are the default are not given."""
+def options(spec, pause=lambda: None):
+    """The options of add() and spawn(); those that are the default are not given. pause: called in the condition."""
+
+    def met(inputs):
+        pause()
+        return passes(spec.when, inputs)
+
     given = {"depends_on": list(spec.depends_on)}
     if spec.allow_failure:
         given["allow_failure"] = True
     if spec.when is not None:
-        given["when"] = lambda inputs: passes(spec.when, inputs)
+        given["when"] = met
     if spec.attempts > 1:
         given["retry"] = Retry(attempts=spec.attempts, wait=wait_none())
     if spec.max_visits != 5:
@@ -222,12 +230,12 @@ def options(spec):
     return given
 
 
-def graph_of(specs):
+def graph_of(specs, pause=lambda: None):
     """The graph of a scenario; what may be spawned is not in it."""
     graph = TaskGraph()
     for spec in specs:
         if spec.spawner is None:
-            graph.add(Task(type="act", objective=spec.name), name=spec.name, **options(spec))
+            graph.add(Task(type="act", objective=spec.name), name=spec.name, **options(spec, pause))
     return graph
 
 
@@ -255,7 +263,7 @@ class Actor:
                 self.pause()
         finally:
             # In the log before it can be seen by any task that depends on it.
-            self.log.append(entry._replace(ended=True, value=value))
+            self.log.append(entry._replace(ended=True, value=value, cancelled=context.cancellation.cancelled))
         if do.end == "fail":
             raise ValueError("{} fails".format(spec.name))
         if do.end == "fatal":
@@ -287,4 +295,4 @@ class Actor:
             context.spawn(Task(type="nobody's"), name="unknown")
         else:
             spec = self.specs[name]
-            context.spawn(Task(type="act", objective=name), name=name, **options(spec))
+            context.spawn(Task(type="act", objective=name), name=name, **options(spec, self.pause))

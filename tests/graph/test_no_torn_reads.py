@@ -6,6 +6,7 @@ import sys
 import time
 
 import pytest
+from pydantic import BaseModel, field_serializer
 from tenacity import wait_none
 
 from asimov_sync import NonRetryableError, Partial, Retry, Route, Task, TaskGraph, TaskScheduler, TaskStatus
@@ -44,6 +45,16 @@ def torn(status, result, error):
     }.get(status, result is not None or error is not None)
 
 
+class Half(BaseModel):
+    """A result whose JSON is made by Python code, in which other threads have their turn."""
+
+    text: str = "half"
+
+    @field_serializer("text")
+    def slowly(self, text):
+        return "".join([letter.lower() for letter in text * 20])[: len(text)]
+
+
 def busy_graph():
     """A loop over a task that is retried, with a sibling of the loop, something PARTIAL, and something that fails."""
     graph = TaskGraph()
@@ -70,7 +81,7 @@ def fail(task, context):
 HANDLERS = {
     "complete": lambda task, context: {"visit": context.visit},
     "stumble": stumble,
-    "half": lambda task, context: Partial(["half"], "the rest is missing"),
+    "half": lambda task, context: Partial(Half(), "the rest is missing"),
     "loop": lambda task, context: Route("first", result="once more") if context.visit == 1 else "enough",
     "fail": fail,
 }
