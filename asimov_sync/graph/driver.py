@@ -38,6 +38,12 @@ if TYPE_CHECKING:
 __all__ = ["Driver"]
 
 
+DROP_SECONDS = 0.2
+"""How long a destructor waits for a run's lock, so that the graph is free when a stream is left. Workers hold it far shorter;
+but two destructors may each be called on a thread that holds the other one's.
+"""
+
+
 class Driver:
     """The owner of a run's state. Everything that is called from outside takes the lock, and calls out after it."""
 
@@ -339,10 +345,10 @@ class Driver:
         return self.result is not None and self.audience.heard
 
     def drop(self, reason: str) -> None:
-        """Cancel from a destructor, which may be called at any moment, on any thread that holds any locks: waits for none."""
+        """Cancel from a destructor, which may be called at any moment, on any thread with any locks: waits for none long."""
         if self.foreign:
             return
-        if self._in_step or not self.lock.acquire(False):
+        if self._in_step or not self.lock.acquire(timeout=DROP_SECONDS):
             alarms.call_at(0.0, lambda: self.cancel(reason))
             return
         try:
@@ -399,10 +405,10 @@ class Driver:
                 self._exceptions[place] = outcome.exception or self.state.faults[place]
             if self.audience.watched:
                 self._tell_finished(place, end)
-            if spent:
-                self._ending = str(error)
         if self.state.changes:
             self._follow("a loop went back to what came before it")
+        if spent:
+            self._end(str(error))  # in this very step: nothing that waited for this task is to be started
         self._finish_if_over()
 
     def _follow(self, reason: str) -> None:

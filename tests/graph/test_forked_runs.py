@@ -1,0 +1,85 @@
+"""Fork in the middle of a run: the child's scheduler works, and the parent's runs are none of its business."""
+
+import gc
+import os
+import threading
+
+import pytest
+
+from asimov_sync import Cancellation, GraphError, Retry, TaskScheduler, TaskStatus
+
+from ..waiting import Background, in_child, wait_for
+from .graphs import single, wide
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+
+
+def test_the_parents_runs_in_a_child():
+    """A child may close the scheduler, cancel, drop the events and ask: at once, and the parent's run goes on."""
+    gate, touched = threading.Event(), []
+
+    def wait(task, context):
+        context.cancellation.on_cancel(lambda: touched.append(os.getpid()))
+        gate.wait(20)
+        return "done"
+
+    with TaskScheduler({"wait": wait, "quick": lambda task, context: 1}, max_workers=2) as scheduler:
+        token = Cancellation()
+        with token:
+            run = scheduler.submit(single("wait"))
+            events = [run.events()]
+        wait_for(lambda: run._driver._contexts and next(iter(run._driver._contexts.values())).cancellation._callbacks)
+        with run._driver.lock:  # as it may be held by another thread at the moment of the fork
+
+            def use():
+                def on_another_thread():  # since this one holds the lock
+                    assert run.cancel() is False
+                    with pytest.raises(GraphError, match="forked"):
+                        run.result(1)
+                    with pytest.raises(GraphError, match="forked"):
+                        for _ in run.events():
+                            pass
+                    assert scheduler.run(wide("quick", 3)).status is TaskStatus.COMPLETE
+                    del events[:]
+                    gc.collect()
+                    scheduler.close()
+                    assert touched == []
+                    token.cancel("in the child")  # which is told to those who listen to the token itself
+
+                Background(on_another_thread).result(10)
+                assert touched == [os.getpid()]
+
+            in_child(use)
+        gate.set()
+        assert run.result(20).results == {"x": "done"}
+
+
+def test_children_of_a_busy_parent():
+    """Children that are forked while runs, retries and time-outs go on in the parent run graphs of their own."""
+    stop = threading.Event()
+
+    def work(task, context):
+        if context.attempt == 1:
+            raise ValueError
+
+    with TaskScheduler({"work": work, "quick": lambda task, context: 1}, max_workers=3) as scheduler:
+
+        def busy():
+            while not stop.is_set():
+                scheduler.run(wide("work", 20, retry=Retry(attempts=2, wait=lambda state: 0.001), timeout=5))
+
+        call = Background(busy)
+        try:
+            for _ in range(10):
+
+                def use():
+                    graph = wide("work", 5, retry=Retry(attempts=2, wait=lambda state: 0.001))
+                    assert scheduler.run(graph, timeout=10).status is TaskStatus.COMPLETE
+                    with TaskScheduler({"quick": lambda task, context: 1}) as other:
+                        assert other.run(wide("quick", 3)).status is TaskStatus.COMPLETE
+                    scheduler.close()
+
+                in_child(use)
+        finally:
+            stop.set()
+        call.result()

@@ -1,0 +1,169 @@
+"""Spawning while a run goes on: from handlers, their threads and their tools, and at the moment at which they end."""
+
+import threading
+
+import pytest
+
+from asimov_sync import GraphError, Retry, Task, TaskGraph, TaskScheduler, TaskStatus
+from asimov_sync.testing import ScriptedInferenceClient, calls
+
+from ..waiting import Background, wait_for
+from .graphs import single
+
+
+def quick(task, context):
+    return context.name
+
+
+@pytest.fixture(params=[4, 1, 0], ids=["threads", "one thread", "calling thread"])
+def scheduler(request):
+    with TaskScheduler({"quick": quick}, max_workers=request.param) as made:
+        yield made
+
+
+def test_from_several_threads_of_one_handler(scheduler):
+    """Eight threads of one handler spawn at once; every task runs, each once, under a name of its own."""
+
+    def handler(task, context):
+        def spawn(first):
+            return [context.spawn(Task(type="quick")) for _ in range(first, first + 25)]
+
+        return sum((call.result() for call in [Background(spawn, 25 * number) for number in range(8)]), [])
+
+    scheduler.handlers["handler"] = handler
+    result = scheduler.run(single("handler"))
+    spawned = result.results["x"]
+    assert len(spawned) == 200 and len(result.results) == 201
+    assert all(task.status is TaskStatus.COMPLETE for task in spawned)
+    assert sorted(task.result for task in spawned) == sorted(name for name in result.results if name != "x")
+
+
+def test_from_tools(scheduler):
+    """A tool of a handler's tool loop spawns, on whatever thread it is called."""
+
+    def handler(task, context):
+        def plan(topic: str) -> str:
+            """Plan it."""
+            context.spawn(Task(type="quick", objective=topic), name=topic)
+            return "planned"
+
+        wanted = calls(("plan", {"topic": "one"}), ("plan", {"topic": "two"}))
+        client = ScriptedInferenceClient(lambda body: "done" if len(body["messages"]) > 1 else wanted)
+        run = client.run_tools("plan", tools=[plan])
+        assert [call.exception for call in run.calls] == [None, None]
+        return run.text
+
+    scheduler.handlers["handler"] = handler
+    assert scheduler.run(single("handler")).results == {"x": "done", "one": "one", "two": "two"}
+
+
+def test_after_the_handler_has_returned(scheduler):
+    """What is over spawns nothing: a thread that a handler left behind has a GraphError."""
+    contexts = []
+    scheduler.handlers["leave"] = lambda task, context: contexts.append(context)
+    scheduler.run(single("leave"))
+    with pytest.raises(GraphError, match="is over"):
+        contexts[0].spawn(Task(type="quick"))
+
+
+def test_while_the_run_is_cancelled():
+    """Tasks that spawn at the moment of the cancel spawn it or have a GraphError; afterwards every Task is free."""
+    children = []
+
+    def handler(task, context):
+        ready.set()
+        while True:
+            child = Task(type="quick")
+            try:
+                children.append(context.spawn(child))
+            except GraphError:
+                return
+
+    with TaskScheduler({"handler": handler, "quick": quick}, max_workers=2) as scheduler:
+        for _ in range(10):
+            ready = threading.Event()
+            del children[:]
+            run = scheduler.submit(single("handler"))
+            assert ready.wait(20)
+            run.cancel()
+            result = run.result(20)
+            assert len(result.results) + len(result.skipped) + len(result.errors) == len(children) + 1
+            graph = TaskGraph()
+            for child in children[:50]:
+                graph.add(child)
+            assert scheduler.run(graph).status is TaskStatus.COMPLETE
+
+
+def test_what_was_spawned_runs_beside_its_spawner():
+    """A spawned task starts at once, while its spawner goes on, if there is a worker; and after it, if there is one only."""
+    met = threading.Barrier(2)
+
+    def spawner(task, context):
+        child = context.spawn(Task(type="meet"), name="child")
+        context.spawn(Task(type="quick"), name="after", depends_on=["x", child])
+        met.wait(20)
+        return "spawner"
+
+    with TaskScheduler({"spawner": spawner, "meet": lambda task, context: met.wait(20) >= 0, "quick": quick}) as scheduler:
+        assert scheduler.run(single("spawner")).results == {"x": "spawner", "child": True, "after": "after"}
+
+
+def test_a_chain_of_spawns(scheduler):
+    """Each of five hundred tasks spawns the next one; a task may depend on what spawned it."""
+
+    def link(task, context):
+        left = task.params["left"]
+        if left:
+            context.spawn(Task(type="link", params={"left": left - 1}), depends_on=context.name)
+        return left
+
+    scheduler.handlers["link"] = link
+    graph = TaskGraph()
+    graph.add(Task(type="link", params={"left": 500}), name="first")
+    assert sorted(scheduler.run(graph, timeout=20).results.values()) == list(range(501))
+
+
+def test_what_goes_on_is_taken_back():
+    """A spawned task that goes on while its spawner is retried is cancelled; its late result is nobody's."""
+    started, cancelled = threading.Event(), threading.Event()
+
+    def child(task, context):
+        if not started.is_set():
+            started.set()
+            assert context.cancellation.wait(20)
+            cancelled.set()
+            return "late"
+        return "second"
+
+    def parent(task, context):
+        context.spawn(Task(type="child"), name="child")
+        if context.attempt == 1:
+            assert started.wait(20)
+            raise ValueError("again")
+        return "parent"
+
+    with TaskScheduler({"parent": parent, "child": child}) as scheduler:
+        result = scheduler.run(single("parent", retry=Retry(attempts=2, wait=lambda state: 0.0)))
+        assert result.results == {"x": "parent", "child": "second"}
+        assert cancelled.wait(20)
+        wait_for(lambda: not scheduler._workforce._pool.abandoned)
+
+
+def test_a_refused_spawn_leaves_nothing(scheduler):
+    """What cannot be spawned is a GraphError in the handler, and the Task is free."""
+    free = Task(type="quick")
+
+    def handler(task, context):
+        for wrong in ({"name": "x"}, {"depends_on": "nobody"}, {"timeout": -1}, {"max_visits": 0}):
+            with pytest.raises(GraphError):
+                context.spawn(free, **wrong)
+        with pytest.raises(GraphError, match="no handler"):
+            context.spawn(Task(type="unknown"))
+        context.spawn(free, name="free")
+        with pytest.raises(GraphError):
+            context.spawn(free, name="twice")
+        return "fine"
+
+    scheduler.handlers["handler"] = handler
+    assert scheduler.run(single("handler")).results == {"x": "fine", "free": "free"}
+    assert scheduler.run(single("quick", task=free)).results == {"x": "x"}

@@ -1,0 +1,171 @@
+"""TaskText: what a task's replies say, piece by piece, of whatever asked for them, and nothing after the task is over."""
+
+import threading
+
+import pytest
+
+from asimov_sync import AnthropicInferenceClient, Retry, TaskScheduler, tool
+from asimov_sync.testing import Fault, ModelServer, ScriptedInferenceClient, calls
+
+from ..waiting import Background, wait_for
+from .graphs import single
+
+
+def texts(events):
+    """What was told, by the number of the reply."""
+    found = {}
+    for event in events:
+        if event.type == "task_text":
+            assert event.name == "x"
+            found[event.reply] = found.get(event.reply, "") + event.text
+    return found
+
+
+@pytest.fixture(params=[2, 0], ids=["threads", "calling thread"])
+def scheduler(request):
+    with TaskScheduler(max_workers=request.param) as made:
+        yield made
+
+
+def test_every_way_of_asking(scheduler):
+    """generate, stream and the tool loops are told alike, each reply under a number of its own, in pieces."""
+
+    @tool
+    def look_up() -> str:
+        return "found"
+
+    def answer(body):
+        return "all done now" if len(body["messages"]) > 1 else calls(("look_up", {}))
+
+    def handler(task, context):
+        client = ScriptedInferenceClient(lambda body: "one two three")
+        client.generate("hello")
+        list(client.stream("hello"))
+        client = ScriptedInferenceClient(answer)
+        client.run_tools("hello", tools=[look_up])
+        list(client.stream_tools("hello", tools=[look_up]))
+
+    scheduler.handlers["handler"] = handler
+    events = list(scheduler.stream(single("handler")))
+    told = texts(events)
+    assert {number: text for number, text in told.items() if text} == {
+        1: "one two three",
+        2: "one two three",
+        4: "all done now",
+        6: "all done now",
+    }
+    pieces = [event for event in events if event.type == "task_text" and event.reply == 2]
+    assert len(pieces) > 1
+    assert events[-2].type == "task_finished"
+
+
+def test_a_cut_reply_begins_anew(scheduler):
+    """A reply that breaks off in its text and is asked for again has a new number, and its text begins from the start."""
+    with ModelServer([Fault("one two three", error_at=4), "one two three"]) as server:
+        client = AnthropicInferenceClient(model="m", api_key="k", api_url=server.url, max_retries=2)
+        scheduler.handlers["handler"] = lambda task, context: client.generate("hello").text
+        events = list(scheduler.stream(single("handler")))
+        assert events[-1].result.results == {"x": "one two three"}
+        assert len(server.requests) == 2
+        assert texts(events) == {1: "one ", 2: "one two three"}
+
+
+def test_attempts_count_their_own_replies(scheduler):
+    """Each attempt's replies are numbered from 1 on."""
+    client = ScriptedInferenceClient(lambda body: "text")
+
+    def handler(task, context):
+        client.generate("hello")
+        client.generate("hello")
+        if context.attempt == 1:
+            raise ValueError
+
+    scheduler.handlers["handler"] = handler
+    events = list(scheduler.stream(single("handler", retry=Retry(attempts=2, wait=lambda state: 0.0))))
+    assert [event.reply for event in events if event.type == "task_text"] == [1, 2, 1, 2]
+
+
+def test_tools_side_by_side():
+    """Tools that ask models of their own at the same time tell under numbers of their own, from the very first on."""
+    met = threading.Barrier(4)
+    inner = ScriptedInferenceClient(lambda body: "inner {}".format(body["messages"][0]["content"]))
+
+    @tool
+    def ask(number: int) -> str:
+        met.wait(20)
+        return inner.generate(str(number)).text
+
+    wanted = calls(*[("ask", {"number": number}) for number in range(4)])
+    outer = ScriptedInferenceClient(lambda body: "outer" if len(body["messages"]) > 1 else wanted)
+    with TaskScheduler({"handler": lambda task, context: outer.run_tools("hello", tools=[ask]).text}) as scheduler:
+        for _ in range(5):
+            told = texts(scheduler.stream(single("handler")))
+            assert sorted(text for text in told.values() if text) == ["inner 0", "inner 1", "inner 2", "inner 3", "outer"]
+
+
+def test_the_first_replies_of_several_threads():
+    """A handler whose threads begin its first replies at once has a number for each."""
+    import contextvars
+
+    client = ScriptedInferenceClient(lambda body: "text")
+    many = 8
+
+    def handler(task, context):
+        met = threading.Barrier(many)
+
+        def ask():
+            met.wait(20)
+            client.generate("hello")
+
+        for call in [Background(contextvars.copy_context().run, ask) for _ in range(many)]:
+            call.result()
+
+    with TaskScheduler({"handler": handler}) as scheduler:
+        for _ in range(10):
+            assert texts(scheduler.stream(single("handler"))) == dict.fromkeys(range(1, many + 1), "text")
+
+
+def test_nothing_is_told_after_the_task():
+    """What a task's left-behind thread still reads is not told, and neither is that of an attempt that is over."""
+    import contextvars
+
+    gate, left = threading.Event(), []
+    client = ScriptedInferenceClient(lambda body: "late text")
+
+    def handler(task, context):
+        own = contextvars.copy_context()
+        left.append(Background(lambda: gate.wait(20) and own.run(client.generate, "hello").text))
+
+    with TaskScheduler({"handler": handler}) as scheduler:
+        run = scheduler.submit(single("handler"))
+        run.result(20)
+        gate.set()
+        assert left[0].result() == "late text"
+        assert [event.type for event in run.events()] == ["task_started", "task_finished", "run_finished"]
+
+
+def test_no_cost_without_a_watcher():
+    """Where nobody watches, no tap is set: clients do not even make the pieces."""
+    from asimov_sync.taps import TAPS
+
+    seen = []
+    with TaskScheduler({"handler": lambda task, context: seen.append(TAPS.get())}) as scheduler:
+        scheduler.run(single("handler"))
+        list(scheduler.stream(single("handler")))
+        scheduler.on_event(lambda event: None)
+        scheduler.run(single("handler"))
+        wait_for(lambda: len(seen) == 3)
+    assert [len(taps) for taps in seen] == [0, 1, 1]
+
+
+def test_nested_runs_tell_both(scheduler):
+    """The text of a task in a nested run is told there and to the task that it is nested in."""
+    client = ScriptedInferenceClient(lambda body: "text")
+    inner_events = []
+
+    def outer(task, context):
+        inner_events.extend(scheduler.stream(single("inner")))
+
+    scheduler.handlers.update(outer=outer, inner=lambda task, context: client.generate("hello").text)
+    events = list(scheduler.stream(single("outer")))
+    assert texts(events) == texts(inner_events) == {1: "text"}
