@@ -39,7 +39,7 @@ def planned(nodes: List[Node], names: Mapping[uuid.UUID, str], groups: Mapping[s
         for dependency in node.depends_on:
             told = names.get(dependency.id) if isinstance(dependency, Task) else dependency
             if not isinstance(told, str) or (told not in places and told not in members):
-                raise unknown(node.name, dependency)
+                raise unknown(node.name, dependency, "graph")
             if told in places:
                 found.append(places[told])
             else:
@@ -53,10 +53,10 @@ def planned(nodes: List[Node], names: Mapping[uuid.UUID, str], groups: Mapping[s
     return Plan(nodes, dependencies, dependents, members)
 
 
-def unknown(name: str, dependency: object) -> GraphError:
+def unknown(name: str, dependency: object, where: str) -> GraphError:
     """The error about a dependency that is not there."""
     told = dependency.objective or dependency.type if isinstance(dependency, Task) else dependency
-    return GraphError("{!r} depends on {!r}, which is not in the graph".format(name, told))
+    return GraphError("{!r} depends on {!r}, which is not in the {}".format(name, told, where))
 
 
 def _refuse_cycle(nodes: Sequence[Node], dependencies: List[Tuple[int, ...]], dependents: List[List[int]]) -> None:

@@ -353,7 +353,7 @@ class RunState:
                 found = node.named(dependency, self.places) if isinstance(dependency, str) else None
             group = node.named(dependency, self._groups) if found is None and isinstance(dependency, str) else None
             if found is None and group is None:
-                raise unknown(node.name, dependency)
+                raise unknown(node.name, dependency, "run")
             dependencies += (found,) if found is not None else group or ()
         dependencies = list(dict.fromkeys(dependencies))
         place = len(self.nodes)
