@@ -28,7 +28,7 @@ from asimov_sync.graph.retry import Retry
 from asimov_sync.graph.state import RunState
 from asimov_sync.messages import Usage
 from asimov_sync.metering import METERS, Meter
-from asimov_sync.tasks import Task, TaskSnapshot, TaskStatus
+from asimov_sync.tasks import Task, TaskStatus
 from asimov_sync.workers import INLINE, Alarm, alarms
 
 if TYPE_CHECKING:
@@ -399,12 +399,13 @@ class Driver:
                 told = outcome.error or ""
                 self.audience.tell(TaskRetried(context.name, task, time.time(), context.attempt, told, outcome.wait))
         else:
-            end = self.state.settle(place, outcome.status, outcome.result, outcome.error, outcome.route)
-            if end.status is TaskStatus.FAILED:
+            status = self.state.settle(place, outcome.status, outcome.result, outcome.error, outcome.route)
+            if status is TaskStatus.FAILED:
                 self._exceptions.pop(place, None)  # of an earlier visit
-                self._exceptions[place] = outcome.exception or self.state.faults[place]
+                self._exceptions[place] = error or self.state.faults[place]
             if self.audience.watched:
-                self._tell_finished(place, end)
+                went = status is outcome.status  # else its Route could not be taken
+                self._tell_finished(place, outcome if went else None)
         if self.state.changes:
             self._follow("a loop went back to what came before it")
         if spent:
@@ -444,11 +445,12 @@ class Driver:
         self.hands -= 1
         self._left.append((context, reason))
 
-    def _tell_finished(self, place: int, end: Optional[TaskSnapshot] = None) -> None:
+    def _tell_finished(self, place: int, outcome: Optional[Outcome] = None) -> None:
+        """Tell that a task was settled; outcome: as what, where a loop may have had it wait again since."""
         if self.audience.watched:
             node = self.state.nodes[place]
-            task = node.task.model_copy(update=end._asdict() if end is not None else None)
-            self.audience.tell(TaskFinished(node.name, task, time.time()))
+            end = None if outcome is None else {"status": outcome.status, "result": outcome.result, "error": outcome.error}
+            self.audience.tell(TaskFinished(node.name, node.task.model_copy(update=end), time.time()))
 
     def _finish_if_over(self) -> None:
         if self.result is not None or not self.state.over:

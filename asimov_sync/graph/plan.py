@@ -30,6 +30,7 @@ def planned(nodes: List[Node], names: Mapping[uuid.UUID, str], groups: Mapping[s
     places: Dict[str, int] = {node.name: place for place, node in enumerate(nodes)}
     dependencies: List[Tuple[int, ...]] = []
     dependents: List[List[int]] = [[] for _ in nodes]
+    looped = False  # only who waits for a later one can be in a cycle
     members = {name: tuple(places[member] for member in group) for name, group in groups.items()}
     for place, node in enumerate(nodes):
         if not node.depends_on:
@@ -38,18 +39,23 @@ def planned(nodes: List[Node], names: Mapping[uuid.UUID, str], groups: Mapping[s
         found: List[int] = []
         for dependency in node.depends_on:
             told = names.get(dependency.id) if isinstance(dependency, Task) else dependency
-            if not isinstance(told, str) or (told not in places and told not in members):
+            if not isinstance(told, str):
                 raise unknown(node.name, dependency, "graph")
-            if told in places:
-                found.append(places[told])
-            else:
+            known = places.get(told)
+            if known is not None:
+                found.append(known)
+            elif told in members:
                 found += members[told]
+            else:
+                raise unknown(node.name, dependency, "graph")
         if len(found) > 1:
             found = list(dict.fromkeys(found))
-        for dependency_place in found:
-            dependents[dependency_place].append(place)
+        for before in found:
+            dependents[before].append(place)
+            looped = looped or before >= place
         dependencies.append(tuple(found))
-    _refuse_cycle(nodes, dependencies, dependents)
+    if looped:
+        _refuse_cycle(nodes, dependencies, dependents)
     return Plan(nodes, dependencies, dependents, members)
 
 

@@ -64,7 +64,7 @@ from asimov_sync.graph.phases import (
     Phase,
 )
 from asimov_sync.graph.plan import Plan, unknown
-from asimov_sync.tasks import Task, TaskSnapshot, TaskStatus
+from asimov_sync.tasks import Task, TaskStatus
 
 __all__ = ["Change", "RunState"]
 
@@ -170,8 +170,8 @@ class RunState:
         result: Any = None,
         error: Optional[str] = None,
         route: Optional[Sequence[str]] = None,
-    ) -> TaskSnapshot:
-        """End an attempt for good: what came of it, which is a failure where the route that it chose cannot be taken.
+    ) -> TaskStatus:
+        """End an attempt for good: as what, which is FAILED where the route that it chose cannot be taken.
 
         route: the names that a Route held.
         """
@@ -186,14 +186,14 @@ class RunState:
                     self.routes[place] = chosen
                 elif self.stopped is None:
                     self._go_back(place, targets, result)
-                    return TaskSnapshot(status, result, error)
+                    return status
         if status is TaskStatus.FAILED:
             self._fail(place, error)
         else:
             _move(self.nodes[place].task, status, result, error)
             self._settle(place, _END[status], result, error)
             self._spread(place)
-        return TaskSnapshot(status, result, error)
+        return status
 
     def may_retry(self, place: int) -> bool:
         """Whether an attempt that just failed may be made again, as far as its Retry's number and the run go."""
@@ -240,8 +240,8 @@ class RunState:
         settled = [place]
         for place in settled:  # grows while it is walked
             for dependent in self.dependents[place]:
-                self.unmet[dependent] -= 1
-                if not self.unmet[dependent] and self.phases[dependent] is WAITING and self._decide_fate(dependent):
+                unmet = self.unmet[dependent] = self.unmet[dependent] - 1
+                if not unmet and self.phases[dependent] is WAITING and self._decide_fate(dependent):
                     settled.append(dependent)
 
     def _decide_fate(self, place: int) -> bool:

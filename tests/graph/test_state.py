@@ -223,8 +223,8 @@ def test_a_route_that_cannot_be_taken(route):
     state = state_of([[], [0], [0], []])
     take(state)
     complete(state, 3)
-    end = state.settle(0, TaskStatus.COMPLETE, None, None, route)
-    assert end.status is TaskStatus.FAILED and end.error.startswith("GraphError: the Route of '0'")
+    assert state.settle(0, TaskStatus.COMPLETE, None, None, route) is TaskStatus.FAILED
+    assert state.errors[0].startswith("GraphError: the Route of '0'")
     assert state.phases == [FAILED, SKIPPED, SKIPPED, COMPLETE]
 
 
@@ -242,7 +242,7 @@ def loop():
 def test_a_route_back():
     """The target and all after it that has started wait again; what goes on of it is told to be undone."""
     state = loop()
-    assert state.settle(2, TaskStatus.COMPLETE, "better", None, ["0"]).status is TaskStatus.COMPLETE
+    assert state.settle(2, TaskStatus.COMPLETE, "better", None, ["0"]) is TaskStatus.COMPLETE
     assert state.phases == [READY, WAITING, WAITING, WAITING, WAITING]
     assert state.changes == [Change(4, WAITING)]
     assert statuses(state) == ["WAITING"] * 5
@@ -274,8 +274,8 @@ def test_one_visit_too_many():
         complete(state, 0)
         assert take(state) == [1]
         end = state.settle(1, TaskStatus.COMPLETE, None, None, ["0"])
-        assert (end.status is TaskStatus.FAILED) == (visit == 2)
-    assert "'1' was started 2 times, its max_visits" in end.error
+        assert (end is TaskStatus.FAILED) == (visit == 2)
+    assert "'1' was started 2 times, its max_visits" in state.errors[1]
     assert state.over and state.phases == [COMPLETE, FAILED]
 
 
