@@ -146,7 +146,7 @@ class _Run:
     # Fates
 
     def fate(self, task):
-        """Ready, skipped, ruled out or failed; None while a dependency is not over. One that is gone counts as ruled out."""
+        """Ready, skipped or ruled out; None while a dependency is not over. One that is gone counts as ruled out."""
         dependencies = [self.tasks[name] for name in task.spec.depends_on if name in self.tasks]
         if not all(dependency.over for dependency in dependencies):
             return None
@@ -157,20 +157,7 @@ class _Run:
         ]
         if fruitless and not task.spec.allow_failure:
             return "skipped"
-        inputs = self.inputs(task)
-        if task.spec.depends_on and not inputs and not fruitless:
-            return "ruled out"
-        if task.spec.when is not None:
-            try:
-                if not passes(task.spec.when, inputs):
-                    return "ruled out"
-            except LookupError:
-                task.settle("FAILED", error="LookupError")
-                return "failed"
-        if task.visits >= task.spec.max_visits:
-            task.settle("FAILED", error="GraphError")
-            return "failed"
-        return "ready"
+        return "ready" if not task.spec.depends_on or self.inputs(task) or fruitless else "ruled out"
 
     def inputs(self, task):
         before = [self.tasks[name] for name in task.spec.depends_on if name in self.tasks]
@@ -193,7 +180,15 @@ class _Run:
                     changed = changed or task.fate is not None
 
     def execute(self, task):
-        """One visit: as many attempts as its Retry allows, and what comes of the last."""
+        """One visit, if it is to be: as many attempts as its Retry allows, and what comes of the last."""
+        try:
+            if task.spec.when is not None and not passes(task.spec.when, self.inputs(task)):
+                task.fate = "ruled out"
+                return None
+        except LookupError:
+            return task.settle("FAILED", error="LookupError")
+        if task.visits >= task.spec.max_visits:
+            return task.settle("FAILED", error="GraphError")
         task.visits += 1
         feedback, task.feedback = task.feedback, {}
         self.order.append(task.name)
