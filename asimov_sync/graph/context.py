@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Sequence
 from asimov_sync.cache.contract import Cache
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.errors import TaskTimeout
-from asimov_sync.graph.nodes import MAX_VISITS, Dependencies, When
+from asimov_sync.graph.nodes import MAX_VISITS, Dependencies, When, node_of
 from asimov_sync.graph.retry import Retry
 from asimov_sync.metering import METERS, Meter
 from asimov_sync.taps import TAPS
@@ -99,7 +99,8 @@ class TaskContext:
         visit undone by a loop, what it spawned is taken back. GraphError for a name that is taken, a dependency that is not
         there, or a type without a handler.
         """
-        return self._driver.spawn(self, task, name, depends_on, when, allow_failure, retry, timeout, max_visits)
+        options = (when, allow_failure, retry, timeout, max_visits)
+        return self._driver.spawn(self, node_of(task, name or "", depends_on, *options, self.node.scopes))
 
     def report(self, fraction: Optional[float] = None, text: str = "") -> None:
         """Tell how far the task is (0 to 1, or None) and what it is about; a TaskProgress event to those who watch."""

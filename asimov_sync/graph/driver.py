@@ -7,6 +7,7 @@ switched threads inside of it, and from then on every worker would be waiting fo
 
 import collections
 import contextvars
+import itertools
 import os
 import threading
 import time
@@ -20,11 +21,10 @@ from asimov_sync.graph.audience import STANDING, Audience
 from asimov_sync.graph.claims import Hold, claim, release
 from asimov_sync.graph.context import TaskContext
 from asimov_sync.graph.events import RunFinished, TaskFinished, TaskProgress, TaskRetried, TaskSkipped, TaskStarted, TaskText
-from asimov_sync.graph.nodes import Dependencies, When, node_of
+from asimov_sync.graph.nodes import Node
 from asimov_sync.graph.phases import EXECUTING, FAILED, WAITING
 from asimov_sync.graph.plan import Plan
 from asimov_sync.graph.results import Outcome, RunResult
-from asimov_sync.graph.retry import Retry
 from asimov_sync.graph.state import RunState
 from asimov_sync.messages import Usage
 from asimov_sync.metering import METERS, Meter
@@ -227,38 +227,14 @@ class Driver:
                 self.audience.tell(TaskText(context.name, context.node.task.model_copy(), time.time(), text, reply))
         self._after()
 
-    def spawn(
-        self,
-        context: TaskContext,
-        task: Task,
-        name: Optional[str],
-        depends_on: Dependencies,
-        when: Optional[When],
-        allow_failure: bool,
-        retry: Optional[Retry],
-        timeout: Optional[float],
-        max_visits: int,
-    ) -> Task:
-        """Add a task on behalf of one that goes on."""
-        scopes = context.node.scopes
+    def spawn(self, context: TaskContext, node: Node) -> Task:
+        """Add a task on behalf of one that goes on. Its name is a local one, or empty for one that is made up."""
         with self.lock:
             if self._contexts.get(context.place) is not context:
                 raise GraphError("{!r} is over, and spawns nothing more".format(context.name))
-            if name is None:
-                name = "{}-{}".format(getattr(task, "type", ""), len(self.state.nodes) + 1)
-            node = node_of(
-                task,
-                (scopes[0] if scopes else "") + name,
-                depends_on,
-                when,
-                allow_failure,
-                retry,
-                timeout,
-                max_visits,
-                scopes,
-            )
+            node = node._replace(name=self._full_name(node))
             self.workforce.require_handlers([node])
-            new = task.id not in self.state.places  # else the state says what is wrong
+            new = node.task.id not in self.state.places  # else the state says what is wrong
             if new:
                 claim([node], self._hold)
             try:
@@ -270,7 +246,14 @@ class Driver:
             self._follow("")
         self._after()
         self.workforce.staff(self)
-        return task
+        return node.task
+
+    def _full_name(self, node: Node) -> str:
+        scope = node.scopes[0] if node.scopes else ""
+        if node.name:
+            return scope + node.name
+        made_up = ("{}{}-{}".format(scope, node.task.type, number) for number in itertools.count(len(self.state.nodes) + 1))
+        return next(name for name in made_up if name not in self.state.places)
 
     # What happens to tasks from elsewhere
 

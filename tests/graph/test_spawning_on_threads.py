@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from asimov_sync import GraphError, Retry, Task, TaskGraph, TaskScheduler, TaskStatus
+from asimov_sync import GraphError, Retry, Route, Task, TaskGraph, TaskScheduler, TaskStatus
 from asimov_sync.testing import ScriptedInferenceClient, calls
 
 from ..waiting import Background, wait_for
@@ -167,3 +167,39 @@ def test_a_refused_spawn_leaves_nothing(scheduler):
     scheduler.handlers["handler"] = handler
     assert scheduler.run(single("handler")).results == {"x": "fine", "free": "free"}
     assert scheduler.run(single("quick", task=free)).results == {"x": "x"}
+
+
+def test_names_that_are_made_up(scheduler):
+    """A task that was given no name gets one that is free."""
+
+    def handler(task, context):
+        context.spawn(Task(type="quick"), name="quick-3")
+        context.spawn(Task(type="quick"))
+
+    scheduler.handlers["handler"] = handler
+    assert list(scheduler.run(single("handler")).results) == ["x", "quick-3", "quick-4"]
+
+
+def test_in_a_subgraph(scheduler):
+    """What a task of a subgraph spawns has its names there: its own, its dependencies', those of a loop's feedback."""
+    seen = []
+
+    def handler(task, context):
+        if context.visit == 1:
+            return Route("work", result="again")
+        context.spawn(Task(type="see"), name="child", depends_on=["first", "outside"])
+        seen.append(dict(context.feedback))
+
+    def see(task, context):
+        seen.append((context.name, list(context.inputs)))
+
+    scheduler.handlers.update(handler=handler, see=see)
+    inner = TaskGraph()
+    inner.add(Task(type="quick"), name="first")
+    inner.add(Task(type="handler"), name="work", depends_on="first")
+    graph = TaskGraph()
+    graph.add(Task(type="quick"), name="outside")
+    graph.add_graph(inner, name="sub", depends_on="outside")
+    result = scheduler.run(graph)
+    assert seen == [{"work": "again"}, ("sub.child", ["first", "outside"])]
+    assert list(result.results) == ["outside", "sub.first", "sub.work", "sub.child"]
