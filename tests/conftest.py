@@ -1,5 +1,6 @@
-"""What every test has: a clean environment, a Redis server of its own, and no silent skip in CI."""
+"""What every test has: a clean environment, a Redis server of its own, a bound on its time, and no silent skip in CI."""
 
+import faulthandler
 import logging
 import os
 import uuid
@@ -16,6 +17,9 @@ from .secrets import Watch
 # No deadline, since what is slow here is the machine; and in CI the same examples each time.
 hypothesis.settings.register_profile("asimov", deadline=None, derandomize=bool(os.environ.get("CI")))
 hypothesis.settings.load_profile("asimov")
+
+HANG_SECONDS = 300
+"""The slowest test takes some ten. One that takes this long hangs, and ends the run with the tracebacks of all threads."""
 
 KEPT_OUT = (
     "ANTHROPIC_API_KEY",
@@ -97,6 +101,24 @@ def redis_url(tmp_path_factory):
 def unique():
     """A prefix that no other test uses, for a server that is shared."""
     return "test-" + uuid.uuid4().hex
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config):
+    """Keep the real stderr for those tracebacks: what tests write there is captured."""
+    config.asimov_stderr = os.fdopen(os.dup(2), "w")
+
+
+def pytest_unconfigure(config):
+    config.asimov_stderr.close()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_protocol(item):
+    """By a watchdog in C, since the thread that hangs may be the one that holds the lock of everything."""
+    faulthandler.dump_traceback_later(HANG_SECONDS, exit=True, file=item.config.asimov_stderr)
+    yield
+    faulthandler.cancel_dump_traceback_later()
 
 
 def unforgiven(reporter):

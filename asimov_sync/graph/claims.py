@@ -1,7 +1,8 @@
 """Which tasks are in a run: a run works on the graph's own Task objects, so each may be in one run at a time."""
 
+import threading
 import weakref
-from typing import Dict, Sequence
+from typing import Dict, Optional, Sequence
 
 from asimov_sync.errors import GraphError
 from asimov_sync.forking import ForkSafeLock
@@ -11,10 +12,21 @@ from asimov_sync.tasks import TaskStatus
 __all__ = ["Hold", "claim", "release"]
 
 
-class Hold:
-    """What a run holds while it works on its tasks. A run that is lost, by Ctrl-C at the wrong moment, claims nothing."""
+DROP_SECONDS = 5.0
+"""How long a run waits for tasks of another one that nobody reads any more; ending that one takes a millisecond or two."""
 
-    __slots__ = ("__weakref__",)
+
+class Hold:
+    """What a run holds while it works on its tasks. A run that is lost, by Ctrl-C at the wrong moment, claims nothing.
+
+    dropped: whether its run is about to be ended, by another thread. over: set when it was.
+    """
+
+    __slots__ = ("__weakref__", "dropped", "over")
+
+    def __init__(self) -> None:
+        self.dropped = False
+        self.over = threading.Event()
 
 
 class _Claims(ForkSafeLock):
@@ -31,12 +43,22 @@ _claims = _Claims()
 
 
 def claim(nodes: Sequence[Node], mine: Hold) -> None:
-    """Take the tasks for a run, and let every one wait, whatever an earlier run left; GraphError while another run has one."""
+    """Take the tasks for a run, and let every one wait, whatever an earlier run left; GraphError while another run has one.
+
+    For a run that was dropped it waits, since that one ends in this moment.
+    """
     wanted = dict.fromkeys([id(node.task) for node in nodes], weakref.ref(mine))
-    with _claims.lock:
-        if not wanted.keys().isdisjoint(_claims.tasks.keys()):
-            _refuse_held(nodes, mine)
-        _claims.tasks.update(wanted)
+    while True:
+        with _claims.lock:
+            held = None if wanted.keys().isdisjoint(_claims.tasks.keys()) else _held(nodes, mine)
+            if held is None:
+                _claims.tasks.update(wanted)
+                break
+        if not held.dropped or not held.over.wait(DROP_SECONDS):
+            raise GraphError(
+                "the task {!r} is running already, and a run works on the graph's own tasks: "
+                "run graph.copy() to run a graph several times at once".format(_name(nodes, held))
+            )
     for node in nodes:
         if node.task.status is not TaskStatus.WAITING:
             if not node.task.status.settled:  # left EXECUTING by a process that is gone, and loaded from its JSON
@@ -44,14 +66,19 @@ def claim(nodes: Sequence[Node], mine: Hold) -> None:
             node.task.move(TaskStatus.WAITING)
 
 
-def _refuse_held(nodes: Sequence[Node], mine: Hold) -> None:
-    for node in nodes:
-        held = _claims.tasks.get(id(node.task))
-        if held is not None and held() not in (None, mine):
-            raise GraphError(
-                "the task {!r} is running already, and a run works on the graph's own tasks: "
-                "run graph.copy() to run a graph several times at once".format(node.name)
-            )
+def _holder(node: Node) -> Optional[Hold]:
+    reference = _claims.tasks.get(id(node.task))
+    return None if reference is None else reference()
+
+
+def _held(nodes: Sequence[Node], mine: Hold) -> Optional[Hold]:
+    """What another run holds some of the tasks by, the first that is found."""
+    return next((held for held in map(_holder, nodes) if held not in (None, mine)), None)
+
+
+def _name(nodes: Sequence[Node], held: Hold) -> str:
+    """Of the first task that is held so; it may just have been given back."""
+    return next((node.name for node in nodes if _holder(node) is held), nodes[0].name)
 
 
 def release(nodes: Sequence[Node], mine: Hold) -> None:

@@ -39,9 +39,7 @@ __all__ = ["Driver"]
 
 
 DROP_SECONDS = 0.2
-"""How long a destructor waits for a run's lock, so that the graph is free when a stream is left. Workers hold it far shorter;
-but two destructors may each be called on a thread that holds the other one's.
-"""
+"""How long a destructor waits for the lock of a run on the calling thread, so that callbacks are called there."""
 
 
 class Driver:
@@ -328,10 +326,16 @@ class Driver:
         return self.result is not None and self.audience.heard
 
     def drop(self, reason: str) -> None:
-        """Cancel from a destructor, which may be called at any moment, on any thread with any locks: waits for none long."""
-        if self.foreign:
+        """Cancel from a destructor, which may be called at any moment, on any thread with any locks.
+
+        The garbage collector may call it inside of the very thread that a worker pool is just starting, and is waiting for
+        with its lock held. So another thread does it, and whoever wants the graph next waits for that. With max_workers=0
+        there is no pool, and the callbacks are to be called here.
+        """
+        if self.foreign or self.result is not None:
             return
-        if self._in_step or not self.lock.acquire(timeout=DROP_SECONDS):
+        self._hold.dropped = True
+        if not self.workforce.inline or self._in_step or not self.lock.acquire(timeout=DROP_SECONDS):
             alarms.call_at(0.0, lambda: self.cancel(reason))
             return
         try:
@@ -443,6 +447,7 @@ class Driver:
         # Whoever is interrupted here does it once more, so the run is not over before the last of it is done.
         self.scheduler.finished(self, result)
         release(self.state.nodes, self._hold)
+        self._hold.over.set()
         if self.audience.watched:
             self.audience.tell(RunFinished(result, time.time()))
         self.result = result

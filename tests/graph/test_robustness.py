@@ -128,6 +128,18 @@ def test_a_stream_that_the_garbage_collector_closes():
         assert scheduler.run(one()).status is TaskStatus.COMPLETE
 
 
+def test_a_stream_that_is_dropped_while_a_worker_is_started():
+    """A destructor waits for no lock of the workers: it may be called in the thread that they are just starting."""
+    with TaskScheduler({"wait": lambda task, context: context.cancellation.wait(20), "echo": echo}) as scheduler:
+        graph = one("wait")
+        dropped = [scheduler.stream(graph)]
+        wait_for(lambda: graph["x"].status is TaskStatus.EXECUTING)
+        with scheduler._workforce._pool._lock:
+            Background(dropped.clear).result()
+        scheduler.handlers["wait"] = echo
+        assert scheduler.run(graph).status is TaskStatus.COMPLETE
+
+
 def test_an_infinite_timeout(scheduler):
     """An infinite time-out is none, and leaves other runs theirs."""
     assert scheduler.run(one(), timeout=math.inf).status is TaskStatus.COMPLETE

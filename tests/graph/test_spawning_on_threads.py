@@ -68,7 +68,6 @@ def test_after_the_handler_has_returned(scheduler):
 
 def test_while_the_run_is_cancelled():
     """Tasks that spawn at the moment of the cancel spawn it or have a GraphError; afterwards every Task is free."""
-    children = []
 
     def handler(task, context):
         ready.set()
@@ -77,16 +76,16 @@ def test_while_the_run_is_cancelled():
             try:
                 children.append(context.spawn(child))
             except GraphError:
-                return
+                return refused.set()
 
     with TaskScheduler({"handler": handler, "quick": quick}, max_workers=2) as scheduler:
         for _ in range(10):
-            ready = threading.Event()
-            del children[:]
+            ready, refused, children = threading.Event(), threading.Event(), []
             run = scheduler.submit(single("handler"))
             assert ready.wait(20)
             run.cancel()
             result = run.result(20)
+            assert refused.wait(20)  # the run is over before its handler knows
             assert len(result.results) + len(result.skipped) + len(result.errors) == len(children) + 1
             graph = TaskGraph()
             for child in children[:50]:
