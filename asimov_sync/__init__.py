@@ -58,6 +58,7 @@ if TYPE_CHECKING:
         ToolRefused as ToolRefused,
         UnboundedClear as UnboundedClear,
         WorkersClosed as WorkersClosed,
+        WorkersExhausted as WorkersExhausted,
         WrongKeyType as WrongKeyType,
     )
     from asimov_sync.graph.building import TaskGraph as TaskGraph
@@ -121,7 +122,7 @@ _HOMES = {
         "CrossSlotError DeadlineExceeded GraphError IdleTimeout IllegalTransition InferenceError InvalidRequestError "
         "NoDecision NonRetryableError NotFoundError OutcomeUnknown OutputInvalid OverloadedError PermissionDeniedError "
         "ProviderError RateLimitError RunFailed RunTimeout StreamInterrupted TaskTimeout ToolError ToolRefused UnboundedClear "
-        "WorkersClosed WrongKeyType"
+        "WorkersClosed WorkersExhausted WrongKeyType"
     ),
     "graph.building": "TaskGraph",
     "graph.events": "RunFinished TaskFinished TaskProgress TaskRetried TaskSkipped TaskStarted TaskText",

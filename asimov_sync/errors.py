@@ -12,6 +12,7 @@
     ├── NoDecision                  the voters of a ModelRouter did not agree on a choice
     ├── NonRetryableError           raised by handlers: this failure is not to be retried
     ├── WorkersClosed               (RuntimeError) work was handed to something already closed
+    ├── WorkersExhausted            (RuntimeError) more calls wait at once than there may be threads
     ├── ToolError                   (ValueError) a tool that cannot be described to a model
     ├── ToolRefused                 a tool call that waited for approval was refused
     ├── CacheError
@@ -89,6 +90,7 @@ __all__ = [
     "ToolRefused",
     "UnboundedClear",
     "WorkersClosed",
+    "WorkersExhausted",
     "WrongKeyType",
     "described",
 ]
@@ -149,6 +151,10 @@ class NoDecision(AsimovError):
 
 class WorkersClosed(AsimovError, RuntimeError):
     """Work was handed to a scheduler, a client or a pool of workers after its `close()`."""
+
+
+class WorkersExhausted(AsimovError, RuntimeError):
+    """More calls of an async facade wait at once than it may have threads: its `max_threads`."""
 
 
 class ToolError(AsimovError, ValueError):

@@ -28,6 +28,11 @@ from asimov_sync.cancellation import Cancellation
 __all__ = ["RedisCache", "RedisServer"]
 
 CONNECT_SECONDS = 5.0
+MAX_CONNECTIONS = 2**31
+"""No bound: a thread that waits for a message holds a connection, and it is for whoever starts threads to bound them. redis-py
+from 8 on would stop at 100, with an error that reads as if the server were gone; a url may say otherwise.
+"""
+
 REPLY_SECONDS = 20.0
 """How long a reply may take. Well above a blocked read, which takes its time by intent."""
 
@@ -84,6 +89,7 @@ class RedisCache(Cache):
             "socket_timeout": REPLY_SECONDS,
             "socket_keepalive": True,
             "health_check_interval": 30,
+            "max_connections": MAX_CONNECTIONS,
         }
         owned = client is None
         if client is None and url is not None:

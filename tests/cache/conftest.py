@@ -1,4 +1,6 @@
-"""The caches that the contract is tested on: in memory, on fakeredis, on a real server, on a real cluster of one node."""
+"""The caches that the contract is tested on: in memory, on fakeredis, on a real server, on a real cluster of one node, and two
+of them through their async facade.
+"""
 
 import fakeredis
 import pytest
@@ -6,11 +8,13 @@ import redis
 from redis.cluster import RedisCluster
 
 from asimov_sync import MemoryCache, RedisCache
+from asimov_sync.aio import to_async
 
+from ..aio.blocking import Blocking, Loop
 from ..redis_server import RedisServer, find_server
 from ..waiting import wait_for
 
-BACKENDS = ["memory", "fakeredis", "redis", "cluster"]
+BACKENDS = ["memory", "fakeredis", "redis", "cluster", "memory, async", "redis, async"]
 
 
 @pytest.fixture(scope="session")
@@ -31,18 +35,29 @@ def cluster_port(tmp_path_factory, redis_url):
 @pytest.fixture(params=BACKENDS)
 def backend(request):
     """The name of the backend that a test runs on."""
-    return request.param
+    return request.param.split(",")[0]
 
 
 @pytest.fixture
-def make_cache(request, backend, unique):
+def through(request, backend):
+    """What a test sees of a cache: the cache itself, or its async facade, used from blocking code."""
+    if not request.node.callspec.params["backend"].endswith("async"):
+        yield lambda cache: cache
+        return
+    loop = Loop()
+    yield lambda cache: Blocking(to_async(cache), loop)
+    loop.close()
+
+
+@pytest.fixture
+def make_cache(request, backend, through, unique):
     """Makes caches on one and the same backend; `prefix` and `suffix` are put inside those of this test."""
     made = []
     if backend == "memory":
         store = MemoryCache()
 
         def make(bounded=True, prefix="", suffix=""):
-            return (store.with_prefix(unique) if bounded else store).with_prefix(prefix).with_suffix(suffix)
+            return through(store.with_prefix(unique) if bounded else store).with_prefix(prefix).with_suffix(suffix)
 
     else:
         if backend == "fakeredis":
@@ -56,7 +71,7 @@ def make_cache(request, backend, unique):
         whole = "{" + unique + "}" if backend == "cluster" else unique
 
         def make(bounded=True, prefix="", suffix=""):
-            made.append(RedisCache(default_prefix=whole if bounded else "", **how))
+            made.append(through(RedisCache(default_prefix=whole if bounded else "", **how)))
             return made[-1].with_prefix(prefix).with_suffix(suffix)
 
     yield make

@@ -11,7 +11,6 @@ import pytest
 
 from asimov_sync import (
     MISSING,
-    Cache,
     CacheKeyError,
     CacheValueError,
     Cancellation,
@@ -168,7 +167,7 @@ def test_views_nest(make_cache):
     assert app.keys() == {"user-7:letter:2:draft"}
     assert app.get("user-7:letter:2:draft") == "dear"
     assert app.with_prefix("user-8").keys() == set()
-    assert isinstance(second, Cache)
+    assert isinstance(second, type(app))
 
 
 def test_a_view_is_a_value(cache):

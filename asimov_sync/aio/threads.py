@@ -1,0 +1,299 @@
+"""Blocking calls for coroutines: which thread makes them, and what a cancelled coroutine does to the call beneath.
+
+What may wait without a bound (a mailbox, a stream, a run) has a thread to itself, a `Lane`; so no number of such waits keeps
+another call from its turn, and one too many is an error and no deadlock. What is short shares a few threads. Neither takes a
+thread of the event loop's own executor, which others need, to resolve names for instance.
+
+A thread knows nothing of event loops: it ends a `concurrent.futures.Future`, and whoever waits for that is told through its
+loop, if there still is one.
+"""
+
+import asyncio
+import concurrent.futures
+import queue
+from typing import Any, Callable, Optional, Set, Tuple, TypeVar
+
+from asimov_sync.cancellation import Cancellation
+from asimov_sync.errors import WorkersClosed, WorkersExhausted
+from asimov_sync.forking import ForkSafeLock
+from asimov_sync.workers import WorkerPool
+
+__all__ = ["MAX_THREADS", "Lane", "Threads"]
+
+MAX_THREADS = 256
+"""How many calls of one facade may wait at once, where nothing else is said. A thread that waits costs some 50 KB."""
+
+SHORT_THREADS = 8
+"""How many short calls of one facade are made at once; the others have their turn after them."""
+
+FREEING_SECONDS = 1.0
+"""How long a coroutine that was cancelled waits for the end of the call beneath. Milliseconds, unless that ignores it."""
+
+TURN_SECONDS = 0.1
+"""How long the start of a thread waits for a turn of the event loop after the one before."""
+
+CANCELLED = "the coroutine was cancelled"
+CLOSED = "the async facade was closed"
+
+Result = TypeVar("Result")
+
+
+class _Lanes(ForkSafeLock):
+    """The lanes that are open, and whether more may be opened. A forked child has none of its parent's."""
+
+    __slots__ = ("closed", "open")
+
+    def renew(self) -> None:
+        super().renew()
+        self.open: Set[Lane] = set()
+        self.closed = False
+
+
+class Threads:
+    """The threads of one facade. Belongs to no event loop: coroutines of several may use it at once."""
+
+    def __init__(self, max_threads: int = MAX_THREADS) -> None:
+        if max_threads < 1:
+            raise ValueError(
+                "max_threads is the number of calls that may wait at once, 1 at least; not {}".format(max_threads)
+            )
+        self.limit = max_threads
+        self._long = WorkerPool(None, name="asimov-aio-wait")
+        self._short = WorkerPool(SHORT_THREADS, name="asimov-aio")
+        self._starter = WorkerPool(1, name="asimov-aio-start")
+        self._lanes = _Lanes()
+
+    async def short(
+        self, function: Callable[..., Result], *args: Any, undo: Optional[Callable[[Result], Any]] = None
+    ) -> Result:
+        """The result of a call that is bounded by itself. Cancelled, it is not made, or left to its end.
+
+        undo: called with its result, should it come although the coroutine was cancelled.
+        """
+        future: "concurrent.futures.Future[Result]" = self._short.submit(function, *args)
+        try:
+            await _told(future)
+        except asyncio.CancelledError:
+            if not future.cancel():
+                self.elsewhere(_undo, future, undo)
+            raise
+        return future.result()
+
+    async def wait(
+        self,
+        function: Callable[..., Result],
+        *args: Any,
+        cancellation: Optional[Cancellation] = None,
+        free: Optional[Callable[[], Any]] = None,
+        undo: Optional[Callable[[Result], Any]] = None,
+    ) -> Result:
+        """The result of a call that may wait without a bound. Cancelled, the call ends, too.
+
+        cancellation: what ends it as well, the current token where not given. free: what ends it, if its token does not.
+        undo: called with its result, should it come although the coroutine was cancelled.
+        """
+        lane = self.lane(cancellation)
+        lane.free = free
+        try:
+            return await lane.call(lambda: function(*args), undo)
+        finally:
+            lane.leave()
+
+    def lane(self, cancellation: Optional[Cancellation] = None) -> "Lane":
+        """A thread for calls that follow one another; WorkersExhausted where there are too many already."""
+        with self._lanes.lock:
+            if self._lanes.closed:
+                raise WorkersClosed("this async facade was closed: make a new one with to_async()")
+            if len(self._lanes.open) >= self.limit:
+                raise WorkersExhausted(
+                    "{0} streams, runs or mailboxes wait at once, and to_async(…, max_threads={0}) has no thread for "
+                    "another: close streams that are not read on, or give it more".format(self.limit)
+                )
+            lane = Lane(self, cancellation)
+            self._lanes.open.add(lane)
+        self._start(lane.serve, lane.refuse)
+        return lane
+
+    def closed(self, lane: "Lane") -> None:
+        """A lane's thread is at its end."""
+        with self._lanes.lock:
+            self._lanes.open.discard(lane)
+
+    def elsewhere(self, function: Callable[..., Any], *args: Any) -> "concurrent.futures.Future[Any]":
+        """Call what may block on a thread beside the lanes; a future that is done after that."""
+        done: "concurrent.futures.Future[Any]" = concurrent.futures.Future()
+
+        def call() -> None:
+            try:
+                function(*args)
+            finally:
+                done.set_result(None)
+
+        self._start(call, lambda error: done.set_result(None))
+        return done
+
+    def _start(self, function: Callable[[], Any], otherwise: Callable[[Exception], Any]) -> None:
+        """Have a function called on a thread of its own; `otherwise`, if there can be none.
+
+        Not here, since a thread that starts another one waits until that one runs. And one thread for each turn of the event
+        loop, since many that start at once would keep the interpreter's lock from the loop's thread for long: two hundred
+        streams opened at once held up the loop for half a second.
+        """
+        loop = asyncio.get_running_loop()
+
+        def start() -> None:
+            try:
+                self._long.submit(function)
+            except Exception as error:
+                otherwise(error)
+            turn: "queue.SimpleQueue[None]" = queue.SimpleQueue()
+            try:
+                loop.call_soon_threadsafe(turn.put, None)
+                turn.get(timeout=TURN_SECONDS)
+            except (RuntimeError, queue.Empty):
+                pass  # the loop is closed, or busy on its own account
+
+        try:
+            self._starter.submit(start)
+        except WorkersClosed as error:
+            otherwise(error)
+
+    async def close(self, function: Callable[[], Any]) -> None:
+        """End what goes on, call `function()`, which closes what is beneath, and take no more calls."""
+        with self._lanes.lock:
+            if self._lanes.closed:
+                return
+            self._lanes.closed = True
+            lanes = list(self._lanes.open)
+        await _patiently(*[self.elsewhere(lane.end, CLOSED) for lane in lanes])
+        for lane in lanes:
+            lane.leave()
+        await _patiently(*[lane.over for lane in lanes])
+        try:
+            await self.short(function)
+        finally:
+            for pool in (self._short, self._long, self._starter):
+                pool.shutdown(wait=False)
+
+    def __repr__(self) -> str:
+        return "{} of {} threads".format(len(self._lanes.open), self.limit)
+
+
+class Lane:
+    """One thread that makes one call after the other, all in one context, the one it was opened in, under one token.
+
+    free: called where its token was cancelled, for what that does not end; also when it is dropped. over: done when the thread
+    is at its end.
+    """
+
+    def __init__(self, threads: Threads, cancellation: Optional[Cancellation]) -> None:
+        self.free: Optional[Callable[[], Any]] = None
+        self.over: "concurrent.futures.Future[Any]" = concurrent.futures.Future()
+        self._threads = threads
+        self._token = Cancellation(parent=cancellation or Cancellation.current())
+        # The next call, or, at the end, whether it is one that nobody waits for. A SimpleQueue, since destructors put.
+        self._calls: "queue.SimpleQueue[Tuple[Optional[concurrent.futures.Future[Any]], Any]]" = queue.SimpleQueue()
+
+    async def call(self, function: Callable[[], Result], undo: Optional[Callable[[Result], Any]] = None) -> Result:
+        """The result of the next call. Where the coroutine is cancelled, so is the token, and the lane is of no more use."""
+        future: "concurrent.futures.Future[Result]" = concurrent.futures.Future()
+        self._calls.put((future, function))
+        try:
+            await _told(future)
+        except asyncio.CancelledError:
+            # Elsewhere, since its callbacks may do IO, and since this thread is the event loop's.
+            await _patiently(self._threads.elsewhere(self.end, CANCELLED, future, undo))
+            raise
+        return future.result()
+
+    def end(
+        self,
+        reason: str,
+        future: "Optional[concurrent.futures.Future[Result]]" = None,
+        undo: Optional[Callable[[Result], Any]] = None,
+    ) -> None:
+        """End the call that goes on, from another thread, and wait until it is over."""
+        self._token.cancel(reason)
+        if self.free is not None:
+            self.free()
+        if future is not None:
+            _undo(future, undo)
+
+    async def close(self, reason: str) -> None:
+        """End the call that goes on, and the thread."""
+        self._threads.elsewhere(self.end, reason)
+        self.leave()
+        await _patiently(self.over)
+
+    def leave(self) -> None:
+        """Let the thread end, after what it was given to do."""
+        self._calls.put((None, False))
+
+    def drop(self) -> None:
+        """Let the thread end, and free what it has opened; for destructors: takes no lock, and calls nothing here."""
+        self._calls.put((None, True))
+
+    def serve(self) -> None:
+        """The thread's own: make one call after the other."""
+        dropped = False
+        try:
+            with self._token:
+                while True:
+                    future, function = self._calls.get()
+                    if future is None:
+                        dropped = function
+                        break
+                    try:
+                        result = function()
+                    except BaseException as error:
+                        future.set_exception(error)
+                        del error
+                    else:
+                        future.set_result(result)
+                        del result
+                    del future, function  # nothing is to live until the next call comes
+            if dropped:
+                self.end("nobody reads it any more")
+        finally:
+            self._threads.closed(self)
+            self.over.set_result(None)
+
+    def refuse(self, error: Exception) -> None:
+        """There is no thread: whoever calls has the error."""
+        self._threads.closed(self)
+        self.over.set_result(None)
+        while True:
+            future, _ = self._calls.get()
+            if future is None:
+                return
+            future.set_exception(error)
+
+
+def _undo(future: "concurrent.futures.Future[Result]", undo: Optional[Callable[[Result], Any]]) -> None:
+    if future.exception() is None and undo is not None:
+        undo(future.result())
+
+
+def _told(future: "concurrent.futures.Future[Any]") -> "asyncio.Future[None]":
+    """An event loop's future that is done when the thread's is, whatever came of it."""
+    loop = asyncio.get_running_loop()
+    told: "asyncio.Future[None]" = loop.create_future()
+
+    def set() -> None:
+        if not told.done():
+            told.set_result(None)
+
+    def tell(_: Any) -> None:
+        try:
+            loop.call_soon_threadsafe(set)
+        except RuntimeError:
+            pass  # the loop is closed, so nobody waits
+
+    future.add_done_callback(tell)
+    return told
+
+
+async def _patiently(*futures: "concurrent.futures.Future[Any]") -> None:
+    """Wait until all of them are done, but not for long."""
+    if futures:
+        await asyncio.wait([_told(future) for future in futures], timeout=FREEING_SECONDS)

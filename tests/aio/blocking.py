@@ -1,0 +1,60 @@
+"""An async facade, used from blocking code: so that tests of what is beneath can be run through it, as they are."""
+
+import asyncio
+import inspect
+import threading
+
+from asimov_sync.aio import AsyncCache, AsyncDelivery
+
+from ..waiting import DEADLINE
+
+
+class Loop:
+    """An event loop on a thread of its own."""
+
+    def __init__(self):
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self.thread.start()
+
+    def await_(self, coroutine):
+        """What comes of a coroutine there; in a copy of this thread's context, as for any task."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(3 * DEADLINE)
+
+    def close(self):
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join(DEADLINE)
+        self.loop.close()
+
+
+class Blocking:
+    """A facade whose coroutines are waited for, and whose views and deliveries are such as well."""
+
+    def __init__(self, facade, loop):
+        self._facade = facade
+        self._loop = loop
+
+    def __getattr__(self, name):
+        if name.startswith("_"):
+            return getattr(self._facade.sync, name)  # what tests look at that know the implementation
+        value = getattr(self._facade, name)
+        if not inspect.ismethod(value):
+            return value
+
+        def call(*args, **kwargs):
+            result = value(*args, **kwargs)
+            if inspect.iscoroutine(result):
+                result = self._loop.await_(result)
+            return Blocking(result, self._loop) if isinstance(result, (AsyncCache, AsyncDelivery)) else result
+
+        return call
+
+    def __enter__(self):
+        self._loop.await_(self._facade.__aenter__())
+        return self
+
+    def __exit__(self, *exc_info):
+        self._loop.await_(self._facade.__aexit__(*exc_info))
+
+    def __repr__(self):
+        return repr(self._facade)
