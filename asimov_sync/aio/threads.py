@@ -169,6 +169,7 @@ class Threads:
         for lane in lanes:
             lane.leave()
         await _patiently(*[lane.over for lane in lanes])
+        await _told(self.elsewhere(lambda: None))  # after it, nothing that was to be started is still to be
         try:
             await self.short(function)
         finally:
@@ -182,8 +183,7 @@ class Threads:
 class Lane:
     """One thread that makes one call after the other, all in one context, the one it was opened in, under one token.
 
-    free: called where its token was cancelled, for what that does not end; also when it is dropped. over: done when the thread
-    is at its end.
+    free: called where its token was cancelled, for what that does not end. over: done when the thread is at its end.
     """
 
     def __init__(self, threads: Threads, cancellation: Optional[Cancellation]) -> None:
@@ -191,19 +191,24 @@ class Lane:
         self.over: "concurrent.futures.Future[Any]" = concurrent.futures.Future()
         self._threads = threads
         self._token = Cancellation(parent=cancellation or Cancellation.current())
-        # The next call, or, at the end, whether it is one that nobody waits for. A SimpleQueue, since destructors put.
+        self._busy = False  # whether a call goes on
+        # The next call; or None for the end, and the reason if what was opened is to be freed. Destructors put, too, which a
+        # SimpleQueue allows.
         self._calls: "queue.SimpleQueue[Tuple[Optional[concurrent.futures.Future[Any]], Any]]" = queue.SimpleQueue()
 
     async def call(self, function: Callable[[], Result], undo: Optional[Callable[[Result], Any]] = None) -> Result:
         """The result of the next call. Where the coroutine is cancelled, so is the token, and the lane is of no more use."""
         future: "concurrent.futures.Future[Result]" = concurrent.futures.Future()
         self._calls.put((future, function))
+        self._busy = True
         try:
             await _told(future)
         except asyncio.CancelledError:
             # Elsewhere, since its callbacks may do IO, and since this thread is the event loop's.
             await _patiently(self._threads.elsewhere(self.end, CANCELLED, future, undo))
             raise
+        finally:
+            self._busy = not future.done()
         return future.result()
 
     def end(
@@ -220,28 +225,33 @@ class Lane:
             _undo(future, undo)
 
     async def close(self, reason: str) -> None:
-        """End the call that goes on, and the thread."""
-        self._threads.elsewhere(self.end, reason)
-        self.leave()
-        await _patiently(self.over)
+        """End the call that goes on, free what was opened, and end the thread."""
+        freed = []
+        if self._busy:
+            freed.append(self._threads.elsewhere(self.end, reason))
+            self.leave()
+        else:
+            self.drop(reason)
+        await _patiently(self.over, *freed)
 
     def leave(self) -> None:
-        """Let the thread end, after what it was given to do."""
-        self._calls.put((None, False))
+        """Let the thread end, after what it was given to do; where that is done, another may have its place at once."""
+        if not self._busy:
+            self._threads.closed(self)
+        self._calls.put((None, None))
 
-    def drop(self) -> None:
-        """Let the thread end, and free what it has opened; for destructors: takes no lock, and calls nothing here."""
-        self._calls.put((None, True))
+    def drop(self, reason: str = "nobody reads it any more") -> None:
+        """Let the thread free what was opened, and end. For destructors, too: takes no lock, and calls nothing here."""
+        self._calls.put((None, reason))
 
     def serve(self) -> None:
         """The thread's own: make one call after the other."""
-        dropped = False
         try:
             with self._token:
                 while True:
                     future, function = self._calls.get()
                     if future is None:
-                        dropped = function
+                        reason = function
                         break
                     try:
                         result = function()
@@ -252,8 +262,8 @@ class Lane:
                         future.set_result(result)
                         del result
                     del future, function  # nothing is to live until the next call comes
-            if dropped:
-                self.end("nobody reads it any more")
+            if reason is not None:
+                self.end(reason)
         finally:
             self._threads.closed(self)
             self.over.set_result(None)

@@ -1,8 +1,8 @@
 """A ModelServer in a process of its own, which says on request what it has seen: `python -m tests.aio.model_server`.
 
-It is asked for a number of words, and sends so many; asked "for 30 words, and stop half-way", it waits there for its client to
-leave. Its first line is its address. Each line that it is sent it answers with one: how many requests came in, how many replies
-were sent whole, and how many connections were left by their client in the middle of one.
+It is asked for a number of words, and sends so many; asked "for 30 words, and stop half-way", it waits there for its client
+to leave. Its first line is its address. Each line that it is sent it answers with one: how many requests came in, how many
+replies were sent whole, and how many connections were left by their client in the middle of one.
 """
 
 import json

@@ -197,7 +197,7 @@ def test_several_loops_at_once(cache):
 
 
 def test_a_loop_that_ends_ends_its_waits(cache):
-    """Where asyncio.run ends with a reader still waiting, the reader has left the mailbox afterwards, and nothing is logged."""
+    """Where asyncio.run ends with a reader still waiting, the reader has left the mailbox afterwards."""
     facade = to_async(cache)
 
     async def leave_behind():

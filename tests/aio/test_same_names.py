@@ -60,9 +60,9 @@ def test_methods(sync, facade):
     assert methods(sync)
     for name in methods(sync):
         mine, its = getattr(facade, name), getattr(sync, name)
-        assert [parameter.replace(annotation=parameter.empty) for parameter in inspect.signature(mine).parameters.values()] == [
-            parameter.replace(annotation=parameter.empty) for parameter in inspect.signature(its).parameters.values()
-        ], name
+        assert [
+            parameter.replace(annotation=parameter.empty) for parameter in inspect.signature(mine).parameters.values()
+        ] == [parameter.replace(annotation=parameter.empty) for parameter in inspect.signature(its).parameters.values()], name
         assert inspect.iscoroutinefunction(mine) is (name not in PLAIN), name
         assert inspect.getdoc(mine), name
 

@@ -17,6 +17,7 @@ from asimov_sync import (
     ReplyDone,
     StreamInterrupted,
     TextDelta,
+    WorkersClosed,
     WorkersExhausted,
     tool,
 )
@@ -332,15 +333,13 @@ async def test_an_agent():
 async def test_threads_that_cannot_be_had(server, monkeypatch):
     """Where no thread can be started, whoever waits has an error, and not for ever."""
 
-    def no_thread(self):
-        raise RuntimeError("can't start new thread")
+    def no_thread(*args):
+        raise WorkersClosed("no worker thread could be started: can't start new thread")
 
     async with to_async(client_of(server)) as client:
-        await client.generate("go")  # which starts the thread that starts threads
-        await until(lambda: not client._threads._lanes.open)
-        client._threads._long.renew()
         with monkeypatch.context() as patch:
-            patch.setattr(threading.Thread, "start", no_thread)
-            with pytest.raises(RuntimeError, match="no worker thread"):
-                await client.generate("go")
+            patch.setattr(client._threads._long, "submit", no_thread)
+            for _ in range(2):
+                with pytest.raises(WorkersClosed, match="can't start new thread"):
+                    await client.generate("go")
         assert (await client.generate("go")).text == WORDS

@@ -19,6 +19,7 @@ from ..waiting import DEADLINE, wait_for
 SETUP = """
 import asyncio, json, pathlib, sys, threading, time
 from asimov_sync import AnthropicInferenceClient, MemoryCache, Task, TaskGraph, TaskScheduler
+from asimov_sync.aio import to_async
 from asimov_sync.testing import ModelServer
 
 never, released = threading.Event(), threading.Event()
@@ -59,7 +60,23 @@ CELLS = {
     "run": "result = scheduler.run(graph)",
     "stream": "for event in scheduler.stream(graph):\n    last = event\nresult = last.result",
     "await": "result = await loop.run_in_executor(None, scheduler.run, graph)",
+    "facade": "facade = to_async(scheduler)\nresult = await facade.run(graph)",
+    "facade's stream": "async for event in facade.stream(graph):\n    last = event\nresult = last.result",
 }
+
+# The client and the cache, synchronous and through the facade, in one cell.
+BOTH = """
+said = [client.generate("hello").text, "".join(client.stream("hello").text_stream)]
+talker, store = to_async(client), to_async(cache)
+said.append((await talker.generate("hello")).text)
+async with talker.stream("hello") as stream:
+    said.append("".join([text async for text in stream.text_stream]))
+cache.set("key", "blocking")
+read = [cache.get("key"), await store.get("key")]
+reader = asyncio.ensure_future(store.get_message("answers"))
+cache.publish_to_mailbox("answers", "a message")
+read.append(await reader)
+"""
 
 # The clock is the machine's, so that the driver may compare.
 TIMED = """
@@ -72,7 +89,7 @@ except BaseException:
 
 RELEASE = """
 released.set()
-for _ in range(3):
+for _ in range(5):
     cache.publish_to_mailbox("letters", "a letter")
 """
 
@@ -150,6 +167,7 @@ def main(place, directory):
         notebook.run(RELEASE)
         for name, cell in CELLS.items():
             told["run again"][name] = notebook.run(cell, status="result.status.name", names="list(result.results)")
+        told["both"] = notebook.run(BOTH, said="said", read="read")
         told["shutdown"] = notebook.close()
     finally:
         notebook.kernel.shutdown_kernel(now=True)

@@ -1,4 +1,4 @@
-"""Django: handlers that use the ORM, in a threaded site and in a test case that owns a transaction."""
+"""Django: handlers that use the ORM, in a threaded site and in a test case that owns a transaction; and async views."""
 
 import json
 
@@ -26,3 +26,13 @@ def test_a_view_whose_handlers_use_the_orm(closing, database):
 def test_a_test_case(database):
     """With max_workers=0 handlers and tools see the uncommitted rows of a TestCase; on threads they do not."""
     assert "Ran 4 tests" in finished("tests.hosts.django_testcase", database).stderr
+
+
+def test_async_views(database):
+    """Under a real ASGI server, async views await a run whose handlers use the ORM, iterate over its events, and stream."""
+    needed_by_program("uvicorn")
+    told = json.loads(finished("tests.hosts.django_async", database).stdout)
+    assert told["run"] == [{"errors": {}, "notes": ["note 1", "note 2", "note 3"]}] * 40
+    assert told["events"]["last"] == "run_finished" and told["events"]["count"] == 9
+    assert told["text"] == "one two three four"
+    assert told["blocking"] == {"notes": ["note 1", "note 2", "note 3"]}
