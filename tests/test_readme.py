@@ -1,6 +1,8 @@
 """Every code block of README.rst does what it says, and those of the documentation run."""
 
+import asyncio
 import importlib.util
+import inspect
 import os
 import pathlib
 import re
@@ -60,7 +62,9 @@ def test_the_documentation_runs():
         assert ran >= 4, path
         for name in ("scheduler", "client", "server"):
             if name in namespace:
-                namespace[name].close()
+                closing = namespace[name].close()
+                if inspect.iscoroutine(closing):  # of an async facade
+                    asyncio.run(closing)
 
 
 def test_the_table_of_statuses_is_the_one_that_holds():
