@@ -8,11 +8,14 @@
 - threads, once started, stay for the life of the pool.
 
 State, guarded by one lock: the queued jobs; how many workers live, how many of them wait for a job, and which are busy with
-one; which of the busy threads were abandoned, that is, given up as stuck and no longer counted.
+one; which of the busy threads were abandoned, that is, given up as stuck and no longer counted; which jobs stand aside, that
+is, wait for other jobs, and are not counted meanwhile. No thread is started under the lock: whoever starts one waits until it
+runs, and the garbage collector may call a destructor in it that takes the lock.
 """
 
 import collections
 import concurrent.futures
+import contextlib
 import contextvars
 import heapq
 import itertools
@@ -20,7 +23,7 @@ import logging
 import queue
 import threading
 import time
-from typing import Any, Callable, Deque, Dict, List, Optional, Set, Tuple
+from typing import Any, Callable, Deque, Dict, Iterator, List, Optional, Set, Tuple
 
 from asimov_sync.errors import WorkersClosed
 from asimov_sync.forking import renew_in_child
@@ -94,6 +97,7 @@ class WorkerPool(concurrent.futures.ThreadPoolExecutor):
         self._workers: Dict[int, threading.Thread] = {}  # by their thread idents
         self._busy: Dict[int, _Job] = {}  # by their thread idents
         self._abandoned: Set[int] = set()
+        self._aside: Dict[_Job, int] = {}  # how many waits each has
 
     @property
     def job(self) -> Any:
@@ -102,8 +106,8 @@ class WorkerPool(concurrent.futures.ThreadPoolExecutor):
 
     @property
     def crowded(self) -> bool:
-        """Whether a call waits for a worker at this moment."""
-        return len(self._jobs) > self._idle
+        """Whether at this moment a call waits for a worker, or there is a worker too many."""
+        return len(self._jobs) > self._idle or (self.limit is not None and self._living > self.limit)
 
     def submit(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> "concurrent.futures.Future[Any]":  # type: ignore[override]
         """Run `fn(*args, **kwargs)` on a worker, in a copy of the caller's context; WorkersClosed after `shutdown()`."""
@@ -112,26 +116,31 @@ class WorkerPool(concurrent.futures.ThreadPoolExecutor):
             if self._closed:
                 raise WorkersClosed("these workers were closed: make a new scheduler or client")
             self._jobs.append(job)
-            try:
-                self._staff()
-            except WorkersClosed:
-                self._jobs.remove(job)
-                raise
+            thread = self._needed()
+        if thread is not None:
+            self._start(thread, job)
         return job.future
 
-    def _staff(self) -> None:
-        """Wake or start a worker for the newest job. Holds the lock."""
+    def _needed(self) -> Optional[threading.Thread]:
+        """Wake a worker for the newest job; or the thread that is to be started for it. Holds the lock."""
         if self._idle >= len(self._jobs):
             self._wake()
         elif self.limit is None or self._living < self.limit:
-            thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
             self._living += 1
-            try:
-                thread.start()
-            except RuntimeError as error:
+            return threading.Thread(target=self._serve, name=self._name, daemon=True)
+        return None
+
+    def _start(self, thread: threading.Thread, job: Optional[_Job] = None) -> None:
+        """Start it, without the lock. Where that cannot be, and no other will come to the job, WorkersClosed."""
+        try:
+            thread.start()
+        except RuntimeError as error:
+            with self._lock:
                 self._living -= 1
-                if not self._living:
-                    raise WorkersClosed("no worker thread could be started: {}".format(error)) from error
+                if self._living or job is None or job not in self._jobs:
+                    return
+                self._jobs.remove(job)
+            raise WorkersClosed("no worker thread could be started: {}".format(error)) from error
 
     def _wake(self) -> None:
         """Wake a worker that waits for a job. Holds the lock."""
@@ -164,9 +173,15 @@ class WorkerPool(concurrent.futures.ThreadPoolExecutor):
             job.run()
             del job  # its result must not live until the next job comes
             with self._lock:
-                del self._busy[me]
+                aside = self._aside.pop(self._busy.pop(me), 0)
                 if me in self._abandoned:
                     self._abandoned.discard(me)
+                    return
+                if aside:
+                    self._living += 1
+                if self.limit is not None and self._living > self.limit:  # whoever stood aside is back
+                    self._living -= 1
+                    del self._workers[me]
                     return
 
     def busy(self, job: Any) -> bool:
@@ -191,9 +206,40 @@ class WorkerPool(concurrent.futures.ThreadPoolExecutor):
                 return
             del self._workers[ident]
             self._abandoned.add(ident)
-            self._living -= 1
-            if self._jobs:
-                self._staff()
+            if job not in self._aside:
+                self._living -= 1
+            thread = self._needed() if self._jobs else None
+        if thread is not None:
+            self._start(thread)
+
+    @contextlib.contextmanager
+    def aside(self, job: Any) -> Iterator[None]:
+        """In this `with`, a call of this pool waits for others: its place goes to one of them, so that they are not waited for
+        in vain. After it the call goes on beside those, so that for a moment there may be more than `max_workers` at work.
+        """
+        thread = None
+        with self._lock:
+            mine = self.busy(job)
+            if mine:
+                waits = self._aside.get(job, 0)
+                self._aside[job] = waits + 1
+                if not waits and not self._given_up(job):
+                    self._living -= 1
+                    thread = self._needed() if self._jobs else None
+        try:
+            if thread is not None:
+                self._start(thread)
+            yield
+        finally:
+            with self._lock:
+                waits = self._aside.pop(job, 0) - 1 if mine else -1
+                if waits > 0:
+                    self._aside[job] = waits
+                elif not waits and not self._given_up(job):  # else it has ended, and left a thread of its own behind here
+                    self._living += 1
+
+    def _given_up(self, job: Any) -> bool:
+        return any(busy is job and ident in self._abandoned for ident, busy in self._busy.items())
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls; those queued are still run, or cancelled. `wait` waits for the workers to end."""

@@ -6,6 +6,7 @@ from asimov_sync.aio.cache import AsyncCache
 from asimov_sync.aio.streams import AsyncRunEvents
 from asimov_sync.aio.threads import CANCELLED, Threads
 from asimov_sync.budget import Budget
+from asimov_sync.cancellation import Cancellation
 from asimov_sync.graph.building import TaskGraph
 from asimov_sync.graph.context import Handler, Middleware
 from asimov_sync.graph.listeners import Callback
@@ -59,10 +60,18 @@ class AsyncTaskScheduler:
         timeout: Optional[float] = None,
         on_failure: str = "continue",
         budget: Optional[Budget] = None,
+        cancellation: Optional[Cancellation] = None,
     ) -> "AsyncRun":
         """Start a run, and return its handle. See `TaskScheduler.submit`."""
         run = await self._threads.short(
-            self.sync.submit, graph, run_id, timeout, on_failure, budget, undo=lambda run: run.cancel(CANCELLED)
+            self.sync.submit,
+            graph,
+            run_id,
+            timeout,
+            on_failure,
+            budget,
+            cancellation,
+            undo=lambda run: run.cancel(CANCELLED),
         )
         return AsyncRun(run, self._threads)
 
@@ -73,9 +82,10 @@ class AsyncTaskScheduler:
         timeout: Optional[float] = None,
         on_failure: str = "continue",
         budget: Optional[Budget] = None,
+        cancellation: Optional[Cancellation] = None,
     ) -> RunResult:
         """Run a graph to its end. Cancelled, it stops; `last_result` has what was finished. See `TaskScheduler.run`."""
-        return await self._threads.wait(self.sync.run, graph, run_id, timeout, on_failure, budget)
+        return await self._threads.wait(self.sync.run, graph, run_id, timeout, on_failure, budget, cancellation=cancellation)
 
     def stream(
         self,
@@ -84,9 +94,12 @@ class AsyncTaskScheduler:
         timeout: Optional[float] = None,
         on_failure: str = "continue",
         budget: Optional[Budget] = None,
+        cancellation: Optional[Cancellation] = None,
     ) -> AsyncRunEvents:
         """What happens in a run, which starts when this is awaited or iterated over. See `TaskScheduler.stream`."""
-        return AsyncRunEvents(self._threads, lambda: self.sync.stream(graph, run_id, timeout, on_failure, budget))
+        return AsyncRunEvents(
+            self._threads, lambda: self.sync.stream(graph, run_id, timeout, on_failure, budget), cancellation
+        )
 
     @property
     def last_result(self) -> Optional[RunResult]:
@@ -126,11 +139,13 @@ class AsyncRun:
         """The id of the run."""
         return self.sync.id
 
-    async def result(self, timeout: Optional[float] = None) -> RunResult:
+    async def result(self, timeout: Optional[float] = None, cancellation: Optional[Cancellation] = None) -> RunResult:
         """Wait for the end; RunTimeout after `timeout` seconds, and the run goes on. Cancelled, the run ends, too, as it does
         where the wait for it is interrupted otherwise: `asyncio.shield` keeps it. See `Run.result`.
         """
-        return await self._threads.wait(self.sync.result, timeout, free=lambda: self.sync.cancel(CANCELLED))
+        return await self._threads.wait(
+            self.sync.result, timeout, cancellation=cancellation, free=lambda: self.sync.cancel(CANCELLED)
+        )
 
     def events(self) -> AsyncRunEvents:
         """What happens, from the start of the run to its RunFinished. See `Run.events`."""

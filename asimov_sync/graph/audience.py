@@ -14,8 +14,11 @@ if TYPE_CHECKING:
 
 __all__ = ["STANDING", "Audience"]
 
-STANDING: "contextvars.ContextVar[Tuple[Any, ...]]" = contextvars.ContextVar("asimov_standing", default=())
-"""On whose threads the tasks are in which this context stands: who waits there for a run on the same has to lend a hand."""
+STANDING: "contextvars.ContextVar[Tuple[Tuple[Any, Any], ...]]" = contextvars.ContextVar("asimov_standing", default=())
+"""In which tasks this context stands: on whose threads each is, and the call that it is in there, if they are a WorkerPool.
+
+Who waits there for a run has to stand aside in those pools, or, on an executor, to lend a hand.
+"""
 
 
 class Audience:
@@ -64,7 +67,7 @@ class Audience:
 
     def _call(self, listener: Listener) -> None:
         if listener.blocking:  # it may wait for a run, on a thread on which a task would go on
-            STANDING.set(STANDING.get() + (self._workforce.threads,))
+            STANDING.set(STANDING.get() + ((self._workforce.threads, self._workforce.job),))
         listener.deliver()
 
     @property

@@ -1,6 +1,6 @@
 """Which tasks are in a run: a run works on the graph's own Task objects, so each may be in one run at a time."""
 
-import threading
+import queue
 import weakref
 from typing import Dict, Optional, Sequence
 
@@ -19,14 +19,28 @@ DROP_SECONDS = 5.0
 class Hold:
     """What a run holds while it works on its tasks. A run that is lost, by Ctrl-C at the wrong moment, claims nothing.
 
-    dropped: whether its run is about to be ended, by another thread. over: set when it was.
+    dropped: whether its run is about to be ended, by another thread.
     """
 
-    __slots__ = ("__weakref__", "dropped", "over")
+    __slots__ = ("__weakref__", "_over", "dropped")
 
     def __init__(self) -> None:
         self.dropped = False
-        self.over = threading.Event()
+        # A queue, because Ctrl-C in the methods of an Event may leave its lock taken.
+        self._over: "queue.SimpleQueue[None]" = queue.SimpleQueue()
+
+    def end(self) -> None:
+        """The tasks were given back."""
+        self._over.put(None)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until they were; whether they were in so many seconds."""
+        try:
+            self._over.get(timeout=seconds)
+        except queue.Empty:
+            return False
+        self._over.put(None)
+        return True
 
 
 class _Claims(ForkSafeLock):
@@ -42,10 +56,10 @@ class _Claims(ForkSafeLock):
 _claims = _Claims()
 
 
-def claim(nodes: Sequence[Node], mine: Hold) -> None:
+def claim(nodes: Sequence[Node], mine: Hold, patient: bool = True) -> None:
     """Take the tasks for a run, and let every one wait, whatever an earlier run left; GraphError while another run has one.
 
-    For a run that was dropped it waits, since that one ends in this moment.
+    patient: whether to wait for a run that was dropped, which ends in this moment.
     """
     wanted = dict.fromkeys([id(node.task) for node in nodes], weakref.ref(mine))
     while True:
@@ -54,7 +68,7 @@ def claim(nodes: Sequence[Node], mine: Hold) -> None:
             if held is None:
                 _claims.tasks.update(wanted)
                 break
-        if not held.dropped or not held.over.wait(DROP_SECONDS):
+        if not (patient and held.dropped and held.wait(DROP_SECONDS)):
             raise GraphError(
                 "the task {!r} is running already, and a run works on the graph's own tasks: "
                 "run graph.copy() to run a graph several times at once".format(_name(nodes, held))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Sequence
 from asimov_sync.cache.contract import Cache
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.errors import TaskTimeout
+from asimov_sync.graph.audience import STANDING
 from asimov_sync.graph.nodes import MAX_VISITS, Dependencies, When, node_of
 from asimov_sync.graph.retry import Retry
 from asimov_sync.metering import METERS, Meter
@@ -136,6 +137,7 @@ class TaskContext:
 def execute(function: Callable[..., Any], context: TaskContext, *args: Any) -> Any:
     """Call a handler, or a `when`, with the task's cancellation, meter and tap as the current ones, which they then stay."""
     METERS.set(METERS.get() + (context.meter,))
+    STANDING.set(STANDING.get() + ((context._driver.workforce.threads, context.job),))
     if context._driver.audience.watched:
         if context._replies is None:  # made here, since tools on several threads may begin replies at once
             context._replies = itertools.count(1)

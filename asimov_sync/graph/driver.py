@@ -12,12 +12,12 @@ import os
 import threading
 import time
 import uuid
-from typing import TYPE_CHECKING, Any, Deque, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, Iterator, List, Optional, Set, Tuple
 
 from asimov_sync.budget import BUDGETS, Budget
 from asimov_sync.cancellation import Cancellation, Registration
 from asimov_sync.errors import BudgetExceeded, Cancelled, GraphError, described
-from asimov_sync.graph.audience import STANDING, Audience
+from asimov_sync.graph.audience import Audience
 from asimov_sync.graph.claims import Hold, claim, release
 from asimov_sync.graph.context import TaskContext
 from asimov_sync.graph.events import RunFinished, TaskFinished, TaskProgress, TaskRetried, TaskSkipped, TaskStarted, TaskText
@@ -39,7 +39,9 @@ __all__ = ["Driver"]
 
 
 DROP_SECONDS = 0.2
-"""How long a destructor waits for the lock of a run on the calling thread, so that callbacks are called there."""
+"""How long a destructor waits for the lock of a run on the calling thread, so that callbacks are called there; and how long
+whoever closes a stream waits for the end of its run.
+"""
 
 
 class Driver:
@@ -54,6 +56,7 @@ class Driver:
         run_id: Optional[str],
         on_failure: str,
         budget: Optional[Budget],
+        cancellation: Optional[Cancellation],
         audience: Audience,
     ) -> None:
         self.id = run_id if run_id is not None else uuid.uuid4().hex
@@ -63,7 +66,7 @@ class Driver:
         self.audience = audience
         self.result: Optional[RunResult] = None
         self.meter = Meter()
-        self.cancellation = Cancellation()
+        self.cancellation = Cancellation(parent=cancellation or Cancellation.current())
         self.context = contextvars.copy_context()
         self.context.run(self._prepare, budget)
         self.hands = 0  # how many workers are on it, or on their way
@@ -89,7 +92,6 @@ class Driver:
     def _prepare(self, budget: Optional[Budget]) -> None:
         """Set what holds in all of the run's tasks, in the context that theirs are copies of."""
         METERS.set(METERS.get() + (self.meter,))
-        STANDING.set(STANDING.get() + (self.workforce.threads,))
         if budget is not None:
             BUDGETS.set(BUDGETS.get() + (budget,))
         if self.workforce.inline:
@@ -109,8 +111,14 @@ class Driver:
             self._finish_if_over()
         self._after()
 
-    def _call_at(self, moment: float, function: Any) -> None:
-        self._alarms.append(alarms.call_at(moment, function))
+    def _call_at(self, moment: float, function: Callable[[], Any]) -> None:
+        self._alarms.append(self._alarm(moment, function))
+
+    def _alarm(self, moment: float, function: Callable[[], Any]) -> Alarm:
+        """Have a function called that may wait, for this run's lock or in a callback of a cancellation: not on the thread of
+        the alarms, which has those of other runs to ring.
+        """
+        return alarms.call_at(moment, lambda: self.workforce.call_elsewhere(function))
 
     # For workers
 
@@ -163,7 +171,7 @@ class Driver:
     def _started(self, context: TaskContext) -> None:
         context.begin()
         if context.deadline is not None:
-            context.alarm = alarms.call_at(context.deadline, lambda: self._expire(context))
+            context.alarm = self._alarm(context.deadline, lambda: self._expire(context))
         if self.audience.watched:
             task = context.node.task.model_copy()
             self.audience.tell(TaskStarted(context.name, task, time.time(), context.attempt, context.visit))
@@ -234,7 +242,7 @@ class Driver:
             self.workforce.require_handlers([node])
             new = node.task.id not in self.state.places  # else the state says what is wrong
             if new:
-                claim([node], self._hold)
+                claim([node], self._hold, patient=False)  # the lock is held, and the end of another run may wait for it
             try:
                 self.state.spawn(context.place, node)
             except BaseException:
@@ -325,8 +333,9 @@ class Driver:
         """Whether the run is over, and everybody who listens has had all of it."""
         return self.result is not None and self.audience.heard
 
-    def drop(self, reason: str) -> None:
-        """Cancel from a destructor, which may be called at any moment, on any thread with any locks.
+    def drop(self, reason: str, wait: bool = False) -> None:
+        """Cancel from a destructor, which may be called at any moment, on any thread with any locks; or from a generator's
+        end, which may be one. wait: whether to wait for the end: a moment as a rule, and never long.
 
         The garbage collector may call it inside of the very thread that a worker pool is just starting, and is waiting for
         with its lock held. So another thread does it, and whoever wants the graph next waits for that. With max_workers=0
@@ -336,7 +345,9 @@ class Driver:
             return
         self._hold.dropped = True
         if not self.workforce.inline or self._in_step or not self.lock.acquire(timeout=DROP_SECONDS):
-            alarms.call_at(0.0, lambda: self.cancel(reason))
+            self._alarm(0.0, lambda: self.cancel(reason))
+            if wait and not self._in_step:
+                self._hold.wait(DROP_SECONDS)
             return
         try:
             self._end(reason)
@@ -376,7 +387,9 @@ class Driver:
         """What came of an attempt, for its task and for others."""
         place = context.place
         error = outcome.exception
-        spent = isinstance(error, BudgetExceeded) and error.budget is self._budget is not None
+        spent = self._budget is not None and any(
+            isinstance(cause, BudgetExceeded) and cause.budget is self._budget for cause in causes(error)
+        )
         if outcome.wait is not None and not spent and self.state.may_retry(place):
             moment = time.monotonic() + outcome.wait
             self.state.retry(place, moment)
@@ -447,7 +460,7 @@ class Driver:
         # Whoever is interrupted here does it once more, so the run is not over before the last of it is done.
         self.scheduler.finished(self, result)
         release(self.state.nodes, self._hold)
-        self._hold.over.set()
+        self._hold.end()
         if self.audience.watched:
             self.audience.tell(RunFinished(result, time.time()))
         self.result = result
@@ -489,3 +502,12 @@ def failure(context: TaskContext, error: BaseException) -> Outcome:
         except Exception as broken:  # its own wait= is somebody's code, too
             error = broken
     return Outcome(TaskStatus.FAILED, None, described(error), error, None, wait)
+
+
+def causes(error: Optional[BaseException]) -> Iterator[BaseException]:
+    """An exception, and those that it was raised from, or while handling."""
+    seen: Set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,12 +1,15 @@
 """A run that is going on: the handle that its caller holds, and the iterator of its events."""
 
+import contextlib
 import time
 from typing import Any, Iterator, Optional
 
-from asimov_sync.errors import GraphError, RunTimeout
+from asimov_sync.cancellation import Cancellation
+from asimov_sync.errors import Cancelled, GraphError, RunTimeout
 from asimov_sync.graph.driver import Driver
 from asimov_sync.graph.events import RunFinished
 from asimov_sync.graph.results import RunResult
+from asimov_sync.graph.workforce import standing_aside
 from asimov_sync.messages import Event
 
 __all__ = ["Run", "RunEvents"]
@@ -26,33 +29,42 @@ class Run:
         """The id of the run."""
         return self._driver.id
 
-    def result(self, timeout: Optional[float] = None) -> RunResult:
-        """Wait for the end, and return what came of it. RunTimeout after `timeout` seconds; the run itself goes on. GraphError
-        where the run would never end: in a blocking callback of its own, and in a forked child.
+    def result(self, timeout: Optional[float] = None, cancellation: Optional[Cancellation] = None) -> RunResult:
+        """Wait for the end, and return what came of it. RunTimeout after `timeout` seconds, and Cancelled where the wait is
+        cancelled; the run itself goes on then. GraphError where the run would never end: in a blocking callback of its own,
+        and in a forked child.
 
-        Callbacks have had all events by then. Any exception that interrupts the wait (Ctrl-C, SystemExit, one raised by a
-        signal handler) cancels the run.
+        Callbacks have had all events by then. cancellation: what ends the wait, the current token where not given. Any other
+        exception that interrupts it (Ctrl-C, SystemExit, one raised by a signal handler) cancels the run.
         """
         driver = self._driver
         end = None if timeout is None else time.monotonic() + timeout
         try:
-            while True:
-                self._refuse_endless_wait()
-                driver.workforce.lend_hand(driver)
-                if driver.heard:
-                    assert driver.result is not None
-                    return driver.result
-                left = SLICE_SECONDS if end is None else min(SLICE_SECONDS, end - time.monotonic())
-                if left <= 0:
-                    raise RunTimeout("run {} did not end within {} s; it goes on".format(self.id, timeout))
-                if driver.result is not None:
-                    driver.audience.deliver()  # what Ctrl-C may have kept from them
-                driver.audience.wait(left, lambda: driver.heard)
-        except (RunTimeout, GraphError):  # neither of them interrupts the run
+            with self._wait(cancellation) as token:
+                while True:
+                    self._refuse_endless_wait(token)
+                    driver.workforce.lend_hand(driver)
+                    if driver.heard:
+                        assert driver.result is not None
+                        return driver.result
+                    left = SLICE_SECONDS if end is None else min(SLICE_SECONDS, end - time.monotonic())
+                    if left <= 0:
+                        raise RunTimeout("run {} did not end within {} s; it goes on".format(self.id, timeout))
+                    if driver.result is not None:
+                        driver.audience.deliver()  # what Ctrl-C may have kept from them
+                    driver.audience.wait(left, lambda: driver.heard)
+        except (RunTimeout, GraphError, Cancelled):  # none of them interrupts the run
             raise
         except BaseException as interruption:
             driver.interrupt(interruption)
             raise
+
+    @contextlib.contextmanager
+    def _wait(self, cancellation: Optional[Cancellation] = None) -> Iterator[Cancellation]:
+        """Around a wait: others work meanwhile, and a cancellation ends it."""
+        token = cancellation or Cancellation.current()
+        with standing_aside(), token.on_cancel(self._driver.audience.wake):
+            yield token
 
     def events(self) -> "RunEvents":
         """What happens, from the start of the run to its RunFinished. Closing or dropping the iterator early cancels it."""
@@ -65,17 +77,21 @@ class Run:
         driver = self._driver
         events = driver.audience.events
         assert events is not None
-        while number == len(events):
-            self._refuse_endless_wait()
-            driver.workforce.lend_hand(driver, tasks=1)
-            driver.audience.wait(SLICE_SECONDS, lambda: number < len(events))
+        if number == len(events):
+            with self._wait() as token:
+                while number == len(events):
+                    self._refuse_endless_wait(token)
+                    driver.workforce.lend_hand(driver, tasks=1)
+                    driver.audience.wait(SLICE_SECONDS, lambda: number < len(events))
         if driver.workforce.inline:
             driver.audience.attend()  # callbacks are not behind whoever reads
         return events[number]
 
-    def _refuse_endless_wait(self) -> None:
+    def _refuse_endless_wait(self, token: Cancellation) -> None:
         if self.done():
             return
+        if token.cancelled and not self._driver.cancellation.cancelled:  # else the run itself ends, and has a result
+            token.raise_if_cancelled()
         if self._driver.foreign:
             raise GraphError("run {} goes on in the process that this one was forked from".format(self.id))
         if self._driver.audience.blocked:
@@ -121,7 +137,7 @@ class RunEvents(Iterator[Event]):
         """Cancel the run, if it is not over; harmless after the end."""
         if not self._ended:
             self._ended = True
-            self._run.cancel(_UNREAD)
+            self._run._driver.drop(_UNREAD, wait=True)
 
     def __enter__(self) -> "RunEvents":
         return self

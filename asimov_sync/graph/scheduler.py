@@ -5,6 +5,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Set, Tuple, Typ
 
 from asimov_sync.budget import Budget
 from asimov_sync.cache.contract import Cache
+from asimov_sync.cancellation import Cancellation
 from asimov_sync.errors import WorkersClosed
 from asimov_sync.forking import ForkSafeLock
 from asimov_sync.graph.audience import Audience
@@ -114,17 +115,19 @@ class TaskScheduler:
         timeout: Optional[float] = None,
         on_failure: str = "continue",
         budget: Optional[Budget] = None,
+        cancellation: Optional[Cancellation] = None,
     ) -> Run:
         """Start a run, and return its handle. With max_workers=0 it goes on while the result or the events are asked for.
 
         run_id: its name, made up where not given. timeout: seconds after which it is cancelled. on_failure: "continue", so
         that only what depends on a FAILED task is skipped, or "stop", so that nothing more is started. budget: for all that
-        its tasks ask of models; once a request is refused because it is used up, the run ends.
+        its tasks ask of models; once a request is refused because it is used up, the run ends. cancellation: a token that
+        ends the run, the current one where not given.
 
         GraphError, before anything runs, for a cycle, an unknown dependency, a type without a handler, or a graph
         that is running already.
         """
-        return self._submit(graph, run_id, timeout, on_failure, budget, True, [])
+        return self._submit(graph, run_id, timeout, on_failure, budget, cancellation, True, [])
 
     def run(
         self,
@@ -133,6 +136,7 @@ class TaskScheduler:
         timeout: Optional[float] = None,
         on_failure: str = "continue",
         budget: Optional[Budget] = None,
+        cancellation: Optional[Cancellation] = None,
     ) -> RunResult:
         """Run a graph to its end, and return what came of it; the arguments are those of `submit`.
 
@@ -141,7 +145,7 @@ class TaskScheduler:
         """
         made: List[Driver] = []
         try:
-            return self._submit(graph, run_id, timeout, on_failure, budget, False, made).result()
+            return self._submit(graph, run_id, timeout, on_failure, budget, cancellation, False, made).result()
         except BaseException as interruption:  # wherever between here and there it struck
             for driver in made:
                 driver.interrupt(interruption)
@@ -154,9 +158,10 @@ class TaskScheduler:
         timeout: Optional[float] = None,
         on_failure: str = "continue",
         budget: Optional[Budget] = None,
+        cancellation: Optional[Cancellation] = None,
     ) -> RunEvents:
         """Run a graph, and iterate over what happens; the last event is RunFinished. Closing the iterator cancels the run."""
-        return self._submit(graph, run_id, timeout, on_failure, budget, True, []).events()
+        return self._submit(graph, run_id, timeout, on_failure, budget, cancellation, True, []).events()
 
     def _submit(
         self,
@@ -165,6 +170,7 @@ class TaskScheduler:
         timeout: Optional[float],
         on_failure: str,
         budget: Optional[Budget],
+        cancellation: Optional[Cancellation],
         recording: bool,
         made: List[Driver],
     ) -> Run:
@@ -178,7 +184,8 @@ class TaskScheduler:
             claim(plan.nodes, mine)
             force = self._workforce
             listeners = [Listener(callback, blocking or force.inline) for callback, blocking in self._callbacks]
-            driver = Driver(self, force, plan, mine, run_id, on_failure, budget, Audience(listeners, recording, force))
+            audience = Audience(listeners, recording, force)
+            driver = Driver(self, force, plan, mine, run_id, on_failure, budget, cancellation, audience)
             made.append(driver)
             with self._guard.lock:
                 if self._closed:

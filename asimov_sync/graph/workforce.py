@@ -1,11 +1,13 @@
 """On whose threads handlers are called, and how: a pool of our own, somebody's executor, or the calling thread."""
 
+import contextlib
 import logging
 import sys
 import threading
 import time
+import types
 from concurrent.futures import Executor, Future
-from typing import Any, Callable, Dict, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, Optional, Sequence, Tuple
 
 from asimov_sync.errors import GraphError, WorkersClosed, described
 from asimov_sync.graph.audience import STANDING
@@ -16,9 +18,17 @@ from asimov_sync.graph.results import Outcome, Partial, Route
 from asimov_sync.tasks import TaskStatus
 from asimov_sync.workers import WorkerPool, alarms
 
-__all__ = ["Workforce"]
+__all__ = ["Workforce", "standing_aside"]
 
 logger = logging.getLogger(__name__)
+
+GRACE_SECONDS = 0.02
+"""How long a handler has to come back after its cancellation, before its worker is replaced. Most are freed at once."""
+
+_COROUTINE = (
+    "the handler of {!r} is a coroutine function, and handlers are plain functions: call what blocks, "
+    "or asyncio.run() inside of it"
+)
 
 STUCK_SECONDS = 1.0
 """How long after its cancellation a handler that still goes on is said to hang."""
@@ -39,11 +49,11 @@ class Workforce:
         self.handlers = handlers
         self.middleware: Tuple[Middleware, ...] = ()
         self.inline = max_workers == 0 and executor is None
-        self.threads: Any = self if executor is None else executor
         self.limit = max_workers if executor is None else sys.maxsize
         self._executor = executor
         self._here = threading.local()  # which run its thread is putting workers on
         self._pool = WorkerPool(max_workers, name="asimov-task") if max_workers and executor is None else None
+        self.threads: Any = executor or self._pool or self
         self._callers = WorkerPool(None, name="asimov-events")  # they call the callbacks
 
     def require_handlers(self, nodes: Sequence[Node]) -> None:
@@ -139,20 +149,27 @@ class Workforce:
             return failure(context, error)
         if context.overdue:  # and whom its deadline has freed is here before the alarm
             return failure(context, context.timed_out())
+        if isinstance(result, types.CoroutineType):
+            result.close()
+            return failure(context, TypeError(_COROUTINE.format(task.type)))
         route = None
         if isinstance(result, Route):
             route, result = result.names, result.result
         if isinstance(result, Partial):
-            return Outcome(TaskStatus.PARTIAL, result.result, str(result.error), None, route)
+            return Outcome(TaskStatus.PARTIAL, result.result, _words(result.error), None, route)
         return Outcome(TaskStatus.COMPLETE, result, None, None, route)
+
+    @property
+    def job(self) -> Any:
+        """The call that the calling thread is in, if it is a worker of the scheduler's own."""
+        return None if self._pool is None else self._pool.job
 
     def lend_hand(self, driver: Driver, tasks: int = sys.maxsize) -> None:
         """Let a thread that is about to wait for a run execute its ready tasks, at most `tasks`, if nobody else might.
 
-        That is so without threads, and inside of a task on the same threads: were every worker to wait for a run inside its
-        task, none would be left to work.
+        That is so without threads, and inside of a task on an executor that has no more of them.
         """
-        if not self.inline and not any(threads is self.threads for threads in STANDING.get()):
+        if not self.inline and (self._executor is None or not any(threads is self.threads for threads, _ in STANDING.get())):
             return
         if self.inline:
             driver.audience.attend()
@@ -164,10 +181,18 @@ class Workforce:
             self.staff(driver)
 
     def abandon(self, context: TaskContext) -> None:
-        """Replace the worker that is in a task which the run went on without."""
+        """Replace the worker that is in a task which the run went on without, unless it comes back at once.
+
+        By another thread, since this one may be in a destructor, which may wait for no lock.
+        """
         if self._pool is not None and context.job is not None:
+            now = time.monotonic()
+            alarms.call_at(now + GRACE_SECONDS, lambda: self._replace(context))
+            alarms.call_at(now + STUCK_SECONDS, lambda: self._tell_stuck(context))
+
+    def _replace(self, context: TaskContext) -> None:
+        if self._pool is not None:
             self._pool.abandon(context.job)
-            alarms.call_at(time.monotonic() + STUCK_SECONDS, lambda: self._tell_stuck(context))
 
     def _tell_stuck(self, context: TaskContext) -> None:
         if self._pool is not None and self._pool.busy(context.job):
@@ -193,6 +218,26 @@ class Workforce:
 
     def __repr__(self) -> str:
         return "{} workers".format(self.limit) if self._executor is None else repr(self._executor)
+
+
+@contextlib.contextmanager
+def standing_aside() -> Iterator[None]:
+    """Around a wait for a run: the tasks that the waiting context stands in leave their workers' places to others.
+
+    Else, were every worker to wait for a run inside its task, none would be left to work.
+    """
+    with contextlib.ExitStack() as stack:
+        for threads, job in STANDING.get():
+            if job is not None:
+                stack.enter_context(threads.aside(job))
+        yield
+
+
+def _words(error: Any) -> str:
+    try:
+        return str(error)
+    except Exception:  # its author's own code, which must not fail more than its task
+        return "an error of the type {}".format(type(error).__name__)
 
 
 def _require_threads(executor: Executor) -> None:

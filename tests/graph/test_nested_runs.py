@@ -1,13 +1,14 @@
 """Runs inside of tasks, at any depth, from tools' threads, and across schedulers: nobody waits for ever."""
 
 import concurrent.futures
+import threading
 
 import pytest
 
-from asimov_sync import Agent, Task, TaskGraph, TaskScheduler, TaskStatus, tool
+from asimov_sync import Agent, Cancellation, Cancelled, RunTimeout, Task, TaskGraph, TaskScheduler, TaskStatus, tool
 from asimov_sync.testing import ScriptedInferenceClient, calls
 
-from ..waiting import Background
+from ..waiting import Background, wait_for
 from .graphs import chain, single, wide
 
 MODES = [(1, False), (3, False), (0, False), (1, True)]
@@ -119,3 +120,93 @@ def test_a_nested_stream(make):
     result = Background(scheduler.run, wide("outer", 4)).result()
     assert set(result.results.values()) <= {"quick[{}]".format(number) for number in range(5)}
     assert len(result.results) == 4
+
+
+def test_a_stubborn_task_of_a_nested_run():
+    """A handler that ignores its cancellation holds up no run around it: not at its own time-out, nor at the run's."""
+    release = threading.Event()
+    with TaskScheduler({"stubborn": lambda task, context: release.wait(20)}, max_workers=1) as scheduler:
+
+        def outer(task, context):
+            graph = single("stubborn")
+            by_task, by_run = TaskGraph(), scheduler.run(graph, timeout=0.05)
+            by_task.add(Task(type="stubborn"), name="x", timeout=0.05)
+            return [by_run.errors, scheduler.run(by_task).errors]
+
+        scheduler.handlers["outer"] = outer
+        by_run, by_task = Background(scheduler.run, single("outer")).result(10).results["x"]
+        assert by_run == {"x": "Cancelled: the run's time-out of 0.05 s passed"}
+        assert by_task == {"x": "TaskTimeout: 'x' took longer than 0.05 s"}
+        release.set()
+
+
+def test_waiting_for_a_nested_run_is_bounded():
+    """result(timeout) in a handler raises at its time, whatever the run's tasks do."""
+    release = threading.Event()
+    with TaskScheduler({"wait": lambda task, context: release.wait(20)}, max_workers=2) as scheduler:
+
+        def outer(task, context):
+            run = scheduler.submit(wide("wait", 4))
+            with pytest.raises(RunTimeout):
+                run.result(timeout=0.05)
+            assert not run.done()
+            release.set()
+            return len(run.result().results)
+
+        scheduler.handlers["outer"] = outer
+        result = Background(scheduler.run, single("outer")).result(10)
+        assert result.results == {"x": 4}, result.errors
+
+
+def test_the_events_of_a_nested_run_are_live():
+    """Whoever iterates in a handler has TaskStarted while that task goes on, even with one worker."""
+    release = threading.Event()
+    with TaskScheduler({"wait": lambda task, context: release.wait(20)}, max_workers=1) as scheduler:
+
+        def outer(task, context):
+            types = []
+            for event in scheduler.stream(single("wait")):
+                types.append(event.type)
+                release.set()
+            return types
+
+        scheduler.handlers["outer"] = outer
+        result = Background(scheduler.run, single("outer")).result(10)
+        assert result.results == {"x": ["task_started", "task_finished", "run_finished"]}
+
+
+@pytest.mark.parametrize("how", ["given", "current", "time-out"])
+def test_a_cancelled_wait_for_another_run(how):
+    """Who waits for a run that is not its own is freed by its own cancellation, and the run goes on."""
+    release = threading.Event()
+    with TaskScheduler({"wait": lambda task, context: release.wait(20)}, max_workers=2) as scheduler:
+        run = scheduler.submit(single("wait"))
+        if how == "given":
+            token = Cancellation()
+            waiting = Background(run.result, cancellation=token)
+            token.cancel("given")
+            with pytest.raises(Cancelled, match="given"):
+                waiting.result()
+        elif how == "current":
+            with Cancellation(timeout=0.05), pytest.raises(Cancelled, match="deadline"):
+                run.result()
+        else:
+            scheduler.handlers["waits"] = lambda task, context: run.result()
+            graph = TaskGraph()
+            graph.add(Task(type="waits"), name="x", timeout=0.05)
+            assert scheduler.run(graph).errors == {"x": "TaskTimeout: 'x' took longer than 0.05 s"}
+            wait_for(lambda: not scheduler._workforce._pool.abandoned, "the end of the wait")
+        assert not run.done()
+        release.set()
+        assert run.result(20).status is TaskStatus.COMPLETE
+
+
+def test_a_run_under_a_token():
+    """A token that is given to run, submit or stream ends the run, which has a result."""
+    with TaskScheduler({"wait": lambda task, context: context.cancellation.wait(20)}) as scheduler:
+        for start in (scheduler.run, lambda graph, cancellation: scheduler.submit(graph, cancellation=cancellation).result()):
+            token = Cancellation(timeout=0.05)
+            result = start(single("wait"), cancellation=token)
+            assert result.errors == {"x": "Cancelled: the deadline passed"}
+        token = Cancellation(timeout=0.05)
+        assert list(scheduler.stream(single("wait"), cancellation=token))[-1].result.status is TaskStatus.FAILED

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from asimov_sync import Cancellation, GraphError, Task, TaskGraph, TaskScheduler, TaskStatus, WorkersClosed
+from asimov_sync import Cancellation, GraphError, Partial, Task, TaskGraph, TaskScheduler, TaskStatus, WorkersClosed
 
 from ..waiting import Background, wait_for
 from .test_scheduler import diamond, echo, executing
@@ -40,6 +40,32 @@ def test_an_exception_that_cannot_be_described(scheduler):
 
     scheduler.handlers["bad"] = handler
     assert Background(scheduler.run, one("bad")).result().errors == {"x": "Bad"}
+
+
+def test_an_error_of_a_partial_that_cannot_be_described(scheduler):
+    """A Partial whose error fails in its own __str__ makes its task PARTIAL, and ends nothing else."""
+
+    class Bad:
+        def __str__(self):
+            raise RuntimeError("no text")
+
+    scheduler.handlers["bad"] = lambda task, context: Partial("1", Bad())
+    graph = one("bad")
+    graph.add(Task(type="echo"), name="y", depends_on="x")
+    result = Background(scheduler.run, graph).result()
+    assert result.results == {"x": "1", "y": "1"}
+    assert result.errors == {"x": "an error of the type Bad"}
+
+
+def test_a_handler_that_is_a_coroutine_function(scheduler):
+    """It fails its task with what to do instead; its coroutine is not left behind."""
+
+    async def handler(task, context):
+        return "never"
+
+    scheduler.handlers["async"] = handler
+    result = Background(scheduler.run, one("async")).result()
+    assert "the handler of 'async' is a coroutine function" in result.errors["x"]
 
 
 @pytest.mark.parametrize("status", [TaskStatus.COMPLETE, TaskStatus.WAITING], ids=str)
@@ -128,11 +154,20 @@ def test_a_stream_that_the_garbage_collector_closes():
         assert scheduler.run(one()).status is TaskStatus.COMPLETE
 
 
-def test_a_stream_that_is_dropped_while_a_worker_is_started():
+def told(events):
+    """A generator around a stream, as a web server has one: its end is a destructor's, where nobody reads it."""
+    with events:
+        for event in events:
+            yield event.type
+
+
+@pytest.mark.parametrize("around", [iter, told], ids=["the stream itself", "a generator around it"])
+def test_a_stream_that_is_dropped_while_a_worker_is_started(around):
     """A destructor waits for no lock of the workers: it may be called in the thread that they are just starting."""
     with TaskScheduler({"wait": lambda task, context: context.cancellation.wait(20), "echo": echo}) as scheduler:
         graph = one("wait")
-        dropped = [scheduler.stream(graph)]
+        dropped = [around(scheduler.stream(graph))]
+        next(dropped[0])
         wait_for(lambda: graph["x"].status is TaskStatus.EXECUTING)
         with scheduler._workforce._pool._lock:
             Background(dropped.clear).result()
@@ -166,23 +201,29 @@ def test_workers_that_cannot_be_had(monkeypatch):
 
 
 def test_nested_runs_do_not_multiply_workers():
-    """Runs inside of tasks that time out give up no worker that is still in its own task."""
+    """A worker that waits for a run in its task gives its place to one other: no more than max_workers are at work."""
     together, most, lock = [], [], threading.Lock()
 
     def inner(task, context):
         with lock:
             together.append(1)
             most.append(len(together))
-        time.sleep(0.05)
+        time.sleep(0.002)
         with lock:
             together.pop()
 
     with TaskScheduler({"inner": inner, "echo": echo}, max_workers=2) as scheduler:
-        scheduler.handlers["outer"] = lambda task, context: scheduler.run(one("inner"), timeout=0.01)
+
+        def outer(task, context):
+            graph = TaskGraph()
+            graph.map(Task(type="inner"), range(5))
+            return len(scheduler.run(graph).results)
+
+        scheduler.handlers["outer"] = outer
         graph = TaskGraph()
         graph.map(Task(type="outer"), range(8))
-        scheduler.run(graph)
-    assert max(most) <= 2
+        assert list(scheduler.run(graph).results.values()) == [5] * 8
+    assert max(most) == 2
 
 
 PROGRAM = """

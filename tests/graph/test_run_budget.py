@@ -33,6 +33,23 @@ def test_it_ends_the_run(scheduler, options):
     assert budget.spent.requests == scheduler.client.usage.requests == sent
 
 
+def test_it_ends_the_run_also_where_a_handler_wraps_it(scheduler):
+    """BudgetExceeded behind another exception ends the run as well."""
+
+    def wrap(task, context):
+        try:
+            return scheduler.client.generate("hello").text
+        except BudgetExceeded as error:
+            raise RuntimeError("no answer") from error
+
+    scheduler.handlers["wrap"] = wrap
+    graph = single("wrap")
+    graph.add(Task(type="ask"), name="after", depends_on="x", allow_failure=True)
+    result = scheduler.run(graph, budget=Budget(requests=0))
+    assert result.errors == {"x": "RuntimeError: no answer"}
+    assert list(result.skipped) == ["after"]
+
+
 def test_it_is_not_retried(scheduler):
     """A Retry that covers everything does not wait for a budget to become larger."""
     retry = Retry(attempts=3, wait=lambda state: 60.0)

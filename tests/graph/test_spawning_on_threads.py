@@ -186,8 +186,8 @@ def test_in_a_subgraph(scheduler):
     def handler(task, context):
         if context.visit == 1:
             return Route("work", result="again")
-        context.spawn(Task(type="see"), name="child", depends_on=["first", "outside"])
         seen.append(dict(context.feedback))
+        context.spawn(Task(type="see"), name="child", depends_on=["first", "outside"])
 
     def see(task, context):
         seen.append((context.name, list(context.inputs)))

@@ -256,3 +256,34 @@ def test_an_infinite_timeout_of_a_task(workers):
     """An infinite time-out is none."""
     with TaskScheduler({"quick": quick}, max_workers=workers) as scheduler:
         assert scheduler.run(single("quick", timeout=float("inf"))).results == {"x": "quick"}
+
+
+def test_a_slow_callback_holds_up_no_other_time_out(gate):
+    """What a cancellation calls may be slow: the time-outs of other tasks, and of other runs, pass meanwhile."""
+
+    def slow(task, context):
+        with context.cancellation.on_cancel(lambda: gate.wait(20)):
+            gate.wait(20)
+
+    with TaskScheduler({"slow": slow, "wait": lambda task, context: context.cancellation.wait(20)}) as scheduler:
+        graph = TaskGraph()
+        graph.add(Task(type="slow"), name="slow", timeout=0.05)
+        first = scheduler.submit(graph)
+        wait_for(lambda: graph["slow"].status is TaskStatus.FAILED)
+        other = TaskGraph()
+        other.add(Task(type="wait"), name="wait", timeout=0.05)
+        assert isinstance(Background(scheduler.run, other).result(10).exceptions["wait"], TaskTimeout)
+        gate.set()
+        first.result(20)
+
+
+def test_handlers_that_heed_their_cancellation_are_not_given_up(caplog):
+    """Two hundred handlers that come back at once when their run is cancelled keep their threads, and nothing is logged."""
+    with TaskScheduler({"wait": lambda task, context: context.cancellation.wait(20)}, max_workers=200) as scheduler:
+        graph = wide("wait", 200)
+        run = scheduler.submit(graph)
+        wait_for(lambda: all(task.status is TaskStatus.EXECUTING for task in graph.tasks.values()))
+        run.cancel()
+        run.result(20)
+        wait_for(lambda: not scheduler._workforce._pool._busy, "the end of the handlers")
+    assert "hang" not in caplog.text
