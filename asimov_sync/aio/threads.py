@@ -10,6 +10,7 @@ loop, if there still is one.
 
 import asyncio
 import concurrent.futures
+import logging
 import queue
 from typing import Any, Callable, Optional, Set, Tuple, TypeVar
 
@@ -19,6 +20,8 @@ from asimov_sync.forking import ForkSafeLock
 from asimov_sync.workers import WorkerPool
 
 __all__ = ["MAX_THREADS", "Lane", "Threads"]
+
+logger = logging.getLogger(__name__)
 
 MAX_THREADS = 256
 """How many calls of one facade may wait at once, where nothing else is said. A thread that waits costs some 50 KB."""
@@ -126,6 +129,8 @@ class Threads:
         def call() -> None:
             try:
                 function(*args)
+            except Exception:  # nobody waits for what it returns or raises
+                logger.exception("what an async facade had to end could not be ended")
             finally:
                 done.set_result(None)
 

@@ -1,6 +1,7 @@
 """A run that is going on: the handle that its caller holds, and the iterator of its events."""
 
 import contextlib
+import sys
 import time
 from typing import Any, Iterator, Optional
 
@@ -146,7 +147,7 @@ class RunEvents(Iterator[Event]):
         self.close()
 
     def __del__(self) -> None:
-        if not self._ended:
+        if not self._ended and not sys.is_finalizing():  # else nothing is left to end it with
             self._run._driver.drop(_UNREAD)
 
 

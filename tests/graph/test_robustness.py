@@ -175,6 +175,21 @@ def test_a_stream_that_is_dropped_while_a_worker_is_started(around):
         assert scheduler.run(graph).status is TaskStatus.COMPLETE
 
 
+@pytest.mark.parametrize("workers", [2, 0], ids=["threads", "calling thread"])
+def test_a_stream_that_is_left_to_the_end_of_the_process(workers):
+    """A program that ends with a stream half-read ends at once, and says nothing about it."""
+    program = """
+from asimov_sync import Task, TaskGraph, TaskScheduler
+scheduler = TaskScheduler({{"t": lambda task, context: context.name}}, max_workers={})
+graph = TaskGraph()
+graph.map(Task(type="t"), range(100))
+events = scheduler.stream(graph)
+print(next(events).type)
+""".format(workers)
+    done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=20)
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, [b"task_started"], b"")
+
+
 def test_an_infinite_timeout(scheduler):
     """An infinite time-out is none, and leaves other runs theirs."""
     assert scheduler.run(one(), timeout=math.inf).status is TaskStatus.COMPLETE
