@@ -1,7 +1,9 @@
 """What handlers, users and signals do to a run that they should not: it ends all the same, and the graph is free again."""
 
+import copy
 import gc
 import math
+import pickle
 import signal
 import subprocess
 import sys
@@ -62,19 +64,26 @@ def test_a_task_in_two_graphs():
         assert scheduler.run(one(task=task)).status is TaskStatus.COMPLETE
 
 
-def test_a_running_graph_may_be_copied_and_pickled():
-    """A deep copy of a running graph is not running."""
-    import copy
-
+@pytest.mark.parametrize(
+    "twin_of",
+    [copy.deepcopy, lambda graph: pickle.loads(pickle.dumps(graph)), TaskGraph.copy],
+    ids=["deep copy", "pickle", "copy"],
+)
+def test_a_running_graph_may_be_copied_and_pickled(twin_of):
+    """What comes of it is not running: it runs while the graph that it was made of still does."""
     release = threading.Event()
     with TaskScheduler({"wait": lambda task, context: release.wait(20), "echo": echo}) as scheduler:
         graph = diamond(b="wait")
         run = scheduler.submit(graph)
         wait_for(lambda: "b" in executing(graph))
-        twin = copy.deepcopy(graph)
+        twin = twin_of(graph)
+        assert twin["b"] is not graph["b"]
+        scheduler.handlers["wait"] = echo
+        result = scheduler.run(twin)
+        assert (result.status, result.results["d"]) == (TaskStatus.COMPLETE, "dbaca")
+        assert graph["b"].status is TaskStatus.EXECUTING and not run.done()
         release.set()
-        run.result(10)
-        assert scheduler.run(twin).status is not None
+        assert run.result(10).results["b"] is True
 
 
 def test_a_cancelled_token(scheduler):
