@@ -102,8 +102,8 @@ class TaskGraph:
         node = node_of(task, name, depends_on, when, allow_failure, retry, timeout, max_visits, ())
         try:
             iterator = iter(items)
-        except TypeError:
-            raise GraphError("items of {!r} are something to iterate over, not {!r}".format(name, items)) from None
+        except TypeError as error:
+            raise GraphError("items of {!r} are something to iterate over, not {!r}".format(name, items)) from error
         nodes = [
             node._replace(name="{}[{}]".format(name, place), task=_fresh(task, item=item))
             for place, item in enumerate(iterator)

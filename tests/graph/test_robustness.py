@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import json
 import math
 import pickle
 import signal
@@ -84,6 +85,18 @@ def test_a_running_graph_may_be_copied_and_pickled(twin_of):
         assert graph["b"].status is TaskStatus.EXECUTING and not run.done()
         release.set()
         assert run.result(10).results["b"] is True
+
+
+def test_a_result_that_json_cannot_hold(scheduler):
+    """It becomes its repr in the JSON of a run, and leaves the others what they are; events are JSON all the same."""
+    cycle = ["x"]
+    cycle.append(cycle)
+    scheduler.handlers["cycle"] = lambda task, context: cycle
+    graph = diamond(b="cycle", d="nan")
+    scheduler.handlers["nan"] = lambda task, context: math.nan
+    told = [json.loads(json.dumps(event.to_dict(), allow_nan=False)) for event in scheduler.stream(graph)]
+    results = told[-1]["result"]["results"]
+    assert results == {"a": "a", "b": "['x', [...]]", "c": "ca", "d": None}
 
 
 def test_a_cancelled_token(scheduler):
