@@ -5,6 +5,7 @@ whatever the provider, so that one that this library does not know is kept and s
 """
 
 import enum
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Dict, Iterable, List, Optional, Tuple, Union
 
@@ -174,6 +175,9 @@ class Reply(BaseModel):
 
 # Events
 
+LONGEST_NUMBER = 1024
+"""How many bits an integer in JSON may have: a longer one is infinite to browsers, and Python may refuse to write it."""
+
 
 class Event:
     """Something that happened: an object with a `type` and its own fields, and `to_dict()` for JSON."""
@@ -182,7 +186,10 @@ class Event:
     type: ClassVar[str]
 
     def to_dict(self) -> Dict[str, Any]:
-        """The type and the fields, as JSON can hold them; an object that JSON cannot hold becomes its repr."""
+        """The type and the fields, as JSON can hold them: `json.dumps(…, allow_nan=False)` takes it, and browsers read it.
+
+        An object that JSON cannot hold becomes its repr, and a float that is infinite or not a number None.
+        """
         told: Dict[str, Any] = {"type": self.type}
         for name in self.__slots__:
             told[name] = jsonable(getattr(self, name))
@@ -190,15 +197,36 @@ class Event:
 
 
 def jsonable(value: Any) -> Any:
-    """A value as JSON can hold it: exceptions in one line, bytes as base64, what JSON has no word for as its repr."""
+    """A value as JSON can hold it: exceptions in one line, bytes as base64, what JSON has no word for as its repr.
+
+    What is no finite float is None, as it is in the JSON of pydantic's models and in that of browsers.
+    """
     try:
-        return to_jsonable_python(value, bytes_mode="base64", fallback=_told)
+        return _readable(to_jsonable_python(value, bytes_mode="base64", fallback=_told))
     except Exception:  # a cycle, a depth beyond all bounds, a model that cannot be serialised
-        return repr(value)
+        return _told(value)
 
 
 def _told(value: Any) -> str:
-    return described(value) if isinstance(value, BaseException) else repr(value)
+    try:
+        return described(value) if isinstance(value, BaseException) else repr(value)
+    except Exception:  # somebody's own __repr__, a depth or a number of digits beyond all bounds
+        return object.__repr__(value)
+
+
+def _readable(value: Any) -> Any:
+    """The same without the numbers that only Python writes and reads."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, int):
+        return value if value.bit_length() <= LONGEST_NUMBER else _told(value)
+    if isinstance(value, list):
+        return [_readable(one) for one in value]
+    if isinstance(value, dict):
+        return {name: _readable(one) for name, one in value.items()}
+    return value
 
 
 @dataclass

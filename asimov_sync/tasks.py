@@ -14,7 +14,7 @@ the ends    WAITING                                a new run, or a loop, starts 
 import copy
 import enum
 import uuid
-from typing import Any, Dict, FrozenSet, NamedTuple, Optional
+from typing import Any, Dict, FrozenSet, Generator, NamedTuple, Optional, Tuple
 
 from pydantic import BaseModel, ConfigDict, Field, model_serializer
 
@@ -73,8 +73,9 @@ class TaskSnapshot(NamedTuple):
 class Task(BaseModel):
     """A piece of work: its type chooses the handler, its objective and params say what to do.
 
-    status, result and error change together, through `move` alone; `snapshot()`, copies and JSON never show one of them
-    without the others, whatever other threads do.
+    status, result and error change together, through `move` alone; `snapshot()`, copies, pickles, `dict(task)` and JSON never
+    show one of them without the others, whatever other threads do. Fields that are read one after the other may be of several
+    moments, and so may a repr.
     """
 
     model_config = ConfigDict(extra="forbid", defer_build=True)
@@ -119,6 +120,13 @@ class Task(BaseModel):
     def __deepcopy__(self, memo: Optional[Dict[int, Any]] = None) -> "Task":
         frozen = copy.copy(self)
         return super(Task, frozen).__deepcopy__(memo)
+
+    def __getstate__(self) -> Dict[Any, Any]:
+        # What this returns is pickled piece by piece, while other threads have their turn.
+        return super(Task, copy.copy(self)).__getstate__()
+
+    def __iter__(self) -> Generator[Tuple[str, Any], None, None]:
+        return super(Task, copy.copy(self)).__iter__()
 
     @model_serializer(mode="wrap")
     def _serialise_one_moment(self, handler: Any) -> Dict[str, Any]:

@@ -1,11 +1,12 @@
 """Messages, usage and events: values that survive JSON."""
 
 import json
+import math
 
 import pytest
 
 from asimov_sync import ChatMessage, ChatRole, Reply, ReplyDone, TextDelta, ThinkingDelta, ToolCall, ToolCallReady, Usage
-from asimov_sync.messages import as_messages
+from asimov_sync.messages import as_messages, jsonable
 
 
 def test_what_counts_as_messages():
@@ -64,3 +65,36 @@ def test_events_are_json():
     assert told[2]["call"] == {"id": "1", "name": "f", "arguments": {"x": 1}, "malformed": None}
     assert Reply.model_validate(told[3]["reply"]) == reply
     assert TextDelta("a") != ThinkingDelta("a")
+
+
+class Unspeakable:
+    """An object that cannot be told."""
+
+    def __repr__(self):
+        raise RuntimeError("no text")
+
+
+def test_events_are_json_whatever_they_hold():
+    """An object without a repr, a depth or a number beyond all bounds, and a cycle are told, and the rest as it is."""
+    deep = []
+    for _ in range(100000):
+        deep = [deep]
+    cycle = ["x"]
+    cycle.append(cycle)
+    told = json.loads(json.dumps(TextDelta({"x": Unspeakable(), "y": 10**5000, "z": -(2**1030), "n": 10**30}).to_dict()))
+    assert told["text"]["x"].startswith("<tests.test_messages.Unspeakable object at ")
+    assert told["text"]["y"].startswith("<int object at ") or told["text"]["y"] == repr(10**5000)
+    assert told["text"]["z"] == repr(-(2**1030)) and told["text"]["n"] == 10**30
+    for value, start in ((deep, "<list object at "), (cycle, "['x', [...]]"), ({10**5000: 1}, "")):
+        told = json.loads(json.dumps(TextDelta(value).to_dict()))["text"]
+        assert isinstance(told, str) and told.startswith(start)
+
+
+def test_numbers_that_json_does_not_know():
+    """A float that is infinite, or no number, is None, wherever it is; others are what they were."""
+    numbers = {"a": [math.inf, 1.5, -math.inf, 0.0], "b": {"c": math.nan, "d": True}}
+    reply = Reply(message=ChatMessage(role="assistant", content="hi"), parsed=math.nan)
+    told = json.dumps([TextDelta(numbers).to_dict(), ReplyDone(reply).to_dict(), jsonable(math.inf)], allow_nan=False)
+    first, second, third = json.loads(told)
+    assert first["text"] == {"a": [None, 1.5, None, 0.0], "b": {"c": None, "d": True}}
+    assert second["reply"]["parsed"] is third is None

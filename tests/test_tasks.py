@@ -68,6 +68,7 @@ def test_nothing_is_lost_in_json_copies_and_pickles(status):
         task.model_copy(),
         task.model_copy(deep=True),
         pickle.loads(pickle.dumps(task)),
+        Task(**dict(task)),
     ):
         assert twin == task
         assert twin.snapshot() == task.snapshot()
@@ -78,6 +79,27 @@ def test_a_deep_copy_shares_nothing():
     task = Task(type="t", params={"list": [1]})
     copy.deepcopy(task).params["list"].append(2)
     assert task.params == {"list": [1]}
+
+
+class Meddler:
+    """A result that has the next one come to the task while it is being pickled itself."""
+
+    def __init__(self, task):
+        self.task = task
+
+    def __reduce__(self):
+        self.task.move(TaskStatus.WAITING)
+        return str, ("meddled",)
+
+
+def test_a_pickle_is_of_one_moment():
+    """A task that moves in the middle of being pickled is pickled as it was at the beginning, on every protocol."""
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        task = Task(type="t")
+        task.move(TaskStatus.EXECUTING)
+        task.move(TaskStatus.PARTIAL, Meddler(task), "half")
+        assert pickle.loads(pickle.dumps(task, protocol)).snapshot() == (TaskStatus.PARTIAL, "meddled", "half")
+        assert task.status is TaskStatus.WAITING
 
 
 def test_a_subclass_keeps_its_fields_in_json():

@@ -2,10 +2,10 @@
 
 import copy
 import uuid
-from typing import Any, Dict, Iterable, List, Optional, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from asimov_sync.errors import GraphError
-from asimov_sync.graph.nodes import MAX_VISITS, Dependencies, Node, When, as_dependencies, node_of
+from asimov_sync.graph.nodes import MAX_VISITS, Dependencies, Dependency, Group, Node, When, as_dependencies, as_name, node_of
 from asimov_sync.graph.plan import Plan, planned
 from asimov_sync.graph.retry import Retry
 from asimov_sync.tasks import Task, TaskStatus
@@ -23,7 +23,7 @@ class TaskGraph:
     def __init__(self) -> None:
         self._nodes: Dict[str, Node] = {}
         self._names: Dict[uuid.UUID, str] = {}  # by the tasks' ids
-        self._groups: Dict[str, Tuple[str, ...]] = {}  # what the name of a map or a subgraph stands for
+        self._groups: Dict[str, Group] = {}  # the maps and the subgraphs
 
     def add(
         self,
@@ -62,13 +62,22 @@ class TaskGraph:
         self._names[task.id] = node.name
         return task
 
+    def _put_all(self, nodes: Sequence[Node], groups: Mapping[str, Group]) -> None:
+        """Put copies that were just made, and groups: all of them, or GraphError and none."""
+        for name in [node.name for node in nodes] + list(groups):
+            self._refuse_name(name)
+        names = {node.task.id: node.name for node in nodes}
+        self._nodes.update({node.name: node for node in nodes})
+        self._names.update(names)
+        self._groups.update(groups)
+
     def _refuse_name(self, name: str) -> None:
         if name in self._nodes or name in self._groups:
             raise GraphError("there is a task or a group named {!r} already".format(name))
 
     def _free_name(self, type: str) -> str:
         place = len(self._nodes) + 1
-        while "{}-{}".format(type, place) in self._nodes:
+        while "{}-{}".format(type, place) in self._nodes or "{}-{}".format(type, place) in self._groups:
             place += 1
         return "{}-{}".format(type, place)
 
@@ -86,43 +95,55 @@ class TaskGraph:
     ) -> List[Task]:
         """Add a copy of `task` for every item, named `name[0]`, `name[1]` …, with the item in params["item"].
 
-        The other arguments are those of `add`, for each of them. `depends_on=name` then means all of them. Returns them.
+        The other arguments are those of `add`, for each of them. `depends_on=name` then means all of them; where there is no
+        item, what they would wait for. Returns them. Whatever is raised, by `items` too, nothing was added.
         """
-        name = task.type if name is None else name
-        self._refuse_name(name)
-        before = as_dependencies(depends_on)
-        names = []
-        tasks = []
-        for place, item in enumerate(items):
-            names.append("{}[{}]".format(name, place))
-            fresh = _fresh(task, item=item)
-            tasks.append(self.add(fresh, names[-1], before, when, allow_failure, retry, timeout, max_visits))
-        self._groups[name] = tuple(names)
-        return tasks
+        name = getattr(task, "type", "") if name is None else name
+        node = node_of(task, name, depends_on, when, allow_failure, retry, timeout, max_visits, ())
+        try:
+            iterator = iter(items)
+        except TypeError as error:
+            raise GraphError("items of {!r} are something to iterate over, not {!r}".format(name, items)) from error
+        nodes = [
+            node._replace(name="{}[{}]".format(name, place), task=_fresh(task, item=item))
+            for place, item in enumerate(iterator)
+        ]
+        self._put_all(nodes, {name: Group(tuple(one.name for one in nodes), node.depends_on)})
+        return [one.task for one in nodes]
 
     def add_graph(self, other: "TaskGraph", name: str, depends_on: Dependencies = ()) -> List[Task]:
         """Add a copy of another graph; its task "fetch" is `name.fetch` here.
 
         depends_on: what those of its tasks wait for that wait for nothing in it. Returns the tasks at its end, on which
-        nothing in it depends; `depends_on=name` means these. Its tasks go on calling each other by the names that they have
-        in it: in their inputs, in Routes and in spawns.
+        nothing in it depends; `depends_on=name` means these; where it has no tasks, what they would wait for. Its tasks go on
+        calling each other by the names that they have in it: in their inputs, in Routes and in spawns.
         """
-        self._refuse_name(name)
-        before = as_dependencies(depends_on)
+        if not isinstance(other, TaskGraph):
+            raise GraphError("add_graph adds a TaskGraph, not {!r}".format(other))
+        prefix = as_name(name) + "."
+        before = as_dependencies(depends_on, name)
         plan = other.plan()
-        prefix = name + "."
-        names = [prefix + node.name for node in plan.nodes]
-        for taken in names:
-            self._refuse_name(taken)
-        for node, new, dependencies in zip(plan.nodes, names, plan.dependencies):
-            inner = tuple(names[place] for place in dependencies)
-            scopes = tuple(prefix + scope for scope in node.scopes) + (prefix,)
-            self._put(node._replace(name=new, task=_fresh(node.task), depends_on=inner or before, scopes=scopes))
-        for group, members in other._groups.items():
-            self._groups[prefix + group] = tuple(prefix + member for member in members)
-        ends = [names[place] for place, dependents in enumerate(plan.dependents) if not dependents]
-        self._groups[name] = tuple(ends)
-        return [self._nodes[end].task for end in ends]
+
+        def within(inner: Tuple[Dependency, ...]) -> Tuple[Dependency, ...]:
+            return tuple(prefix + str(one) for one in other._by_name(inner)) or before
+
+        nodes = [
+            node._replace(
+                name=prefix + node.name,
+                task=_fresh(node.task),
+                depends_on=within(node.depends_on),
+                scopes=tuple(prefix + scope for scope in node.scopes) + (prefix,),
+            )
+            for node in plan.nodes
+        ]
+        groups = {
+            prefix + inner: Group(tuple(prefix + member for member in group.members), within(group.depends_on))
+            for inner, group in other._groups.items()
+        }
+        ends = [nodes[place] for place, dependents in enumerate(plan.dependents) if not dependents]
+        groups[name] = Group(tuple(end.name for end in ends), before)
+        self._put_all(nodes, groups)
+        return [end.task for end in ends]
 
     def __getitem__(self, name: str) -> Task:
         return self._nodes[name].task
@@ -142,13 +163,15 @@ class TaskGraph:
         """The same graph of new tasks: new ids, all WAITING."""
         twin = TaskGraph()
         for node in self._nodes.values():
-            depends_on = tuple(
-                self._names.get(dependency.id, dependency) if isinstance(dependency, Task) else dependency
-                for dependency in node.depends_on
-            )
-            twin._put(node._replace(task=_fresh(node.task), depends_on=depends_on))
-        twin._groups = dict(self._groups)
+            twin._put(node._replace(task=_fresh(node.task), depends_on=self._by_name(node.depends_on)))
+        twin._groups = {
+            name: group._replace(depends_on=self._by_name(group.depends_on)) for name, group in self._groups.items()
+        }
         return twin
+
+    def _by_name(self, dependencies: Tuple[Dependency, ...]) -> Tuple[Dependency, ...]:
+        """The dependencies, those that are tasks of this graph by their names."""
+        return tuple(self._names.get(one.id, one) if isinstance(one, Task) else one for one in dependencies)
 
     def plan(self) -> Plan:
         """Who waits for whom, by place; GraphError for an unknown dependency or a cycle."""

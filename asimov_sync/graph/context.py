@@ -101,7 +101,7 @@ class TaskContext:
         there, or a type without a handler.
         """
         options = (when, allow_failure, retry, timeout, max_visits)
-        return self._driver.spawn(self, node_of(task, name or "", depends_on, *options, self.node.scopes))
+        return self._driver.spawn(self, node_of(task, "" if name is None else name, depends_on, *options, self.node.scopes))
 
     def report(self, fraction: Optional[float] = None, text: str = "") -> None:
         """Tell how far the task is (0 to 1, or None) and what it is about; a TaskProgress event to those who watch."""

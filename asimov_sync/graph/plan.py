@@ -1,29 +1,38 @@
 """Who waits for whom, by place: a graph's names are resolved, and its cycles refused, before anything runs."""
 
 import uuid
-from typing import Dict, List, Mapping, NamedTuple, Sequence, Set, Tuple
+from typing import Dict, FrozenSet, List, Mapping, NamedTuple, Sequence, Set, Tuple
 
 from asimov_sync.errors import GraphError
-from asimov_sync.graph.nodes import Node
+from asimov_sync.graph.nodes import Group, Node
 from asimov_sync.tasks import Task
 
-__all__ = ["Plan", "planned"]
+__all__ = ["Meant", "Plan", "planned"]
+
+
+class Meant(NamedTuple):
+    """The places that a group's name means. empty: it has no tasks, and these are the ones that it would wait for."""
+
+    places: Tuple[int, ...]
+    empty: bool
 
 
 class Plan(NamedTuple):
     """The nodes in the order in which they were added; for each place the places that it waits for, and that wait for it.
 
-    groups: the places that the name of a map or a subgraph stands for.
+    groups: what the name of a map or a subgraph means. awaited: of those places that wait for an empty group, the dependencies
+    that they have on its account alone, which bring them no input.
     """
 
     nodes: List[Node]
     dependencies: List[Tuple[int, ...]]
     dependents: List[List[int]]
-    groups: Dict[str, Tuple[int, ...]]
+    groups: Dict[str, Meant]
+    awaited: Dict[int, FrozenSet[int]]
 
 
-def planned(nodes: List[Node], names: Mapping[uuid.UUID, str], groups: Mapping[str, Tuple[str, ...]]) -> Plan:
-    """The plan of these nodes; names: by the tasks' ids; groups: the names that a group's name stands for.
+def planned(nodes: List[Node], names: Mapping[uuid.UUID, str], groups: Mapping[str, Group]) -> Plan:
+    """The plan of these nodes; names: by the tasks' ids; groups: by their names.
 
     GraphError, naming it, for an unknown dependency or a cycle.
     """
@@ -31,12 +40,14 @@ def planned(nodes: List[Node], names: Mapping[uuid.UUID, str], groups: Mapping[s
     dependencies: List[Tuple[int, ...]] = []
     dependents: List[List[int]] = [[] for _ in nodes]
     looped = False  # only who waits for a later one can be in a cycle
-    members = {name: tuple(places[member] for member in group) for name, group in groups.items()}
+    meant = {name: _meant(name, names, places, groups) for name in groups}
+    awaited: Dict[int, FrozenSet[int]] = {}
     for place, node in enumerate(nodes):
         if not node.depends_on:
             dependencies.append(())
             continue
         found: List[int] = []
+        waited: List[int] = []
         for dependency in node.depends_on:
             told = names.get(dependency.id) if isinstance(dependency, Task) else dependency
             if not isinstance(told, str):
@@ -44,10 +55,13 @@ def planned(nodes: List[Node], names: Mapping[uuid.UUID, str], groups: Mapping[s
             known = places.get(told)
             if known is not None:
                 found.append(known)
-            elif told in members:
-                found += members[told]
+            elif told in meant:
+                (waited if meant[told].empty else found).extend(meant[told].places)
             else:
                 raise unknown(node.name, dependency, "graph")
+        if waited:
+            awaited[place] = frozenset(waited).difference(found)
+            found += waited
         if len(found) > 1:
             found = list(dict.fromkeys(found))
         for before in found:
@@ -56,7 +70,28 @@ def planned(nodes: List[Node], names: Mapping[uuid.UUID, str], groups: Mapping[s
         dependencies.append(tuple(found))
     if looped:
         _refuse_cycle(nodes, dependencies, dependents)
-    return Plan(nodes, dependencies, dependents, members)
+    return Plan(nodes, dependencies, dependents, meant, awaited)
+
+
+def _meant(name: str, names: Mapping[uuid.UUID, str], places: Mapping[str, int], groups: Mapping[str, Group]) -> Meant:
+    """What a group's name means; of one without tasks also what others like it wait for, that it waits for."""
+    if groups[name].members:
+        return Meant(tuple(places[member] for member in groups[name].members), False)
+    found: List[int] = []
+    walk, seen = [name], {name}
+    for empty in walk:  # grows while it is walked
+        for dependency in groups[empty].depends_on:
+            told = names.get(dependency.id) if isinstance(dependency, Task) else dependency
+            if told is None or (told not in places and told not in groups):
+                raise unknown(empty, dependency, "graph")
+            if told in places:
+                found.append(places[told])
+                continue
+            found += [places[member] for member in groups[told].members]
+            if not groups[told].members and told not in seen:
+                seen.add(told)
+                walk.append(told)
+    return Meant(tuple(dict.fromkeys(found)), True)
 
 
 def unknown(name: str, dependency: object, where: str) -> GraphError:

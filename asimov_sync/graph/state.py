@@ -10,6 +10,7 @@ delayed      a heap of (moment, place): attempts that are to be made then
 results, errors   for each place, what came of it; in `errors` also why it was skipped or ruled out
 faults       the errors of places that failed without their handlers' doing
 routes       of each place that returned a Route, the places that it chose
+awaited      of places, those of their dependencies that they only wait for, on account of a group without tasks
 spawned      for each place, those that its present attempt added
 unsettled    how many places are not settled; the run is over at 0
 changes      what happened to other places than the one that was asked about, for whoever drives the run to tell and to cancel
@@ -40,12 +41,13 @@ end                             nothing                         EXECUTING → FA
 
 What becomes of a WAITING task when the last unmet dependency is gone: RULED_OUT if one of them ran and its Route did not
 choose it; else SKIPPED if one FAILED or was SKIPPED, unless it allows failure; else RULED_OUT if all of them were; else READY.
+One that is only waited for, and whose Route did not choose the task, counts as ruled out: it chose none of the group's tasks.
 So it depends on what came of its dependencies, and never on the order in which that came. Each step takes time in proportion
 to the edges that it goes along, and a task is walked over once for each time that it is started or undone.
 """
 
 import heapq
-from typing import Any, Dict, FrozenSet, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, FrozenSet, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 from asimov_sync.errors import GraphError, IllegalTransition, described
 from asimov_sync.graph.nodes import Node
@@ -63,7 +65,7 @@ from asimov_sync.graph.phases import (
     WAITING,
     Phase,
 )
-from asimov_sync.graph.plan import Plan, unknown
+from asimov_sync.graph.plan import Meant, Plan, unknown
 from asimov_sync.tasks import Task, TaskStatus
 
 __all__ = ["Change", "RunState"]
@@ -106,9 +108,10 @@ class RunState:
         self.spawned: Dict[int, List[int]] = {}
         self.unsettled = size
         self.changes: List[Change] = []
+        self.awaited = plan.awaited
         self._groups = plan.groups
         self._moments: Dict[int, float] = {}
-        self._places: Optional[Dict[object, int]] = None
+        self._places: Optional[Dict[object, Union[int, Meant]]] = None
 
     @property
     def over(self) -> bool:
@@ -116,11 +119,13 @@ class RunState:
         return not self.unsettled
 
     @property
-    def places(self) -> Dict[object, int]:
-        """The places by their tasks' names, and by their tasks' ids."""
+    def places(self) -> Dict[object, Union[int, Meant]]:
+        """The places by their tasks' names, and by their tasks' ids; and what the groups mean, by the groups' names."""
         if self._places is None:
-            self._places = {node.name: place for place, node in enumerate(self.nodes)}
-            self._places.update((node.task.id, place) for place, node in enumerate(self.nodes))
+            places: Dict[object, Union[int, Meant]] = dict(self._groups.items())
+            places.update((node.name, place) for place, node in enumerate(self.nodes))
+            places.update((node.task.id, place) for place, node in enumerate(self.nodes))
+            self._places = places
         return self._places
 
     # One task's way
@@ -250,8 +255,9 @@ class RunState:
         for dependency in self.dependencies[place]:
             phase = self.phases[dependency]
             if phase is COMPLETE or phase is PARTIAL:
-                fruitful = True
-                if dependency in self.routes and place not in self.routes[dependency]:
+                if dependency not in self.routes or place in self.routes[dependency]:
+                    fruitful = True
+                elif dependency not in self.awaited.get(place, ()):
                     past = dependency
             elif fruitless is None and (phase is FAILED or phase is SKIPPED):
                 fruitless = dependency
@@ -276,15 +282,18 @@ class RunState:
     def _resolve(self, place: int, names: Sequence[str]) -> Tuple[FrozenSet[int], List[int]]:
         """The dependents that a Route chose, or the places that it goes back to; GraphError for what it cannot do."""
         node, dependents = self.nodes[place], set(self.dependents[place])
+        meant = [node.named(name, self.places) if isinstance(name, str) else None for name in names]
+        before = self._before(place, [one for one in meant if isinstance(one, int) and one not in dependents])
         chosen: Set[int] = set()
         targets: List[int] = []
-        for name in names:
-            target = node.named(name, self.places) if isinstance(name, str) else None
+        for name, target in zip(names, meant):
             if target is None:
                 raise GraphError("the Route of {!r} names {!r}, which is not in the run".format(node.name, name))
+            if not isinstance(target, int):
+                raise GraphError("the Route of {!r} names {!r}, a group: a Route names tasks".format(node.name, name))
             if target in dependents:
                 chosen.add(target)
-            elif place in self._after([target]):
+            elif target in before:
                 targets.append(target)
             else:
                 raise GraphError(
@@ -311,6 +320,18 @@ class RunState:
                     if dependent not in found and self.phases[dependent] not in (WAITING, TAKEN_BACK):
                         found[dependent] = None
                         walk.append(dependent)
+        return found
+
+    def _before(self, place: int, targets: List[int]) -> Set[int]:
+        """A place, and what lies before it of all that is `_after` the targets; so those of them that it is after."""
+        after, found = self._after(targets), {place}
+        walk = [place] if targets else []
+        for one in walk:  # grows while it is walked
+            for dependency in self.dependencies[one]:
+                phase = self.phases[dependency]
+                if dependency in after and dependency not in found and phase.settled and phase is not TAKEN_BACK:
+                    found.add(dependency)
+                    walk.append(dependency)
         return found
 
     def _go_back(self, router: int, targets: List[int], result: Any) -> None:
@@ -342,20 +363,23 @@ class RunState:
     def spawn(self, by: int, node: Node) -> int:
         """Add a task on behalf of an attempt that goes on; GraphError for a name that is taken or a dependency unknown."""
         if node.name in self.places:
-            raise GraphError("there is a task named {!r} already".format(node.name))
+            raise GraphError("there is a task or a group named {!r} already".format(node.name))
         if node.task.id in self.places:
             raise GraphError("the task of {!r} is in the run already; spawn a copy: Task(type=…, …)".format(node.name))
-        dependencies: List[int] = []
+        real: List[int] = []
+        waited: List[int] = []
         for dependency in node.depends_on:
             if isinstance(dependency, Task):
                 found = self.places.get(dependency.id)
             else:
-                found = node.named(dependency, self.places) if isinstance(dependency, str) else None
-            group = node.named(dependency, self._groups) if found is None and isinstance(dependency, str) else None
-            if found is None and group is None:
+                found = node.named(dependency, self.places)
+            if found is None:
                 raise unknown(node.name, dependency, "run")
-            dependencies += (found,) if found is not None else group or ()
-        dependencies = list(dict.fromkeys(dependencies))
+            if isinstance(found, int):
+                real.append(found)
+            else:
+                (waited if found.empty else real).extend(found.places)
+        dependencies = list(dict.fromkeys(real + waited))
         place = len(self.nodes)
         self.nodes.append(node)
         self.dependencies.append(tuple(dependencies))
@@ -367,6 +391,8 @@ class RunState:
         self.visits.append(0)
         self.attempts.append(0)
         self.unsettled += 1
+        if waited:
+            self.awaited[place] = frozenset(waited).difference(real)
         for before in dependencies:
             self.dependents[before].append(place)
         self.places[node.name] = self.places[node.task.id] = place
@@ -440,20 +466,26 @@ class RunState:
 
     def inputs(self, place: int) -> Dict[str, Any]:
         """The results of a task's dependencies that brought one, by the names that it knows them by."""
-        node, found = self.nodes[place], {}
+        names = self._local_names(place) if self.nodes[place].scopes else None
+        awaited = self.awaited.get(place, ())
+        found = {}
         for dependency in self.dependencies[place]:
-            if self.phases[dependency] is COMPLETE or self.phases[dependency] is PARTIAL:
+            if (self.phases[dependency] is COMPLETE or self.phases[dependency] is PARTIAL) and dependency not in awaited:
                 name = self.nodes[dependency].name
-                found[node.local(name) if node.scopes else name] = self.results[dependency]
+                found[names[name] if names else name] = self.results[dependency]
         return found
 
     def failed_dependencies(self, place: int) -> Dict[str, str]:
-        """Which of a task's dependencies failed or were skipped, and why."""
+        """Which of a task's dependencies failed or were skipped, and why; those that it only waits for, too."""
+        names = self._local_names(place)
         return {
-            self.nodes[place].local(self.nodes[dependency].name): self.errors[dependency] or ""
+            names[self.nodes[dependency].name]: self.errors[dependency] or ""
             for dependency in self.dependencies[place]
             if self.phases[dependency] is FAILED or self.phases[dependency] is SKIPPED
         }
+
+    def _local_names(self, place: int) -> Dict[str, str]:
+        return self.nodes[place].local_names(self.nodes[dependency].name for dependency in self.dependencies[place])
 
 
 def _move(task: Task, status: TaskStatus, result: Any = None, error: Optional[str] = None) -> None:

@@ -1,8 +1,11 @@
 """Building graphs: names, dependencies, and what is wrong with a graph before anything runs."""
 
+import math
+
 import pytest
 
 from asimov_sync import GraphError, Retry, Task, TaskGraph, TaskStatus
+from asimov_sync.graph.nodes import node_of
 
 
 def task(objective="o", **params):
@@ -132,20 +135,48 @@ def test_a_copy_is_a_new_graph():
     [
         ({"when": 1}, "callable"),
         ({"retry": 3}, "Retry"),
-        ({"timeout": 0}, "above 0"),
-        ({"max_visits": 0}, "at least 1"),
-        ({"depends_on": [7]}, "7"),
-        ({"depends_on": [["a"]]}, "not in the graph"),
+        ({"timeout": 0}, "timeout=.*above 0"),
+        ({"timeout": -1}, "timeout=.*above 0"),
+        ({"timeout": math.nan}, "timeout=.*above 0"),
+        ({"timeout": "3"}, "timeout=.*above 0"),
+        ({"max_visits": 0}, "max_visits=.*at least 1"),
+        ({"max_visits": 1.5}, "max_visits=.*at least 1"),
+        ({"max_visits": None}, "max_visits=.*at least 1"),
+        ({"depends_on": None}, "depends_on=.*tasks and names"),
+        ({"depends_on": 7}, "depends_on=.*tasks and names"),
+        ({"depends_on": [7]}, "depends_on=.*tasks and names"),
+        ({"depends_on": [["a"]]}, "depends_on=.*tasks and names"),
+        ({"depends_on": TaskGraph()}, "depends_on=.*tasks and names"),
     ],
     ids=str,
 )
 def test_options_that_cannot_be(options, told):
-    """A wrong argument is an error that names the task and says what is expected."""
+    """A wrong argument is an error at the call, which names the task and the argument and says what it takes."""
     graph = TaskGraph()
-    with pytest.raises(GraphError, match=told) as caught:
-        graph.add(task(), name="x", **options)
-        graph.plan()
-    assert "'x'" in str(caught.value)
+    calls = [lambda: graph.add(task(), name="x", **options), lambda: graph.map(task(), (), name="x", **options)]
+    if "depends_on" in options:
+        calls.append(lambda: graph.add_graph(TaskGraph(), name="x", **options))
+    for call in calls:
+        with pytest.raises(GraphError, match=told) as caught:
+            call()
+        assert "'x'" in str(caught.value)
+    assert "x" not in graph and not graph._groups
+
+
+def test_arguments_that_cannot_be():
+    """So are a name that is no text, a task that is none, what cannot be iterated over, and what is no graph."""
+    graph = TaskGraph()
+    for call, told in (
+        (lambda: graph.add(task(), name=5), "name= is a text, not 5"),
+        (lambda: graph.map(task(), "ab", name=5), "name= is a text, not 5"),
+        (lambda: graph.add_graph(TaskGraph(), name=None), "name= is a text, not None"),
+        (lambda: graph.map("t", "ab"), "a graph holds Tasks, not str"),
+        (lambda: graph.map(task(), 5), "items of 't' .* not 5"),
+        (lambda: graph.add_graph([task()], name="x"), "adds a TaskGraph, not"),
+    ):
+        with pytest.raises(GraphError, match=told):
+            call()
+    assert len(graph) == 0
 
 
 def test_options_of_a_map():
@@ -168,6 +199,105 @@ def test_the_name_of_a_map():
         graph.add(task(), name="page")
     with pytest.raises(GraphError, match="'merge' already"):
         graph.map(task(), "ab", name="merge")
+
+
+def test_made_up_names_keep_clear_of_groups():
+    """A name that is made up is neither that of a task nor of a map."""
+    graph = TaskGraph()
+    graph.map(task(), [1], name="t-2")
+    graph.add(task())
+    assert list(graph.tasks) == ["t-2[0]", "t-3"]
+
+
+def test_a_map_is_added_whole_or_not_at_all():
+    """Where a name is taken, or the items raise, nothing was added, and the name is free."""
+    graph = TaskGraph()
+    graph.add(task(), name="page[1]")
+    with pytest.raises(GraphError, match=r"'page\[1\]' already"):
+        graph.map(task(), "ab", name="page")
+    with pytest.raises(ZeroDivisionError):
+        graph.map(task(), (1 // number for number in (1, 0)), name="other")
+    assert list(graph.tasks) == ["page[1]"]
+    assert [one.params["item"] for one in graph.map(task(), "a", name="page")] == ["a"]
+    graph.map(task(), "a", name="other")
+
+
+def test_a_subgraph_is_added_whole_or_not_at_all():
+    """Where a name that one of its groups would have is taken, nothing was added."""
+    inner, outer = TaskGraph(), TaskGraph()
+    inner.map(task(), "a", name="page")
+    outer.add(task(), name="sub.page")
+    with pytest.raises(GraphError, match="'sub.page' already"):
+        outer.add_graph(inner, name="sub")
+    assert list(outer.tasks) == ["sub.page"]
+    outer.add(task(), name="sub")
+
+
+def test_a_graph_in_itself():
+    """A graph may be added to itself: copies of what is there at the call."""
+    graph = TaskGraph()
+    graph.map(task(), "ab", name="page")
+    graph.add(task(), name="total", depends_on="page")
+    graph.add_graph(graph, name="again", depends_on="total")
+    names = list(graph.tasks)
+    assert names == ["page[0]", "page[1]", "total", "again.page[0]", "again.page[1]", "again.total"]
+    assert graph.plan().dependencies == [(), (), (0, 1), (2,), (2,), (3, 4)]
+    graph.add(task(), name="late", depends_on="again.page")
+    assert graph.plan().dependencies[-1] == (3, 4)
+
+
+def waits(graph):
+    """By name what each task waits for, and of that what it only waits for."""
+    plan = graph.plan()
+    names = [node.name for node in plan.nodes]
+    return {
+        name: ([names[one] for one in before], {names[one] for one in plan.awaited.get(place, ())})
+        for place, (name, before) in enumerate(zip(names, plan.dependencies))
+    }
+
+
+def test_the_name_of_an_empty_map():
+    """It means what the map waits for, also by way of others like it; this is only waited for, unless it is named besides."""
+    graph = TaskGraph()
+    graph.add(task(), name="total", depends_on="page")
+    graph.add(task(), name="both", depends_on=["page", "fetch"])
+    graph.map(task(), "", name="page", depends_on=["line", "fetch"])
+    graph.map(task(), "", name="line", depends_on=["begin", "line"])
+    fetch = graph.add(task(), name="fetch")
+    graph.map(task(), "ab", name="begin", depends_on=fetch)
+    for one in (graph, graph.copy()):
+        told = waits(one)
+        assert told["total"] == (["fetch", "begin[0]", "begin[1]"], {"fetch", "begin[0]", "begin[1]"})
+        assert told["both"] == (["fetch", "begin[0]", "begin[1]"], {"begin[0]", "begin[1]"})
+
+
+def test_an_empty_map_in_a_subgraph():
+    """In a subgraph, too: what depends on it waits for what it waits for in there, or else for what the subgraph waits for."""
+    inner, outer = TaskGraph(), TaskGraph()
+    fetch = inner.add(task(), name="fetch")
+    inner.map(task(), "", name="page", depends_on=fetch)
+    inner.map(task(), "", name="free")
+    inner.add(task(), name="total", depends_on=["page"])
+    inner.add(task(), name="other", depends_on=["free"])
+    outer.add(task(), name="before")
+    outer.add_graph(inner, name="sub", depends_on="before")
+    outer.add_graph(TaskGraph(), name="none", depends_on="sub")
+    outer.add(task(), name="after", depends_on="none")
+    told = waits(outer)
+    assert told["sub.total"] == (["sub.fetch"], {"sub.fetch"})
+    assert told["sub.other"] == (["before"], {"before"})
+    assert told["after"] == (["sub.total", "sub.other"], {"sub.total", "sub.other"})
+
+
+def test_an_empty_map_is_checked_too():
+    """It depends on nothing that is not there, and on nothing that waits for it."""
+    graph = TaskGraph()
+    graph.map(task(), "", name="page", depends_on="nobody")
+    with pytest.raises(GraphError, match="'page' depends on 'nobody'"):
+        graph.plan()
+    graph.add(task(), name="nobody", depends_on="page")
+    with pytest.raises(GraphError, match="'nobody' → 'nobody'"):
+        graph.plan()
 
 
 def fetch_and_check():
@@ -241,8 +371,23 @@ def test_local_names():
     assert fetch.named("nobody", places) is None
 
 
+def test_local_names_that_are_anothers_too():
+    """A short name that is the whole, or the short name of another one has none; whole names are unique."""
+    node = node_of(task(), "first.second.x", (), None, False, None, None, 5, ("first.second.", "first."))
+    told = node.local_names(["a", "first.a", "first.b", "first.second.b", "first.c", "c.d", "first.second.first.c"])
+    assert told == {
+        "a": "a",
+        "first.a": "first.a",
+        "first.b": "first.b",
+        "first.second.b": "first.second.b",
+        "first.c": "c",
+        "c.d": "c.d",
+        "first.second.first.c": "first.second.first.c",
+    }
+
+
 def test_an_empty_subgraph():
-    """A graph without tasks adds none, and nothing waits for it."""
+    """A graph without tasks adds none, and what depends on it waits for nothing but what that would wait for."""
     outer = TaskGraph()
     assert outer.add_graph(TaskGraph(), name="none") == []
     outer.add(task(), name="after", depends_on="none")

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import pickle
 import sys
 import time
 
@@ -31,9 +32,22 @@ def of_deep_copy(task):
     return twin.status, twin.result, twin.error
 
 
+def of_pickle(task):
+    twin = pickle.loads(pickle.dumps(task))
+    return twin.status, twin.result, twin.error
+
+
+def of_dict(task):
+    told = dict(task)
+    return told["status"], told["result"], told["error"]
+
+
 def of_json(task):
     told = json.loads(task.model_dump_json())
     return TaskStatus(told["status"]), told["result"], told["error"]
+
+
+READERS = (of_snapshot, of_copy, of_deep_copy, of_pickle, of_dict, of_json)
 
 
 def torn(status, result, error):
@@ -46,9 +60,12 @@ def torn(status, result, error):
 
 
 class Half(BaseModel):
-    """A result whose JSON is made by Python code, in which other threads have their turn."""
+    """A result whose JSON and pickle are made by Python code, in which other threads have their turn."""
 
     text: str = "half"
+
+    def __reduce__(self):
+        return Half, ()
 
     @field_serializer("text")
     def slowly(self, text):
@@ -122,7 +139,7 @@ class Poller:
 def test_readers_see_whole_states(hurried, workers):
     """In a thousand runs with a failure, a partial, a retry and a loop, readers see each status, and none of them torn."""
     graph = busy_graph()
-    pollers = [Poller(read, list(graph.tasks.values())) for read in (of_snapshot, of_copy, of_deep_copy, of_json)]
+    pollers = [Poller(read, list(graph.tasks.values())) for read in READERS]
     runs, end = 0, time.monotonic() + DEADLINE
     try:
         with TaskScheduler(HANDLERS, max_workers=workers) as scheduler:
@@ -134,8 +151,8 @@ def test_readers_see_whole_states(hurried, workers):
     finally:
         for poller in pollers:
             poller.end()
-    assert [poller.wrong for poller in pollers] == [[]] * 4
-    assert [poller.seen for poller in pollers] == [STATUSES] * 4
+    assert [poller.wrong for poller in pollers] == [[]] * len(READERS)
+    assert [poller.seen for poller in pollers] == [STATUSES] * len(READERS)
 
 
 def test_a_torn_state_would_be_found():

@@ -1,7 +1,10 @@
 """What handlers, users and signals do to a run that they should not: it ends all the same, and the graph is free again."""
 
+import copy
 import gc
+import json
 import math
+import pickle
 import signal
 import subprocess
 import sys
@@ -88,19 +91,40 @@ def test_a_task_in_two_graphs():
         assert scheduler.run(one(task=task)).status is TaskStatus.COMPLETE
 
 
-def test_a_running_graph_may_be_copied_and_pickled():
-    """A deep copy of a running graph is not running."""
-    import copy
+@pytest.mark.parametrize(
+    "twin_of",
+    [copy.deepcopy, lambda graph: pickle.loads(pickle.dumps(graph)), TaskGraph.copy],
+    ids=["deep copy", "pickle", "copy"],
+)
+def test_a_running_graph_may_be_copied_and_pickled(twin_of):
+    """What comes of it is not running: it runs while the graph that it was made of still does."""
+    release, graph = threading.Event(), diamond(b="wait")
 
-    release = threading.Event()
-    with TaskScheduler({"wait": lambda task, context: release.wait(20), "echo": echo}) as scheduler:
-        graph = diamond(b="wait")
+    def wait(task, context):
+        return release.wait(20) if task is graph["b"] else echo(task, context)
+
+    with TaskScheduler({"wait": wait, "echo": echo}) as scheduler:
         run = scheduler.submit(graph)
         wait_for(lambda: "b" in executing(graph))
-        twin = copy.deepcopy(graph)
+        twin = twin_of(graph)
+        assert twin["b"] is not graph["b"]
+        result = scheduler.run(twin)
+        assert (result.status, result.results["d"]) == (TaskStatus.COMPLETE, "dbaca")
+        assert graph["b"].status is TaskStatus.EXECUTING and not run.done()
         release.set()
-        run.result(10)
-        assert scheduler.run(twin).status is not None
+        assert run.result(10).results["b"] is True
+
+
+def test_a_result_that_json_cannot_hold(scheduler):
+    """It becomes its repr in the JSON of a run, and leaves the others what they are; events are JSON all the same."""
+    cycle = ["x"]
+    cycle.append(cycle)
+    scheduler.handlers["cycle"] = lambda task, context: cycle
+    graph = diamond(b="cycle", d="nan")
+    scheduler.handlers["nan"] = lambda task, context: math.nan
+    told = [json.loads(json.dumps(event.to_dict(), allow_nan=False)) for event in scheduler.stream(graph)]
+    results = told[-1]["result"]["results"]
+    assert results == {"a": "a", "b": "['x', [...]]", "c": "ca", "d": None}
 
 
 def test_a_cancelled_token(scheduler):

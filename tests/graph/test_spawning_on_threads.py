@@ -202,3 +202,19 @@ def test_in_a_subgraph(scheduler):
     result = scheduler.run(graph)
     assert seen == [{"work": "again"}, ("sub.child", ["first", "outside"])]
     assert list(result.results) == ["outside", "sub.first", "sub.work", "sub.child"]
+
+
+def test_names_of_groups_are_taken(scheduler):
+    """What is spawned may not have a map's name, and a name that is made up is none; a name is a text."""
+
+    def handler(task, context):
+        for name, told in (("page", "a group named 'page'"), (5, "name= is a text, not 5"), (0, "name= is a text, not 0")):
+            with pytest.raises(GraphError, match=told):
+                context.spawn(Task(type="quick"), name=name)
+        context.spawn(Task(type="quick"))
+
+    scheduler.handlers["handler"] = handler
+    graph = single("handler")
+    graph.map(Task(type="quick"), "", name="page")
+    graph.map(Task(type="quick"), "", name="quick-2")
+    assert list(scheduler.run(graph).results) == ["x", "quick-3"]

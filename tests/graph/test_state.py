@@ -2,7 +2,7 @@
 
 import pytest
 
-from asimov_sync import Retry, Task, TaskGraph, TaskStatus
+from asimov_sync import GraphError, Retry, Task, TaskGraph, TaskStatus
 from asimov_sync.graph.nodes import node_of
 from asimov_sync.graph.phases import (
     COMPLETE,
@@ -305,6 +305,35 @@ def test_a_loop_after_the_stop():
     assert state.over and state.phases == [COMPLETE, COMPLETE, FAILED, SKIPPED]
 
 
+class Walked(list):
+    """A list of edges that counts how often it is asked for those of a task."""
+
+    count = 0
+
+    def __getitem__(self, place):
+        Walked.count += 1
+        return super().__getitem__(place)
+
+
+def edges_of_a_loop(size):
+    """How often edges are asked for when the last task of a chain goes back to every one of it."""
+    state = state_of([[place - 1] if place else [] for place in range(size)])
+    for place in range(size - 1):
+        assert take(state) == [place]
+        complete(state, place)
+    assert take(state) == [size - 1]
+    state.dependencies, state.dependents = Walked(state.dependencies), Walked(state.dependents)
+    Walked.count = 0
+    state.settle(size - 1, TaskStatus.COMPLETE, None, None, [str(place) for place in range(size)])
+    assert state.phases == [READY] + [WAITING] * (size - 1)
+    return Walked.count
+
+
+def test_a_loop_that_names_many():
+    """A Route back takes work in proportion to what it undoes, however many it names."""
+    assert edges_of_a_loop(400) <= 2 * edges_of_a_loop(200) <= 2 * 200 * 8
+
+
 # Spawning
 
 
@@ -333,6 +362,89 @@ def test_spawning_after_a_group():
     state = RunState(graph.plan())
     take(state)
     assert state.dependencies[state.spawn(2, node("late", "page"))] == (0, 1)
+    with pytest.raises(GraphError, match="a group named 'page' already"):
+        state.spawn(2, node("page"))
+
+
+def after_an_empty_map(*after, **options):
+    """0, an empty map "page" after it, a task after each of the other names, and 9, that is no part of it."""
+    graph = TaskGraph()
+    graph.add(Task(type="t"), name="0")
+    graph.map(Task(type="t"), "", name="page", depends_on="0")
+    for place, before in enumerate(after, 1):
+        graph.add(Task(type="t"), name=str(place), depends_on=before, **options)
+    graph.add(Task(type="t"), name="9")
+    return RunState(graph.plan())
+
+
+def test_after_an_empty_map():
+    """What depends on it waits for what it waits for, and finds no result of that in its inputs, spawned or not."""
+    state = after_an_empty_map("page", ["page", "0"])
+    assert take(state) == [0, 3]
+    late = state.spawn(3, node("late", "page"))
+    later = state.spawn(3, node("later", "page", "0"))
+    complete(state, 0, result="r")
+    assert take(state) == [1, 2, late, later]
+    assert [state.inputs(place) for place in (1, 2, late, later)] == [{}, {"0": "r"}, {}, {"0": "r"}]
+
+
+def test_an_empty_map_after_a_failure():
+    """What depends on it is skipped; or, if failure is allowed, started, and told of it."""
+    state = after_an_empty_map("page")
+    take(state)
+    fail(state, 0)
+    assert state.phases[1] is SKIPPED and state.errors[1] == "its dependency '0' failed"
+    state = after_an_empty_map("page", allow_failure=True)
+    take(state)
+    fail(state, 0)
+    assert take(state) == [1] and state.failed_dependencies(1) == {"0": "e"}
+
+
+def test_an_empty_map_after_a_route():
+    """A Route could not choose any of its tasks: for what depends on it that is as if all of them were ruled out."""
+    state = after_an_empty_map("0", "page", ["page", "9"], ["page", "0"])
+    take(state)
+    complete(state, 5, result="nine")
+    state.settle(0, TaskStatus.COMPLETE, "r", None, ["1"])
+    assert state.phases == [COMPLETE, READY, RULED_OUT, READY, RULED_OUT, COMPLETE]
+    assert state.errors[2] == "all that it depends on was ruled out" and state.errors[4] == "'0' routed past it"
+    assert state.inputs(3) == {"9": "nine"}
+
+
+def test_names_that_clash_in_a_subgraph():
+    """A task spawned there may depend on two of the same short name: the inner one is then called by its whole name."""
+    inner, outer = TaskGraph(), TaskGraph()
+    inner.add(Task(type="t"), name="fetch")
+    fetch = outer.add(Task(type="t"), name="fetch")
+    outer.add_graph(inner, name="first")
+    state = RunState(outer.plan())
+    take(state)
+    new = node_of(Task(type="t"), "first.j", [fetch, "fetch"], None, True, None, None, 5, ("first.",))
+    place = state.spawn(0, new)
+    complete(state, 0, result="outer")
+    complete(state, 1, result="inner")
+    assert state.inputs(place) == {"fetch": "outer", "first.fetch": "inner"}
+    state = RunState(outer.plan())
+    take(state)
+    for place in (0, 1):
+        state.settle(place, TaskStatus.FAILED, None, str(place))
+    place = state.spawn(0, new._replace(task=Task(type="t")))
+    assert state.failed_dependencies(place) == {"fetch": "0", "first.fetch": "1"}
+
+
+def test_the_nearest_of_a_name_may_be_a_group():
+    """In a subgraph a map's name is its own map's, though the graph around it has a task of that name; no Route goes there."""
+    inner, outer = TaskGraph(), TaskGraph()
+    inner.add(Task(type="t"), name="begin")
+    inner.map(Task(type="t"), "ab", name="page", depends_on="begin")
+    outer.add(Task(type="t"), name="page")
+    outer.add_graph(inner, name="first")
+    state = RunState(outer.plan())
+    take(state)
+    new = node_of(Task(type="t"), "first.j", ["page"], None, False, None, None, 5, ("first.",))
+    assert state.dependencies[state.spawn(1, new)] == (2, 3)
+    state.settle(1, TaskStatus.COMPLETE, None, None, ["page"])
+    assert state.errors[1] == "GraphError: the Route of 'first.begin' names 'page', a group: a Route names tasks"
 
 
 def test_spawning_what_cannot_be():
