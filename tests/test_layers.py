@@ -9,7 +9,7 @@ HOME = pathlib.Path(asimov_sync.__file__).parent
 
 ROWS = [
     ["errors"],
-    ["forking"],
+    ["forking", "hooks"],
     ["messages", "tasks"],
     ["cancellation", "taps"],
     ["prices", "metering"],

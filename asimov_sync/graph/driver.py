@@ -12,8 +12,9 @@ import os
 import threading
 import time
 import uuid
-from typing import TYPE_CHECKING, Any, Deque, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Deque, Dict, List, Optional, Tuple, Union
 
+from asimov_sync import hooks
 from asimov_sync.budget import BUDGETS, Budget
 from asimov_sync.cancellation import Cancellation, Registration
 from asimov_sync.errors import BudgetExceeded, Cancelled, GraphError, described
@@ -26,6 +27,7 @@ from asimov_sync.graph.phases import EXECUTING, FAILED, WAITING
 from asimov_sync.graph.plan import Plan
 from asimov_sync.graph.results import Outcome, RunResult
 from asimov_sync.graph.state import RunState
+from asimov_sync.hooks import Watch
 from asimov_sync.messages import Usage
 from asimov_sync.metering import METERS, Meter
 from asimov_sync.tasks import Task, TaskStatus
@@ -55,6 +57,7 @@ class Driver:
         on_failure: str,
         budget: Optional[Budget],
         audience: Audience,
+        name: Optional[str] = None,
     ) -> None:
         self.id = run_id if run_id is not None else uuid.uuid4().hex
         self.scheduler = scheduler
@@ -66,6 +69,8 @@ class Driver:
         self.cancellation = Cancellation()
         self.context = contextvars.copy_context()
         self.context.run(self._prepare, budget)
+        self.hooks = hooks.installed
+        self.watch = Watch(self.hooks.run, self.id, name, context=self.context) if self.hooks is not None else None
         self.hands = 0  # how many workers are on it, or on their way
         # Guards state, hands, and everything below. Re-entrant: before Python 3.10 Ctrl-C may strike between the end of a
         # `with` and the release of its lock, and the thread that it struck is the one that goes on to end the run.
@@ -76,7 +81,9 @@ class Driver:
         self._settling = threading.Lock()  # whose it is settles what is in _outcomes, others' outcomes included
         self._outcomes: Deque[Tuple[TaskContext, Optional[Outcome]]] = collections.deque()
         self._contexts: Dict[int, TaskContext] = {}  # of what goes on
-        self._left: List[Tuple[TaskContext, str]] = []  # to be cancelled, outside of the lock
+        self._left: List[TaskContext] = []  # to be cancelled, outside of the lock
+        self._over: Deque[Tuple[Union[Driver, TaskContext], Any, Optional[BaseException]]] = collections.deque()
+        self._telling = threading.Lock()  # whose it is tells the hooks what is over
         self._ending: Optional[str] = None  # why the run is to be cancelled, outside of the lock
         self._exceptions: Dict[int, BaseException] = {}  # in the order in which they came
         self._seconds: Dict[int, float] = {}
@@ -181,7 +188,7 @@ class Driver:
                     while self._outcomes:
                         one, its_outcome = self._outcomes.popleft()
                         self._settle(one, its_outcome)
-                        if one.left:
+                        if one.left is not None:
                             continue  # its hand was given up when the run went on without it
                         if one is context and take:
                             following = self._take(context.job)
@@ -262,7 +269,7 @@ class Driver:
         with self.lock:
             if self._contexts.get(context.place) is not context:
                 return
-            self._leave(context, str(late))
+            self._leave(context, late)
             self._conclude(context, outcome)
             self.audience.wake()  # who waits may be who goes on
         self._after()
@@ -323,7 +330,17 @@ class Driver:
     @property
     def heard(self) -> bool:
         """Whether the run is over, and everybody who listens has had all of it."""
-        return self.result is not None and self.audience.heard
+        return self.result is not None and not self._over and self.audience.heard
+
+    @property
+    def ending(self) -> bool:
+        """Whether the run is over, and the hooks are still to be told so."""
+        return self.result is not None and bool(self._over)
+
+    def catch_up(self) -> None:
+        """Tell what is still to be told after the end."""
+        self._tell_over()
+        self.audience.deliver()
 
     def drop(self, reason: str) -> None:
         """Cancel from a destructor, which may be called at any moment, on any thread with any locks.
@@ -351,7 +368,7 @@ class Driver:
             self._end(self.cancellation.reason or "cancelled")
         self._after()
 
-    # The rest holds the lock, but for _after and _deliver
+    # The rest holds the lock, but for _after and _tell_over
 
     def _end(self, reason: str) -> None:
         if self.result is not None:
@@ -363,7 +380,7 @@ class Driver:
             self._tell_finished(place)
         self._follow(reason)
         for context in list(self._contexts.values()):  # of these tasks, and of those whose end was interrupted half-way
-            self._leave(context, reason)
+            self._leave(context, cancelled)
         self._finish_if_over()
 
     def _settle(self, context: TaskContext, outcome: Optional[Outcome]) -> None:
@@ -381,6 +398,7 @@ class Driver:
             moment = time.monotonic() + outcome.wait
             self.state.retry(place, moment)
             self._call_at(moment, self._ripen)
+            self._note_over(context, None, error)
             if self.audience.watched:
                 task = context.node.task.model_copy()
                 told = outcome.error or ""
@@ -389,7 +407,8 @@ class Driver:
             status = self.state.settle(place, outcome.status, outcome.result, outcome.error, outcome.route)
             if status is TaskStatus.FAILED:
                 self._exceptions.pop(place, None)  # of an earlier visit
-                self._exceptions[place] = error or self.state.faults[place]
+                error = self._exceptions[place] = error or self.state.faults[place]
+            self._note_over(context, status, error)
             if self.audience.watched:
                 went = status is outcome.status  # else its Route could not be taken
                 self._tell_finished(place, outcome if went else None)
@@ -404,7 +423,7 @@ class Driver:
         changes, self.state.changes = self.state.changes, []
         for place, phase in changes:
             if place in self._contexts:
-                self._leave(self._contexts[place], reason)
+                self._leave(self._contexts[place], Cancelled(reason))
             if phase is FAILED:
                 self._exceptions.pop(place, None)
                 self._exceptions[place] = self.state.faults[place]
@@ -425,12 +444,17 @@ class Driver:
         if usage is not None:
             self._usages[place] = self._usages.get(place, Usage()) + usage
 
-    def _leave(self, context: TaskContext, reason: str) -> None:
+    def _leave(self, context: TaskContext, error: BaseException) -> None:
         """Go on without an attempt: it is cancelled, what comes of it is not waited for, and its worker is replaced."""
         self._detach(context)
-        context.left = True
+        context.left = error
         self.hands -= 1
-        self._left.append((context, reason))
+        self._left.append(context)
+        self._note_over(context, None, error)
+
+    def _note_over(self, one: "Union[Driver, TaskContext]", came: Any, error: Optional[BaseException]) -> None:
+        if self.hooks is not None:
+            self._over.append((one, came, error))
 
     def _tell_finished(self, place: int, outcome: Optional[Outcome] = None) -> None:
         """Tell that a task was settled; outcome: as what, where a loop may have had it wait again since."""
@@ -450,6 +474,7 @@ class Driver:
         self._hold.over.set()
         if self.audience.watched:
             self.audience.tell(RunFinished(result, time.time()))
+        self._note_over(self, result, None)
         self.result = result
         self.audience.wake()
 
@@ -460,8 +485,8 @@ class Driver:
                 left, self._left = self._left, []
             try:
                 while left:
-                    context, reason = left[-1]
-                    context.cancellation.cancel(reason)
+                    context = left[-1]
+                    context.cancellation.cancel(str(context.left))
                     self.workforce.abandon(context)
                     left.pop()
             finally:
@@ -470,6 +495,8 @@ class Driver:
                         self._left += left
         if self._ending is not None and self.result is None:
             self.cancel(self._ending)
+        if self._over:
+            self._tell_over()
         if self.audience.watched:
             self.audience.deliver()
         if self.result is not None:  # nothing that outlives the run may still hold it
@@ -477,6 +504,20 @@ class Driver:
                 self._upward.remove()
             for alarm in self._alarms:
                 alarm.cancel()
+
+    def _tell_over(self) -> None:
+        """Without the lock: tell the hooks what is over, in that order, one thread at a time: the run is the last."""
+        while self._over and self._telling.acquire(False):
+            try:
+                while self._over:
+                    one, came, error = self._over[0]
+                    if one.watch is not None:
+                        one.watch.end(came, error)
+                    self._over.popleft()  # only now, since who waits for the run waits for this, too
+            finally:
+                self._telling.release()
+        if self.result is not None:
+            self.audience.wake()
 
 
 def failure(context: TaskContext, error: BaseException) -> Outcome:
