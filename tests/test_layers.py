@@ -19,7 +19,7 @@ ROWS = [
     ["inference"],
     ["graph"],
     ["agents"],
-    ["testing"],
+    ["testing", "telemetry"],
 ]
 ROW = {part: number for number, parts in enumerate(ROWS) for part in parts}
 
@@ -33,7 +33,7 @@ OWNERS = {
     "tenacity": {"inference/retry.py", "graph/retry.py"},
     "boto3": {"inference/bedrock_runtime.py"},
     "botocore": {"inference/bedrock_runtime.py"},
-    "opentelemetry": set(),
+    "opentelemetry": {"telemetry/spans.py"},
     "asyncio": set(),
 }
 

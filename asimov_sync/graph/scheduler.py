@@ -178,7 +178,9 @@ class TaskScheduler:
             claim(plan.nodes, mine)
             force = self._workforce
             listeners = [Listener(callback, blocking or force.inline) for callback, blocking in self._callbacks]
-            driver = Driver(self, force, plan, mine, run_id, on_failure, budget, Audience(listeners, recording, force), graph.name)
+            driver = Driver(
+                self, force, plan, mine, run_id, on_failure, budget, Audience(listeners, recording, force), graph.name
+            )
             made.append(driver)
             with self._guard.lock:
                 if self._closed:
