@@ -1,8 +1,9 @@
 """Hooks: called where a run, a task, an agent, a request to a model or a tool call begins, and again where it ends.
 
 One set of them is installed, or none. The layers look for it once where something begins, and nowhere else, so that having
-none costs next to nothing. What is watched goes on in a context (of `contextvars`) that was made for it, and its hook is called
-in there: what a hook makes current, a span say, is so for all that is done there, on whatever thread, and needs no undoing.
+none costs next to nothing. What is watched goes on in a context (of `contextvars`) that was made for it, and its hook is
+called in there: what a hook makes current, a span say, is so for all that is done there, on whatever thread, and needs no
+undoing.
 """
 
 import contextvars

@@ -1,4 +1,4 @@
-"""The spans of requests to models, over every wire: one over all attempts, which ends with the reply, an error, or its reader."""
+"""The spans of requests to models, over every wire: one for all attempts, ended by the reply, an error, or the reader."""
 
 import gc
 import logging
@@ -209,7 +209,6 @@ def test_a_stream_that_its_reader_gives_up(how, start, generation, exported):
     assert names.ERROR_TYPE not in span.attributes
     assert span.attributes.get(names.RESPONSE_FINISH_REASONS) == (("error",) if generation is names.LATEST else None)
     assert span.attributes[names.USAGE_INPUT_TOKENS] == 30
-
 
 
 def test_a_stream_is_dropped_by_the_garbage_collector(exported):
