@@ -10,8 +10,8 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 from urllib.parse import urlsplit
 
 from opentelemetry import context, metrics, trace
-from opentelemetry.metrics import MeterProvider
-from opentelemetry.trace import SpanKind, Status, StatusCode, TracerProvider
+from opentelemetry.metrics import MeterProvider as MeterProvider
+from opentelemetry.trace import SpanKind, Status, StatusCode, TracerProvider as TracerProvider
 
 import asimov_sync
 from asimov_sync.agents.agent import Agent
@@ -31,7 +31,7 @@ from asimov_sync.telemetry.errors import error_type
 from asimov_sync.telemetry.metrics import Attributes, Metrics, input_tokens
 from asimov_sync.telemetry.names import Generation
 
-__all__ = ["MeterProvider", "Spans", "TracerProvider"]
+__all__ = ["Spans"]
 
 PROVIDERS = {"bedrock": names.AWS_BEDROCK}
 """What the conventions call a provider, where that is not its name here."""
