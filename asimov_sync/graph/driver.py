@@ -398,7 +398,8 @@ class Driver:
             moment = time.monotonic() + outcome.wait
             self.state.retry(place, moment)
             self._call_at(moment, self._ripen)
-            self._note_over(context, None, error)
+            if self.hooks is not None:
+                self._over.append((context, None, error))
             if self.audience.watched:
                 task = context.node.task.model_copy()
                 told = outcome.error or ""
@@ -408,7 +409,8 @@ class Driver:
             if status is TaskStatus.FAILED:
                 self._exceptions.pop(place, None)  # of an earlier visit
                 error = self._exceptions[place] = error or self.state.faults[place]
-            self._note_over(context, status, error)
+            if self.hooks is not None:
+                self._over.append((context, status, error))
             if self.audience.watched:
                 went = status is outcome.status  # else its Route could not be taken
                 self._tell_finished(place, outcome if went else None)
@@ -450,11 +452,8 @@ class Driver:
         context.left = error
         self.hands -= 1
         self._left.append(context)
-        self._note_over(context, None, error)
-
-    def _note_over(self, one: "Union[Driver, TaskContext]", came: Any, error: Optional[BaseException]) -> None:
         if self.hooks is not None:
-            self._over.append((one, came, error))
+            self._over.append((context, None, error))
 
     def _tell_finished(self, place: int, outcome: Optional[Outcome] = None) -> None:
         """Tell that a task was settled; outcome: as what, where a loop may have had it wait again since."""
@@ -474,7 +473,8 @@ class Driver:
         self._hold.over.set()
         if self.audience.watched:
             self.audience.tell(RunFinished(result, time.time()))
-        self._note_over(self, result, None)
+        if self.hooks is not None:
+            self._over.append((self, result, None))
         self.result = result
         self.audience.wake()
 
