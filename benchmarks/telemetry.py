@@ -2,10 +2,10 @@
 
     python benchmarks/telemetry.py [ROUNDS]
 
-Four ways take turns in one process, ROUNDS times (31 by default). What is measured is the CPU time of this process: of a run of
-10,000 tasks that depend on nothing, with 4 workers, for one task; and of a Messages stream of 5,000 text events from another
-process, for one event. Threads that get in each other's way, and whatever else the machine does, can only add to that: so the
-goal is judged by the least of each way, and the ratios of neighbours are told beside it.
+Four ways take turns in one process, ROUNDS times (31 by default). What is measured is the CPU time of this process: of a run
+of 10,000 tasks that depend on nothing, with 4 workers, for one task; and of a Messages stream of 5,000 text events from
+another process, for one event. Threads that get in each other's way, and whatever else the machine does, can only add to
+that: so the goal is judged by the least of each way. The ratios of neighbours are told beside it.
 
 cut out        a copy of the package, by another name, from which every look for hooks on this way was cut, line by line: what
                there would be without them
@@ -138,16 +138,16 @@ def main(rounds: int) -> int:
         finally:
             server.terminate()
     print(
-        "Python {}, OpenTelemetry {}, {} rounds; microseconds of CPU time: the median, the least and the most; the ratio of the "
-        "least; the ratios of neighbours".format(platform.python_version(), opentelemetry.version.__version__, rounds)
+        "Python {}, OpenTelemetry {}, {} rounds; microseconds of CPU time: median, least and most; the ratio of the least; "
+        "the ratios of neighbours".format(platform.python_version(), opentelemetry.version.__version__, rounds)
     )
     missed = []
     for (what, way), values in figures.items():
         basis = "cut out" if way in ("cut out", "not installed") else "not installed"
         least = min(values) / min(figures[what, basis])
         ratios = [one / other for one, other in zip(values, figures[what, basis])]
-        told = [spread([1e6 * value for value in values]), least, spread(ratios)]
-        print("{:22} {:26} {:8.3f}  {}".format(what + ": " + way, *told))
+        microseconds = [1e6 * value for value in values]
+        print("{:22} {:26} {:8.3f}  {}".format(what + ": " + way, spread(microseconds), least, spread(ratios)))
         if way == "not installed" and least > GOAL:
             missed.append(what)
     print("goal of {} missed: {}".format(GOAL, ", ".join(missed) or "never"))
