@@ -4,8 +4,9 @@
 
 Four ways take turns in one process, ROUNDS times (31 by default). What is measured is the CPU time of this process: of a run
 of 10,000 tasks that depend on nothing, with 4 workers, for one task; and of a Messages stream of 5,000 text events from
-another process, for one event. Threads that get in each other's way, and whatever else the machine does, can only add to
-that: so the goal is judged by the least of each way. The ratios of neighbours are told beside it.
+another process, for one event. Threads that get in each other's way would be most of what is seen, so that the interpreter is
+told to switch them once a second at the most; whatever else the machine does can only add to the figures, so that the goal is
+judged by the lower quartile of each way. The ratios of neighbours are told beside it.
 
 cut out        a copy of the package, by another name, from which every look for hooks on this way was cut, line by line: what
                there would be without them
@@ -102,6 +103,11 @@ def event_seconds(package: Any, address: str) -> float:
     return seconds / count
 
 
+def quartile(values: List[float]) -> float:
+    """The value that a quarter of the others is below."""
+    return sorted(values)[len(values) // 4]
+
+
 def spread(values: List[float]) -> str:
     """The median of values, the least and the most."""
     return "{:7.3f} [{:.3f}, {:.3f}]".format(statistics.median(values), min(values), max(values))
@@ -109,6 +115,7 @@ def spread(values: List[float]) -> str:
 
 def main(rounds: int) -> int:
     """Measure, print, and say (with the exit status) whether the goal is met."""
+    sys.setswitchinterval(1.0)
     memory = InMemorySpanExporter()
     tracers, meters = TracerProvider(), MeterProvider([InMemoryMetricReader()])
     tracers.add_span_processor(SimpleSpanProcessor(memory))
@@ -138,17 +145,17 @@ def main(rounds: int) -> int:
         finally:
             server.terminate()
     print(
-        "Python {}, OpenTelemetry {}, {} rounds; microseconds of CPU time: median, least and most; the ratio of the least; "
-        "the ratios of neighbours".format(platform.python_version(), opentelemetry.version.__version__, rounds)
+        "Python {}, OpenTelemetry {}, {} rounds; microseconds of CPU time: median, least and most; the ratio of the lower "
+        "quartiles; the ratios of neighbours".format(platform.python_version(), opentelemetry.version.__version__, rounds)
     )
     missed = []
     for (what, way), values in figures.items():
         basis = "cut out" if way in ("cut out", "not installed") else "not installed"
-        least = min(values) / min(figures[what, basis])
+        judged = quartile(values) / quartile(figures[what, basis])
         ratios = [one / other for one, other in zip(values, figures[what, basis])]
         microseconds = [1e6 * value for value in values]
-        print("{:22} {:26} {:8.3f}  {}".format(what + ": " + way, spread(microseconds), least, spread(ratios)))
-        if way == "not installed" and least > GOAL:
+        print("{:22} {:26} {:8.3f}  {}".format(what + ": " + way, spread(microseconds), judged, spread(ratios)))
+        if way == "not installed" and judged > GOAL:
             missed.append(what)
     print("goal of {} missed: {}".format(GOAL, ", ".join(missed) or "never"))
     return 1 if missed else 0
