@@ -55,8 +55,8 @@ COPY = "asimov_cut"
 
 CUTS: List[Tuple[str, str, int]] = [
     ("graph/driver.py", r" +if self\.hooks is not None:\n +self\._over\.append\(.*\)\n", 4),
-    ("graph/driver.py", r" +if self\._over:\n +self\._tell_over\(\)\n", 1),
-    ("graph/driver.py", r" and not self\._over(?= and)", 1),
+    ("graph/driver.py", r" +if self\._over:\n +self\._over\.tell\(\)\n +self\.audience\.wake\(\)\n", 1),
+    ("graph/driver.py", r" and not self\.ending(?= and)", 1),
     ("graph/context.py", r" +self\.watch: .*\n", 1),
     ("graph/workforce.py", r" +if driver\.hooks is not None and .*:\n +return None\n", 1),
     ("inference/contract.py", r" +installed = hooks\.installed\n +if installed is not None:\n +events = .*\n", 1),

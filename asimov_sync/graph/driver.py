@@ -12,7 +12,7 @@ import os
 import threading
 import time
 import uuid
-from typing import TYPE_CHECKING, Any, Deque, Dict, List, Optional, Tuple, Union
+from typing import TYPE_CHECKING, Any, Deque, Dict, List, Optional, Tuple
 
 from asimov_sync import hooks
 from asimov_sync.budget import BUDGETS, Budget
@@ -21,6 +21,7 @@ from asimov_sync.errors import BudgetExceeded, Cancelled, GraphError, described
 from asimov_sync.graph.audience import STANDING, Audience
 from asimov_sync.graph.claims import Hold, claim, release
 from asimov_sync.graph.context import TaskContext
+from asimov_sync.graph.endings import Endings
 from asimov_sync.graph.events import RunFinished, TaskFinished, TaskProgress, TaskRetried, TaskSkipped, TaskStarted, TaskText
 from asimov_sync.graph.nodes import Node
 from asimov_sync.graph.phases import EXECUTING, FAILED, WAITING
@@ -82,8 +83,7 @@ class Driver:
         self._outcomes: Deque[Tuple[TaskContext, Optional[Outcome]]] = collections.deque()
         self._contexts: Dict[int, TaskContext] = {}  # of what goes on
         self._left: List[TaskContext] = []  # to be cancelled, outside of the lock
-        self._over: Deque[Tuple[Union[Driver, TaskContext], Any, Optional[BaseException]]] = collections.deque()
-        self._telling = threading.Lock()  # whose it is tells the hooks what is over
+        self._over = Endings()
         self._ending: Optional[str] = None  # why the run is to be cancelled, outside of the lock
         self._exceptions: Dict[int, BaseException] = {}  # in the order in which they came
         self._seconds: Dict[int, float] = {}
@@ -330,16 +330,16 @@ class Driver:
     @property
     def heard(self) -> bool:
         """Whether the run is over, and everybody who listens has had all of it."""
-        return self.result is not None and not self._over and self.audience.heard
+        return self.result is not None and not self.ending and self.audience.heard
 
     @property
     def ending(self) -> bool:
         """Whether the run is over, and the hooks are still to be told so."""
-        return self.result is not None and bool(self._over)
+        return self.result is not None and bool(self._over) and not self.foreign
 
     def catch_up(self) -> None:
         """Tell what is still to be told after the end."""
-        self._tell_over()
+        self._over.tell()
         self.audience.deliver()
 
     def drop(self, reason: str) -> None:
@@ -368,7 +368,7 @@ class Driver:
             self._end(self.cancellation.reason or "cancelled")
         self._after()
 
-    # The rest holds the lock, but for _after and _tell_over
+    # The rest holds the lock, but for _after
 
     def _end(self, reason: str) -> None:
         if self.result is not None:
@@ -496,7 +496,8 @@ class Driver:
         if self._ending is not None and self.result is None:
             self.cancel(self._ending)
         if self._over:
-            self._tell_over()
+            self._over.tell()
+            self.audience.wake()
         if self.audience.watched:
             self.audience.deliver()
         if self.result is not None:  # nothing that outlives the run may still hold it
@@ -504,20 +505,6 @@ class Driver:
                 self._upward.remove()
             for alarm in self._alarms:
                 alarm.cancel()
-
-    def _tell_over(self) -> None:
-        """Without the lock: tell the hooks what is over, in that order, one thread at a time: the run is the last."""
-        while self._over and self._telling.acquire(False):
-            try:
-                while self._over:
-                    one, came, error = self._over[0]
-                    if one.watch is not None:
-                        one.watch.end(came, error)
-                    self._over.popleft()  # only now, since who waits for the run waits for this, too
-            finally:
-                self._telling.release()
-        if self.result is not None:
-            self.audience.wake()
 
 
 def failure(context: TaskContext, error: BaseException) -> Outcome:

@@ -77,7 +77,7 @@ def _role(message: ChatMessage) -> str:
 
 
 def _parts(blocks: List[Block]) -> List[Dict[str, Any]]:
-    return [_part(block) for block in blocks]
+    return [_part(block) for block in blocks if isinstance(block, dict)]
 
 
 def _part(block: Block) -> Dict[str, Any]:

@@ -249,7 +249,7 @@ class Spans:
             if option in request.options:
                 try:
                     told[name] = kind(request.options[option])
-                except (TypeError, ValueError):
+                except (ArithmeticError, TypeError, ValueError):
                     pass  # the provider will have its own say on it
         return told
 
@@ -268,11 +268,12 @@ def _provider(client: InferenceClient) -> str:
 
 def _server(client: InferenceClient) -> Attributes:
     """The host and port of a client that has an address of its own."""
-    address = urlsplit(getattr(client, "api_url", ""))
-    if not address.hostname:
+    try:
+        address = urlsplit(getattr(client, "api_url", ""))
+        port = address.port or (443 if address.scheme == "https" else 80)
+    except ValueError:  # which whoever connects will be told
         return {}
-    port = address.port or (443 if address.scheme == "https" else 80)
-    return {names.SERVER_ADDRESS: address.hostname, names.SERVER_PORT: port}
+    return {names.SERVER_ADDRESS: address.hostname, names.SERVER_PORT: port} if address.hostname else {}
 
 
 def _request_content(request: Request) -> Attributes:
