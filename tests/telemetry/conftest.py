@@ -1,3 +1,5 @@
+"""Telemetry for tests: installed for each of them, undone after it, and held against the list of names."""
+
 import pytest
 
 from asimov_sync import telemetry

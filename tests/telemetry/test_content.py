@@ -175,7 +175,7 @@ IMAGE = base64.b64encode(b"\x89PNG" * 5000).decode()
             {"type": "tool_call_response", "id": "t", "response": [{"type": "text", "content": "x"}]},
         ),
         (
-            {"type": "novel", "some": [{"data": IMAGE, "title": "t", "encrypted_content": "sealed"}]},
+            {"type": "novel", "some": [{"data": IMAGE, "title": "t", "signature": "sealed", "encrypted_content": "x"}]},
             {"type": "novel", "some": [{"title": "t"}]},
         ),
     ],
