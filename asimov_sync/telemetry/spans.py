@@ -5,6 +5,7 @@ left: so there is nothing to detach, whoever reads a stream, and on whatever thr
 """
 
 import contextvars
+import functools
 import time
 from typing import Any, Callable, Dict, List, Optional, Tuple
 from urllib.parse import urlsplit
@@ -86,9 +87,8 @@ class Spans:
     def __init__(
         self, tracer: Optional[TracerProvider], meter: Optional[MeterProvider], generation: Generation, content: bool
     ) -> None:
-        version, schema = asimov_sync.__version__, generation.schema_url
-        self._tracer = trace.get_tracer("asimov_sync", version, tracer, schema)
-        self._metrics = Metrics(metrics.get_meter("asimov_sync", version, meter, schema), generation)
+        self._tracer = trace.get_tracer("asimov_sync", asimov_sync.__version__, tracer, generation.schema_url)
+        self._metrics = _metrics(meter, generation)
         self._generation = generation
         self._content = content
 
@@ -252,6 +252,13 @@ class Spans:
                 except (ArithmeticError, TypeError, ValueError):
                     pass  # the provider will have its own say on it
         return told
+
+
+@functools.lru_cache(maxsize=8)
+def _metrics(meter: Optional[MeterProvider], generation: Generation) -> Metrics:
+    """The same ones where it is installed again: OpenTelemetry 1.22 complains of what is made twice."""
+    made = metrics.get_meter("asimov_sync", asimov_sync.__version__, meter, generation.schema_url)
+    return Metrics(made, generation)
 
 
 def _named(operation: str, name: Optional[str]) -> str:

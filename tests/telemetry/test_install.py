@@ -105,6 +105,17 @@ def test_installing_again_takes_the_place():
     assert (len(first.spans), len(second.spans)) == (0, 2)
 
 
+def test_installing_again_with_the_same_providers(caplog):
+    """A notebook cell may be run twice: nothing complains, and nothing is counted twice."""
+    made = Exported()
+    for _ in range(2):
+        telemetry.install(made.tracer_provider, made.meter_provider)
+    ScriptedInferenceClient(["hi"]).generate("hello")
+    assert not caplog.records
+    assert len(made.spans) == 1
+    assert [point.count for point in made.points(names.V1_41.duration.name)] == [1]
+
+
 def test_uninstalling():
     """It is exactly undone, and may be done again."""
     made = Exported()
