@@ -7,6 +7,7 @@ import uuid
 
 import hypothesis
 import pytest
+from opentelemetry.sdk.trace import Span
 
 from asimov_sync import AsimovError, InferenceClient
 
@@ -57,7 +58,7 @@ def watch():
     root = logging.getLogger()
     root.addHandler(watching)
     before, root.level = root.level, logging.DEBUG
-    make_client = InferenceClient.__init__
+    make_client, end_span = InferenceClient.__init__, Span.end
 
     def error_made(error, *args, **kwargs):
         super(AsimovError, error).__init__(*args, **kwargs)
@@ -67,17 +68,21 @@ def watch():
         make_client(client, *args, **kwargs)
         watching.clients.append(client)
 
-    AsimovError.__init__, InferenceClient.__init__ = error_made, client_made
+    def span_ended(span, *args, **kwargs):
+        end_span(span, *args, **kwargs)
+        watching.spans.append(span)
+
+    AsimovError.__init__, InferenceClient.__init__, Span.end = error_made, client_made, span_ended
     yield watching
     del AsimovError.__init__
-    InferenceClient.__init__ = make_client
+    InferenceClient.__init__, Span.end = make_client, end_span
     root.removeHandler(watching)
     root.setLevel(before)
 
 
 @pytest.fixture(autouse=True)
 def no_key_anywhere(watch):
-    """No log record, error or repr of any test holds a key."""
+    """No log record, error, repr or span of any test holds a key."""
     yield
     assert watch.look() == []
 

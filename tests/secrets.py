@@ -1,4 +1,4 @@
-"""Watches a whole test run for keys in places where none belongs: log records, errors and what they hold, reprs.
+"""Watches a whole test run for keys in places where none belongs: log records, errors and what they hold, reprs, spans.
 
 Every key in these tests holds the word SECRET. Tracebacks are not searched: their frames hold whatever the code worked with.
 """
@@ -42,12 +42,13 @@ def _parts(thing):
 
 
 class Watch(logging.Handler):
-    """Gathers what is to be looked at: log records at once, errors and clients at the end of each test."""
+    """Gathers what is to be looked at: log records at once, errors, clients and spans at the end of each test."""
 
     def __init__(self):
         super().__init__(logging.DEBUG)
         self.errors = []
         self.clients = []
+        self.spans = []
         self.found = []
         self.records = 0
 
@@ -70,5 +71,10 @@ class Watch(logging.Handler):
             for told in (repr(client), str(client), "{}".format(vars(client))):
                 if SECRET in told:
                     self.found.append("the repr of {}".format(type(client).__name__))
+        spans, self.spans = self.spans, []
+        for span in spans:
+            way = holds_secret([span.name, span.status.description, dict(span.attributes), list(span.events)])
+            if way is not None:
+                self.found.append("the span {}: {}".format(span.name, way))
         found, self.found = self.found, []
         return found

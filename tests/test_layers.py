@@ -9,7 +9,7 @@ HOME = pathlib.Path(asimov_sync.__file__).parent
 
 ROWS = [
     ["errors"],
-    ["forking"],
+    ["forking", "hooks"],
     ["messages", "tasks"],
     ["cancellation", "taps"],
     ["prices", "metering"],
@@ -19,7 +19,7 @@ ROWS = [
     ["inference"],
     ["graph"],
     ["agents"],
-    ["testing"],
+    ["testing", "telemetry"],
     ["aio"],
 ]
 ROW = {part: number for number, parts in enumerate(ROWS) for part in parts}
@@ -34,7 +34,7 @@ OWNERS = {
     "tenacity": {"inference/retry.py", "graph/retry.py"},
     "boto3": {"inference/bedrock_runtime.py"},
     "botocore": {"inference/bedrock_runtime.py"},
-    "opentelemetry": set(),
+    "opentelemetry": {"telemetry/spans.py"},
     "asyncio": {"aio/threads.py"},
 }
 

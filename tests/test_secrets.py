@@ -1,8 +1,9 @@
-"""The watch for keys can find one: in a log record, in an error, behind a chain, in an object that it holds."""
+"""The watch for keys can find one: in a log record, in an error, behind a chain, in an object that it holds, in a span."""
 
 import logging
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
 
 from .secrets import SECRET, holds_secret
 
@@ -46,3 +47,15 @@ def test_a_logged_key_is_found(watch):
     logging.getLogger("asimov_sync.planted").debug("the headers are %s", {"x-api-key": KEY})
     assert watch.records
     assert [finding for finding in watch.look() if "log record" in finding]
+
+
+@pytest.mark.parametrize("place", ["name", "attribute", "event"])
+def test_a_key_in_a_span_is_found(place, watch):
+    """Wherever a span that has ended holds a key, it is a finding."""
+    span = TracerProvider(shutdown_on_exit=False).get_tracer("planted").start_span(KEY if place == "name" else "planted")
+    if place == "attribute":
+        span.set_attribute("headers", ["x-api-key", KEY])
+    if place == "event":
+        span.add_event("sent", {"key": KEY})
+    span.end()
+    assert len([finding for finding in watch.look() if "span" in finding]) == 1

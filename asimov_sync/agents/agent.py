@@ -1,13 +1,16 @@
 """An agent: a model with a system prompt and tools, to be asked directly or to handle the tasks of a graph."""
 
+import functools
 import logging
-from typing import Any, Iterable, List, Optional
+from typing import Any, Callable, Iterable, List, Optional, TypeVar
 
+from asimov_sync import hooks
 from asimov_sync.agents.prompt import prompt
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.errors import CacheError, InferenceError, described
 from asimov_sync.graph.context import TaskContext
 from asimov_sync.graph.results import Partial
+from asimov_sync.hooks import Watch
 from asimov_sync.inference.contract import InferenceClient
 from asimov_sync.inference.request import System
 from asimov_sync.inference.stream import ToolStream
@@ -19,6 +22,8 @@ from asimov_sync.tasks import Task
 __all__ = ["Agent"]
 
 logger = logging.getLogger(__name__)
+
+Asked = TypeVar("Asked", ToolRun, ToolStream)
 
 WHOLE = ("end_turn", "stop_sequence")
 """The stop reasons of an answer that is all there."""
@@ -35,7 +40,7 @@ class Agent:
     that the answer is to be; `run.parsed` is then one (see `InferenceClient.run_tools`). keep_transcript: as a handler, write
     the messages of each task to its run's cache, `context.cache.with_prefix("transcript")`, under the task's name: a list
     that `run(messages=…)` takes, also of a task that failed with an InferenceError; the last attempt's, if there are several.
-    options: sent with every request of this agent.
+    name: what it is called where it is watched (see `asimov_sync.telemetry`). options: sent with every request of this agent.
     """
 
     def __init__(
@@ -48,6 +53,7 @@ class Agent:
         redact: Optional[Redact] = None,
         output: Any = None,
         keep_transcript: bool = False,
+        name: Optional[str] = None,
         **options: Any,
     ) -> None:
         self.client = client
@@ -58,6 +64,7 @@ class Agent:
         self.redact = redact
         self.output = output
         self.keep_transcript = keep_transcript
+        self.name = name
         self.options = options
 
     def run(
@@ -72,18 +79,9 @@ class Agent:
         approvals: what was decided about the calls that a run stopped for; then there need be no question.
         """
         history = self._history(question, messages)
-        return self.client.run_tools(
-            history,
-            self.tools,
-            self.max_iterations,
-            approvals,
-            self.max_workers,
-            self.system,
-            self.redact,
-            cancellation,
-            self.output,
-            **self.options,
-        )
+        ask = self._asking(self.client.run_tools, history, approvals, cancellation)
+        installed = hooks.installed
+        return ask() if installed is None else Watch(installed.agent, self, history).run(ask)
 
     def stream(
         self,
@@ -94,7 +92,24 @@ class Agent:
     ) -> ToolStream:
         """As `run`, but returns the events to iterate over, each handed on as it happens; `.run` after the end."""
         history = self._history(question, messages)
-        return self.client.stream_tools(
+        ask = self._asking(self.client.stream_tools, history, approvals, cancellation)
+        installed = hooks.installed
+        if installed is None:
+            return ask()
+        watch = Watch(installed.agent, self, history)
+        stream = watch.step(ask)
+        stream.watched_by(watch)
+        return stream
+
+    def _asking(
+        self,
+        ask: Callable[..., Asked],
+        history: List[ChatMessage],
+        approvals: Optional[Approvals],
+        cancellation: Optional[Cancellation],
+    ) -> "functools.partial[Asked]":
+        return functools.partial(
+            ask,
             history,
             self.tools,
             self.max_iterations,

@@ -17,10 +17,11 @@ class TaskGraph:
     """Tasks and their dependencies, in the order in which they were added.
 
     A run works on the graph's own Task objects, so `graph["fetch"].status` can be watched. One run at a time; use `copy()`
-    for a graph that serves as a template.
+    for a graph that serves as a template. name: what its runs are called where they are watched (see `asimov_sync.telemetry`).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: Optional[str] = None) -> None:
+        self.name = name
         self._nodes: Dict[str, Node] = {}
         self._names: Dict[uuid.UUID, str] = {}  # by the tasks' ids
         self._groups: Dict[str, Group] = {}  # the maps and the subgraphs
@@ -161,7 +162,7 @@ class TaskGraph:
 
     def copy(self) -> "TaskGraph":
         """The same graph of new tasks: new ids, all WAITING."""
-        twin = TaskGraph()
+        twin = TaskGraph(self.name)
         for node in self._nodes.values():
             twin._put(node._replace(task=_fresh(node.task), depends_on=self._by_name(node.depends_on)))
         twin._groups = {

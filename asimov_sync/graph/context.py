@@ -1,5 +1,6 @@
 """What a handler is given beside its task, and what is current while it runs."""
 
+import contextvars
 import itertools
 import time
 from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Sequence
@@ -10,6 +11,7 @@ from asimov_sync.errors import TaskTimeout
 from asimov_sync.graph.audience import STANDING
 from asimov_sync.graph.nodes import MAX_VISITS, Dependencies, When, node_of
 from asimov_sync.graph.retry import Retry
+from asimov_sync.hooks import Hooks, Watch
 from asimov_sync.metering import METERS, Meter
 from asimov_sync.taps import TAPS
 from asimov_sync.tasks import Task
@@ -51,6 +53,7 @@ class TaskContext:
         "place",
         "start",
         "visit",
+        "watch",
     )
 
     def __init__(self, driver: "Driver", place: int, job: Any) -> None:
@@ -60,7 +63,8 @@ class TaskContext:
         self._replies: Optional["itertools.count[int]"] = None
         self.place = place  # in the plan
         self.job = job  # of the worker that may be replaced if it never comes back
-        self.left = False  # whether the run went on without it
+        self.left: Optional[BaseException] = None  # why the run went on without it
+        self.watch: Optional[Watch] = None
         self.alarm: Optional[Alarm] = None
         self.name = node.name
         self.attempt = state.attempts[place] or 1
@@ -120,6 +124,13 @@ class TaskContext:
             # Not that of its token, which may be the run's; and not later than that, whom it frees is to be found overdue.
             self.deadline = time.monotonic() + self.node.timeout
             self.cancellation = Cancellation(self.node.timeout, parent=self._driver.cancellation)
+
+    def watched(self, hooks: Hooks, own: contextvars.Context) -> bool:
+        """Have the attempt watched, in its own context; False if the run has gone on without it."""
+        self.watch = Watch(hooks.task, self, context=own)
+        if self.left is not None:  # whoever left it may not have seen the watch
+            self.watch.end(None, self.left)
+        return self.left is None
 
     @property
     def overdue(self) -> bool:

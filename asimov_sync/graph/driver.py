@@ -14,18 +14,21 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, Iterator, List, Optional, Set, Tuple
 
+from asimov_sync import hooks
 from asimov_sync.budget import BUDGETS, Budget
 from asimov_sync.cancellation import Cancellation, Registration
 from asimov_sync.errors import BudgetExceeded, Cancelled, GraphError, described
 from asimov_sync.graph.audience import Audience
 from asimov_sync.graph.claims import Hold, claim, release
 from asimov_sync.graph.context import TaskContext
+from asimov_sync.graph.endings import Endings
 from asimov_sync.graph.events import RunFinished, TaskFinished, TaskProgress, TaskRetried, TaskSkipped, TaskStarted, TaskText
 from asimov_sync.graph.nodes import Node
 from asimov_sync.graph.phases import EXECUTING, FAILED, WAITING
 from asimov_sync.graph.plan import Plan
 from asimov_sync.graph.results import Outcome, RunResult
 from asimov_sync.graph.state import RunState
+from asimov_sync.hooks import Watch
 from asimov_sync.messages import Usage
 from asimov_sync.metering import METERS, Meter
 from asimov_sync.tasks import Task, TaskStatus
@@ -58,6 +61,7 @@ class Driver:
         budget: Optional[Budget],
         cancellation: Optional[Cancellation],
         audience: Audience,
+        name: Optional[str] = None,
     ) -> None:
         self.id = run_id if run_id is not None else uuid.uuid4().hex
         self.scheduler = scheduler
@@ -69,6 +73,8 @@ class Driver:
         self.cancellation = Cancellation(parent=cancellation or Cancellation.current())
         self.context = contextvars.copy_context()
         self.context.run(self._prepare, budget)
+        self.hooks = hooks.installed
+        self.watch = Watch(self.hooks.run, self.id, name, context=self.context) if self.hooks is not None else None
         self.hands = 0  # how many workers are on it, or on their way
         # Guards state, hands, and everything below. Re-entrant: before Python 3.10 Ctrl-C may strike between the end of a
         # `with` and the release of its lock, and the thread that it struck is the one that goes on to end the run.
@@ -79,7 +85,8 @@ class Driver:
         self._settling = threading.Lock()  # whose it is settles what is in _outcomes, others' outcomes included
         self._outcomes: Deque[Tuple[TaskContext, Optional[Outcome]]] = collections.deque()
         self._contexts: Dict[int, TaskContext] = {}  # of what goes on
-        self._left: List[Tuple[TaskContext, str]] = []  # to be cancelled, outside of the lock
+        self._left: List[TaskContext] = []  # to be cancelled, outside of the lock
+        self._over = Endings()
         self._ending: Optional[str] = None  # why the run is to be cancelled, outside of the lock
         self._exceptions: Dict[int, BaseException] = {}  # in the order in which they came
         self._seconds: Dict[int, float] = {}
@@ -189,7 +196,7 @@ class Driver:
                     while self._outcomes:
                         one, its_outcome = self._outcomes.popleft()
                         self._settle(one, its_outcome)
-                        if one.left:
+                        if one.left is not None:
                             continue  # its hand was given up when the run went on without it
                         if one is context and take:
                             following = self._take(context.job)
@@ -270,7 +277,7 @@ class Driver:
         with self.lock:
             if self._contexts.get(context.place) is not context:
                 return
-            self._leave(context, str(late))
+            self._leave(context, late)
             self._conclude(context, outcome)
             self.audience.wake()  # who waits may be who goes on
         self._after()
@@ -331,7 +338,17 @@ class Driver:
     @property
     def heard(self) -> bool:
         """Whether the run is over, and everybody who listens has had all of it."""
-        return self.result is not None and self.audience.heard
+        return self.result is not None and not self.ending and self.audience.heard
+
+    @property
+    def ending(self) -> bool:
+        """Whether the run is over, and the hooks are still to be told so."""
+        return self.result is not None and bool(self._over) and not self.foreign
+
+    def catch_up(self) -> None:
+        """Tell what is still to be told after the end."""
+        self._over.tell()
+        self.audience.deliver()
 
     def drop(self, reason: str, wait: bool = False) -> None:
         """Cancel from a destructor, which may be called at any moment, on any thread with any locks; or from a generator's
@@ -362,7 +379,7 @@ class Driver:
             self._end(self.cancellation.reason or "cancelled")
         self._after()
 
-    # The rest holds the lock, but for _after and _deliver
+    # The rest holds the lock, but for _after
 
     def _end(self, reason: str) -> None:
         if self.result is not None:
@@ -374,7 +391,7 @@ class Driver:
             self._tell_finished(place)
         self._follow(reason)
         for context in list(self._contexts.values()):  # of these tasks, and of those whose end was interrupted half-way
-            self._leave(context, reason)
+            self._leave(context, cancelled)
         self._finish_if_over()
 
     def _settle(self, context: TaskContext, outcome: Optional[Outcome]) -> None:
@@ -394,6 +411,8 @@ class Driver:
             moment = time.monotonic() + outcome.wait
             self.state.retry(place, moment)
             self._call_at(moment, self._ripen)
+            if self.hooks is not None:
+                self._over.append((context, None, error))
             if self.audience.watched:
                 task = context.node.task.model_copy()
                 told = outcome.error or ""
@@ -402,7 +421,9 @@ class Driver:
             status = self.state.settle(place, outcome.status, outcome.result, outcome.error, outcome.route)
             if status is TaskStatus.FAILED:
                 self._exceptions.pop(place, None)  # of an earlier visit
-                self._exceptions[place] = error or self.state.faults[place]
+                error = self._exceptions[place] = error or self.state.faults[place]
+            if self.hooks is not None:
+                self._over.append((context, status, error))
             if self.audience.watched:
                 went = status is outcome.status  # else its Route could not be taken
                 self._tell_finished(place, outcome if went else None)
@@ -417,7 +438,7 @@ class Driver:
         changes, self.state.changes = self.state.changes, []
         for place, phase in changes:
             if place in self._contexts:
-                self._leave(self._contexts[place], reason)
+                self._leave(self._contexts[place], Cancelled(reason))
             if phase is FAILED:
                 self._exceptions.pop(place, None)
                 self._exceptions[place] = self.state.faults[place]
@@ -438,12 +459,14 @@ class Driver:
         if usage is not None:
             self._usages[place] = self._usages.get(place, Usage()) + usage
 
-    def _leave(self, context: TaskContext, reason: str) -> None:
+    def _leave(self, context: TaskContext, error: BaseException) -> None:
         """Go on without an attempt: it is cancelled, what comes of it is not waited for, and its worker is replaced."""
         self._detach(context)
-        context.left = True
+        context.left = error
         self.hands -= 1
-        self._left.append((context, reason))
+        self._left.append(context)
+        if self.hooks is not None:
+            self._over.append((context, None, error))
 
     def _tell_finished(self, place: int, outcome: Optional[Outcome] = None) -> None:
         """Tell that a task was settled; outcome: as what, where a loop may have had it wait again since."""
@@ -463,6 +486,8 @@ class Driver:
         self._hold.end()
         if self.audience.watched:
             self.audience.tell(RunFinished(result, time.time()))
+        if self.hooks is not None:
+            self._over.append((self, result, None))
         self.result = result
         self.audience.wake()
 
@@ -473,8 +498,8 @@ class Driver:
                 left, self._left = self._left, []
             try:
                 while left:
-                    context, reason = left[-1]
-                    context.cancellation.cancel(reason)
+                    context = left[-1]
+                    context.cancellation.cancel(str(context.left))
                     self.workforce.abandon(context)
                     left.pop()
             finally:
@@ -483,6 +508,9 @@ class Driver:
                         self._left += left
         if self._ending is not None and self.result is None:
             self.cancel(self._ending)
+        if self._over:
+            self._over.tell()
+            self.audience.wake()
         if self.audience.watched:
             self.audience.deliver()
         if self.result is not None:  # nothing that outlives the run may still hold it

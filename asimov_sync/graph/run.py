@@ -52,7 +52,7 @@ class Run:
                     if left <= 0:
                         raise RunTimeout("run {} did not end within {} s; it goes on".format(self.id, timeout))
                     if driver.result is not None:
-                        driver.audience.deliver()  # what Ctrl-C may have kept from them
+                        driver.catch_up()  # with what Ctrl-C may have kept from them
                     driver.audience.wait(left, lambda: driver.heard)
         except (RunTimeout, GraphError, Cancelled):  # none of them interrupts the run
             raise
@@ -86,6 +86,9 @@ class Run:
                     driver.audience.wait(SLICE_SECONDS, lambda: number < len(events))
         if driver.workforce.inline:
             driver.audience.attend()  # callbacks are not behind whoever reads
+        while isinstance(events[number], RunFinished) and driver.ending:
+            driver.catch_up()
+            driver.audience.wait(SLICE_SECONDS, lambda: not driver.ending)
         return events[number]
 
     def _refuse_endless_wait(self, token: Cancellation) -> None:

@@ -185,7 +185,7 @@ class TaskScheduler:
             force = self._workforce
             listeners = [Listener(callback, blocking or force.inline) for callback, blocking in self._callbacks]
             audience = Audience(listeners, recording, force)
-            driver = Driver(self, force, plan, mine, run_id, on_failure, budget, cancellation, audience)
+            driver = Driver(self, force, plan, mine, run_id, on_failure, budget, cancellation, audience, graph.name)
             made.append(driver)
             with self._guard.lock:
                 if self._closed:

@@ -126,7 +126,7 @@ class Workforce:
 
     def _outcome(self, driver: Driver, context: TaskContext) -> Optional[Outcome]:
         """What came of calling a task's handler; None where it was not called."""
-        if context.left:
+        if context.left is not None:
             return None  # the run ended between its taking and this
         node = context.node
         task = node.task
@@ -136,6 +136,8 @@ class Workforce:
                 if not driver.decide(context, bool(own.run(execute, node.when, context, dict(context.inputs)))):
                     return None
                 own = driver.context.copy()
+            if driver.hooks is not None and not context.watched(driver.hooks, own):
+                return None
             handler = self.handlers[task.type]
             if self.middleware:
                 handler = wrapped(handler, self.middleware)

@@ -11,9 +11,11 @@ import time
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Dict, Generator, Iterable, Iterator, List, Optional, Tuple, TypeVar
 
+from asimov_sync import hooks
 from asimov_sync.budget import BUDGETS, Budget, begin_request
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.errors import AsimovError, Cancelled, InferenceError, InvalidRequestError, RateLimitError, StreamInterrupted
+from asimov_sync.hooks import Watch
 from asimov_sync.inference.advice import advise
 from asimov_sync.inference.driving import driven
 from asimov_sync.inference.final_answer import FinalAnswer
@@ -23,7 +25,7 @@ from asimov_sync.inference.prompt_cache import with_cache_markers
 from asimov_sync.inference.rate_limit import Pause, RateLimit, Slot, admitted, estimated_tokens
 from asimov_sync.inference.request import Request, System, Timeout
 from asimov_sync.inference.retry import LONGEST_RETRY_AFTER, retrying
-from asimov_sync.inference.stream import ReplyStream, ToolStream
+from asimov_sync.inference.stream import ReplyStream, ToolStream, watched
 from asimov_sync.inference.tool_loop import Approvals, Ask, Redact, ToolRun, ToolRunDone, conversation
 from asimov_sync.inference.tools import AnyTool, as_tools
 from asimov_sync.messages import Event, Messages, Reply, ReplyDone, Usage, as_messages
@@ -284,7 +286,11 @@ class InferenceClient(abc.ABC):
     def _stream(self, request: Request, cancellation: Optional[Cancellation]) -> ReplyStream:
         # A token of its own under the caller's, so that closing the stream frees its reader and nobody else.
         own = Cancellation(parent=cancellation or Cancellation.current())
-        return ReplyStream(self._attempts(self._cached(request), own, self._deadline()), own)
+        events = self._attempts(self._cached(request), own, self._deadline())
+        installed = hooks.installed
+        if installed is not None:
+            events = watched(events, Watch(installed.request, self, request), own)
+        return ReplyStream(events, own)
 
     def _attempts(
         self, request: Request, cancellation: Cancellation, deadline: Optional[float]

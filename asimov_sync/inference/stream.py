@@ -1,14 +1,16 @@
 """Events while they happen, as iterators: of one reply, and of a tool loop. They end with the whole, or with an error."""
 
 import contextvars
-from typing import Any, ClassVar, Generator, Iterator, Optional, Type
+from typing import Any, ClassVar, Dict, Generator, Iterator, Optional, Type
 
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.errors import AsimovError, Cancelled
+from asimov_sync.hooks import Watch
 from asimov_sync.inference.tool_loop import ToolRun, ToolRunDone
 from asimov_sync.messages import Event, Reply, ReplyDone, TextDelta
+from asimov_sync.workers import alarms
 
-__all__ = ["EventStream", "ReplyStream", "ToolStream"]
+__all__ = ["EventStream", "ReplyStream", "ToolStream", "watched"]
 
 
 class EventStream(Iterator[Event]):
@@ -44,6 +46,11 @@ class EventStream(Iterator[Event]):
             self._end = event
             self._events.close()  # the connection is free for the next request
         return event
+
+    def watched_by(self, watch: Watch) -> None:
+        """Tell a watch how it ends."""
+        self._events = watched(_opened(self._events), watch, self._cancellation, self._final)
+        next(self._events)  # into it, or it would not hear that it is closed
 
     @property
     def text_stream(self) -> Iterator[str]:
@@ -111,3 +118,40 @@ class ToolStream(EventStream):
         if not isinstance(self._end, ToolRunDone):
             raise AsimovError("the run is there only at the end of the stream: iterate over it first")
         return self._end.run
+
+
+# Watching
+
+WHOLE: Dict[Type[Event], str] = {ReplyDone: "reply", ToolRunDone: "run"}
+"""Where a last event has the whole."""
+
+
+def watched(
+    events: Generator[Optional[Event], None, None],
+    watch: Watch,
+    cancellation: Cancellation,
+    final: Type[Event] = ReplyDone,
+) -> Generator[Optional[Event], None, None]:
+    """The same events, each step made in the context of a watch, which is told how they end."""
+    alarms.start()  # while it is safe to
+    try:
+        while True:
+            event = watch.step(next, events, None)
+            if event is not None:
+                watch.came()
+            if isinstance(event, final):
+                watch.end(getattr(event, WHOLE[final]))
+            yield event
+    except GeneratorExit:
+        events.close()
+        if cancellation.cancelled:
+            watch.end()
+        else:  # it was dropped, perhaps by the garbage collector, and so perhaps inside of somebody's lock
+            alarms.call_at(0.0, watch.end)
+        raise
+
+
+def _opened(events: Generator[Optional[Event], None, None]) -> Generator[Optional[Event], None, None]:
+    """The rest of events whose first None was taken, after another one."""
+    yield None
+    yield from events

@@ -8,8 +8,10 @@ import queue
 import time
 from typing import Any, Deque, Dict, Generator, List, Optional, Tuple
 
+from asimov_sync import hooks
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.errors import Cancelled, described
+from asimov_sync.hooks import Watch
 from asimov_sync.inference.tool_loop import CalledTool, ToolFinished, ToolStarted
 from asimov_sync.inference.tools import Tool
 from asimov_sync.messages import Event, ToolCall
@@ -123,6 +125,16 @@ def _finished(made: CalledTool) -> ToolFinished:
 
 
 def _call(call: ToolCall, tools: Dict[str, Tool], cancellation: Cancellation) -> CalledTool:
+    installed = hooks.installed
+    if installed is None:
+        return _made(call, tools, cancellation)
+    watch = Watch(installed.tool, call, tools.get(call.name))
+    # A tool that ignores its cancellation is not waited for; its watch does not wait for it, either.
+    with cancellation.on_cancel(lambda: watch.end(None, Cancelled(cancellation.reason or ""))):
+        return watch.run(_made, call, tools, cancellation)
+
+
+def _made(call: ToolCall, tools: Dict[str, Tool], cancellation: Cancellation) -> CalledTool:
     start = time.perf_counter()
     exception: BaseException
     cancellation.raise_if_cancelled()

@@ -1,0 +1,209 @@
+"""Installing and undoing: nothing by importing, one call, exactly undone; and no hook that fails breaks anything."""
+
+import logging
+import os
+import subprocess
+import sys
+
+import pytest
+
+from asimov_sync import Agent, Task, TaskGraph, TaskScheduler, hooks, telemetry, tool
+from asimov_sync.hooks import Hooks
+from asimov_sync.telemetry import OPT_IN, names
+from asimov_sync.testing import ScriptedInferenceClient, calls, tool_results
+
+from ..waiting import in_child
+from .exported import Exported
+
+
+@pytest.fixture(autouse=True)
+def undone():
+    yield
+    telemetry.uninstall()
+
+
+def run_one(handler=lambda task, context: 1):
+    graph = TaskGraph("one")
+    graph.add(Task(type="work"), name="work")
+    with TaskScheduler({"work": handler}) as scheduler:
+        return scheduler.run(graph)
+
+
+def program(text, **environment):
+    done = subprocess.run(
+        [sys.executable, "-c", text],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        timeout=60,
+        env=dict(os.environ, **environment),
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_importing_instruments_nothing():
+    """Importing the library imports no opentelemetry, and importing telemetry installs no hooks."""
+    program(
+        "import sys\n"
+        "from asimov_sync import Agent, AnthropicInferenceClient, TaskScheduler, hooks\n"
+        "assert not [name for name in sys.modules if name.startswith('opentelemetry')]\n"
+        "from asimov_sync import telemetry\n"
+        "assert hooks.installed is None\n"
+        "telemetry.install()\n"
+        "assert hooks.installed is not None\n"
+        "telemetry.uninstall()\n"
+        "assert hooks.installed is None\n"
+    )
+
+
+GLOBAL = """
+from opentelemetry import metrics, trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from tests.telemetry.exported import Exported
+from asimov_sync import telemetry
+from asimov_sync.testing import ScriptedInferenceClient
+
+made = Exported()
+{}
+ScriptedInferenceClient(["hi"]).generate("hello")
+span = made.one("chat scripted")
+assert span.instrumentation_scope.name == "asimov_sync"
+print(span.instrumentation_scope.version, span.instrumentation_scope.schema_url, sorted(made.metrics()))
+"""
+PROVIDE = "trace.set_tracer_provider(made.tracer_provider); metrics.set_meter_provider(made.meter_provider)"
+
+
+@pytest.mark.parametrize("order", ["providers first", "telemetry first"])
+def test_the_global_providers(order):
+    """They are taken where none are given, also where they are set after that."""
+    steps = [PROVIDE, "telemetry.install()"]
+    told = program(GLOBAL.format("\n".join(steps if order == "providers first" else steps[::-1])))
+    version, schema, metrics = told.split(None, 2)
+    assert schema == "https://opentelemetry.io/schemas/1.41.0"
+    assert "gen_ai.client.token.usage" in metrics
+
+
+def test_the_environment_is_read_when_it_is_installed(monkeypatch):
+    """Not at the import; a later change of it is seen by the next install."""
+    made = Exported()
+    for word in ("", "gen_ai_latest_experimental"):
+        monkeypatch.setenv(OPT_IN, word)
+        telemetry.install(made.tracer_provider, made.meter_provider)
+        ScriptedInferenceClient(["hi"]).generate("hello")
+    assert {names.V1_41.duration.name, names.LATEST.duration.name} <= set(made.metrics())
+
+
+def test_installing_again_takes_the_place():
+    """What is made goes to the providers that were given last, and to no others."""
+    first, second = Exported(), Exported()
+    telemetry.install(first.tracer_provider, first.meter_provider)
+    telemetry.install(second.tracer_provider, second.meter_provider)
+    run_one()
+    assert (len(first.spans), len(second.spans)) == (0, 2)
+
+
+def test_installing_again_with_the_same_providers(caplog):
+    """A notebook cell may be run twice: nothing complains, and nothing is counted twice."""
+    made = Exported()
+    for _ in range(2):
+        telemetry.install(made.tracer_provider, made.meter_provider)
+    ScriptedInferenceClient(["hi"]).generate("hello")
+    assert not caplog.records
+    assert len(made.spans) == 1
+    assert [point.count for point in made.points(names.V1_41.duration.name)] == [1]
+
+
+def test_uninstalling():
+    """It is exactly undone, and may be done again."""
+    made = Exported()
+    telemetry.install(made.tracer_provider, made.meter_provider)
+    telemetry.uninstall()
+    telemetry.uninstall()
+    run_one()
+    ScriptedInferenceClient(["hi"]).generate("hello")
+    assert not made.spans and not made.metrics()
+
+
+def test_what_goes_on_stays_with_what_it_began_with():
+    """A run and a stream that began while it was installed have all their spans; those that did not have none."""
+    made = Exported()
+    late = ScriptedInferenceClient(["a b c"]).stream("hello")
+    telemetry.install(made.tracer_provider, made.meter_provider)
+    list(late)
+    stream = ScriptedInferenceClient(["a b c"]).stream("hello")
+
+    def work(task, context):
+        telemetry.uninstall()
+
+    run_one(work)
+    list(stream)
+    assert made.paths() == ["/chat scripted", "/invoke_workflow one", "/invoke_workflow one/task work"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_in_a_forked_child():
+    """It stays installed in a child, whatever went on in the parent."""
+    made = Exported()
+    telemetry.install(made.tracer_provider, made.meter_provider)
+    stream = ScriptedInferenceClient(["a b c"]).stream("hello")
+    next(stream)
+
+    def child():
+        made.exporter.clear()
+        run_one()
+        assert made.paths() == ["/invoke_workflow one", "/invoke_workflow one/task work"]
+
+    in_child(child)
+    list(stream)
+
+
+def begin_badly(*about):
+    raise OSError("begin")
+
+
+def end_badly(*about):
+    def ended(came, error, first):
+        raise OSError("end")
+
+    return ended
+
+
+@tool
+def look_up(word: str) -> str:
+    """Look a word up."""
+    return word.upper()
+
+
+def model(body):
+    return "found" if tool_results(body) else calls(("look_up", {"word": "one"}))
+
+
+@pytest.mark.parametrize("hook", [begin_badly, end_badly])
+@pytest.mark.parametrize("max_workers", [0, 4])
+def test_hooks_that_fail(hook, max_workers, caplog):
+    """A run, an agent, a stream and a tool come to the same end; the failure is logged once."""
+    hooks.install(Hooks(hook, hook, hook, hook, hook))
+    agent = Agent(ScriptedInferenceClient(model), tools=[look_up])
+    graph = TaskGraph()
+    graph.add(Task(type="ask", objective="what?"), name="ask")
+    with TaskScheduler({"ask": agent}, max_workers=max_workers) as scheduler:
+        with caplog.at_level(logging.ERROR):
+            assert scheduler.run(graph).results == {"ask": "found"}
+            assert [event.type for event in scheduler.stream(graph)][-1] == "run_finished"
+            stream = agent.stream("what?")
+            assert [event.type for event in stream][-1] == "tool_run_done"
+    assert [record.getMessage() for record in caplog.records] == [
+        "a hook failed; what it watches goes on, and later failures are not logged"
+    ]
+
+
+def test_an_end_is_told_once():
+    """Whoever says first that something is over is heard."""
+    told = []
+    watch = hooks.Watch(lambda *about: lambda *end: told.append((about, end)), "it")
+    watch.end("came")
+    watch.end("came later")
+    assert told == [(("it",), ("came", None, None))]

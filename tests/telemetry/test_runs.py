@@ -1,0 +1,349 @@
+"""The spans of runs and tasks: who is whose parent, when they end, and with what."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from opentelemetry import context as contexts, trace
+from opentelemetry.sdk.trace import SpanProcessor
+from opentelemetry.trace import SpanKind, StatusCode
+
+from asimov_sync import (
+    Agent,
+    AnthropicInferenceClient,
+    Partial,
+    Retry,
+    Route,
+    Task,
+    TaskGraph,
+    TaskScheduler,
+    tool,
+)
+from asimov_sync.telemetry import names
+from asimov_sync.testing import Failure, ModelServer, calls, tool_results
+
+from ..waiting import DEADLINE, Background, wait_for
+
+MODES = [{"max_workers": 4}, {"max_workers": 0}, {"executor": ThreadPoolExecutor}]
+AT_ONCE = Retry(attempts=2, wait=lambda state: 0)
+
+
+@pytest.fixture(params=MODES, ids=str)
+def options(request):
+    """A scheduler's options: threads of its own, the calling thread, somebody's threads."""
+    options = dict(request.param)
+    if "executor" in options:
+        options["executor"] = options["executor"](4)
+        request.addfinalizer(options["executor"].shutdown)
+    return options
+
+
+def one_task(handler=None, **options):
+    graph = TaskGraph("one")
+    graph.add(Task(type="work"), name="work", **options)
+    return graph
+
+
+def test_the_documented_tree(options, exported):
+    """A run with an agent, two tools at once, a request that is sent again, a task that is, and one that fails."""
+    inline = options.get("max_workers") == 0
+    together = threading.Barrier(1 if inline else 2)
+    refusals = iter([Failure(529, headers={"retry-after": "0"})])
+    attempts = []
+
+    @tool
+    def look_up(word: str) -> str:
+        """Look a word up."""
+        together.wait(DEADLINE)
+        with exported.span("the index"):
+            return word.upper()
+
+    def model(body):
+        if tool_results(body):
+            return "found"
+        return next(refusals, None) or calls(("look_up", {"word": "one"}), ("look_up", {"word": "two"}))
+
+    def flaky(task, context):
+        attempts.append(context.attempt)
+        if context.attempt == 1:
+            raise OSError("once")
+
+    def failing(task, context):
+        raise KeyError("no such thing")
+
+    graph = TaskGraph("survey")
+    graph.add(Task(type="ask", objective="what?"), name="ask")
+    graph.add(Task(type="flaky"), name="flaky", retry=AT_ONCE)
+    graph.add(Task(type="failing"), name="failing")
+    graph.add(Task(type="flaky"), name="never", depends_on=["failing"])
+    with ModelServer(model) as server, AnthropicInferenceClient("m", "none", server.url) as client:
+        agent = Agent(client, tools=[look_up], name="researcher")
+        with TaskScheduler({"ask": agent, "flaky": flaky, "failing": failing}, **options) as scheduler:
+            with exported.span("caller"):
+                result = scheduler.run(graph)
+    assert (result.status.name, attempts, len(server.requests)) == ("PARTIAL", [1, 2], 3)
+    run = "/caller/invoke_workflow survey"
+    asked = run + "/task ask/invoke_agent researcher"
+    assert exported.paths() == [
+        "/caller",
+        run,
+        run + "/task ask",
+        asked,
+        asked + "/chat m",
+        asked + "/chat m",
+        asked + "/execute_tool look_up",
+        asked + "/execute_tool look_up",
+        asked + "/execute_tool look_up/the index",
+        asked + "/execute_tool look_up/the index",
+        run + "/task failing ERROR",
+        run + "/task flaky",
+        run + "/task flaky ERROR",
+    ]
+    first, second = exported.named("task flaky")
+    assert [span.attributes[names.TASK_ATTEMPT] for span in (first, second)] == [1, 2]
+    assert (first.attributes[names.ERROR_TYPE], names.ERROR_TYPE in second.attributes) == ("OSError", False)
+    assert {span.kind for span in exported.spans if span.name != "chat m"} == {SpanKind.INTERNAL}
+    assert {span.kind for span in exported.named("chat m")} == {SpanKind.CLIENT}
+
+
+def test_what_a_task_says(exported):
+    """Its run, name, type and id; which attempt and visit it is; and what came of it. Nothing of an exception's message."""
+    graph = one_task()
+    with TaskScheduler({"work": lambda task, context: Partial(1, "the rest is secret")}) as scheduler:
+        result = scheduler.run(graph, run_id="r-1")
+    span = exported.one("task work")
+    assert dict(span.attributes) == {
+        "asimov.run.id": "r-1",
+        "asimov.task.name": "work",
+        "asimov.task.type": "work",
+        "asimov.task.id": str(graph["work"].id),
+        "asimov.task.attempt": 1,
+        "asimov.task.visit": 1,
+        "asimov.task.status": "PARTIAL",
+    }
+    assert span.status.is_unset
+    assert dict(exported.one("invoke_workflow one").attributes) == {
+        "gen_ai.operation.name": "invoke_workflow",
+        "gen_ai.workflow.name": "one",
+        "asimov.run.id": "r-1",
+        "asimov.run.status": result.status.name,
+    }
+
+
+def test_a_graph_without_a_name(exported):
+    """Its runs have no name either: a run's id would be another one each time."""
+    graph = TaskGraph()
+    with TaskScheduler() as scheduler:
+        scheduler.run(graph)
+        scheduler.run(TaskGraph("copied").copy())
+    assert [span.name for span in exported.spans] == ["invoke_workflow", "invoke_workflow copied"]
+
+
+def test_a_failed_run(exported):
+    """Its error is that of the task that failed first, and so is the task's; neither tells the message."""
+
+    def work(task, context):
+        raise ValueError("the password is swordfish")
+
+    with TaskScheduler({"work": work}) as scheduler:
+        scheduler.run(one_task())
+    for name in ("task work", "invoke_workflow one"):
+        span = exported.one(name)
+        assert (span.status.status_code, span.status.description) == (StatusCode.ERROR, None)
+        assert span.attributes[names.ERROR_TYPE] == "ValueError"
+        assert not span.events
+        assert "swordfish" not in span.to_json()
+
+
+def test_a_route_that_cannot_be_taken(exported):
+    """The task's span says what the run says of it, and not just that its handler has returned."""
+    with TaskScheduler({"work": lambda task, context: Route("nowhere")}) as scheduler:
+        result = scheduler.run(one_task())
+    assert result.status.name == "FAILED"
+    span = exported.one("task work")
+    assert span.attributes[names.ERROR_TYPE] == "asimov_sync.errors.GraphError"
+    assert span.attributes[names.TASK_STATUS] == "FAILED"
+
+
+def test_a_loop(exported):
+    """Each visit has a span of its own."""
+
+    def check(task, context):
+        return Route("write") if context.visit < 3 else "good"
+
+    graph = TaskGraph("loop")
+    graph.add(Task(type="write"), name="write")
+    graph.add(Task(type="check"), name="check", depends_on="write")
+    with TaskScheduler({"write": lambda task, context: 1, "check": check}) as scheduler:
+        assert scheduler.run(graph).status.name == "COMPLETE"
+    for name in ("task write", "task check"):
+        assert [span.attributes[names.TASK_VISIT] for span in exported.named(name)] == [1, 2, 3]
+
+
+def test_what_a_condition_rules_out(exported):
+    """A task that is not started has no span, and its condition none of the run's tasks for a parent."""
+
+    def condition(inputs):
+        with exported.span("condition"):
+            return False
+
+    graph = one_task(when=condition)
+    with TaskScheduler({"work": lambda task, context: 1}) as scheduler:
+        scheduler.run(graph)
+    assert exported.paths() == ["/invoke_workflow one", "/invoke_workflow one/condition"]
+
+
+@pytest.mark.parametrize("how", ["its time is over", "its run is cancelled"])
+def test_a_handler_that_does_not_come_back(how, exported):
+    """Its span ends when the run goes on without it, and not when it returns."""
+    started, release = threading.Event(), threading.Event()
+
+    def work(task, context):
+        started.set()
+        release.wait(DEADLINE)
+
+    timeout = 0.01 if how == "its time is over" else None
+    with TaskScheduler({"work": work}) as scheduler:
+        run = scheduler.submit(one_task(timeout=timeout))
+        assert started.wait(DEADLINE)
+        if timeout is None:
+            run.cancel("enough")
+        result = run.result(DEADLINE)
+        error = "asimov_sync.errors." + ("Cancelled" if timeout is None else "TaskTimeout")
+        assert exported.paths() == ["/invoke_workflow one ERROR", "/invoke_workflow one ERROR/task work ERROR"]
+        release.set()
+    assert [span.attributes[names.ERROR_TYPE] for span in exported.spans] == [error, error]
+    assert result.status.name == "FAILED"
+    wait_for(lambda: len(exported.spans) == 2)
+
+
+def test_a_run_that_is_left_before_its_task_is_watched(exported, monkeypatch):
+    """A run may end between the taking of a task and its handler: whichever thread sees the span ends it."""
+    called = []
+    with TaskScheduler({"work": lambda task, context: called.append(1)}, max_workers=0) as scheduler:
+        made = []
+
+        class Cancelling(SpanProcessor):
+            def on_start(self, span, parent_context=None):
+                if span.name == "task work":
+                    made[0].cancel("just now")
+
+        exported.tracer_provider.add_span_processor(Cancelling())
+        made.append(scheduler.submit(one_task()))
+        assert made[0].result(DEADLINE).status.name == "FAILED"
+    assert not called
+    assert exported.one("task work").attributes[names.ERROR_TYPE] == "asimov_sync.errors.Cancelled"
+
+
+class Holding(SpanProcessor):
+    """Holds whoever ends a span, until it is told to let go."""
+
+    def __init__(self, name):
+        self.name = name
+        self.reached, self.release = threading.Event(), threading.Event()
+
+    def on_end(self, span):
+        if span.name == self.name:
+            self.reached.set()
+            assert self.release.wait(DEADLINE)
+
+
+@pytest.mark.parametrize("how", ["run", "stream"])
+@pytest.mark.parametrize("name", ["task work", "invoke_workflow one"])
+def test_who_waits_for_the_run_waits_for_its_spans(how, name, exported):
+    """When a run is over to its caller, all its spans have ended, that of the run as the last."""
+    holding = Holding(name)
+    exported.tracer_provider.add_span_processor(holding)
+    with TaskScheduler({"work": lambda task, context: 1}) as scheduler:
+        waiting = Background(lambda: list(scheduler.stream(one_task())) if how == "stream" else scheduler.run(one_task()))
+        assert holding.reached.wait(DEADLINE)
+        assert not exported.named("invoke_workflow one") or name == "invoke_workflow one"
+        waiting.thread.join(0.05)
+        assert waiting.thread.is_alive()
+        holding.release.set()
+        waiting.result()
+    assert exported.spans[-1].name == "task work"
+    ends = {span.name: span.end_time for span in exported.spans}
+    assert ends["task work"] <= ends["invoke_workflow one"]
+
+
+def test_runs_inside_of_tasks_and_what_grows(options, exported):
+    """A run in a task is the task's child; a subgraph's tasks and spawned ones are the run's."""
+
+    def outer(task, context):
+        context.spawn(Task(type="inner"), name="spawned")
+        return scheduler.run(one_task()).status
+
+    inside = TaskGraph()
+    inside.add(Task(type="inner"), name="leaf")
+    graph = TaskGraph("outer")
+    graph.add(Task(type="outer"), name="top")
+    graph.add_graph(inside, name="sub", depends_on=["top"])
+
+    def plain(task, context):
+        return 1
+
+    with TaskScheduler({"outer": outer, "inner": plain, "work": plain}, **options) as scheduler:
+        assert scheduler.run(graph).status.name == "COMPLETE"
+    run = "/invoke_workflow outer"
+    assert exported.paths() == [
+        run,
+        run + "/task spawned",
+        run + "/task sub.leaf",
+        run + "/task top",
+        run + "/task top/invoke_workflow one",
+        run + "/task top/invoke_workflow one/task work",
+    ]
+
+
+@pytest.mark.parametrize("how", ["submit", "stream"])
+def test_the_caller_is_who_submitted(how, options, exported):
+    """A run belongs to the span in which it was submitted, wherever its end is waited for; it makes nothing current there."""
+    with TaskScheduler({"work": lambda task, context: 1}, **options) as scheduler:
+        with exported.span("caller") as caller:
+            going_on = getattr(scheduler, how)(one_task())
+            assert trace.get_current_span() is caller
+        with exported.span("waiting") as waiting:
+            list(going_on) if how == "stream" else going_on.result(DEADLINE)
+            assert trace.get_current_span() is waiting
+    assert exported.paths() == [
+        "/caller",
+        "/caller/invoke_workflow one",
+        "/caller/invoke_workflow one/task work",
+        "/waiting",
+    ]
+
+
+def test_a_span_that_a_handler_leaves_current(options, exported):
+    """It is no parent of the next task's."""
+
+    def work(task, context):
+        contexts.attach(trace.set_span_in_context(exported.tracer.start_span("left")))
+
+    graph = one_task()
+    graph.add(Task(type="work"), name="next", depends_on="work")
+    with TaskScheduler({"work": work}, **options) as scheduler:
+        scheduler.run(graph)
+    assert exported.paths() == ["/invoke_workflow one", "/invoke_workflow one/task next", "/invoke_workflow one/task work"]
+
+
+def test_a_cancelled_run_that_was_interrupted(exported):
+    """What interrupts the caller ends the spans, too."""
+
+    def work(task, context):
+        raise KeyboardInterrupt
+
+    with TaskScheduler({"work": work}, max_workers=0) as scheduler:
+        with pytest.raises(KeyboardInterrupt):
+            scheduler.run(one_task())
+    assert exported.paths() == ["/invoke_workflow one ERROR", "/invoke_workflow one ERROR/task work ERROR"]
+    assert exported.one("task work").attributes[names.ERROR_TYPE] == "asimov_sync.errors.Cancelled"
+
+
+def test_a_run_that_is_refused(exported):
+    """A run that its scheduler did not take has a span that has ended."""
+    scheduler = TaskScheduler({"work": lambda task, context: 1})
+    scheduler.close()
+    with pytest.raises(RuntimeError):
+        scheduler.run(one_task())
+    assert exported.paths() == ["/invoke_workflow one ERROR"]
