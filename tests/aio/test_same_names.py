@@ -45,12 +45,12 @@ PLAIN = {
 }
 """What waits for nobody, or returns what is to be awaited."""
 
-ITS_OWN = {(Run, "event"), (TaskScheduler, "finished")}
+ITS_OWN = {"event", "finished", "watched_by"}
 """What is not for callers."""
 
 
 def methods(sync):
-    names = [name for name in dir(sync) if not name.startswith("_") and (sync, name) not in ITS_OWN]
+    names = [name for name in dir(sync) if not name.startswith("_") and name not in ITS_OWN]
     return [name for name in names if callable(getattr(sync, name)) and not isinstance(getattr(sync, name), type)]
 
 
