@@ -3,22 +3,17 @@
 import contextvars
 import queue
 import threading
-from typing import TYPE_CHECKING, Any, Callable, List, Optional, Sequence, Set, Tuple
+from typing import TYPE_CHECKING, Callable, List, Optional, Sequence, Set
 
 from asimov_sync.graph.listeners import Listener
+from asimov_sync.graph.standing import STANDING
 from asimov_sync.messages import Event
 from asimov_sync.workers import alarms
 
 if TYPE_CHECKING:
     from asimov_sync.graph.workforce import Workforce
 
-__all__ = ["STANDING", "Audience"]
-
-STANDING: "contextvars.ContextVar[Tuple[Tuple[Any, Any], ...]]" = contextvars.ContextVar("asimov_standing", default=())
-"""In which tasks this context stands: on whose threads each is, and the call that it is in there, if they are a WorkerPool.
-
-Who waits there for a run has to stand aside in those pools, or, on an executor, to lend a hand.
-"""
+__all__ = ["Audience"]
 
 
 class Audience:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Sequence
 from asimov_sync.cache.contract import Cache
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.errors import TaskTimeout
-from asimov_sync.graph.audience import STANDING
 from asimov_sync.graph.nodes import MAX_VISITS, Dependencies, When, node_of
 from asimov_sync.graph.retry import Retry
+from asimov_sync.graph.standing import STANDING
 from asimov_sync.hooks import Hooks, Watch
 from asimov_sync.metering import METERS, Meter
 from asimov_sync.taps import TAPS

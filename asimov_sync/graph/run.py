@@ -10,7 +10,7 @@ from asimov_sync.errors import Cancelled, GraphError, RunTimeout
 from asimov_sync.graph.driver import Driver
 from asimov_sync.graph.events import RunFinished
 from asimov_sync.graph.results import RunResult
-from asimov_sync.graph.workforce import standing_aside
+from asimov_sync.graph.standing import aside
 from asimov_sync.messages import Event
 
 __all__ = ["Run", "RunEvents"]
@@ -64,7 +64,7 @@ class Run:
     def _wait(self, cancellation: Optional[Cancellation] = None) -> Iterator[Cancellation]:
         """Around a wait: others work meanwhile, and a cancellation ends it."""
         token = cancellation or Cancellation.current()
-        with standing_aside(), token.on_cancel(self._driver.audience.wake):
+        with aside(), token.on_cancel(self._driver.audience.wake):
             yield token
 
     def events(self) -> "RunEvents":

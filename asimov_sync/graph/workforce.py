@@ -1,24 +1,23 @@
 """On whose threads handlers are called, and how: a pool of our own, somebody's executor, or the calling thread."""
 
-import contextlib
 import logging
 import sys
 import threading
 import time
 import types
 from concurrent.futures import Executor, Future
-from typing import Any, Callable, Dict, Iterator, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 
 from asimov_sync.errors import GraphError, WorkersClosed, described
-from asimov_sync.graph.audience import STANDING
 from asimov_sync.graph.context import Handler, Middleware, TaskContext, execute, wrapped
 from asimov_sync.graph.driver import Driver, failure
 from asimov_sync.graph.nodes import Node
 from asimov_sync.graph.results import Outcome, Partial, Route
+from asimov_sync.graph.standing import stands_on
 from asimov_sync.tasks import TaskStatus
 from asimov_sync.workers import WorkerPool, alarms
 
-__all__ = ["Workforce", "standing_aside"]
+__all__ = ["Workforce"]
 
 logger = logging.getLogger(__name__)
 
@@ -171,7 +170,7 @@ class Workforce:
 
         That is so without threads, and inside of a task on an executor that has no more of them.
         """
-        if not self.inline and (self._executor is None or not any(threads is self.threads for threads, _ in STANDING.get())):
+        if not self.inline and (self._executor is None or not stands_on(self.threads)):
             return
         if self.inline:
             driver.audience.attend()
@@ -220,19 +219,6 @@ class Workforce:
 
     def __repr__(self) -> str:
         return "{} workers".format(self.limit) if self._executor is None else repr(self._executor)
-
-
-@contextlib.contextmanager
-def standing_aside() -> Iterator[None]:
-    """Around a wait for a run: the tasks that the waiting context stands in leave their workers' places to others.
-
-    Else, were every worker to wait for a run inside its task, none would be left to work.
-    """
-    with contextlib.ExitStack() as stack:
-        for threads, job in STANDING.get():
-            if job is not None:
-                stack.enter_context(threads.aside(job))
-        yield
 
 
 def _words(error: Any) -> str:
