@@ -14,7 +14,7 @@ STREAMS = 200
 WORDS = 30
 TICK = 0.005
 LONGEST_BLOCK = 0.05
-ROUNDS = 5
+ROUNDS = 10
 
 
 def facade_threads():
