@@ -126,21 +126,27 @@ class WorkerPool(concurrent.futures.ThreadPoolExecutor):
         if self._idle >= len(self._jobs):
             self._wake()
         elif self.limit is None or self._living < self.limit:
+            thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
             self._living += 1
-            return threading.Thread(target=self._serve, name=self._name, daemon=True)
+            return thread
         return None
 
     def _start(self, thread: threading.Thread, job: Optional[_Job] = None) -> None:
         """Start it, without the lock. Where that cannot be, and no other will come to the job, WorkersClosed."""
         try:
             thread.start()
-        except RuntimeError as error:
+        except BaseException as error:
             with self._lock:
-                self._living -= 1
-                if self._living or job is None or job not in self._jobs:
-                    return
-                self._jobs.remove(job)
-            raise WorkersClosed("no worker thread could be started: {}".format(error)) from error
+                if thread.ident is None:  # else it was Ctrl-C, and the thread is on its way all the same
+                    self._living -= 1
+                others = self.limit is not None and self._workers  # where there is no limit, they may all wait for ever
+                lost = isinstance(error, RuntimeError) and job is not None and job in self._jobs and not others
+                if lost:
+                    self._jobs.remove(job)  # type: ignore[arg-type]
+            if lost:
+                raise WorkersClosed("no worker thread could be started: {}".format(error)) from error
+            if not isinstance(error, RuntimeError):
+                raise
 
     def _wake(self) -> None:
         """Wake a worker that waits for a job. Holds the lock."""

@@ -149,7 +149,7 @@ class AsyncRun:
 
     def events(self) -> AsyncRunEvents:
         """What happens, from the start of the run to its RunFinished. See `Run.events`."""
-        return AsyncRunEvents(self._threads, self.sync.events)
+        return AsyncRunEvents(self._threads, self.sync.events, free=lambda: self.sync.cancel(CANCELLED))
 
     async def cancel(self, reason: str = "cancelled") -> bool:
         """End the run now; False if it was over. See `Run.cancel`."""

@@ -1,6 +1,6 @@
 """Events while they happen, as async iterators: of one reply, of a tool loop, of a run."""
 
-from typing import Any, AsyncIterator, Callable, ClassVar, Generator, Generic, Optional, Type, TypeVar, Union
+from typing import Any, AsyncIterator, Callable, ClassVar, Generator, Generic, NoReturn, Optional, Type, TypeVar, Union
 
 from asimov_sync.aio.threads import Lane, Threads
 from asimov_sync.cancellation import Cancellation
@@ -15,6 +15,7 @@ __all__ = ["AsyncReplyStream", "AsyncRunEvents", "AsyncStream", "AsyncToolStream
 
 Stream = TypeVar("Stream", bound=Union[ReplyStream, ToolStream, RunEvents])
 Self = TypeVar("Self", bound="AsyncStream[Any]")
+Part = TypeVar("Part")
 
 
 class AsyncStream(Generic[Stream]):
@@ -27,9 +28,16 @@ class AsyncStream(Generic[Stream]):
 
     _final: ClassVar[Type[Event]]
 
-    def __init__(self, threads: Threads, open: Callable[[], Stream], cancellation: Optional[Cancellation] = None) -> None:
+    def __init__(
+        self,
+        threads: Threads,
+        open: Callable[[], Stream],
+        cancellation: Optional[Cancellation] = None,
+        free: Optional[Callable[[], Any]] = None,
+    ) -> None:
         self._threads = threads
         self._open = open
+        self._free = free  # what is to be called where it is not even opened
         self._cancellation = cancellation
         self._lane: Optional[Lane] = None
         self._stream: Optional[Stream] = None
@@ -41,8 +49,13 @@ class AsyncStream(Generic[Stream]):
         return self._opened().__await__()
 
     async def _opened(self: Self) -> Self:
-        if self._lane is None:
+        if self._stream is None:
+            if self._busy:
+                raise RuntimeError("two coroutines open this stream at once")
+            if self._left:
+                raise Cancelled("the stream was closed, or could not be opened")
             self._lane = self._threads.lane(self._cancellation)
+            self._lane.free = self._free
             stream = await self._step(self._open, _close)
             self._lane.free = stream.close
             self._stream = stream
@@ -70,13 +83,15 @@ class AsyncStream(Generic[Stream]):
         if self._left:
             self._refuse()
         stream = self._beneath((await self._opened())._stream)
-        event: Event = await self._step(lambda: next(stream))
+        event: Optional[Event] = await self._step(lambda: next(stream, None))
+        if event is None:  # it was closed in this moment
+            self._refuse()
         if isinstance(event, self._final):
             self._whole = True
             self._leave()
         return event
 
-    def _refuse(self) -> None:
+    def _refuse(self) -> NoReturn:
         """What a reader meets who asks for more after the end."""
         if self._whole:
             raise StopAsyncIteration
@@ -87,16 +102,8 @@ class AsyncStream(Generic[Stream]):
             raise AsimovError("this stream was not opened: await it, enter it with `async with`, or iterate over it")
         return stream
 
-    async def __aiter__(self) -> AsyncIterator[Event]:
-        try:
-            while True:
-                try:
-                    event = await self.__anext__()
-                except StopAsyncIteration:
-                    return
-                yield event
-        finally:
-            await self.close()
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return _Reading(self, lambda event: event)
 
     async def close(self) -> None:
         """Stop: end what goes on beneath, and free a coroutine that waits for the next event. Harmless after the end."""
@@ -112,13 +119,38 @@ class AsyncStream(Generic[Stream]):
     async def __aexit__(self, *exc_info: Any) -> None:
         await self.close()
 
+    def drop(self) -> None:
+        """Stop without waiting for it, as whoever leaves an iteration does; for destructors, too."""
+        if not self._left:
+            self._left = True
+            if self._lane is not None:
+                self._lane.drop()
+
     def __del__(self) -> None:
-        if self._lane is not None and not self._left:
-            self._lane.drop()
+        self.drop()
 
 
 def _close(stream: Any) -> None:
     stream.close()
+
+
+class _Reading(AsyncIterator[Part]):
+    """One iteration over a stream, which is closed when this is lost: where an `async for` is left, at once. (An async
+    generator would be ended by its event loop, some time later.) pick: what of an event is wanted, or None.
+    """
+
+    def __init__(self, stream: AsyncStream[Any], pick: Callable[[Event], Optional[Part]]) -> None:
+        self._stream = stream
+        self._pick = pick
+
+    async def __anext__(self) -> Part:
+        while True:
+            part = self._pick(await self._stream.__anext__())
+            if part is not None:
+                return part
+
+    def __del__(self) -> None:
+        self._stream.drop()
 
 
 class _Texts(AsyncStream[Stream]):
@@ -127,15 +159,7 @@ class _Texts(AsyncStream[Stream]):
     @property
     def text_stream(self) -> AsyncIterator[str]:
         """The pieces of the model's text as they arrive, without the other events."""
-        return self._texts()
-
-    async def _texts(self) -> AsyncIterator[str]:
-        try:
-            async for event in self:
-                if isinstance(event, TextDelta):
-                    yield event.text
-        finally:
-            await self.close()
+        return _Reading(self, lambda event: event.text if isinstance(event, TextDelta) else None)
 
 
 class AsyncReplyStream(_Texts[ReplyStream]):
@@ -165,5 +189,11 @@ class AsyncRunEvents(AsyncStream[RunEvents]):
 
     _final = RunFinished
 
-    def _refuse(self) -> None:
+    def drop(self) -> None:
+        """As of every stream; whoever wants the graph next waits for the end of the run."""
+        if self._stream is not None and not self._left:
+            self._stream.leave()
+        super().drop()
+
+    def _refuse(self) -> NoReturn:
         raise StopAsyncIteration  # as of RunEvents: who has not had RunFinished knows that it was cut

@@ -350,6 +350,10 @@ class Driver:
         self._over.tell()
         self.audience.deliver()
 
+    def leave(self) -> None:
+        """The run is about to be dropped."""
+        self._hold.dropped = True
+
     def drop(self, reason: str, wait: bool = False) -> None:
         """Cancel from a destructor, which may be called at any moment, on any thread with any locks; or from a generator's
         end, which may be one. wait: whether to wait for the end: a moment as a rule, and never long.

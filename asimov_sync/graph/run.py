@@ -137,6 +137,11 @@ class RunEvents(Iterator[Event]):
         self._ended = isinstance(event, RunFinished)
         return event
 
+    def leave(self) -> None:
+        """Say that it is about to be closed: whoever wants the graph waits for that, and is not refused."""
+        if not self._ended:
+            self._run._driver.leave()
+
     def close(self) -> None:
         """Cancel the run, if it is not over; harmless after the end."""
         if not self._ended:
