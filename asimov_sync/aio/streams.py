@@ -142,15 +142,18 @@ class _Reading(AsyncIterator[Part]):
     def __init__(self, stream: AsyncStream[Any], pick: Callable[[Event], Optional[Part]]) -> None:
         self._stream = stream
         self._pick = pick
+        self._begun = False  # a debugger may look at `text_stream`, and lose it
 
     async def __anext__(self) -> Part:
+        self._begun = True
         while True:
             part = self._pick(await self._stream.__anext__())
             if part is not None:
                 return part
 
     def __del__(self) -> None:
-        self._stream.drop()
+        if self._begun:
+            self._stream.drop()
 
 
 class _Texts(AsyncStream[Stream]):

@@ -218,6 +218,16 @@ async def test_read_on_later(server):
 
 
 @awaited
+async def test_a_look_at_a_stream_is_no_iteration(server):
+    """Whoever asks for an iterator and does not use it, as a debugger does, closes nothing."""
+    async with to_async(client_of(server)) as client:
+        stream = await client.stream("go")
+        assert stream.text_stream is not stream.__aiter__()
+        gc.collect()
+        assert await read_text(stream) == WORDS
+
+
+@awaited
 async def test_two_readers_of_one_stream(holding):
     """A second coroutine that reads at the same moment is an error, and the first goes on."""
     async with to_async(client_of(holding)) as client:
