@@ -61,13 +61,13 @@ class Watch:
 
     def __init__(self, hook: Callable[..., Ended], *about: Any, context: Optional[contextvars.Context] = None) -> None:
         self.context = context if context is not None else contextvars.copy_context()
-        self._begun = time.perf_counter()
         self._first: Optional[float] = None
         self._ended: List[Ended] = []
         try:
             self._ended.append(self.context.run(hook, *about))
         except Exception:  # whoever watches has no say in what is watched
             _complain()
+        self._begun = time.perf_counter()  # after whoever watches has begun, so that no piece comes later than the end
 
     def step(self, function: Callable[..., Result], *args: Any) -> Result:
         """Call a function in the context; what it raises is the end."""
