@@ -12,7 +12,7 @@ from asimov_sync.tasks import TaskStatus
 __all__ = ["Hold", "claim", "release"]
 
 
-DROP_SECONDS = 5.0
+ENDING_SECONDS = 5.0
 """How long a run waits for tasks of another one that nobody reads any more; ending that one takes a millisecond or two."""
 
 
@@ -68,7 +68,7 @@ def claim(nodes: Sequence[Node], mine: Hold, patient: bool = True) -> None:
             if held is None:
                 _claims.tasks.update(wanted)
                 break
-        if not (patient and held.dropped and held.wait(DROP_SECONDS)):
+        if not (patient and held.dropped and held.wait(ENDING_SECONDS)):
             raise GraphError(
                 "the task {!r} is running already, and a run works on the graph's own tasks: "
                 "run graph.copy() to run a graph several times at once".format(_name(nodes, held))

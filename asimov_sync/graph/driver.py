@@ -358,13 +358,13 @@ class Driver:
         """Cancel from a destructor, which may be called at any moment, on any thread with any locks; or from a generator's
         end, which may be one. wait: whether to wait for the end: a moment as a rule, and never long.
 
-        The garbage collector may call it inside of the very thread that a worker pool is just starting, and is waiting for
-        with its lock held. So another thread does it, and whoever wants the graph next waits for that. With max_workers=0
-        there is no pool, and the callbacks are to be called here.
+        The garbage collector may call it in the middle of the start of a thread, where the end of a run, which may start one
+        itself, would wait for a lock of threading's own. So another thread does it, and whoever wants the graph next waits for
+        that. With max_workers=0 no thread is started, and the callbacks are to be called here.
         """
         if self.foreign or self.result is not None:
             return
-        self._hold.dropped = True
+        self.leave()
         if not self.workforce.inline or self._in_step or not self.lock.acquire(timeout=DROP_SECONDS):
             self._alarm(0.0, lambda: self.cancel(reason))
             if wait and not self._in_step:
