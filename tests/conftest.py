@@ -3,6 +3,7 @@
 import faulthandler
 import logging
 import os
+import signal
 import uuid
 
 import hypothesis
@@ -110,8 +111,11 @@ def unique():
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config):
-    """Keep the real stderr for those tracebacks: what tests write there is captured."""
+    """Keep the real stderr for those tracebacks: what tests write there is captured. And have an ear for SIGINT, which a
+    process that was started in the background may have been told to ignore; the processes that tests start inherit that.
+    """
     config.asimov_stderr = os.fdopen(os.dup(2), "w")
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_unconfigure(config):

@@ -8,7 +8,7 @@ import asimov_sync
 HOME = pathlib.Path(asimov_sync.__file__).parent
 
 ROWS = [
-    ["errors"],
+    ["errors", "foreign_json"],
     ["forking", "hooks"],
     ["messages", "tasks"],
     ["cancellation", "taps"],
@@ -104,6 +104,15 @@ def test_each_library_has_one_file():
         for module, _ in imports(path):
             owners = OWNERS.get(module.split(".")[0])
             assert owners is None or path.relative_to(HOME).as_posix() in owners, "{} imports {}".format(path, module)
+
+
+def test_foreign_json_has_one_parser():
+    """Only `foreign_json` parses JSON: the standard parser, by itself, goes as deep as a stranger's text."""
+    for path in modules():
+        if path.stem != "foreign_json":
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                name = getattr(node, "attr", "") if isinstance(node, ast.Attribute) else ""
+                assert name not in ("load", "loads", "JSONDecoder", "raw_decode"), path
 
 
 def test_no_print():

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from asimov_sync.errors import CacheValueError
+from asimov_sync.foreign_json import DEEPEST, parsed, too_deep
 
 __all__ = ["decoded", "encoded"]
 
@@ -34,7 +35,10 @@ _adapter = functools.lru_cache(maxsize=256)(TypeAdapter)
 def encoded(value: Any) -> bytes:
     """JSON text of a value; pydantic models, UUIDs, dates, times and enums are accepted beside what JSON knows."""
     try:
-        return _encode(value).encode("utf-8")
+        text = _encode(value)
+        if too_deep(text):  # it could not be read again
+            raise ValueError("it has more than {} levels".format(DEEPEST))
+        return text.encode("utf-8")
     except (TypeError, ValueError, RecursionError) as error:
         raise CacheValueError(
             "{} cannot be stored: {}. Store what JSON can hold, or bytes with raw=True".format(type(value).__name__, error)
@@ -45,7 +49,7 @@ def decoded(key: str, data: bytes, type: Any = None) -> Any:
     """The value of JSON text, validated as `type` where one is given; `key` is named in the error."""
     try:
         if type is None:
-            return json.loads(data.decode("utf-8"))
+            return parsed(data.decode("utf-8"))
         return _adapter_of(type).validate_json(data)
     except ValidationError as error:
         raise CacheValueError("what is stored under {!r} is not a valid {!r}: {}".format(key, type, error)) from error

@@ -1,12 +1,12 @@
 """Amazon Bedrock: Anthropic's models over InvokeModel, and all models over Converse."""
 
-import json
 import os
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Dict, Iterable, Iterator, Mapping, Optional
 
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.errors import ProviderError, described
+from asimov_sync.foreign_json import parsed
 from asimov_sync.inference.bedrock_runtime import KEY_VARIABLE, Runtime, Session, events
 from asimov_sync.inference.exchange import Exchange
 from asimov_sync.inference.http_client import Headers, NetworkClient, key_of
@@ -124,7 +124,7 @@ class BedrockInferenceClient(NetworkClient):
     def _whole(self, request: Request, exchange: Exchange) -> Reply:
         data = exchange.read()
         try:
-            body = json.loads(data.decode("utf-8"))
+            body = parsed(data.decode("utf-8"))
             if self.api == "invoke":
                 return decode_reply(body)
             return decode_converse(body, request.model, exchange.headers.get(REQUEST_ID))

@@ -10,7 +10,6 @@ Bearer keys are added there too, to a copy of the headers: every boto3 can use t
 botocore, which logs the headers that it knows, never sees them.
 """
 
-import json
 import logging
 import os
 import threading
@@ -26,6 +25,7 @@ from asimov_sync.errors import (
     InvalidRequestError,
     described,
 )
+from asimov_sync.foreign_json import parsed
 from asimov_sync.forking import renew_in_child
 from asimov_sync.inference.exchange import Exchange
 from asimov_sync.inference.http_client import Headers
@@ -213,7 +213,7 @@ def _event(headers: Mapping[str, Any], payload: bytes) -> Dict[str, Any]:
         raise decode_exception(text(headers.get(":exception-type")), as_body(payload))
     if kind == "error":
         raise decode_exception(text(headers.get(":error-code")), text(headers.get(":error-message")))
-    return {headers[":event-type"]: json.loads(payload.decode("utf-8")) if payload else {}}
+    return {headers[":event-type"]: parsed(payload.decode("utf-8")) if payload else {}}
 
 
 # Errors

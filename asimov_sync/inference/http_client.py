@@ -9,6 +9,7 @@ from typing import Any, Callable, Dict, Iterator, Mapping, Optional, TypeVar
 
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.errors import AuthenticationError, InferenceError, ProviderError
+from asimov_sync.foreign_json import parsed
 from asimov_sync.inference.contract import InferenceClient
 from asimov_sync.inference.exchange import Exchange
 from asimov_sync.inference.request import Request
@@ -134,7 +135,7 @@ class HttpInferenceClient(NetworkClient):
         """The answer in one piece; ProviderError if it is not what `decoded` takes."""
         data = exchange.read()
         try:
-            return decoded(json.loads(data.decode("utf-8")))
+            return decoded(parsed(data.decode("utf-8")))
         except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError) as wrong:
             raise ProviderError(
                 "the response is not of {} ({}: {}); does api_url name its endpoint?".format(

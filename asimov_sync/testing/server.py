@@ -1,12 +1,12 @@
 """A loopback HTTP server that speaks every provider's wire from one script: what tests and examples have for a provider."""
 
-import json
 import socket
 import ssl
 import threading
 from typing import Any, Callable, ContextManager, List, Mapping, Optional
 
 from asimov_sync.errors import described
+from asimov_sync.foreign_json import parsed
 from asimov_sync.messages import Usage
 from asimov_sync.testing.answering import Response, counted, failed, replied
 from asimov_sync.testing.connections import Listener
@@ -96,7 +96,7 @@ class ModelServer:
     def _respond(self, connection: socket.socket, port: int, path: str, headers: Mapping[str, str], data: bytes) -> bool:
         """Answer a request; returns whether its connection goes on."""
         try:
-            body = json.loads(data.decode("utf-8"))
+            body = parsed(data.decode("utf-8"))
         except (ValueError, RecursionError):
             body = None
         found = route(path)

@@ -105,6 +105,18 @@ def test_a_cycle_is_refused(cache):
         cache.set("key", cycle)
 
 
+def test_the_deepest_value(cache):
+    """A value of 200 levels comes back; one of 201 could not be read again, and is a CacheValueError."""
+    deepest = []
+    for _ in range(199):
+        deepest = [deepest]
+    cache.set("key", deepest)
+    assert cache.get("key") == deepest
+    with pytest.raises(CacheValueError, match="200 levels"):
+        cache.set("key", [deepest])
+    assert cache.get("key") == deepest
+
+
 def test_raw_bytes(cache):
     """raw=True stores and returns bytes untouched, beside a JSON value of the same key; both go with delete."""
     data = bytes(range(256))

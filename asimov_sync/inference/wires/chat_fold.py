@@ -9,6 +9,7 @@ null anywhere; and that a content may be null, a list of parts, or a JSON object
 import json
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
+from asimov_sync.foreign_json import parsed
 from asimov_sync.inference.wires.chat_calls import ChatCalls
 from asimov_sync.inference.wires.chat_refusals import decode_error
 from asimov_sync.inference.wires.chat_usage import usage_of
@@ -100,7 +101,7 @@ class ChatFold(Fold):
     def feed_text(self, data: str) -> Sequence[Event]:
         """As `feed`, of an event that is still text; `[DONE]` is the wire's final one."""
         if data.strip() != DONE:
-            return self.feed(json.loads(data))
+            return self.feed(parsed(data))
         if self._finish is None and not (self._summed_up and self._grown):
             return ()  # the server says this after its own failures, too
         return self._end()

@@ -4,15 +4,13 @@ Pure: the events may come from a socket, from boto3 or from a list.
 """
 
 import abc
-import json
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from asimov_sync.errors import Cancelled, ConnectionFailed, InferenceError, ProviderError, StreamInterrupted, described
+from asimov_sync.foreign_json import parsed
 from asimov_sync.messages import Block, Event, Reply, ReplyDone, TextDelta, ToolCall, ToolCallReady
 
 __all__ = ["BlockFold", "Fold", "Garbled", "all_at_once", "folded", "tool_calls"]
-
-_decoded = json.JSONDecoder().decode  # json.loads chooses its decoder anew for each event, which takes a quarter of its time
 
 
 class Fold(abc.ABC):
@@ -32,7 +30,7 @@ class Fold(abc.ABC):
 
     def feed_text(self, data: str) -> Sequence[Event]:
         """As `feed`, of an event that is still text."""
-        return self.feed(_decoded(data))
+        return self.feed(parsed(data))
 
     def finish(self, delimited: bool) -> Sequence[Event]:
         """What the end of the stream completes, on wires where it may.

@@ -9,6 +9,7 @@ import base64
 import json
 from typing import Any, Dict, Mapping, Sequence, Set
 
+from asimov_sync.foreign_json import parsed
 from asimov_sync.inference.request import Request
 from asimov_sync.inference.wires.messages import MessagesFold, encode_request
 from asimov_sync.inference.wires.untrusted import count
@@ -51,7 +52,7 @@ class InvokeFold(MessagesFold):
         """The typed events that one chunk amounts to; what is no chunk amounts to none."""
         if "chunk" not in data:
             return ()
-        event = json.loads(base64.b64decode(data["chunk"]["bytes"]).decode("utf-8"))
+        event = parsed(base64.b64decode(data["chunk"]["bytes"]).decode("utf-8"))
         kind = event["type"]
         if kind in ("message_start", "message_delta"):
             figures = (event["message"] if kind == "message_start" else event).get("usage")

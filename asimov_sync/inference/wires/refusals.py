@@ -1,6 +1,5 @@
 """What a provider's refusal stands for: an error class, by the provider's own word for it first, by the HTTP status then."""
 
-import json
 from typing import Any, Dict, Mapping, Optional, Type
 
 from asimov_sync.errors import (
@@ -14,6 +13,7 @@ from asimov_sync.errors import (
     ProviderError,
     RateLimitError,
 )
+from asimov_sync.foreign_json import parsed
 
 __all__ = ["Kinds", "MESSAGE_CHARACTERS", "as_body", "refusal"]
 
@@ -61,6 +61,6 @@ def as_body(data: bytes) -> Any:
     """An error's body: the JSON in it, or its text."""
     body = data.decode("utf-8", "replace")
     try:
-        return json.loads(body)
+        return parsed(body)
     except (ValueError, RecursionError):
         return body

@@ -1,7 +1,8 @@
 """Reading what a provider sent, which may be anything: a value of the right type, or the harmless one in its place."""
 
-import json
 from typing import Any, Dict, Mapping, Optional, Tuple
+
+from asimov_sync.foreign_json import parsed
 
 __all__ = ["count", "json_object", "text"]
 
@@ -25,7 +26,7 @@ def count(figures: Any, *path: str) -> int:
 def json_object(told: str) -> Tuple[Dict[str, Any], Optional[str]]:
     """A JSON object and None; or, where the text is none, an empty one and the text."""
     try:
-        value = json.loads(told)
+        value = parsed(told)
     except (ValueError, RecursionError):
         return {}, told
     return (value, None) if isinstance(value, dict) else ({}, told)

@@ -5,9 +5,9 @@ adds the reasoning (`reasoning_content` for text alone; `reasoning` and `reasoni
 and `cache_write_tokens`. Nothing on this wire tells how long a cache lives.
 """
 
-import json
 from typing import Any, Dict, Iterator, List, Mapping, Optional
 
+from asimov_sync.foreign_json import parsed
 from asimov_sync.messages import Reply, Usage
 from asimov_sync.testing.script import Failure
 from asimov_sync.testing.wires.contract import Wire, as_json, canonical, plain, sse
@@ -196,7 +196,7 @@ def _is_result(content: Any) -> bool:
 
 def _wanted(call: Mapping[str, Any]) -> Block:
     function = call["function"]
-    return {"type": "tool_use", "id": call["id"], "name": function["name"], "input": json.loads(function["arguments"] or "{}")}
+    return {"type": "tool_use", "id": call["id"], "name": function["name"], "input": parsed(function["arguments"] or "{}")}
 
 
 def _reasoned(message: Mapping[str, Any]) -> List[Block]:

@@ -6,9 +6,9 @@ data, encoded once more. Nothing on this wire tells reasoning tokens, or which r
 """
 
 import base64
-import json
 from typing import Any, Dict, Iterator, List, Mapping, Optional
 
+from asimov_sync.foreign_json import parsed
 from asimov_sync.messages import Reply, Usage
 from asimov_sync.testing.wires.bedrock import INVOKE, BedrockWire, event, in_base64
 from asimov_sync.testing.wires.contract import as_json, plain
@@ -65,7 +65,7 @@ class ConverseWire(BedrockWire):
         given = told["input"]
         if "converse" in given:
             return self.read_request(given["converse"])
-        body = json.loads(base64.b64decode(given["invokeModel"]["body"]).decode("utf-8"))
+        body = parsed(base64.b64decode(given["invokeModel"]["body"]).decode("utf-8"))
         return INVOKE.read_request(body)
 
     # The reply
