@@ -199,17 +199,19 @@ class WorkerPool(concurrent.futures.ThreadPoolExecutor):
         """How many threads were given up and are still in their calls."""
         return len(self._abandoned)
 
-    def abandon(self, job: Any) -> None:
-        """Give up the worker that is still in this call: its place goes to a fresh one, and its thread ends when it can."""
+    def abandon(self, job: Any) -> bool:
+        """Give up the worker that is still in this call: its place goes to a fresh one, and its thread ends when it can.
+
+        Returns whether it is given up; it is not where it has come back after all, or where `ABANDONED_LIMIT` others are.
+        """
         with self._lock:
             ident = next((ident for ident, busy in self._busy.items() if busy is job), None)
-            if ident is None or ident in self._abandoned:
-                return  # it came back after all
+            if ident is None:
+                return False
+            if ident in self._abandoned:
+                return True
             if len(self._abandoned) >= ABANDONED_LIMIT:
-                logger.warning(
-                    "%d workers hang in calls that ignore cancellation; no more of them are replaced", ABANDONED_LIMIT
-                )
-                return
+                return False
             del self._workers[ident]
             self._abandoned.add(ident)
             if job not in self._aside:
@@ -217,6 +219,7 @@ class WorkerPool(concurrent.futures.ThreadPoolExecutor):
             thread = self._needed() if self._jobs else None
         if thread is not None:
             self._start(thread)
+        return True
 
     @contextlib.contextmanager
     def aside(self, job: Any) -> Iterator[None]:

@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import contextvars
-import logging
 import subprocess
 import sys
 import threading
@@ -147,19 +146,26 @@ def test_a_stuck_worker_is_replaced():
     assert pool._living == 1
 
 
-def test_abandoned_workers_are_bounded(monkeypatch, caplog):
-    """Beyond a number of stuck threads no more are replaced, and the log says so."""
+def test_abandoned_workers_are_bounded(monkeypatch):
+    """Beyond a number of stuck threads no more are given up, until one of them comes back."""
     monkeypatch.setattr(workers, "ABANDONED_LIMIT", 2)
     pool = WorkerPool(4)
-    release, jobs = threading.Event(), []
-    futures = [pool.submit(lambda: (jobs.append(pool.job), release.wait(20))) for _ in range(4)]
+    releases, jobs = [threading.Event() for _ in range(4)], {}
+
+    def stuck(number):
+        jobs[number] = pool.job
+        releases[number].wait(20)
+
+    futures = [pool.submit(stuck, number) for number in range(4)]
     wait_for(lambda: len(jobs) == 4)
-    with caplog.at_level(logging.WARNING):
-        for job in jobs:
-            pool.abandon(job)
+    assert [pool.abandon(jobs[number]) for number in range(4)] == [True, True, False, False]
     assert pool.abandoned == 2
-    assert "no more of them are replaced" in caplog.text
-    release.set()
+    assert pool.abandon(jobs[0]) and not pool.abandon(jobs[2])
+    releases[0].set()
+    wait_for(lambda: not pool.busy(jobs[0]))
+    assert [pool.abandon(jobs[number]) for number in range(4)] == [False, True, True, False]
+    for release in releases:
+        release.set()
     concurrent.futures.wait(futures, timeout=10)
 
 

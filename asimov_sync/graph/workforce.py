@@ -196,9 +196,17 @@ class Workforce:
             self._pool.abandon(context.job)
 
     def _tell_stuck(self, context: TaskContext) -> None:
-        if self._pool is not None and self._pool.busy(context.job):
+        if self._pool is None:
+            return
+        given_up = self._pool.abandon(context.job)  # by now there may be room for it among those
+        if self._pool.busy(context.job):
             logger.warning(
-                "the handler of %r in run %s goes on although it was cancelled; its thread was given up (%d are)",
+                "the handler of %r in run %s goes on although it was cancelled; "
+                + (
+                    "its thread was given up (%d are)"
+                    if given_up
+                    else "%d such threads were given up, no more of them are replaced"
+                ),
                 context.name,
                 context.run_id,
                 self._pool.abandoned,

@@ -277,8 +277,8 @@ def test_a_slow_callback_holds_up_no_other_time_out(gate):
         first.result(20)
 
 
-def test_handlers_that_heed_their_cancellation_are_not_given_up(caplog):
-    """Two hundred handlers that come back at once when their run is cancelled keep their threads, and nothing is logged."""
+def test_handlers_that_heed_their_cancellation_are_not_said_to_hang(caplog):
+    """Of two hundred handlers that come back when their run is cancelled nothing is logged, however busy the machine is."""
     with TaskScheduler({"wait": lambda task, context: context.cancellation.wait(20)}, max_workers=200) as scheduler:
         graph = wide("wait", 200)
         run = scheduler.submit(graph)
@@ -286,4 +286,4 @@ def test_handlers_that_heed_their_cancellation_are_not_given_up(caplog):
         run.cancel()
         run.result(20)
         wait_for(lambda: not scheduler._workforce._pool._busy, "the end of the handlers")
-    assert "hang" not in caplog.text
+    assert "goes on although" not in caplog.text
