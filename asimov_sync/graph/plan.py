@@ -40,7 +40,9 @@ def planned(nodes: List[Node], names: Mapping[uuid.UUID, str], groups: Mapping[s
     dependencies: List[Tuple[int, ...]] = []
     dependents: List[List[int]] = [[] for _ in nodes]
     looped = False  # only who waits for a later one can be in a cycle
-    meant = {name: _meant(name, names, places, groups) for name in groups}
+    meant: Dict[str, Meant] = {}
+    for name in groups:
+        meant[name] = _meant(name, names, places, groups, meant)
     awaited: Dict[int, FrozenSet[int]] = {}
     for place, node in enumerate(nodes):
         if not node.depends_on:
@@ -73,8 +75,16 @@ def planned(nodes: List[Node], names: Mapping[uuid.UUID, str], groups: Mapping[s
     return Plan(nodes, dependencies, dependents, meant, awaited)
 
 
-def _meant(name: str, names: Mapping[uuid.UUID, str], places: Mapping[str, int], groups: Mapping[str, Group]) -> Meant:
-    """What a group's name means; of one without tasks also what others like it wait for, that it waits for."""
+def _meant(
+    name: str,
+    names: Mapping[uuid.UUID, str],
+    places: Mapping[str, int],
+    groups: Mapping[str, Group],
+    meant: Mapping[str, Meant],
+) -> Meant:
+    """What a group's name means; of one without tasks also what others like it wait for, that it waits for. meant: what is
+    known of other groups, so that long chains are not walked from each of their links.
+    """
     if groups[name].members:
         return Meant(tuple(places[member] for member in groups[name].members), False)
     found: List[int] = []
@@ -86,9 +96,11 @@ def _meant(name: str, names: Mapping[uuid.UUID, str], places: Mapping[str, int],
                 raise unknown(empty, dependency, "graph")
             if told in places:
                 found.append(places[told])
-                continue
-            found += [places[member] for member in groups[told].members]
-            if not groups[told].members and told not in seen:
+            elif told in meant:
+                found += meant[told].places
+            elif groups[told].members:
+                found += [places[member] for member in groups[told].members]
+            elif told not in seen:
                 seen.add(told)
                 walk.append(told)
     return Meant(tuple(dict.fromkeys(found)), True)

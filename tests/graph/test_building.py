@@ -271,6 +271,17 @@ def test_the_name_of_an_empty_map():
         assert told["both"] == (["fetch", "begin[0]", "begin[1]"], {"begin[0]", "begin[1]"})
 
 
+@pytest.mark.parametrize("order", [1, -1], ids=["forwards", "backwards"])
+def test_a_long_chain_of_empty_maps(order):
+    """It means what its beginning waits for, whichever end was added first."""
+    graph = TaskGraph()
+    graph.add(task(), name="fetch")
+    for link in list(range(300))[::order]:
+        graph.map(task(), "", name="page {}".format(link), depends_on="page {}".format(link - 1) if link else "fetch")
+    graph.add(task(), name="total", depends_on="page 299")
+    assert waits(graph)["total"] == (["fetch"], {"fetch"})
+
+
 def test_an_empty_map_in_a_subgraph():
     """In a subgraph, too: what depends on it waits for what it waits for in there, or else for what the subgraph waits for."""
     inner, outer = TaskGraph(), TaskGraph()
