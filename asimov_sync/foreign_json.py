@@ -1,8 +1,8 @@
 """JSON text that came from elsewhere: parsed where its nesting is bounded, refused where it is not.
 
 Python's parser calls itself for every level. Text of a thousand levels takes it to the interpreter's recursion limit, and a
-garbage collection there runs whatever destructors are due; before Python 3.11 one that goes fifty calls deep ends the process
-("Cannot recover from stack overflow"). Nobody who sends us text may do that.
+garbage collection there runs whatever destructors are due; on Python 3.7 and 3.8 one that goes fifty calls deep ends the
+process ("Cannot recover from stack overflow"). Nobody who sends us text may do that.
 """
 
 import itertools
@@ -13,7 +13,7 @@ from typing import Any
 __all__ = ["DEEPEST", "parsed", "too_deep"]
 
 DEEPEST = 200
-"""So many levels of lists and objects may be within each other; pydantic's own parser has the same bound."""
+"""So many levels of lists and objects may be within each other. Pydantic's own parser reads one more."""
 
 _decode = json.JSONDecoder().decode  # json.loads chooses its decoder anew each time, which takes a quarter of its time
 _NO_BRACKETS = re.compile(r"[^\[\]{}]+")
