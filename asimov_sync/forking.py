@@ -13,7 +13,7 @@ __all__ = ["ForkSafeLock", "renew_in_child"]
 
 _owners: "weakref.WeakSet[Any]" = weakref.WeakSet()
 _registered = False
-_registration = threading.Lock()
+_registration = threading.RLock()  # a destructor may make an owner, too
 
 
 def renew_in_child(owner: Any) -> None:
@@ -28,7 +28,7 @@ def renew_in_child(owner: Any) -> None:
 
 def _renew_all() -> None:
     global _registration
-    _registration = threading.Lock()
+    _registration = threading.RLock()
     for owner in list(_owners):
         owner.renew()
 

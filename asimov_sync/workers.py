@@ -281,7 +281,8 @@ class Alarms:
 
     def renew(self) -> None:
         """Start afresh, as in a forked child: no alarms, no thread."""
-        self._starting = threading.Lock()
+        # Re-entrant: a destructor that the garbage collector calls in the middle of the start may set an alarm.
+        self._starting = threading.RLock()
         self._started = False
         self._new: "queue.SimpleQueue[Tuple[float, int, Alarm]]" = queue.SimpleQueue()
         self._numbers = itertools.count()
@@ -303,8 +304,12 @@ class Alarms:
         """Start the thread, if it is not running."""
         with self._starting:
             if not self._started:
-                threading.Thread(target=self._serve, name="asimov-alarms", daemon=True).start()
                 self._started = True
+                try:
+                    threading.Thread(target=self._serve, name="asimov-alarms", daemon=True).start()
+                except BaseException:
+                    self._started = False
+                    raise
 
     def _serve(self) -> None:
         _here.alarms = self

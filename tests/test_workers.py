@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextvars
+import queue
 import subprocess
 import sys
 import threading
@@ -12,7 +13,7 @@ import pytest
 from asimov_sync import WorkersClosed, workers
 from asimov_sync.workers import Alarms, WorkerPool
 
-from .waiting import in_child, wait_for
+from .waiting import Background, in_child, wait_for
 
 variable = contextvars.ContextVar("variable", default="default")
 
@@ -210,6 +211,31 @@ def test_alarms_go_off_in_order():
     assert done.wait(10)
     assert called == ["first", "last"]
     assert time.monotonic() >= now + 0.06
+
+
+def test_an_alarm_that_a_destructor_sets(monkeypatch):
+    """The garbage collector may call a destructor while the thread is being started: its alarm goes off, too."""
+    alarms, start, called = Alarms(), threading.Thread.start, queue.Queue()
+
+    def starting(thread):
+        if thread.name == "asimov-alarms":
+            alarms.call_at(0.0, lambda: called.put("within"))
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", starting)
+    Background(alarms.call_at, 0.0, lambda: called.put("the first")).result(10)
+    assert {called.get(timeout=10), called.get(timeout=10)} == {"within", "the first"}
+
+
+def test_alarms_are_set_again_after_a_failed_start(monkeypatch):
+    """Where no thread could be started, the next alarm starts one, and those before it are not lost."""
+    alarms, called = Alarms(), queue.Queue()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", lambda thread: (_ for _ in ()).throw(RuntimeError("can't start new thread")))
+        with pytest.raises(RuntimeError):
+            alarms.call_at(0.0, lambda: called.put("the first"))
+    alarms.call_at(0.0, lambda: called.put("the second"))
+    assert {called.get(timeout=10), called.get(timeout=10)} == {"the first", "the second"}
 
 
 def test_alarms_work_in_a_forked_child():
