@@ -50,11 +50,10 @@ def retrying(
             return False
         last[:] = [error]
         error.attempts = state.attempt_number
-        if state.attempt_number > max_retries or cancellation.cancelled:
-            return False
-        return may_retry() and transient(error)
+        return state.attempt_number <= max_retries and may_retry() and transient(error)
 
     def sleep(seconds: float) -> None:
+        cancellation.raise_if_cancelled()
         if deadline is not None and time.monotonic() + seconds >= deadline:
             raise DeadlineExceeded(
                 "the next attempt would begin after the deadline (timeout.total)",

@@ -128,8 +128,9 @@ def test_a_wait_beyond_the_deadline_is_not_begun():
     assert token.waits == []
 
 
-def test_a_cancellation_ends_the_wait():
-    """A token that is cancelled while a retry waits ends it with Cancelled."""
-    token = Cancellation(parent=None, timeout=0.05)
+@pytest.mark.parametrize("seconds", [0.05, 0.0], ids=["while it waits", "before it waits"])
+def test_a_cancellation_ends_the_wait(seconds):
+    """A token that is cancelled while a retry waits, or when it is about to, ends it with Cancelled."""
+    token = Cancellation(parent=None, timeout=seconds)
     with pytest.raises(Cancelled, match="deadline"):
-        attempts([RateLimitError("x", retry_after=30)], token=token)
+        attempts([RateLimitError("x", retry_after=30)], deadline=0.0 if token.cancelled else None, token=token)
