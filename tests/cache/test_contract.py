@@ -415,7 +415,7 @@ def test_compare_and_set(cache):
 
 def test_compare_and_set_leaves_the_ttl(cache):
     """A key that ends keeps its end."""
-    cache.set("key", 1, ttl=0.1)
+    cache.set("key", 1, ttl=0.5)
     assert cache.compare_and_set("key", 1, 2) is True
     wait_for(lambda: cache.keys() == set(), "the end of the key")
 
@@ -456,7 +456,7 @@ def test_increment(cache):
 
 def test_increment_leaves_the_ttl(cache):
     """A counter that ends keeps its end."""
-    cache.set("n", 1, ttl=0.1)
+    cache.set("n", 1, ttl=0.5)
     assert cache.increment("n") == 2
     wait_for(lambda: cache.keys() == set(), "the end of the counter")
 
@@ -467,7 +467,7 @@ def test_guarded_writes(cache):
     assert cache.set_many({"a": 2, "b": 2}, guard=("lock", MISSING)) is False
     assert cache.set_many({"a": 2, "b": 2}, guard=("lock", "yours")) is False
     assert cache.get_all() == {"a": 1, "lock": "mine"}
-    assert cache.set_many({"a": 3, "b": 3}, guard=("lock", "mine"), ttl=0.1) is True
+    assert cache.set_many({"a": 3, "b": 3}, guard=("lock", "mine"), ttl=0.5) is True
     assert cache.get_many(["a", "b"]) == {"a": 3, "b": 3}
     assert cache.set_many({}, guard=("lock", "mine")) is True
     assert cache.set_many({}, guard=("lock", "yours")) is False

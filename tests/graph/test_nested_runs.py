@@ -99,7 +99,7 @@ def test_a_nested_run_ends_with_its_task(make):
 
     scheduler.handlers["wait"] = lambda task, context: context.cancellation.wait(20)
     scheduler.handlers["outer"] = outer
-    result = Background(scheduler.run, single("outer"), timeout=0.1).result()
+    result = Background(scheduler.run, single("outer"), timeout=0.5).result()
     assert "time-out" in result.errors["x"]
     scheduler.handlers["wait"] = lambda task, context: "freed"
     assert Background(scheduler.run, chain("quick")).result().status is TaskStatus.COMPLETE

@@ -388,9 +388,9 @@ def test_cancel():
 def test_the_run_timeout():
     """After its time-out a run is cancelled, whether or not anybody waits for it."""
     with TaskScheduler({"echo": echo, "wait": lambda task, context: context.cancellation.wait(20)}) as scheduler:
-        run = scheduler.submit(diamond(b="wait"), timeout=0.1)
+        run = scheduler.submit(diamond(b="wait"), timeout=0.5)
         wait_for(run.done)
-        assert "time-out of 0.1 s" in run.result().errors["b"]
+        assert "time-out of 0.5 s" in run.result().errors["b"]
         assert scheduler.run(diamond(), timeout=20).status is TaskStatus.COMPLETE
 
 
@@ -435,7 +435,7 @@ def test_a_surrounding_cancellation_ends_a_run(threads):
     wait_for(lambda: "b" in executing(graph))
     token.cancel("outside")
     assert "outside" in run.result(5).errors["b"]
-    with Cancellation(timeout=0.1):
+    with Cancellation(timeout=0.5):
         assert "deadline" in threads.run(diamond(b="wait")).errors["b"]
 
 

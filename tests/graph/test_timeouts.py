@@ -144,7 +144,7 @@ def test_a_timed_out_attempt_is_retried(workers):
         return context.attempt
 
     with TaskScheduler({"slow once": slow_once}, max_workers=workers) as scheduler:
-        graph = single("slow once", timeout=0.2, retry=Retry(attempts=2, wait=lambda state: 0.0, on=(TaskTimeout,)))
+        graph = single("slow once", timeout=0.5, retry=Retry(attempts=2, wait=lambda state: 0.0, on=(TaskTimeout,)))
         assert scheduler.run(graph).results == {"x": 2}
     assert seen == [(1, False), (2, False)]
 
