@@ -1,7 +1,6 @@
 """What every test has: a clean environment, a Redis server of its own, a bound on its time, and no silent skip in CI."""
 
 import faulthandler
-import gc
 import logging
 import os
 import signal
@@ -121,14 +120,6 @@ def pytest_configure(config):
 
 def pytest_unconfigure(config):
     config.asimov_stderr.close()
-
-
-def pytest_collection_finish():
-    """What was loaded by now is no garbage: looking at its some 300,000 objects again and again would stop every thread for a
-    tenth of a second, in the middle of tests that measure half of one.
-    """
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.hookimpl(hookwrapper=True)
