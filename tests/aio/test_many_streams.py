@@ -15,7 +15,7 @@ STREAMS = 200
 WORDS = 30
 TICK = 0.005
 LONGEST_BLOCK = 0.05
-ROUNDS = 10
+ROUNDS = 30
 
 
 def facade_threads():
