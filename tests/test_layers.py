@@ -111,8 +111,7 @@ def test_foreign_json_has_one_parser():
     for path in modules():
         if path.stem != "foreign_json":
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                name = getattr(node, "attr", "") if isinstance(node, ast.Attribute) else ""
-                assert name not in ("load", "loads", "JSONDecoder", "raw_decode"), path
+                assert getattr(node, "attr", "") not in ("load", "loads", "JSONDecoder", "raw_decode"), path
 
 
 def test_no_print():

@@ -83,30 +83,31 @@ async def test_a_close_that_is_cancelled_goes_on():
             await facade.submit(graph.copy())
 
 
-def test_a_loop_that_ends_with_a_call_going_on():
-    """A message that comes when its reader's loop is closed goes back, and the reader's place is another's."""
+def left_by_its_loop():
+    """A facade with one thread, on which a read of "box" goes on although its loop was closed; and that read, to be kept."""
     facade = to_async(MemoryCache(), max_threads=1)
     loop = asyncio.new_event_loop()
     reader = loop.create_task(facade.get_message("box"))
     loop.run_until_complete(asyncio.sleep(0.05))
     loop.close()
+    reader._log_destroy_pending = False  # as asyncio's own tests do
+    return facade, reader
+
+
+def test_a_loop_that_ends_with_a_call_going_on():
+    """A message that comes when its reader's loop is closed goes back, and the reader's place is another's."""
+    facade, _reader = left_by_its_loop()
     facade.sync.publish_to_mailbox("box", "precious")
     wait_for(lambda: not facade._threads._lanes.open, "the end of the reader's thread")
     assert facade.sync.mailbox_length("box") == 1
     assert asyncio.run(facade.get_message("box", timeout=5)) == "precious"
-    reader._log_destroy_pending = False  # as asyncio's own tests do
 
 
 def test_a_loop_that_ends_leaves_its_place():
     """Waits of closed loops take nobody's place, although nothing ends them."""
-    facade = to_async(MemoryCache(), max_threads=1)
-    loop = asyncio.new_event_loop()
-    reader = loop.create_task(facade.get_message("box"))
-    loop.run_until_complete(asyncio.sleep(0.05))
-    loop.close()
+    facade, _reader = left_by_its_loop()
     assert asyncio.run(facade.get_message("other", timeout=0)) is None
     wait_for(lambda: not facade._threads._lanes.open, "the end of the reader's thread")
-    reader._log_destroy_pending = False
 
 
 @awaited
