@@ -12,6 +12,7 @@ from opentelemetry.sdk.trace import Span
 
 from asimov_sync import AsimovError, InferenceClient
 
+from . import tiers
 from .recorded import ABSENT
 from .redis_server import RedisServer, find_server
 from .secrets import Watch
@@ -109,11 +110,24 @@ def unique():
     return "test-" + uuid.uuid4().hex
 
 
+def pytest_addoption(parser):
+    parser.addoption("--tier", choices=tiers.TIERS, default=tiers.current(), help="which tests to run: see tests/tiers.py")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out the tests of higher tiers; pytest counts them as deselected."""
+    left_out = [item for item in items if not tiers.is_in_tier(item)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if tiers.is_in_tier(item)]
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config):
     """Keep the real stderr for those tracebacks: what tests write there is captured. And have an ear for SIGINT, which a
     process that was started in the background may have been told to ignore; the processes that tests start inherit that.
     """
+    tiers.choose(config.getoption("--tier"))
     config.asimov_stderr = os.fdopen(os.dup(2), "w")
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
