@@ -21,7 +21,7 @@ from typing import Any, Callable, Dict, Optional, Tuple
 from asimov_sync.errors import Cancelled
 from asimov_sync.forking import ForkSafeLock
 
-__all__ = ["Cancellation"]
+__all__ = ["Cancellation", "require_number"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,12 @@ _current: "contextvars.ContextVar[Optional[Tuple[Cancellation, Any]]]" = context
 _numbers = itertools.count()
 _tokens = ForkSafeLock()  # guards every token's reason and callbacks
 _INHERIT: Any = object()
+
+
+def require_number(name: str, seconds: Optional[float]) -> None:
+    """Raise ValueError for NaN, which compares false with every moment: a timer for it would never fire."""
+    if seconds is not None and seconds != seconds:
+        raise ValueError(f"{name} is a number of seconds, or None for no limit; not {seconds!r}")
 
 
 class Cancellation:
@@ -52,6 +58,7 @@ class Cancellation:
     """The `time.monotonic()` moment at which it counts as cancelled, its parents' included; None for never."""
 
     def __init__(self, timeout: Optional[float] = None, parent: "Optional[Cancellation]" = _INHERIT) -> None:
+        require_number("timeout=", timeout)
         if parent is _INHERIT:
             entered = _current.get()
             parent = entered[0] if entered else None
@@ -122,6 +129,7 @@ class Cancellation:
 
     def wait(self, seconds: Optional[float] = None) -> bool:
         """Sleep until it is cancelled, or `seconds` have passed (None: no limit); True if it is cancelled."""
+        require_number("seconds", seconds)
         remaining = self.remaining
         if remaining is not None:
             seconds = remaining if seconds is None else min(seconds, remaining)

@@ -288,7 +288,12 @@ class Alarms:
         self._numbers = itertools.count()
 
     def call_at(self, moment: float, function: Callable[[], Any]) -> "Alarm":
-        """Have `function()` called at a `time.monotonic()` moment; the alarm that is returned takes it back."""
+        """Have `function()` called at a `time.monotonic()` moment; the alarm that is returned takes it back.
+
+        Raises ValueError for NaN: in the heap it would keep every later alarm of the process from being called.
+        """
+        if moment != moment:
+            raise ValueError("an alarm's moment is a number, not nan")
         alarm = Alarm(function)
         self._new.put((moment, next(self._numbers), alarm))
         if not self._started:

@@ -224,3 +224,11 @@ def test_a_signal_that_cancels_while_a_callback_is_registered(before):
     token._callbacks = Interrupted()
     token.on_cancel(lambda: called.append(token.reason)).remove()
     assert called == ["signal"]
+
+
+def test_nan_is_refused():
+    """NaN is neither a time-out nor a time to wait: ValueError, which names the argument."""
+    with pytest.raises(ValueError, match="timeout= is a number of seconds"):
+        Cancellation(timeout=float("nan"))
+    with pytest.raises(ValueError, match="seconds is a number of seconds"):
+        Cancellation().wait(float("nan"))

@@ -294,3 +294,12 @@ def test_an_interrupted_wake_up(monkeypatch):
         pool._work._waiters[0].release()
     wait_for(lambda: len(pool._work._waiters) == 2)
     pool.shutdown()
+
+
+def test_an_alarm_at_nan_is_refused():
+    """NaN is no moment: call_at raises ValueError, and later alarms are called."""
+    own, called = Alarms(), threading.Event()
+    with pytest.raises(ValueError, match="not nan"):
+        own.call_at(float("nan"), lambda: None)
+    own.call_at(time.monotonic(), called.set)
+    assert called.wait(20)

@@ -27,6 +27,7 @@ from asimov_sync.graph.nodes import Node
 from asimov_sync.graph.phases import EXECUTING, FAILED, WAITING
 from asimov_sync.graph.plan import Plan
 from asimov_sync.graph.results import Outcome, RunResult
+from asimov_sync.graph.standing import stands_on
 from asimov_sync.graph.state import RunState
 from asimov_sync.hooks import Watch
 from asimov_sync.messages import Usage
@@ -67,6 +68,7 @@ class Driver:
         self.scheduler = scheduler
         self.state = RunState(plan, stop_on_failure=on_failure == "stop")
         self.workforce = workforce
+        self.nested = stands_on(workforce.threads)  # started by a task of the same scheduler
         self.audience = audience
         self.result: Optional[RunResult] = None
         self.meter = Meter()

@@ -30,6 +30,10 @@ class Phase:
         self.status = status
         self.settled = settled
 
+    def __reduce__(self) -> str:
+        """Pickle and copy a phase by its name in this module: code compares phases by identity."""
+        return self.name
+
     def __repr__(self) -> str:
         return self.name
 

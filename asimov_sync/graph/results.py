@@ -56,6 +56,8 @@ class RunResult:
 
     status: COMPLETE if every task is that was not ruled out; FAILED if none brought a result; PARTIAL otherwise.
     run_id; usage: all tokens of the run; duration: in seconds, from submit to end.
+
+    A result can be copied, and pickled if its results and exceptions can.
     """
 
     def __init__(
@@ -81,6 +83,11 @@ class RunResult:
         self.run_id = run_id
         self.usage = usage
         self.duration = duration
+
+    def __getstate__(self) -> Dict[str, Any]:
+        """Leave out the conditions and retry policies: no method needs them, and a lambda cannot be pickled."""
+        nodes = [node._replace(when=None, retry=None) for node in self._nodes]
+        return dict(self.__dict__, _nodes=nodes)
 
     def _named(self, *phases: Phase) -> Iterator[Tuple[str, int]]:
         """The names and places of the tasks that ended in one of these phases."""

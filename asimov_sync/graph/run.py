@@ -5,7 +5,7 @@ import sys
 import time
 from typing import Any, Iterator, Optional
 
-from asimov_sync.cancellation import Cancellation
+from asimov_sync.cancellation import Cancellation, require_number
 from asimov_sync.errors import Cancelled, GraphError, RunTimeout
 from asimov_sync.graph.driver import Driver
 from asimov_sync.graph.events import RunFinished
@@ -38,6 +38,7 @@ class Run:
         Callbacks have had all events by then. cancellation: what ends the wait, the current token where not given. Any other
         exception that interrupts it (Ctrl-C, SystemExit, one raised by a signal handler) cancels the run.
         """
+        require_number("timeout=", timeout)
         driver = self._driver
         end = None if timeout is None else time.monotonic() + timeout
         try:

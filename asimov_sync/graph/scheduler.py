@@ -5,7 +5,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Set, Tuple, Typ
 
 from asimov_sync.budget import Budget
 from asimov_sync.cache.contract import Cache
-from asimov_sync.cancellation import Cancellation
+from asimov_sync.cancellation import Cancellation, require_number
 from asimov_sync.errors import WorkersClosed
 from asimov_sync.forking import ForkSafeLock
 from asimov_sync.graph.audience import Audience
@@ -47,7 +47,10 @@ class TaskScheduler:
         self.handlers: Dict[str, Handler] = dict(handlers or {})
         self.max_workers = max_workers
         self.last_result: Optional[RunResult] = None
-        """The result of the run that ended last; what an interrupted run had finished is here."""
+        """The result of the run that ended last. A run that a task of this scheduler started does not count.
+
+        After an exception in `run()`, the result of that call: what its run had finished.
+        """
         self._cache = cache
         self._workforce = Workforce(self.handlers, max_workers, executor)
         self._guard = ForkSafeLock()  # guards the cache's making, the runs that go on, and whether it is closed
@@ -149,6 +152,8 @@ class TaskScheduler:
         except BaseException as interruption:  # wherever between here and there it struck
             for driver in made:
                 driver.interrupt(interruption)
+                if driver.result is not None:
+                    self.finished(driver, driver.result)  # another thread's run may have ended since
             raise
 
     def stream(
@@ -177,6 +182,7 @@ class TaskScheduler:
         """Start a run; it is in `made` from the moment on at which it has to be ended."""
         if on_failure not in ("continue", "stop"):
             raise ValueError('on_failure is "continue" or "stop", not {!r}'.format(on_failure))
+        require_number("timeout=", timeout)
         plan = graph.plan()
         self._workforce.require_handlers(plan.nodes)
         mine = Hold()
@@ -204,7 +210,8 @@ class TaskScheduler:
         """Remember the result of a run that is over."""
         with self._guard.lock:
             self._runs.discard(driver)
-            self.last_result = result
+            if not driver.nested:
+                self.last_result = result
 
     # Life
 

@@ -96,3 +96,62 @@ def test_an_interrupted_run(where, how, name, status):
         process.wait()
         process.stdout.close()
         process.stderr.close()
+
+
+NESTED = """
+import signal, sys, threading
+from asimov_sync import Task, TaskGraph, TaskScheduler
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+started = threading.Event()
+
+def outer(task, context):
+    graph = TaskGraph()
+    graph.add(Task(type="inner"), name="inner")
+    return scheduler.run(graph).results
+
+def inner(task, context):
+    started.set()
+    context.cancellation.wait(30)
+
+scheduler = TaskScheduler(
+    {"quick": lambda task, context: "done", "outer": outer, "inner": inner}, max_workers=int(sys.argv[1])
+)
+graph = TaskGraph()
+graph.add(Task(type="quick"), name="quick")
+graph.add(Task(type="outer"), name="outer", depends_on="quick")
+
+def announce():
+    started.wait()
+    print("started", flush=True)
+
+threading.Thread(target=announce, daemon=True).start()
+try:
+    scheduler.run(graph)
+except KeyboardInterrupt:
+    first = scheduler.last_result
+    scheduler.close()
+    # The nested run has ended as well by the time that its worker is idle again.
+    while any(thread.name.startswith("asimov-task") for thread in threading.enumerate()):
+        threading.Event().wait(0.01)
+    print(first is scheduler.last_result, first.results, sorted(first.errors), flush=True)
+"""
+
+
+@pytest.mark.parametrize("workers", [2, 0], ids=["threads", "calling thread"])
+def test_an_interrupted_run_with_a_nested_run(workers):
+    """Ctrl-C while a task runs another graph on the same scheduler: last_result is that of the interrupted call."""
+    command = [sys.executable, "-c", NESTED, str(workers)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+    watchdog = threading.Timer(30, process.kill)
+    watchdog.start()
+    try:
+        assert process.stdout.readline() == "started\n"
+        process.send_signal(signal.SIGINT)
+        output, problems = process.communicate()
+        assert output == "True {'quick': 'done'} ['outer']\n", output + problems
+        assert process.returncode == 0
+    finally:
+        watchdog.cancel()
+        process.kill()
+        process.wait()

@@ -287,3 +287,38 @@ def test_handlers_that_heed_their_cancellation_are_not_said_to_hang(caplog):
         run.result(20)
         wait_for(lambda: not scheduler._workforce._pool._busy, "the end of the handlers")
     assert [record for record in caplog.records if record.name.startswith("asimov_sync")] == []
+
+
+@pytest.mark.parametrize("workers", [2, 0], ids=["threads", "calling thread"])
+def test_a_timeout_of_nan_stops_no_other_timeout(workers):
+    """A run's time-out of NaN is a ValueError, nothing runs, and later time-outs and retries of the process work."""
+    attempts = []
+
+    def flaky(task, context):
+        attempts.append(context.attempt)
+        if len(attempts) == 1:
+            raise OSError("again")
+        return "done"
+
+    handlers = {"wait": lambda task, context: context.cancellation.wait(30), "flaky": flaky}
+    with TaskScheduler(handlers, max_workers=workers) as scheduler:
+        graph = single("wait")
+        for start in (scheduler.run, scheduler.submit, scheduler.stream):
+            with pytest.raises(ValueError, match="timeout= is a number of seconds, or None for no limit; not nan"):
+                start(graph, timeout=float("nan"))
+        assert graph["x"].status is TaskStatus.WAITING
+        assert "time-out of 0.05 s passed" in scheduler.run(graph, timeout=0.05).errors["x"]
+        flaky_graph = single("flaky", retry=Retry(attempts=2, wait=lambda state: 0.01))
+        assert scheduler.submit(flaky_graph).result(20).results == {"x": "done"}
+        nan_wait = single("flaky", retry=Retry(attempts=2, wait=lambda state: float("nan")))
+        del attempts[:]
+        assert scheduler.submit(nan_wait).result(20).results == {"x": "done"}
+
+
+def test_a_wait_of_nan_for_a_result_is_refused():
+    """Run.result(timeout=) raises ValueError for NaN, and the run goes on."""
+    with TaskScheduler({"quick": quick}) as scheduler:
+        run = scheduler.submit(single("quick"))
+        with pytest.raises(ValueError, match="not nan"):
+            run.result(timeout=float("nan"))
+        assert run.result(20).results == {"x": "quick"}
