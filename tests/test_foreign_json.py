@@ -9,6 +9,8 @@ from hypothesis import given, strategies as st
 
 from asimov_sync.foreign_json import DEEPEST, parsed, too_deep
 
+from .tiers import suite
+
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(alphabet='[]{}"\\,:a\u00e9\n'),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(alphabet='[]{}"\\a'), inner),
@@ -26,6 +28,7 @@ def test_what_is_parsed(value, indent):
     assert parsed(text) == json.loads(text)
 
 
+@suite
 @given(VALUES, st.integers(DEEPEST - 8, DEEPEST + 8))
 def test_the_bound_is_exact(value, levels):
     """Text is refused from one level above the bound on, whatever stands beside the deep place."""
@@ -50,6 +53,7 @@ def test_text_that_is_no_json(text):
         assert parsed(text) == value
 
 
+@suite
 @pytest.mark.parametrize("opening", ["[", '{"a":', '[{"a":', '["[]\\"", {"\\\\": '], ids=repr)
 @pytest.mark.parametrize("closed", [True, False], ids=["closed", "open"])
 def test_hostile_text_does_not_end_the_process(opening, closed):

@@ -12,6 +12,10 @@ import textwrap
 
 from asimov_sync import tasks
 
+from .tiers import suite
+
+pytestmark = suite
+
 ROOT = pathlib.Path(__file__).parent.parent
 README = ROOT / "README.rst"
 

@@ -13,6 +13,7 @@ import pytest
 from asimov_sync import WorkersClosed, workers
 from asimov_sync.workers import Alarms, WorkerPool
 
+from .tiers import suite
 from .waiting import Background, in_child, wait_for
 
 variable = contextvars.ContextVar("variable", default="default")
@@ -79,6 +80,7 @@ def test_workers_leave_when_idle(monkeypatch):
     assert pool.submit(int).result(5) == 0
 
 
+@suite
 def test_no_call_is_lost_when_workers_leave(monkeypatch):
     """A call that comes at the very moment when a worker leaves is made all the same."""
     monkeypatch.setattr(workers, "IDLE_SECONDS", 0.001)
@@ -279,6 +281,7 @@ def test_alarms_that_were_taken_back_are_let_go():
     assert not any(reference() for reference in things)
 
 
+@suite
 def test_an_interrupted_wake_up(monkeypatch):
     """What Ctrl-C leaves behind in the middle of waking a worker does not fail the jobs that come later."""
     monkeypatch.setattr(workers, "IDLE_SECONDS", 0.5)

@@ -36,6 +36,15 @@ def by_tier(fast_or_suite, soak):
     return soak if current() == "soak" else fast_or_suite
 
 
+def positions(length, step=7, last=16):
+    """Return the positions below `length` to try a fault at: all of them in the soak tier; otherwise the first two, every
+    `step`-th, and the `last` ones, where a fault is most easily taken for the regular end.
+    """
+    if current() == "soak":
+        return list(range(length))
+    return [at for at in range(length) if at < 2 or at % step == 0 or at >= length - last]
+
+
 def is_in_tier(item):
     """Whether a collected test belongs to the tier of this run."""
     if item.get_closest_marker("soak"):

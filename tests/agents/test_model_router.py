@@ -38,6 +38,7 @@ from asimov_sync.agents import model_router
 from asimov_sync.testing import Failure, Fault, ModelServer, ScriptedInferenceClient, calls, last_text
 from asimov_sync.workers import INLINE
 
+from ..tiers import suite
 from ..waiting import Background, in_child, wait_for
 
 CHOICES = {"billing": "Questions about invoices.", "sales": Choice("Wants to buy.", ["What does it cost?"])}
@@ -308,6 +309,7 @@ def test_a_scheduler_without_workers():
     assert threads == [threading.current_thread()] * 5
 
 
+@suite
 def test_a_time_out_of_the_task():
     """A task's time-out reaches its voters."""
     with hanging() as server, AnthropicInferenceClient(model="claude-3", api_key="k", api_url=server.url) as client:
@@ -483,6 +485,7 @@ def test_voters_that_ignore_a_cancellation(monkeypatch):
         release.set()
 
 
+@suite
 @pytest.mark.parametrize("inline", [False, True])
 def test_a_deadline(inline):
     """A deadline ends the wait, too, and the voters with it; what was said by then is no decision."""

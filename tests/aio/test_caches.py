@@ -9,6 +9,7 @@ import pytest
 from asimov_sync import Cancellation, Cancelled, MemoryCache, RedisCache, WorkersClosed, WorkersExhausted
 from asimov_sync.aio import to_async
 
+from ..tiers import suite
 from .running import awaited, until
 
 
@@ -134,6 +135,7 @@ async def test_one_wait_too_many(cache):
         assert await facade.get_message("box", timeout=0) is None
 
 
+@suite
 @awaited
 async def test_short_calls_are_not_held_up_by_waits(cache):
     """A hundred and twenty blocked readers hold up no other call; on Redis each has a connection, on any redis-py."""

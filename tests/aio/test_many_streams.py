@@ -8,8 +8,11 @@ import time
 from asimov_sync import AnthropicInferenceClient
 from asimov_sync.aio import to_async
 
+from ..tiers import suite
 from ..waiting import wait_for
 from .model_server import OtherProcess
+
+pytestmark = suite
 
 STREAMS = 200
 WORDS = 30

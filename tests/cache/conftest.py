@@ -12,9 +12,17 @@ from asimov_sync.aio import to_async
 
 from ..aio.blocking import Blocking, Loop
 from ..redis_server import RedisServer, find_server
+from ..tiers import suite
 from ..waiting import wait_for
 
-BACKENDS = ["memory", "fakeredis", "redis", "cluster", "memory, async", "redis, async"]
+BACKENDS = [
+    "memory",
+    "fakeredis",
+    "redis",
+    pytest.param("cluster", marks=suite),
+    "memory, async",
+    pytest.param("redis, async", marks=suite),
+]
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ from asimov_sync import (
     UnboundedClear,
 )
 
+from ..tiers import suite
 from ..waiting import Background, in_child, wait_for
 
 
@@ -36,6 +37,7 @@ class Point(pydantic.BaseModel):
 VALUES = [None, True, 0, -1.5, "", "é\u2028\U0001f600", [], [1, [None]], {}, {"a": {"b": ["c"]}}, "x" * 100000]
 
 
+@suite
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: repr(value)[:20])
 def test_what_goes_in_comes_out(cache, value):
     """Every JSON value is returned as it was stored; None is a value."""
@@ -192,6 +194,7 @@ def test_a_view_is_a_value(cache):
     assert cache.with_prefix("").keys() == cache.keys()
 
 
+@suite
 @pytest.mark.parametrize("prefix", ["a*[b]:", "[a", "a?", "\\", "a:b", "%", "^", "é", " ", "{tag}", "a\n"])
 def test_no_prefix_sees_a_neighbour(make_cache, prefix):
     """Whatever characters a prefix holds, it sees and clears its own keys only."""
@@ -279,6 +282,7 @@ def test_mailboxes_are_no_values(cache):
     assert cache.get_message("name", timeout=0) == "message"
 
 
+@suite
 def test_a_timeout_passes(cache):
     """A reader with a time-out gets None when it is over, and not before."""
     start = time.monotonic()
@@ -288,6 +292,7 @@ def test_a_timeout_passes(cache):
         cache.get_message("box", timeout=-1)
 
 
+@suite
 def test_a_blocked_reader_is_woken(cache):
     """A message that comes while a reader waits reaches it at once."""
     reading = Background(cache.get_message, "box", timeout=15)
@@ -298,6 +303,7 @@ def test_a_blocked_reader_is_woken(cache):
     writing.result()
 
 
+@suite
 def test_a_blocked_reader_can_be_cancelled(cache, backend):
     """A cancellation frees a blocked reader at once; the message that comes later is still there."""
     token = Cancellation()
@@ -315,12 +321,14 @@ def test_a_blocked_reader_can_be_cancelled(cache, backend):
         cache.get_message("box", cancellation=token)
 
 
+@suite
 def test_a_deadline_frees_a_reader(cache):
     """The current token's deadline ends a wait without a time-out."""
     with Cancellation(timeout=0.1), pytest.raises(Cancelled, match="deadline"):
         cache.get_message("box")
 
 
+@suite
 def test_many_readers_get_each_message_once(cache):
     """Eight readers and four writers: every message is read once."""
     got, lock = [], threading.Lock()
@@ -347,6 +355,7 @@ def test_many_readers_get_each_message_once(cache):
     assert sorted(got) == list(range(400))
 
 
+@suite
 def test_sixteen_threads_on_one_cache(cache):
     """Threads that write, read and list at once neither fail nor see another's values under their keys."""
 
@@ -413,6 +422,7 @@ def test_compare_and_set(cache):
         cache.compare_and_set("key", [2], object())
 
 
+@suite
 def test_compare_and_set_leaves_the_ttl(cache):
     """A key that ends keeps its end."""
     cache.set("key", 1, ttl=0.5)
@@ -420,6 +430,7 @@ def test_compare_and_set_leaves_the_ttl(cache):
     wait_for(lambda: cache.keys() == set(), "the end of the key")
 
 
+@suite
 def test_one_of_many_wins(cache):
     """Of eight threads that compare and set at once, one succeeds, fifty times over; increments are all counted."""
     start = threading.Barrier(8)
@@ -454,6 +465,7 @@ def test_increment(cache):
         cache.increment("n", 2**63)
 
 
+@suite
 def test_increment_leaves_the_ttl(cache):
     """A counter that ends keeps its end."""
     cache.set("n", 1, ttl=0.5)
@@ -461,6 +473,7 @@ def test_increment_leaves_the_ttl(cache):
     wait_for(lambda: cache.keys() == set(), "the end of the counter")
 
 
+@suite
 def test_guarded_writes(cache):
     """All values are written while the guard holds, and none when it does not; the guard may be among them."""
     assert cache.set_many({"a": 1, "lock": "mine"}, guard=("lock", MISSING)) is True

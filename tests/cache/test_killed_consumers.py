@@ -12,12 +12,15 @@ import redis
 
 from asimov_sync import RedisCache
 
+from ..tiers import by_tier, suite
 from ..waiting import DEADLINE, wait_for
 
+pytestmark = suite
+
 CONSUMERS = 8
-MESSAGES = 5000
-KILLS = 205
-KILLS_WITH_LEASE = 100
+MESSAGES = by_tier(1000, soak=5000)
+KILLS = by_tier(40, soak=205)
+KILLS_WITH_LEASE = by_tier(15, soak=100)
 WORK_SECONDS = 0.008
 LEASE_SECONDS = 0.5
 LIMIT_SECONDS = 120
@@ -72,9 +75,8 @@ def kill(pid, told, place):
 
 
 def test_consumers_that_are_killed(redis_url, unique):
-    """Eight consumers are killed at random, at least 200 times, at least 100 times with a lease in hand: each of 5,000
-    messages (more, where the machine kills slowly) is handled, none is left, and whatever is handled twice says so by its
-    deliveries.
+    """Eight consumers are killed at random, some with a lease in hand (KILLS, KILLS_WITH_LEASE): each message is handled,
+    none is left, and a message that is handled twice says so by its deliveries.
     """
     seed = random.SystemRandom().randrange(2**32)
     print("seed", seed)
@@ -119,7 +121,7 @@ def test_consumers_that_are_killed(redis_url, unique):
                 os.waitpid(pid, 0)
             told.close()
         print("killed: {}, with a lease: {}".format(kills, kills_with_lease))
-        assert kills >= 200 and kills_with_lease >= KILLS_WITH_LEASE
+        assert kills >= KILLS and kills_with_lease >= KILLS_WITH_LEASE
         with redis.Redis.from_url(redis_url) as plain:
             records = [record.decode().split() for record in plain.lrange(unique + ":handled", 0, -1)]
             plain.delete(unique + ":handled")

@@ -8,6 +8,7 @@ import pytest
 from asimov_sync import Cancellation, Cancelled, Letter, RedisCache
 from asimov_sync.cache.mailboxes import REMEMBERED_SECONDS
 
+from ..tiers import suite
 from ..waiting import Background, wait_for
 
 
@@ -201,6 +202,7 @@ def test_peek_and_length(cache, clock):
     assert cache.peek("nothing") == [] and cache.mailbox_length("nothing") == 0
 
 
+@suite
 def test_a_lease_that_runs_out_wakes_a_reader(cache):
     """A reader that waits is given a message when the lease of another runs out."""
     cache.publish_to_mailbox("box", 1)
@@ -211,6 +213,7 @@ def test_a_lease_that_runs_out_wakes_a_reader(cache):
     assert 0.1 < time.monotonic() - start < 5
 
 
+@suite
 @pytest.mark.parametrize("how", ["publish", "release", "put back"])
 def test_whatever_makes_a_message_ready_wakes_a_reader(cache, how):
     """A blocked reader is woken by a new message, a released one, and a dead one that is put back, well within its second."""
@@ -235,6 +238,7 @@ def test_whatever_makes_a_message_ready_wakes_a_reader(cache, how):
     assert time.monotonic() - start < 0.5
 
 
+@suite
 def test_a_cancelled_reader_takes_nothing(cache):
     """A message that comes as its reader is cancelled is still there for the next."""
     for number in range(20):
@@ -253,6 +257,7 @@ def test_a_cancelled_reader_takes_nothing(cache):
     assert cache.mailbox_length("box") == 0
 
 
+@suite
 def test_an_idle_bell_does_not_ring(cache):
     """After thousands of messages were taken, an empty mailbox makes nobody busy: a wait takes its time."""
     for number in range(200):

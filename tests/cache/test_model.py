@@ -9,7 +9,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from asimov_sync import MISSING, MemoryCache, RedisCache
 from asimov_sync.cache.mailboxes import REMEMBERED_SECONDS, REMEMBERED_SHORTLY_SECONDS
 
+from ..tiers import suite
 from .conftest import Clock
+
+pytestmark = suite
 
 SETTINGS = settings(
     max_examples=60,

@@ -23,6 +23,7 @@ from asimov_sync import (
 )
 
 from ..redis_server import RedisServer, find_server, free_port
+from ..tiers import suite
 from ..waiting import Background, wait_for
 from .resp_proxy import RespProxy
 
@@ -288,6 +289,7 @@ def test_the_clients_retries_do_not_repeat(proxy, retrying_client, unique):
     cache.clear()
 
 
+@suite
 def test_a_wait_is_longer_than_the_clients_timeout(proxy, retrying_client, unique):
     """A reader waits as long as it was told to, however short the client's own time-out is."""
     cache = RedisCache(client=retrying_client, default_prefix=unique)

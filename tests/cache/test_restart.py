@@ -9,7 +9,10 @@ import redis
 from asimov_sync import CacheUnavailable, OutcomeUnknown, RedisCache
 
 from ..redis_server import RedisServer, find_server
+from ..tiers import suite
 from ..waiting import DEADLINE, Background, wait_for
+
+pytestmark = suite
 
 UNKNOWN = (OutcomeUnknown, CacheUnavailable)
 

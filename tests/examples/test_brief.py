@@ -8,6 +8,10 @@ import sys
 
 import pytest
 
+from ..tiers import suite
+
+pytestmark = suite
+
 ROOT = pathlib.Path(__file__).parent.parent.parent
 TEXT = """# Bees
 

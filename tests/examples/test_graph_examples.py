@@ -10,6 +10,10 @@ import pytest
 
 from tests.waiting import DEADLINE
 
+from ..tiers import suite
+
+pytestmark = suite
+
 ROOT = pathlib.Path(__file__).parent.parent.parent
 BEES = """\
 Bees gather nectar from flowers. A hive keeps its honey in combs of wax.

@@ -18,6 +18,10 @@ from asimov_sync import AnthropicInferenceClient, StreamInterrupted
 from asimov_sync.testing import ModelServer, calls, tool_results
 from tests.waiting import DEADLINE, Background, wait_for
 
+from ..tiers import suite
+
+pytestmark = suite
+
 ROOT = pathlib.Path(__file__).parent.parent.parent
 PROGRAM = ROOT / "examples" / "local_model.py"
 SKY = "Because of the air, and how it scatters light."

@@ -1,6 +1,9 @@
 """The example of the async facade, as a user runs it."""
 
+from ..tiers import suite
 from .test_graph_examples import run
+
+pytestmark = suite
 
 QUESTION = "How long is the Nile, and where does it end?"
 

@@ -2,7 +2,10 @@
 
 import re
 
+from ..tiers import suite
 from .test_graph_examples import run
+
+pytestmark = suite
 
 MILLISECONDS = r"  \d+\.\d ms"
 

@@ -11,6 +11,7 @@ from hypothesis import strategies
 
 from asimov_sync import RunFinished, TaskFinished, TaskRetried, TaskScheduler, TaskSkipped, TaskStarted, TaskStatus
 
+from ..tiers import suite
 from ..waiting import DEADLINE
 from .reference import Do, Spec, does, interpret
 from .scenarios import Actor, Relations, determined, graph_of, raised, scenarios
@@ -279,6 +280,7 @@ SELDOM = {
 }
 
 
+@suite
 @pytest.mark.parametrize("name", list(SELDOM))
 def test_what_is_seldom(threads, name):
     """Each in all four modes."""
@@ -302,6 +304,7 @@ def played(specs, scheduler):
     check(specs, events[-1].result, events, actor)
 
 
+@suite
 @hypothesis.settings(max_examples=400)
 @hypothesis.given(scenarios())
 def test_on_threads(threads, specs):
@@ -309,6 +312,7 @@ def test_on_threads(threads, specs):
     played(specs, threads)
 
 
+@suite
 @hypothesis.settings(max_examples=300)
 @hypothesis.given(scenarios())
 def test_on_the_calling_thread(specs):
@@ -341,6 +345,7 @@ def stopped(specs, scheduler):
     return result
 
 
+@suite
 @hypothesis.settings(max_examples=150)
 @hypothesis.given(scenarios())
 def test_stopping(threads, specs):
@@ -364,6 +369,7 @@ def driven(specs, executor):
         check(specs, run.result(DEADLINE), list(run.events()), actor, serial=True)
 
 
+@suite
 @hypothesis.settings(max_examples=250)
 @hypothesis.given(scenarios(), strategies.integers(0, 2**32))
 def test_in_a_seeded_order(specs, seed):
@@ -371,6 +377,7 @@ def test_in_a_seeded_order(specs, seed):
     driven(specs, Seeded(seed))
 
 
+@suite
 @hypothesis.settings(max_examples=150)
 @hypothesis.given(scenarios(), strategies.integers(0, 2**32))
 def test_interleaved(specs, seed):

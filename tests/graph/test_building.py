@@ -7,6 +7,8 @@ import pytest
 from asimov_sync import GraphError, Retry, Task, TaskGraph, TaskStatus
 from asimov_sync.graph.nodes import node_of
 
+from ..tiers import suite
+
 
 def task(objective="o", **params):
     return Task(type="t", objective=objective, params=params)
@@ -81,6 +83,7 @@ def test_cycles():
         graph.plan()
 
 
+@suite
 def test_a_long_chain_needs_no_recursion():
     """A chain of 20,000 tasks is planned, and so is found its cycle."""
     graph = TaskGraph()

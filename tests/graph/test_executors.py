@@ -10,6 +10,7 @@ import pytest
 
 from asimov_sync import Retry, Task, TaskGraph, TaskScheduler, TaskStatus
 
+from ..tiers import suite
 from ..waiting import Background
 from .graphs import chain, single, wide
 
@@ -230,6 +231,7 @@ def test_ctrl_c_in_an_executor_that_calls_at_once():
         assert not scheduler._runs
 
 
+@suite
 def test_retries_timeouts_and_cancels_together(executor):
     """Retries, time-outs and cancels by chance: each run ends, and says of every task what became of it."""
     chance = random.Random(3)

@@ -8,6 +8,10 @@ import time
 
 import pytest
 
+from ..tiers import suite
+
+pytestmark = suite
+
 PROGRAM = """
 import os, signal, sys, threading, time
 from asimov_sync import AnthropicInferenceClient, MemoryCache, Task, TaskGraph, TaskScheduler

@@ -8,6 +8,7 @@ import pytest
 from asimov_sync import Agent, Cancellation, Cancelled, RunTimeout, Task, TaskGraph, TaskScheduler, TaskStatus, tool
 from asimov_sync.testing import ScriptedInferenceClient, calls
 
+from ..tiers import suite
 from ..waiting import Background, wait_for
 from .graphs import chain, single, wide
 
@@ -89,6 +90,7 @@ def test_from_a_tool_of_an_agent(make):
     assert result.usages["x"].requests == 2
 
 
+@suite
 def test_a_nested_run_ends_with_its_task(make):
     """Where the outer run is cancelled, the inner one is, too: its tasks are freed, and the graph may run again."""
     scheduler, inner = make(), single("wait")

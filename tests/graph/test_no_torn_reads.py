@@ -12,9 +12,12 @@ from tenacity import wait_none
 
 from asimov_sync import NonRetryableError, Partial, Retry, Route, Task, TaskGraph, TaskScheduler, TaskStatus
 
+from ..tiers import by_tier, suite
 from ..waiting import DEADLINE, Background
 
-RUNS = 500  # in each of two modes
+pytestmark = suite
+
+RUNS = by_tier(100, soak=500)  # in each of two modes
 STATUSES = set(TaskStatus)
 
 
@@ -137,7 +140,7 @@ class Poller:
 
 @pytest.mark.parametrize("workers", [0, 2], ids=["calling thread", "threads"])
 def test_readers_see_whole_states(hurried, workers):
-    """In a thousand runs with a failure, a partial, a retry and a loop, readers see each status, and none of them torn."""
+    """In many runs with a failure, a partial, a retry and a loop, readers see each status, and none of them torn."""
     graph = busy_graph()
     pollers = [Poller(read, list(graph.tasks.values())) for read in READERS]
     runs, end = 0, time.monotonic() + DEADLINE

@@ -25,6 +25,7 @@ from asimov_sync import (
 )
 from asimov_sync.graph.state import RunState
 
+from ..tiers import suite
 from ..waiting import DEADLINE, Background, wait_for
 from .graphs import chain, single, wide
 
@@ -53,6 +54,7 @@ def rest(task, context):
     return 1 + sum(context.inputs.values())
 
 
+@suite
 @pytest.mark.parametrize("workers", [2, 5])
 def test_no_wake_up_is_lost(switching, workers):
     """Hundreds of small graphs at random, of tasks that take next to no time: none is left waiting for a worker."""
@@ -91,6 +93,7 @@ def eventful(number):
     return graph
 
 
+@suite
 @pytest.mark.parametrize("workers", [1, 4])
 def test_many_eventful_runs_at_once(workers):
     """Fifty threads, routes, spawns, retries, time-outs, cancels: all end, nothing is left, every graph may run again."""
@@ -143,6 +146,7 @@ def left_over():
     return sum(driver() is not None for driver in drivers)
 
 
+@suite
 def test_no_run_is_left_in_memory():
     """Nothing holds a run that is over: no alarm, no worker, no token."""
     command = [sys.executable, "-c", "from tests.graph.test_races import left_over; print(left_over())"]
@@ -198,6 +202,7 @@ def test_a_cancel_in_the_middle_of_a_step(workers, by, monkeypatch):
     assert set(result.tasks) == set(result.results) | set(result.skipped) | set(result.exceptions)
 
 
+@suite
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no timers here")
 @pytest.mark.parametrize("workers", [3, 0], ids=["threads", "calling thread"])
 def test_a_signal_handler_that_cancels_the_run(workers):
@@ -229,6 +234,7 @@ def test_a_signal_handler_that_cancels_the_run(workers):
     assert cancelled
 
 
+@suite
 def test_a_stream_that_is_left_while_its_run_is_busy():
     """A stream that is left in the middle frees its graph at once, whatever its workers are doing."""
 

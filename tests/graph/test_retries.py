@@ -9,6 +9,7 @@ import tenacity
 
 from asimov_sync import Cancelled, NonRetryableError, Retry, Task, TaskGraph, TaskScheduler, TaskStatus, TaskTimeout
 
+from ..tiers import suite
 from ..waiting import wait_for
 from .graphs import single, wide
 
@@ -34,6 +35,7 @@ def scheduler(request):
         yield made
 
 
+@suite
 def test_waiting_holds_no_worker():
     """Fifty tasks that wait 0.3 s each for their second attempt do so together, with one worker, or none."""
     for workers in (1, 0):
@@ -158,6 +160,7 @@ def test_what_is_retried(scheduler):
         assert tries(SystemExit(3), (SystemExit,)) == 3
 
 
+@suite
 def test_cancel_in_the_wait(scheduler):
     """A run that is cancelled while tasks wait for their next attempt ends at once; they are skipped, WAITING."""
     graph = single("fails", retry=Retry(attempts=3, wait=tenacity.wait_fixed(60)))

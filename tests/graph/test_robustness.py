@@ -15,6 +15,7 @@ import pytest
 
 from asimov_sync import Cancellation, GraphError, Partial, Task, TaskGraph, TaskScheduler, TaskStatus, WorkersClosed
 
+from ..tiers import suite
 from ..waiting import Background, wait_for
 from .test_scheduler import diamond, echo, executing
 
@@ -136,6 +137,7 @@ def test_a_cancelled_token(scheduler):
     assert scheduler.run(one()).status is TaskStatus.COMPLETE
 
 
+@suite
 def test_a_stream_that_is_dropped_before_its_first_event(scheduler):
     """Events that nobody asked for are no reason to go on: the run is cancelled, and the graph may run again."""
     graph = one()
@@ -154,6 +156,7 @@ def test_a_stream_that_is_left_frees_its_graph(scheduler):
     assert scheduler.run(graph).results["d"] == "dbaca"
 
 
+@suite
 def test_a_stream_that_the_garbage_collector_closes():
     """Iterators in reference cycles, collected by whatever thread allocates, lock up nothing."""
     with TaskScheduler({"echo": lambda task, context: [[] for _ in range(50)]}, max_workers=4) as scheduler:
@@ -302,6 +305,7 @@ print(struck > 5, result.status.name, len(result.results), len(scheduler._runs),
 # library can mend. Interrupts of a run that waits, in test_interrupts, are tested on every Python.
 if sys.version_info >= (3, 10):
 
+    @suite
     @pytest.mark.parametrize("mode", ["inline", "threads"])
     def test_ctrl_c_at_any_moment(mode):
         """KeyboardInterrupt at random moments of many runs is that and nothing else, and the graph may always run again."""
@@ -311,6 +315,7 @@ if sys.version_info >= (3, 10):
         assert process.returncode == 0
 
 
+@suite
 def test_a_signal_handler_may_cancel():
     """A signal handler that cancels, on a thread that is just registering with the same token, does not lock up."""
     token = Cancellation()

@@ -31,6 +31,7 @@ from asimov_sync import (
 )
 from asimov_sync.testing import ScriptedInferenceClient
 
+from ..tiers import suite
 from ..waiting import Background, in_child, wait_for
 
 
@@ -385,6 +386,7 @@ def test_cancel():
     scheduler.close()
 
 
+@suite
 def test_the_run_timeout():
     """After its time-out a run is cancelled, whether or not anybody waits for it."""
     with TaskScheduler({"echo": echo, "wait": lambda task, context: context.cancellation.wait(20)}) as scheduler:
@@ -425,6 +427,7 @@ def test_a_handler_that_ignores_the_cancellation(threads):
         assert graph["a"].snapshot() == (TaskStatus.FAILED, None, "Cancelled: cancelled")
 
 
+@suite
 def test_a_surrounding_cancellation_ends_a_run(threads):
     """A run ends with the token that is current where it was submitted: when that is cancelled, and at its deadline."""
     threads.handlers["wait"] = lambda task, context: context.cancellation.wait(20)

@@ -7,6 +7,7 @@ import pytest
 from asimov_sync import AnthropicInferenceClient, Retry, TaskScheduler, tool
 from asimov_sync.testing import Fault, ModelServer, ScriptedInferenceClient, calls
 
+from ..tiers import suite
 from ..waiting import Background, wait_for
 from .graphs import single
 
@@ -59,6 +60,7 @@ def test_every_way_of_asking(scheduler):
     assert events[-2].type == "task_finished"
 
 
+@suite
 def test_a_cut_reply_begins_anew(scheduler):
     """A reply that breaks off in its text and is asked for again has a new number, and its text begins from the start."""
     with ModelServer([Fault("one two three", error_at=4), "one two three"]) as server:

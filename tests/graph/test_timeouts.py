@@ -21,6 +21,7 @@ from asimov_sync import (
 from asimov_sync.testing import ModelServer
 from asimov_sync.workers import ABANDONED_LIMIT
 
+from ..tiers import suite
 from ..waiting import Background, wait_for
 from .graphs import chain, single, wide
 
@@ -65,6 +66,7 @@ def test_a_handler_that_ignores_its_timeout(gate):
         assert scheduler.run(chain("quick", "quick")).status is TaskStatus.COMPLETE
 
 
+@suite
 def test_stuck_threads_are_replaced_up_to_a_bound(gate, caplog):
     """As many stuck threads as the bound are replaced, and no more; each is named in the log, and so is the end of it."""
     stuck = ABANDONED_LIMIT + 3
@@ -99,6 +101,7 @@ def read_mailbox(task, context):
     return MemoryCache().get_message("nothing")
 
 
+@suite
 @pytest.mark.parametrize("workers", [2, 0], ids=["threads", "calling thread"])
 @pytest.mark.parametrize("handler", [wait_for_token, wait_for_current_token, read_mailbox], ids=lambda one: one.__name__)
 def test_a_handler_that_its_deadline_frees(workers, handler):
@@ -109,6 +112,7 @@ def test_a_handler_that_its_deadline_frees(workers, handler):
             assert isinstance(result.exceptions.get("x"), TaskTimeout), (result.results, result.errors)
 
 
+@suite
 @pytest.mark.parametrize("workers", [2, 0], ids=["threads", "calling thread"])
 def test_a_blocked_model_stream_is_freed(workers):
     """At the deadline a handler comes out of a model's stream that brings nothing more."""
@@ -132,6 +136,7 @@ def test_a_blocked_model_stream_is_freed(workers):
         never.set()
 
 
+@suite
 @pytest.mark.parametrize("workers", [1, 0], ids=["one thread", "calling thread"])
 def test_a_timed_out_attempt_is_retried(workers):
     """TaskTimeout is an exception like others to a Retry; each attempt has the whole time, and a token of its own."""
@@ -149,6 +154,7 @@ def test_a_timed_out_attempt_is_retried(workers):
     assert seen == [(1, False), (2, False)]
 
 
+@suite
 def test_a_late_attempt_does_not_meddle_with_the_next(gate):
     """While the second attempt goes on, the first returns: nothing comes of that, and its context does nothing any more."""
     second, reported = threading.Event(), []
@@ -173,6 +179,7 @@ def test_a_late_attempt_does_not_meddle_with_the_next(gate):
         assert "task_progress" not in [event.type for event in run.events()]
 
 
+@suite
 def test_the_runs_own_deadline_is_no_task_timeout():
     """A task that the end of the run's time ends is Cancelled, however its own time-out stands; nothing is retried."""
     attempts = []
@@ -190,6 +197,7 @@ def test_the_runs_own_deadline_is_no_task_timeout():
     assert attempts == [1] * 10
 
 
+@suite
 def test_the_time_begins_when_the_handler_does():
     """What a task's `when` takes is not taken from the handler's time."""
     with TaskScheduler({"remaining": lambda task, context: context.cancellation.remaining}) as scheduler:
@@ -197,6 +205,7 @@ def test_the_time_begins_when_the_handler_does():
         assert 0 < result.results["x"] <= 0.5
 
 
+@suite
 def test_timeouts_of_a_run_that_is_cancelled(gate):
     """Time-outs that fall together with the cancel of their run do no harm: each task has one end, and workers are there."""
     for round in range(20):

@@ -5,7 +5,10 @@ import json
 import pytest
 
 from ..needed import needed_by_program
+from ..tiers import suite
 from .processes import finished
+
+pytestmark = suite
 
 
 @pytest.fixture

@@ -9,8 +9,11 @@ import time
 import pytest
 
 from ..needed import needed_by_program
+from ..tiers import suite
 from ..waiting import DEADLINE
 from .processes import going_on
+
+pytestmark = suite
 
 REQUESTS = 500
 

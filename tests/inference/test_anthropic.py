@@ -34,6 +34,7 @@ from asimov_sync import (
 from asimov_sync.messages import ReplyDone
 from asimov_sync.testing import Failure, ModelServer, calls
 
+from ..tiers import suite
 from ..waiting import Background, in_child, wait_for
 from .conftest import KEY
 
@@ -134,6 +135,7 @@ def test_the_text_of_a_stream(serve):
     assert client.usage == stream.reply.usage
 
 
+@suite
 @pytest.mark.parametrize("framing", ["chunked", "close"])
 @pytest.mark.parametrize("how", ["close", "with", "forget"])
 def test_closing_a_stream_closes_the_connection(serve, framing, how):
@@ -200,6 +202,7 @@ def test_a_server_that_is_killed_interrupts_the_stream(framing):
         process.stdout.close()
 
 
+@suite
 def test_a_cut_is_never_a_short_reply(serve):
     """Cut after any event, a stream raises; generate asks again and returns the whole reply."""
     cut_at = []
@@ -311,6 +314,7 @@ def reachable(error):
     return list(seen.values())
 
 
+@suite
 @pytest.mark.parametrize("failure", ["refused", "status", "cut", "idle", "garbage", "header", "address", "version"])
 def test_no_key_in_any_error(serve, failure, caplog):
     """No object that can be reached from an error holds the key, nor does its text, the client's repr or the log."""
@@ -349,6 +353,7 @@ def test_no_key_in_any_error(serve, failure, caplog):
     assert KEY not in repr(client) + repr(vars(client)) + caplog.text
 
 
+@suite
 @pytest.mark.parametrize("place", ["before the headers", "in the body"])
 def test_an_idle_server(serve, place):
     """Not a byte for timeout.idle seconds is an IdleTimeout, before the reply and within it, with what had arrived."""

@@ -11,6 +11,8 @@ from asimov_sync import Agent, ChatMessage, RedisCache, Reply, ToolRefused, Usag
 from asimov_sync.inference.tool_loop import ToolRun
 from asimov_sync.testing import ModelServer, ScriptedInferenceClient, calls, tool_results
 
+from ..tiers import suite
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 PROCESS = '''
@@ -92,6 +94,7 @@ def tidying(body):
     return " | ".join(results)
 
 
+@suite
 @pytest.mark.parametrize("kept", ["in a file", "in a cache"])
 def test_one_process_asks_and_others_decide(process, kept, request):
     """Calls that wait in one process are approved of in another, and refused in a third; the one that needed no approval is
@@ -119,6 +122,7 @@ def test_one_process_asks_and_others_decide(process, kept, request):
             assert cache.delete(process.place)
 
 
+@suite
 def test_a_process_that_lacks_the_tool(process):
     """A call that was approved of where nobody knows the tool is answered with that, and the conversation goes on."""
     with ModelServer(tidying) as server:

@@ -43,6 +43,7 @@ from asimov_sync.inference.wires.fold import folded
 from asimov_sync.inference.wires.invoke import InvokeFold
 from asimov_sync.messages import as_messages
 
+from ..tiers import positions, suite
 from ..waiting import Background, in_child
 from .byte_server import Answer, ByteServer
 from .event_stream import chunk, event, exception, frame
@@ -363,6 +364,7 @@ REFUSALS = [
 ]
 
 
+@suite
 @pytest.mark.parametrize("code, status, kind", REFUSALS, ids=str)
 @pytest.mark.parametrize("where", ["header", "type", "code"])
 def test_refusals(serve, code, status, kind, where):
@@ -475,6 +477,7 @@ def parsed(*pieces, fold=None):
 FOLDS = {"invoke": lambda: InvokeFold("bedrock"), "converse": lambda: ConverseFold("m", None)}
 
 
+@suite
 @pytest.mark.parametrize("api", list(FOLDS))
 def test_cut_at_every_byte(api):
     """A stream of thirty events that is cut anywhere is StreamInterrupted, with all the text whose frames came whole."""
@@ -483,7 +486,7 @@ def test_cut_at_every_byte(api):
     assert len(made) == 30
     data = b"".join(made)
     ends = [len(b"".join(made[: number + 1])) for number in range(30)]
-    for cut in range(len(data)):
+    for cut in positions(len(data)):
         with pytest.raises(StreamInterrupted) as caught:
             parsed(data[:cut], fold=FOLDS[api]())
         arrived = sum(end <= cut for end in ends)
@@ -545,6 +548,7 @@ def test_events_that_are_new():
     assert parsed(*made[:3], event("weather", {"sunny": True}), *made[3:])[-1].reply.text == "all"
 
 
+@suite
 @pytest.mark.parametrize("framing", ["chunked", "length", "close"])
 @pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
 @pytest.mark.parametrize("api", APIS)
@@ -635,6 +639,7 @@ def test_cancelling_frees_the_caller(serve, api, where):
     assert time.monotonic() - start < 0.5
 
 
+@suite
 @pytest.mark.parametrize("api", APIS)
 def test_time_outs(serve, api):
     """A stream that goes quiet is an IdleTimeout, one that takes too long a DeadlineExceeded, both with what had come."""
@@ -648,6 +653,7 @@ def test_time_outs(serve, api):
         assert (caught.value.provider, caught.value.request_id) == ("bedrock", "req-1")
 
 
+@suite
 @pytest.mark.parametrize("api", APIS)
 def test_an_answer_in_one_piece_takes_its_time(serve, api):
     """generate() waits longer than timeout.idle, since nothing can be heard before the reply is done; stream() does not."""

@@ -25,6 +25,7 @@ from asimov_sync import (
 )
 from asimov_sync.testing import Failure, Fault, ModelServer, calls, last_text, tool_results
 
+from ..tiers import suite
 from ..waiting import Background
 from .conftest import KEY
 
@@ -103,6 +104,7 @@ def test_a_system_prompt_and_a_conversation(start):
     assert client.generate(history, system="Ada").text == "Good evening, Ada."
 
 
+@suite
 def test_the_tool_loop(start):
     """Calls are made, results and failures told in order, and the usage of the run is the server's count."""
     client, server = start(weather_script)
@@ -160,6 +162,7 @@ def test_a_wrong_key(start):
     assert len(server.requests) == 1
 
 
+@suite
 @pytest.mark.parametrize(
     "failure, kind",
     [
@@ -187,6 +190,7 @@ def test_a_request_that_is_wrong(start):
     assert len(server.requests) == 1
 
 
+@suite
 @pytest.mark.parametrize("reset", [False, True], ids=["close", "reset"])
 def test_a_cut(start, reset):
     """A stream that is cut after content is StreamInterrupted with what had arrived, and is not asked for again."""
@@ -200,6 +204,7 @@ def test_a_cut(start, reset):
     assert caught.value.partial.stop_reason is None
 
 
+@suite
 def test_an_error_inside_a_stream(start):
     """An error event after a 200 is the error of its type; before any content it is tried again."""
     busy = Failure(529, message="busy")
@@ -211,6 +216,7 @@ def test_an_error_inside_a_stream(start):
     assert [len(request.faults) for request in server.requests] == [1, 0, 1]
 
 
+@suite
 def test_many_threads(start):
     """Twenty threads on one client: each gets its own reply, and the usage is exact."""
     client, server = start(lambda body: "answer to " + last_text(body))

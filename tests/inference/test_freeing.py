@@ -24,9 +24,12 @@ from asimov_sync import (
 )
 from asimov_sync.inference import dialling
 
+from ..tiers import suite
 from ..waiting import Background, wait_for
 from .conftest import KEY
 from .silent_server import EVENTS, POINTS, SilentServer
+
+pytestmark = suite
 
 FREED = 0.5
 """Seconds within which a caller is to be free."""

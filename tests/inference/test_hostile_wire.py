@@ -23,6 +23,7 @@ from asimov_sync import (
 )
 from asimov_sync.testing import ScriptedInferenceClient, calls
 
+from ..tiers import suite
 from ..waiting import Background
 from .byte_server import Answer, ByteServer
 
@@ -278,6 +279,7 @@ def test_a_twin_closes_nothing(serve):
     assert whole.run_tools("go", [add]).text == "done"
 
 
+@suite
 def test_a_large_request_is_not_bounded_by_the_connect_timeout(serve):
     """timeout.connect is over once there is a connection: a server that reads slowly has timeout.idle."""
     listener = socket.socket()

@@ -22,6 +22,7 @@ from asimov_sync.inference import dialling
 from asimov_sync.inference.exchange import Exchange
 from asimov_sync.inference.transport import HttpTransport
 
+from ..tiers import suite
 from ..waiting import Background, in_child, wait_for
 from .byte_server import Answer, ByteServer
 from .conftest import KEY
@@ -120,6 +121,7 @@ def test_time_outs_without_an_end(seconds):
             check_whole(asking.generate("hello"))
 
 
+@suite
 @pytest.mark.parametrize("seconds", [0, -1])
 def test_time_outs_that_are_over(seconds):
     """A time-out of nothing has passed at once, and is told as what it is."""

@@ -7,7 +7,10 @@ import threading
 from asimov_sync import ChatMessage, InferenceError, Reply, Usage
 from asimov_sync.testing import Failure, last_text
 
+from ..tiers import suite
 from ..waiting import Background
+
+pytestmark = suite
 
 THREADS, CALLS = 100, 5
 FAILURES = itertools.cycle(

@@ -20,6 +20,7 @@ from asimov_sync import (
     Usage,
 )
 
+from ..tiers import suite
 from .byte_server import Answer, ByteServer
 
 KEY = "sk-secret-0123456789"
@@ -236,6 +237,7 @@ def test_a_quota_is_not_waited_for():
     assert caught.value.attempts == 1
 
 
+@suite
 def test_a_stream_that_is_cut():
     """A stream that just ends is an interruption with what had arrived, and generate asks again."""
     cut = said(sse(*HELLO[:3]))
@@ -248,6 +250,7 @@ def test_a_stream_that_is_cut():
         assert again.usage == USAGE
 
 
+@suite
 def test_an_error_in_the_middle():
     """An error after the status 200 is raised with what had arrived; before any content it is tried again, unseen."""
     failure = {"error": {"message": "upstream is gone", "code": 502}}

@@ -11,6 +11,7 @@ from asimov_sync.inference import rate_limit
 from asimov_sync.inference.rate_limit import MINUTE, Pause, admitted
 from asimov_sync.testing import Failure, ScriptedInferenceClient
 
+from ..tiers import suite
 from ..waiting import Background, wait_for
 
 # A fake clock: in 64ths of a second, which floats add without error.
@@ -120,6 +121,7 @@ def test_a_deadline_comes_first(serve):
     assert len(server.requests) == 1
 
 
+@suite
 def test_requests_wait_their_turn(serve, monkeypatch):
     """Five requests at one a "minute" take four of them, from whatever threads they come."""
     monkeypatch.setattr(rate_limit, "MINUTE", 0.1)
@@ -145,6 +147,7 @@ def test_each_attempt_counts(serve, monkeypatch):
 # What a provider asks for
 
 
+@suite
 def test_a_429_pauses_every_thread(serve):
     """Once a 429 has told a Retry-After, the server sees no request of this client, nor of its twins, until then."""
     seen, lock = [], threading.Lock()
@@ -177,6 +180,7 @@ def test_a_pause_too_long_to_wait_for(serve):
     assert client.generate("x").text == "hello"
 
 
+@suite
 def test_a_pause_that_is_extended():
     """Who waits for a pause to end waits on where it is extended meanwhile."""
     pause = Pause()
@@ -189,6 +193,7 @@ def test_a_pause_that_is_extended():
     assert time.monotonic() >= until
 
 
+@suite
 def test_a_pause_while_waiting_for_a_slot():
     """Who waits for a slot while a provider asks for a pause waits for both, and takes its slot anew."""
     pause, limit = Pause(), RateLimit(requests_per_minute=1)

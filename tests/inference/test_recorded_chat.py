@@ -29,6 +29,7 @@ from asimov_sync.inference.wires.chat_request import encode_request
 from asimov_sync.messages import as_messages
 
 from ..recorded import pieces, recorded
+from ..tiers import suite
 from .byte_server import Answer, ByteServer
 
 ALL = recorded("openai", "openai_reconstructed")
@@ -259,6 +260,7 @@ FAILING = {
 """What an error inside a stream stands for, by its code."""
 
 
+@suite
 @pytest.mark.parametrize("record", STREAMS)
 def test_a_recorded_stream(replay, record):
     """A stream gives the same events and the same reply in every framing, and they are what was recorded."""

@@ -12,6 +12,7 @@ from asimov_sync.inference.request import Request
 from asimov_sync.inference.wires.messages import encode_request
 
 from ..recorded import CHUNKINGS, pieces, recorded
+from ..tiers import suite
 from .byte_server import Answer, ByteServer
 from .conftest import KEY
 
@@ -132,6 +133,7 @@ def check_history(reply, content):
 # Streams
 
 
+@suite
 @pytest.mark.parametrize("framing", ["chunked", "close"])
 @pytest.mark.parametrize("chunking", CHUNKINGS)
 @pytest.mark.parametrize("record", STREAMS)

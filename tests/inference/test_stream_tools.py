@@ -26,6 +26,7 @@ from asimov_sync.inference.stream import ReplyStream
 from asimov_sync.metering import Meter
 from asimov_sync.testing import Failure, ScriptedInferenceClient, calls, tool_results
 
+from ..tiers import suite
 from ..waiting import Background, wait_for
 
 
@@ -216,6 +217,7 @@ def cut_once(place):
     return before
 
 
+@suite
 def test_a_cut_before_the_first_word(serve):
     """A reply that broke before anything of it was handed on is asked for again."""
     client, server = serve(["hello", "hello"], before_event=cut_once(2))
@@ -336,6 +338,7 @@ def test_closing_where_nobody_reads(serve):
     wait_for(lambda: slow.told == [True])
 
 
+@suite
 @pytest.mark.parametrize("busy", ["with a reply", "with a tool"])
 def test_a_stream_that_is_forgotten(serve, busy):
     """A stream that nobody holds any more gives up its connection and tells its tools, as if it had been closed."""

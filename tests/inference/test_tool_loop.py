@@ -30,6 +30,7 @@ from asimov_sync.messages import as_messages
 from asimov_sync.testing import Failure, ScriptedInferenceClient, calls, last_text, tool_results
 from asimov_sync.workers import INLINE
 
+from ..tiers import suite
 from ..waiting import Background, in_child, wait_for
 
 
@@ -321,6 +322,7 @@ def answers(messages):
     return told
 
 
+@suite
 @settings(max_examples=150)
 @given(
     turns=st.lists(TURN, max_size=5),

@@ -8,10 +8,12 @@ from asimov_sync.telemetry import CAPTURE, ON_SPANS, OPT_IN, names
 from asimov_sync.telemetry.names import LATEST, V1_41, Metric
 
 from ..test_readme import ROOT, blocks
+from ..tiers import suite
 
 GUIDE = ROOT / "docs" / "telemetry.rst"
 
 
+@suite
 def test_the_picture_is_real():
     """The tree in the guide is the one that its own example made."""
     namespace = {}

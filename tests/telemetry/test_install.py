@@ -12,6 +12,7 @@ from asimov_sync.hooks import Hooks
 from asimov_sync.telemetry import OPT_IN, names
 from asimov_sync.testing import ScriptedInferenceClient, calls, tool_results
 
+from ..tiers import suite
 from ..waiting import in_child
 from .exported import Exported
 
@@ -76,6 +77,7 @@ print(span.instrumentation_scope.version, span.instrumentation_scope.schema_url,
 PROVIDE = "trace.set_tracer_provider(made.tracer_provider); metrics.set_meter_provider(made.meter_provider)"
 
 
+@suite
 @pytest.mark.parametrize("order", ["providers first", "telemetry first"])
 def test_the_global_providers(order):
     """They are taken where none are given, also where they are set after that."""

@@ -31,6 +31,7 @@ from asimov_sync.testing import Failure, Fault, ModelServer, ScriptedInferenceCl
 
 from ..inference.test_every_client import WIRES, has_converse
 from ..secrets import SECRET
+from ..tiers import suite
 from ..waiting import Background, wait_for
 
 KEY = SECRET + "-telemetry"
@@ -133,6 +134,7 @@ def test_one_span_over_all_attempts(wire, start, exported):
     assert names.ERROR_TYPE not in span.attributes
 
 
+@suite
 def test_a_reply_that_is_cut_and_asked_for_again(start, exported):
     """Its span has the tokens of all attempts: the sum over all spans is what the client has used."""
     client, server = start([Fault(SAID, cut_at=700), SAID])
@@ -143,6 +145,7 @@ def test_a_reply_that_is_cut_and_asked_for_again(start, exported):
     assert told[names.USAGE_INPUT_TOKENS] == client.usage.total_tokens - client.usage.output_tokens
 
 
+@suite
 def test_an_error(wire, start, generation, exported):
     """Its type is the provider's own word for it; there is no key in it, and no message."""
     client, _ = start([Failure(401, message="not " + "swordfish")], wire, max_retries=0)
@@ -192,6 +195,7 @@ def test_a_stream_that_is_cut(wire, start, generation, exported):
     assert span.attributes.get(names.USAGE_OUTPUT_TOKENS, 0) == client.usage.output_tokens
 
 
+@suite
 @pytest.mark.parametrize("how", ["close", "drop"])
 def test_a_stream_that_its_reader_gives_up(how, start, generation, exported):
     """It is no error: nothing went wrong. It has what had come by then."""
@@ -328,6 +332,7 @@ def test_an_agents_stream(exported, caplog):
     assert not caplog.records
 
 
+@suite
 @pytest.mark.parametrize("how", ["close", "drop"])
 def test_an_agents_stream_that_is_given_up(how, exported):
     """All its spans end."""

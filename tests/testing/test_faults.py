@@ -14,6 +14,7 @@ from asimov_sync import ChatMessage, ChatRole, Reply, Usage
 from asimov_sync.testing import Failure, Fault, ModelServer, ScriptedInferenceClient
 from asimov_sync.testing.wires.eventstream import decode
 
+from ..tiers import positions, suite
 from ..waiting import Background, wait_for
 from .raw import ask, post
 
@@ -58,14 +59,16 @@ def without_fault(path, body):
 # Cuts
 
 
+@suite
 @pytest.mark.parametrize("framing", ["chunked", "close"])
 @pytest.mark.parametrize("wire", WIRES)
 def test_a_stream_is_cut_after_every_byte(wire, framing):
     """After n bytes of the body the connection ends, without the last chunk; nothing of it counts as sent whole."""
     path, body = STREAMED[wire]
     whole = without_fault(path, body)
-    with ModelServer((Fault(REPLY, cut_at=cut) for cut in range(len(whole))), framing=framing) as server:
-        for cut in range(len(whole)):
+    cuts = positions(len(whole))
+    with ModelServer((Fault(REPLY, cut_at=cut) for cut in cuts), framing=framing) as server:
+        for cut in cuts:
             response = post(server, path, body)
             assert (response.status, response.body, response.whole, response.reset) == (200, whole[:cut], False, False)
             assert response.chunked == (framing == "chunked")
@@ -141,6 +144,7 @@ def test_what_never_comes_to_pass_is_not_noted():
 TOO_MANY = Failure(429, message="slow down")
 
 
+@suite
 @pytest.mark.parametrize(
     "failure, types",
     [
@@ -228,6 +232,7 @@ STATUSES = [
 ]
 
 
+@suite
 @pytest.mark.parametrize("failure, messages, chat, bedrock", STATUSES, ids=[repr(one[0]) for one in STATUSES])
 @pytest.mark.parametrize("wire", WIRES)
 def test_a_status_in_the_wires_own_form(wire, failure, messages, chat, bedrock):
@@ -261,6 +266,7 @@ def test_a_failure_may_go_wrong_too():
 # Silence
 
 
+@suite
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize("place", ["headers", 0, 2])
 def test_a_stall(wire, place):
@@ -301,6 +307,7 @@ def test_a_stalled_server_is_closed():
 # Bytes
 
 
+@suite
 @pytest.mark.parametrize("size", [1, 3])
 @pytest.mark.parametrize("wire", WIRES)
 def test_small_writes(wire, size):
@@ -363,6 +370,7 @@ def test_faults_are_joined():
 # The server as a whole
 
 
+@suite
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems keep no such backlog")
 def test_a_server_that_does_not_accept():
     """A new connect() waits; a connection that is open is served on; afterwards the one that waited is taken."""

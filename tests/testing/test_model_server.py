@@ -19,6 +19,7 @@ from asimov_sync import AnthropicInferenceClient, ConnectionFailed, InvalidReque
 from asimov_sync.testing import Failure, Fault, ModelServer, ScriptedInferenceClient, calls, last_text, tool_results
 from asimov_sync.testing.script import Script
 
+from ..tiers import suite
 from ..waiting import Background, wait_for
 from .raw import ask
 
@@ -177,6 +178,7 @@ def test_it_needs_the_standard_library_only():
 # The server as a whole
 
 
+@suite
 def test_the_usage_is_that_of_the_client():
     """What the server counts is what a client counts, the moment it has the reply; failed answers count for nothing."""
     answers = ["one", Failure(529, headers={"retry-after": "0"}), "two", calls(("f", {})), Fault("three", stall="headers")]
@@ -289,6 +291,7 @@ def test_many_connections_and_nothing_left():
     server.close()  # again: nothing
 
 
+@suite
 def test_closing_does_not_wait_for_a_script():
     """A script's own function that is busy is left behind; its thread ends when it returns."""
     busy, over = threading.Event(), threading.Event()

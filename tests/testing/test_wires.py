@@ -8,6 +8,7 @@ from asimov_sync import Usage
 from asimov_sync.testing import ModelServer, calls
 from asimov_sync.testing.wires import CHAT, CONVERSE, MESSAGES
 
+from ..tiers import suite
 from .replies import (
     CITATION,
     CONVERSE_HELLO,
@@ -237,6 +238,7 @@ WRONG += [
 ]
 
 
+@suite
 @pytest.mark.parametrize("path, body", WRONG, ids=repr)
 def test_what_is_no_request(path, body):
     """It is a 400 in the wire's own form, and the script is not asked."""

@@ -30,6 +30,8 @@ from asimov_sync.inference.wires.chat_request import encode_request
 from asimov_sync.inference.wires.fold import folded
 from asimov_sync.inference.wires.sse import SSEParser
 
+from ...tiers import positions, suite
+
 
 def text(words):
     return {"type": "text", "text": words}
@@ -507,6 +509,7 @@ def outcome(pieces, delimited):
     return events[-1].reply
 
 
+@suite
 @pytest.mark.parametrize("name", sorted(STREAMS))
 @pytest.mark.parametrize("end", ["\n\n", "\r\n\r\n"], ids=["LF", "CRLF"])
 def test_split_at_every_byte(name, end):
@@ -516,20 +519,22 @@ def test_split_at_every_byte(name, end):
     whole = outcome([sent], False)
     assert [call.arguments for call in whole.tool_calls] == [{"x": "é"}, {"y": 2}]
     assert outcome([sent[at : at + 1] for at in range(len(sent))], False) == whole
-    for at in range(0, len(sent), 3):
+    for at in positions(len(sent)):
         assert outcome([sent[:at], sent[at:]], False) == whole
 
 
+@suite
 @pytest.mark.parametrize("name", sorted(STREAMS))
 @pytest.mark.parametrize("delimited", [False, True])
 def test_cut_at_every_byte(name, delimited):
     """Wherever a stream is cut, it is the whole reply or an interruption with what had arrived: never a short reply."""
     sent = framed(*STREAMS[name])
     whole = outcome([sent], delimited)
-    wholes = 0
-    for at in range(len(sent)):
+    wholes = interrupted = 0
+    for at in positions(len(sent)):
         got = outcome([sent[:at]], delimited)
         if isinstance(got, StreamInterrupted):
+            interrupted += 1
             assert got.partial.stop_reason is None
             assert whole.text.startswith(got.text)
         else:
@@ -538,6 +543,7 @@ def test_cut_at_every_byte(name, delimited):
             assert got.usage in (whole.usage, Usage(requests=1))
     # Only what comes after the last word may be missing: figures, the final event, blank lines.
     assert wholes <= len(framed(*STREAMS[name][len(LONG) :]))
+    assert wholes + interrupted == len(positions(len(sent))) and interrupted > 0
 
 
 # A round trip
