@@ -24,6 +24,7 @@ from asimov_sync import (
 from asimov_sync.aio import to_async
 from asimov_sync.testing import Fault, ModelServer, ScriptedInferenceClient, calls
 
+from ..tiers import suite
 from .running import awaited, until, waiting_threads
 
 WORDS = "one two three four five six seven eight"
@@ -256,6 +257,7 @@ async def test_one_stream_too_many(holding):
         await asyncio.gather(second.close(), third.close())
 
 
+@suite
 @awaited
 async def test_closing_the_client_ends_its_streams(holding):
     """close() ends what goes on: whoever reads is told, and no thread is left."""

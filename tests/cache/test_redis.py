@@ -211,6 +211,7 @@ def test_tls_verifies():
     assert not isinstance(connection("redis://localhost:1/0"), redis.SSLConnection)
 
 
+@suite
 def test_nothing_is_sent_across_slots(cluster_port, unique):
     """A guarded write over several slots of a cluster raises, and no script reaches the server; with a hash tag one does."""
     with redis.Redis(host="127.0.0.1", port=cluster_port) as node:

@@ -202,6 +202,7 @@ def test_a_stream_that_is_dropped_while_a_worker_is_started(around):
         assert scheduler.run(graph).status is TaskStatus.COMPLETE
 
 
+@suite
 @pytest.mark.parametrize("workers", [2, 0], ids=["threads", "calling thread"])
 def test_a_stream_that_is_left_to_the_end_of_the_process(workers):
     """A program that ends with a stream half-read ends at once, and no destructor complains."""

@@ -504,6 +504,7 @@ def test_split_at_every_byte():
     assert parsed(*[data[place : place + 1] for place in range(len(data))])[-1].reply == reply
 
 
+@suite
 def test_every_byte_corrupted():
     """Whatever byte of a stream is wrong, it is StreamInterrupted, and never a reply with something else in it."""
     data = b"".join(invoke_events("hello"))

@@ -125,6 +125,7 @@ class Person(pydantic.BaseModel):
     age: int
 
 
+@suite
 def test_structured_output(start):
     """output= comes back as a validated model, whichever way the wire has of asking for it."""
 

@@ -16,6 +16,7 @@ from asimov_sync.inference.output import Output, closed
 from asimov_sync.inference.request import Request
 from asimov_sync.testing import Failure, ScriptedInferenceClient, calls
 
+from ..tiers import suite
 from ..waiting import Background
 
 
@@ -154,6 +155,7 @@ def refusing(*refused):
     return model
 
 
+@suite
 @pytest.mark.parametrize(
     "refused, options, ways",
     [

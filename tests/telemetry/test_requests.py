@@ -82,6 +82,7 @@ def start(request):
     return started
 
 
+@suite
 def test_a_reply(wire, start, generation, exported):
     """What was asked of whom, what came, and what it used; what went in counts what was cached."""
     client, server = start([SAID, SAID], wire, max_tokens=64, temperature=0.5, stop_sequences=["X"])
