@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ..needed import needed_by_program
-from ..tiers import suite
+from ..tiers import suite, within
 from .processes import finished
 
 pytestmark = suite
@@ -25,9 +25,9 @@ def test_an_interrupted_cell(place, tmp_path):
     for name, cell in told["interrupted"].items():
         assert cell["error"] == "KeyboardInterrupt", name
         assert cell["last"] == [{"quick": "done"}, ["blocked"], ["after"]], name
-        assert cell["control"] < 1, name
+        assert cell["control"] < within(1), name
         # Beside a busy thread, Jupyter itself may take seconds for a traceback: it reads files, and after each waits its turn.
-        assert cell["told"] < 1 or place == "busy", name
+        assert cell["told"] < within(1) or place == "busy", name
     assert told["run again"] == dict.fromkeys(["run", "stream", "await", "facade", "facade's stream"], WHOLE)
     assert told["both"] == {"said": ["one two"] * 4, "read": ["blocking", "blocking", "a message"]}
     assert told["shutdown"] < 3
