@@ -18,9 +18,9 @@ from asimov_sync.errors import (
     RateLimitError,
 )
 from asimov_sync.inference.request import Request
-from asimov_sync.inference.wires.fold import BlockFold, tool_calls
+from asimov_sync.inference.wires.fold import BlockFold, StreamedBlock, tool_calls
 from asimov_sync.inference.wires.refusals import Kinds, refusal
-from asimov_sync.inference.wires.untrusted import count, json_object, text
+from asimov_sync.inference.wires.untrusted import block_index, count, json_object, text
 from asimov_sync.messages import (
     Block,
     ChatMessage,
@@ -30,8 +30,6 @@ from asimov_sync.messages import (
     ReplyDone,
     TextDelta,
     ThinkingDelta,
-    ToolCall,
-    ToolCallReady,
     Usage,
 )
 
@@ -118,7 +116,28 @@ def decode_reply(body: Mapping[str, Any]) -> Reply:
         raise ValueError("a message with a list of content was promised")
     if not isinstance(body["stop_reason"], str):
         raise ValueError("the message has no stop_reason")
-    return _reply(body, [dict(block) for block in body["content"]], {})
+    return _reply(body, [_checked(block) for block in body["content"]], {})
+
+
+_FIELDS: Dict[Any, Tuple[str, ...]] = {
+    "text": ("text", "citations"),
+    "thinking": ("thinking",),
+    "redacted_thinking": (),
+    "tool_use": ("input",),
+    "server_tool_use": ("input",),
+    "mcp_tool_use": ("input",),
+}
+"""The fields that deltas may add to, by the type of the block. A type that is not listed is new, and takes any delta."""
+
+
+def _checked(block: Any) -> Block:
+    """A copy of a block that was received. ValueError if its type, or the text that it consists of, is not a string."""
+    block = dict(block)
+    kind = block.get("type")
+    for field in ("type", kind) if kind in ("text", "thinking") else ("type",):
+        if not isinstance(block.get(field), (str, type(None))):
+            raise ValueError(f"the {field} of a block must be a string, not {type(block[field]).__name__}")
+    return block  # type: ignore[no-any-return]
 
 
 def _reply(message: Mapping[str, Any], blocks: List[Block], malformed: Mapping[int, str]) -> Reply:
@@ -150,10 +169,11 @@ class MessagesFold(BlockFold):
     """Folds the events of a Messages stream. What the wire says twice (usage) is overwritten, never added."""
 
     def __init__(self, provider: str) -> None:
+        super().__init__()
         self._provider = provider
         self._message: Dict[str, Any] = {}
-        self._blocks: Dict[int, Block] = {}
-        self._pieces: Dict[Tuple[int, str], List[str]] = {}  # (index, field): its deltas, joined when they are asked for
+        self._message_started = False
+        self._announced: Set[int] = set()  # the indexes of blocks that message_start brought
 
     def feed(self, data: Mapping[str, Any]) -> Sequence[Event]:
         """The typed event that a wire event amounts to, if it amounts to one. An `error` event is raised as its error."""
@@ -161,13 +181,11 @@ class MessagesFold(BlockFold):
         if kind == "content_block_delta":
             return self._delta(data["index"], data["delta"])
         if kind == "content_block_start":
-            self._blocks[int(data["index"])] = dict(data["content_block"])
+            self._start(block_index(data["index"]), _checked(data["content_block"]))
         elif kind == "content_block_stop":
-            return self._stop(data["index"])
+            return self._stop_block(self._at[data["index"]])
         elif kind == "message_start":
-            self._message = dict(data["message"])
-            for index, block in enumerate(self._message.get("content") or []):
-                self._blocks[index] = dict(block)
+            self._start_message(dict(data["message"]))
         elif kind == "message_delta":
             self._message.update(data.get("delta") or {})
             told = data.get("usage")
@@ -183,6 +201,30 @@ class MessagesFold(BlockFold):
             raise decode_error(self._provider, None, {}, data)
         return ()  # pings, and what is new
 
+    def _start_message(self, message: Dict[str, Any]) -> None:
+        """Begin the reply. ValueError if another message has started in this stream.
+
+        A start that repeats the id of the message is a duplicate, which proxies send, and changes nothing.
+        """
+        if self._message_started:
+            if not text(message.get("id")) or message["id"] != self._message.get("id"):
+                raise ValueError("a second message starts in the same stream")
+            return
+        self._message_started = True
+        self._message = message
+        for index, block in enumerate(message.get("content") or []):
+            self._start_block(index, _checked(block)).stopped = True
+            self._announced.add(index)
+
+    def _start(self, index: int, block: Block) -> None:
+        if index in self._announced:  # by message_start already: this is the same block again
+            self._announced.remove(index)
+            if not self._at[index].pieces:
+                self._at[index].start = block
+                self._at[index].stopped = False
+                return
+        self._start_block(index, block)
+
     def _delta(self, index: int, delta: Mapping[str, Any]) -> Sequence[Event]:
         kind = delta["type"]
         if kind == "text_delta":
@@ -195,11 +237,21 @@ class MessagesFold(BlockFold):
             self._add(index, "thinking", delta["thinking"])
             return (ThinkingDelta(delta["thinking"]),)
         elif kind == "citations_delta":
-            block = self._blocks[index]
+            self._require_field(self._at[index], "citations")
+            block = self._at[index].start
             block["citations"] = list(block.get("citations") or []) + [delta["citation"]]
         else:
-            self._merge(self._blocks[index], delta)
+            block = dict(self._at[index].start)
+            self._merge(block, delta)
+            self._at[index].start = _checked(block)
         return ()
+
+    @staticmethod
+    def _require_field(block: StreamedBlock, field: str) -> None:
+        """ValueError if a block of this type has no such field: the delta was meant for another block."""
+        kind = block.start.get("type")
+        if field not in _FIELDS.get(kind, (field,)):
+            raise ValueError(f"a delta of {field} for a block of type {kind}")
 
     @staticmethod
     def _merge(block: Block, delta: Mapping[str, Any]) -> None:
@@ -214,33 +266,26 @@ class MessagesFold(BlockFold):
             block[field] = value
 
     def _add(self, index: int, field: str, piece: str) -> None:
-        if index not in self._blocks or not isinstance(piece, str):
+        block = self._at.get(index)
+        if block is None or not isinstance(piece, str):
             raise ValueError("a delta that is no text, or of no block")
         try:
-            self._pieces[index, field].append(piece)
+            block.pieces[field].append(piece)
         except KeyError:
-            self._pieces[index, field] = [piece]
+            self._require_field(block, field)
+            block.pieces[field] = [piece]
 
-    def _stop(self, index: int) -> Sequence[Event]:
-        if self._blocks[index].get("type") != "tool_use":
-            return ()
-        block, malformed = self._folded(index)
-        return (ToolCallReady(ToolCall.from_block(block, malformed)),)
-
-    def _folded(self, index: int) -> Tuple[Block, Optional[str]]:
+    def _folded(self, block: StreamedBlock) -> Tuple[Block, Optional[str]]:
         """A block with all its deltas, and its input as text if that is not a JSON object."""
-        block = dict(self._blocks[index])
+        whole = dict(block.start)
         malformed = None
-        for field in ("text", "thinking", "input"):
-            pieces = self._pieces.get((index, field))
-            if pieces is None:
-                continue
+        for field, pieces in block.pieces.items():
             told = "".join(pieces)
             if field != "input":
-                block[field] = (text(block.get(field)) or "") + told
+                whole[field] = (text(whole.get(field)) or "") + told
             elif told:
-                block["input"], malformed = json_object(told)
-        return block, malformed
+                whole["input"], malformed = json_object(told)
+        return whole, malformed
 
     def partial(self) -> Reply:
         """The reply of what was fed so far; without a stop_reason until it is done."""
