@@ -45,7 +45,7 @@ def encode_request(request: Request, betas: Sequence[str] = ()) -> Dict[str, Any
     """
     options = dict(request.options)
     extra = options.pop("extra", None) or {}
-    body = encode_messages(request._replace(options=options))
+    body = encode_messages(request._replace(options=options), keep_cited=True)
     del body["model"]
     outgoing = Outgoing()
     sent: Dict[str, Any] = {"messages": _messages(outgoing, body.pop("messages"))}

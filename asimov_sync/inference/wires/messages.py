@@ -18,6 +18,7 @@ from asimov_sync.errors import (
     RateLimitError,
 )
 from asimov_sync.inference.request import Request
+from asimov_sync.inference.wires.blank_text import can_be_marked, without_blank_text
 from asimov_sync.inference.wires.fold import BlockFold, StreamedBlock, tool_calls
 from asimov_sync.inference.wires.refusals import Kinds, refusal
 from asimov_sync.inference.wires.untrusted import block_index, count, json_object, text
@@ -46,8 +47,15 @@ CACHE_MARKERS = 4
 # Request to wire
 
 
-def encode_request(request: Request) -> Dict[str, Any]:
-    """The JSON body of a request, without "stream". TypeError for an option that the wire does not have."""
+def encode_request(request: Request, keep_cited: bool = False) -> Dict[str, Any]:
+    """The JSON body of a request, without "stream". TypeError for an option that the wire does not have.
+
+    Blank text is left out, and so is a message without any other content (see `blank_text`); the messages before and
+    after it become one if they have the same role. ValueError if no message is left, or if the user's last message is
+    left out and the reply before it would be continued.
+
+    keep_cited: send blank text if it has citations, as Converse does.
+    """
     unknown = sorted(set(request.options) - OPTIONS - {"extra"})
     if unknown:
         raise TypeError(
@@ -58,20 +66,19 @@ def encode_request(request: Request) -> Dict[str, Any]:
     if not request.messages:
         raise ValueError("there is no message to answer: messages is empty")
     body: Dict[str, Any] = {"model": request.model}
-    system: List[Block] = []
-    if request.system:
-        system.extend(ChatMessage(role=ChatRole.SYSTEM, content=request.system).blocks)
-    marked = _marked(request.messages, sum("cache_control" in one for one in system + request.tools))
-    messages = []
-    for place, message in enumerate(request.messages):
-        blocks = _marked_blocks(message) if place in marked else message.blocks
-        if message.role is ChatRole.SYSTEM:
-            system.extend(blocks)
-            continue
-        role = "assistant" if message.role is ChatRole.ASSISTANT else "user"
-        plain = isinstance(message.content, str) and place not in marked
-        messages.append({"role": role, "content": message.content if plain else blocks})
-    body["messages"] = messages
+    prompt = [ChatMessage(role=ChatRole.SYSTEM, content=request.system)] if request.system else []
+    instructions = prompt + [message for message in request.messages if message.role is ChatRole.SYSTEM]
+    said = [message for message in request.messages if message.role is not ChatRole.SYSTEM]
+    kept_instructions = [one for one in without_blank_text(instructions, keep_cited) if one is not None]
+    kept = without_blank_text(said, keep_cited)
+    left = [message for message in kept if message is not None]
+    if said and not left:
+        raise ValueError("there is no message to answer: all of them are blank")
+    if said and left[-1].role is ChatRole.ASSISTANT and said[-1].role is not ChatRole.ASSISTANT:
+        raise ValueError("there is no message to answer: the last one is blank")
+    marked = iter(_marked(kept_instructions + left, sum("cache_control" in one for one in request.tools)))
+    system = [block for _ in kept_instructions for block in next(marked).blocks]
+    body["messages"] = _conversation([None if message is None else next(marked) for message in kept])
     if system:
         body["system"] = system[0]["text"] if len(system) == 1 and set(system[0]) == {"type", "text"} else system
     if request.tools:
@@ -85,19 +92,46 @@ def encode_request(request: Request) -> Dict[str, Any]:
     return body
 
 
-def _marked(messages: List[ChatMessage], others: int) -> Set[int]:
-    """Where cache markers are sent: at the last messages that ask, for each covers all before it; four with the others."""
+def _conversation(messages: List[Optional[ChatMessage]]) -> List[Dict[str, Any]]:
+    """The messages as they are sent. Those that are neighbours because a message (None) was left out are joined.
+
+    The Messages API would join them itself; Amazon's description of InvokeModel promises only alternating roles.
+    """
+    sent: List[Dict[str, Any]] = []
+    after_gap = False
+    for message in messages:
+        if message is None:
+            after_gap = True
+            continue
+        role = "assistant" if message.role is ChatRole.ASSISTANT else "user"
+        if after_gap and sent and sent[-1]["role"] == role:
+            before = sent[-1]["content"]
+            blocks = [{"type": "text", "text": before}] if isinstance(before, str) else before
+            sent[-1]["content"] = blocks + message.blocks
+        else:
+            sent.append({"role": role, "content": message.content})
+        after_gap = False
+    return sent
+
+
+def _marked(messages: List[ChatMessage], others: int) -> List[ChatMessage]:
+    """The messages, with their cache markers in their blocks: at the last messages that ask, for each covers all before
+    it; four with the others.
+    """
     others += sum("cache_control" in block for message in messages for block in message.blocks)
-    marked = [place for place, message in enumerate(messages) if message.cache_marker and message.blocks]
-    return set(marked[max(0, len(marked) - max(0, CACHE_MARKERS - others)) :])
+    asking = [place for place, message in enumerate(messages) if message.cache_marker and message.blocks]
+    marked = asking[max(0, len(asking) - max(0, CACHE_MARKERS - others)) :]
+    return [
+        message.model_copy(update={"content": _marked_blocks(message)}) if place in marked else message
+        for place, message in enumerate(messages)
+    ]
 
 
 def _marked_blocks(message: ChatMessage) -> List[Block]:
-    """The blocks, with cache_control on the last one that may carry it: not on thinking, not on empty text."""
+    """The blocks, with cache_control on the last one that can have it."""
     blocks = list(message.blocks)
     for place in reversed(range(len(blocks))):
-        kind = blocks[place].get("type")
-        if kind in ("thinking", "redacted_thinking") or (kind == "text" and not blocks[place].get("text")):
+        if not can_be_marked(blocks[place]):
             continue
         control = {"type": "ephemeral"}
         if isinstance(message.cache_marker, str):
