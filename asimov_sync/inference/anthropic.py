@@ -10,6 +10,7 @@ from asimov_sync.inference.request import Request
 from asimov_sync.inference.transport import Session
 from asimov_sync.inference.wires.fold import Fold
 from asimov_sync.inference.wires.messages import MessagesFold, decode_error, decode_reply, encode_request
+from asimov_sync.inference.wires.untrusted import whole_number
 from asimov_sync.messages import Reply
 
 __all__ = ["AnthropicInferenceClient"]
@@ -77,7 +78,15 @@ class AnthropicInferenceClient(HttpInferenceClient):
     def _count(self, request: Request, cancellation: Cancellation, deadline: Optional[float]) -> int:
         body = {name: value for name, value in encode_request(request).items() if name in COUNTED}
         with self._post(self.api_url + "/count_tokens", body, cancellation, deadline) as exchange:
-            return int(self._read(exchange, lambda told: told["input_tokens"]))
+            return self._read(exchange, _decoded_count)
 
     def _native_output(self, name: str, schema: Dict[str, Any]) -> Dict[str, Any]:
         return {"output_config": {"format": {"type": "json_schema", "schema": closed(schema)}}}
+
+
+def _decoded_count(body: Any) -> int:
+    """The number of tokens in an answer to count_tokens. ValueError if it is not a whole number."""
+    tokens = whole_number(body["input_tokens"])
+    if tokens is None:
+        raise ValueError(f"input_tokens must be a whole number, not {body['input_tokens']!r}")
+    return tokens

@@ -18,6 +18,7 @@ from asimov_sync.inference.wires.fold import Fold, all_at_once, folded
 from asimov_sync.inference.wires.invoke import InvokeFold, encode_body
 from asimov_sync.inference.wires.messages import decode_reply
 from asimov_sync.inference.wires.refusals import as_body
+from asimov_sync.inference.wires.untrusted import whole_number
 from asimov_sync.messages import Event, Reply
 
 __all__ = ["BedrockInferenceClient"]
@@ -128,7 +129,7 @@ class BedrockInferenceClient(NetworkClient):
             if self.api == "invoke":
                 return decode_reply(body)
             return decode_converse(body, request.model, exchange.headers.get(REQUEST_ID))
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError) as wrong:
+        except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError) as wrong:
             unread = described(wrong)
         raise ProviderError(
             'the response is no message ({}); is the model of those that api="{}" is for?'.format(unread, self.api),
@@ -148,8 +149,8 @@ class BedrockInferenceClient(NetworkClient):
         parameters = {"modelId": request.model, "input": counted}
         with self._called("count_tokens", parameters, cancellation, deadline, None) as exchange:
             answer = as_body(exchange.read())
-            tokens = answer.get("inputTokens") if isinstance(answer, dict) else None
-            if isinstance(tokens, int):
+            tokens = whole_number(answer.get("inputTokens")) if isinstance(answer, dict) else None
+            if tokens is not None:
                 return tokens
             raise ProviderError("the response holds no count", provider=self.provider, status=exchange.status)
 

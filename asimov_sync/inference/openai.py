@@ -88,6 +88,9 @@ class OpenAIInferenceClient(HttpInferenceClient):
 
 
 def _is_at(url: str, host: str) -> bool:
-    """Whether an address is of this host, or of one below it, as eu.api.openai.com is."""
-    name = urlsplit(url).hostname or ""
+    """Whether an address is of this host, or of one below it, as eu.api.openai.com is. False if it is not an address."""
+    try:
+        name = urlsplit(url).hostname or ""
+    except ValueError:  # "http://[::1", say; the request then fails with an error about the address
+        return False
     return name == host or name.endswith("." + host)
