@@ -49,8 +49,12 @@ class AnthropicInferenceClient(HttpInferenceClient):
         session: Optional[Session] = None,
         **options: Any,
     ) -> None:
-        key = key_of(self.provider, api_key, "ANTHROPIC_API_KEY") if auth_token is None else ""
-        token = key_of(self.provider, auth_token, "ANTHROPIC_AUTH_TOKEN") if not key else ""
+        try:
+            key = key_of(self.provider, api_key, "ANTHROPIC_API_KEY") if auth_token is None else ""
+            token = key_of(self.provider, auth_token, "ANTHROPIC_AUTH_TOKEN") if not key else ""
+        except AuthenticationError:
+            api_key = auth_token = None
+            raise
         if not (key or token):
             raise AuthenticationError(
                 "no API key: pass api_key=, or set the environment variable ANTHROPIC_API_KEY", provider=self.provider

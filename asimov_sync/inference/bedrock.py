@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Dict, Iterable, Iterator, Mapping, Optional
 
 from asimov_sync.cancellation import Cancellation
-from asimov_sync.errors import ProviderError, described
+from asimov_sync.errors import AuthenticationError, ProviderError, described
 from asimov_sync.foreign_json import parsed
 from asimov_sync.inference.bedrock_runtime import KEY_VARIABLE, Runtime, Session, events
 from asimov_sync.inference.exchange import Exchange
@@ -77,7 +77,11 @@ class BedrockInferenceClient(NetworkClient):
             options = dict({"max_tokens": 4096}, **options)
         super().__init__(model, **options)
         self.api = api
-        key = key_of(self.provider, api_key, KEY_VARIABLE)
+        try:
+            key = key_of(self.provider, api_key, KEY_VARIABLE)
+        except AuthenticationError:
+            api_key = None
+            raise
         self._added = Headers({"authorization": "Bearer " + key} if key else {})
         self._added.update((name.lower(), value) for name, value in (headers or {}).items())
         self._proxies = dict(proxies or {})

@@ -50,7 +50,11 @@ class OpenAIInferenceClient(HttpInferenceClient):
         session: Optional[Session] = None,
         **options: Any,
     ) -> None:
-        key = key_of(self.provider, api_key, "OPENAI_API_KEY")
+        try:
+            key = key_of(self.provider, api_key, "OPENAI_API_KEY")
+        except AuthenticationError:
+            api_key = None
+            raise
         if not key and _is_at(api_url, OPENAI):
             raise AuthenticationError(
                 "no API key: pass api_key=, or set the environment variable OPENAI_API_KEY", provider=self.provider

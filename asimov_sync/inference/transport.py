@@ -10,6 +10,8 @@ Two things that requests does not do by itself:
 
 import http.client
 import http.cookiejar
+import logging
+import re
 import socket
 import ssl
 import threading
@@ -289,6 +291,17 @@ def _lacks_host(address: str) -> bool:
         return not urlsplit(address if "//" in address else "//" + address).hostname
     except ValueError:
         return True
+
+
+def _without_query(record: logging.LogRecord) -> bool:
+    """Remove the query from the addresses in a log record of urllib3: some servers take the key there."""
+    if sending() is not None and isinstance(record.args, tuple):
+        record.args = tuple(_QUERY.sub("?…", one) if isinstance(one, str) else one for one in record.args)
+    return True
+
+
+_QUERY = re.compile(r"\?\S+")
+logging.getLogger("urllib3.connectionpool").addFilter(_without_query)
 
 
 def _have_told(session: requests.Session) -> None:
