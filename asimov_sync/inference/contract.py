@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Dict, Generator, Iterable, Iterator, List, Opt
 
 from asimov_sync import hooks
 from asimov_sync.budget import BUDGETS, Budget, begin_request
-from asimov_sync.cancellation import Cancellation
+from asimov_sync.cancellation import Cancellation, require_number
 from asimov_sync.errors import AsimovError, Cancelled, InferenceError, InvalidRequestError, RateLimitError, StreamInterrupted
 from asimov_sync.hooks import Watch
 from asimov_sync.inference.advice import advise
@@ -64,6 +64,7 @@ class InferenceClient(abc.ABC):
         self.model = model
         self.max_retries = max_retries
         self.timeout = timeout if timeout is not None else Timeout()
+        _require_numbers(self.timeout)
         self.budget = budget
         self.rate_limit = rate_limit
         self.options = dict(self.default_options, **options)
@@ -375,6 +376,7 @@ class InferenceClient(abc.ABC):
         for name in ("model", "max_retries", "timeout", "budget", "rate_limit"):
             if name in options:
                 setattr(twin, name, options.pop(name))
+        _require_numbers(twin.timeout)
         twin.options = dict(self.options, **options)
         return twin
 
@@ -405,3 +407,9 @@ def _so_far(events: Iterator[Event]) -> Optional[Reply]:
 def _figures(cut: Optional[Reply]) -> Optional[Usage]:
     """What a reply that was cut short is charged with: it is billed all the same. None where it had told nothing yet."""
     return cut.usage if cut is not None and cut.usage.total_tokens else None
+
+
+def _require_numbers(timeout: Timeout) -> None:
+    """Raise ValueError if a limit is NaN."""
+    for name, seconds in timeout._asdict().items():
+        require_number(f"Timeout({name}=…)", seconds)
