@@ -56,14 +56,14 @@ class Limits:
     """How long a call may still take, and the Cancellation that may end it.
 
     token: the Cancellation; None if nobody can cancel the call.
-    seconds: how long the call may take without it.
+    seconds: how long the call may take without it; REPLY_SECONDS where not given.
     """
 
     __slots__ = ("_end", "_late", "token")
 
-    def __init__(self, token: Optional[Cancellation], seconds: float = REPLY_SECONDS) -> None:
+    def __init__(self, token: Optional[Cancellation], seconds: Optional[float] = None) -> None:
         now = time.monotonic()
-        self._end = now + seconds
+        self._end = now + (REPLY_SECONDS if seconds is None else seconds)
         self._late = False  # whether the token was cancelled before the call
         self.token = token
         if token is not None:
