@@ -173,7 +173,7 @@ class RedisClusterOfSix:
         return total
 
     def move_slot(self, slot, to, meanwhile):
-        """Move a slot with its keys to another master. `meanwhile` is called when the keys have moved, and the slot not yet."""
+        """Move a slot with its keys to another master; `meanwhile` is called when the keys have moved, and the slot not."""
         source = self.owner(slot, asked=to)
         self.call(to, "CLUSTER", "SETSLOT", slot, "IMPORTING", self.id(source))
         self.call(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", self.id(to))

@@ -260,9 +260,10 @@ class RedisServer:
             self._exchange(pool, _packed("BLPOP", key, seconds), limits, delay=0.0)
         except redis.ResponseError as error:
             failure = _translation(error)
-            if _word(error) != "UNBLOCKED" and not (self.clustered and self._redirected(error, address)):
+            passing = self.clustered and (self._redirected(error, address) is not None or _passes(error))
+            if not passing and _word(error) != "UNBLOCKED":
                 raise failure from error
-            self._slots.mark_stale()  # the next look at the mailbox goes to where it is by then
+            self._slots.mark_stale()  # the next look at the mailbox goes to where that is by then
         except _Unanswered as unanswered:
             self._suspect(address)
             failure = _translation(unanswered.__cause__)

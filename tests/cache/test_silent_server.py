@@ -99,9 +99,9 @@ def opened(url, connections):
 @suite
 @pytest.mark.parametrize("connections", [16, 0])
 def test_every_call_ends_in_time(stopped, monkeypatch, connections):
-    """Every call to a stopped server ends at its time-out (CacheUnavailable, or OutcomeUnknown where a message may be gone), at
-    its deadline or cancellation (Cancelled), and without any of these after one reply time-out for the whole call: over
-    connections that are open, and over those that have to be made.
+    """Every call to a stopped server ends at its time-out (CacheUnavailable, or OutcomeUnknown where a message may be gone),
+    at its deadline or cancellation (Cancelled), and without any of these after one reply time-out for the whole call:
+    over connections that are open, and over those that have to be made.
     """
     for module in (asimov_sync.cache.limits, asimov_sync.cache.redis_store):
         monkeypatch.setattr(module, "REPLY_SECONDS", 4.0)
