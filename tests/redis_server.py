@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import pathlib
+import random
 import shutil
 import socket
 import subprocess
@@ -35,14 +36,29 @@ def free_port():
             return port
 
 
+def free_port_pair():
+    """A free loopback port for a cluster's node, whose second one 10,000 above it is free, too: both below the ports that
+    the system gives to connections, so that none takes the second one before the node does.
+    """
+    while True:
+        port = random.randrange(10000, 22000)
+        try:
+            with socket.socket() as one, socket.socket() as other:
+                one.bind(("127.0.0.1", port))
+                other.bind(("127.0.0.1", port + 10000))
+                return port
+        except OSError:
+            pass
+
+
 class RedisServer:
     """A server process on loopback, with its files in `folder`; `with` starts and stops it.
 
     options: further words of its command line. `kill()` and `start()` make it go away and come back on the same port.
     """
 
-    def __init__(self, program, folder, *options):
-        self.port = free_port()
+    def __init__(self, program, folder, *options, port=None):
+        self.port = port or free_port()
         self.url = "redis://127.0.0.1:{}/0".format(self.port)
         self._command = [program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", folder, "--save", ""]
         self._command += list(options)
@@ -106,7 +122,7 @@ class RedisClusterOfSix:
             options = ["--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf"]
             options += ["--cluster-node-timeout", str(self.NODE_TIMEOUT), "--cluster-replica-validity-factor", "0"]
             options += ["--repl-diskless-sync-delay", "0"]
-            self.servers.append(RedisServer(program, place, *options))
+            self.servers.append(RedisServer(program, place, *options, port=free_port_pair()))
 
     def call(self, number, *command):
         """Send a command to one node, and return the plain answer."""

@@ -103,7 +103,7 @@ class Load:
         while any(self.calls[kind] < count + calls for kind, count in before.items()):
             for thread in self._threads:
                 assert thread.thread.is_alive(), thread.result()
-            assert time.monotonic() < end, "no success within {} s: {}, {}".format(seconds, before, self.failures[-3:])
+            assert time.monotonic() < end, "{} s: {}, {}, {}".format(seconds, before, self.calls, self.failures[-3:])
             time.sleep(0.005)
 
     def recover(self):
@@ -216,6 +216,8 @@ def test_a_failover_loses_nothing(cluster, cache, reader, slot, blocked):
             assert cluster.call(heir, "CLUSTER", "FAILOVER") == b"OK"
             wait_for(lambda: cluster.is_master(heir) and cluster.healthy(), "the replica to take over")
             assert cluster.owner(slot) == heir and not cluster.is_master(old)
+            # Redis 6.2.7 holds back for 10 s what it received while it handed over: that is no recovery yet.
+            wait_for(lambda: b"blocked_clients:0\r\n" in cluster.call(old, "INFO", "clients"), "the old master's answers")
             load.recover()
     assert cluster.errors("MOVED") > moved, "the cache met no MOVED"
     load.drain()
@@ -240,7 +242,7 @@ def test_slots_move_under_load(cluster, cache, reader, slot, blocked):
                 def both_met(before=before):
                     return cluster.errors("ASK") > before[0] + 10 and cluster.errors("TRYAGAIN") > before[1]
 
-                cluster.move_slot(slot, to, lambda: wait_for(both_met, "ASK and TRYAGAIN"))  # noqa: B023
+                cluster.move_slot(slot, to, lambda: wait_for(both_met, "ASK and TRYAGAIN"))
                 wait_for(cluster.healthy, "a healthy cluster")
                 assert cluster.owner(slot) == to
                 load.recover()
