@@ -38,8 +38,8 @@ class Load:
 
     What an outage explains is counted; what it does not explain ends the test. `with` starts and stops it.
 
-    reader: the same keys by another client, for the calls that only read. redis-py itself notices in its own reads that a slot
-    has moved, so the writing client has to notice it by itself. refused: how many values, of one writer each, were not what was written last.
+    reader: the same keys by another client, for the calls that only read. redis-py notices in its own reads that a slot has
+    moved, so the writing client must not read. refused: how many values, of one writer each, were not what was written last.
     """
 
     def __init__(self, cache, reader):
@@ -255,8 +255,8 @@ def test_slots_move_under_load(cluster, cache, reader, slot, blocked):
 
 
 def test_a_cluster_that_is_down_is_waited_for(cluster, cache, slot, blocked):
-    """While a slot of the cluster has no owner, every node refuses all calls: they wait and succeed when it has one again, also
-    those that may not be repeated, and blocked readers go on.
+    """While a slot of the cluster has no owner, the nodes refuse all calls: these wait and succeed when it has one again,
+    also those that may not be repeated, and blocked readers go on.
     """
     refused = cluster.errors("CLUSTERDOWN")
     owner = cluster.owner(slot)
