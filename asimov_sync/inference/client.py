@@ -16,18 +16,18 @@ from asimov_sync.budget import BUDGETS, Budget, begin_request
 from asimov_sync.cancellation import Cancellation, require_number
 from asimov_sync.errors import AsimovError, Cancelled, InferenceError, InvalidRequestError, RateLimitError, StreamInterrupted
 from asimov_sync.hooks import Watch
-from asimov_sync.inference.advice import advise
-from asimov_sync.inference.driving import driven
-from asimov_sync.inference.final_answer import FinalAnswer
-from asimov_sync.inference.output import Output
-from asimov_sync.inference.output_ways import OutputWays
+from asimov_sync.inference.error_hints import advise
+from asimov_sync.inference.output.final_answer import FinalAnswer
+from asimov_sync.inference.output.schema import Output
+from asimov_sync.inference.output.strategy import OutputWays
 from asimov_sync.inference.prompt_cache import with_cache_markers
 from asimov_sync.inference.rate_limit import Pause, RateLimit, Slot, admitted, estimated_tokens
 from asimov_sync.inference.request import Request, System, Timeout
 from asimov_sync.inference.retry import LONGEST_RETRY_AFTER, retrying
 from asimov_sync.inference.stream import ReplyStream, ToolStream, watched
-from asimov_sync.inference.tool_loop import Approvals, Ask, Redact, ToolRun, ToolRunDone, conversation
-from asimov_sync.inference.tools import AnyTool, as_tools
+from asimov_sync.inference.tools.driving import driven
+from asimov_sync.inference.tools.loop import Approvals, Ask, Redact, ToolRun, ToolRunDone, conversation
+from asimov_sync.inference.tools.tool import AnyTool, as_tools
 from asimov_sync.messages import Event, Messages, Reply, ReplyDone, Usage, as_messages
 from asimov_sync.metering import METERS, Meter
 from asimov_sync.taps import TAPS, told
