@@ -3,7 +3,7 @@
 import pytest
 
 from asimov_sync import telemetry
-from asimov_sync.telemetry import CAPTURE, OPT_IN, names
+from asimov_sync.telemetry import CAPTURE_CONTENT, STABILITY_OPT_IN, names
 
 from .exported import GENERATIONS, Exported
 
@@ -11,7 +11,7 @@ from .exported import GENERATIONS, Exported
 @pytest.fixture(autouse=True)
 def plain_environment(monkeypatch):
     """Nothing is opted into that the test does not say."""
-    for name in (OPT_IN, CAPTURE):
+    for name in (STABILITY_OPT_IN, CAPTURE_CONTENT):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -28,14 +28,14 @@ def exported():
 @pytest.fixture(params=sorted(GENERATIONS), ids=lambda word: word or "1.41")
 def generation(request, monkeypatch):
     """One generation of the conventions after the other; to be named before `exported`."""
-    monkeypatch.setenv(OPT_IN, request.param)
+    monkeypatch.setenv(STABILITY_OPT_IN, request.param)
     return GENERATIONS[request.param]
 
 
 @pytest.fixture
 def telling(monkeypatch):
     """Content is asked for."""
-    monkeypatch.setenv(CAPTURE, "SPAN_ONLY")
+    monkeypatch.setenv(CAPTURE_CONTENT, "SPAN_ONLY")
     made = Exported()
     telemetry.install(made.tracer_provider, made.meter_provider)
     yield made

@@ -17,7 +17,7 @@ from asimov_sync import (
     telemetry,
     tool,
 )
-from asimov_sync.telemetry import CAPTURE, OPT_IN, content, names
+from asimov_sync.telemetry import CAPTURE_CONTENT, STABILITY_OPT_IN, content, names
 from asimov_sync.testing import Failure, ModelServer, ScriptedInferenceClient, calls, tool_results
 
 WORD = "swordfish"
@@ -66,7 +66,7 @@ def test_nothing_is_told_that_was_not_asked_for(generation, exported):
 @pytest.mark.parametrize("word", ["", "false", "NO_CONTENT", "EVENT_ONLY"])
 def test_words_that_ask_for_no_content_on_spans(word, monkeypatch, request):
     """Events would be another place for it; there are none."""
-    monkeypatch.setenv(CAPTURE, word)
+    monkeypatch.setenv(CAPTURE_CONTENT, word)
     exported = request.getfixturevalue("exported")
     say_it_everywhere()
     assert not [span for span in exported.spans if WORD in span.to_json()]
@@ -76,7 +76,7 @@ def test_words_that_ask_for_no_content_on_spans(word, monkeypatch, request):
 def test_words_that_ask_for_content(word, monkeypatch, request):
     """Whatever their case."""
     telling = request.getfixturevalue("telling")
-    monkeypatch.setenv(CAPTURE, word)
+    monkeypatch.setenv(CAPTURE_CONTENT, word)
     telemetry.install(telling.tracer_provider, telling.meter_provider)
     ScriptedInferenceClient(["hi"]).generate(WORD)
     assert WORD in telling.one("chat scripted").attributes[names.INPUT_MESSAGES]
@@ -84,7 +84,7 @@ def test_words_that_ask_for_content(word, monkeypatch, request):
 
 def test_a_word_that_is_none(monkeypatch, request, caplog):
     """It is warned of, and asks for nothing."""
-    monkeypatch.setenv(CAPTURE, "everything")
+    monkeypatch.setenv(CAPTURE_CONTENT, "everything")
     exported = request.getfixturevalue("exported")
     assert "everything" in caplog.text
     ScriptedInferenceClient(["hi"]).generate(WORD)
@@ -132,7 +132,7 @@ def test_what_redact_takes_out_is_nowhere(telling):
 
 def test_the_newer_generation_has_no_reason_in_a_message(monkeypatch, request):
     """The reasons are an attribute of their own."""
-    monkeypatch.setenv(OPT_IN, "http, gen_ai_latest_experimental")
+    monkeypatch.setenv(STABILITY_OPT_IN, "http, gen_ai_latest_experimental")
     telling = request.getfixturevalue("telling")
     ScriptedInferenceClient(["hi"]).generate("hello")
     assert loaded(telling.one("chat scripted"), names.OUTPUT_MESSAGES) == [
@@ -206,4 +206,4 @@ def test_finish_reasons(reason, told):
 
 def test_values_that_json_does_not_hold():
     """They are told as something else, and break nothing."""
-    assert json.loads(content.arguments({"a": object})).keys() == {"a"}
+    assert json.loads(content.tool_call_arguments({"a": object})).keys() == {"a"}

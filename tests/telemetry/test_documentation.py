@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from asimov_sync.telemetry import CAPTURE, ON_SPANS, OPT_IN, names
+from asimov_sync.telemetry import CAPTURE_CONTENT, CAPTURE_VALUES, STABILITY_OPT_IN, names
 from asimov_sync.telemetry.names import LATEST, V1_41, Metric
 
 from ..test_readme import ROOT, blocks
@@ -45,5 +45,5 @@ def test_all_attributes_are_in_the_guide():
     """By their whole names; and so are the variables, and the words that one of them takes."""
     told = set(re.findall(r"``([^`]+)``", GUIDE.read_text(encoding="utf-8")))
     assert names.ATTRIBUTES <= told
-    assert {CAPTURE, OPT_IN} <= told
-    assert set(ON_SPANS) <= {word.lower() for word in told}
+    assert {CAPTURE_CONTENT, STABILITY_OPT_IN} <= told
+    assert set(CAPTURE_VALUES) <= {word.lower() for word in told}

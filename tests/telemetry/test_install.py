@@ -9,7 +9,7 @@ import pytest
 
 from asimov_sync import Agent, Task, TaskGraph, TaskScheduler, hooks, telemetry, tool
 from asimov_sync.hooks import Hooks
-from asimov_sync.telemetry import OPT_IN, names
+from asimov_sync.telemetry import STABILITY_OPT_IN, names
 from asimov_sync.testing import ScriptedInferenceClient, calls, tool_results
 
 from ..tiers import suite
@@ -92,7 +92,7 @@ def test_the_environment_is_read_when_it_is_installed(monkeypatch):
     """Not at the import; a later change of it is seen by the next install."""
     made = Exported()
     for word in ("", "gen_ai_latest_experimental"):
-        monkeypatch.setenv(OPT_IN, word)
+        monkeypatch.setenv(STABILITY_OPT_IN, word)
         telemetry.install(made.tracer_provider, made.meter_provider)
         ScriptedInferenceClient(["hi"]).generate("hello")
     assert {names.V1_41.duration.name, names.LATEST.duration.name} <= set(made.metrics())

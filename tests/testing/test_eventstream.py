@@ -39,7 +39,7 @@ def test_a_wrong_byte_is_found(place):
     """A byte that is not what it was, wherever it is, is a ValueError."""
     data = bytearray(encode(MESSAGES[1]))
     data[place] ^= 1
-    with pytest.raises(ValueError, match="check sum"):
+    with pytest.raises(ValueError, match="checksum"):
         decode(bytes(data))
 
 

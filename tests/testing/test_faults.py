@@ -378,9 +378,9 @@ def test_a_server_that_does_not_accept():
         host, port = re.search(r"//(.*):(\d+)", server.url).groups()
         session = requests.Session()
         assert session.post(server.url, json=HELLO).ok
-        with server.not_accepting():
+        with server.pause_accepting():
             with pytest.raises(RuntimeError, match="already"):
-                with server.not_accepting():
+                with server.pause_accepting():
                     pass
             for _ in range(3):
                 with pytest.raises(socket.timeout):
@@ -398,12 +398,12 @@ def test_a_server_that_does_not_accept():
 def test_closing_a_server_that_does_not_accept():
     """It can be closed meanwhile, and is not opened again."""
     with ModelServer(["hi"]) as server:
-        with server.not_accepting():
+        with server.pause_accepting():
             server.close()
         with pytest.raises(requests.ConnectionError):
             requests.post(server.url, json=HELLO)
         with pytest.raises(RuntimeError, match="closed"):
-            with server.not_accepting():
+            with server.pause_accepting():
                 pass
 
 

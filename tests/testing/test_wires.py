@@ -246,7 +246,7 @@ def test_what_is_no_request(path, body):
         response = asked(server, path, body)
         assert response.status_code == 400
         told = response.json()
-        assert "not a request" in (told["error"]["message"] if path.startswith("/v1") else told["message"])
+        assert "not a valid" in (told["error"]["message"] if path.startswith("/v1") else told["message"])
 
 
 @pytest.mark.parametrize(
