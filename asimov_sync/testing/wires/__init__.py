@@ -14,7 +14,7 @@ __all__ = ["CHAT", "CONVERSE", "INVOKE", "MESSAGES", "Endpoint", "Wire", "find_e
 
 
 class Endpoint(NamedTuple):
-    """What a path asks for.
+    """The endpoint that a path names.
 
     wire: the wire format of requests and replies.
     counts_tokens: whether the endpoint counts tokens instead of replying.

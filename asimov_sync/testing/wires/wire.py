@@ -28,7 +28,7 @@ class Wire(abc.ABC):
     stream_headers: ClassVar[Mapping[str, str]]
     """The content headers of a streamed response."""
     uses_sse: ClassVar[bool] = True
-    """Whether streams consist of server-sent events."""
+    """True if streams consist of server-sent events."""
 
     @abc.abstractmethod
     def read_request(self, request: Mapping[str, Any]) -> Dict[str, Any]:
