@@ -19,6 +19,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 CHECKED = [
     "asimov_sync/telemetry",
     "asimov_sync/testing",
+    "benchmarks",
     "tests/conftest.py",
     "tests/needed.py",
     "tests/prose.py",
