@@ -29,13 +29,13 @@ class Exported:
         """The ended spans, sorted by their start."""
         return sorted(self.exporter.get_finished_spans(), key=lambda span: span.start_time)
 
-    def named(self, name):
+    def spans_named(self, name):
         """Return all spans with a name."""
         return [span for span in self.spans if span.name == name]
 
-    def one(self, name):
+    def only_span(self, name):
         """Return the only span with a name."""
-        (span,) = self.named(name)
+        (span,) = self.spans_named(name)
         return span
 
     def paths(self):

@@ -81,7 +81,7 @@ def test_values_with_content(word, monkeypatch, request):
     monkeypatch.setenv(CAPTURE_CONTENT, word)
     telemetry.install(with_content.tracer_provider, with_content.meter_provider)
     ScriptedInferenceClient(["hi"]).generate(WORD)
-    assert WORD in with_content.one("chat scripted").attributes[names.INPUT_MESSAGES]
+    assert WORD in with_content.only_span("chat scripted").attributes[names.INPUT_MESSAGES]
 
 
 def test_unknown_value(monkeypatch, request, caplog):
@@ -90,31 +90,31 @@ def test_unknown_value(monkeypatch, request, caplog):
     exported = request.getfixturevalue("exported")
     assert "everything" in caplog.text
     ScriptedInferenceClient(["hi"]).generate(WORD)
-    assert WORD not in exported.one("chat scripted").to_json()
+    assert WORD not in exported.only_span("chat scripted").to_json()
 
 
-def loaded(span, name):
+def load_attribute(span, name):
     return json.loads(span.attributes[name])
 
 
 def test_captured_content(with_content):
     """Messages, system prompt, tools, arguments and error messages are captured."""
     use_word_everywhere()
-    first, second, _ = with_content.named("chat m")
-    assert loaded(first, names.SYSTEM_INSTRUCTIONS) == [
+    first, second, _ = with_content.spans_named("chat m")
+    assert load_attribute(first, names.SYSTEM_INSTRUCTIONS) == [
         {"type": "text", "content": "You know " + WORD}
     ]
-    (prompt,) = loaded(first, names.INPUT_MESSAGES)
+    (prompt,) = load_attribute(first, names.INPUT_MESSAGES)
     assert prompt["role"] == "user"
     assert "What is " + WORD in prompt["parts"][0]["content"]
-    (definition,) = loaded(first, names.TOOL_DEFINITIONS)
+    (definition,) = load_attribute(first, names.TOOL_DEFINITIONS)
     assert (definition["type"], definition["name"], definition["description"]) == (
         "function",
         "look_up",
         "Look a word up.",
     )
     assert definition["parameters"]["properties"] == {"word": {"title": "Word", "type": "string"}}
-    (output,) = loaded(first, names.OUTPUT_MESSAGES)
+    (output,) = load_attribute(first, names.OUTPUT_MESSAGES)
     assert (output["role"], output["finish_reason"]) == ("assistant", "tool_call")
     call = output["parts"][0]
     assert call == {
@@ -123,22 +123,22 @@ def test_captured_content(with_content):
         "name": "look_up",
         "arguments": {"word": WORD},
     }
-    _, _, encoded = loaded(second, names.INPUT_MESSAGES)
+    _, _, encoded = load_attribute(second, names.INPUT_MESSAGES)
     assert encoded["role"] == "tool"
     assert encoded["parts"][0] == {
         "type": "tool_call_response",
         "id": call["id"],
         "response": WORD + " " + WORD,
     }
-    assert loaded(
-        with_content.named("execute_tool look_up")[0], names.TOOL_CALL_ARGUMENTS
+    assert load_attribute(
+        with_content.spans_named("execute_tool look_up")[0], names.TOOL_CALL_ARGUMENTS
     ).keys() == {"word"}
-    agent = with_content.one("invoke_agent ada")
-    assert loaded(agent, names.INPUT_MESSAGES) == [prompt]
-    assert loaded(agent, names.OUTPUT_MESSAGES)[0]["parts"] == [
+    agent = with_content.only_span("invoke_agent ada")
+    assert load_attribute(agent, names.INPUT_MESSAGES) == [prompt]
+    assert load_attribute(agent, names.OUTPUT_MESSAGES)[0]["parts"] == [
         {"type": "text", "content": "It is " + WORD + "."}
     ]
-    assert with_content.one("task fail").status.description == "ValueError: " + WORD
+    assert with_content.only_span("task fail").status.description == "ValueError: " + WORD
 
 
 def test_redacted_result_is_not_captured(with_content):
@@ -147,9 +147,13 @@ def test_redacted_result_is_not_captured(with_content):
     Agent(client, tools=[look_up], redact=lambda text: text.replace("no " + WORD, "[no]")).run(
         "what?"
     )
-    encoded = loaded(with_content.named("chat scripted")[1], names.INPUT_MESSAGES)[-1]["parts"]
+    encoded = load_attribute(with_content.spans_named("chat scripted")[1], names.INPUT_MESSAGES)[
+        -1
+    ]["parts"]
     assert encoded[1]["response"] == "LookupError: [no]"
-    results = [span for span in with_content.named("execute_tool look_up") if span.status.is_unset]
+    results = [
+        span for span in with_content.spans_named("execute_tool look_up") if span.status.is_unset
+    ]
     assert WORD + " " + WORD not in "".join(span.to_json() for span in results)
 
 
@@ -158,7 +162,7 @@ def test_latest_has_no_reason_in_message(monkeypatch, request):
     monkeypatch.setenv(STABILITY_OPT_IN, "http, gen_ai_latest_experimental")
     with_content = request.getfixturevalue("with_content")
     ScriptedInferenceClient(["hi"]).generate("hello")
-    assert loaded(with_content.one("chat scripted"), names.OUTPUT_MESSAGES) == [
+    assert load_attribute(with_content.only_span("chat scripted"), names.OUTPUT_MESSAGES) == [
         {"role": "assistant", "parts": [{"type": "text", "content": "hi"}]}
     ]
 

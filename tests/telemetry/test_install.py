@@ -70,7 +70,7 @@ from asimov_sync.testing import ScriptedInferenceClient
 made = Exported()
 {}
 ScriptedInferenceClient(["hi"]).generate("hello")
-span = made.one("chat scripted")
+span = made.only_span("chat scripted")
 assert span.instrumentation_scope.name == "asimov_sync"
 scope = span.instrumentation_scope
 print(scope.version, scope.schema_url, sorted(made.metrics()))

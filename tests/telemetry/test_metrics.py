@@ -112,14 +112,14 @@ def test_meter_without_boundaries():
     """Before OpenTelemetry 1.29, the metrics are made without bucket boundaries."""
     made = []
 
-    class Old:
+    class MeterWithoutBoundaries:
         def create_histogram(self, name, unit="", description=""):
             made.append(name)
 
         def create_counter(self, name, unit="", description=""):
             made.append(name)
 
-    Metrics(Old(), names.LATEST)
+    Metrics(MeterWithoutBoundaries(), names.LATEST)
     assert sorted(made) == sorted(NEW)
 
 
@@ -132,7 +132,7 @@ def test_durations_match_spans(generation, exported):
         spans["invoke_agent ada"] = "gen_ai.invoke_agent.duration"
         spans["invoke_workflow survey"] = "gen_ai.invoke_workflow.duration"
     for span, metric in spans.items():
-        seconds = sum(one.end_time - one.start_time for one in exported.named(span)) / 1e9
+        seconds = sum(one.end_time - one.start_time for one in exported.spans_named(span)) / 1e9
         assert sum(point.sum for point in exported.points(metric)) == pytest.approx(
             seconds, abs=1e-9
         )
@@ -235,7 +235,7 @@ def test_nested_agent(generation, exported):
 
     @tool
     def research(question: str) -> str:
-        """Ask another one."""
+        """Ask another agent."""
         return inner.run(question).text
 
     outer = Agent(
@@ -250,5 +250,7 @@ def test_nested_agent(generation, exported):
     assert counted == {"inner": 1, None: 2}
     path = "/invoke_agent/execute_tool research/invoke_agent inner/chat m"
     assert path in exported.paths()
-    used = sum(span.attributes[names.USAGE_OUTPUT_TOKENS] for span in exported.named("chat m"))
-    assert exported.one("invoke_agent").attributes[names.USAGE_OUTPUT_TOKENS] == used
+    used = sum(
+        span.attributes[names.USAGE_OUTPUT_TOKENS] for span in exported.spans_named("chat m")
+    )
+    assert exported.only_span("invoke_agent").attributes[names.USAGE_OUTPUT_TOKENS] == used

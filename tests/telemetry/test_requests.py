@@ -91,14 +91,14 @@ def wire(request):
 def start(request):
     """Return a function that starts a ModelServer and makes a client for it."""
 
-    def started(answers, wire="anthropic", **options):
+    def start_server(answers, wire="anthropic", **options):
         server = ModelServer(answers)
         request.addfinalizer(server.close)
         client = client_for(wire, server, **options)
         request.addfinalizer(client.close)
         return client, server
 
-    return started
+    return start_server
 
 
 @suite
@@ -108,7 +108,7 @@ def test_reply(wire, start, generation, exported):
     reply = client.generate("hello")
     with client.stream("hello") as stream:
         list(stream)
-    whole, streamed = exported.named("chat m")
+    whole, streamed = exported.spans_named("chat m")
     for span in (whole, streamed):
         assert (span.kind, span.status.status_code, span.parent) == (
             SpanKind.CLIENT,
@@ -153,7 +153,7 @@ def test_cache_write_attribute(start, generation, exported):
     """The attribute is `cache_creation` in 1.41 and `cache_write` in LATEST."""
     client, _ = start([SAID])
     client.generate("hello")
-    attributes = exported.one("chat m").attributes
+    attributes = exported.only_span("chat m").attributes
     old = "gen_ai.usage.cache_creation.input_tokens"
     new = "gen_ai.usage.cache_write.input_tokens"
     assert (attributes.get(old), attributes.get(new)) == (
@@ -166,7 +166,7 @@ def test_one_span_over_all_attempts(wire, start, exported):
     client, server = start([Failure(500, headers=NOW), Failure(429, headers=NOW), SAID], wire)
     client.generate("hello")
     assert len(server.requests) == 3
-    span = exported.one("chat m")
+    span = exported.only_span("chat m")
     assert span.status.is_unset
     assert names.ERROR_TYPE not in span.attributes
 
@@ -177,7 +177,7 @@ def test_tokens_of_all_attempts(start, exported):
     client, server = start([Fault(SAID, cut_at=700), SAID])
     client.generate("hello")
     assert len(server.requests) == 2
-    attributes = exported.one("chat m").attributes
+    attributes = exported.only_span("chat m").attributes
     assert attributes[names.USAGE_OUTPUT_TOKENS] == client.usage.output_tokens
     assert (
         attributes[names.USAGE_INPUT_TOKENS]
@@ -191,7 +191,7 @@ def test_error(wire, start, generation, exported):
     client, _ = start([Failure(401, message="not " + "swordfish")], wire, max_retries=0)
     with pytest.raises((AuthenticationError, PermissionDeniedError)) as raised:
         client.generate("hello")
-    span = exported.one("chat m")
+    span = exported.only_span("chat m")
     assert (span.status.status_code, span.status.description) == (StatusCode.ERROR, None)
     assert span.attributes[names.ERROR_TYPE] == raised.value.error_type
     assert "swordfish" not in span.to_json()
@@ -207,7 +207,8 @@ def test_error_without_provider_type(exported):
     with pytest.raises(ConnectionFailed):
         client.generate("hello")
     assert (
-        exported.one("chat m").attributes[names.ERROR_TYPE] == "asimov_sync.errors.ConnectionFailed"
+        exported.only_span("chat m").attributes[names.ERROR_TYPE]
+        == "asimov_sync.errors.ConnectionFailed"
     )
 
 
@@ -229,7 +230,7 @@ def test_cut_stream(wire, start, generation, exported):
     stream = client.stream("hello")
     with pytest.raises(StreamInterrupted) as raised:
         list(stream)
-    span = exported.one("chat m")
+    span = exported.only_span("chat m")
     assert span.status.status_code is StatusCode.ERROR
     assert span.attributes[names.ERROR_TYPE] == "asimov_sync.errors.StreamInterrupted"
     reasons = span.attributes.get(names.RESPONSE_FINISH_REASONS)
@@ -252,7 +253,7 @@ def test_abandoned_stream(how, start, generation, exported):
     del stream
     gc.collect()
     wait_for(lambda: exported.spans, "the end of the span")
-    span = exported.one("chat m")
+    span = exported.only_span("chat m")
     assert span.status.is_unset
     assert names.ERROR_TYPE not in span.attributes
     assert span.attributes.get(names.RESPONSE_FINISH_REASONS) == (
@@ -265,7 +266,7 @@ def test_garbage_collected_stream(exported):
     """The span ends on another thread: the collector may run while the SDK holds a lock."""
     ended_by = []
 
-    class Noting:
+    class ThreadRecorder:
         def on_start(self, span, parent_context=None):
             pass
 
@@ -280,7 +281,7 @@ def test_garbage_collected_stream(exported):
 
         _on_ending = on_start
 
-    exported.tracer_provider.add_span_processor(Noting())
+    exported.tracer_provider.add_span_processor(ThreadRecorder())
     stream = ScriptedInferenceClient(["a b c d"]).stream("hello")
     next(stream)
     cycle = [stream]
@@ -301,7 +302,9 @@ def test_cancelled_stream(start, exported):
     stream.close()
     with pytest.raises(Cancelled):
         reading.result()
-    assert exported.one("chat m").attributes[names.ERROR_TYPE] == "asimov_sync.errors.Cancelled"
+    assert (
+        exported.only_span("chat m").attributes[names.ERROR_TYPE] == "asimov_sync.errors.Cancelled"
+    )
 
 
 def test_stream_read_on_another_thread(start, exported, caplog):
@@ -327,12 +330,12 @@ def test_span_is_current_during_request(exported):
     """The span of the request is current while it is sent, in each attempt."""
     current = []
 
-    class Looking(ScriptedInferenceClient):
+    class SpanRecordingClient(ScriptedInferenceClient):
         def _attempt(self, request, cancellation, deadline):
             current.append(trace.get_current_span().name)
             return super()._attempt(request, cancellation, deadline)
 
-    client = Looking([Failure(529, headers=NOW), "good evening"])
+    client = SpanRecordingClient([Failure(529, headers=NOW), "good evening"])
     with exported.span("caller") as caller:
         client.generate("hello")
         assert trace.get_current_span() is caller
@@ -375,7 +378,7 @@ def test_agent_stream(exported, caplog):
         "/asking/invoke_agent ada/execute_tool look_up",
         "/reading",
     ]
-    attributes = exported.one("invoke_agent ada").attributes
+    attributes = exported.only_span("invoke_agent ada").attributes
     assert attributes[names.USAGE_OUTPUT_TOKENS] == stream.run.usage.output_tokens
     assert (
         attributes[names.USAGE_INPUT_TOKENS]
@@ -409,7 +412,7 @@ def test_failing_agent(generation, exported):
         exported.paths()
         == ["/invoke_agent ada ERROR"] * 2 + ["/invoke_agent ada ERROR/chat scripted ERROR"] * 2
     )
-    span = exported.named("invoke_agent ada")[0]
+    span = exported.spans_named("invoke_agent ada")[0]
     assert span.attributes[names.ERROR_TYPE] == "invalid_request_error"
     assert (names.PROVIDER_NAME in span.attributes) == (generation is names.V1_41)
 
@@ -442,8 +445,8 @@ def test_tools(exported):
         "/execute_tool fail ERROR",
         "/execute_tool look_up",
     ]
-    assert exported.one("execute_tool fail").attributes[names.ERROR_TYPE] == "OSError"
-    assert dict(exported.one("execute_tool look_up").attributes) == {
+    assert exported.only_span("execute_tool fail").attributes[names.ERROR_TYPE] == "OSError"
+    assert dict(exported.only_span("execute_tool look_up").attributes) == {
         "gen_ai.operation.name": "execute_tool",
         "gen_ai.tool.name": "look_up",
         "gen_ai.tool.description": "Look a word up.",
@@ -475,7 +478,7 @@ def test_tool_ignores_cancellation(exported):
     with pytest.raises(Cancelled):
         reading.result()
     assert (
-        exported.one("execute_tool hang").attributes[names.ERROR_TYPE]
+        exported.only_span("execute_tool hang").attributes[names.ERROR_TYPE]
         == "asimov_sync.errors.Cancelled"
     )
     assert len(exported.spans) == 3

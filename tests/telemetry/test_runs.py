@@ -87,30 +87,30 @@ def test_documented_tree(options, exported):
                 result = scheduler.run(graph)
     assert (result.status.name, attempts, len(server.requests)) == ("PARTIAL", [1, 2], 3)
     run = "/caller/invoke_workflow survey"
-    asked = run + "/task ask/invoke_agent researcher"
+    agent_path = run + "/task ask/invoke_agent researcher"
     assert exported.paths() == [
         "/caller",
         run,
         run + "/task ask",
-        asked,
-        asked + "/chat m",
-        asked + "/chat m",
-        asked + "/execute_tool look_up",
-        asked + "/execute_tool look_up",
-        asked + "/execute_tool look_up/the index",
-        asked + "/execute_tool look_up/the index",
+        agent_path,
+        agent_path + "/chat m",
+        agent_path + "/chat m",
+        agent_path + "/execute_tool look_up",
+        agent_path + "/execute_tool look_up",
+        agent_path + "/execute_tool look_up/the index",
+        agent_path + "/execute_tool look_up/the index",
         run + "/task failing ERROR",
         run + "/task flaky",
         run + "/task flaky ERROR",
     ]
-    first, second = exported.named("task flaky")
+    first, second = exported.spans_named("task flaky")
     assert [span.attributes[names.TASK_ATTEMPT] for span in (first, second)] == [1, 2]
     assert (first.attributes[names.ERROR_TYPE], names.ERROR_TYPE in second.attributes) == (
         "OSError",
         False,
     )
     assert {span.kind for span in exported.spans if span.name != "chat m"} == {SpanKind.INTERNAL}
-    assert {span.kind for span in exported.named("chat m")} == {SpanKind.CLIENT}
+    assert {span.kind for span in exported.spans_named("chat m")} == {SpanKind.CLIENT}
 
 
 def test_task_attributes(exported):
@@ -120,7 +120,7 @@ def test_task_attributes(exported):
         {"work": lambda task, context: Partial(1, "the rest is secret")}
     ) as scheduler:
         result = scheduler.run(graph, run_id="r-1")
-    span = exported.one("task work")
+    span = exported.only_span("task work")
     assert dict(span.attributes) == {
         "asimov.run.id": "r-1",
         "asimov.task.name": "work",
@@ -131,7 +131,7 @@ def test_task_attributes(exported):
         "asimov.task.status": "PARTIAL",
     }
     assert span.status.is_unset
-    assert dict(exported.one("invoke_workflow one").attributes) == {
+    assert dict(exported.only_span("invoke_workflow one").attributes) == {
         "gen_ai.operation.name": "invoke_workflow",
         "gen_ai.workflow.name": "one",
         "asimov.run.id": "r-1",
@@ -157,7 +157,7 @@ def test_failed_run(exported):
     with TaskScheduler({"work": work}) as scheduler:
         scheduler.run(one_task())
     for name in ("task work", "invoke_workflow one"):
-        span = exported.one(name)
+        span = exported.only_span(name)
         assert (span.status.status_code, span.status.description) == (StatusCode.ERROR, None)
         assert span.attributes[names.ERROR_TYPE] == "ValueError"
         assert not span.events
@@ -169,7 +169,7 @@ def test_invalid_route(exported):
     with TaskScheduler({"work": lambda task, context: Route("nowhere")}) as scheduler:
         result = scheduler.run(one_task())
     assert result.status.name == "FAILED"
-    span = exported.one("task work")
+    span = exported.only_span("task work")
     assert span.attributes[names.ERROR_TYPE] == "asimov_sync.errors.GraphError"
     assert span.attributes[names.TASK_STATUS] == "FAILED"
 
@@ -186,7 +186,11 @@ def test_loop(exported):
     with TaskScheduler({"write": lambda task, context: 1, "check": check}) as scheduler:
         assert scheduler.run(graph).status.name == "COMPLETE"
     for name in ("task write", "task check"):
-        assert [span.attributes[names.TASK_VISIT] for span in exported.named(name)] == [1, 2, 3]
+        assert [span.attributes[names.TASK_VISIT] for span in exported.spans_named(name)] == [
+            1,
+            2,
+            3,
+        ]
 
 
 def test_skipped_task(exported):
@@ -237,19 +241,22 @@ def test_run_cancelled_while_task_starts(exported, monkeypatch):
     ) as scheduler:
         made = []
 
-        class Cancelling(SpanProcessor):
+        class CancellingProcessor(SpanProcessor):
             def on_start(self, span, parent_context=None):
                 if span.name == "task work":
                     made[0].cancel("just now")
 
-        exported.tracer_provider.add_span_processor(Cancelling())
+        exported.tracer_provider.add_span_processor(CancellingProcessor())
         made.append(scheduler.submit(one_task()))
         assert made[0].result(DEADLINE).status.name == "FAILED"
     assert not called
-    assert exported.one("task work").attributes[names.ERROR_TYPE] == "asimov_sync.errors.Cancelled"
+    assert (
+        exported.only_span("task work").attributes[names.ERROR_TYPE]
+        == "asimov_sync.errors.Cancelled"
+    )
 
 
-class Holding(SpanProcessor):
+class BlockingProcessor(SpanProcessor):
     """Blocks the thread that ends a span until `release` is set."""
 
     def __init__(self, name):
@@ -266,19 +273,19 @@ class Holding(SpanProcessor):
 @pytest.mark.parametrize("name", ["task work", "invoke_workflow one"])
 def test_result_waits_for_spans(how, name, exported):
     """When a caller gets the result, all spans have ended, the run's as the last."""
-    holding = Holding(name)
-    exported.tracer_provider.add_span_processor(holding)
+    blocking = BlockingProcessor(name)
+    exported.tracer_provider.add_span_processor(blocking)
     with TaskScheduler({"work": lambda task, context: 1}) as scheduler:
         waiting = Background(
             lambda: (
                 list(scheduler.stream(one_task())) if how == "stream" else scheduler.run(one_task())
             )
         )
-        assert holding.reached.wait(DEADLINE)
-        assert not exported.named("invoke_workflow one") or name == "invoke_workflow one"
+        assert blocking.reached.wait(DEADLINE)
+        assert not exported.spans_named("invoke_workflow one") or name == "invoke_workflow one"
         waiting.thread.join(0.05)
         assert waiting.thread.is_alive()
-        holding.release.set()
+        blocking.release.set()
         waiting.result()
     assert exported.spans[-1].name == "task work"
     ends = {span.name: span.end_time for span in exported.spans}
@@ -319,10 +326,10 @@ def test_parent_is_submitter(how, options, exported):
     """A run's parent is the span current at submit(). It sets no current span there."""
     with TaskScheduler({"work": lambda task, context: 1}, **options) as scheduler:
         with exported.span("caller") as caller:
-            going_on = getattr(scheduler, how)(one_task())
+            started = getattr(scheduler, how)(one_task())
             assert trace.get_current_span() is caller
         with exported.span("waiting") as waiting:
-            list(going_on) if how == "stream" else going_on.result(DEADLINE)
+            list(started) if how == "stream" else started.result(DEADLINE)
             assert trace.get_current_span() is waiting
     assert exported.paths() == [
         "/caller",
@@ -362,7 +369,10 @@ def test_interrupted_run(exported):
         "/invoke_workflow one ERROR",
         "/invoke_workflow one ERROR/task work ERROR",
     ]
-    assert exported.one("task work").attributes[names.ERROR_TYPE] == "asimov_sync.errors.Cancelled"
+    assert (
+        exported.only_span("task work").attributes[names.ERROR_TYPE]
+        == "asimov_sync.errors.Cancelled"
+    )
 
 
 def test_rejected_run(exported):
