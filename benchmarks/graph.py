@@ -369,8 +369,8 @@ def do_nothing(name: str) -> None:
     """Do nothing: the work of the tasks whose overhead is measured."""
 
 
-def format_goal(name: str, measured: float, goal: float, missed: List[str]) -> str:
-    """Format a goal for a table, and add the name to `missed` if the goal is missed."""
+def check_goal(name: str, measured: float, goal: float, missed: List[str]) -> str:
+    """Return the goal as the tables show it. A missed one is added to `missed`."""
     if measured > goal:
         missed.append(name)
     return f"{goal:g}{' missed' if measured > goal else ''}"
@@ -414,7 +414,7 @@ def measure_shapes(
             grown[size] = summarize([seconds / len(plan) for seconds in results["run()"]])
             against = summarize_ratios(results["run()"], results["wait"])
             goal = (
-                format_goal(shape, against.median, GOALS[shape], missed)
+                check_goal(shape, against.median, GOALS[shape], missed)
                 if size == JUDGED_SIZE
                 else ""
             )
@@ -435,7 +435,7 @@ def measure_shapes(
         for size in sizes:
             if size > JUDGED_SIZE and JUDGED_SIZE in grown:
                 growth = grown[size].median / grown[JUDGED_SIZE].median
-                goal = format_goal(f"{shape}, growth", growth, GROWTH_GOAL, missed)
+                goal = check_goal(f"{shape}, growth", growth, GROWTH_GOAL, missed)
                 print(
                     f"{'':16} {growth:.2f} times the time for one task at {JUDGED_SIZE:,}; "
                     f"goal {goal}"
@@ -530,7 +530,7 @@ def measure_io(rounds: int, missed: List[str]) -> None:
         for name, took in results.items():
             against = summarize([one / path for one in took])
             goal = (
-                format_goal(f"io, {shape}", against.median, IO_GOAL, missed)
+                check_goal(f"io, {shape}", against.median, IO_GOAL, missed)
                 if name == "run()"
                 else ""
             )
@@ -583,12 +583,12 @@ def measure_memory(sizes: Sequence[int], missed: List[str]) -> None:
             command = [sys.executable, __file__, "--memory-of", shape, "--sizes", str(size)]
             results = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
             peaks[size] = results[-1]
-            goal = format_goal(f"{size:,} of {shape}, bytes", results[-1], BYTES_GOAL, missed)
+            goal = check_goal(f"{size:,} of {shape}, bytes", results[-1], BYTES_GOAL, missed)
             print(line.format(f"{shape} {size:,}", *(f"{value:.0f}" for value in results), goal))
         for size in sizes:
             if size > JUDGED_SIZE and JUDGED_SIZE in peaks:
                 growth = peaks[size] / peaks[JUDGED_SIZE]
-                goal = format_goal(f"{shape}, growth of bytes", growth, GROWTH_GOAL, missed)
+                goal = check_goal(f"{shape}, growth of bytes", growth, GROWTH_GOAL, missed)
                 print(f"{'':16} {growth:.2f} times that at {JUDGED_SIZE:,}; goal {goal}")
 
 
