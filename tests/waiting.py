@@ -1,21 +1,25 @@
-"""Waiting in tests: on events and conditions, with a deadline; never for a while and then hoping."""
+"""Waits for events and conditions with a timeout, in place of sleeps of a fixed length."""
 
 import threading
 import time
 
 DEADLINE = 20.0
+"""Seconds after which a wait fails."""
 
 
 def wait_for(condition, what="the condition"):
-    """Return once `condition()` is true; fail after DEADLINE seconds."""
+    """Wait until `condition()` is true. Fails after DEADLINE seconds.
+
+    what: the condition's name in the error message.
+    """
     end = time.monotonic() + DEADLINE
     while not condition():
-        assert time.monotonic() < end, "{} did not come true".format(what)
+        assert time.monotonic() < end, f"{what} did not become true"
         time.sleep(0.005)
 
 
 class Background:
-    """A call on a thread of its own; `result()` is what it returned, or raises what it raised."""
+    """A call on its own thread. `result()` returns what it returned, or raises what it raised."""
 
     def __init__(self, function, *args, **kwargs):
         self._outcome = []
@@ -31,7 +35,7 @@ class Background:
 
     def result(self, timeout=DEADLINE):
         self.thread.join(timeout)
-        assert self._outcome, "the call did not come back within {} s".format(timeout)
+        assert self._outcome, f"the call did not return within {timeout} s"
         value, error = self._outcome[0]
         if error is not None:
             raise error
@@ -39,7 +43,7 @@ class Background:
 
 
 def in_child(function):
-    """Run a function in a forked child; fail if it raises there, or hangs."""
+    """Call a function in a forked child. Fails if it raises there, or does not return."""
     import os
     import signal
     import traceback
@@ -56,4 +60,4 @@ def in_child(function):
         finally:
             os._exit(status)
     _, status = os.waitpid(pid, 0)
-    assert status == 0, "the child failed, or hung: status {}".format(status)
+    assert status == 0, f"the child raised or hung: status {status}"

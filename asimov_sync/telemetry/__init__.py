@@ -1,17 +1,19 @@
-"""OpenTelemetry: spans and metrics for runs, tasks, agents, requests to models and tool calls, by the GenAI conventions.
+"""OpenTelemetry spans and metrics for runs, tasks, agents, model requests and tool calls.
 
-Nothing is instrumented by importing this. `install()` begins it, and `uninstall()` ends it::
+The names follow OpenTelemetry's semantic conventions for generative AI. Importing this package
+instruments nothing; `install()` starts it and `uninstall()` stops it::
 
     from asimov_sync import telemetry
 
     telemetry.install()
 
-What is told, and under which names, is said by the environment, which is read by `install()`:
+`install()` reads two environment variables:
 
-- OTEL_SEMCONV_STABILITY_OPT_IN, a list with commas: with `gen_ai_latest_experimental` in it the names are those of the
-  conventions as they are being developed, without it those of their version 1.41.
-- OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT: `SPAN_ONLY`, `SPAN_AND_EVENT` or `true` for spans that tell what was said
-  to models and by them, and what tools were called with. Otherwise no message is in any span.
+- OTEL_SEMCONV_STABILITY_OPT_IN: a comma-separated list. If it contains
+  `gen_ai_latest_experimental`, the names of the conventions under development are used; otherwise
+  the names of their version 1.41.
+- OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT: `SPAN_ONLY`, `SPAN_AND_EVENT` or `true`
+  record messages and tool arguments on spans. By default no content is recorded.
 """
 
 import logging
@@ -26,29 +28,46 @@ __all__ = ["install", "uninstall"]
 
 logger = logging.getLogger(__name__)
 
-OPT_IN = "OTEL_SEMCONV_STABILITY_OPT_IN"
-CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
-ON_SPANS = {"true": True, "span_only": True, "span_and_event": True, "event_only": False, "no_content": False, "false": False}
-"""Whether the content goes to spans; to events, which some of these ask for, nothing goes."""
+STABILITY_OPT_IN = "OTEL_SEMCONV_STABILITY_OPT_IN"
+CAPTURE_CONTENT = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+CAPTURE_VALUES = {
+    "true": True,
+    "span_only": True,
+    "span_and_event": True,
+    "event_only": False,
+    "no_content": False,
+    "false": False,
+}
+"""Maps each value of CAPTURE_CONTENT to whether spans record content. Events are not supported."""
 
 
-def install(tracer_provider: Optional[TracerProvider] = None, meter_provider: Optional[MeterProvider] = None) -> None:
-    """Have spans and metrics made from now on, by these providers; by OpenTelemetry's global ones where not given.
+def install(
+    tracer_provider: Optional[TracerProvider] = None, meter_provider: Optional[MeterProvider] = None
+) -> None:
+    """Start recording spans and metrics. Replaces an earlier `install()`.
 
-    It takes the place of an earlier `install()`. Runs, streams and calls that go on stay with what they began with.
+    Runs, streams and calls that are in progress keep the instrumentation they started with.
+
+    tracer_provider: makes the spans. Default: OpenTelemetry's global tracer provider.
+    meter_provider: makes the metrics. Default: OpenTelemetry's global meter provider.
     """
-    opted = [word.strip() for word in os.environ.get(OPT_IN, "").split(",")]
-    generation = LATEST if "gen_ai_latest_experimental" in opted else V1_41
-    hooks.install(Spans(tracer_provider, meter_provider, generation, _content_is_asked_for()).hooks)
+    opt_ins = [word.strip() for word in os.environ.get(STABILITY_OPT_IN, "").split(",")]
+    generation = LATEST if "gen_ai_latest_experimental" in opt_ins else V1_41
+    hooks.install(Spans(tracer_provider, meter_provider, generation, _read_capture_content()).hooks)
 
 
 def uninstall() -> None:
-    """Have no more spans and metrics made; harmless where nothing is installed."""
+    """Stop recording spans and metrics. Does nothing if telemetry is not installed."""
     hooks.install(None)
 
 
-def _content_is_asked_for() -> bool:
-    word = os.environ.get(CAPTURE, "").strip().lower()
-    if word and word not in ON_SPANS:
-        logger.warning("%s=%s is none of %s: no content is captured", CAPTURE, word, ", ".join(ON_SPANS))
-    return ON_SPANS.get(word, False)
+def _read_capture_content() -> bool:
+    value = os.environ.get(CAPTURE_CONTENT, "").strip().lower()
+    if value and value not in CAPTURE_VALUES:
+        logger.warning(
+            "%s=%s is not one of %s; no content is captured",
+            CAPTURE_CONTENT,
+            value,
+            ", ".join(CAPTURE_VALUES),
+        )
+    return CAPTURE_VALUES.get(value, False)

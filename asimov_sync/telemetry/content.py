@@ -1,6 +1,6 @@
-"""Messages as the conventions write them: a JSON text of roles and parts. Pure.
+"""Encodes message content as the conventions define it: JSON text of roles and parts. Pure.
 
-What is sealed is left out, and of binary data there is only how much it is: neither is for those who read spans.
+Encrypted fields are left out, and binary data is replaced by its size.
 """
 
 import json
@@ -9,7 +9,13 @@ from typing import Any, Dict, List, Optional
 from asimov_sync.inference.request import System
 from asimov_sync.messages import Block, ChatMessage, ChatRole, Reply, jsonable
 
-__all__ = ["arguments", "input_messages", "output_messages", "system_instructions", "tool_definitions"]
+__all__ = [
+    "input_messages",
+    "output_messages",
+    "system_instructions",
+    "tool_call_arguments",
+    "tool_definitions",
+]
 
 FINISH_REASONS = {
     "end_turn": "stop",
@@ -19,38 +25,45 @@ FINISH_REASONS = {
     "tool_use": "tool_call",
     "refusal": "content_filter",
 }
-"""The conventions' words for our stop reasons; others stay as they are, and none at all is an error."""
+"""Maps stop reasons to the conventions' finish reasons. Others are kept; None becomes "error"."""
 
-SEALED = frozenset(["data", "signature", "encrypted_content", "encrypted_index"])
-"""What only the provider can read, or what is binary."""
+OPAQUE = frozenset(["data", "signature", "encrypted_content", "encrypted_index"])
+"""Fields that only the provider can read, or that hold binary data."""
 
 
 def input_messages(messages: List[ChatMessage]) -> str:
-    """What is sent to a model."""
-    return _json([{"role": _role(message), "parts": _parts(message.blocks)} for message in messages])
+    """Encode the messages of a request."""
+    return _to_json(
+        [{"role": _role(message), "parts": _parts(message.blocks)} for message in messages]
+    )
 
 
 def output_messages(reply: Reply, with_reason: bool) -> str:
-    """What came from a model. with_reason: whether the message says why it ended, in the conventions' own words."""
-    told: Dict[str, Any] = {"role": _role(reply.message), "parts": _parts(reply.message.blocks)}
+    """Encode the message of a reply.
+
+    with_reason: whether to add the finish reason to the message.
+    """
+    encoded: Dict[str, Any] = {"role": _role(reply.message), "parts": _parts(reply.message.blocks)}
     if with_reason:
         reason = reply.stop_reason
-        told["finish_reason"] = "error" if reason is None else FINISH_REASONS.get(reason, reason)
-    return _json([told])
+        encoded["finish_reason"] = "error" if reason is None else FINISH_REASONS.get(reason, reason)
+    return _to_json([encoded])
 
 
 def system_instructions(system: System) -> Optional[str]:
-    """The system prompt; None where there is none."""
+    """Encode the system prompt. Returns None if there is none."""
     if not system:
         return None
-    return _json(_parts([{"type": "text", "text": system}] if isinstance(system, str) else system))
+    return _to_json(
+        _parts([{"type": "text", "text": system}] if isinstance(system, str) else system)
+    )
 
 
 def tool_definitions(tools: List[Dict[str, Any]]) -> Optional[str]:
-    """The tools that a model may want called; None where there are none."""
+    """Encode the tools of a request. Returns None if there are none."""
     if not tools:
         return None
-    return _json(
+    return _to_json(
         [
             {
                 "type": "function",
@@ -63,12 +76,12 @@ def tool_definitions(tools: List[Dict[str, Any]]) -> Optional[str]:
     )
 
 
-def arguments(given: Dict[str, Any]) -> str:
-    """What a tool is called with."""
-    return _json(given)
+def tool_call_arguments(arguments: Dict[str, Any]) -> str:
+    """Encode the arguments of a tool call. A value that JSON cannot hold is written as text."""
+    return _to_json(arguments)
 
 
-def _json(value: Any) -> str:
+def _to_json(value: Any) -> str:
     return json.dumps(jsonable(value), ensure_ascii=False)
 
 
@@ -87,16 +100,30 @@ def _part(block: Block) -> Dict[str, Any]:
     if kind == "thinking":
         return {"type": "reasoning", "content": block.get("thinking") or ""}
     if kind == "tool_use":
-        return {"type": "tool_call", "id": block.get("id"), "name": block.get("name"), "arguments": block.get("input")}
+        return {
+            "type": "tool_call",
+            "id": block.get("id"),
+            "name": block.get("name"),
+            "arguments": block.get("input"),
+        }
     if kind == "tool_result":
-        return {"type": "tool_call_response", "id": block.get("tool_use_id"), "response": _response(block.get("content"))}
+        return {
+            "type": "tool_call_response",
+            "id": block.get("tool_use_id"),
+            "response": _response(block.get("content")),
+        }
     if kind == "server_tool_use":
         call = {"type": block.get("name"), "arguments": block.get("input")}
-        return {"type": "server_tool_call", "id": block.get("id"), "name": block.get("name"), "server_tool_call": call}
+        return {
+            "type": "server_tool_call",
+            "id": block.get("id"),
+            "name": block.get("name"),
+            "server_tool_call": call,
+        }
     source = block.get("source")
     if kind in ("image", "document") and isinstance(source, dict):
         return _media(str(kind), source)
-    return dict(_unsealed(block), type=str(kind))
+    return dict(_without_opaque(block), type=str(kind))
 
 
 def _response(content: Any) -> Any:
@@ -111,10 +138,15 @@ def _media(kind: str, source: Dict[str, Any]) -> Dict[str, Any]:
     if source.get("type") == "text":
         return {"type": "text", "content": source.get("data") or ""}
     size = len(source["data"]) if isinstance(source.get("data"), str) else 0
-    return {"type": kind, "modality": kind, "mime_type": source.get("media_type"), "base64_characters": size}
+    return {
+        "type": kind,
+        "modality": kind,
+        "mime_type": source.get("media_type"),
+        "base64_characters": size,
+    }
 
 
-def _unsealed(value: Any) -> Any:
+def _without_opaque(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _unsealed(part) for name, part in value.items() if name not in SEALED}
-    return [_unsealed(part) for part in value] if isinstance(value, list) else value
+        return {name: _without_opaque(part) for name, part in value.items() if name not in OPAQUE}
+    return [_without_opaque(part) for part in value] if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""What is measured: the metrics of one generation of the conventions, on somebody's meter."""
+"""Records the metrics of one generation of the conventions on an OpenTelemetry meter."""
 
 import inspect
 from typing import Any, Dict, Optional
@@ -13,21 +13,32 @@ Attributes = Dict[str, Any]
 
 
 def input_tokens(usage: Usage) -> int:
-    """All that went in, as the conventions count it: what was read from the cache, and written to it, included."""
+    """Count input tokens as the conventions do, with those read from and written to the cache."""
     return usage.input_tokens + usage.cache_read_input_tokens + usage.cache_write_input_tokens
 
 
 class Metrics:
-    """The instruments of a generation; what it has none for is not recorded."""
+    """The instruments of one generation. Values that it has no instrument for are not recorded.
+
+    meter: an OpenTelemetry meter.
+    generation: the names and buckets to use.
+    """
 
     def __init__(self, meter: Any, generation: Generation) -> None:
-        # Buckets can be advised since OpenTelemetry 1.29; before that, they are the SDK's, or a view's.
-        advisable = "explicit_bucket_boundaries_advisory" in inspect.signature(meter.create_histogram).parameters
+        # OpenTelemetry accepts bucket boundaries since 1.29. Before, the SDK or a view sets them.
+        takes_boundaries = (
+            "explicit_bucket_boundaries_advisory"
+            in inspect.signature(meter.create_histogram).parameters
+        )
 
         def histogram(metric: Optional[Metric]) -> Any:
             if metric is None:
                 return None
-            advice = {"explicit_bucket_boundaries_advisory": metric.boundaries} if advisable else {}
+            advice = (
+                {"explicit_bucket_boundaries_advisory": metric.boundaries}
+                if takes_boundaries
+                else {}
+            )
             return meter.create_histogram(metric.name, metric.unit, metric.description, **advice)
 
         self._duration = histogram(generation.duration)
@@ -35,7 +46,8 @@ class Metrics:
         self._usage = histogram(generation.usage)
         self._tokens = [histogram(metric) for metric in generation.tokens]
         self._counters = [
-            meter.create_counter(metric.name, metric.unit, metric.description) for metric in generation.usage_counters
+            meter.create_counter(metric.name, metric.unit, metric.description)
+            for metric in generation.usage_counters
         ]
         self._agent_duration = histogram(generation.agent_duration)
         self._agent_requests = histogram(generation.agent_requests)
@@ -43,39 +55,63 @@ class Metrics:
         self._tool_duration = histogram(generation.tool_duration)
         self._workflow_duration = histogram(generation.workflow_duration)
 
-    def request(self, seconds: float, first: Optional[float], usage: Optional[Usage], attributes: Attributes) -> None:
-        """A request to a model ended. first: after how many seconds its stream began; usage: None where none was told."""
-        self._duration.record(seconds, attributes)
-        known = {name: value for name, value in attributes.items() if name != names.ERROR_TYPE}
-        if first is not None:
-            self._first_chunk.record(first, known)
-        told = usage if usage is not None else Usage()
-        went_in, came_out = input_tokens(told), told.output_tokens
-        if self._usage is not None and usage is not None:
-            self._usage.record(went_in, dict(known, **{names.TOKEN_TYPE: names.INPUT}))
-            self._usage.record(came_out, dict(known, **{names.TOKEN_TYPE: names.OUTPUT}))
-        for instrument, count in zip(self._tokens, (went_in, came_out)):
-            instrument.record(count, attributes)
-        # No provider says which of its tokens are text, and which are an image.
-        counted = dict(known, **{names.TOKEN_MODALITY: names.UNKNOWN})
-        figures = (went_in, came_out, told.cache_read_input_tokens, told.cache_write_input_tokens, told.reasoning_tokens)
-        for instrument, count in zip(self._counters, figures):
-            instrument.add(count, counted)
+    def record_request(
+        self,
+        seconds: float,
+        first_chunk: Optional[float],
+        usage: Optional[Usage],
+        attributes: Attributes,
+    ) -> None:
+        """Record a finished model request.
 
-    def agent(self, seconds: float, requests: int, tools: int, attributes: Attributes) -> None:
-        """An agent's run ended, with so many requests and tool calls of its own."""
+        seconds: its duration.
+        first_chunk: seconds until the first chunk of a stream, or None.
+        usage: the tokens it used, or None if the provider reported none.
+        attributes: the attributes of the data points, with error.type if it failed.
+        """
+        self._duration.record(seconds, attributes)
+        without_error = _without_error(attributes)
+        if first_chunk is not None:
+            self._first_chunk.record(first_chunk, without_error)
+        reported = usage if usage is not None else Usage()
+        tokens_in, tokens_out = input_tokens(reported), reported.output_tokens
+        if self._usage is not None and usage is not None:
+            self._usage.record(tokens_in, dict(without_error, **{names.TOKEN_TYPE: names.INPUT}))
+            self._usage.record(tokens_out, dict(without_error, **{names.TOKEN_TYPE: names.OUTPUT}))
+        for instrument, count in zip(self._tokens, (tokens_in, tokens_out)):
+            instrument.record(count, attributes)
+        # Providers do not report how many tokens are text and how many are images.
+        with_modality = dict(without_error, **{names.TOKEN_MODALITY: names.UNKNOWN})
+        counts = (
+            tokens_in,
+            tokens_out,
+            reported.cache_read_input_tokens,
+            reported.cache_write_input_tokens,
+            reported.reasoning_tokens,
+        )
+        for counter, count in zip(self._counters, counts):
+            counter.add(count, with_modality)
+
+    def record_agent(
+        self, seconds: float, requests: int, tool_calls: int, attributes: Attributes
+    ) -> None:
+        """Record a finished agent run and the number of its own requests and tool calls."""
         if self._agent_duration is not None:
             self._agent_duration.record(seconds, attributes)
-            known = {name: value for name, value in attributes.items() if name != names.ERROR_TYPE}
-            self._agent_requests.record(requests, known)
-            self._agent_tools.record(tools, known)
+            without_error = _without_error(attributes)
+            self._agent_requests.record(requests, without_error)
+            self._agent_tools.record(tool_calls, without_error)
 
-    def tool(self, seconds: float, attributes: Attributes) -> None:
-        """A tool call ended."""
+    def record_tool_call(self, seconds: float, attributes: Attributes) -> None:
+        """Record a finished tool call."""
         if self._tool_duration is not None:
             self._tool_duration.record(seconds, attributes)
 
-    def workflow(self, seconds: float, attributes: Attributes) -> None:
-        """A run ended."""
+    def record_run(self, seconds: float, attributes: Attributes) -> None:
+        """Record a finished run."""
         if self._workflow_duration is not None:
             self._workflow_duration.record(seconds, attributes)
+
+
+def _without_error(attributes: Attributes) -> Attributes:
+    return {name: value for name, value in attributes.items() if name != names.ERROR_TYPE}

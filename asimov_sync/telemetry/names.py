@@ -1,16 +1,18 @@
-"""Every name that telemetry uses: of operations, attributes and metrics, in both present generations of the GenAI conventions.
+"""The names of operations, attributes and metrics in both generations of the GenAI conventions.
 
-The names of OpenTelemetry's semantic conventions are in force as of v1.41.0, the last version in their main repository
-(https://github.com/open-telemetry/semantic-conventions/tree/v1.41.0/docs/gen-ai), and as they have been developed since
-(https://github.com/open-telemetry/semantic-conventions-genai, with its migration guide). What conventions have no word for,
-a graph's tasks, is under `asimov`.
+- V1_41: version 1.41.0, the last one in the main repository of OpenTelemetry's conventions
+  (https://github.com/open-telemetry/semantic-conventions/tree/v1.41.0/docs/gen-ai).
+- LATEST: the conventions as developed since
+  (https://github.com/open-telemetry/semantic-conventions-genai, with its migration guide).
+
+The conventions have no names for the tasks of a graph; those are under `asimov.`.
 """
 
 from typing import Any, Callable, NamedTuple, Optional, Tuple
 
 __all__ = ["ATTRIBUTES", "LATEST", "V1_41", "Generation", "Metric"]
 
-# What happens
+# Operations
 
 CHAT = "chat"
 EXECUTE_TOOL = "execute_tool"
@@ -18,7 +20,7 @@ INVOKE_AGENT = "invoke_agent"
 INVOKE_WORKFLOW = "invoke_workflow"
 TASK = "task"
 
-# The attributes of spans and metrics
+# Attributes of spans and metrics
 
 ERROR_TYPE = "error.type"
 SERVER_ADDRESS = "server.address"
@@ -60,7 +62,7 @@ TOOL_DESCRIPTION = "gen_ai.tool.description"
 TOOL_NAME = "gen_ai.tool.name"
 TOOL_TYPE = "gen_ai.tool.type"
 
-# Content, which is told only where it is asked for
+# Content attributes: recorded only if the user opts in
 
 INPUT_MESSAGES = "gen_ai.input.messages"
 OUTPUT_MESSAGES = "gen_ai.output.messages"
@@ -68,9 +70,17 @@ SYSTEM_INSTRUCTIONS = "gen_ai.system_instructions"
 TOOL_CALL_ARGUMENTS = "gen_ai.tool.call.arguments"
 TOOL_DEFINITIONS = "gen_ai.tool.definitions"
 
-CONTENT = frozenset([INPUT_MESSAGES, OUTPUT_MESSAGES, SYSTEM_INSTRUCTIONS, TOOL_CALL_ARGUMENTS, TOOL_DEFINITIONS])
+CONTENT = frozenset(
+    [
+        INPUT_MESSAGES,
+        OUTPUT_MESSAGES,
+        SYSTEM_INSTRUCTIONS,
+        TOOL_CALL_ARGUMENTS,
+        TOOL_DEFINITIONS,
+    ]
+)
 
-# Ours
+# Attributes of this library
 
 RUN_ID = "asimov.run.id"
 RUN_STATUS = "asimov.run.status"
@@ -82,9 +92,11 @@ TASK_TYPE = "asimov.task.type"
 TASK_VISIT = "asimov.task.visit"
 
 ATTRIBUTES = frozenset(
-    value for name, value in list(globals().items()) if name.isupper() and isinstance(value, str) and "." in value
+    value
+    for name, value in list(globals().items())
+    if name.isupper() and isinstance(value, str) and "." in value
 )
-"""Every attribute of both generations."""
+"""All attributes of both generations."""
 
 # Values
 
@@ -100,7 +112,7 @@ UNKNOWN = "unknown"
 
 
 class Metric(NamedTuple):
-    """A metric, and the buckets that a histogram of it should have."""
+    """A metric. boundaries: the bucket boundaries if it is a histogram."""
 
     name: str
     unit: str
@@ -117,29 +129,40 @@ CALLS = tuple(2.0**power for power in range(8))
 USAGE_COUNTERS = tuple(
     Metric("gen_ai.client.inference.usage." + name, "{token}", description)
     for name, description in (
-        ("input_tokens", "Tokens that went in, cached ones included."),
-        ("output_tokens", "Tokens that came out, those of reasoning included."),
-        ("cache_read.input_tokens", "Tokens that went in and were read from the provider's cache."),
-        ("cache_write.input_tokens", "Tokens that went in and were written to the provider's cache."),
-        ("reasoning.output_tokens", "Tokens that came out as reasoning."),
+        ("input_tokens", "Input tokens, including cached ones."),
+        ("output_tokens", "Output tokens, including reasoning."),
+        ("cache_read.input_tokens", "Input tokens read from the provider's cache."),
+        ("cache_write.input_tokens", "Input tokens written to the provider's cache."),
+        ("reasoning.output_tokens", "Output tokens used for reasoning."),
     )
 )
 
 
 class Generation(NamedTuple):
-    """What differs between the generations. None, or nothing, for what one of them does not have."""
+    """The differences between the generations. A metric is None if a generation does not have it.
+
+    schema_url: the schema of the names, or None if no version was released.
+    cache_write_input_tokens: the attribute for input tokens written to the cache.
+    top_k: converts the option top_k to the type of its attribute.
+    incomplete_reasons: the finish reasons of a reply that did not complete.
+    agent_provider: whether an agent's span has the provider and the cache tokens.
+    message_finish_reason: whether an output message contains its finish reason.
+    usage: the histogram of all tokens, split by token type.
+    usage_counters: counters of input, output, cache read, cache write and reasoning tokens.
+    tokens: histograms of the input and output tokens of one request.
+    """
 
     schema_url: Optional[str]
     cache_write_input_tokens: str
     top_k: Callable[[Any], Any]
-    given_up: Tuple[str, ...]  # the finish reasons of a reply that did not come to its end
-    agent_provider: bool  # whether the span of an agent has the provider, and what it read from and wrote to its cache
-    message_finish_reason: bool  # whether a message that came says why it ended
+    incomplete_reasons: Tuple[str, ...]
+    agent_provider: bool
+    message_finish_reason: bool
     duration: Metric
     first_chunk: Metric
-    usage: Optional[Metric]  # of all tokens, by their type
-    usage_counters: Tuple[Metric, ...]  # in, out, read from the cache, written to it, reasoning
-    tokens: Tuple[Metric, ...]  # of one request: in, out
+    usage: Optional[Metric]
+    usage_counters: Tuple[Metric, ...]
+    tokens: Tuple[Metric, ...]
     agent_duration: Optional[Metric] = None
     agent_requests: Optional[Metric] = None
     agent_tools: Optional[Metric] = None
@@ -151,38 +174,69 @@ V1_41 = Generation(
     schema_url="https://opentelemetry.io/schemas/1.41.0",
     cache_write_input_tokens=USAGE_CACHE_CREATION_INPUT_TOKENS,
     top_k=float,
-    given_up=(),
+    incomplete_reasons=(),
     agent_provider=True,
     message_finish_reason=True,
-    duration=Metric("gen_ai.client.operation.duration", "s", "How long a request to a model took.", SECONDS),
-    first_chunk=Metric(
-        "gen_ai.client.operation.time_to_first_chunk", "s", "How long the first piece of a stream took.", SECONDS
+    duration=Metric(
+        "gen_ai.client.operation.duration", "s", "Duration of a model request.", SECONDS
     ),
-    usage=Metric("gen_ai.client.token.usage", "{token}", "Tokens that a request used.", TOKENS),
+    first_chunk=Metric(
+        "gen_ai.client.operation.time_to_first_chunk",
+        "s",
+        "Time until the first chunk of a stream.",
+        SECONDS,
+    ),
+    usage=Metric("gen_ai.client.token.usage", "{token}", "Tokens used by a request.", TOKENS),
     usage_counters=(),
     tokens=(),
 )
 
 LATEST = Generation(
-    schema_url=None,  # none of it was released so far
+    schema_url=None,  # no version was released so far
     cache_write_input_tokens=USAGE_CACHE_WRITE_INPUT_TOKENS,
     top_k=int,
-    given_up=(ERROR,),
+    incomplete_reasons=(ERROR,),
     agent_provider=False,
     message_finish_reason=False,
-    duration=Metric("gen_ai.client.inference.duration", "s", "How long a request to a model took.", SECONDS),
+    duration=Metric(
+        "gen_ai.client.inference.duration", "s", "Duration of a model request.", SECONDS
+    ),
     first_chunk=Metric(
-        "gen_ai.client.inference.time_to_first_chunk", "s", "How long the first piece of a stream took.", SECONDS
+        "gen_ai.client.inference.time_to_first_chunk",
+        "s",
+        "Time until the first chunk of a stream.",
+        SECONDS,
     ),
     usage=None,
     usage_counters=USAGE_COUNTERS,
     tokens=(
-        Metric("gen_ai.client.inference.operation.input_tokens", "{token}", "Tokens that went in, of one request.", TOKENS),
-        Metric("gen_ai.client.inference.operation.output_tokens", "{token}", "Tokens that came out, of one request.", TOKENS),
+        Metric(
+            "gen_ai.client.inference.operation.input_tokens",
+            "{token}",
+            "Input tokens of one request.",
+            TOKENS,
+        ),
+        Metric(
+            "gen_ai.client.inference.operation.output_tokens",
+            "{token}",
+            "Output tokens of one request.",
+            TOKENS,
+        ),
     ),
-    agent_duration=Metric("gen_ai.invoke_agent.duration", "s", "How long an agent took.", AGENT_SECONDS),
-    agent_requests=Metric("gen_ai.invoke_agent.inference_calls", "{inference_call}", "Requests of an agent's run.", CALLS),
-    agent_tools=Metric("gen_ai.invoke_agent.tool_calls", "{tool_call}", "Tool calls of an agent's run.", CALLS),
-    tool_duration=Metric("gen_ai.execute_tool.duration", "s", "How long a tool took.", SECONDS),
-    workflow_duration=Metric("gen_ai.invoke_workflow.duration", "s", "How long a run took.", WORKFLOW_SECONDS),
+    agent_duration=Metric(
+        "gen_ai.invoke_agent.duration", "s", "Duration of an agent run.", AGENT_SECONDS
+    ),
+    agent_requests=Metric(
+        "gen_ai.invoke_agent.inference_calls",
+        "{inference_call}",
+        "Model requests of an agent run.",
+        CALLS,
+    ),
+    agent_tools=Metric(
+        "gen_ai.invoke_agent.tool_calls", "{tool_call}", "Tool calls of an agent run.", CALLS
+    ),
+    tool_duration=Metric("gen_ai.execute_tool.duration", "s", "Duration of a tool call.", SECONDS),
+    workflow_duration=Metric(
+        "gen_ai.invoke_workflow.duration", "s", "Duration of a run.", WORKFLOW_SECONDS
+    ),
 )

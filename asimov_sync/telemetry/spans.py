@@ -1,11 +1,13 @@
-"""Spans, as hooks: the only file that imports opentelemetry.
+"""Makes spans and metrics from instrumentation hooks. The only file that imports opentelemetry.
 
-A hook makes its span the current one of the context in which it is called, which belongs to what is watched and is never
-left: so there is nothing to detach, whoever reads a stream, and on whatever thread.
+Each hook sets its span as the current one in the context that it runs in. That context belongs to
+the observed operation and ends with it, so nothing has to be detached, even if a stream is read on
+another thread.
 """
 
 import contextvars
 import functools
+import re
 import time
 from typing import Any, Callable, Dict, List, Optional, Tuple
 from urllib.parse import urlsplit
@@ -16,7 +18,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode, TracerProvider as 
 
 import asimov_sync
 from asimov_sync.agents.agent import Agent
-from asimov_sync.errors import RunFailed, described
+from asimov_sync.errors import InferenceError, RunFailed, described
 from asimov_sync.graph.context import TaskContext
 from asimov_sync.graph.results import RunResult
 from asimov_sync.hooks import Ended, Hooks
@@ -28,95 +30,136 @@ from asimov_sync.messages import ChatMessage, Reply, ToolCall, Usage
 from asimov_sync.metering import METERS, Meter
 from asimov_sync.tasks import TaskStatus
 from asimov_sync.telemetry import content, names
-from asimov_sync.telemetry.errors import error_type
 from asimov_sync.telemetry.metrics import Attributes, Metrics, input_tokens
 from asimov_sync.telemetry.names import Generation
 
 __all__ = ["Spans"]
 
 PROVIDERS = {"bedrock": names.AWS_BEDROCK}
-"""What the conventions call a provider, where that is not its name here."""
+"""The conventions' name of each provider whose name differs from ours."""
 
 OPTIONS: Dict[str, Tuple[str, Callable[[Any], Any]]] = {
     "frequency_penalty": (names.REQUEST_FREQUENCY_PENALTY, float),
     "max_tokens": (names.REQUEST_MAX_TOKENS, int),
     "presence_penalty": (names.REQUEST_PRESENCE_PENALTY, float),
     "seed": (names.REQUEST_SEED, int),
-    "stop_sequences": (names.REQUEST_STOP_SEQUENCES, lambda told: [told] if isinstance(told, str) else list(told)),
+    "stop_sequences": (
+        names.REQUEST_STOP_SEQUENCES,
+        lambda value: [value] if isinstance(value, str) else list(value),
+    ),
     "temperature": (names.REQUEST_TEMPERATURE, float),
     "top_p": (names.REQUEST_TOP_P, float),
 }
+"""Maps a request's option to its attribute and to the function that converts its value."""
 
 
-class _Calls:
-    """How many requests and tool calls of its own an agent has made."""
+class _CallCounts:
+    """Counts the requests and tool calls that an agent makes itself. Lists: append is atomic."""
 
     def __init__(self) -> None:
-        self.requests: List[None] = []  # lists, since threads may append to them at once
-        self.tools: List[None] = []
+        self.requests: List[None] = []
+        self.tool_calls: List[None] = []
 
 
-_CALLS: "contextvars.ContextVar[Optional[_Calls]]" = contextvars.ContextVar("asimov_telemetry_calls", default=None)
-"""Those of the innermost agent of this context."""
+_call_counts: "contextvars.ContextVar[Optional[_CallCounts]]" = contextvars.ContextVar(
+    "asimov_telemetry_calls", default=None
+)
+"""The counts of the innermost agent of this context."""
 
 
-class _Operation:
-    """A span from its start to its end, with its duration: for metrics it is to be the same to the nanosecond."""
+class _ActiveSpan:
+    """A started span, set as the current one. Metrics use its duration, to the nanosecond."""
 
-    def __init__(self, tracer: trace.Tracer, name: str, kind: SpanKind, attributes: Attributes, telling: bool) -> None:
-        self._start = time.time_ns()
-        self._begun = time.perf_counter_ns()
-        self._telling = telling
-        self.span = tracer.start_span(name, kind=kind, attributes=attributes, start_time=self._start)
+    def __init__(
+        self,
+        tracer: trace.Tracer,
+        name: str,
+        kind: SpanKind,
+        attributes: Attributes,
+        capture_content: bool,
+    ) -> None:
+        self._start_time = time.time_ns()
+        self._started = time.perf_counter_ns()
+        self._capture_content = capture_content
+        self.span = tracer.start_span(
+            name, kind=kind, attributes=attributes, start_time=self._start_time
+        )
         context.attach(trace.set_span_in_context(self.span))
 
     def end(self, error: Optional[BaseException], attributes: Attributes) -> float:
-        """End the span, with an error if there was one, and return its seconds."""
-        elapsed = time.perf_counter_ns() - self._begun
+        """End the span, as failed if there is an error. Returns its duration in seconds."""
+        elapsed = time.perf_counter_ns() - self._started
         self.span.set_attributes(attributes)
         if error is not None:
-            # The message may quote what was said, or whatever a handler put into it.
-            self.span.set_status(Status(StatusCode.ERROR, described(error) if self._telling else None))
-        self.span.end(self._start + elapsed)
+            # The error's message may quote prompts, replies or data of a handler.
+            message = described(error) if self._capture_content else None
+            self.span.set_status(Status(StatusCode.ERROR, message))
+        self.span.end(self._start_time + elapsed)
         return elapsed / 1e9
 
 
 class Spans:
-    """Spans and metrics in one generation of the conventions; content: whether spans tell what was said."""
+    """Makes spans and metrics in one generation of the conventions.
+
+    tracer_provider: makes the spans, or None for OpenTelemetry's global provider.
+    meter_provider: makes the metrics, or None for OpenTelemetry's global provider.
+    generation: the names to use.
+    capture_content: whether spans record messages, tool arguments and error messages.
+    """
 
     def __init__(
-        self, tracer: Optional[TracerProvider], meter: Optional[MeterProvider], generation: Generation, content: bool
+        self,
+        tracer_provider: Optional[TracerProvider],
+        meter_provider: Optional[MeterProvider],
+        generation: Generation,
+        capture_content: bool,
     ) -> None:
-        self._tracer = trace.get_tracer("asimov_sync", asimov_sync.__version__, tracer, generation.schema_url)
-        self._metrics = _metrics(meter, generation)
+        self._tracer = trace.get_tracer(
+            "asimov_sync", asimov_sync.__version__, tracer_provider, generation.schema_url
+        )
+        self._metrics = _get_metrics(meter_provider, generation)
         self._generation = generation
-        self._content = content
+        self._capture_content = capture_content
 
     @property
     def hooks(self) -> Hooks:
-        """What is to be installed."""
-        return Hooks(self._run, self._task, self._agent, self._request, self._tool)
+        """The hooks to install."""
+        return Hooks(
+            self._start_run,
+            self._start_task,
+            self._start_agent,
+            self._start_request,
+            self._start_tool_call,
+        )
 
-    def _begin(self, name: str, attributes: Attributes, kind: SpanKind = SpanKind.INTERNAL) -> _Operation:
-        return _Operation(self._tracer, name, kind, attributes, self._content)
+    # Hooks: each starts a span and returns the function that ends it
 
-    def _run(self, run_id: str, name: Optional[str]) -> Ended:
-        attributes: Attributes = {names.OPERATION_NAME: names.INVOKE_WORKFLOW, names.RUN_ID: run_id}
-        known: Attributes = {} if name is None else {names.WORKFLOW_NAME: name}
-        operation = self._begin(_named(names.INVOKE_WORKFLOW, name), dict(attributes, **known))
+    def _start_run(self, run_id: str, name: Optional[str]) -> Ended:
+        attributes: Attributes = {
+            names.OPERATION_NAME: names.INVOKE_WORKFLOW,
+            names.RUN_ID: run_id,
+        }
+        labels: Attributes = {} if name is None else {names.WORKFLOW_NAME: name}
+        active = self._start(_span_name(names.INVOKE_WORKFLOW, name), dict(attributes, **labels))
 
-        def ended(result: Optional[RunResult], error: Optional[BaseException], first: Optional[float]) -> None:
-            told: Attributes = {}
+        def on_end(
+            result: Optional[RunResult],
+            error: Optional[BaseException],
+            first_chunk: Optional[float],
+        ) -> None:
+            attributes: Attributes = {}
             if result is not None:
-                told[names.RUN_STATUS] = result.status.name
+                attributes[names.RUN_STATUS] = result.status.name
                 if result.status is TaskStatus.FAILED:
-                    error = next(iter(result.exceptions.values()), RunFailed("no task brought a result"))
-            failed = _failed(error)
-            self._metrics.workflow(operation.end(error, dict(told, **failed)), dict(known, **failed))
+                    no_result = RunFailed("no task produced a result")
+                    error = next(iter(result.exceptions.values()), no_result)
+            failure = _error_attributes(error)
+            seconds = active.end(error, dict(attributes, **failure))
+            self._metrics.record_run(seconds, dict(labels, **failure))
 
-        return ended
+        return on_end
 
-    def _task(self, task: TaskContext) -> Ended:
+    def _start_task(self, task: TaskContext) -> Ended:
         attributes = {
             names.RUN_ID: task.run_id,
             names.TASK_NAME: task.name,
@@ -125,168 +168,218 @@ class Spans:
             names.TASK_ATTEMPT: task.attempt,
             names.TASK_VISIT: task.visit,
         }
-        operation = self._begin(_named(names.TASK, task.name), attributes)
+        active = self._start(_span_name(names.TASK, task.name), attributes)
 
-        def ended(status: Optional[TaskStatus], error: Optional[BaseException], first: Optional[float]) -> None:
-            told = {names.TASK_STATUS: (status or TaskStatus.FAILED).name}
-            operation.end(error, dict(told, **_failed(error)))
+        def on_end(
+            status: Optional[TaskStatus],
+            error: Optional[BaseException],
+            first_chunk: Optional[float],
+        ) -> None:
+            attributes = {names.TASK_STATUS: (status or TaskStatus.FAILED).name}
+            active.end(error, dict(attributes, **_error_attributes(error)))
 
-        return ended
+        return on_end
 
-    def _agent(self, agent: Agent, messages: List[ChatMessage]) -> Ended:
-        known: Attributes = {names.REQUEST_MODEL: agent.client.model}
+    def _start_agent(self, agent: Agent, messages: List[ChatMessage]) -> Ended:
+        labels: Attributes = {names.REQUEST_MODEL: agent.client.model}
         if agent.name is not None:
-            known[names.AGENT_NAME] = agent.name
-        attributes = dict(known, **{names.OPERATION_NAME: names.INVOKE_AGENT})
+            labels[names.AGENT_NAME] = agent.name
+        attributes = dict(labels, **{names.OPERATION_NAME: names.INVOKE_AGENT})
         if self._generation.agent_provider:
-            attributes[names.PROVIDER_NAME] = _provider(agent.client)
-        operation = self._begin(_named(names.INVOKE_AGENT, agent.name), attributes)
-        if self._tells(operation):
-            operation.span.set_attribute(names.INPUT_MESSAGES, content.input_messages(messages))
-        calls, meter = _Calls(), Meter()
-        _CALLS.set(calls)
+            attributes[names.PROVIDER_NAME] = _provider_name(agent.client)
+        active = self._start(_span_name(names.INVOKE_AGENT, agent.name), attributes)
+        if self._captures_content(active):
+            active.span.set_attribute(names.INPUT_MESSAGES, content.input_messages(messages))
+        counts, meter = _CallCounts(), Meter()
+        _call_counts.set(counts)
         METERS.set(METERS.get() + (meter,))
 
-        def ended(run: Optional[ToolRun], error: Optional[BaseException], first: Optional[float]) -> None:
-            told = self._usage(meter.told, cached=self._generation.agent_provider)
+        def on_end(
+            run: Optional[ToolRun], error: Optional[BaseException], first_chunk: Optional[float]
+        ) -> None:
+            attributes = self._usage_attributes(meter.told, self._generation.agent_provider)
             if run is not None:
-                told.update(self._finish_reasons(run.reply))
-                if self._tells(operation):
-                    told[names.OUTPUT_MESSAGES] = self._output(run.reply)
-            failed = _failed(error)
-            seconds = operation.end(error, dict(told, **failed))
-            self._metrics.agent(seconds, len(calls.requests), len(calls.tools), dict(known, **failed))
+                attributes.update(self._finish_reasons(run.reply))
+                if self._captures_content(active):
+                    attributes[names.OUTPUT_MESSAGES] = self._output_messages(run.reply)
+            failure = _error_attributes(error)
+            seconds = active.end(error, dict(attributes, **failure))
+            self._metrics.record_agent(
+                seconds, len(counts.requests), len(counts.tool_calls), dict(labels, **failure)
+            )
 
-        return ended
+        return on_end
 
-    def _request(self, client: InferenceClient, request: Request) -> Ended:
-        known: Attributes = {
+    def _start_request(self, client: InferenceClient, request: Request) -> Ended:
+        labels: Attributes = {
             names.OPERATION_NAME: names.CHAT,
-            names.PROVIDER_NAME: _provider(client),
+            names.PROVIDER_NAME: _provider_name(client),
             names.REQUEST_MODEL: request.model,
         }
-        known.update(_server(client))
-        attributes = dict(known, **self._options(request))
-        operation = self._begin(_named(names.CHAT, request.model), attributes, SpanKind.CLIENT)
-        if self._tells(operation):
-            operation.span.set_attributes(_request_content(request))
-        calls, meter = _CALLS.get(), Meter()
+        labels.update(_server_attributes(client))
+        attributes = dict(labels, **self._option_attributes(request))
+        active = self._start(_span_name(names.CHAT, request.model), attributes, SpanKind.CLIENT)
+        if self._captures_content(active):
+            active.span.set_attributes(_request_content(request))
+        counts, meter = _call_counts.get(), Meter()
         METERS.set(METERS.get() + (meter,))
-        if calls is not None:
-            calls.requests.append(None)
+        if counts is not None:
+            counts.requests.append(None)
 
-        def ended(reply: Optional[Reply], error: Optional[BaseException], first: Optional[float]) -> None:
+        def on_end(
+            reply: Optional[Reply], error: Optional[BaseException], first_chunk: Optional[float]
+        ) -> None:
             reply = reply if reply is not None else getattr(error, "partial", None)
-            told = self._usage(meter.told, cached=True)
-            told.update(self._finish_reasons(reply))
+            attributes = self._usage_attributes(meter.told, with_cache=True)
+            attributes.update(self._finish_reasons(reply))
             if not request.streamed:
-                first = None
-            if first is not None:
-                told[names.RESPONSE_TIME_TO_FIRST_CHUNK] = first
+                first_chunk = None
+            if first_chunk is not None:
+                attributes[names.RESPONSE_TIME_TO_FIRST_CHUNK] = first_chunk
             if reply is not None:
                 if reply.id is not None:
-                    told[names.RESPONSE_ID] = reply.id
+                    attributes[names.RESPONSE_ID] = reply.id
                 if reply.model is not None:
-                    told[names.RESPONSE_MODEL] = known[names.RESPONSE_MODEL] = reply.model
-                if self._tells(operation):
-                    told[names.OUTPUT_MESSAGES] = self._output(reply)
-            failed = _failed(error)
-            seconds = operation.end(error, dict(told, **failed))
-            self._metrics.request(seconds, first, meter.told, dict(known, **failed))
+                    attributes[names.RESPONSE_MODEL] = reply.model
+                    labels[names.RESPONSE_MODEL] = reply.model
+                if self._captures_content(active):
+                    attributes[names.OUTPUT_MESSAGES] = self._output_messages(reply)
+            failure = _error_attributes(error)
+            seconds = active.end(error, dict(attributes, **failure))
+            self._metrics.record_request(seconds, first_chunk, meter.told, dict(labels, **failure))
 
-        return ended
+        return on_end
 
-    def _tool(self, call: ToolCall, tool: Optional[Tool]) -> Ended:
-        # A name that is no tool's is the model's own invention.
-        known: Attributes = {names.TOOL_NAME: tool.name if tool is not None else names.OTHER}
-        attributes = {names.OPERATION_NAME: names.EXECUTE_TOOL, names.TOOL_CALL_ID: call.id, names.TOOL_TYPE: names.FUNCTION}
+    def _start_tool_call(self, call: ToolCall, tool: Optional[Tool]) -> Ended:
+        # The model invents the names of unknown tools: as labels they would be unbounded.
+        tool_name = tool.name if tool is not None else names.OTHER
+        labels: Attributes = {names.TOOL_NAME: tool_name}
+        attributes = {
+            names.OPERATION_NAME: names.EXECUTE_TOOL,
+            names.TOOL_CALL_ID: call.id,
+            names.TOOL_TYPE: names.FUNCTION,
+        }
         if tool is not None and tool.description:
             attributes[names.TOOL_DESCRIPTION] = tool.description
-        operation = self._begin(_named(names.EXECUTE_TOOL, known[names.TOOL_NAME]), dict(attributes, **known))
-        if self._tells(operation):
-            # Its result is in the next request, as `redact=` left it.
-            operation.span.set_attribute(names.TOOL_CALL_ARGUMENTS, content.arguments(call.arguments))
-        calls = _CALLS.get()
-        if calls is not None:
-            calls.tools.append(None)
+        active = self._start(_span_name(names.EXECUTE_TOOL, tool_name), dict(attributes, **labels))
+        if self._captures_content(active):
+            # The tool's result is an input of the next request, after `redact=` changed it.
+            arguments = content.tool_call_arguments(call.arguments)
+            active.span.set_attribute(names.TOOL_CALL_ARGUMENTS, arguments)
+        counts = _call_counts.get()
+        if counts is not None:
+            counts.tool_calls.append(None)
 
-        def ended(made: Optional[CalledTool], error: Optional[BaseException], first: Optional[float]) -> None:
-            failed = _failed(error if made is None else made.exception)
-            self._metrics.tool(operation.end(error if made is None else made.exception, failed), dict(known, **failed))
+        def on_end(
+            called: Optional[CalledTool],
+            error: Optional[BaseException],
+            first_chunk: Optional[float],
+        ) -> None:
+            error = error if called is None else called.exception
+            failure = _error_attributes(error)
+            seconds = active.end(error, failure)
+            self._metrics.record_tool_call(seconds, dict(labels, **failure))
 
-        return ended
+        return on_end
 
-    # What attributes are made of
+    def _start(
+        self, name: str, attributes: Attributes, kind: SpanKind = SpanKind.INTERNAL
+    ) -> _ActiveSpan:
+        return _ActiveSpan(self._tracer, name, kind, attributes, self._capture_content)
 
-    def _tells(self, operation: _Operation) -> bool:
-        return self._content and operation.span.is_recording()
+    # Attributes
 
-    def _output(self, reply: Reply) -> str:
+    def _captures_content(self, active: _ActiveSpan) -> bool:
+        return self._capture_content and active.span.is_recording()
+
+    def _output_messages(self, reply: Reply) -> str:
         return content.output_messages(reply, self._generation.message_finish_reason)
 
     def _finish_reasons(self, reply: Optional[Reply]) -> Attributes:
-        """Why it stopped, in the provider's own words."""
+        """Return the reply's finish reason as the provider names it."""
         reason = (reply.raw_stop_reason or reply.stop_reason) if reply is not None else None
-        reasons = [reason] if reason is not None else self._generation.given_up
+        reasons = [reason] if reason is not None else self._generation.incomplete_reasons
         return {names.RESPONSE_FINISH_REASONS: reasons} if reasons else {}
 
-    def _usage(self, usage: Optional[Usage], cached: bool) -> Attributes:
+    def _usage_attributes(self, usage: Optional[Usage], with_cache: bool) -> Attributes:
         if usage is None:
             return {}
-        told: Attributes = {names.USAGE_INPUT_TOKENS: input_tokens(usage), names.USAGE_OUTPUT_TOKENS: usage.output_tokens}
-        if cached:
-            applicable = {
+        attributes: Attributes = {
+            names.USAGE_INPUT_TOKENS: input_tokens(usage),
+            names.USAGE_OUTPUT_TOKENS: usage.output_tokens,
+        }
+        if with_cache:
+            counts = {
                 names.USAGE_CACHE_READ_INPUT_TOKENS: usage.cache_read_input_tokens,
                 self._generation.cache_write_input_tokens: usage.cache_write_input_tokens,
                 names.USAGE_REASONING_OUTPUT_TOKENS: usage.reasoning_tokens,
             }
-            told.update({name: count for name, count in applicable.items() if count})
-        return told
+            attributes.update({name: count for name, count in counts.items() if count})
+        return attributes
 
-    def _options(self, request: Request) -> Attributes:
-        told: Attributes = {names.REQUEST_STREAM: True} if request.streamed else {}
-        for option, (name, kind) in dict(OPTIONS, top_k=(names.REQUEST_TOP_K, self._generation.top_k)).items():
+    def _option_attributes(self, request: Request) -> Attributes:
+        attributes: Attributes = {names.REQUEST_STREAM: True} if request.streamed else {}
+        options = dict(OPTIONS, top_k=(names.REQUEST_TOP_K, self._generation.top_k))
+        for option, (name, convert) in options.items():
             if option in request.options:
                 try:
-                    told[name] = kind(request.options[option])
+                    attributes[name] = convert(request.options[option])
                 except (ArithmeticError, TypeError, ValueError):
-                    pass  # the provider will have its own say on it
-        return told
+                    pass  # the provider reports the invalid value
+        return attributes
 
 
 @functools.lru_cache(maxsize=8)
-def _metrics(meter: Optional[MeterProvider], generation: Generation) -> Metrics:
-    """The same ones where it is installed again: OpenTelemetry 1.22 complains of what is made twice."""
-    made = metrics.get_meter("asimov_sync", asimov_sync.__version__, meter, generation.schema_url)
-    return Metrics(made, generation)
+def _get_metrics(meter_provider: Optional[MeterProvider], generation: Generation) -> Metrics:
+    """Return a provider's metrics. Cached: OpenTelemetry 1.22 warns of duplicate instruments."""
+    meter = metrics.get_meter(
+        "asimov_sync", asimov_sync.__version__, meter_provider, generation.schema_url
+    )
+    return Metrics(meter, generation)
 
 
-def _named(operation: str, name: Optional[str]) -> str:
-    return operation if name is None else "{} {}".format(operation, name)
+def _span_name(operation: str, name: Optional[str]) -> str:
+    return operation if name is None else f"{operation} {name}"
 
 
-def _failed(error: Optional[BaseException]) -> Dict[str, str]:
-    return {} if error is None else {names.ERROR_TYPE: error_type(error)}
+def _error_type(error: BaseException) -> str:
+    """Return the provider's error type if it is a single word, else the exception's class name.
+
+    The attribute's cardinality must be low, so a free text of the provider is not used.
+    """
+    if isinstance(error, InferenceError):
+        if re.match(r"[A-Za-z][A-Za-z0-9_.]{0,63}\Z", error.error_type or ""):
+            return str(error.error_type)
+    kind = type(error)
+    if kind.__module__ == "builtins":
+        return kind.__qualname__
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _provider(client: InferenceClient) -> str:
+def _error_attributes(error: Optional[BaseException]) -> Dict[str, str]:
+    return {} if error is None else {names.ERROR_TYPE: _error_type(error)}
+
+
+def _provider_name(client: InferenceClient) -> str:
     return PROVIDERS.get(client.provider, client.provider)
 
 
-def _server(client: InferenceClient) -> Attributes:
-    """The host and port of a client that has an address of its own."""
+def _server_attributes(client: InferenceClient) -> Attributes:
+    """Return the host and port of a client with an `api_url`."""
     try:
         address = urlsplit(getattr(client, "api_url", ""))
         port = address.port or (443 if address.scheme == "https" else 80)
-    except ValueError:  # which whoever connects will be told
+    except ValueError:  # an invalid URL is reported when the client connects
         return {}
-    return {names.SERVER_ADDRESS: address.hostname, names.SERVER_PORT: port} if address.hostname else {}
+    if not address.hostname:
+        return {}
+    return {names.SERVER_ADDRESS: address.hostname, names.SERVER_PORT: port}
 
 
 def _request_content(request: Request) -> Attributes:
-    told = {
+    attributes = {
         names.INPUT_MESSAGES: content.input_messages(request.messages),
         names.SYSTEM_INSTRUCTIONS: content.system_instructions(request.system),
         names.TOOL_DEFINITIONS: content.tool_definitions(request.tools),
     }
-    return {name: value for name, value in told.items() if value is not None}
+    return {name: value for name, value in attributes.items() if value is not None}

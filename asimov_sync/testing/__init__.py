@@ -1,11 +1,23 @@
-"""For tests, examples and users without a key: a scripted client, and a server that speaks the providers' wires."""
+"""Stand-ins for a model: a scripted client, and a server that speaks the providers' APIs."""
 
-from asimov_sync.testing.script import Failure, Fault, calls, last_text, tool_results
-from asimov_sync.testing.scripted import ScriptedInferenceClient
-from asimov_sync.testing.served import ServedRequest
+from asimov_sync.testing.request_log import ServedRequest
+from asimov_sync.testing.script import (
+    Answer,
+    Answers,
+    Failure,
+    Fault,
+    calls,
+    last_text,
+    tool_results,
+)
+from asimov_sync.testing.scripted_client import ScriptedInferenceClient
 from asimov_sync.testing.server import ModelServer
+from asimov_sync.testing.writer import BeforeEvent
 
 __all__ = [
+    "Answer",
+    "Answers",
+    "BeforeEvent",
     "Failure",
     "Fault",
     "ModelServer",

@@ -1,8 +1,9 @@
-"""Scripts: what a scripted client or a ModelServer answers, as a list of replies or a function from request to reply.
+"""Scripts: the answers of a ScriptedInferenceClient or a ModelServer.
 
-A reply is a str, one or more tool calls (`calls(…)`), a whole Reply, a `Failure`, or one of these with a `Fault`. A function
-is given the body of a Messages request as a dict, whatever the wire, so that its answer can follow from what it is asked; it
-may be called on several threads at once.
+A script is a list of answers, or a function from a request to its answer. An answer is a str, one
+or more tool calls (see `calls`), a whole Reply, a `Failure`, or any of these inside a `Fault`. The
+function receives the request as a Messages body (a dict), whatever the wire, and may be called on
+several threads at once.
 """
 
 import itertools
@@ -10,13 +11,34 @@ import json
 import threading
 import uuid
 from dataclasses import dataclass, replace
-from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Tuple, Union
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Tuple,
+    Union,
+)
 
 from asimov_sync.messages import ChatMessage, ChatRole, Reply, ToolCall, Usage
 
-__all__ = ["Failure", "Fault", "Script", "calls", "last_text", "tokens", "tool_results"]
+__all__ = [
+    "Answer",
+    "Answers",
+    "Failure",
+    "Fault",
+    "Script",
+    "calls",
+    "estimate_tokens",
+    "last_text",
+    "tool_results",
+]
 
-WORDS: Dict[str, int] = {
+ERROR_STATUSES: Dict[str, int] = {
     "invalid_request_error": 400,
     "authentication_error": 401,
     "billing_error": 402,
@@ -28,14 +50,18 @@ WORDS: Dict[str, int] = {
     "timeout_error": 504,
     "overloaded_error": 529,
 }
-"""What the Messages API calls an error, and its status (https://docs.anthropic.com/en/api/errors)."""
+"""The error types of the Messages API (https://docs.anthropic.com/en/api/errors)."""
 
 
 class Failure(NamedTuple):
-    """An answer with an error status, in the provider's own format.
+    """An answer with an error status, in the provider's format.
 
-    error_type: the provider's word for it. Where it is not given, and where it is one of the Messages API, each wire says it
-    in its own words (a 529 is a 503 where the provider knows no 529); any other word is sent as it is.
+    status: the HTTP status. A provider that does not know it sends the closest one it has: a 529 is
+        a 503 on chat completions and on Bedrock.
+    error_type: the provider's error type. By default the wire's own type for the status. A type of
+        the Messages API is translated for other wires; any other is sent as it is.
+    message: the error's message.
+    headers: additional headers, such as retry-after.
     """
 
     status: int
@@ -44,26 +70,33 @@ class Failure(NamedTuple):
     headers: Mapping[str, str] = {}
 
 
-Plain = Union[str, ToolCall, List[ToolCall], Reply, Failure]
+PlainAnswer = Union[str, ToolCall, List[ToolCall], Reply, Failure]
 
 
 @dataclass(frozen=True)
 class Fault:
-    """An answer that goes wrong on its way, where a ModelServer sends it. Each of these may be joined with the others.
+    """An answer that a ModelServer sends with faults. Faults can be combined.
 
-    Events are counted from 0, as the server sends them; a reply in one piece is event 0. Bytes are those of the body, without
-    the marks of its chunks. What the reply never comes to (an event or a byte that it does not have) does not happen.
+    Events are numbered from 0 in the order in which the server sends them; a reply that is not
+    streamed is event 0. Bytes are counted in the body, without the chunk headers. A fault at an
+    event or a byte that the answer does not have is not carried out.
 
-    - error_at, error: before that event of a stream, an error event in the provider's own form; the stream ends there.
-    - cut_at: after that many bytes of the body, the connection ends: before the last chunk, or within the length that was
-      announced. "headers": instead of the headers. reset: it ends with a TCP reset.
-    - stall: before that event, or before the "headers", nothing more is sent until the client goes or the server is closed.
-    - write_bytes: each write is of that many bytes, and a moment before the next.
-    - newline: the line ends of server-sent events, "\\n", "\\r\\n" or "\\r".
-    - framing: "chunked", or "close" for a body that ends with its connection; the server's where it is not given.
+    answer: the answer.
+    error_at: send `error` in place of this event of a stream, and end the stream.
+    error: the error for `error_at`. Default: a Failure with status 529.
+    cut_at: close the connection after this number of bytes, before the last chunk or before the
+        announced length is reached. "headers": close it before the headers.
+    reset: close the connection of `cut_at` with a TCP reset. Default: False.
+    stall: send nothing more before this event, or before the "headers", until the client
+        disconnects or the server is closed.
+    write_bytes: the number of bytes of each write, with a short pause after each.
+    newline: the line end of server-sent events: "\\n" (the default), "\\r\\n" or "\\r".
+    framing: "chunked", or "close" for a body that ends with its connection. Default: the server's.
+
+    Raises TypeError for a Fault inside a Fault, and ValueError for an invalid argument.
     """
 
-    answer: Plain
+    answer: PlainAnswer
     error_at: Optional[int] = None
     error: Failure = Failure(529)
     cut_at: Union[None, int, str] = None
@@ -76,96 +109,127 @@ class Fault:
     def __post_init__(self) -> None:
         if isinstance(self.answer, Fault):
             raise TypeError("a Fault takes an answer, not another Fault")
-        for name, least in (("error_at", 0), ("cut_at", 0), ("stall", 0), ("write_bytes", 1)):
+        minimums = (("error_at", 0), ("cut_at", 0), ("stall", 0), ("write_bytes", 1))
+        for name, minimum in minimums:
             value = getattr(self, name)
             if value is None or (value == "headers" and name in ("cut_at", "stall")):
                 continue
-            if not isinstance(value, int) or value < least:
-                raise ValueError("{} is a number from {} on, not {!r}".format(name, least, value))
+            if not isinstance(value, int) or value < minimum:
+                raise ValueError(f"{name} must be an integer of at least {minimum}, not {value!r}")
         if self.reset and self.cut_at is None:
-            raise ValueError("reset says how a cut ends: give cut_at too")
+            raise ValueError("reset requires cut_at")
         if self.newline not in (None, "\n", "\r\n", "\r"):
-            raise ValueError('newline is "\\n", "\\r\\n" or "\\r", not {!r}'.format(self.newline))
+            raise ValueError(f'newline must be "\\n", "\\r\\n" or "\\r", not {self.newline!r}')
         if self.framing not in (None, "chunked", "close"):
-            raise ValueError('framing is "chunked" or "close", not {!r}'.format(self.framing))
+            raise ValueError(f'framing must be "chunked" or "close", not {self.framing!r}')
 
 
-Answer = Union[Plain, Fault]
-Scripted = Union[str, Iterable[Answer], Callable[[Dict[str, Any]], Answer]]
+Answer = Union[PlainAnswer, Fault]
+Answers = Union[str, Iterable[Answer], Callable[[Dict[str, Any]], Answer]]
 
 
 def calls(*wanted: Tuple[str, Dict[str, Any]]) -> List[ToolCall]:
-    """Tool calls for a script: `calls(("get_weather", {"city": "Rome"}), …)`."""
-    return [ToolCall(id="toolu_" + uuid.uuid4().hex[:24], name=name, arguments=arguments) for name, arguments in wanted]
+    """Make tool calls for a script: `calls(("get_weather", {"city": "Rome"}), …)`.
+
+    wanted: a (tool name, arguments) pair for each call.
+
+    Returns the calls, each with a new id.
+    """
+    return [
+        ToolCall(id=f"toolu_{uuid.uuid4().hex[:24]}", name=name, arguments=arguments)
+        for name, arguments in wanted
+    ]
 
 
 class Script:
-    """Answers one request after the other. A list that has come to its end is an AssertionError, not a default answer."""
+    """Answers requests, from a list in order or by a function."""
 
-    def __init__(self, answers: Scripted) -> None:
+    def __init__(self, answers: Answers) -> None:
         self._function = answers if callable(answers) else None
-        self._answers = iter([answers] if isinstance(answers, str) else () if callable(answers) else answers)
+        if isinstance(answers, str):
+            answers = [answers]
+        self._answers = iter(() if callable(answers) else answers)
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
 
     def answer(self, body: Dict[str, Any]) -> Tuple[Union[Reply, Failure], Fault]:
-        """The whole reply to a request's body, and what is to go wrong with it: a Fault, most often without any.
+        """Return the reply or failure for a request, and the fault to send it with.
 
-        A reply has a model and an id, and figures for its usage where the script gives a text or calls.
+        body: the request as a Messages body.
+
+        A reply always has a model and an id. Its usage is estimated, unless the script gives a
+        Reply. Raises AssertionError if the list has no answers left.
         """
         if self._function is not None:
-            given = self._function(body)
+            answer = self._function(body)
         else:
             with self._lock:
                 number = next(self._numbers)
                 try:
-                    given = next(self._answers)
+                    answer = next(self._answers)
                 except StopIteration:
-                    raise AssertionError("the script has no answer to request {}".format(number)) from None
-        fault = given if isinstance(given, Fault) else Fault(given)
-        whole = fault.answer if isinstance(fault.answer, Failure) else _reply(fault.answer, body)
-        return whole, replace(fault, answer=whole)
+                    message = f"the script has no answer to request {number}"
+                    raise AssertionError(message) from None
+        fault = answer if isinstance(answer, Fault) else Fault(answer)
+        plain = fault.answer
+        complete = plain if isinstance(plain, Failure) else _make_reply(plain, body)
+        return complete, replace(fault, answer=complete)
 
 
-def _reply(given: Union[str, ToolCall, List[ToolCall], Reply], body: Dict[str, Any]) -> Reply:
-    if isinstance(given, Reply):
-        left_open = {"model": given.model or body.get("model"), "id": given.id or _new_id()}
-        return given.model_copy(update=dict(left_open, usage=given.usage.model_copy(update={"requests": 1})))
-    wanted = [] if isinstance(given, str) else [given] if isinstance(given, ToolCall) else list(given)
-    blocks: List[Dict[str, Any]] = [
-        {"type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments} for call in wanted
-    ]
-    if isinstance(given, str):
-        blocks.append({"type": "text", "text": given})
+def _make_reply(answer: Union[str, ToolCall, List[ToolCall], Reply], body: Dict[str, Any]) -> Reply:
+    if isinstance(answer, Reply):
+        update = {
+            "model": answer.model or body.get("model"),
+            "id": answer.id or _new_id(),
+            "usage": answer.usage.model_copy(update={"requests": 1}),
+        }
+        return answer.model_copy(update=update)
+    blocks: List[Dict[str, Any]]
+    if isinstance(answer, str):
+        tool_calls: List[ToolCall] = []
+        blocks = [{"type": "text", "text": answer}]
+    else:
+        tool_calls = [answer] if isinstance(answer, ToolCall) else list(answer)
+        blocks = [
+            {"type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments}
+            for call in tool_calls
+        ]
     return Reply(
         message=ChatMessage(role=ChatRole.ASSISTANT, content=blocks),
-        stop_reason="tool_use" if wanted else "end_turn",
-        tool_calls=wanted,
-        usage=Usage(input_tokens=tokens(body.get("messages")), output_tokens=tokens(blocks), requests=1),
+        stop_reason="tool_use" if tool_calls else "end_turn",
+        tool_calls=tool_calls,
+        usage=Usage(
+            input_tokens=estimate_tokens(body.get("messages")),
+            output_tokens=estimate_tokens(blocks),
+            requests=1,
+        ),
         model=body.get("model"),
         id=_new_id(),
     )
 
 
 def _new_id() -> str:
-    return "msg_" + uuid.uuid4().hex[:24]
+    return f"msg_{uuid.uuid4().hex[:24]}"
 
 
-def tokens(value: Any) -> int:
-    """A rough count of a value's tokens: one for every four characters of its JSON, and at least one."""
+def estimate_tokens(value: Any) -> int:
+    """Estimate a value's tokens: one for every four characters of its JSON, at least one."""
     return max(1, len(json.dumps(value, ensure_ascii=False)) // 4)
 
 
-# For functions that answer
+# Helpers for functions that answer
 
 
 def last_text(body: Mapping[str, Any]) -> str:
-    """The text of a request's last message."""
+    """Return the text of a request's last message. body: the request as a Messages body."""
     return ChatMessage(role=ChatRole.USER, content=body["messages"][-1]["content"]).text
 
 
 def tool_results(body: Mapping[str, Any]) -> Dict[str, str]:
-    """What the tools answered in a request's last message, as text, by the name of the tool."""
+    """Return the tool results in a request's last message, as text, by tool name.
+
+    body: the request as a Messages body.
+    """
     names: Dict[str, str] = {}
     for message in body["messages"]:
         for block in message["content"] if isinstance(message["content"], list) else ():

@@ -1,43 +1,43 @@
-"""Telemetry for tests: installed for each of them, undone after it, and held against the list of names."""
+"""Installs telemetry for a test, removes it afterwards, and checks the names it used."""
 
 import pytest
 
 from asimov_sync import telemetry
-from asimov_sync.telemetry import CAPTURE, OPT_IN, names
+from asimov_sync.telemetry import CAPTURE_CONTENT, STABILITY_OPT_IN, names
 
 from .exported import GENERATIONS, Exported
 
 
 @pytest.fixture(autouse=True)
-def plain_environment(monkeypatch):
-    """Nothing is opted into that the test does not say."""
-    for name in (OPT_IN, CAPTURE):
+def clean_telemetry_environment(monkeypatch):
+    """Remove the environment variables that opt in, so that each test sets its own."""
+    for name in (STABILITY_OPT_IN, CAPTURE_CONTENT):
         monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
 def exported():
-    """Telemetry is installed; whatever it makes is called what the list of names says, and tells no content."""
-    made = Exported()
-    telemetry.install(made.tracer_provider, made.meter_provider)
-    yield made
+    """Install telemetry without content, and check the names of all attributes afterwards."""
+    exported = Exported()
+    telemetry.install(exported.tracer_provider, exported.meter_provider)
+    yield exported
     telemetry.uninstall()
-    assert made.attributes() <= names.ATTRIBUTES - names.CONTENT
+    assert exported.attributes() <= names.ATTRIBUTES - names.CONTENT
 
 
 @pytest.fixture(params=sorted(GENERATIONS), ids=lambda word: word or "1.41")
 def generation(request, monkeypatch):
-    """One generation of the conventions after the other; to be named before `exported`."""
-    monkeypatch.setenv(OPT_IN, request.param)
+    """Select a generation of the conventions. Request it before `exported`."""
+    monkeypatch.setenv(STABILITY_OPT_IN, request.param)
     return GENERATIONS[request.param]
 
 
 @pytest.fixture
-def telling(monkeypatch):
-    """Content is asked for."""
-    monkeypatch.setenv(CAPTURE, "SPAN_ONLY")
-    made = Exported()
-    telemetry.install(made.tracer_provider, made.meter_provider)
-    yield made
+def with_content(monkeypatch):
+    """Install telemetry with content, and check the names of all attributes afterwards."""
+    monkeypatch.setenv(CAPTURE_CONTENT, "SPAN_ONLY")
+    exported = Exported()
+    telemetry.install(exported.tracer_provider, exported.meter_provider)
+    yield exported
     telemetry.uninstall()
-    assert made.attributes() <= names.ATTRIBUTES
+    assert exported.attributes() <= names.ATTRIBUTES

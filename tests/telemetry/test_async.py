@@ -1,4 +1,4 @@
-"""Through the async facade, spans have the coroutine's own for their ancestor."""
+"""Spans of calls through the async facade are children of the coroutine's span."""
 
 import asyncio
 
@@ -17,8 +17,8 @@ def model(body):
     return "done" if len(body["messages"]) > 1 else calls(("look_up", {"word": "bee"}))
 
 
-def test_the_coroutines_span_is_the_ancestor(exported):
-    """Of runs, streams, replies and agents, of several coroutines that go on at once, each has its own."""
+def test_span_of_coroutine_is_ancestor(exported):
+    """Runs, streams and agents of concurrent coroutines each have their own ancestor."""
     client = ScriptedInferenceClient(model)
     agent = Agent(client, tools=[look_up], name="agent")
     graph = TaskGraph("graph")
@@ -46,6 +46,10 @@ def test_the_coroutines_span_is_the_ancestor(exported):
     chat = "/chat " + client.model
     below_agent = ["", chat, chat, "/execute_tool look_up"]
     expected = ["/run", "/run/invoke_workflow graph", "/run/invoke_workflow graph/task ask"]
-    expected += ["/run/invoke_workflow graph/task ask/invoke_agent agent" + end for end in below_agent]
-    expected += ["/stream", "/stream" + chat, "/ask"] + ["/ask/invoke_agent agent" + end for end in below_agent]
+    expected += [
+        "/run/invoke_workflow graph/task ask/invoke_agent agent" + end for end in below_agent
+    ]
+    expected += ["/stream", "/stream" + chat, "/ask"] + [
+        "/ask/invoke_agent agent" + end for end in below_agent
+    ]
     assert exported.paths() == sorted(expected)

@@ -1,4 +1,4 @@
-"""What was said is in no span that was not asked for it; where it is, it has the conventions' shape."""
+"""Message content is recorded on spans only on request, in the shape of the conventions."""
 
 import base64
 import json
@@ -17,7 +17,7 @@ from asimov_sync import (
     telemetry,
     tool,
 )
-from asimov_sync.telemetry import CAPTURE, OPT_IN, content, names
+from asimov_sync.telemetry import CAPTURE_CONTENT, STABILITY_OPT_IN, content, names
 from asimov_sync.testing import Failure, ModelServer, ScriptedInferenceClient, calls, tool_results
 
 WORD = "swordfish"
@@ -37,12 +37,14 @@ def model(body):
     return calls(("look_up", {"word": WORD}), ("look_up", {"word": "nothing"}))
 
 
-def say_it_everywhere():
-    """The word is in a prompt, a system prompt, a call, results, errors, a reply, and in what fails."""
+def use_word_everywhere():
+    """Use WORD in prompts, calls, results, errors, replies and failures."""
     with ModelServer(model) as server, AnthropicInferenceClient("m", "none", server.url) as client:
         agent = Agent(client, system="You know " + WORD, tools=[look_up], name="ada")
         graph = TaskGraph("survey")
-        graph.add(Task(type="ask", objective="What is " + WORD + "?", params={"hint": WORD}), name="ask")
+        graph.add(
+            Task(type="ask", objective="What is " + WORD + "?", params={"hint": WORD}), name="ask"
+        )
         graph.add(Task(type="fail", objective=WORD), name="fail")
 
         def fail(task, context):
@@ -55,87 +57,112 @@ def say_it_everywhere():
         ScriptedInferenceClient([Failure(400, message="not " + WORD)]).generate(WORD)
 
 
-def test_nothing_is_told_that_was_not_asked_for(generation, exported):
-    """No span and no metric of a run holds a word of what was said, by default."""
-    say_it_everywhere()
+def test_no_content_by_default(generation, exported):
+    """By default no span and no metric of a run contains message content."""
+    use_word_everywhere()
     assert len(exported.spans) == 10
     assert not [span.to_json() for span in exported.spans if WORD in span.to_json()]
     assert WORD not in exported.reader.get_metrics_data().to_json()
 
 
 @pytest.mark.parametrize("word", ["", "false", "NO_CONTENT", "EVENT_ONLY"])
-def test_words_that_ask_for_no_content_on_spans(word, monkeypatch, request):
-    """Events would be another place for it; there are none."""
-    monkeypatch.setenv(CAPTURE, word)
+def test_values_without_content(word, monkeypatch, request):
+    """These values do not capture content on spans. Events are not supported."""
+    monkeypatch.setenv(CAPTURE_CONTENT, word)
     exported = request.getfixturevalue("exported")
-    say_it_everywhere()
+    use_word_everywhere()
     assert not [span for span in exported.spans if WORD in span.to_json()]
 
 
 @pytest.mark.parametrize("word", ["true", "True", "SPAN_ONLY", "span_and_event"])
-def test_words_that_ask_for_content(word, monkeypatch, request):
-    """Whatever their case."""
-    telling = request.getfixturevalue("telling")
-    monkeypatch.setenv(CAPTURE, word)
-    telemetry.install(telling.tracer_provider, telling.meter_provider)
+def test_values_with_content(word, monkeypatch, request):
+    """These values capture content, in any case."""
+    with_content = request.getfixturevalue("with_content")
+    monkeypatch.setenv(CAPTURE_CONTENT, word)
+    telemetry.install(with_content.tracer_provider, with_content.meter_provider)
     ScriptedInferenceClient(["hi"]).generate(WORD)
-    assert WORD in telling.one("chat scripted").attributes[names.INPUT_MESSAGES]
+    assert WORD in with_content.only_span("chat scripted").attributes[names.INPUT_MESSAGES]
 
 
-def test_a_word_that_is_none(monkeypatch, request, caplog):
-    """It is warned of, and asks for nothing."""
-    monkeypatch.setenv(CAPTURE, "everything")
+def test_unknown_value(monkeypatch, request, caplog):
+    """An unknown value logs a warning and captures nothing."""
+    monkeypatch.setenv(CAPTURE_CONTENT, "everything")
     exported = request.getfixturevalue("exported")
     assert "everything" in caplog.text
     ScriptedInferenceClient(["hi"]).generate(WORD)
-    assert WORD not in exported.one("chat scripted").to_json()
+    assert WORD not in exported.only_span("chat scripted").to_json()
 
 
-def loaded(span, name):
+def load_attribute(span, name):
     return json.loads(span.attributes[name])
 
 
-def test_what_is_told_where_it_is_asked_for(telling):
-    """Messages, system prompt and tools of a request; the question and the answer of an agent; arguments; errors' messages."""
-    say_it_everywhere()
-    first, second, _ = telling.named("chat m")
-    assert loaded(first, names.SYSTEM_INSTRUCTIONS) == [{"type": "text", "content": "You know " + WORD}]
-    (asked,) = loaded(first, names.INPUT_MESSAGES)
-    assert asked["role"] == "user"
-    assert "What is " + WORD in asked["parts"][0]["content"]
-    (definition,) = loaded(first, names.TOOL_DEFINITIONS)
-    assert (definition["type"], definition["name"], definition["description"]) == ("function", "look_up", "Look a word up.")
+def test_captured_content(with_content):
+    """Messages, system prompt, tools, arguments and error messages are captured."""
+    use_word_everywhere()
+    first, second, _ = with_content.spans_named("chat m")
+    assert load_attribute(first, names.SYSTEM_INSTRUCTIONS) == [
+        {"type": "text", "content": "You know " + WORD}
+    ]
+    (prompt,) = load_attribute(first, names.INPUT_MESSAGES)
+    assert prompt["role"] == "user"
+    assert "What is " + WORD in prompt["parts"][0]["content"]
+    (definition,) = load_attribute(first, names.TOOL_DEFINITIONS)
+    assert (definition["type"], definition["name"], definition["description"]) == (
+        "function",
+        "look_up",
+        "Look a word up.",
+    )
     assert definition["parameters"]["properties"] == {"word": {"title": "Word", "type": "string"}}
-    (said,) = loaded(first, names.OUTPUT_MESSAGES)
-    assert (said["role"], said["finish_reason"]) == ("assistant", "tool_call")
-    call = said["parts"][0]
-    assert call == {"type": "tool_call", "id": call["id"], "name": "look_up", "arguments": {"word": WORD}}
-    _, _, told = loaded(second, names.INPUT_MESSAGES)
-    assert told["role"] == "tool"
-    assert told["parts"][0] == {"type": "tool_call_response", "id": call["id"], "response": WORD + " " + WORD}
-    assert loaded(telling.named("execute_tool look_up")[0], names.TOOL_CALL_ARGUMENTS).keys() == {"word"}
-    agent = telling.one("invoke_agent ada")
-    assert loaded(agent, names.INPUT_MESSAGES) == [asked]
-    assert loaded(agent, names.OUTPUT_MESSAGES)[0]["parts"] == [{"type": "text", "content": "It is " + WORD + "."}]
-    assert telling.one("task fail").status.description == "ValueError: " + WORD
+    (output,) = load_attribute(first, names.OUTPUT_MESSAGES)
+    assert (output["role"], output["finish_reason"]) == ("assistant", "tool_call")
+    call = output["parts"][0]
+    assert call == {
+        "type": "tool_call",
+        "id": call["id"],
+        "name": "look_up",
+        "arguments": {"word": WORD},
+    }
+    _, _, encoded = load_attribute(second, names.INPUT_MESSAGES)
+    assert encoded["role"] == "tool"
+    assert encoded["parts"][0] == {
+        "type": "tool_call_response",
+        "id": call["id"],
+        "response": WORD + " " + WORD,
+    }
+    assert load_attribute(
+        with_content.spans_named("execute_tool look_up")[0], names.TOOL_CALL_ARGUMENTS
+    ).keys() == {"word"}
+    agent = with_content.only_span("invoke_agent ada")
+    assert load_attribute(agent, names.INPUT_MESSAGES) == [prompt]
+    assert load_attribute(agent, names.OUTPUT_MESSAGES)[0]["parts"] == [
+        {"type": "text", "content": "It is " + WORD + "."}
+    ]
+    assert with_content.only_span("task fail").status.description == "ValueError: " + WORD
 
 
-def test_what_redact_takes_out_is_nowhere(telling):
-    """A tool's result is told as the model was told it, and not as the tool returned it."""
+def test_redacted_result_is_not_captured(with_content):
+    """A tool's result is captured as the model received it, not as the tool returned it."""
     client = ScriptedInferenceClient(model)
-    Agent(client, tools=[look_up], redact=lambda text: text.replace("no " + WORD, "[no]")).run("what?")
-    told = loaded(telling.named("chat scripted")[1], names.INPUT_MESSAGES)[-1]["parts"]
-    assert told[1]["response"] == "LookupError: [no]"
-    results = [span for span in telling.named("execute_tool look_up") if span.status.is_unset]
+    Agent(client, tools=[look_up], redact=lambda text: text.replace("no " + WORD, "[no]")).run(
+        "what?"
+    )
+    encoded = load_attribute(with_content.spans_named("chat scripted")[1], names.INPUT_MESSAGES)[
+        -1
+    ]["parts"]
+    assert encoded[1]["response"] == "LookupError: [no]"
+    results = [
+        span for span in with_content.spans_named("execute_tool look_up") if span.status.is_unset
+    ]
     assert WORD + " " + WORD not in "".join(span.to_json() for span in results)
 
 
-def test_the_newer_generation_has_no_reason_in_a_message(monkeypatch, request):
-    """The reasons are an attribute of their own."""
-    monkeypatch.setenv(OPT_IN, "http, gen_ai_latest_experimental")
-    telling = request.getfixturevalue("telling")
+def test_latest_has_no_reason_in_message(monkeypatch, request):
+    """In LATEST the finish reasons are an attribute only."""
+    monkeypatch.setenv(STABILITY_OPT_IN, "http, gen_ai_latest_experimental")
+    with_content = request.getfixturevalue("with_content")
     ScriptedInferenceClient(["hi"]).generate("hello")
-    assert loaded(telling.one("chat scripted"), names.OUTPUT_MESSAGES) == [
+    assert load_attribute(with_content.only_span("chat scripted"), names.OUTPUT_MESSAGES) == [
         {"role": "assistant", "parts": [{"type": "text", "content": "hi"}]}
     ]
 
@@ -147,11 +174,22 @@ IMAGE = base64.b64encode(b"\x89PNG" * 5000).decode()
     "block, part",
     [
         ({"type": "text", "text": "a", "citations": [1]}, {"type": "text", "content": "a"}),
-        ({"type": "thinking", "thinking": "hm", "signature": "sealed"}, {"type": "reasoning", "content": "hm"}),
+        (
+            {"type": "thinking", "thinking": "hm", "signature": "sealed"},
+            {"type": "reasoning", "content": "hm"},
+        ),
         ({"type": "redacted_thinking", "data": "sealed"}, {"type": "redacted_thinking"}),
         (
-            {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": IMAGE}},
-            {"type": "image", "modality": "image", "mime_type": "image/png", "base64_characters": len(IMAGE)},
+            {
+                "type": "image",
+                "source": {"type": "base64", "media_type": "image/png", "data": IMAGE},
+            },
+            {
+                "type": "image",
+                "modality": "image",
+                "mime_type": "image/png",
+                "base64_characters": len(IMAGE),
+            },
         ),
         (
             {"type": "image", "source": {"type": "url", "url": "https://example.com/a.png"}},
@@ -172,38 +210,48 @@ IMAGE = base64.b64encode(b"\x89PNG" * 5000).decode()
         ),
         (
             {"type": "tool_result", "tool_use_id": "t", "content": [{"type": "text", "text": "x"}]},
-            {"type": "tool_call_response", "id": "t", "response": [{"type": "text", "content": "x"}]},
+            {
+                "type": "tool_call_response",
+                "id": "t",
+                "response": [{"type": "text", "content": "x"}],
+            },
         ),
         (
-            {"type": "novel", "some": [{"data": IMAGE, "title": "t", "signature": "sealed", "encrypted_content": "x"}]},
+            {
+                "type": "novel",
+                "some": [
+                    {"data": IMAGE, "title": "t", "signature": "sealed", "encrypted_content": "x"}
+                ],
+            },
             {"type": "novel", "some": [{"title": "t"}]},
         ),
     ],
     ids=lambda value: value["type"] if isinstance(value, dict) else None,
 )
 def test_blocks(block, part):
-    """Each block becomes the part that the conventions have for it; nothing sealed and nothing binary is in it."""
-    told = content.input_messages([ChatMessage(role="user", content=[block])])
-    assert json.loads(told) == [{"role": "user", "parts": [part]}]
-    assert len(told) < 1000
+    """Each block becomes its part of the conventions, without opaque or binary data."""
+    encoded = content.input_messages([ChatMessage(role="user", content=[block])])
+    assert json.loads(encoded) == [{"role": "user", "parts": [part]}]
+    assert len(encoded) < 1000
 
 
 @pytest.mark.parametrize("role", list(ChatRole))
 def test_roles(role):
-    """What tools answered is said by a tool."""
-    told = json.loads(content.input_messages([ChatMessage(role=role, content="x")]))
-    assert told[0]["role"] == ("tool" if role is ChatRole.TOOL_RESULT else role.value)
+    """Tool results have the role "tool"."""
+    encoded = json.loads(content.input_messages([ChatMessage(role=role, content="x")]))
+    assert encoded[0]["role"] == ("tool" if role is ChatRole.TOOL_RESULT else role.value)
 
 
 @pytest.mark.parametrize(
-    "reason, told", [("end_turn", "stop"), ("max_tokens", "length"), ("pause_turn", "pause_turn"), (None, "error")]
+    "reason, encoded",
+    [("end_turn", "stop"), ("max_tokens", "length"), ("pause_turn", "pause_turn"), (None, "error")],
 )
-def test_finish_reasons(reason, told):
-    """The conventions' own words; another one as it is; none at all is an error."""
+def test_finish_reasons(reason, encoded):
+    """Known reasons are translated, unknown ones are kept, and None is "error"."""
     reply = Reply(message=ChatMessage(role="assistant", content="x"), stop_reason=reason)
-    assert json.loads(content.output_messages(reply, True))[0]["finish_reason"] == told
+    assert json.loads(content.output_messages(reply, True))[0]["finish_reason"] == encoded
 
 
-def test_values_that_json_does_not_hold():
-    """They are told as something else, and break nothing."""
-    assert json.loads(content.arguments({"a": object})).keys() == {"a"}
+def test_arguments_beyond_json():
+    """Arguments that JSON cannot hold are recorded as text."""
+    assert json.loads(content.tool_call_arguments({"a": object})).keys() == {"a"}

@@ -1,4 +1,4 @@
-"""Installing and undoing: nothing by importing, one call, exactly undone; and no hook that fails breaks anything."""
+"""install() and uninstall(): nothing by importing, providers, replacement, failing hooks."""
 
 import logging
 import os
@@ -9,7 +9,7 @@ import pytest
 
 from asimov_sync import Agent, Task, TaskGraph, TaskScheduler, hooks, telemetry, tool
 from asimov_sync.hooks import Hooks
-from asimov_sync.telemetry import OPT_IN, names
+from asimov_sync.telemetry import STABILITY_OPT_IN, names
 from asimov_sync.testing import ScriptedInferenceClient, calls, tool_results
 
 from ..tiers import suite
@@ -18,7 +18,7 @@ from .exported import Exported
 
 
 @pytest.fixture(autouse=True)
-def undone():
+def uninstalled():
     yield
     telemetry.uninstall()
 
@@ -43,8 +43,8 @@ def program(text, **environment):
     return done.stdout
 
 
-def test_importing_instruments_nothing():
-    """Importing the library imports no opentelemetry, and importing telemetry installs no hooks."""
+def test_import_installs_nothing():
+    """Importing the library loads no opentelemetry; importing telemetry installs no hooks."""
     program(
         "import sys\n"
         "from asimov_sync import Agent, AnthropicInferenceClient, TaskScheduler, hooks\n"
@@ -70,36 +70,40 @@ from asimov_sync.testing import ScriptedInferenceClient
 made = Exported()
 {}
 ScriptedInferenceClient(["hi"]).generate("hello")
-span = made.one("chat scripted")
+span = made.only_span("chat scripted")
 assert span.instrumentation_scope.name == "asimov_sync"
-print(span.instrumentation_scope.version, span.instrumentation_scope.schema_url, sorted(made.metrics()))
+scope = span.instrumentation_scope
+print(scope.version, scope.schema_url, sorted(made.metrics()))
 """
-PROVIDE = "trace.set_tracer_provider(made.tracer_provider); metrics.set_meter_provider(made.meter_provider)"
+PROVIDE = (
+    "trace.set_tracer_provider(made.tracer_provider); "
+    "metrics.set_meter_provider(made.meter_provider)"
+)
 
 
 @suite
 @pytest.mark.parametrize("order", ["providers first", "telemetry first"])
-def test_the_global_providers(order):
-    """They are taken where none are given, also where they are set after that."""
+def test_global_providers(order):
+    """The global providers are the default, even if they are set after install()."""
     steps = [PROVIDE, "telemetry.install()"]
-    told = program(GLOBAL.format("\n".join(steps if order == "providers first" else steps[::-1])))
-    version, schema, metrics = told.split(None, 2)
+    output = program(GLOBAL.format("\n".join(steps if order == "providers first" else steps[::-1])))
+    version, schema, metrics = output.split(None, 2)
     assert schema == "https://opentelemetry.io/schemas/1.41.0"
     assert "gen_ai.client.token.usage" in metrics
 
 
-def test_the_environment_is_read_when_it_is_installed(monkeypatch):
-    """Not at the import; a later change of it is seen by the next install."""
+def test_environment_is_read_by_install(monkeypatch):
+    """Each install() reads the environment; the import does not."""
     made = Exported()
     for word in ("", "gen_ai_latest_experimental"):
-        monkeypatch.setenv(OPT_IN, word)
+        monkeypatch.setenv(STABILITY_OPT_IN, word)
         telemetry.install(made.tracer_provider, made.meter_provider)
         ScriptedInferenceClient(["hi"]).generate("hello")
     assert {names.V1_41.duration.name, names.LATEST.duration.name} <= set(made.metrics())
 
 
-def test_installing_again_takes_the_place():
-    """What is made goes to the providers that were given last, and to no others."""
+def test_install_replaces():
+    """Spans go only to the providers of the last install()."""
     first, second = Exported(), Exported()
     telemetry.install(first.tracer_provider, first.meter_provider)
     telemetry.install(second.tracer_provider, second.meter_provider)
@@ -107,8 +111,8 @@ def test_installing_again_takes_the_place():
     assert (len(first.spans), len(second.spans)) == (0, 2)
 
 
-def test_installing_again_with_the_same_providers(caplog):
-    """A notebook cell may be run twice: nothing complains, and nothing is counted twice."""
+def test_install_twice(caplog):
+    """Installing the same providers again logs nothing and counts nothing twice."""
     made = Exported()
     for _ in range(2):
         telemetry.install(made.tracer_provider, made.meter_provider)
@@ -118,8 +122,8 @@ def test_installing_again_with_the_same_providers(caplog):
     assert [point.count for point in made.points(names.V1_41.duration.name)] == [1]
 
 
-def test_uninstalling():
-    """It is exactly undone, and may be done again."""
+def test_uninstall():
+    """uninstall() stops all recording, and may be called again."""
     made = Exported()
     telemetry.install(made.tracer_provider, made.meter_provider)
     telemetry.uninstall()
@@ -129,8 +133,8 @@ def test_uninstalling():
     assert not made.spans and not made.metrics()
 
 
-def test_what_goes_on_stays_with_what_it_began_with():
-    """A run and a stream that began while it was installed have all their spans; those that did not have none."""
+def test_operations_in_progress():
+    """Runs and streams keep the instrumentation, or the lack of it, that they started with."""
     made = Exported()
     late = ScriptedInferenceClient(["a b c"]).stream("hello")
     telemetry.install(made.tracer_provider, made.meter_provider)
@@ -142,12 +146,16 @@ def test_what_goes_on_stays_with_what_it_began_with():
 
     run_one(work)
     list(stream)
-    assert made.paths() == ["/chat scripted", "/invoke_workflow one", "/invoke_workflow one/task work"]
+    assert made.paths() == [
+        "/chat scripted",
+        "/invoke_workflow one",
+        "/invoke_workflow one/task work",
+    ]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-def test_in_a_forked_child():
-    """It stays installed in a child, whatever went on in the parent."""
+def test_fork():
+    """Telemetry stays installed in a forked child, even with operations in progress."""
     made = Exported()
     telemetry.install(made.tracer_provider, made.meter_provider)
     stream = ScriptedInferenceClient(["a b c"]).stream("hello")
@@ -162,15 +170,15 @@ def test_in_a_forked_child():
     list(stream)
 
 
-def begin_badly(*about):
+def fail_at_start(*about):
     raise OSError("begin")
 
 
-def end_badly(*about):
-    def ended(came, error, first):
+def fail_at_end(*about):
+    def on_end(result, error, first_chunk):
         raise OSError("end")
 
-    return ended
+    return on_end
 
 
 @tool
@@ -183,10 +191,10 @@ def model(body):
     return "found" if tool_results(body) else calls(("look_up", {"word": "one"}))
 
 
-@pytest.mark.parametrize("hook", [begin_badly, end_badly])
+@pytest.mark.parametrize("hook", [fail_at_start, fail_at_end])
 @pytest.mark.parametrize("max_workers", [0, 4])
-def test_hooks_that_fail(hook, max_workers, caplog):
-    """A run, an agent, a stream and a tool come to the same end; the failure is logged once."""
+def test_failing_hooks(hook, max_workers, caplog):
+    """A failing hook changes no outcome and is logged once."""
     hooks.install(Hooks(hook, hook, hook, hook, hook))
     agent = Agent(ScriptedInferenceClient(model), tools=[look_up])
     graph = TaskGraph()
@@ -202,10 +210,10 @@ def test_hooks_that_fail(hook, max_workers, caplog):
     ]
 
 
-def test_an_end_is_told_once():
-    """Whoever says first that something is over is heard."""
-    told = []
-    watch = hooks.Watch(lambda *about: lambda *end: told.append((about, end)), "it")
+def test_end_is_reported_once():
+    """Only the first end of an operation calls the hook."""
+    output = []
+    watch = hooks.Watch(lambda *about: lambda *end: output.append((about, end)), "it")
     watch.end("came")
     watch.end("came later")
-    assert told == [(("it",), ("came", None, None))]
+    assert output == [(("it",), ("came", None, None))]

@@ -1,4 +1,4 @@
-"""What is measured, in each generation of the conventions: the metrics' names, units, buckets, values and attributes."""
+"""The metrics of each generation: names, units, buckets, values and attributes."""
 
 import inspect
 
@@ -49,7 +49,9 @@ NEW = {
     "gen_ai.execute_tool.duration": ("s", SECONDS),
     "gen_ai.invoke_workflow.duration": ("s", WORKFLOW),
 }
-CAN_ADVISE = "explicit_bucket_boundaries_advisory" in inspect.signature(Meter.create_histogram).parameters
+CAN_ADVISE = (
+    "explicit_bucket_boundaries_advisory" in inspect.signature(Meter.create_histogram).parameters
+)
 USAGE = Usage(
     input_tokens=100,
     output_tokens=40,
@@ -67,16 +69,21 @@ def look_up(word: str) -> str:
 
 
 def model(body):
-    """Two calls, one after the other, and then an answer."""
+    """Make two calls, then a third, and then answer."""
     if "three" in str(body["messages"]):
-        return Reply(message=ChatMessage(role="assistant", content="found"), stop_reason="end_turn", usage=USAGE, model="m-2")
+        return Reply(
+            message=ChatMessage(role="assistant", content="found"),
+            stop_reason="end_turn",
+            usage=USAGE,
+            model="m-2",
+        )
     if tool_results(body):
         return calls(("look_up", {"word": "three"}))
     return calls(("look_up", {"word": "one"}), ("look_up", {"word": "two"}))
 
 
-def ask_everything():
-    """A run of a graph with an agent, and a stream."""
+def run_and_stream():
+    """Run a graph with an agent, and read a stream."""
     client = ScriptedInferenceClient(model, model="m")
     graph = TaskGraph("survey")
     graph.add(Task(type="ask", objective="what?"), name="ask")
@@ -86,8 +93,8 @@ def ask_everything():
 
 
 def test_names_units_and_buckets(generation, exported):
-    """Each generation has its own metrics and no other's; buckets are advised where OpenTelemetry takes advice."""
-    ask_everything()
+    """A generation has only its own metrics, with buckets if OpenTelemetry accepts them."""
+    run_and_stream()
     found = exported.metrics()
     expected = OLD if generation is names.V1_41 else NEW
     assert sorted(found) == sorted(expected)
@@ -96,41 +103,48 @@ def test_names_units_and_buckets(generation, exported):
         if boundaries is COUNTER:
             assert found[name].data.is_monotonic
         elif CAN_ADVISE:
-            assert list(found[name].data.data_points[0].explicit_bounds) == pytest.approx(boundaries)
+            assert list(found[name].data.data_points[0].explicit_bounds) == pytest.approx(
+                boundaries
+            )
 
 
-def test_what_a_meter_that_takes_no_advice_is_given():
-    """On OpenTelemetry before 1.29 the metrics are made without any."""
+def test_meter_without_boundaries():
+    """Before OpenTelemetry 1.29, the metrics are made without bucket boundaries."""
     made = []
 
-    class Old:
+    class MeterWithoutBoundaries:
         def create_histogram(self, name, unit="", description=""):
             made.append(name)
 
         def create_counter(self, name, unit="", description=""):
             made.append(name)
 
-    Metrics(Old(), names.LATEST)
+    Metrics(MeterWithoutBoundaries(), names.LATEST)
     assert sorted(made) == sorted(NEW)
 
 
-def test_durations_are_those_of_the_spans(generation, exported):
-    """To the nanosecond, for whatever has both."""
-    ask_everything()
+def test_durations_match_spans(generation, exported):
+    """The durations of metrics and spans are equal to the nanosecond."""
+    run_and_stream()
     spans = {"chat m": generation.duration.name}
     if generation is names.LATEST:
         spans["execute_tool look_up"] = "gen_ai.execute_tool.duration"
         spans["invoke_agent ada"] = "gen_ai.invoke_agent.duration"
         spans["invoke_workflow survey"] = "gen_ai.invoke_workflow.duration"
     for span, metric in spans.items():
-        seconds = sum(one.end_time - one.start_time for one in exported.named(span)) / 1e9
-        assert sum(point.sum for point in exported.points(metric)) == pytest.approx(seconds, abs=1e-9)
+        seconds = sum(one.end_time - one.start_time for one in exported.spans_named(span)) / 1e9
+        assert sum(point.sum for point in exported.points(metric)) == pytest.approx(
+            seconds, abs=1e-9
+        )
 
 
 def test_tokens_of_1_41(exported):
-    """One histogram, by type; what went in counts what was cached."""
+    """One histogram is split by type. Input includes cached tokens."""
     list(ScriptedInferenceClient(model, model="m").stream("three"))
-    points = {point.attributes[names.TOKEN_TYPE]: point for point in exported.points("gen_ai.client.token.usage")}
+    points = {
+        point.attributes[names.TOKEN_TYPE]: point
+        for point in exported.points("gen_ai.client.token.usage")
+    }
     assert {kind: point.sum for kind, point in points.items()} == {"input": 123, "output": 40}
     assert dict(points["input"].attributes) == {
         "gen_ai.operation.name": "chat",
@@ -142,8 +156,8 @@ def test_tokens_of_1_41(exported):
 
 
 @pytest.mark.parametrize("generation", ["gen_ai_latest_experimental"], indirect=True)
-def test_tokens_since(generation, exported):
-    """A counter for each kind, whose modality nobody knows; and a histogram of what one request used."""
+def test_tokens_of_latest(generation, exported):
+    """LATEST has a counter for each kind and a histogram of the tokens of a request."""
     list(ScriptedInferenceClient(model, model="m").stream("three"))
     prefix = "gen_ai.client.inference.usage."
     expected = {
@@ -162,8 +176,8 @@ def test_tokens_since(generation, exported):
     assert names.TOKEN_MODALITY not in point.attributes
 
 
-def test_a_request_that_fails(generation, exported):
-    """Its duration has the type of the error. It used no tokens, which the newer generation says, and 1.41 does not."""
+def test_failed_request(generation, exported):
+    """Its duration has the error's type. LATEST records zero tokens, and 1.41 none."""
     with pytest.raises(RateLimitError):
         ScriptedInferenceClient([Failure(429)], model="m", max_retries=0).generate("hello")
     (point,) = exported.points(generation.duration.name)
@@ -179,7 +193,7 @@ def test_a_request_that_fails(generation, exported):
 
 
 def test_only_streams_have_a_first_chunk(generation, exported):
-    """A reply that is waited for has none, however it came."""
+    """Replies that are not streamed record no time to the first chunk."""
     client = ScriptedInferenceClient(["one", "two"], model="m")
     client.generate("hello")
     assert generation.first_chunk.name not in exported.metrics()
@@ -190,8 +204,10 @@ def test_only_streams_have_a_first_chunk(generation, exported):
 
 @pytest.mark.parametrize("generation", ["gen_ai_latest_experimental"], indirect=True)
 def test_agents_and_tools(generation, exported):
-    """How many requests and calls a run of an agent made, also of one that failed; tools by their own names alone."""
-    client = ScriptedInferenceClient([calls(("look_up", {"word": "one"}), ("made_up", {})), "found", Failure(400)], model="m")
+    """Requests and calls of agent runs are counted, and unknown tools are one tool."""
+    client = ScriptedInferenceClient(
+        [calls(("look_up", {"word": "one"}), ("made_up", {})), "found", Failure(400)], model="m"
+    )
     agent = Agent(client, tools=[look_up], name="ada")
     agent.run("what?")
     with pytest.raises(InvalidRequestError):
@@ -200,26 +216,32 @@ def test_agents_and_tools(generation, exported):
     (tools,) = exported.points("gen_ai.invoke_agent.tool_calls")
     assert (requests.sum, requests.count, tools.sum, tools.count) == (3, 2, 2, 2)
     assert dict(requests.attributes) == {"gen_ai.agent.name": "ada", "gen_ai.request.model": "m"}
-    errors = {point.attributes.get(names.ERROR_TYPE) for point in exported.points("gen_ai.invoke_agent.duration")}
+    errors = {
+        point.attributes.get(names.ERROR_TYPE)
+        for point in exported.points("gen_ai.invoke_agent.duration")
+    }
     assert errors == {None, "invalid_request_error"}
-    told = {
+    by_tool = {
         point.attributes["gen_ai.tool.name"]: point.attributes.get(names.ERROR_TYPE)
         for point in exported.points("gen_ai.execute_tool.duration")
     }
-    assert told == {"look_up": None, "_OTHER": "LookupError"}
+    assert by_tool == {"look_up": None, "_OTHER": "LookupError"}
 
 
 @pytest.mark.parametrize("generation", ["gen_ai_latest_experimental"], indirect=True)
-def test_an_agent_inside_of_a_tool(generation, exported):
-    """Counts its own, and the outer one does not; the outer one's tokens are all that were used."""
+def test_nested_agent(generation, exported):
+    """Agents count their own requests only; the tokens of the outer one include the inner one."""
     inner = Agent(ScriptedInferenceClient(["found"], model="m"), name="inner")
 
     @tool
     def research(question: str) -> str:
-        """Ask another one."""
+        """Ask another agent."""
         return inner.run(question).text
 
-    outer = Agent(ScriptedInferenceClient([calls(("research", {"question": "?"})), "done"], model="m"), tools=[research])
+    outer = Agent(
+        ScriptedInferenceClient([calls(("research", {"question": "?"})), "done"], model="m"),
+        tools=[research],
+    )
     outer.run("what?")
     counted = {
         point.attributes.get("gen_ai.agent.name"): point.sum
@@ -228,5 +250,7 @@ def test_an_agent_inside_of_a_tool(generation, exported):
     assert counted == {"inner": 1, None: 2}
     path = "/invoke_agent/execute_tool research/invoke_agent inner/chat m"
     assert path in exported.paths()
-    used = sum(span.attributes[names.USAGE_OUTPUT_TOKENS] for span in exported.named("chat m"))
-    assert exported.one("invoke_agent").attributes[names.USAGE_OUTPUT_TOKENS] == used
+    used = sum(
+        span.attributes[names.USAGE_OUTPUT_TOKENS] for span in exported.spans_named("chat m")
+    )
+    assert exported.only_span("invoke_agent").attributes[names.USAGE_OUTPUT_TOKENS] == used

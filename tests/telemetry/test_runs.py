@@ -1,4 +1,4 @@
-"""The spans of runs and tasks: who is whose parent, when they end, and with what."""
+"""Spans of runs and tasks: their parents, attributes, errors and ends."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +30,7 @@ AT_ONCE = Retry(attempts=2, wait=lambda state: 0)
 
 @pytest.fixture(params=MODES, ids=str)
 def options(request):
-    """A scheduler's options: threads of its own, the calling thread, somebody's threads."""
+    """Return the options of a scheduler: its own threads, the calling thread, an executor."""
     options = dict(request.param)
     if "executor" in options:
         options["executor"] = options["executor"](4)
@@ -44,8 +44,8 @@ def one_task(handler=None, **options):
     return graph
 
 
-def test_the_documented_tree(options, exported):
-    """A run with an agent, two tools at once, a request that is sent again, a task that is, and one that fails."""
+def test_documented_tree(options, exported):
+    """A run with an agent, parallel tools, a retried request, a retried task and a failure."""
     inline = options.get("max_workers") == 0
     together = threading.Barrier(1 if inline else 2)
     refusals = iter([Failure(529, headers={"retry-after": "0"})])
@@ -61,7 +61,9 @@ def test_the_documented_tree(options, exported):
     def model(body):
         if tool_results(body):
             return "found"
-        return next(refusals, None) or calls(("look_up", {"word": "one"}), ("look_up", {"word": "two"}))
+        return next(refusals, None) or calls(
+            ("look_up", {"word": "one"}), ("look_up", {"word": "two"})
+        )
 
     def flaky(task, context):
         attempts.append(context.attempt)
@@ -78,40 +80,47 @@ def test_the_documented_tree(options, exported):
     graph.add(Task(type="flaky"), name="never", depends_on=["failing"])
     with ModelServer(model) as server, AnthropicInferenceClient("m", "none", server.url) as client:
         agent = Agent(client, tools=[look_up], name="researcher")
-        with TaskScheduler({"ask": agent, "flaky": flaky, "failing": failing}, **options) as scheduler:
+        with TaskScheduler(
+            {"ask": agent, "flaky": flaky, "failing": failing}, **options
+        ) as scheduler:
             with exported.span("caller"):
                 result = scheduler.run(graph)
     assert (result.status.name, attempts, len(server.requests)) == ("PARTIAL", [1, 2], 3)
     run = "/caller/invoke_workflow survey"
-    asked = run + "/task ask/invoke_agent researcher"
+    agent_path = run + "/task ask/invoke_agent researcher"
     assert exported.paths() == [
         "/caller",
         run,
         run + "/task ask",
-        asked,
-        asked + "/chat m",
-        asked + "/chat m",
-        asked + "/execute_tool look_up",
-        asked + "/execute_tool look_up",
-        asked + "/execute_tool look_up/the index",
-        asked + "/execute_tool look_up/the index",
+        agent_path,
+        agent_path + "/chat m",
+        agent_path + "/chat m",
+        agent_path + "/execute_tool look_up",
+        agent_path + "/execute_tool look_up",
+        agent_path + "/execute_tool look_up/the index",
+        agent_path + "/execute_tool look_up/the index",
         run + "/task failing ERROR",
         run + "/task flaky",
         run + "/task flaky ERROR",
     ]
-    first, second = exported.named("task flaky")
+    first, second = exported.spans_named("task flaky")
     assert [span.attributes[names.TASK_ATTEMPT] for span in (first, second)] == [1, 2]
-    assert (first.attributes[names.ERROR_TYPE], names.ERROR_TYPE in second.attributes) == ("OSError", False)
+    assert (first.attributes[names.ERROR_TYPE], names.ERROR_TYPE in second.attributes) == (
+        "OSError",
+        False,
+    )
     assert {span.kind for span in exported.spans if span.name != "chat m"} == {SpanKind.INTERNAL}
-    assert {span.kind for span in exported.named("chat m")} == {SpanKind.CLIENT}
+    assert {span.kind for span in exported.spans_named("chat m")} == {SpanKind.CLIENT}
 
 
-def test_what_a_task_says(exported):
-    """Its run, name, type and id; which attempt and visit it is; and what came of it. Nothing of an exception's message."""
+def test_task_attributes(exported):
+    """Run, name, type, id, attempt, visit and status, but no exception message."""
     graph = one_task()
-    with TaskScheduler({"work": lambda task, context: Partial(1, "the rest is secret")}) as scheduler:
+    with TaskScheduler(
+        {"work": lambda task, context: Partial(1, "the rest is secret")}
+    ) as scheduler:
         result = scheduler.run(graph, run_id="r-1")
-    span = exported.one("task work")
+    span = exported.only_span("task work")
     assert dict(span.attributes) == {
         "asimov.run.id": "r-1",
         "asimov.task.name": "work",
@@ -122,7 +131,7 @@ def test_what_a_task_says(exported):
         "asimov.task.status": "PARTIAL",
     }
     assert span.status.is_unset
-    assert dict(exported.one("invoke_workflow one").attributes) == {
+    assert dict(exported.only_span("invoke_workflow one").attributes) == {
         "gen_ai.operation.name": "invoke_workflow",
         "gen_ai.workflow.name": "one",
         "asimov.run.id": "r-1",
@@ -130,8 +139,8 @@ def test_what_a_task_says(exported):
     }
 
 
-def test_a_graph_without_a_name(exported):
-    """Its runs have no name either: a run's id would be another one each time."""
+def test_unnamed_graph(exported):
+    """Runs of an unnamed graph have no name. The run id would be unique each time."""
     graph = TaskGraph()
     with TaskScheduler() as scheduler:
         scheduler.run(graph)
@@ -139,8 +148,8 @@ def test_a_graph_without_a_name(exported):
     assert [span.name for span in exported.spans] == ["invoke_workflow", "invoke_workflow copied"]
 
 
-def test_a_failed_run(exported):
-    """Its error is that of the task that failed first, and so is the task's; neither tells the message."""
+def test_failed_run(exported):
+    """The run has the error of its first failed task. Neither span has the message."""
 
     def work(task, context):
         raise ValueError("the password is swordfish")
@@ -148,25 +157,25 @@ def test_a_failed_run(exported):
     with TaskScheduler({"work": work}) as scheduler:
         scheduler.run(one_task())
     for name in ("task work", "invoke_workflow one"):
-        span = exported.one(name)
+        span = exported.only_span(name)
         assert (span.status.status_code, span.status.description) == (StatusCode.ERROR, None)
         assert span.attributes[names.ERROR_TYPE] == "ValueError"
         assert not span.events
         assert "swordfish" not in span.to_json()
 
 
-def test_a_route_that_cannot_be_taken(exported):
-    """The task's span says what the run says of it, and not just that its handler has returned."""
+def test_invalid_route(exported):
+    """The task fails with the GraphError of the run, although its handler returned."""
     with TaskScheduler({"work": lambda task, context: Route("nowhere")}) as scheduler:
         result = scheduler.run(one_task())
     assert result.status.name == "FAILED"
-    span = exported.one("task work")
+    span = exported.only_span("task work")
     assert span.attributes[names.ERROR_TYPE] == "asimov_sync.errors.GraphError"
     assert span.attributes[names.TASK_STATUS] == "FAILED"
 
 
-def test_a_loop(exported):
-    """Each visit has a span of its own."""
+def test_loop(exported):
+    """Each visit has its own span."""
 
     def check(task, context):
         return Route("write") if context.visit < 3 else "good"
@@ -177,11 +186,15 @@ def test_a_loop(exported):
     with TaskScheduler({"write": lambda task, context: 1, "check": check}) as scheduler:
         assert scheduler.run(graph).status.name == "COMPLETE"
     for name in ("task write", "task check"):
-        assert [span.attributes[names.TASK_VISIT] for span in exported.named(name)] == [1, 2, 3]
+        assert [span.attributes[names.TASK_VISIT] for span in exported.spans_named(name)] == [
+            1,
+            2,
+            3,
+        ]
 
 
-def test_what_a_condition_rules_out(exported):
-    """A task that is not started has no span, and its condition none of the run's tasks for a parent."""
+def test_skipped_task(exported):
+    """A skipped task has no span. Spans of its condition are children of the run."""
 
     def condition(inputs):
         with exported.span("condition"):
@@ -194,8 +207,8 @@ def test_what_a_condition_rules_out(exported):
 
 
 @pytest.mark.parametrize("how", ["its time is over", "its run is cancelled"])
-def test_a_handler_that_does_not_come_back(how, exported):
-    """Its span ends when the run goes on without it, and not when it returns."""
+def test_abandoned_handler(how, exported):
+    """The span ends when the run abandons the handler, not when the handler returns."""
     started, release = threading.Event(), threading.Event()
 
     def work(task, context):
@@ -210,33 +223,41 @@ def test_a_handler_that_does_not_come_back(how, exported):
             run.cancel("enough")
         result = run.result(DEADLINE)
         error = "asimov_sync.errors." + ("Cancelled" if timeout is None else "TaskTimeout")
-        assert exported.paths() == ["/invoke_workflow one ERROR", "/invoke_workflow one ERROR/task work ERROR"]
+        assert exported.paths() == [
+            "/invoke_workflow one ERROR",
+            "/invoke_workflow one ERROR/task work ERROR",
+        ]
         release.set()
     assert [span.attributes[names.ERROR_TYPE] for span in exported.spans] == [error, error]
     assert result.status.name == "FAILED"
     wait_for(lambda: len(exported.spans) == 2)
 
 
-def test_a_run_that_is_left_before_its_task_is_watched(exported, monkeypatch):
-    """A run may end between the taking of a task and its handler: whichever thread sees the span ends it."""
+def test_run_cancelled_while_task_starts(exported, monkeypatch):
+    """A run can end while a task starts; the span of the task still ends."""
     called = []
-    with TaskScheduler({"work": lambda task, context: called.append(1)}, max_workers=0) as scheduler:
+    with TaskScheduler(
+        {"work": lambda task, context: called.append(1)}, max_workers=0
+    ) as scheduler:
         made = []
 
-        class Cancelling(SpanProcessor):
+        class CancellingProcessor(SpanProcessor):
             def on_start(self, span, parent_context=None):
                 if span.name == "task work":
                     made[0].cancel("just now")
 
-        exported.tracer_provider.add_span_processor(Cancelling())
+        exported.tracer_provider.add_span_processor(CancellingProcessor())
         made.append(scheduler.submit(one_task()))
         assert made[0].result(DEADLINE).status.name == "FAILED"
     assert not called
-    assert exported.one("task work").attributes[names.ERROR_TYPE] == "asimov_sync.errors.Cancelled"
+    assert (
+        exported.only_span("task work").attributes[names.ERROR_TYPE]
+        == "asimov_sync.errors.Cancelled"
+    )
 
 
-class Holding(SpanProcessor):
-    """Holds whoever ends a span, until it is told to let go."""
+class BlockingProcessor(SpanProcessor):
+    """Blocks the thread that ends a span until `release` is set."""
 
     def __init__(self, name):
         self.name = name
@@ -250,25 +271,29 @@ class Holding(SpanProcessor):
 
 @pytest.mark.parametrize("how", ["run", "stream"])
 @pytest.mark.parametrize("name", ["task work", "invoke_workflow one"])
-def test_who_waits_for_the_run_waits_for_its_spans(how, name, exported):
-    """When a run is over to its caller, all its spans have ended, that of the run as the last."""
-    holding = Holding(name)
-    exported.tracer_provider.add_span_processor(holding)
+def test_result_waits_for_spans(how, name, exported):
+    """When a caller gets the result, all spans have ended, the run's as the last."""
+    blocking = BlockingProcessor(name)
+    exported.tracer_provider.add_span_processor(blocking)
     with TaskScheduler({"work": lambda task, context: 1}) as scheduler:
-        waiting = Background(lambda: list(scheduler.stream(one_task())) if how == "stream" else scheduler.run(one_task()))
-        assert holding.reached.wait(DEADLINE)
-        assert not exported.named("invoke_workflow one") or name == "invoke_workflow one"
+        waiting = Background(
+            lambda: (
+                list(scheduler.stream(one_task())) if how == "stream" else scheduler.run(one_task())
+            )
+        )
+        assert blocking.reached.wait(DEADLINE)
+        assert not exported.spans_named("invoke_workflow one") or name == "invoke_workflow one"
         waiting.thread.join(0.05)
         assert waiting.thread.is_alive()
-        holding.release.set()
+        blocking.release.set()
         waiting.result()
     assert exported.spans[-1].name == "task work"
     ends = {span.name: span.end_time for span in exported.spans}
     assert ends["task work"] <= ends["invoke_workflow one"]
 
 
-def test_runs_inside_of_tasks_and_what_grows(options, exported):
-    """A run in a task is the task's child; a subgraph's tasks and spawned ones are the run's."""
+def test_nested_runs_and_spawned_tasks(options, exported):
+    """A run in a task is the task's child; subgraph and spawned tasks are the run's."""
 
     def outer(task, context):
         context.spawn(Task(type="inner"), name="spawned")
@@ -297,14 +322,14 @@ def test_runs_inside_of_tasks_and_what_grows(options, exported):
 
 
 @pytest.mark.parametrize("how", ["submit", "stream"])
-def test_the_caller_is_who_submitted(how, options, exported):
-    """A run belongs to the span in which it was submitted, wherever its end is waited for; it makes nothing current there."""
+def test_parent_is_submitter(how, options, exported):
+    """A run's parent is the span current at submit(). It sets no current span there."""
     with TaskScheduler({"work": lambda task, context: 1}, **options) as scheduler:
         with exported.span("caller") as caller:
-            going_on = getattr(scheduler, how)(one_task())
+            started = getattr(scheduler, how)(one_task())
             assert trace.get_current_span() is caller
         with exported.span("waiting") as waiting:
-            list(going_on) if how == "stream" else going_on.result(DEADLINE)
+            list(started) if how == "stream" else started.result(DEADLINE)
             assert trace.get_current_span() is waiting
     assert exported.paths() == [
         "/caller",
@@ -314,8 +339,8 @@ def test_the_caller_is_who_submitted(how, options, exported):
     ]
 
 
-def test_a_span_that_a_handler_leaves_current(options, exported):
-    """It is no parent of the next task's."""
+def test_span_left_current(options, exported):
+    """A span that a handler leaves current is no parent of the next task."""
 
     def work(task, context):
         contexts.attach(trace.set_span_in_context(exported.tracer.start_span("left")))
@@ -324,11 +349,15 @@ def test_a_span_that_a_handler_leaves_current(options, exported):
     graph.add(Task(type="work"), name="next", depends_on="work")
     with TaskScheduler({"work": work}, **options) as scheduler:
         scheduler.run(graph)
-    assert exported.paths() == ["/invoke_workflow one", "/invoke_workflow one/task next", "/invoke_workflow one/task work"]
+    assert exported.paths() == [
+        "/invoke_workflow one",
+        "/invoke_workflow one/task next",
+        "/invoke_workflow one/task work",
+    ]
 
 
-def test_a_cancelled_run_that_was_interrupted(exported):
-    """What interrupts the caller ends the spans, too."""
+def test_interrupted_run(exported):
+    """KeyboardInterrupt ends the spans as cancelled."""
 
     def work(task, context):
         raise KeyboardInterrupt
@@ -336,12 +365,18 @@ def test_a_cancelled_run_that_was_interrupted(exported):
     with TaskScheduler({"work": work}, max_workers=0) as scheduler:
         with pytest.raises(KeyboardInterrupt):
             scheduler.run(one_task())
-    assert exported.paths() == ["/invoke_workflow one ERROR", "/invoke_workflow one ERROR/task work ERROR"]
-    assert exported.one("task work").attributes[names.ERROR_TYPE] == "asimov_sync.errors.Cancelled"
+    assert exported.paths() == [
+        "/invoke_workflow one ERROR",
+        "/invoke_workflow one ERROR/task work ERROR",
+    ]
+    assert (
+        exported.only_span("task work").attributes[names.ERROR_TYPE]
+        == "asimov_sync.errors.Cancelled"
+    )
 
 
-def test_a_run_that_is_refused(exported):
-    """A run that its scheduler did not take has a span that has ended."""
+def test_rejected_run(exported):
+    """The span of a run that its scheduler rejects ends."""
     scheduler = TaskScheduler({"work": lambda task, context: 1})
     scheduler.close()
     with pytest.raises(RuntimeError):

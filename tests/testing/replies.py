@@ -1,4 +1,4 @@
-"""Replies with everything in them, and requests that ask for one: for the tests of the wires."""
+"""Replies with every kind of block, and the requests for them, for the tests of the wires."""
 
 import requests
 
@@ -15,7 +15,12 @@ CITATION = {
     "start_char_index": 1,
     "end_char_index": 4,
 }
-WEB_CITATION = {"type": "web_search_result_location", "url": "https://x.example", "title": "X", "cited_text": "abc"}
+WEB_CITATION = {
+    "type": "web_search_result_location",
+    "url": "https://x.example",
+    "title": "X",
+    "cited_text": "abc",
+}
 THINKING = {"type": "thinking", "thinking": "let me see", "signature": "sig=="}
 REDACTED = {"type": "redacted_thinking", "data": "EuYB"}
 TEXT = {"type": "text", "text": "Hello wörld"}
@@ -33,14 +38,25 @@ USAGE = Usage(
 )
 
 
-def reply(*blocks, stop_reason="tool_use", **fields):
+def make_reply(*blocks, stop_reason="tool_use", **fields):
     message = ChatMessage(role=ChatRole.ASSISTANT, content=list(blocks))
-    return Reply(**dict({"message": message, "stop_reason": stop_reason, "usage": USAGE, "model": "m", "id": "i"}, **fields))
+    return Reply(
+        **dict(
+            {
+                "message": message,
+                "stop_reason": stop_reason,
+                "usage": USAGE,
+                "model": "m",
+                "id": "i",
+            },
+            **fields,
+        )
+    )
 
 
-def cited(text, *citations):
+def cite(text, *citations):
     return {"type": "text", "text": text, "citations": list(citations)}
 
 
-def asked(server, path, body, **options):
+def post_json(server, path, body, **options):
     return requests.post(server.bedrock_url + path, json=body, timeout=20, **options)

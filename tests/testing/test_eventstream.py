@@ -1,4 +1,4 @@
-"""AWS's binary messages: written as botocore reads them, and read back."""
+"""The codec of AWS's event stream agrees with botocore's and with recorded streams."""
 
 import pytest
 from botocore.eventstream import EventStreamBuffer
@@ -16,16 +16,16 @@ MESSAGES = [
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: str(len(message.payload)))
-def test_botocore_reads_what_is_written(message):
-    """Botocore's own parser, which checks both sums, finds the headers and the payload."""
+def test_botocore_decodes(message):
+    """botocore's parser, which checks both checksums, finds the headers and the payload."""
     buffer = EventStreamBuffer()
     buffer.add_data(encode(message))
     (found,) = list(buffer)
     assert (found.headers, found.payload) == (message.headers, message.payload)
 
 
-def test_messages_are_read_from_any_pieces():
-    """What is read is the whole messages; the rest waits for its other bytes."""
+def test_decode_pieces():
+    """Complete messages are decoded; the bytes of an incomplete one are returned as the rest."""
     data = b"".join(encode(message) for message in MESSAGES)
     for cut in range(len(data) + 1):
         first, rest = decode(data[:cut])
@@ -35,17 +35,17 @@ def test_messages_are_read_from_any_pieces():
 
 
 @pytest.mark.parametrize("place", [0, 9, 13, 60, -1])
-def test_a_wrong_byte_is_found(place):
-    """A byte that is not what it was, wherever it is, is a ValueError."""
+def test_corrupt_byte(place):
+    """A corrupt byte is a ValueError, at any position."""
     data = bytearray(encode(MESSAGES[1]))
     data[place] ^= 1
-    with pytest.raises(ValueError, match="check sum"):
+    with pytest.raises(ValueError, match="checksum"):
         decode(bytes(data))
 
 
 @pytest.mark.parametrize("record", recorded(*STREAMS))
-def test_recorded_streams_are_read_and_written(record):
-    """Every recorded stream is read, and written again byte for byte."""
+def test_recorded_streams(record):
+    """Every recorded stream is decoded, and encoded again byte for byte."""
     if not any(feature.startswith("es:") for feature in record.features):
         assert "streaming" not in record.features
         return

@@ -1,4 +1,4 @@
-"""Run by `tox -e types`: a typo in an import fails the type check, and right code passes it."""
+"""Run by `tox -e types`: a typo in an import fails the type check, and correct code passes it."""
 
 import pathlib
 import shutil
@@ -10,19 +10,26 @@ HERE = pathlib.Path(__file__).resolve().parent
 
 
 def check(name):
-    """The exit status of a strict check of one file, and what it says; with the installed package, as a user has it."""
-    with tempfile.TemporaryDirectory() as elsewhere:
-        shutil.copy(str(HERE / name), elsewhere)  # beside the checkout's package, that one would be checked, too
+    """Check one file strictly, and return the exit status and the output.
+
+    It is checked outside the checkout, so that mypy uses the installed package, as a user does.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copy(str(HERE / name), folder)
         command = [sys.executable, "-m", "mypy", "--strict", "--config-file", "", name]
         done = subprocess.run(
-            command, cwd=elsewhere, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True
+            command,
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            universal_newlines=True,
         )
     print(done.stdout.strip())
     return done.returncode, done.stdout
 
 
 status, _ = check("right.py")
-assert status == 0, "right code does not pass"
-status, said = check("typo.py")
-assert status == 1 and "Tsak" in said, "a typo passes the type check"
-print("as it should be: the typo is found, the right code passes")
+assert status == 0, "correct code does not pass"
+status, output = check("typo.py")
+assert status == 1 and "Tsak" in output, "a typo passes the type check"
+print("passed: mypy finds the typo and accepts the correct code")

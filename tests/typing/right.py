@@ -1,4 +1,4 @@
-"""Must pass a type check, and each name must have its own type, not Any."""
+"""Must pass a type check, in which each name has its own type and not Any."""
 
 from typing import List
 
@@ -23,7 +23,7 @@ MemoryCache().get("key", default=MISSING).anything_at_all()
 
 
 async def main(client: AnthropicInferenceClient) -> None:
-    """Of the async facade as well."""
+    """Check the async facade as well."""
     (await to_async(MemoryCache()).get("k")).anything_at_all()
     deleted: bool = await to_async(MemoryCache()).delete("k")
     reply: Reply = await to_async(client).generate("hello")

@@ -1,4 +1,4 @@
-"""Must not pass a type check: there is no such name."""
+"""Must not pass a type check: the imported name does not exist."""
 
 from asimov_sync import Tsak
 

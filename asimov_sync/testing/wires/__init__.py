@@ -1,4 +1,4 @@
-"""The wires that a ModelServer speaks, one file each, and which path leads to which."""
+"""The wire formats that a ModelServer speaks, one file each, and the endpoints that use them."""
 
 import re
 from typing import NamedTuple, Optional
@@ -6,42 +6,48 @@ from urllib.parse import unquote
 
 from asimov_sync.testing.wires.bedrock import INVOKE
 from asimov_sync.testing.wires.chat import CHAT
-from asimov_sync.testing.wires.contract import Wire
 from asimov_sync.testing.wires.converse import CONVERSE
 from asimov_sync.testing.wires.messages import MESSAGES
+from asimov_sync.testing.wires.wire import Wire
 
-__all__ = ["CHAT", "CONVERSE", "INVOKE", "MESSAGES", "Route", "Wire", "route"]
+__all__ = ["CHAT", "CONVERSE", "INVOKE", "MESSAGES", "Endpoint", "Wire", "find_endpoint"]
 
 
-class Route(NamedTuple):
-    """What a path asks for. stream: None where the request's body says it. model: None where the body names it."""
+class Endpoint(NamedTuple):
+    """The endpoint that a path names.
+
+    wire: the wire format of requests and replies.
+    counts_tokens: whether the endpoint counts tokens instead of replying.
+    stream: whether replies are streamed, or None if the request's body decides.
+    model: the model named in the path, or None if the request's body names it.
+    """
 
     wire: Wire
-    counts: bool = False
+    counts_tokens: bool = False
     stream: Optional[bool] = None
     model: Optional[str] = None
 
 
-_ROUTES = [
-    (re.compile(pattern), found)
-    for pattern, found in [
-        (r"/v1/messages$", Route(MESSAGES)),
-        (r"/v1/messages/count_tokens$", Route(MESSAGES, counts=True)),
-        (r"/chat/completions$", Route(CHAT)),
-        (r"/model/([^/]+)/invoke$", Route(INVOKE, stream=False)),
-        (r"/model/([^/]+)/invoke-with-response-stream$", Route(INVOKE, stream=True)),
-        (r"/model/([^/]+)/converse$", Route(CONVERSE, stream=False)),
-        (r"/model/([^/]+)/converse-stream$", Route(CONVERSE, stream=True)),
-        (r"/model/([^/]+)/count-tokens$", Route(CONVERSE, counts=True)),
+_ENDPOINTS = [
+    (re.compile(pattern), endpoint)
+    for pattern, endpoint in [
+        (r"/v1/messages$", Endpoint(MESSAGES)),
+        (r"/v1/messages/count_tokens$", Endpoint(MESSAGES, counts_tokens=True)),
+        (r"/chat/completions$", Endpoint(CHAT)),
+        (r"/model/([^/]+)/invoke$", Endpoint(INVOKE, stream=False)),
+        (r"/model/([^/]+)/invoke-with-response-stream$", Endpoint(INVOKE, stream=True)),
+        (r"/model/([^/]+)/converse$", Endpoint(CONVERSE, stream=False)),
+        (r"/model/([^/]+)/converse-stream$", Endpoint(CONVERSE, stream=True)),
+        (r"/model/([^/]+)/count-tokens$", Endpoint(CONVERSE, counts_tokens=True)),
     ]
 ]
 
 
-def route(path: str) -> Optional[Route]:
-    """What a path asks for, by its end; None where that is none of these."""
+def find_endpoint(path: str) -> Optional[Endpoint]:
+    """Return the endpoint that matches the end of a path, or None if there is none."""
     path = path.split("?")[0]
-    for pattern, found in _ROUTES:
+    for pattern, endpoint in _ENDPOINTS:
         match = pattern.search(path)
         if match is not None:
-            return found._replace(model=unquote(match.group(1))) if pattern.groups else found
+            return endpoint._replace(model=unquote(match.group(1))) if pattern.groups else endpoint
     return None

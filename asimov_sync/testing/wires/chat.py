@@ -1,8 +1,9 @@
-"""The chat completions wire, from the server's side: as OpenAI has it, with reasoning as OpenRouter and DeepSeek have it.
+"""Chat completions on the server's side: OpenAI's, with OpenRouter's and DeepSeek's reasoning.
 
-Facts of the wire: https://platform.openai.com/docs/api-reference/chat and …/guides/error-codes, and recorded traffic, which
-adds the reasoning (`reasoning_content` for text alone; `reasoning` and `reasoning_details` where it is signed or encrypted)
-and `cache_write_tokens`. Nothing on this wire tells how long a cache lives.
+Sources: https://platform.openai.com/docs/api-reference/chat and …/guides/error-codes, and recorded
+traffic. Only the recordings show reasoning (`reasoning_content` for plain text; `reasoning` and
+`reasoning_details` if it is signed or encrypted) and `cache_write_tokens`. The format does not
+say how long a cache entry lives.
 """
 
 from typing import Any, Dict, Iterator, List, Mapping, Optional
@@ -10,14 +11,20 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional
 from asimov_sync.foreign_json import parsed
 from asimov_sync.messages import Reply, Usage
 from asimov_sync.testing.script import Failure
-from asimov_sync.testing.wires.contract import Wire, as_json, canonical, plain, sse
-from asimov_sync.testing.wires.messages import words_of
+from asimov_sync.testing.wires.wire import (
+    Wire,
+    dump_json,
+    encode_sse,
+    messages_status,
+    split_words,
+    unwrap_text,
+)
 
 __all__ = ["CHAT", "ChatWire"]
 
 Block = Dict[str, Any]
 
-_FINISH = {
+_FINISH_REASONS = {
     "end_turn": "stop",
     "stop_sequence": "stop",
     "pause_turn": "stop",
@@ -26,7 +33,7 @@ _FINISH = {
     "model_context_window_exceeded": "length",
     "refusal": "content_filter",
 }
-_CHOICES = {"auto": {"type": "auto"}, "none": {"type": "none"}, "required": {"type": "any"}}
+_TOOL_CHOICES = {"auto": {"type": "auto"}, "none": {"type": "none"}, "required": {"type": "any"}}
 _DONE = "[DONE]"
 
 
@@ -39,50 +46,59 @@ class ChatWire(Wire):
 
     # The request
 
-    def read_request(self, told: Mapping[str, Any]) -> Dict[str, Any]:
-        """The request in Messages' words; the results of tools are said by the user, those of one turn in one message."""
-        body = {name: value for name, value in told.items() if name not in _RENAMED}
+    def read_request(self, request: Mapping[str, Any]) -> Dict[str, Any]:
+        """Translate the request. Tool results become user messages, one for each turn."""
+        body = {name: value for name, value in request.items() if name not in _TRANSLATED}
         system: List[Block] = []
         messages: List[Dict[str, Any]] = []
-        for message in told["messages"]:
+        for message in request["messages"]:
             role = message["role"]
             if role in ("system", "developer"):
-                system.extend(_content(message["content"]))
+                system.extend(_decode_content(message["content"]))
             elif role == "tool":
                 result = {"type": "tool_result", "tool_use_id": message["tool_call_id"]}
-                result["content"] = plain(_content(message["content"]))
-                if not (messages and messages[-1]["role"] == "user" and _is_result(messages[-1]["content"])):
+                result["content"] = unwrap_text(_decode_content(message["content"]))
+                if not (messages and _is_result_message(messages[-1])):
                     messages.append({"role": "user", "content": []})
                 messages[-1]["content"].append(result)
             elif role == "assistant":
-                messages.append({"role": role, "content": plain(_reasoned(message) + _content(message.get("content")))})
-                wanted = [_wanted(call) for call in message.get("tool_calls") or []]
-                if wanted:
-                    messages[-1]["content"] = _content(messages[-1]["content"]) + wanted
+                blocks = _decode_reasoning(message) + _decode_content(message.get("content"))
+                blocks += [_decode_call(call) for call in message.get("tool_calls") or []]
+                messages.append({"role": role, "content": unwrap_text(blocks)})
             else:
-                messages.append({"role": role, "content": plain(_content(message["content"]))})
+                messages.append(
+                    {"role": role, "content": unwrap_text(_decode_content(message["content"]))}
+                )
         body["messages"] = messages
         if system:
-            body["system"] = plain(system)
+            body["system"] = unwrap_text(system)
         for theirs, ours in (("max_tokens", "max_tokens"), ("max_completion_tokens", "max_tokens")):
-            if told.get(theirs) is not None:
-                body[ours] = told[theirs]
-        if told.get("stop") is not None:
-            body["stop_sequences"] = [told["stop"]] if isinstance(told["stop"], str) else list(told["stop"])
-        if told.get("tools"):
-            body["tools"] = [_tool(tool) for tool in told["tools"]]
-        choice = told.get("tool_choice")
+            if request.get(theirs) is not None:
+                body[ours] = request[theirs]
+        if request.get("stop") is not None:
+            body["stop_sequences"] = (
+                [request["stop"]] if isinstance(request["stop"], str) else list(request["stop"])
+            )
+        if request.get("tools"):
+            body["tools"] = [_decode_tool(tool) for tool in request["tools"]]
+        choice = request.get("tool_choice")
         if choice is not None:
             body["tool_choice"] = (
-                _CHOICES[choice] if isinstance(choice, str) else {"type": "tool", "name": choice["function"]["name"]}
+                _TOOL_CHOICES[choice]
+                if isinstance(choice, str)
+                else {"type": "tool", "name": choice["function"]["name"]}
             )
         return body
 
     # The reply
 
     def reply_body(self, reply: Reply, body: Mapping[str, Any]) -> Dict[str, Any]:
-        """A completion with one choice; content is null where there is no text."""
-        message: Dict[str, Any] = {"role": "assistant", "content": reply.text or None, "refusal": None}
+        """Return a completion with one choice. Its content is null if there is no text."""
+        message: Dict[str, Any] = {
+            "role": "assistant",
+            "content": reply.text or None,
+            "refusal": None,
+        }
         message.update(_reasoning(reply))
         wanted = _tool_calls(reply)
         if wanted:
@@ -95,71 +111,93 @@ class ChatWire(Wire):
             "object": "chat.completion",
             "created": 0,
             "model": reply.model,
-            "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": _finish_reason(reply)}],
-            "usage": _figures(reply.usage),
+            "choices": [
+                {
+                    "index": 0,
+                    "message": message,
+                    "logprobs": None,
+                    "finish_reason": _finish_reason(reply),
+                }
+            ],
+            "usage": _usage(reply.usage),
         }
 
     def reply_events(self, reply: Reply, body: Mapping[str, Any]) -> Iterator[Any]:
-        """The role, reasoning, text, each call's name and then its arguments, the finish_reason; usage if asked; [DONE]."""
+        """Yield role, reasoning, text, tool calls, the finish_reason, the usage and [DONE].
+
+        The usage is sent only if `stream_options` asks for it.
+        """
         options = body.get("stream_options")
         include_usage = isinstance(options, Mapping) and bool(options.get("include_usage"))
 
-        def chunk(choices: List[Dict[str, Any]], usage: Optional[Dict[str, Any]] = None) -> Dict[str, Any]:
-            head = {"id": reply.id, "object": "chat.completion.chunk", "created": 0, "model": reply.model}
+        def chunk(
+            choices: List[Dict[str, Any]], usage: Optional[Dict[str, Any]] = None
+        ) -> Dict[str, Any]:
+            head = {
+                "id": reply.id,
+                "object": "chat.completion.chunk",
+                "created": 0,
+                "model": reply.model,
+            }
             return dict(head, choices=choices, **({"usage": usage} if include_usage else {}))
 
-        def delta(told: Dict[str, Any], finish_reason: Optional[str] = None) -> Dict[str, Any]:
-            return chunk([{"index": 0, "delta": told, "logprobs": None, "finish_reason": finish_reason}])
+        def delta(content: Dict[str, Any], finish_reason: Optional[str] = None) -> Dict[str, Any]:
+            return chunk(
+                [{"index": 0, "delta": content, "logprobs": None, "finish_reason": finish_reason}]
+            )
 
         yield delta({"role": "assistant", "content": "" if reply.text else None, "refusal": None})
         for piece in _reasoning_deltas(reply):
             yield delta(piece)
-        for word in words_of(reply.text):
+        for word in split_words(reply.text):
             yield delta({"content": word})
         annotations = _annotations(reply)
         if annotations:
             yield delta({"annotations": annotations})
         for index, call in enumerate(_tool_calls(reply)):
-            told = call["function"]["arguments"]
-            half = len(told) // 2
-            yield delta({"tool_calls": [dict(call, index=index, function=dict(call["function"], arguments=""))]})
-            for piece in (told[:half], told[half:]):
+            arguments = call["function"]["arguments"]
+            half = len(arguments) // 2
+            function = dict(call["function"], arguments="")
+            yield delta({"tool_calls": [dict(call, index=index, function=function)]})
+            for piece in (arguments[:half], arguments[half:]):
                 yield delta({"tool_calls": [{"index": index, "function": {"arguments": piece}}]})
         yield delta({}, _finish_reason(reply))
         if include_usage:
-            yield chunk([], _figures(reply.usage))
+            yield chunk([], _usage(reply.usage))
         yield _DONE
 
     def encode(self, event: Any, newline: str = "\n") -> bytes:
-        """An event without a name."""
-        return sse(event if isinstance(event, str) else as_json(event), None, newline)
+        """Encode an event without a name."""
+        return encode_sse(event if isinstance(event, str) else dump_json(event), None, newline)
 
     def count_body(self, tokens: int) -> Dict[str, Any]:
-        """ValueError: this wire counts nothing."""
+        """Raise ValueError: this API has no endpoint that counts tokens."""
         raise ValueError("chat completions have no endpoint that counts tokens")
 
     # Failures
 
     def failure_status(self, failure: Failure) -> int:
-        """As given, but for 529, which is a 503 here."""
+        """Return the failure's own status, but 503 for 529."""
         return 503 if failure.status == 529 else failure.status
 
     def failure_body(self, failure: Failure, request_id: Optional[str] = None) -> Dict[str, Any]:
-        """A coarse type and a code. A word that is not of the Messages API is the code."""
-        known = canonical(failure)
+        """Return an error with a type and a code. An unknown error type is sent as the code."""
+        known = messages_status(failure)
         status = failure.status if known is None else known
-        kind, code = _KINDS.get(status, ("invalid_request_error" if 400 <= status < 500 else "server_error", None))
+        kind, code = _ERROR_TYPES.get(
+            status, ("invalid_request_error" if 400 <= status < 500 else "server_error", None)
+        )
         code = failure.error_type if known is None else code
         return {"error": {"message": failure.message, "type": kind, "param": None, "code": code}}
 
     def error_event(self, failure: Failure) -> Dict[str, Any]:
-        """An event with an `error` in place of choices."""
+        """Return an event with an `error` in place of choices."""
         return self.failure_body(failure)
 
 
-_RENAMED = frozenset("messages max_tokens max_completion_tokens stop tools tool_choice".split())
+_TRANSLATED = frozenset("messages max_tokens max_completion_tokens stop tools tool_choice".split())
 
-_KINDS = {
+_ERROR_TYPES = {
     401: ("invalid_request_error", "invalid_api_key"),
     402: ("insufficient_quota", "insufficient_quota"),
     404: ("invalid_request_error", "model_not_found"),
@@ -169,18 +207,18 @@ _KINDS = {
 }
 
 
-# Requests: parts
+# Parts of requests
 
 
-def _content(content: Any) -> List[Block]:
+def _decode_content(content: Any) -> List[Block]:
     if content is None:
         return []
     if isinstance(content, str):
         return [{"type": "text", "text": content}]
-    return [_part(part) for part in content]
+    return [_decode_part(part) for part in content]
 
 
-def _part(part: Block) -> Block:
+def _decode_part(part: Block) -> Block:
     if part.get("type") != "image_url":
         return dict(part)
     url = part["image_url"]["url"]
@@ -190,17 +228,23 @@ def _part(part: Block) -> Block:
     return {"type": "image", "source": {"type": "base64", "media_type": media_type, "data": data}}
 
 
-def _is_result(content: Any) -> bool:
+def _is_result_message(message: Mapping[str, Any]) -> bool:
+    content = message["content"]
     return isinstance(content, list) and bool(content) and content[-1].get("type") == "tool_result"
 
 
-def _wanted(call: Mapping[str, Any]) -> Block:
+def _decode_call(call: Mapping[str, Any]) -> Block:
     function = call["function"]
-    return {"type": "tool_use", "id": call["id"], "name": function["name"], "input": parsed(function["arguments"] or "{}")}
+    return {
+        "type": "tool_use",
+        "id": call["id"],
+        "name": function["name"],
+        "input": parsed(function["arguments"] or "{}"),
+    }
 
 
-def _reasoned(message: Mapping[str, Any]) -> List[Block]:
-    """The thinking in an assistant's message."""
+def _decode_reasoning(message: Mapping[str, Any]) -> List[Block]:
+    """Return the thinking blocks of an assistant's message."""
     details = message.get("reasoning_details")
     if not details:
         thought = message.get("reasoning_content") or message.get("reasoning")
@@ -210,41 +254,59 @@ def _reasoned(message: Mapping[str, Any]) -> List[Block]:
         if detail["type"] == "reasoning.encrypted":
             blocks.append({"type": "redacted_thinking", "data": detail["data"]})
         elif detail["type"] == "reasoning.text":
-            signature = {} if detail.get("signature") is None else {"signature": detail["signature"]}
-            blocks.append(dict({"type": "thinking", "thinking": detail.get("text") or ""}, **signature))
+            signature = (
+                {} if detail.get("signature") is None else {"signature": detail["signature"]}
+            )
+            blocks.append(
+                dict({"type": "thinking", "thinking": detail.get("text") or ""}, **signature)
+            )
         else:
             blocks.append(dict(detail))
     return blocks
 
 
-def _tool(tool: Mapping[str, Any]) -> Dict[str, Any]:
+def _decode_tool(tool: Mapping[str, Any]) -> Dict[str, Any]:
     if tool["type"] != "function":
         return dict(tool)
     function = dict(tool["function"])
-    return dict({"name": function.pop("name"), "input_schema": function.pop("parameters", {"type": "object"})}, **function)
+    return dict(
+        {
+            "name": function.pop("name"),
+            "input_schema": function.pop("parameters", {"type": "object"}),
+        },
+        **function,
+    )
 
 
-# Replies: parts
+# Parts of replies
 
 
 def _tool_calls(reply: Reply) -> List[Dict[str, Any]]:
     for block in reply.message.blocks:
         if block.get("type") not in ("text", "thinking", "redacted_thinking", "tool_use"):
-            raise ValueError("chat completions have no {} block".format(block.get("type")))
+            raise ValueError(f"chat completions have no {block.get('type')} block")
     return [
-        {"id": block["id"], "type": "function", "function": {"name": block["name"], "arguments": as_json(block["input"])}}
+        {
+            "id": block["id"],
+            "type": "function",
+            "function": {"name": block["name"], "arguments": dump_json(block["input"])},
+        }
         for block in reply.message.blocks
         if block["type"] == "tool_use"
     ]
 
 
-def _thoughts(reply: Reply) -> List[Block]:
-    return [block for block in reply.message.blocks if block.get("type") in ("thinking", "redacted_thinking")]
+def _thinking_blocks(reply: Reply) -> List[Block]:
+    return [
+        block
+        for block in reply.message.blocks
+        if block.get("type") in ("thinking", "redacted_thinking")
+    ]
 
 
-def _sealed(thoughts: List[Block]) -> bool:
-    """Whether there is more to the thoughts than text."""
-    return any(block["type"] == "redacted_thinking" or "signature" in block for block in thoughts)
+def _needs_details(thinking: List[Block]) -> bool:
+    """Return whether the thinking is signed or encrypted."""
+    return any(block["type"] == "redacted_thinking" or "signature" in block for block in thinking)
 
 
 def _detail(index: int, block: Block) -> Dict[str, Any]:
@@ -260,52 +322,67 @@ def _detail(index: int, block: Block) -> Dict[str, Any]:
 
 
 def _reasoning(reply: Reply) -> Dict[str, Any]:
-    thoughts = _thoughts(reply)
-    if not thoughts:
+    thinking = _thinking_blocks(reply)
+    if not thinking:
         return {}
-    text = "".join(block.get("thinking", "") for block in thoughts)
-    if not _sealed(thoughts):
+    text = "".join(block.get("thinking", "") for block in thinking)
+    if not _needs_details(thinking):
         return {"reasoning_content": text}
-    return {"reasoning": text, "reasoning_details": [_detail(index, block) for index, block in enumerate(thoughts)]}
+    return {
+        "reasoning": text,
+        "reasoning_details": [_detail(index, block) for index, block in enumerate(thinking)],
+    }
 
 
 def _reasoning_deltas(reply: Reply) -> Iterator[Dict[str, Any]]:
-    """Reasoning word by word; of one that is sealed, the signature comes last, as a detail of its own."""
-    thoughts = _thoughts(reply)
-    sealed = _sealed(thoughts)
-    for index, block in enumerate(thoughts):
-        for word in words_of(block.get("thinking", "")):
-            if sealed:
-                yield {"reasoning": word, "reasoning_details": [{"type": "reasoning.text", "text": word, "index": index}]}
+    """Yield the reasoning word by word. A signature follows as a detail of its own."""
+    thinking = _thinking_blocks(reply)
+    with_details = _needs_details(thinking)
+    for index, block in enumerate(thinking):
+        for word in split_words(block.get("thinking", "")):
+            if with_details:
+                yield {
+                    "reasoning": word,
+                    "reasoning_details": [{"type": "reasoning.text", "text": word, "index": index}],
+                }
             else:
                 yield {"reasoning_content": word}
         if block["type"] == "redacted_thinking":
             yield {"reasoning_details": [_detail(index, block)]}
         elif "signature" in block:
-            yield {"reasoning_details": [{"type": "reasoning.text", "signature": block["signature"], "index": index}]}
+            yield {
+                "reasoning_details": [
+                    {"type": "reasoning.text", "signature": block["signature"], "index": index}
+                ]
+            }
 
 
 def _annotations(reply: Reply) -> List[Dict[str, Any]]:
-    """Citations of web pages, with the part of the text that they are for."""
-    told, start = [], 0
+    """Return the citations of web pages, with the range of text that each one supports."""
+    annotations, start = [], 0
     for block in reply.message.blocks:
         if block.get("type") != "text":
             continue
         end = start + len(block["text"])
         for citation in block.get("citations") or []:
             if "url" not in citation:
-                raise ValueError("chat completions have no {} citation".format(citation.get("type")))
-            page = {"url": citation["url"], "title": citation.get("title"), "start_index": start, "end_index": end}
-            told.append({"type": "url_citation", "url_citation": page})
+                raise ValueError(f"chat completions have no {citation.get('type')} citation")
+            page = {
+                "url": citation["url"],
+                "title": citation.get("title"),
+                "start_index": start,
+                "end_index": end,
+            }
+            annotations.append({"type": "url_citation", "url_citation": page})
         start = end
-    return told
+    return annotations
 
 
 def _finish_reason(reply: Reply) -> Optional[str]:
-    return reply.raw_stop_reason or _FINISH.get(reply.stop_reason or "", reply.stop_reason)
+    return reply.raw_stop_reason or _FINISH_REASONS.get(reply.stop_reason or "", reply.stop_reason)
 
 
-def _figures(usage: Usage) -> Dict[str, Any]:
+def _usage(usage: Usage) -> Dict[str, Any]:
     prompt = usage.input_tokens + usage.cache_read_input_tokens + usage.cache_write_input_tokens
     cached = {"cached_tokens": usage.cache_read_input_tokens}
     if usage.cache_write_input_tokens:

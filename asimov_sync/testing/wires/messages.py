@@ -1,19 +1,17 @@
-"""The Messages wire, from the server's side: requests as they are, replies as JSON or as server-sent events.
+"""The Messages API on the server's side: requests unchanged, replies as JSON or server-sent events.
 
-Facts of the wire: https://docs.anthropic.com/en/api/messages, …/messages-streaming and …/errors.
+Sources: https://docs.anthropic.com/en/api/messages, …/messages-streaming and …/errors.
 """
 
-import re
-from typing import Any, Dict, Iterator, List, Mapping, Optional
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
 from asimov_sync.messages import Reply, Usage
-from asimov_sync.testing.script import WORDS, Failure
-from asimov_sync.testing.wires.contract import Wire, as_json, sse
+from asimov_sync.testing.script import ERROR_STATUSES, Failure
+from asimov_sync.testing.wires.wire import Wire, dump_json, encode_sse, split_words
 
-__all__ = ["MESSAGES", "MessagesWire", "words_of"]
+__all__ = ["MESSAGES", "MessagesWire"]
 
-_PIECE = re.compile(r"\s*\S+\s*")
-_BY_STATUS = {status: word for word, status in WORDS.items()}
+_ERROR_TYPES = {status: error_type for error_type, status in ERROR_STATUSES.items()}
 
 
 class MessagesWire(Wire):
@@ -23,14 +21,14 @@ class MessagesWire(Wire):
     request_id_header = "request-id"
     stream_headers = {"content-type": "text/event-stream; charset=utf-8"}
 
-    def read_request(self, told: Mapping[str, Any]) -> Dict[str, Any]:
-        """The request itself."""
-        if not isinstance(told["messages"], list):
-            raise TypeError("messages: a list is required")
-        return dict(told)
+    def read_request(self, request: Mapping[str, Any]) -> Dict[str, Any]:
+        """Return the request. Raises TypeError if its messages are not a list."""
+        if not isinstance(request["messages"], list):
+            raise TypeError("messages must be a list")
+        return dict(request)
 
     def reply_body(self, reply: Reply, body: Mapping[str, Any]) -> Dict[str, Any]:
-        """A message."""
+        """Return a message."""
         return {
             "id": reply.id,
             "type": "message",
@@ -39,12 +37,12 @@ class MessagesWire(Wire):
             "content": reply.message.blocks,
             "stop_reason": reply.raw_stop_reason or reply.stop_reason,
             "stop_sequence": None,
-            "usage": self.figures(reply.usage),
+            "usage": self.usage_body(reply.usage),
         }
 
-    def figures(self, usage: Usage) -> Dict[str, Any]:
-        """The usage of a message."""
-        figures = {
+    def usage_body(self, usage: Usage) -> Dict[str, Any]:
+        """Return the usage of a message."""
+        body = {
             "input_tokens": usage.input_tokens,
             "cache_creation_input_tokens": usage.cache_write_input_tokens,
             "cache_read_input_tokens": usage.cache_read_input_tokens,
@@ -55,18 +53,24 @@ class MessagesWire(Wire):
             "output_tokens": usage.output_tokens,
         }
         if usage.reasoning_tokens:
-            figures["output_tokens_details"] = {"thinking_tokens": usage.reasoning_tokens}
-        return figures
+            body["output_tokens_details"] = {"thinking_tokens": usage.reasoning_tokens}
+        return body
 
     def reply_events(self, reply: Reply, body: Mapping[str, Any]) -> Iterator[Dict[str, Any]]:
-        """message_start, each block with its deltas, message_delta, message_stop; a ping within the first block."""
+        """Yield message_start, each block with its deltas, message_delta and message_stop.
+
+        A ping follows the start of the first block.
+        """
         message = self.reply_body(reply, body)
-        figures = message["usage"]
-        started = dict(figures, output_tokens=1)
+        usage = message["usage"]
+        started = dict(usage, output_tokens=1)
         started.pop("output_tokens_details", None)
-        yield {"type": "message_start", "message": dict(message, content=[], stop_reason=None, usage=started)}
+        yield {
+            "type": "message_start",
+            "message": dict(message, content=[], stop_reason=None, usage=started),
+        }
         for index, block in enumerate(message["content"]):
-            start, deltas = _streamed(block)
+            start, deltas = _split_block(block)
             yield {"type": "content_block_start", "index": index, "content_block": start}
             if index == 0:
                 yield {"type": "ping"}
@@ -76,65 +80,74 @@ class MessagesWire(Wire):
         yield {
             "type": "message_delta",
             "delta": {"stop_reason": message["stop_reason"], "stop_sequence": None},
-            # The split of the cache's writes is told in message_start only.
-            "usage": {name: figure for name, figure in figures.items() if name != "cache_creation"},
+            # Only message_start splits the cache writes.
+            "usage": {name: count for name, count in usage.items() if name != "cache_creation"},
         }
         yield {"type": "message_stop"}
 
     def encode(self, event: Any, newline: str = "\n") -> bytes:
-        """A named event."""
-        return sse(as_json(event), event["type"], newline)
+        """Encode a named event."""
+        return encode_sse(dump_json(event), event["type"], newline)
 
     def count_body(self, tokens: int) -> Dict[str, Any]:
-        """The count."""
+        """Return the count."""
         return {"input_tokens": tokens}
 
     def failure_status(self, failure: Failure) -> int:
-        """As given."""
+        """Return the failure's own status."""
         return failure.status
 
     def failure_body(self, failure: Failure, request_id: Optional[str] = None) -> Dict[str, Any]:
-        """An error, with the id of the request."""
+        """Return an error with the id of the request."""
         return {"type": "error", "error": _error(failure), "request_id": request_id}
 
     def error_event(self, failure: Failure) -> Dict[str, Any]:
-        """An `error` event."""
+        """Return an `error` event."""
         return {"type": "error", "error": _error(failure)}
 
-    def admits(self, headers: Mapping[str, str], key: str) -> bool:
-        """Whether x-api-key, or a bearer token, is the key."""
-        return headers.get("x-api-key") == key or super().admits(headers, key)
+    def authorizes(self, headers: Mapping[str, str], key: str) -> bool:
+        """Return whether x-api-key or a bearer token is the key."""
+        return headers.get("x-api-key") == key or super().authorizes(headers, key)
 
 
 def _error(failure: Failure) -> Dict[str, Any]:
-    other = "invalid_request_error" if 400 <= failure.status < 500 else "api_error"
-    return {"type": failure.error_type or _BY_STATUS.get(failure.status, other), "message": failure.message}
+    default = "invalid_request_error" if 400 <= failure.status < 500 else "api_error"
+    return {
+        "type": failure.error_type or _ERROR_TYPES.get(failure.status, default),
+        "message": failure.message,
+    }
 
 
-def words_of(text: str) -> List[str]:
-    """A text word by word, with the white space around; nothing of it is lost."""
-    return _PIECE.findall(text) or ([text] if text else [])
-
-
-def _streamed(block: Dict[str, Any]) -> Any:
-    """A block as it starts, and the deltas that make it whole."""
+def _split_block(block: Dict[str, Any]) -> Tuple[Dict[str, Any], List[Dict[str, Any]]]:
+    """Return a block as its content_block_start has it, and the deltas that complete it."""
     kind = block.get("type")
     if kind == "text":
-        deltas: List[Dict[str, Any]] = [{"type": "text_delta", "text": piece} for piece in words_of(block["text"])]
+        deltas: List[Dict[str, Any]] = [
+            {"type": "text_delta", "text": piece} for piece in split_words(block["text"])
+        ]
         if not isinstance(block.get("citations"), list):
             return dict(block, text=""), deltas
-        cited = [{"type": "citations_delta", "citation": citation} for citation in block["citations"]]
+        cited = [
+            {"type": "citations_delta", "citation": citation} for citation in block["citations"]
+        ]
         return dict(block, text="", citations=[]), cited + deltas
     if kind == "thinking":
-        deltas = [{"type": "thinking_delta", "thinking": piece} for piece in words_of(block.get("thinking", ""))]
+        deltas = [
+            {"type": "thinking_delta", "thinking": piece}
+            for piece in split_words(block.get("thinking", ""))
+        ]
         if "signature" not in block:
             return dict(block, thinking=""), deltas
-        return dict(block, thinking="", signature=""), deltas + [{"type": "signature_delta", "signature": block["signature"]}]
+        return dict(block, thinking="", signature=""), deltas + [
+            {"type": "signature_delta", "signature": block["signature"]}
+        ]
     if kind == "tool_use":
-        told = as_json(block["input"])
-        half = len(told) // 2
-        pieces = ["", told[:half], told[half:]]
-        return dict(block, input={}), [{"type": "input_json_delta", "partial_json": piece} for piece in pieces]
+        arguments = dump_json(block["input"])
+        half = len(arguments) // 2
+        pieces = ["", arguments[:half], arguments[half:]]
+        return dict(block, input={}), [
+            {"type": "input_json_delta", "partial_json": piece} for piece in pieces
+        ]
     return block, []
 
 

@@ -1,11 +1,11 @@
-"""What a script is asked: the same Messages body, whatever the wire."""
+"""Scripts receive the same Messages body on every wire."""
 
 import base64
 
 from asimov_sync.testing import ModelServer, last_text, tool_results
 from asimov_sync.testing.wires import CHAT, CONVERSE
 
-from .replies import REDACTED, TEXT, THINKING, TOOL, asked
+from .replies import REDACTED, TEXT, THINKING, TOOL, post_json
 
 TOOL_SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
 PICTURE = base64.b64encode(b"picture").decode("ascii")
@@ -22,10 +22,16 @@ EXPECTED = {
             "role": "user",
             "content": [
                 {"type": "text", "text": "look"},
-                {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PICTURE}},
+                {
+                    "type": "image",
+                    "source": {"type": "base64", "media_type": "image/png", "data": PICTURE},
+                },
             ],
         },
-        {"role": "assistant", "content": [THINKING, REDACTED, TEXT, TOOL, dict(TOOL, id="tu2", input={})]},
+        {
+            "role": "assistant",
+            "content": [THINKING, REDACTED, TEXT, TOOL, dict(TOOL, id="tu2", input={})],
+        },
         {
             "role": "user",
             "content": [
@@ -42,7 +48,12 @@ IN_CHAT = {
     "max_completion_tokens": 7,
     "temperature": 0.5,
     "stop": "END",
-    "tools": [{"type": "function", "function": {"name": "f", "description": "does it", "parameters": TOOL_SCHEMA}}],
+    "tools": [
+        {
+            "type": "function",
+            "function": {"name": "f", "description": "does it", "parameters": TOOL_SCHEMA},
+        }
+    ],
     "tool_choice": {"type": "function", "function": {"name": "f"}},
     "messages": [
         {"role": "system", "content": "be brief"},
@@ -61,7 +72,11 @@ IN_CHAT = {
                 {"type": "reasoning.encrypted", "data": "EuYB"},
             ],
             "tool_calls": [
-                {"id": "tu1", "type": "function", "function": {"name": "f", "arguments": '{"a": [1, "é"]}'}},
+                {
+                    "id": "tu1",
+                    "type": "function",
+                    "function": {"name": "f", "arguments": '{"a": [1, "é"]}'},
+                },
                 {"id": "tu2", "type": "function", "function": {"name": "f", "arguments": ""}},
             ],
         },
@@ -75,16 +90,38 @@ IN_CONVERSE = {
     "system": [{"text": "be brief"}],
     "inferenceConfig": {"maxTokens": 7, "temperature": 0.5, "stopSequences": ["END"]},
     "toolConfig": {
-        "tools": [{"toolSpec": {"name": "f", "description": "does it", "inputSchema": {"json": TOOL_SCHEMA}}}],
+        "tools": [
+            {
+                "toolSpec": {
+                    "name": "f",
+                    "description": "does it",
+                    "inputSchema": {"json": TOOL_SCHEMA},
+                }
+            }
+        ],
         "toolChoice": {"tool": {"name": "f"}},
     },
     "messages": [
-        {"role": "user", "content": [{"text": "look"}, {"image": {"format": "png", "source": {"bytes": PICTURE}}}]},
+        {
+            "role": "user",
+            "content": [
+                {"text": "look"},
+                {"image": {"format": "png", "source": {"bytes": PICTURE}}},
+            ],
+        },
         {
             "role": "assistant",
             "content": [
-                {"reasoningContent": {"reasoningText": {"text": "let me see", "signature": "sig=="}}},
-                {"reasoningContent": {"redactedContent": base64.b64encode(b"EuYB").decode("ascii")}},
+                {
+                    "reasoningContent": {
+                        "reasoningText": {"text": "let me see", "signature": "sig=="}
+                    }
+                },
+                {
+                    "reasoningContent": {
+                        "redactedContent": base64.b64encode(b"EuYB").decode("ascii")
+                    }
+                },
                 {"text": "Hello wörld"},
                 {"toolUse": {"toolUseId": "tu1", "name": "f", "input": {"a": [1, "é"]}}},
                 {"toolUse": {"toolUseId": "tu2", "name": "f", "input": {}}},
@@ -93,7 +130,13 @@ IN_CONVERSE = {
         {
             "role": "user",
             "content": [
-                {"toolResult": {"toolUseId": "tu1", "content": [{"text": "seven"}], "status": "success"}},
+                {
+                    "toolResult": {
+                        "toolUseId": "tu1",
+                        "content": [{"text": "seven"}],
+                        "status": "success",
+                    }
+                },
                 {"toolResult": {"toolUseId": "tu2", "content": [{"text": "eight"}]}},
             ],
         },
@@ -103,39 +146,52 @@ IN_CONVERSE = {
 }
 
 
-def test_a_script_is_asked_in_messages_words():
-    """The same request on each wire is one and the same Messages body; ServedRequest.body stays what came."""
+def test_script_receives_messages_body():
+    """The same request is the same body on each wire; ServedRequest.body is the original."""
     bodies = []
     invoke = {name: value for name, value in EXPECTED.items() if name != "model"}
     with ModelServer(lambda body: bodies.append(body) or "ok") as server:
-        asked(server, "/v1/messages", EXPECTED)
-        asked(server, "/v1/chat/completions", IN_CHAT)
-        asked(server, "/model/m%3A1%2Fx/invoke", invoke)
-        asked(server, "/model/m%3A1%2Fx/converse", IN_CONVERSE)
-        asked(server, "/model/m%3A1%2Fx/converse-stream", IN_CONVERSE)
-        assert [request.body for request in server.requests[:4]] == [EXPECTED, IN_CHAT, invoke, IN_CONVERSE]
-        assert [request.wire for request in server.requests] == ["messages", "chat", "invoke", "converse", "converse"]
+        post_json(server, "/v1/messages", EXPECTED)
+        post_json(server, "/v1/chat/completions", IN_CHAT)
+        post_json(server, "/model/m%3A1%2Fx/invoke", invoke)
+        post_json(server, "/model/m%3A1%2Fx/converse", IN_CONVERSE)
+        post_json(server, "/model/m%3A1%2Fx/converse-stream", IN_CONVERSE)
+        assert [request.body for request in server.requests[:4]] == [
+            EXPECTED,
+            IN_CHAT,
+            invoke,
+            IN_CONVERSE,
+        ]
+        assert [request.wire for request in server.requests] == [
+            "messages",
+            "chat",
+            "invoke",
+            "converse",
+            "converse",
+        ]
         assert server.requests[2].path == "/model/m%3A1%2Fx/invoke"
     assert [body.pop("stream", None) for body in bodies] == [None, None, False, False, True]
     assert bodies == [EXPECTED] * 5
 
 
-def test_the_helpers_serve_every_wire():
-    """last_text and tool_results find the same on each wire."""
+def test_script_helpers():
+    """last_text and tool_results return the same on each wire."""
     found = []
-    with ModelServer(lambda body: found.append((last_text(body), tool_results(body))) or "ok") as server:
+    with ModelServer(
+        lambda body: found.append((last_text(body), tool_results(body))) or "ok"
+    ) as server:
         for path, body, length in (
             ("/v1/messages", EXPECTED, 3),
             ("/v1/chat/completions", IN_CHAT, 5),
             ("/model/m/converse", IN_CONVERSE, 3),
         ):
-            asked(server, path, dict(body, messages=body["messages"][:length]))
-            asked(server, path, body)
+            post_json(server, path, dict(body, messages=body["messages"][:length]))
+            post_json(server, path, body)
     assert found == [("", {"f": "eight"}), ("go on", {})] * 3
 
 
-def test_what_messages_has_no_word_for():
-    """It stays under its own name: options, parts of a message, tools of another kind."""
+def test_unknown_fields():
+    """Options, parts and tools that the Messages API does not have keep their names."""
     odd = {"type": "input_audio", "input_audio": {"data": "x"}}
     body = CHAT.read_request(
         {
@@ -160,7 +216,14 @@ def test_what_messages_has_no_word_for():
     body = CONVERSE.read_request(
         {
             "messages": [
-                {"role": "user", "content": [{"text": "a"}, {"cachePoint": {"type": "default", "ttl": "1h"}}, video]}
+                {
+                    "role": "user",
+                    "content": [
+                        {"text": "a"},
+                        {"cachePoint": {"type": "default", "ttl": "1h"}},
+                        video,
+                    ],
+                }
             ],
             "toolConfig": {
                 "tools": [{"systemTool": {"name": "g"}}, {"cachePoint": {"type": "default"}}],

@@ -1,11 +1,15 @@
-"""What a server's bytes are: HTTP spoken on a plain socket, with nothing between."""
+"""HTTP on a plain socket, to see the exact bytes of a server."""
 
 import json
 import socket
 
 
-class Raw:
-    """A response as it came. pieces: what each recv gave; reset: whether the connection ended with a TCP reset."""
+class RawResponse:
+    """A response as received.
+
+    pieces: the bytes of each recv().
+    reset: whether the connection ended with a TCP reset.
+    """
 
     def __init__(self, pieces, reset):
         self.pieces = pieces
@@ -14,17 +18,21 @@ class Raw:
         head, self.empty_line, self.rest = self.bytes.partition(b"\r\n\r\n")
         lines = head.decode("latin-1").split("\r\n")
         self.status = int(lines[0].split()[1]) if lines[0] else None
-        self.headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines[1:])}
+        fields = (line.split(": ", 1) for line in lines[1:])
+        self.headers = {name.lower(): value for name, value in fields}
         self.chunked = self.headers.get("transfer-encoding") == "chunked"
 
     @property
     def body(self):
-        """The bytes of the body, those of a chunk that was cut included."""
+        """The bytes of the body, including those of an incomplete chunk."""
         return self._unchunked()[0] if self.chunked else self.rest
 
     @property
     def whole(self):
-        """Whether the end of the body was announced, and came. A body that ends with its connection announces nothing."""
+        """True if the body has an announced end and reached it.
+
+        A body that ends with its connection has no announced end.
+        """
         if self.chunked:
             return self._unchunked()[1]
         return len(self.rest) == int(self.headers.get("content-length", -1))
@@ -41,8 +49,8 @@ class Raw:
 
 
 def post(server, path, body, headers=(), recv=65536):
-    """Send a request on a connection of its own, read until its end."""
-    with ask(server, path, body, headers) as connection:
+    """Send a request on a new connection and read the response until the connection ends."""
+    with send_request(server, path, body, headers) as connection:
         pieces, reset = [], False
         try:
             while True:
@@ -52,16 +60,20 @@ def post(server, path, body, headers=(), recv=65536):
                 pieces.append(data)
         except ConnectionResetError:
             reset = True
-        return Raw(pieces, reset)
+        return RawResponse(pieces, reset)
 
 
-def ask(server, path, body, headers=(), keep=False, send=True):
-    """Send a request, and return the socket to read from. keep: the connection may serve another; send=False: only connect."""
+def send_request(server, path, body, headers=(), keep=False, send=True):
+    """Send a request on a new connection, and return the socket to read from.
+
+    keep: leave the connection open for another request.
+    send: False to connect only.
+    """
     port = int(server.bedrock_url.rpartition(":")[2])
     connection = socket.create_connection(("127.0.0.1", port), timeout=20)
     if send:
         data = json.dumps(body).encode("utf-8")
-        head = ["POST {} HTTP/1.1".format(path), "host: x", "content-length: {}".format(len(data))]
+        head = [f"POST {path} HTTP/1.1", "host: x", f"content-length: {len(data)}"]
         head += [] if keep else ["connection: close"]
         connection.sendall("\r\n".join(head + list(headers)).encode("latin-1") + b"\r\n\r\n" + data)
     return connection
