@@ -233,9 +233,8 @@ async def test_single_events(server):
         while not events or not isinstance(events[-1], ReplyDone):
             events.append(await stream.__anext__())
         assert stream.reply.text == WORDS
-        await wait_until(
-            lambda: not client._bridge.open_threads
-        )  # the last event was read, so its thread may go
+        # The thread ends once the last event was read.
+        await wait_until(lambda: not client._bridge.open_threads)
         with pytest.raises(StopAsyncIteration):
             await stream.__anext__()
         await stream.close()
