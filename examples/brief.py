@@ -1,11 +1,11 @@
-"""Write a brief of text files: every section is digested by an agent, all of them at once, and then merged.
+"""Write a brief of text files: agents digest all sections in parallel, and one merges them.
 
     python examples/brief.py README.rst CHANGES.rst
     python examples/brief.py --redis redis://localhost:6379/0 --output brief.md notes.txt
 
-With ANTHROPIC_API_KEY set it asks the real API (ANTHROPIC_MODEL says which model); without, it starts a server of its own on
-this machine, behind which a small summariser picks sentences. Digests are kept in a cache, so with --redis a section that
-did not change since the last time costs nothing.
+With ANTHROPIC_API_KEY set it asks the real API (ANTHROPIC_MODEL names the model). Otherwise it
+starts a local server with a small summariser that picks sentences. Digests are kept in a cache:
+with --redis, an unchanged section costs nothing the next time.
 """
 
 import argparse
@@ -18,10 +18,10 @@ from contextlib import ExitStack
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from extractive_model import answer
+from model import has_key, open_client
 
 from asimov_sync import (
     Agent,
-    AnthropicInferenceClient,
     Cache,
     CacheError,
     MemoryCache,
@@ -33,53 +33,59 @@ from asimov_sync import (
     TaskFinished,
     TaskGraph,
     TaskScheduler,
+    Usage,
     tool,
 )
-from asimov_sync.testing import ModelServer
 
-STAND_IN = "No ANTHROPIC_API_KEY is set: a small summariser on this machine picks sentences, in place of a language model."
-COMMON = frozenset(
-    "about after also because been before being both could does each every from have into itself more most much only other "
-    "over same should some such than that their them then there these they this those through under until used uses using "
-    "very were what when where which while will with without would your".split()
+STAND_IN = "a small summariser on this machine picks sentences, in place of a language model."
+UNDERLINE = re.compile(r"([=\-~^\"*+#])\1{2,}\s*$")
+COMMON_WORDS = frozenset(
+    """
+    about after also because been before being both could does each every from have into
+    itself more most much only other over same should some such than that their them then
+    there these they this those through under until used uses using very were what when where
+    which while will with without would your
+    """.split()
 )
 
 
 class Section(NamedTuple):
-    """A piece of a source that is digested by itself."""
+    """A section of a source, digested by one task."""
 
     source: str
     title: str
     text: str
 
 
-class Unusable(Exception):
-    """An input that no brief can be written of; the message says which, and why."""
+class UnusableInput(Exception):
+    """An input without usable text; the message has the file and the reason."""
 
 
 # Reading
 
 
 def read(path: str) -> str:
-    """The text of a file. Unusable if there is none."""
+    """Return the text of a file. Raises UnusableInput."""
     try:
         with open(path, "rb") as file:
             data = file.read()
     except OSError as error:
-        raise Unusable("{}: {}".format(path, error.strerror or error)) from None
+        raise UnusableInput(f"{path}: {error.strerror or error}") from None
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise Unusable("{}: not a text file in UTF-8".format(path)) from None
+        raise UnusableInput(f"{path}: not a text file in UTF-8") from None
     if "\0" in text:
-        raise Unusable("{}: a binary file, not text".format(path))
+        raise UnusableInput(f"{path}: a binary file, not text")
     if not text.strip():
-        raise Unusable("{}: the file is empty".format(path))
+        raise UnusableInput(f"{path}: the file is empty")
     return text
 
 
-def sections(source: str, text: str) -> List[Section]:
-    """A text cut at its headings, Markdown's or reStructuredText's; a text without headings is one section."""
+def split_sections(source: str, text: str) -> List[Section]:
+    """Split a text at its Markdown or reStructuredText headings. Without headings it is one
+    section.
+    """
     lines = text.splitlines()
     found: List[Tuple[str, List[str]]] = [(os.path.basename(source), [])]
     skip = 0
@@ -89,69 +95,80 @@ def sections(source: str, text: str) -> List[Section]:
             skip -= 1
         elif re.match(r"#{1,6} +\S", line):
             found.append((line.strip("# "), []))
-        elif line.strip() and re.match(r"([=\-~^\"*+#])\1{2,}\s*$", below) and len(below.strip()) >= len(line.strip()):
+        elif line.strip() and UNDERLINE.match(below) and len(below.strip()) >= len(line.strip()):
             found.append((line.strip(), []))
             skip = 1
         else:
             found[-1][1].append(line)
     cut = [Section(source, title, "\n".join(body).strip()) for title, body in found]
-    return [section for section in cut if re.search(r"\w", section.text)] or [Section(source, found[0][0], text.strip())]
+    cut = [section for section in cut if re.search(r"\w", section.text)]
+    return cut or [Section(source, found[0][0], text.strip())]
 
 
-def term_counter(texts: Dict[str, str]) -> Any:
-    """The tool that the agent is given: which words a whole source, of which it sees one section, repeats."""
+def make_term_counter(texts: Dict[str, str]) -> Any:
+    """Return the agent's tool: it counts the frequent words of a whole source."""
 
     @tool
     def key_terms(source: str, limit: int = 15) -> Dict[str, int]:
-        """Count the words that a whole document repeats most, of which you are given one section.
+        """Count the most frequent words of the whole document that your section belongs to.
 
-        source: the document's name, as in the params. limit: how many words.
+        source: the document's name, as in the params. limit: the number of words.
         """
         if source not in texts:
-            raise LookupError("there is no source {!r}; there are {}".format(source, ", ".join(texts)))
+            raise LookupError(f"there is no source {source!r}; there are {', '.join(texts)}")
         words = re.findall(r"[^\W\d_]{4,}", texts[source].lower())
-        return dict(collections.Counter(word for word in words if word not in COMMON).most_common(limit))
+        counts = collections.Counter(word for word in words if word not in COMMON_WORDS)
+        return dict(counts.most_common(limit))
 
     return key_terms
 
 
-# Doing
+# Running
 
 
 def build(cut: List[Section]) -> TaskGraph:
-    """One task a section, and one that merges their results."""
+    """Build the graph: a task for each section, and one that merges the digests."""
     graph = TaskGraph()
     digests = [
         graph.add(
             Task(
                 type="digest",
                 objective=(
-                    "Digest the section in the params, in at most two sentences and in its own words. "
+                    "Digest the section in the params, in at most two sentences, in its own words. "
                     "Look up the key terms of its source first, and keep to what matters for them."
                 ),
                 params=section._asdict(),
             ),
-            name="{}: {} ({})".format(section.source, section.title, number),
+            name=f"{section.source}: {section.title} ({number})",
         )
         for number, section in enumerate(cut, 1)
     ]
-    merge = "Merge these digests of one or more documents to an overview of at most three sentences."
-    graph.add(Task(type="overview", objective=merge), name="overview", depends_on=digests, allow_failure=True)
+    merge = (
+        "Merge these digests of one or more documents to an overview of at most three sentences."
+    )
+    graph.add(
+        Task(type="overview", objective=merge),
+        name="overview",
+        depends_on=digests,
+        allow_failure=True,
+    )
     return graph
 
 
-def remembering(agent: Agent, cache: Cache) -> Any:
-    """The agent as a handler that asks only for what it was not asked before."""
+def remember_results(agent: Agent, cache: Cache) -> Any:
+    """Return a handler that asks the agent only if the cache has no result for the task."""
 
     def digest(task: Task, context: TaskContext) -> Any:
-        told = "\0".join([agent.client.model, task.objective] + [str(value) for value in task.params.values()])
-        key = hashlib.sha256(told.encode("utf-8")).hexdigest()
+        text = "\0".join(
+            [agent.client.model, task.objective] + [str(value) for value in task.params.values()]
+        )
+        key = hashlib.sha256(text.encode("utf-8")).hexdigest()
         known = cache.get(key, default=None)
         if known is not None:
             context.report(1, "known from an earlier brief")
             return known
         result = agent(task, context)
-        if isinstance(result, str):  # a Partial is worth showing, and not worth keeping
+        if isinstance(result, str):  # a Partial is shown, but not kept
             cache.set(key, result)
         return result
 
@@ -159,33 +176,43 @@ def remembering(agent: Agent, cache: Cache) -> Any:
 
 
 def run(graph: TaskGraph, scheduler: TaskScheduler) -> RunResult:
-    """Run the graph, telling on the terminal what is done."""
+    """Run the graph and print its progress."""
     done = 0
     for event in scheduler.stream(graph):
         if isinstance(event, TaskFinished):
             done += 1
             status = event.task.status.name.lower()
-            note = ": {}".format(event.task.error) if event.task.error else ""
-            print("[{}/{}] {} {}{}".format(done, len(graph), event.name, status, note), file=sys.stderr, flush=True)
+            note = f": {event.task.error}" if event.task.error else ""
+            print(f"[{done}/{len(graph)}] {event.name} {status}{note}", file=sys.stderr, flush=True)
         elif isinstance(event, RunFinished):
             return event.result
-    raise AssertionError("a run's events end with RunFinished")
+    raise AssertionError("the last event of a run is RunFinished")
 
 
 # Writing
 
 
-def brief(cut: List[Section], graph: TaskGraph, result: RunResult, stand_in: bool) -> str:
-    """The brief in Markdown: overview, digests with their sources, what it cost and how long it took."""
-    lines = ["> {}".format(STAND_IN), ""] if stand_in else []
-    lines += ["# Brief", "", str(result.results.get("overview") or "(There is no overview.)"), "", "## Digests", ""]
+def format_brief(cut: List[Section], graph: TaskGraph, result: RunResult) -> str:
+    """Format the brief as Markdown: overview, digests, sources, cost and time."""
+    lines = [] if has_key() else [f"> No ANTHROPIC_API_KEY is set: {STAND_IN}", ""]
+    lines += [
+        "# Brief",
+        "",
+        str(result.results.get("overview") or "(There is no overview.)"),
+        "",
+        "## Digests",
+        "",
+    ]
     names = [name for name in graph.tasks if name != "overview"]
     for name, section in zip(names, cut):
-        told = result.results.get(name) or "(failed: {})".format(result.errors.get(name, result.skipped.get(name)))
-        lines.append("- **{}**: {} [{}]".format(section.title, told, section.source))
+        digest = (
+            result.results.get(name)
+            or f"(failed: {result.errors.get(name, result.skipped.get(name))})"
+        )
+        lines.append(f"- **{section.title}**: {digest} [{section.source}]")
     lines += ["", "## Sources", ""]
     for source, count in collections.Counter(section.source for section in cut).items():
-        lines.append("- {} ({} section{})".format(source, count, "" if count == 1 else "s"))
+        lines.append(f"- {source} ({count} section{'' if count == 1 else 's'})")
     lines += [
         "",
         "## Cost",
@@ -193,60 +220,69 @@ def brief(cut: List[Section], graph: TaskGraph, result: RunResult, stand_in: boo
         "| task | requests | input tokens | output tokens | seconds |",
         "| --- | --: | --: | --: | --: |",
     ]
-    row = "| {} | {} | {} | {} | {:.2f} |"
     for name, usage in result.usages.items():
-        task = name.replace("|", "\\|")
-        lines.append(row.format(task, usage.requests, usage.input_tokens, usage.output_tokens, result.durations[name]))
-    whole = sum(result.durations.values())
-    lines.append(row.format("**total**", result.usage.requests, result.usage.input_tokens, result.usage.output_tokens, whole))
+        lines.append(format_row(name.replace("|", "\\|"), usage, result.durations[name]))
+    total = sum(result.durations.values())
+    lines.append(format_row("**total**", result.usage, total))
     lines += [
         "",
-        "It took {:.2f} s. The tasks took {:.2f} s together, {:.1f} times as long.".format(
-            result.duration, whole, whole / result.duration
-        ),
+        f"It took {result.duration:.2f} s. The tasks took {total:.2f} s together, "
+        f"{total / result.duration:.1f} times as long.",
     ]
     return "\n".join(lines) + "\n"
 
 
+def format_row(task: str, usage: Usage, seconds: float) -> str:
+    """Format a row of the table of costs."""
+    figures = f"{usage.requests} | {usage.input_tokens} | {usage.output_tokens} | {seconds:.2f}"
+    return f"| {task} | {figures} |"
+
+
 def main(arguments: Optional[List[str]] = None) -> int:
-    """The command: 0 for a whole brief, 1 for one with gaps, 2 for input that cannot be used."""
-    parser = argparse.ArgumentParser(prog="brief.py", description="Write a Markdown brief of text files.")
+    """Run the command.
+
+    Return 0 for a complete brief, 1 for one with gaps, 2 for unusable input.
+    """
+    parser = argparse.ArgumentParser(
+        prog="brief.py", description="Write a Markdown brief of text files."
+    )
     parser.add_argument("files", nargs="+", metavar="FILE", help="a text file in UTF-8")
     parser.add_argument("--redis", metavar="URL", help="keep the digests on this Redis server")
-    parser.add_argument("--output", metavar="FILE", help="write the brief there instead of to the standard output")
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        help="write the brief to this file instead of standard output",
+    )
     options = parser.parse_args(arguments)
     try:
         texts = {path: read(path) for path in options.files}
-        cut = [section for path, text in texts.items() for section in sections(path, text)]
+        cut = [section for path, text in texts.items() for section in split_sections(path, text)]
         with ExitStack() as stack:
-            cache: Cache = (
-                RedisCache(url=options.redis, default_prefix="brief") if options.redis else MemoryCache(default_prefix="brief")
-            )
+            cache: Cache = MemoryCache(default_prefix="brief")
+            if options.redis:
+                cache = RedisCache(url=options.redis, default_prefix="brief")
             stack.enter_context(cache)
-            cache.keys()  # a server that is not there is told before anything is asked
-            stand_in = not os.environ.get("ANTHROPIC_API_KEY")
-            if stand_in:
-                print(STAND_IN, file=sys.stderr, flush=True)
-                server = stack.enter_context(ModelServer(answer))
-                client = AnthropicInferenceClient(model="extractive", api_key="none", api_url=server.url)
-            else:
-                client = AnthropicInferenceClient(model=os.environ.get("ANTHROPIC_MODEL", "claude-haiku-4-5"))
-            stack.enter_context(client)
-            reader = Agent(client, system="You digest documents. You add nothing of your own.", tools=[term_counter(texts)])
+            cache.keys()  # fails early if the server is not there
+            client = stack.enter_context(open_client(answer, STAND_IN))
+            reader = Agent(
+                client,
+                system="You digest documents. You add nothing of your own.",
+                tools=[make_term_counter(texts)],
+            )
             editor = Agent(client, system="You are the editor of a brief.")
-            handlers = {"digest": remembering(reader, cache), "overview": editor}
+            handlers = {"digest": remember_results(reader, cache), "overview": editor}
             scheduler = stack.enter_context(TaskScheduler(handlers, cache=cache))
             graph = build(cut)
             result = run(graph, scheduler)
-            text = brief(cut, graph, result, stand_in)
+            text = format_brief(cut, graph, result)
         if options.output:
             with open(options.output, "w", encoding="utf-8") as file:
                 file.write(text)
         else:
             sys.stdout.write(text)
         return 1 if result.errors or result.skipped else 0
-    except (Unusable, CacheError, ValueError, OSError) as error:
-        print("brief.py: {}".format(error), file=sys.stderr)
+    except (UnusableInput, CacheError, ValueError, OSError) as error:
+        print(f"brief.py: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("brief.py: interrupted", file=sys.stderr)

@@ -1,8 +1,8 @@
-"""A stand-in for a language model: picks sentences, and makes none up.
+"""A stand-in for a language model that picks sentences instead of inventing them.
 
-It answers as a function of the request, over the real wire, for those who have no key: it asks for the tool that it is
-offered, and chooses the sentences that hold most of the words that the tool named (or, where there is no tool, most of the
-words that the text itself repeats). Another text, or another answer of the tool, and it chooses others.
+It replies over the real API, as a function of the request, for users without a key. It first calls
+the tool that it is offered. Then it chooses the sentences with most of the words that the tool
+returned or, without a tool, with most of the frequent words of the text.
 """
 
 import collections
@@ -20,15 +20,15 @@ RESULT = re.compile(r"<result of=.*?>\n(.*?)\n</result>", re.DOTALL)
 
 
 def answer(body: Dict[str, Any]) -> Any:
-    """The model's next reply to a request's body."""
+    """Return the model's reply to the body of a request."""
     offered = [tool["name"] for tool in body.get("tools", [])]
-    told = tool_results(body)
-    if offered and not told:
+    results = tool_results(body)
+    if offered and not results:
         params = json.loads(_first(PARAMS, last_text(body)))
         return calls((offered[0], {"source": params["source"]}))
-    if told:
+    if results:
         params = json.loads(_first(PARAMS, body["messages"][0]["content"]))
-        return _choose(params["text"], json.loads(next(iter(told.values()))))
+        return _choose(params["text"], json.loads(next(iter(results.values()))))
     digests = " ".join(RESULT.findall(last_text(body)))
     return _choose(digests, collections.Counter(WORD.findall(digests.lower())))
 
@@ -36,14 +36,18 @@ def answer(body: Dict[str, Any]) -> Any:
 def _first(pattern: "re.Pattern[str]", text: str) -> str:
     found = pattern.search(text)
     if found is None:
-        raise ValueError("this stand-in only knows the prompts of brief.py")
+        raise ValueError("this stand-in only understands the prompts of brief.py")
     return found.group(1)
 
 
 def _choose(text: str, weights: Mapping[str, int]) -> str:
-    """The sentences that weigh most for their length, in the order of the text."""
-    sentences = [" ".join(sentence.split()) for block in _prose(text) for sentence in SENTENCE.split(block)]
-    sentences = [sentence for sentence in sentences if WORD.search(sentence)] or [" ".join(text.split())]
+    """Return the sentences with the highest weight for their length, in the order of the text."""
+    sentences = [
+        " ".join(sentence.split()) for block in _prose(text) for sentence in SENTENCE.split(block)
+    ]
+    sentences = [sentence for sentence in sentences if WORD.search(sentence)] or [
+        " ".join(text.split())
+    ]
 
     def weight(sentence: str) -> float:
         words: List[str] = WORD.findall(sentence.lower())
@@ -54,7 +58,7 @@ def _choose(text: str, weights: Mapping[str, int]) -> str:
 
 
 def _prose(text: str) -> List[str]:
-    """The paragraphs and list items of a text, without its indented blocks, its fenced ones and its directives."""
+    """Return the paragraphs and list items, without code blocks and directives."""
     text = re.sub(r"^```.*?^```$", "", text.strip("\n"), flags=re.DOTALL | re.MULTILINE)
     blocks = re.split(r"\n\s*\n|\n(?=[-*] )", text)
     return [block.strip("-* \n") for block in blocks if not re.match(r"\s|\.\. ", block)]

@@ -1,22 +1,21 @@
-"""Answer a question from text files: search them at once, have a model digest those that say something of it, merge.
+"""Answer a question from text files: search them in parallel, digest the matches, and merge.
 
     python examples/research.py "What happens to a message when its reader is killed?"
     python examples/research.py "Where do bees keep their honey?" bees.txt hives.txt
 
-Without files it reads the documentation of this project. With ANTHROPIC_API_KEY set it asks the real API (ANTHROPIC_MODEL says
-which model); without, a stand-in on this machine that quotes the passages word for word.
+Without files it reads the documentation of this project. With ANTHROPIC_API_KEY set it asks the
+real API (ANTHROPIC_MODEL names the model). Otherwise a stand-in on this machine quotes sentences.
 """
 
 import argparse
-import contextlib
-import os
 import pathlib
 import re
 import sys
-from typing import Any, Dict, Iterator, List, Optional, Set
+from typing import Any, Dict, List, Optional, Set
+
+from model import open_client
 
 from asimov_sync import (
-    AnthropicInferenceClient,
     InferenceClient,
     RunFinished,
     Task,
@@ -26,85 +25,82 @@ from asimov_sync import (
     TaskProgress,
     TaskScheduler,
 )
-from asimov_sync.testing import ModelServer, last_text
+from asimov_sync.testing import last_text
 
 ROOT = pathlib.Path(__file__).parent.parent
-PASSAGES = 5  # of a file, that are given to the model
+MAX_PASSAGES = 5
+"""The maximum number of passages of one file that the model reads."""
 
 
 def words(text: str) -> Set[str]:
-    """The words that a search is for: those of four letters or more, without the ends that grammar gives them."""
-    return {re.sub(r"(ing|ed|es|s|e)$", "", word) for word in re.findall(r"[^\W\d_]{4,}", text.lower())}
+    """Return the words of four letters or more, without their grammatical endings."""
+    found = re.findall(r"[^\W\d_]{4,}", text.lower())
+    return {re.sub(r"(ing|ed|es|s|e)$", "", word) for word in found}
 
 
-def shared(text: str, question: str) -> int:
-    """How many of the question's words a text has."""
+def overlap(text: str, question: str) -> int:
+    """Return the number of words that a text shares with the question."""
     return len(words(text) & words(question))
 
 
 def stand_in(body: Dict[str, Any]) -> str:
-    """In place of a model: the sentence of the sources that has most of the question's words. It makes none up."""
+    """Reply like a model: quote the sentence that shares the most words with the question."""
     question, _, sources = last_text(body).partition("\n\n")
-    sentences = [" ".join(one.split()) for one in re.split(r"(?<=[.!?:])\s+(?=[A-Z*`])|\n\n+", sources)]
-    return max(sentences, key=lambda sentence: (shared(sentence, question), -len(sentence)))
-
-
-@contextlib.contextmanager
-def model() -> Iterator[InferenceClient]:
-    """A client of the real API, or of the stand-in."""
-    with contextlib.ExitStack() as stack:
-        if os.environ.get("ANTHROPIC_API_KEY"):
-            client = AnthropicInferenceClient(model=os.environ.get("ANTHROPIC_MODEL", "claude-haiku-4-5"))
-        else:
-            print("No ANTHROPIC_API_KEY is set: a stand-in on this machine quotes sentences.", file=sys.stderr)
-            server = stack.enter_context(ModelServer(stand_in))
-            client = AnthropicInferenceClient(model="stand-in", api_key="none", api_url=server.url)
-        yield stack.enter_context(client)
+    sentences = re.split(r"(?<=[.!?:])\s+(?=[A-Z*`])|\n\n+", sources)
+    sentences = [" ".join(sentence.split()) for sentence in sentences]
+    return max(sentences, key=lambda sentence: (overlap(sentence, question), -len(sentence)))
 
 
 class Research:
-    """The handlers, of one question."""
+    """The handlers for one question."""
 
     def __init__(self, client: InferenceClient, question: str) -> None:
         self.client = client
         self.question = question
 
     def search(self, task: Task, context: TaskContext) -> Dict[str, Any]:
-        """The passages of a file that share words with the question, the best first."""
+        """Find the passages of a file that share words with the question, the best first."""
         path = task.params["item"]
         with open(path, encoding="utf-8") as file:
-            passages = [passage for passage in re.split(r"\n\s*\n", file.read()) if re.match(r"[^\s.|=]", passage)]  # prose
-        found = [passage for passage in passages if shared(passage, self.question)]
-        best = sorted(found, key=lambda passage: -shared(passage, self.question))[:PASSAGES]
-        context.report(1, "{} of {} passages".format(len(found), len(passages)))
-        return {"path": path, "passages": best}
+            passages = re.split(r"\n\s*\n", file.read())
+        passages = [passage for passage in passages if re.match(r"[^\s.|=]", passage)]  # prose only
+        found = [passage for passage in passages if overlap(passage, self.question)]
+        found.sort(key=lambda passage: -overlap(passage, self.question))
+        context.report(1, f"{len(found)} of {len(passages)} passages")
+        return {"path": path, "passages": found[:MAX_PASSAGES]}
 
     def collect(self, task: Task, context: TaskContext) -> List[str]:
-        """Spawn a digest for every file that has something, and the answer that waits for them all."""
+        """Add a digest task for every file with passages, and the answer task that needs them."""
         sources = [found for found in context.inputs.values() if found["passages"]]
         if not sources:
             raise LookupError("no file says anything of this question")
         digests = [
-            context.spawn(Task(type="digest", objective=self.question, params=source), name="digest " + source["path"])
+            context.spawn(
+                Task(type="digest", objective=self.question, params=source),
+                name=f"digest {source['path']}",
+            )
             for source in sources
         ]
-        context.spawn(Task(type="answer", objective=self.question), name="answer", depends_on=digests, allow_failure=True)
+        answer = Task(type="answer", objective=self.question)
+        context.spawn(answer, name="answer", depends_on=digests, allow_failure=True)
         return [source["path"] for source in sources]
 
     def digest(self, task: Task, context: TaskContext) -> str:
-        """What one file says of the question."""
-        return self._ask("Answer with what this file says of it, in one sentence.", task.params["passages"])
+        """Answer the question from one file."""
+        system = "Answer with what this file says about it, in one sentence."
+        return self._ask(system, task.params["passages"])
 
     def answer(self, task: Task, context: TaskContext) -> str:
-        """The answer, from the digests."""
-        return self._ask("Answer in one sentence, from these notes alone.", list(context.inputs.values()))
+        """Answer the question from the digests."""
+        system = "Answer in one sentence, only from these notes."
+        return self._ask(system, list(context.inputs.values()))
 
     def _ask(self, system: str, texts: List[str]) -> str:
         return self.client.generate("\n\n".join([self.question] + texts), system=system).text
 
 
 def build(paths: List[str]) -> TaskGraph:
-    """A search for each file, and what collects their results; the rest of the run is spawned."""
+    """Build the graph: a search for each file, and a task that adds the rest of the run."""
     graph = TaskGraph()
     graph.map(Task(type="search"), paths, name="search")
     graph.add(Task(type="collect"), name="collect", depends_on="search", allow_failure=True)
@@ -112,29 +108,38 @@ def build(paths: List[str]) -> TaskGraph:
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """The command: 0 for an answer from all files, 1 for one with gaps or none."""
-    parser = argparse.ArgumentParser(prog="research.py", description="Answer a question from text files.")
+    """Run the command. Return 0 for an answer from all files, 1 for one with gaps or none."""
+    parser = argparse.ArgumentParser(
+        prog="research.py", description="Answer a question from text files."
+    )
     parser.add_argument("question")
     parser.add_argument("files", nargs="*", metavar="FILE", help="a text file in UTF-8")
     options = parser.parse_args(arguments)
     paths = options.files or [str(path) for path in sorted(ROOT.glob("docs/*.rst"))]
-    with model() as client:
+    with open_client(stand_in, "a stand-in on this machine quotes sentences.") as client:
         research = Research(client, options.question)
-        handlers = {name: getattr(research, name) for name in ("search", "collect", "digest", "answer")}
+        handlers = {
+            "search": research.search,
+            "collect": research.collect,
+            "digest": research.digest,
+            "answer": research.answer,
+        }
         with TaskScheduler(handlers) as scheduler, scheduler.stream(build(paths)) as events:
             for event in events:
                 if isinstance(event, TaskProgress):
-                    print("{}: {}".format(event.task.params["item"], event.text), file=sys.stderr)
+                    print(f"{event.task.params['item']}: {event.text}", file=sys.stderr)
                 elif isinstance(event, TaskFinished):
-                    told = ": {}".format(event.task.error) if event.task.error else ""
-                    print("{} {}{}".format(event.name, event.task.status.name.lower(), told), file=sys.stderr)
+                    error = f": {event.task.error}" if event.task.error else ""
+                    status = event.task.status.name.lower()
+                    print(f"{event.name} {status}{error}", file=sys.stderr)
                 elif isinstance(event, RunFinished):
                     result = event.result
     if "answer" in result.results:
         print(result.results["answer"])
         for path in result.results["collect"]:
-            print("- {}: {}".format(path, result.results.get("digest " + path, "(failed)")))
-        print("({} requests, {} tokens)".format(result.usage.requests, result.usage.input_tokens + result.usage.output_tokens))
+            print(f"- {path}: {result.results.get(f'digest {path}', '(failed)')}")
+        tokens = result.usage.input_tokens + result.usage.output_tokens
+        print(f"({result.usage.requests} requests, {tokens} tokens)")
     return 0 if result.status.name == "COMPLETE" else 1
 
 

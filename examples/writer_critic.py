@@ -1,22 +1,21 @@
-"""Shorten a text until it fits: a writer writes, a critic counts, and sends it back until it accepts or has had enough.
+"""Shorten a text until it fits: a writer writes, and a critic counts words and sends it back.
 
     python examples/writer_critic.py --words 40 README.rst
     python examples/writer_critic.py --words 5 --visits 8 notes.txt
 
-With ANTHROPIC_API_KEY set the writer is a real model (ANTHROPIC_MODEL says which); without, a stand-in on this machine that
-can do one thing: leave out a sentence. The critic is plain code, so what it accepts is what was asked for.
+With ANTHROPIC_API_KEY set the writer is a real model (ANTHROPIC_MODEL names it). Otherwise it is a
+stand-in on this machine that leaves out one sentence at a time. The critic is plain code.
 """
 
 import argparse
 import collections
-import contextlib
-import os
 import re
 import sys
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Dict, List, Optional
+
+from model import open_client
 
 from asimov_sync import (
-    AnthropicInferenceClient,
     InferenceClient,
     Route,
     Task,
@@ -25,14 +24,17 @@ from asimov_sync import (
     TaskGraph,
     TaskScheduler,
 )
-from asimov_sync.testing import ModelServer, last_text
+from asimov_sync.testing import last_text
 
 WORD = re.compile(r"\w[\w'-]*")
 TEXT, DRAFT, CRITICISM = "The text:\n\n", "\n\nYour last draft:\n\n", "\n\nWhat is wrong with it: "
 
 
 def stand_in(body: Dict[str, Any]) -> str:
-    """In place of a model: the text as it is; then its last draft without the sentence that says least of the text's words."""
+    """Reply like a model: the text itself, or the last draft without its least important sentence.
+
+    The least important sentence is the one with the fewest frequent words of the text.
+    """
     text, _, rest = last_text(body).partition(DRAFT)
     text = text.partition(TEXT)[2]
     draft, _, criticism = rest.partition(CRITICISM)
@@ -41,87 +43,86 @@ def stand_in(body: Dict[str, Any]) -> str:
     counts = collections.Counter(word for word in WORD.findall(text.lower()) if len(word) > 3)
     sentences = re.split(r"(?<=[.!?])\s+", draft)
     if len(sentences) > 1:
-        weights = [sum(counts[word] for word in set(WORD.findall(sentence.lower()))) for sentence in sentences]
+        words = [set(WORD.findall(sentence.lower())) for sentence in sentences]
+        weights = [sum(counts[word] for word in sentence) for sentence in words]
         del sentences[weights.index(min(weights))]
     return " ".join(sentences)
 
 
-@contextlib.contextmanager
-def model() -> Iterator[InferenceClient]:
-    """A client of the real API, or of the stand-in."""
-    with contextlib.ExitStack() as stack:
-        if os.environ.get("ANTHROPIC_API_KEY"):
-            client = AnthropicInferenceClient(model=os.environ.get("ANTHROPIC_MODEL", "claude-haiku-4-5"))
-        else:
-            print("No ANTHROPIC_API_KEY is set: a stand-in on this machine leaves out sentences.", file=sys.stderr)
-            server = stack.enter_context(ModelServer(stand_in))
-            client = AnthropicInferenceClient(model="stand-in", api_key="none", api_url=server.url)
-        yield stack.enter_context(client)
-
-
 class Writer:
-    """Handles "write": a draft of the text in the task's params, or the next one, after what the critic said of the last."""
+    """Handles "write": drafts the text in the task's params, and improves a criticized draft."""
 
     def __init__(self, client: InferenceClient) -> None:
         self.client = client
 
     def __call__(self, task: Task, context: TaskContext) -> str:
-        asked: str = TEXT + task.params["text"]
-        if "check" in context.feedback:  # what the Route that led here brought
-            asked += DRAFT + context.feedback["check"]["draft"] + CRITICISM + context.feedback["check"]["criticism"]
-        return self.client.generate(asked, system=task.objective).text
+        prompt: str = TEXT + task.params["text"]
+        feedback = context.feedback.get("check")  # the result of the Route that led back here
+        if feedback:
+            prompt += DRAFT + feedback["draft"] + CRITICISM + feedback["criticism"]
+        return self.client.generate(prompt, system=task.objective).text
 
 
 def check(task: Task, context: TaskContext) -> Any:
-    """Handles "check": goes on with a draft that fits, and back to the writer with one that does not."""
+    """Handle "check": accept a draft that fits, or route back to the writer."""
     draft = context.inputs["write"]
     count = len(WORD.findall(draft))
     if count <= task.params["words"]:
         return {"draft": draft, "count": count}
-    criticism = "It has {} words, {} too many.".format(count, count - task.params["words"])
+    criticism = f"It has {count} words, {count - task.params['words']} too many."
     return Route("write", result={"draft": draft, "criticism": criticism})
 
 
 def build(text: str, words: int, visits: int) -> TaskGraph:
-    """The loop: each of the two is started `visits` times at most."""
+    """Build the loop: each of the two tasks starts at most `visits` times."""
     graph = TaskGraph()
-    objective = "Say what the text says, in at most {} words. Answer with the draft alone.".format(words)
-    graph.add(Task(type="write", objective=objective, params={"text": text}), name="write", max_visits=visits)
-    graph.add(Task(type="check", params={"words": words}), name="check", depends_on="write", max_visits=visits)
+    objective = (
+        f"Say what the text says, in at most {words} words. Answer with nothing but the draft."
+    )
+    write = Task(type="write", objective=objective, params={"text": text})
+    graph.add(write, name="write", max_visits=visits)
+    check = Task(type="check", params={"words": words})
+    graph.add(check, name="check", depends_on="write", max_visits=visits)
     return graph
 
 
+def print_verdict(event: Any) -> None:
+    """Print the verdict on each draft. A task in a loop finishes once for every visit."""
+    if isinstance(event, TaskFinished) and event.name == "check":
+        verdict = event.task.error or event.task.result.get("criticism", "It fits.")
+        print(f"check: {verdict}", file=sys.stderr)
+
+
 def main(arguments: Optional[List[str]] = None) -> int:
-    """The command: 0 for a text that fits, 1 for the last draft of one that does not, 2 for a file that cannot be read."""
-    parser = argparse.ArgumentParser(prog="writer_critic.py", description="Shorten a text until it fits.")
+    """Run the command.
+
+    Return 0 for a text that fits, 1 for a last draft that does not, 2 for an unreadable file.
+    """
+    parser = argparse.ArgumentParser(
+        prog="writer_critic.py", description="Shorten a text until it fits."
+    )
     parser.add_argument("file", metavar="FILE", help="a text file in UTF-8")
-    parser.add_argument("--words", type=int, default=50, help="how many words it may have (50)")
-    parser.add_argument("--visits", type=int, default=20, help="how often the writer may write (20)")
+    parser.add_argument("--words", type=int, default=50, help="the maximum number of words (50)")
+    parser.add_argument("--visits", type=int, default=20, help="the maximum number of drafts (20)")
     options = parser.parse_args(arguments)
     try:
         with open(options.file, encoding="utf-8") as file:
             text = file.read().strip()
         graph = build(text, options.words, options.visits)
     except (OSError, ValueError) as error:
-        print("writer_critic.py: {}".format(error), file=sys.stderr)
+        print(f"writer_critic.py: {error}", file=sys.stderr)
         return 2
-    with model() as client, TaskScheduler({"write": Writer(client), "check": check}) as scheduler:
-
-        @scheduler.on_event
-        def tell(event: Any) -> None:
-            """Each draft is told as it was judged; a task that a loop goes back to finishes once for every visit."""
-            if isinstance(event, TaskFinished) and event.name == "check":
-                told = event.task.error or event.task.result.get("criticism", "It fits.")
-                print("check: {}".format(told), file=sys.stderr)
-
-        result = scheduler.run(graph)
+    with open_client(stand_in, "a stand-in on this machine leaves out sentences.") as client:
+        with TaskScheduler({"write": Writer(client), "check": check}) as scheduler:
+            scheduler.on_event(print_verdict)
+            result = scheduler.run(graph)
     if "check" in result.results:
         print(result.results["check"]["draft"])
         return 0
-    # Out of visits: the critic has FAILED, for it could not go back once more; what the writer wrote last is still there.
+    # Out of visits: the critic failed because it could not go back again. The last draft is kept.
     print(result.results.get("write", "(There is no draft.)"))
-    for name, told in result.errors.items():
-        print("{} failed: {}".format(name, told), file=sys.stderr)
+    for name, error_text in result.errors.items():
+        print(f"{name} failed: {error_text}", file=sys.stderr)
     return 1
 
 

@@ -35,7 +35,7 @@ OWNERS = {
     "boto3": {"inference/providers/bedrock/runtime.py"},
     "botocore": {"inference/providers/bedrock/runtime.py"},
     "opentelemetry": {"telemetry/spans.py"},
-    "asyncio": {"aio/threads.py"},
+    "asyncio": {"aio/dedicated_thread.py", "aio/futures.py", "aio/thread_bridge.py"},
 }
 
 

@@ -1,4 +1,4 @@
-"""Agents: a client, a system prompt and tools, as one thing that can be asked, or handle tasks; and models that route."""
+"""Agents and routers: a client with a system prompt and tools, and a model that chooses tasks."""
 
 from asimov_sync.agents.agent import Agent
 from asimov_sync.agents.model_router import Choice, Decision, ModelRouter

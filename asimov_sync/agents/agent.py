@@ -1,4 +1,4 @@
-"""An agent: a model with a system prompt and tools, to be asked directly or to handle the tasks of a graph."""
+"""An agent: a model with a system prompt and tools, called directly or used as a task handler."""
 
 import functools
 import logging
@@ -23,24 +23,36 @@ __all__ = ["Agent"]
 
 logger = logging.getLogger(__name__)
 
-Asked = TypeVar("Asked", ToolRun, ToolStream)
+ResultT = TypeVar("ResultT", ToolRun, ToolStream)
 
-WHOLE = ("end_turn", "stop_sequence")
-"""The stop reasons of an answer that is all there."""
+COMPLETE_REASONS = ("end_turn", "stop_sequence")
+"""The stop reasons of a complete answer."""
 
 
 class Agent:
-    """A client, a system prompt and tools. Holds no conversation: one agent may serve many threads.
+    """A client, a system prompt and tools. It stores no conversation, so many threads may share it.
 
-    `agent.run(question)` asks it. As a handler, `TaskScheduler(handlers={"research": agent})`, it is asked a task's
-    objective, with the params, the results of the task's dependencies, and the feedback of a loop; the task's result is the
-    text of the answer, or the data that `output` asks for.
+    `agent.run(question)` sends a question. As a handler, `TaskScheduler(handlers={"research":
+    agent})`, it sends the task's objective with the params, the results of the dependencies, and
+    the feedback of a loop. The task's result is the text of the answer, or the data described by
+    `output`.
 
-    redact: what every tool's result and exception text passes through before the model reads it. output: a pydantic model
-    that the answer is to be; `run.parsed` is then one (see `InferenceClient.run_tools`). keep_transcript: as a handler, write
-    the messages of each task to its run's cache, `context.cache.with_prefix("transcript")`, under the task's name: a list
-    that `run(messages=…)` takes, also of a task that failed with an InferenceError; the last attempt's, if there are several.
-    name: what it is called where it is watched (see `asimov_sync.telemetry`). options: sent with every request of this agent.
+    client: the inference client that sends the requests.
+    system: the system prompt (default: none).
+    tools: the tools that the model may call (default: none).
+    max_iterations: the maximum number of requests for one question (default: 10).
+    max_workers: the maximum number of tools that run at the same time (see
+        `InferenceClient.run_tools`).
+    redact: a function that changes the result and exception text of every tool before the model
+        reads it.
+    output: a pydantic model that describes the answer; `run.parsed` is then an instance of it (see
+        `InferenceClient.run_tools`).
+    keep_transcript: as a handler, store the messages of each task in the run's cache,
+        `context.cache.with_prefix("transcript")`, under the task's name. The value is a list that
+        `run(messages=…)` accepts. The transcript of a task that failed with an InferenceError is
+        stored too; of several attempts, the last one is kept.
+    name: the agent's name in telemetry (see `asimov_sync.telemetry`).
+    options: sent with every request of this agent.
     """
 
     def __init__(
@@ -74,14 +86,19 @@ class Agent:
         approvals: Optional[Approvals] = None,
         cancellation: Optional[Cancellation] = None,
     ) -> ToolRun:
-        """Ask, with the tools; `messages` is the conversation so far, the `.messages` of an earlier run, say.
+        """Send a question, run the tools that the model calls, and return the whole exchange.
 
-        approvals: what was decided about the calls that a run stopped for; then there need be no question.
+        question: the new message or messages; may be empty if there are `approvals`.
+        messages: the conversation so far, for example the `.messages` of an earlier run.
+        approvals: the decisions about the calls that an earlier run stopped for.
+        cancellation: ends the run; by default the current token does.
+
+        Raises InferenceError if a request fails, and Cancelled if the token is cancelled.
         """
         history = self._history(question, messages)
-        ask = self._asking(self.client.run_tools, history, approvals, cancellation)
+        send = self._bind(self.client.run_tools, history, approvals, cancellation)
         installed = hooks.installed
-        return ask() if installed is None else Watch(installed.agent, self, history).run(ask)
+        return send() if installed is None else Watch(installed.agent, self, history).run(send)
 
     def stream(
         self,
@@ -90,26 +107,30 @@ class Agent:
         approvals: Optional[Approvals] = None,
         cancellation: Optional[Cancellation] = None,
     ) -> ToolStream:
-        """As `run`, but returns the events to iterate over, each handed on as it happens; `.run` after the end."""
+        """Like `run`, but return an iterator over the events; `.run` is available after its end.
+
+        Parameters and exceptions are those of `run`. An error of the first request is raised here.
+        """
         history = self._history(question, messages)
-        ask = self._asking(self.client.stream_tools, history, approvals, cancellation)
+        send = self._bind(self.client.stream_tools, history, approvals, cancellation)
         installed = hooks.installed
         if installed is None:
-            return ask()
+            return send()
         watch = Watch(installed.agent, self, history)
-        stream = watch.step(ask)
+        stream = watch.step(send)
         stream.watched_by(watch)
         return stream
 
-    def _asking(
+    def _bind(
         self,
-        ask: Callable[..., Asked],
+        send: Callable[..., ResultT],
         history: List[ChatMessage],
         approvals: Optional[Approvals],
         cancellation: Optional[Cancellation],
-    ) -> "functools.partial[Asked]":
+    ) -> "functools.partial[ResultT]":
+        """Bind the arguments of `run_tools` or `stream_tools`."""
         return functools.partial(
-            ask,
+            send,
             history,
             self.tools,
             self.max_iterations,
@@ -126,46 +147,53 @@ class Agent:
         return as_messages(messages if messages is not None else []) + as_messages(question)
 
     def __call__(self, task: Task, context: TaskContext) -> Any:
-        """Handle a task: its result is the answer's text, or its data.
+        """Handle a task: return the text of the answer, or its data.
 
-        PARTIAL where the model stopped before its answer was whole, with the text that there is; and where calls wait for
-        approval, with the ToolRun: `agent.run(messages=run.messages, approvals={call.id: True})` goes on from it, in any
-        process; and where the answer is there, but the cache did not take the transcript. FAILED with the InferenceError
-        where the model cannot be asked, or gives no data that fits.
+        The task is PARTIAL in three cases:
+        - The model stopped before its answer was complete. The result is the text so far.
+        - Tool calls wait for approval. The result is the ToolRun;
+          `agent.run(messages=run.messages, approvals={call.id: True})` continues it, in any
+          process.
+        - The answer is complete, but the transcript could not be stored.
+
+        The task is FAILED with the InferenceError if a request fails or the data is invalid.
         """
         try:
             run = self.run(prompt(task, context))
         except InferenceError as error:
-            lost = self._kept(context, error.messages) if error.messages is not None else None
-            if lost is not None:  # why the task fails is not to be hidden by that
-                logger.error("task %r: %s", context.name, lost)
+            if error.messages is not None:
+                problem = self._store_transcript(context, error.messages)
+                if problem is not None:  # logged, so that the task fails with its own error
+                    logger.error("task %r: %s", context.name, problem)
             raise
-        lost = self._kept(context, run.messages)
+        problem = self._store_transcript(context, run.messages)
         result = self._result(run)
-        if lost is None:
+        if problem is None:
             return result
         if isinstance(result, Partial):
-            return Partial(result.result, "{}; {}".format(result.error, lost))
-        return Partial(result, lost)
+            return Partial(result.result, f"{result.error}; {problem}")
+        return Partial(result, problem)
 
     def _result(self, run: ToolRun) -> Any:
+        """Return the task's result for a run."""
         if run.pending:
-            waiting = dict.fromkeys(call.name for call in run.pending)
-            return Partial(run, "calls of these tools wait for approval: {}".format(", ".join(waiting)))
+            names = dict.fromkeys(call.name for call in run.pending)
+            return Partial(run, f"calls of these tools wait for approval: {', '.join(names)}")
         if run.parsed is not None:
             return run.parsed
-        if run.stop_reason in WHOLE:
+        if run.stop_reason in COMPLETE_REASONS:
             return run.text
-        return Partial(run.text, "the model stopped early: {}, after {} requests".format(run.stop_reason, run.iterations))
+        error = f"the model stopped early: {run.stop_reason}, after {run.iterations} requests"
+        return Partial(run.text, error)
 
-    def _kept(self, context: TaskContext, messages: List[ChatMessage]) -> Optional[str]:
-        """Keep the transcript, if it is to be kept; why it could not be, if it could not."""
+    def _store_transcript(self, context: TaskContext, messages: List[ChatMessage]) -> Optional[str]:
+        """Store the messages if `keep_transcript` is set. Return an error text if that fails."""
         if self.keep_transcript:
             try:
                 context.cache.with_prefix("transcript").set(context.name, messages)
             except CacheError as error:
-                return "the transcript could not be kept: {}".format(described(error))
+                return f"the transcript could not be stored: {described(error)}"
         return None
 
     def __repr__(self) -> str:
-        return "<Agent of {!r}, {} tools>".format(self.client, len(self.tools))
+        return f"<Agent of {self.client!r}, {len(self.tools)} tools>"

@@ -1,4 +1,8 @@
-"""What a task says to a model: its objective, and in blocks of their own what it was given. Pure: no IO, no clock."""
+"""The prompt of a task: its objective, and its inputs in tagged blocks. Pure: no IO, no clock.
+
+Models and tools may produce hostile text, and their results end up in prompts. Every value is
+therefore escaped, so that it cannot close its own block or open another one.
+"""
 
 import html
 import json
@@ -10,44 +14,52 @@ from asimov_sync.inference.tools.loop import ToolRun
 from asimov_sync.messages import jsonable
 from asimov_sync.tasks import Task
 
-__all__ = ["block", "fenced", "prompt", "tagged"]
+__all__ = ["block", "escape_tags", "prompt", "wrap_in_tag"]
 
 _NAMES = r"(?:params|result|failed|feedback|material|choice|example)\b"
 
-# A "<" before the name of a tag of ours, whatever stands between them that a model may overlook: a slash, spaces, characters
-# without a width. But for a comparison, as programs have it: spaces alone, and no ">" behind it.
-_FORGED = re.compile(r"<(?! +{names}[^<>]*(?:<|\Z))(?=[^\w<>]*{names})".format(names=_NAMES), re.IGNORECASE)
+# Matches a "<" before the name of one of our tags, and tolerates between them what a model may
+# overlook: a slash, spaces, zero-width characters. It does not match a comparison in a program,
+# which has only spaces between the two and no ">" after them.
+_FORGED = re.compile(rf"<(?! +{_NAMES}[^<>]*(?:<|\Z))(?=[^\w<>]*{_NAMES})", re.IGNORECASE)
 
 
 def prompt(task: Task, context: TaskContext) -> str:
-    """What a model is asked for a task: the objective, the params, what its dependencies brought or failed to bring, and what
-    it is told by the task that went back to it.
+    """Return the prompt of a task.
+
+    It consists of the objective, the params, the results and failures of the dependencies, and the
+    feedback of a task that sent the graph back to this one.
     """
     parts = [task.objective]
     if task.params:
         parts.append(block("params", task.params))
     parts += [block("result", result, of=name) for name, result in context.inputs.items()]
     parts += [block("failed", reason, of=name) for name, reason in context.failed.items()]
-    parts += [block("feedback", told, of=name) for name, told in context.feedback.items()]
+    parts += [block("feedback", result, of=name) for name, result in context.feedback.items()]
     return "\n\n".join(part for part in parts if part)
 
 
 def block(tag: str, value: Any, **attributes: str) -> str:
-    """A value between tags of its own, none of which it can hold itself (see `fenced`)."""
-    return tagged(tag, fenced(value), **attributes)
+    """Return a value as text between tags; the value is escaped (see `escape_tags`)."""
+    return wrap_in_tag(tag, escape_tags(value), **attributes)
 
 
-def tagged(tag: str, text: str, **attributes: str) -> str:
-    """A text, which is taken as it is, between tags; attributes: what the tag says, each on one line and within its quotes."""
-    told = "".join(' {}="{}"'.format(name, html.escape(" ".join(word.split()))) for name, word in attributes.items())
-    return "<{tag}{told}>\n{text}\n</{tag}>".format(tag=tag, told=told, text=text)
+def wrap_in_tag(tag: str, text: str, **attributes: str) -> str:
+    """Put a text, unchanged, between tags.
+
+    attributes: written into the opening tag, each quoted, escaped and on one line.
+    """
+    written = "".join(
+        f' {name}="{html.escape(" ".join(value.split()))}"' for name, value in attributes.items()
+    )
+    return f"<{tag}{written}>\n{text}\n</{tag}>"
 
 
-def fenced(value: Any) -> str:
-    """A value as text for a block: text as it is, a ToolRun as its text, everything else as JSON.
+def escape_tags(value: Any) -> str:
+    """Return a value as text that contains none of our own tags.
 
-    What models and tools say ends up in prompts, and may be hostile: no value can hold one of our own tags, and so pass as the
-    end of its block or as a block of somebody else. There, and nowhere else, a "<" becomes "&lt;", in JSON "\\u003c".
+    A string is used as it is, a ToolRun is replaced by its text, and every other value is encoded
+    as JSON. Only the "<" of a forged tag is changed: to "&lt;", or to "\\u003c" in JSON.
     """
     if isinstance(value, ToolRun):
         value = value.text

@@ -1,17 +1,19 @@
-"""The library for coroutines: `to_async(cache | client | agent | scheduler)`, with the threads underneath.
+"""An async facade: `to_async(cache | client | agent | scheduler)` returns awaitable methods.
 
-There is no second implementation, and no event loop here: each call is made on a thread, and awaited. It runs under any
-running asyncio loop, those of Jupyter and of Django's async views included.
+There is no second implementation and no event loop here: each call is made on a thread, and
+awaited. It works under any running asyncio loop, including those of Jupyter and of Django's async
+views.
 """
 
 from typing import Any, Union, overload
 
 from asimov_sync.agents.agent import Agent
+from asimov_sync.aio.agent import AsyncAgent
 from asimov_sync.aio.cache import AsyncCache, AsyncDelivery
-from asimov_sync.aio.graph import AsyncRun, AsyncTaskScheduler
-from asimov_sync.aio.inference import AsyncAgent, AsyncInferenceClient
+from asimov_sync.aio.client import AsyncInferenceClient
+from asimov_sync.aio.scheduler import AsyncRun, AsyncTaskScheduler
 from asimov_sync.aio.streams import AsyncReplyStream, AsyncRunEvents, AsyncToolStream
-from asimov_sync.aio.threads import MAX_THREADS, Threads
+from asimov_sync.aio.thread_bridge import MAX_THREADS, ThreadBridge
 from asimov_sync.cache.contract import Cache
 from asimov_sync.graph.scheduler import TaskScheduler
 from asimov_sync.inference.client import InferenceClient
@@ -46,19 +48,29 @@ def to_async(obj: Agent, max_threads: int = MAX_THREADS) -> AsyncAgent: ...
 def to_async(obj: TaskScheduler, max_threads: int = MAX_THREADS) -> AsyncTaskScheduler: ...
 
 
-def to_async(obj: Union[Cache, InferenceClient, Agent, TaskScheduler], max_threads: int = MAX_THREADS) -> Any:
-    """The same object for coroutines: the same names and arguments, with `await`, `async for` and `async with`.
+def to_async(
+    obj: Union[Cache, InferenceClient, Agent, TaskScheduler], max_threads: int = MAX_THREADS
+) -> Any:
+    """Return an async facade of an object: the same methods and arguments, as coroutines.
 
-    max_threads: how many of its streams, runs, replies and mailboxes may be waited for at once, each on a thread of its own;
-    one more raises WorkersExhausted. Cancelling a coroutine ends the call beneath. The object itself may be used meanwhile.
+    Methods are used with `await`, `async for` and `async with`. Cancelling a coroutine ends the
+    blocking call. The object itself can still be used.
+
+    obj: a cache, an inference client, an agent or a scheduler.
+    max_threads: the maximum number of streams, runs, replies and mailboxes that wait at the same
+        time (default: 256), each on a dedicated thread. One more raises WorkersExhausted.
+
+    Raises TypeError for another object, and ValueError if max_threads is less than 1.
     """
-    threads = Threads(max_threads)
+    bridge = ThreadBridge(max_threads)
     if isinstance(obj, Cache):
-        return AsyncCache(obj, threads)
+        return AsyncCache(obj, bridge)
     if isinstance(obj, InferenceClient):
-        return AsyncInferenceClient(obj, threads)
+        return AsyncInferenceClient(obj, bridge)
     if isinstance(obj, Agent):
-        return AsyncAgent(obj, threads)
+        return AsyncAgent(obj, bridge)
     if isinstance(obj, TaskScheduler):
-        return AsyncTaskScheduler(obj, threads)
-    raise TypeError("to_async() takes a cache, an inference client, an agent or a scheduler, not {!r}".format(obj))
+        return AsyncTaskScheduler(obj, bridge)
+    raise TypeError(
+        f"to_async() takes a cache, an inference client, an agent or a scheduler, not {obj!r}"
+    )

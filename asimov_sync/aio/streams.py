@@ -1,8 +1,21 @@
-"""Events while they happen, as async iterators: of one reply, of a tool loop, of a run."""
+"""Async iterators over the events of a reply, a tool loop or a run."""
 
-from typing import Any, AsyncIterator, Callable, ClassVar, Generator, Generic, NoReturn, Optional, Type, TypeVar, Union
+from typing import (
+    Any,
+    AsyncIterator,
+    Callable,
+    ClassVar,
+    Generator,
+    Generic,
+    NoReturn,
+    Optional,
+    Type,
+    TypeVar,
+    Union,
+)
 
-from asimov_sync.aio.threads import Lane, Threads
+from asimov_sync.aio.dedicated_thread import DedicatedThread
+from asimov_sync.aio.thread_bridge import ThreadBridge
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.errors import AsimovError, Cancelled
 from asimov_sync.graph.events import RunFinished
@@ -15,188 +28,211 @@ __all__ = ["AsyncReplyStream", "AsyncRunEvents", "AsyncStream", "AsyncToolStream
 
 Stream = TypeVar("Stream", bound=Union[ReplyStream, ToolStream, RunEvents])
 Self = TypeVar("Self", bound="AsyncStream[Any]")
-Part = TypeVar("Part")
+Item = TypeVar("Item")
 
 
 class AsyncStream(Generic[Stream]):
-    """Await it, enter it with `async with`, or iterate over it: the first of these opens it, on a thread of its own.
+    """An async iterator over events. Await it, enter it with `async with`, or iterate over it.
 
-    An `async for` that is left early, by a break, an exception or the end of its task, closes it; so does the loss of the
-    last reference. To read on later, ask for the events one by one, with `anext(stream)` or `await stream.__anext__()`.
-    One coroutine at a time reads.
+    The first of these opens the stream, on a dedicated thread. An `async for` that is left early,
+    by `break`, an exception or the end of its task, closes the stream; so does the loss of the last
+    reference. To continue reading later, request single events with `anext(stream)` or
+    `await stream.__anext__()`. Only one coroutine may read at a time.
+
+    bridge: the threads of the facade.
+    open_stream: opens the blocking stream.
+    cancellation: a token that ends the stream, too; by default the current one.
+    unblock: ends the opening of the stream if cancelling the token does not.
     """
 
-    _final: ClassVar[Type[Event]]
+    _last_event: ClassVar[Type[Event]]
 
     def __init__(
         self,
-        threads: Threads,
-        open: Callable[[], Stream],
+        bridge: ThreadBridge,
+        open_stream: Callable[[], Stream],
         cancellation: Optional[Cancellation] = None,
-        free: Optional[Callable[[], Any]] = None,
+        unblock: Optional[Callable[[], Any]] = None,
     ) -> None:
-        self._threads = threads
-        self._open = open
-        self._free = free  # what is to be called where it is not even opened
+        self._bridge = bridge
+        self._open_stream = open_stream
+        self._unblock = unblock
         self._cancellation = cancellation
-        self._lane: Optional[Lane] = None
+        self._thread: Optional[DedicatedThread] = None
         self._stream: Optional[Stream] = None
         self._busy = False
-        self._left = False  # whether the lane was told to end
-        self._whole = False  # whether the last event was read
+        self._ended = False  # True once the thread has been asked to end
+        self._complete = False  # True once the last event has been read
 
     def __await__(self: Self) -> Generator[Any, None, Self]:
-        return self._opened().__await__()
+        return self._open().__await__()
 
-    async def _opened(self: Self) -> Self:
+    async def _open(self: Self) -> Self:
         if self._stream is None:
             if self._busy:
                 raise RuntimeError("two coroutines open this stream at once")
-            if self._left:
+            if self._ended:
                 raise Cancelled("the stream was closed, or could not be opened")
-            self._lane = self._threads.lane(self._cancellation)
-            self._lane.free = self._free
-            stream = await self._step(self._open, _close)
-            self._lane.free = stream.close
+            self._thread = self._bridge.open_thread(self._cancellation)
+            self._thread.unblock = self._unblock
+            stream = await self._call(self._open_stream, _close_stream)
+            self._thread.unblock = stream.close
             self._stream = stream
         return self
 
-    async def _step(self, function: Callable[[], Any], undo: Optional[Callable[[Any], Any]] = None) -> Any:
-        assert self._lane is not None
+    async def _call(
+        self, function: Callable[[], Any], on_orphan: Optional[Callable[[Any], Any]] = None
+    ) -> Any:
+        """Make a call on the stream's thread. The thread ends if the call fails."""
+        assert self._thread is not None
         self._busy = True
         try:
-            return await self._lane.call(function, undo)
+            return await self._thread.call(function, on_orphan)
         except BaseException:
-            self._leave()
+            self._finish()
             raise
         finally:
             self._busy = False
 
-    def _leave(self) -> None:
-        if self._lane is not None and not self._left:
-            self._left = True
-            self._lane.leave()
+    def _finish(self) -> None:
+        if self._thread is not None and not self._ended:
+            self._ended = True
+            self._thread.finish()
 
     async def __anext__(self) -> Event:
         if self._busy:
             raise RuntimeError("two coroutines read this stream at once")
-        if self._left:
-            self._refuse()
-        stream = self._beneath((await self._opened())._stream)
-        event: Optional[Event] = await self._step(lambda: next(stream, None))
-        if event is None:  # it was closed in this moment
-            self._refuse()
-        if isinstance(event, self._final):
-            self._whole = True
-            self._leave()
+        if self._ended:
+            self._raise_ended()
+        stream = self._require_open((await self._open())._stream)
+        event: Optional[Event] = await self._call(lambda: next(stream, None))
+        if event is None:  # the stream was closed meanwhile
+            self._raise_ended()
+        if isinstance(event, self._last_event):
+            self._complete = True
+            self._finish()
         return event
 
-    def _refuse(self) -> NoReturn:
-        """What a reader meets who asks for more after the end."""
-        if self._whole:
+    def _raise_ended(self) -> NoReturn:
+        """Raise the exception of a read after the end."""
+        if self._complete:
             raise StopAsyncIteration
-        raise Cancelled("the stream was closed")  # what came so far is not the whole, so this is not the end of an iteration
+        raise Cancelled("the stream was closed")  # not StopAsyncIteration: events are missing
 
-    def _beneath(self, stream: Optional[Stream]) -> Stream:
+    def _require_open(self, stream: Optional[Stream]) -> Stream:
         if stream is None:
-            raise AsimovError("this stream was not opened: await it, enter it with `async with`, or iterate over it")
+            raise AsimovError(
+                "this stream was not opened: await it, enter it with `async with`, "
+                "or iterate over it"
+            )
         return stream
 
     def __aiter__(self) -> AsyncIterator[Event]:
-        return _Reading(self, lambda event: event)
+        return _Iteration(self, lambda event: event)
 
     async def close(self) -> None:
-        """Stop: end what goes on beneath, and free a coroutine that waits for the next event. Harmless after the end."""
-        if self._left:
+        """Stop the stream, and free a coroutine that waits for the next event.
+
+        Does nothing after the end of the stream.
+        """
+        if self._ended:
             return
-        self._left = True
-        if self._lane is not None:
-            await self._lane.close("the stream was closed")
+        self._ended = True
+        if self._thread is not None:
+            await self._thread.close("the stream was closed")
 
     async def __aenter__(self: Self) -> Self:
-        return await self._opened()
+        return await self._open()
 
     async def __aexit__(self, *exc_info: Any) -> None:
         await self.close()
 
-    def drop(self) -> None:
-        """Stop without waiting for it, as whoever leaves an iteration does; for destructors, too."""
-        if not self._left:
-            self._left = True
-            if self._lane is not None:
-                self._lane.drop()
+    def _abandon(self) -> None:
+        """Stop the stream without waiting. Destructors call this, so it must take no lock."""
+        if not self._ended:
+            self._ended = True
+            if self._thread is not None:
+                self._thread.abandon()
 
     def __del__(self) -> None:
-        self.drop()
+        self._abandon()
 
 
-def _close(stream: Any) -> None:
+def _close_stream(stream: Any) -> None:
     stream.close()
 
 
-class _Reading(AsyncIterator[Part]):
-    """One iteration over a stream, which is closed when this is lost: where an `async for` is left, at once. (An async
-    generator would be ended by its event loop, some time later.) pick: what of an event is wanted, or None.
+class _Iteration(AsyncIterator[Item]):
+    """One iteration over a stream. Its destructor closes the stream when an `async for` is left.
+
+    An async generator would be closed by the event loop instead, some time later.
+
+    stream: the stream to read.
+    select: returns the item for an event, or None to skip the event.
     """
 
-    def __init__(self, stream: AsyncStream[Any], pick: Callable[[Event], Optional[Part]]) -> None:
+    def __init__(self, stream: AsyncStream[Any], select: Callable[[Event], Optional[Item]]) -> None:
         self._stream = stream
-        self._pick = pick
-        self._begun = False  # a debugger may look at `text_stream`, and lose it
+        self._select = select
+        # A debugger that displays `text_stream` creates an iteration, and must not close anything.
+        self._started = False
 
-    async def __anext__(self) -> Part:
-        self._begun = True
+    async def __anext__(self) -> Item:
+        self._started = True
         while True:
-            part = self._pick(await self._stream.__anext__())
-            if part is not None:
-                return part
+            item = self._select(await self._stream.__anext__())
+            if item is not None:
+                return item
 
     def __del__(self) -> None:
-        if self._begun:
-            self._stream.drop()
+        if self._started:
+            self._stream._abandon()
 
 
-class _Texts(AsyncStream[Stream]):
-    """A stream of which the text may be read alone."""
+class _TextStream(AsyncStream[Stream]):
+    """A stream whose text can be read without the other events."""
 
     @property
     def text_stream(self) -> AsyncIterator[str]:
-        """The pieces of the model's text as they arrive, without the other events."""
-        return _Reading(self, lambda event: event.text if isinstance(event, TextDelta) else None)
+        """An iterator over the pieces of the model's text as they arrive."""
+        return _Iteration(self, lambda event: event.text if isinstance(event, TextDelta) else None)
 
 
-class AsyncReplyStream(_Texts[ReplyStream]):
+class AsyncReplyStream(_TextStream[ReplyStream]):
     """The events of a reply as they arrive; the last one is ReplyDone. See `ReplyStream`."""
 
-    _final = ReplyDone
+    _last_event = ReplyDone
 
     @property
     def reply(self) -> Reply:
-        """The whole reply, once the stream was read to its end."""
-        return self._beneath(self._stream).reply
+        """The complete reply; available once the stream was read to its end."""
+        return self._require_open(self._stream).reply
 
 
-class AsyncToolStream(_Texts[ToolStream]):
+class AsyncToolStream(_TextStream[ToolStream]):
     """The events of a tool loop as they happen; the last one is ToolRunDone. See `ToolStream`."""
 
-    _final = ToolRunDone
+    _last_event = ToolRunDone
 
     @property
     def run(self) -> ToolRun:
-        """What came of the loop, once the stream was read to its end."""
-        return self._beneath(self._stream).run
+        """The complete tool run; available once the stream was read to its end."""
+        return self._require_open(self._stream).run
 
 
 class AsyncRunEvents(AsyncStream[RunEvents]):
-    """What happens in a run; the last event is RunFinished. Closing or losing it early cancels the run. See `RunEvents`."""
+    """The events of a run; the last one is RunFinished. See `RunEvents`.
 
-    _final = RunFinished
+    Closing or losing it early cancels the run.
+    """
 
-    def drop(self) -> None:
-        """As of every stream; whoever wants the graph next waits for the end of the run."""
-        if self._stream is not None and not self._left:
+    _last_event = RunFinished
+
+    def _abandon(self) -> None:
+        """Stop the stream without waiting. The next run of the graph waits for this run's end."""
+        if self._stream is not None and not self._ended:
             self._stream.leave()
-        super().drop()
+        super()._abandon()
 
-    def _refuse(self) -> NoReturn:
-        raise StopAsyncIteration  # as of RunEvents: who has not had RunFinished knows that it was cut
+    def _raise_ended(self) -> NoReturn:
+        raise StopAsyncIteration  # as RunEvents does: a missing RunFinished shows that it was cut

@@ -1,4 +1,4 @@
-"""Agents: asked directly, and as handlers of tasks."""
+"""Agents: called directly, and as task handlers."""
 
 from typing import List
 
@@ -21,7 +21,14 @@ from asimov_sync import (
     TaskStatus,
     tool,
 )
-from asimov_sync.testing import Failure, ModelServer, ScriptedInferenceClient, calls, last_text, tool_results
+from asimov_sync.testing import (
+    Failure,
+    ModelServer,
+    ScriptedInferenceClient,
+    calls,
+    last_text,
+    tool_results,
+)
 
 from ..waiting import Background
 
@@ -32,17 +39,21 @@ def lookup(word: str) -> str:
     return word.upper()
 
 
-def test_an_agent_is_asked():
-    """The system prompt, the tools and the options go with every request; the answer is a ToolRun."""
+def test_run():
+    """The system prompt, the tools and the options are sent with every request."""
     client = ScriptedInferenceClient([calls(("lookup", {"word": "x"})), "it is X"])
     agent = Agent(client, system="be brief", tools=[lookup], temperature=0.5)
     run = agent.run("what is x?")
     assert (run.text, run.iterations) == ("it is X", 2)
     for body in client.requests:
-        assert (body["system"], body["temperature"], body["tools"][0]["name"]) == ("be brief", 0.5, "lookup")
+        assert (body["system"], body["temperature"], body["tools"][0]["name"]) == (
+            "be brief",
+            0.5,
+            "lookup",
+        )
 
 
-def test_a_conversation_goes_on():
+def test_conversation():
     """The messages of one run are the beginning of the next."""
     client = ScriptedInferenceClient(["one", "two"])
     agent = Agent(client)
@@ -50,8 +61,10 @@ def test_a_conversation_goes_on():
     assert [message.text for message in run.messages] == ["first", "one", "second", "two"]
 
 
-def test_an_agent_handles_tasks():
-    """A task's prompt has its objective, its params and its dependencies' results; its result is the answer's text."""
+def test_agent_as_handler():
+    """A task's prompt has its objective, its params and its inputs; its result is the answer's
+    text.
+    """
 
     def fail(task, context):
         raise ValueError("no luck")
@@ -59,20 +72,27 @@ def test_an_agent_handles_tasks():
     client = ScriptedInferenceClient(lambda body: "answer to: " + last_text(body))
     with TaskScheduler({"ask": Agent(client), "fail": fail}) as scheduler:
         graph = TaskGraph()
-        first = graph.add(Task(type="ask", objective="first", params={"depth": [1, "é"]}), name="one")
+        first = graph.add(
+            Task(type="ask", objective="first", params={"depth": [1, "é"]}), name="one"
+        )
         graph.add(Task(type="fail"), name="bad")
-        graph.add(Task(type="ask", objective="second"), name="two", depends_on=[first, "bad"], allow_failure=True)
+        graph.add(
+            Task(type="ask", objective="second"),
+            name="two",
+            depends_on=[first, "bad"],
+            allow_failure=True,
+        )
         result = scheduler.run(graph)
     assert result.results["one"] == 'answer to: first\n\n<params>\n{"depth": [1, "é"]}\n</params>'
-    told = result.results["two"]
-    assert told.startswith('answer to: second\n\n<result of="one">\nanswer to: first')
-    assert told.endswith('<failed of="bad">\nValueError: no luck\n</failed>')
+    answer = result.results["two"]
+    assert answer.startswith('answer to: second\n\n<result of="one">\nanswer to: first')
+    assert answer.endswith('<failed of="bad">\nValueError: no luck\n</failed>')
     assert result.usages["two"].requests == 1
     assert result.usage == client.usage
 
 
-def test_an_agent_is_streamed():
-    """A stream has the same prompt, tools and options, and the same run at its end."""
+def test_stream():
+    """A stream sends the same requests as run(), and leads to the same ToolRun."""
     script = [calls(("lookup", {"word": "x"})), "it is X"]
     client = ScriptedInferenceClient(script + script + ["it is Y"])
     agent = Agent(client, system="be brief", tools=[lookup], temperature=0.5, max_workers=0)
@@ -83,18 +103,24 @@ def test_an_agent_is_streamed():
     assert client.requests[0] == client.requests[2]
     went_on = agent.stream("and y?", messages=stream.run.messages)
     assert "".join(went_on.text_stream) == "it is Y"
-    assert [message.role.value for message in went_on.run.messages[-3:]] == ["assistant", "user", "assistant"]
+    assert [message.role.value for message in went_on.run.messages[-3:]] == [
+        "assistant",
+        "user",
+        "assistant",
+    ]
 
 
-def test_a_stream_that_cannot_begin():
-    """What is wrong with the first request is raised by stream() itself."""
+def test_stream_with_failing_request():
+    """stream() itself raises the error of the first request."""
     with pytest.raises(AuthenticationError):
         Agent(ScriptedInferenceClient([Failure(401, "authentication_error")])).stream("x")
 
 
 def test_redact():
-    """What a tool returned passes through redact= before the model reads it."""
-    client = ScriptedInferenceClient(lambda body: tool_results(body).get("lookup") or calls(("lookup", {"word": "secret"})))
+    """redact= changes the result of a tool before the model reads it."""
+    client = ScriptedInferenceClient(
+        lambda body: tool_results(body).get("lookup") or calls(("lookup", {"word": "secret"}))
+    )
     agent = Agent(client, tools=[lookup], redact=lambda text: text.replace("SECRET", "***"))
     assert agent.run("go").text == "***"
     stream = agent.stream("go")
@@ -102,8 +128,8 @@ def test_redact():
     assert (stream.run.text, stream.run.calls[0].result) == ("***", "SECRET")
 
 
-def test_a_cancellation():
-    """run() and stream() end with the token that they are given."""
+def test_cancellation():
+    """run() and stream() raise Cancelled for a cancelled token."""
     token = Cancellation()
     token.cancel("enough")
     agent = Agent(ScriptedInferenceClient(["never"]))
@@ -113,16 +139,18 @@ def test_a_cancellation():
 
 
 def test_one_agent_on_many_threads():
-    """An agent holds no conversation: each thread gets its own answer."""
+    """An agent stores no conversation: each thread gets its own answer."""
 
     def model(body):
-        return tool_results(body).get("lookup") or calls(("lookup", {"word": body["messages"][0]["content"]}))
+        return tool_results(body).get("lookup") or calls(
+            ("lookup", {"word": body["messages"][0]["content"]})
+        )
 
     agent = Agent(ScriptedInferenceClient(model), tools=[lookup])
-    asking = [Background(agent.run, "word{}".format(number)) for number in range(20)]
+    asking = [Background(agent.run, f"word{number}") for number in range(20)]
     for number, one in enumerate(asking):
         run = one.result()
-        assert (run.text, len(run.messages)) == ("WORD{}".format(number), 4)
+        assert (run.text, len(run.messages)) == (f"WORD{number}", 4)
 
 
 @tool(requires_approval=True)
@@ -131,21 +159,26 @@ def delete(name: str) -> str:
     return "deleted " + name
 
 
-def asked(agent, task=None, cache=None):
-    """The result of a run whose one task, "ask", the agent handles."""
+def run_task(agent, task=None, cache=None):
+    """Run a graph whose one task, "ask", is handled by the agent."""
     with TaskScheduler({"ask": agent}, cache=cache) as scheduler:
         graph = TaskGraph()
         graph.add(task or Task(type="ask", objective="go"), name="ask")
         return scheduler.run(graph, run_id="r1")
 
 
-def test_a_handler_that_waits_for_approval():
-    """A task whose agent wants a guarded tool called is PARTIAL, and says which; its result goes on, in any process."""
+def test_task_with_pending_approval():
+    """A task whose agent calls a guarded tool is PARTIAL. Its result can be continued in any
+    process.
+    """
     client = ScriptedInferenceClient(
-        lambda body: tool_results(body).get("delete") or calls(("delete", {"name": "x"}), ("delete", {"name": "y"}))
+        lambda body: (
+            tool_results(body).get("delete")
+            or calls(("delete", {"name": "x"}), ("delete", {"name": "y"}))
+        )
     )
     agent = Agent(client, tools=[lookup, delete])
-    result = asked(agent)
+    result = run_task(agent)
     assert result.tasks["ask"].status is TaskStatus.PARTIAL
     assert result.errors["ask"] == "calls of these tools wait for approval: delete"
     run = result.results["ask"]
@@ -153,14 +186,16 @@ def test_a_handler_that_waits_for_approval():
     assert result.to_dict()["results"]["ask"]["pending"][0]["name"] == "delete"
     stored = [message.model_dump_json() for message in run.messages]
     decided = {run.pending[0].id: "keep it", run.pending[1].id: True}
-    run = agent.run(messages=[ChatMessage.model_validate_json(message) for message in stored], approvals=decided)
+    run = agent.run(
+        messages=[ChatMessage.model_validate_json(message) for message in stored], approvals=decided
+    )
     assert [str(made.exception or made.result) for made in run.calls] == ["keep it", "deleted y"]
     assert run.stop_reason == "end_turn"
 
 
 @pytest.mark.parametrize("limit, status", [(1, TaskStatus.PARTIAL), (2, TaskStatus.COMPLETE)])
 def test_an_unfinished_answer_is_partial(limit, status):
-    """An agent that reaches its limit brings what it has, as a Partial that says why."""
+    """An agent that reaches its limit returns a Partial with the text so far and the reason."""
     client = ScriptedInferenceClient([calls(("lookup", {"word": "x"})), "done"])
     with TaskScheduler({"ask": Agent(client, tools=[lookup], max_iterations=limit)}) as scheduler:
         graph = TaskGraph()
@@ -171,7 +206,7 @@ def test_an_unfinished_answer_is_partial(limit, status):
         assert result.errors["ask"] == "the model stopped early: max_iterations, after 1 requests"
 
 
-# Data
+# Structured output
 
 
 class Word(BaseModel):
@@ -183,57 +218,65 @@ WORD = calls(("Word", {"text": "X", "length": 1}))
 WRONG = calls(("Word", {"text": "X"}))
 
 
-@pytest.mark.parametrize("tools, script", [([], [WORD]), ([lookup], [calls(("lookup", {"word": "x"})), WORD])])
-def test_data(tools, script):
-    """With output= the caller finds an instance in run.parsed, streamed or not, and a task's result is one."""
+@pytest.mark.parametrize(
+    "tools, script", [([], [WORD]), ([lookup], [calls(("lookup", {"word": "x"})), WORD])]
+)
+def test_structured_output(tools, script):
+    """With output=, run.parsed and the task's result are instances of the model."""
     client = ScriptedInferenceClient(script * 3)
     agent = Agent(client, tools=tools, output=Word)
     assert agent.run("go").parsed == Word(text="X", length=1)
     stream = agent.stream("go")
     list(stream)
     assert stream.run.parsed == Word(text="X", length=1)
-    result = asked(agent)
+    result = run_task(agent)
     assert (result.status, result.results["ask"]) == (TaskStatus.COMPLETE, Word(text="X", length=1))
     assert len(client.requests) == 3 * len(script)
 
 
-def test_data_that_flows_on():
-    """An instance is in the prompt of what depends on it as JSON."""
-    client = ScriptedInferenceClient(lambda body: WORD if "tool_choice" in body else last_text(body))
+def test_structured_output_as_input():
+    """A dependent's prompt has the instance as JSON."""
+    client = ScriptedInferenceClient(
+        lambda body: WORD if "tool_choice" in body else last_text(body)
+    )
     with TaskScheduler({"find": Agent(client, output=Word), "tell": Agent(client)}) as scheduler:
         graph = TaskGraph()
         graph.add(Task(type="find", objective="go"), name="find")
         graph.add(Task(type="tell", objective="tell"), name="tell", depends_on=["find"])
-        told = scheduler.run(graph).results["tell"]
-    assert told == 'tell\n\n<result of="find">\n{"text": "X", "length": 1}\n</result>'
+        answer = scheduler.run(graph).results["tell"]
+    assert answer == 'tell\n\n<result of="find">\n{"text": "X", "length": 1}\n</result>'
 
 
-def test_data_that_does_not_fit():
-    """After one correction the task FAILS with OutputInvalid."""
+def test_invalid_structured_output():
+    """After one correction the task fails with OutputInvalid."""
     client = ScriptedInferenceClient([WRONG, WRONG])
-    result = asked(Agent(client, output=Word))
+    result = run_task(Agent(client, output=Word))
     assert (result.status, len(client.requests)) == (TaskStatus.FAILED, 2)
     assert isinstance(result.exceptions["ask"], OutputInvalid)
 
 
-@pytest.mark.parametrize("last, text", [("so far", "so far"), (calls(("lookup", {"word": "x"})), "")])
-def test_no_data_at_the_limit(last, text):
-    """At the limit a task that has words and no data is PARTIAL, with the words."""
+@pytest.mark.parametrize(
+    "last, text", [("so far", "so far"), (calls(("lookup", {"word": "x"})), "")]
+)
+def test_no_structured_output_at_the_limit(last, text):
+    """At the limit, a task with text but no data is PARTIAL with the text."""
     client = ScriptedInferenceClient([last])
-    result = asked(Agent(client, tools=[lookup], output=Word, max_iterations=1))
+    result = run_task(Agent(client, tools=[lookup], output=Word, max_iterations=1))
     assert (result.status, result.results["ask"]) == (TaskStatus.PARTIAL, text)
     assert result.errors["ask"] == "the model stopped early: max_iterations, after 1 requests"
 
 
-def test_over_sockets():
-    """An agent with tools and output= over a provider's own wire, as a task; each of its requests is metered there."""
+def test_agent_over_http():
+    """An agent with tools and output= over HTTP; each of its requests is counted for the task."""
 
     def model(body):
         return WORD if tool_results(body) else calls(("lookup", {"word": "x"}))
 
     with ModelServer(model) as server:
-        with AnthropicInferenceClient(model="claude-3", api_key="key", api_url=server.url) as client:
-            result = asked(Agent(client, system="be brief", tools=[lookup], output=Word))
+        with AnthropicInferenceClient(
+            model="claude-3", api_key="key", api_url=server.url
+        ) as client:
+            result = run_task(Agent(client, system="be brief", tools=[lookup], output=Word))
         assert result.results["ask"].text == "X"
         assert result.usages["ask"] == server.usage and server.usage.requests == 2
         assert all(request.body["system"] == "be brief" for request in server.requests)
@@ -243,36 +286,43 @@ def test_over_sockets():
 
 
 def transcript(cache, name="ask"):
-    """What was kept of a task, as messages."""
+    """Return the stored messages of a task, or None."""
     kept = cache.with_prefix("run").with_prefix("r1").with_prefix("transcript")
     return kept.get(name, type=List[ChatMessage]) if name in kept.keys() else None
 
 
-def test_a_transcript():
-    """On request the messages of a task are in its run's cache, and a conversation goes on from them."""
+def test_transcript():
+    """keep_transcript= stores the messages in the run's cache; a conversation can continue from
+    them.
+    """
     cache = MemoryCache()
     client = ScriptedInferenceClient([calls(("lookup", {"word": "x"})), "it is X", "it is Y"])
     agent = Agent(client, tools=[lookup], keep_transcript=True)
-    assert asked(agent, cache=cache).results["ask"] == "it is X"
+    assert run_task(agent, cache=cache).results["ask"] == "it is X"
     kept = transcript(cache)
-    assert [message.role.value for message in kept] == ["user", "assistant", "tool_result", "assistant"]
+    assert [message.role.value for message in kept] == [
+        "user",
+        "assistant",
+        "tool_result",
+        "assistant",
+    ]
     assert agent.run("and y?", messages=kept).text == "it is Y"
     assert client.requests[2]["messages"][:3] == client.requests[1]["messages"]
 
 
 def test_no_transcript():
-    """Nothing is kept where it was not asked for."""
+    """By default nothing is stored."""
     cache = MemoryCache()
-    asked(Agent(ScriptedInferenceClient(["hi"])), cache=cache)
+    run_task(Agent(ScriptedInferenceClient(["hi"])), cache=cache)
     assert cache.keys() == set()
 
 
-def test_a_transcript_of_a_partial_task():
-    """What waits for approval is kept, too, and can be gone on from by a process that has only the cache."""
+def test_transcript_of_partial_task():
+    """A run that waits for approval is stored, and can be continued from the cache alone."""
     cache = MemoryCache()
     client = ScriptedInferenceClient([calls(("delete", {"name": "x"})), "done"])
     agent = Agent(client, tools=[delete], keep_transcript=True)
-    asked(agent, cache=cache)
+    run_task(agent, cache=cache)
     kept = transcript(cache)
     assert agent.run(messages=kept, approvals={kept[-1].blocks[-1]["id"]: True}).text == "done"
 
@@ -285,17 +335,19 @@ def test_a_transcript_of_a_partial_task():
         ([WRONG, WRONG], ["user", "assistant", "tool_result", "assistant", "tool_result"]),
     ],
 )
-def test_a_transcript_of_a_failed_task(script, roles):
-    """A task that fails because of its model leaves what was said by then, each call with its result."""
+def test_transcript_of_failed_task(script, roles):
+    """A task that its model made fail stores the messages so far, each call with its result."""
     cache = MemoryCache()
-    agent = Agent(ScriptedInferenceClient(script), tools=[lookup], output=Word, keep_transcript=True)
-    assert asked(agent, cache=cache).status is TaskStatus.FAILED
+    agent = Agent(
+        ScriptedInferenceClient(script), tools=[lookup], output=Word, keep_transcript=True
+    )
+    assert run_task(agent, cache=cache).status is TaskStatus.FAILED
     assert [message.role.value for message in transcript(cache)] == roles
 
 
 @pytest.fixture
 def broken_cache(monkeypatch):
-    """A cache that takes nothing."""
+    """A cache that stores nothing."""
 
     def refuse(*args):
         raise CacheUnavailable("no cache today")
@@ -308,32 +360,38 @@ def broken_cache(monkeypatch):
 @pytest.mark.parametrize(
     "script, result, error",
     [
-        (["hi"], "hi", "the transcript could not be kept: CacheUnavailable: no cache today"),
+        (["hi"], "hi", "the transcript could not be stored: CacheUnavailable: no cache today"),
         (
             [calls(("lookup", {"word": "x"}))],
             "",
             "the model stopped early: max_iterations, after 1 requests; "
-            "the transcript could not be kept: CacheUnavailable: no cache today",
+            "the transcript could not be stored: CacheUnavailable: no cache today",
         ),
     ],
 )
-def test_a_transcript_that_cannot_be_kept(script, result, error, broken_cache):
-    """A cache that fails costs no answer: the task is PARTIAL, and says why."""
-    agent = Agent(ScriptedInferenceClient(script), tools=[lookup], max_iterations=1, keep_transcript=True)
-    run = asked(agent, cache=broken_cache)
-    assert (run.status, run.results["ask"], run.errors["ask"]) == (TaskStatus.PARTIAL, result, error)
+def test_transcript_that_cannot_be_stored(script, result, error, broken_cache):
+    """If the cache fails, the task is PARTIAL with the answer and the reason."""
+    agent = Agent(
+        ScriptedInferenceClient(script), tools=[lookup], max_iterations=1, keep_transcript=True
+    )
+    run = run_task(agent, cache=broken_cache)
+    assert (run.status, run.results["ask"], run.errors["ask"]) == (
+        TaskStatus.PARTIAL,
+        result,
+        error,
+    )
 
 
-def test_a_transcript_that_cannot_be_kept_of_a_failed_task(caplog, broken_cache):
-    """A task that fails does so with its own error; that of the cache is logged."""
+def test_failed_task_with_broken_cache(caplog, broken_cache):
+    """A failed task keeps its own error; the error of the cache is logged."""
     agent = Agent(ScriptedInferenceClient([Failure(401)]), keep_transcript=True)
-    assert isinstance(asked(agent, cache=broken_cache).exceptions["ask"], AuthenticationError)
+    assert isinstance(run_task(agent, cache=broken_cache).exceptions["ask"], AuthenticationError)
     assert "no cache today" in caplog.text
 
 
-def test_a_transcript_that_json_cannot_hold():
-    """Half a character, which a model may well send, costs the transcript and not the answer."""
+def test_transcript_with_lone_surrogate():
+    """A lone surrogate makes the transcript invalid, but not the answer."""
     agent = Agent(ScriptedInferenceClient(["half: \ud800"]), keep_transcript=True)
-    result = asked(agent, cache=MemoryCache())
+    result = run_task(agent, cache=MemoryCache())
     assert (result.status, result.results["ask"]) == (TaskStatus.PARTIAL, "half: \ud800")
     assert "CacheValueError" in result.errors["ask"]

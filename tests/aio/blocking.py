@@ -1,4 +1,6 @@
-"""An async facade, used from blocking code: so that tests of what is beneath can be run through it, as they are."""
+"""An async facade with blocking methods, so that tests of a cache can run through the facade
+unchanged.
+"""
 
 import asyncio
 import inspect
@@ -18,7 +20,9 @@ class Loop:
         self.thread.start()
 
     def await_(self, coroutine):
-        """What comes of a coroutine there; in a copy of this thread's context, as for any task."""
+        """Run a coroutine on the loop, in a copy of this thread's context, and return its
+        result.
+        """
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(3 * DEADLINE)
 
     def close(self):
@@ -28,7 +32,7 @@ class Loop:
 
 
 class Blocking:
-    """A facade whose coroutines are waited for, and whose views and deliveries are such as well."""
+    """A facade whose coroutines block. Its views and deliveries are Blocking, too."""
 
     def __init__(self, facade, loop):
         self._facade = facade
@@ -36,7 +40,7 @@ class Blocking:
 
     def __getattr__(self, name):
         if name.startswith("_"):
-            return getattr(self._facade.sync, name)  # what tests look at that know the implementation
+            return getattr(self._facade.sync, name)  # for tests that use private attributes
         value = getattr(self._facade, name)
         if not inspect.ismethod(value):
             return value
@@ -45,7 +49,11 @@ class Blocking:
             result = value(*args, **kwargs)
             if inspect.iscoroutine(result):
                 result = self._loop.await_(result)
-            return Blocking(result, self._loop) if isinstance(result, (AsyncCache, AsyncDelivery)) else result
+            return (
+                Blocking(result, self._loop)
+                if isinstance(result, (AsyncCache, AsyncDelivery))
+                else result
+            )
 
         return call
 

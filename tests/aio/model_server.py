@@ -1,8 +1,9 @@
-"""A ModelServer in a process of its own, which says on request what it has seen: `python -m tests.aio.model_server`.
+"""A ModelServer in a process of its own: `python -m tests.aio.model_server`.
 
-It is asked for a number of words, and sends so many; asked "for 30 words, and stop half-way", it waits there for its client
-to leave. Its first line is its address. Each line that it is sent it answers with one: how many requests came in, how many
-replies were sent whole, and how many connections were left by their client in the middle of one.
+Asked "for 30 words", it sends 30 words; asked "for 30 words, and stop half-way", it stops there
+until its client disconnects. Its first line of output is its address. For each line of input it
+prints the number of requests, of complete replies, and of connections closed by the client in the
+middle of a reply.
 """
 
 import json
@@ -13,19 +14,21 @@ import threading
 from asimov_sync.testing import ModelServer, last_text
 
 
-class OtherProcess:
-    """The server in its process, for a `with`."""
+class ServerProcess:
+    """Starts and stops the server process, as a context manager."""
 
     def __enter__(self):
         command = [sys.executable, "-m", "tests.aio.model_server"]
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, universal_newlines=True, bufsize=1)
+        self.process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, universal_newlines=True, bufsize=1
+        )
         self.url = self.process.stdout.readline().strip()
         return self
 
-    def look(self):
-        """(requests, whole, left)"""
-        self.process.stdin.write("look\n")
+    def read_counts(self):
+        """Return (requests, complete replies, disconnected clients)."""
+        self.process.stdin.write("counts\n")
         return tuple(json.loads(self.process.stdout.readline()))
 
     def __exit__(self, *exc_info):
@@ -49,8 +52,17 @@ def main():
         print(server.url, flush=True)
         for _ in sys.stdin:
             requests = list(server.requests)
-            whole = sum(request.whole for request in requests)
-            print(json.dumps([len(requests), whole, sum(request.disconnected.is_set() for request in requests)]), flush=True)
+            complete = sum(request.whole for request in requests)
+            print(
+                json.dumps(
+                    [
+                        len(requests),
+                        complete,
+                        sum(request.disconnected.is_set() for request in requests),
+                    ]
+                ),
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Streams, replies, tool loops and agents for coroutines."""
+"""Replies, streams, tool loops and agents for coroutines."""
 
 import asyncio
 import contextvars
@@ -25,14 +25,16 @@ from asimov_sync.aio import to_async
 from asimov_sync.testing import Fault, ModelServer, ScriptedInferenceClient, calls
 
 from ..tiers import suite
-from .running import awaited, until, waiting_threads
+from .coroutines import async_test, wait_until, waiting_threads
 
 WORDS = "one two three four five six seven eight"
 
 
 @pytest.fixture
 def holding():
-    """A server that sends half of each reply and waits then, for the event that a test sets, or for its client to leave."""
+    """A server that stops half-way through each reply, until the test sets `go_on` or the client
+    leaves.
+    """
     go_on = threading.Event()
 
     def before_event(request, number):
@@ -45,7 +47,9 @@ def holding():
 
 
 def client_of(server, api_key="key", **options):
-    return AnthropicInferenceClient(model="m", api_key=api_key, api_url=server.url, max_retries=0, **options)
+    return AnthropicInferenceClient(
+        model="m", api_key=api_key, api_url=server.url, max_retries=0, **options
+    )
 
 
 @pytest.fixture
@@ -54,25 +58,32 @@ def server():
         yield made
 
 
-@awaited
-async def test_the_three_ways_to_open(server):
-    """Awaited, entered or iterated over, a stream is the same: its events, its text, its reply."""
+@async_test
+async def test_three_ways_to_open_a_stream(server):
+    """A stream can be awaited, entered or iterated over, with the same events, text and reply."""
     async with to_async(client_of(server)) as client:
         stream = await client.stream("go")
         assert [event.type async for event in stream][-1] == "reply_done"
         assert stream.reply.text == WORDS
         async with client.stream("go") as stream:
             assert "".join([text async for text in stream.text_stream]) == WORDS
-        assert "".join([event.text async for event in client.stream("go") if isinstance(event, TextDelta)]) == WORDS
+        assert (
+            "".join(
+                [event.text async for event in client.stream("go") if isinstance(event, TextDelta)]
+            )
+            == WORDS
+        )
         assert (await client.generate("go")).text == WORDS
         assert client.usage == server.usage
         assert await client.count_tokens("go") > 0
-        await until(lambda: not client._threads._lanes.open)
+        await wait_until(lambda: not client._bridge.open_threads)
 
 
-@awaited
-async def test_nothing_is_sent_before_it_is_opened(server):
-    """A stream that nobody awaits asks nothing; what is asked of it is an error that says how to open it."""
+@async_test
+async def test_unopened_stream_sends_nothing(server):
+    """A stream that is not opened sends no request; its attributes raise an error that says how to
+    open it.
+    """
     async with to_async(client_of(server)) as client:
         stream = client.stream("go")
         with pytest.raises(AsimovError, match="await it"):
@@ -83,19 +94,19 @@ async def test_nothing_is_sent_before_it_is_opened(server):
     assert server.requests == []
 
 
-@awaited
-async def test_a_refusal_is_raised_where_it_is_awaited(server):
-    """A 401 is raised by the await, and not in the middle of an iteration; the thread is free again."""
+@async_test
+async def test_rejected_request(server):
+    """Awaiting a stream raises the error of its request, and frees the thread."""
     async with to_async(client_of(server, api_key="wrong"), max_threads=1) as client:
         for _ in range(2):
             with pytest.raises(AuthenticationError):
                 await client.stream("go")
-            await until(lambda: not client._threads._lanes.open)
+            await wait_until(lambda: not client._bridge.open_threads)
 
 
-@awaited
-async def test_a_cut_is_no_end():
-    """A stream that is cut raises StreamInterrupted with what had come, and gives its thread back."""
+@async_test
+async def test_interrupted_stream():
+    """A broken connection raises StreamInterrupted with the partial reply, and frees the thread."""
     with ModelServer([Fault("one two three", cut_at=700)]) as cutting:
         async with to_async(client_of(cutting)) as client:
             stream = await client.stream("go")
@@ -104,7 +115,7 @@ async def test_a_cut_is_no_end():
                     pass
             assert "one two three".startswith(caught.value.partial.text)
             assert cutting.requests[0].faults == ["cut_at=700"]
-            await until(lambda: not client._threads._lanes.open)
+            await wait_until(lambda: not client._bridge.open_threads)
 
 
 async def break_out(stream):
@@ -130,36 +141,40 @@ async def close(stream):
     await stream.close()
 
 
-async def drop(stream):
+async def lose(stream):
     await stream.__anext__()
 
 
-async def leave(stream):
+async def exit_block(stream):
     async with stream:
         await stream.__anext__()
 
 
-@pytest.mark.parametrize("how", [break_out, raise_out, text_alone, close, drop, leave], ids=lambda one: one.__name__)
-@awaited
-async def test_a_stream_that_is_left_early(holding, how):
-    """However a stream is left before its end, its request ends on the server, and its thread here."""
+@pytest.mark.parametrize(
+    "how", [break_out, raise_out, text_alone, close, lose, exit_block], ids=lambda one: one.__name__
+)
+@async_test
+async def test_abandoned_stream(holding, how):
+    """However a stream is left early, its request and its thread end."""
     async with to_async(client_of(holding)) as client:
         stream = await client.stream("go")
         await how(stream)
-        if how is drop:
+        if how is lose:
             del stream
             gc.collect()
-        await until(lambda: holding.requests[0].disconnected.is_set(), "the end of the request")
-        await until(lambda: not client._threads._lanes.open, "the end of the thread")
-        if how is not drop:
+        await wait_until(
+            lambda: holding.requests[0].disconnected.is_set(), "the end of the request"
+        )
+        await wait_until(lambda: not client._bridge.open_threads, "the end of the thread")
+        if how is not lose:
             with pytest.raises(Cancelled):
                 await stream.__anext__()
 
 
 @pytest.mark.parametrize("what", ["next", "generate", "run_tools"])
-@awaited
-async def test_a_coroutine_that_is_cancelled(holding, what):
-    """Cancelling a coroutine ends the request beneath it, wherever it waits."""
+@async_test
+async def test_cancelled_coroutine(holding, what):
+    """Cancelling a coroutine ends its request."""
     async with to_async(client_of(holding)) as client:
         if what == "next":
             stream = await client.stream("go")
@@ -179,48 +194,55 @@ async def test_a_coroutine_that_is_cancelled(holding, what):
                 await client.run_tools("go", tools=[])
 
         task = asyncio.ensure_future(work())
-        await until(lambda: holding.requests)
+        await wait_until(lambda: holding.requests)
         await asyncio.sleep(0.02)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await until(lambda: holding.requests[0].disconnected.is_set(), "the end of the request")
-        await until(lambda: not client._threads._lanes.open, "the end of the thread")
+        await wait_until(
+            lambda: holding.requests[0].disconnected.is_set(), "the end of the request"
+        )
+        await wait_until(lambda: not client._bridge.open_threads, "the end of the thread")
 
 
-@awaited
-async def test_a_coroutine_that_is_cancelled_while_it_opens_a_stream():
-    """Before the headers, too: the request ends, and so does its thread."""
+@async_test
+async def test_cancelled_while_opening():
+    """Cancelling a coroutine that waits for the response headers ends the request and the
+    thread.
+    """
     with ModelServer([Fault(WORDS, stall="headers")]) as stalling:
         async with to_async(client_of(stalling)) as client:
-            task = asyncio.ensure_future(client.stream("go")._opened())
-            await until(lambda: stalling.requests)
+            task = asyncio.ensure_future(client.stream("go")._open())
+            await wait_until(lambda: stalling.requests)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            await until(lambda: stalling.requests[0].disconnected.is_set(), "the end of the request")
+            await wait_until(
+                lambda: stalling.requests[0].disconnected.is_set(), "the end of the request"
+            )
             assert stalling.requests[0].faults == ["stall=headers"]
-            await until(lambda: not client._threads._lanes.open, "the end of the thread")
+            await wait_until(lambda: not client._bridge.open_threads, "the end of the thread")
 
 
-@awaited
-async def test_read_on_later(server):
-    """Events can be asked for one by one; after the last one it is the end of an iteration."""
+@async_test
+async def test_single_events(server):
+    """Events can be requested one by one; after the last one the iteration ends."""
     async with to_async(client_of(server)) as client:
         stream = await client.stream("go")
         events = []
         while not events or not isinstance(events[-1], ReplyDone):
             events.append(await stream.__anext__())
         assert stream.reply.text == WORDS
-        await until(lambda: not client._threads._lanes.open)  # the last event was read, so its thread may go
+        # The thread ends once the last event was read.
+        await wait_until(lambda: not client._bridge.open_threads)
         with pytest.raises(StopAsyncIteration):
             await stream.__anext__()
         await stream.close()
 
 
-@awaited
-async def test_a_look_at_a_stream_is_no_iteration(server):
-    """Whoever asks for an iterator and does not use it, as a debugger does, closes nothing."""
+@async_test
+async def test_unused_iterator(server):
+    """An iterator that is created but not used, as by a debugger, closes nothing."""
     async with to_async(client_of(server)) as client:
         stream = await client.stream("go")
         assert stream.text_stream is not stream.__aiter__()
@@ -228,13 +250,13 @@ async def test_a_look_at_a_stream_is_no_iteration(server):
         assert await read_text(stream) == WORDS
 
 
-@awaited
+@async_test
 async def test_two_readers_of_one_stream(holding):
-    """A second coroutine that reads at the same moment is an error, and the first goes on."""
+    """A second reader raises an error, and the first one continues."""
     async with to_async(client_of(holding)) as client:
         stream = await client.stream("go")
         text = asyncio.ensure_future(read_text(stream))
-        await until(lambda: stream._busy)
+        await wait_until(lambda: stream._busy)
         with pytest.raises(RuntimeError, match="two coroutines"):
             await stream.__anext__()
         holding.go_on.set()
@@ -245,9 +267,9 @@ async def read_text(stream):
     return "".join([text async for text in stream.text_stream])
 
 
-@awaited
-async def test_one_stream_too_many(holding):
-    """More streams than threads are an error at once; one that is closed makes room for another."""
+@async_test
+async def test_too_many_streams(holding):
+    """More streams than threads raise an error at once; closing a stream frees its thread."""
     async with to_async(client_of(holding), max_threads=2) as client:
         first, second = await client.stream("go"), await client.stream("go")
         with pytest.raises(WorkersExhausted):
@@ -258,27 +280,27 @@ async def test_one_stream_too_many(holding):
 
 
 @suite
-@awaited
+@async_test
 async def test_closing_the_client_ends_its_streams(holding):
-    """close() ends what goes on: whoever reads is told, and no thread is left."""
+    """close() ends the streams with Cancelled and leaves no thread."""
     client = to_async(client_of(holding))
     stream = await client.stream("go")
     reader = asyncio.ensure_future(read_text(stream))
-    await until(lambda: stream._busy)
+    await wait_until(lambda: stream._busy)
     await client.close()
     with pytest.raises(Cancelled):
         await reader
-    await until(lambda: waiting_threads() == 0)
+    await wait_until(lambda: waiting_threads() == 0)
 
 
-@awaited
+@async_test
 async def test_a_token_ends_a_stream(holding):
-    """A cancellation that was given, or that was current when the stream was opened, ends it."""
+    """A given token, and the token that is current when the stream opens, both end it."""
     async with to_async(client_of(holding)) as client:
         given = Cancellation()
         stream = await client.stream("go", cancellation=given)
         reader = asyncio.ensure_future(read_text(stream))
-        await until(lambda: stream._busy)
+        await wait_until(lambda: stream._busy)
         given.cancel("given")
         with pytest.raises(Cancelled, match="given"):
             await reader
@@ -291,14 +313,14 @@ async def test_a_token_ends_a_stream(holding):
 variable = contextvars.ContextVar("variable", default="not set")
 
 
-@awaited
+@async_test
 async def test_one_stream_has_one_context():
-    """The steps of a stream share one context, a copy of that in which it was opened: what one sets, the next one sees."""
+    """The steps of a stream share one context, a copy of the context in which it was opened."""
     seen = []
 
     def model(body):
         seen.append((variable.get(), threading.get_ident()))
-        variable.set("set by request {}".format(len(seen)))
+        variable.set(f"set by request {len(seen)}")
         return "done" if len(body["messages"]) > 1 else calls(("look", {}))
 
     @tool
@@ -319,9 +341,9 @@ async def test_one_stream_has_one_context():
     await client.close()
 
 
-@awaited
-async def test_an_agent():
-    """An agent's answer is awaited, its events are iterated over, and its tools are functions on threads."""
+@async_test
+async def test_agent():
+    """An agent's answer is awaited, its events are iterated over, and its tools run on threads."""
 
     @tool
     def get_weather(city: str) -> str:
@@ -330,7 +352,11 @@ async def test_an_agent():
         return "sunny in " + city
 
     def model(body):
-        return "It is sunny." if len(body["messages"]) > 1 else calls(("get_weather", {"city": "Rome"}))
+        return (
+            "It is sunny."
+            if len(body["messages"]) > 1
+            else calls(("get_weather", {"city": "Rome"}))
+        )
 
     agent = to_async(Agent(ScriptedInferenceClient(model), tools=[get_weather]))
     run = await agent.run("How is it?")
@@ -341,16 +367,16 @@ async def test_an_agent():
     assert stream.run.text == "It is sunny."
 
 
-@awaited
-async def test_threads_that_cannot_be_had(server, monkeypatch):
-    """Where no thread can be started, whoever waits has an error, and not for ever."""
+@async_test
+async def test_no_thread_available(server, monkeypatch):
+    """If no thread can be started, the call raises an error."""
 
     def no_thread(*args):
         raise WorkersClosed("no worker thread could be started: can't start new thread")
 
     async with to_async(client_of(server)) as client:
         with monkeypatch.context() as patch:
-            patch.setattr(client._threads._long, "submit", no_thread)
+            patch.setattr(client._bridge._dedicated_pool, "submit", no_thread)
             for _ in range(2):
                 with pytest.raises(WorkersClosed, match="can't start new thread"):
                     await client.generate("go")

@@ -1,9 +1,9 @@
-"""examples/span_tree.py, as a user runs it: the tree is that of the files that were given."""
+"""examples/span_tree.py: the tree shows the tasks, requests and tool calls of the given files."""
 
 import re
 
 from ..tiers import suite
-from .test_graph_examples import run
+from .programs import run
 
 pytestmark = suite
 
@@ -11,12 +11,14 @@ MILLISECONDS = r"  \d+\.\d ms"
 
 
 def without_times(tree):
-    """The lines of a tree, without what differs from run to run; siblings of one name in any order."""
+    """Return the lines of a tree without the durations and tokens."""
     return [re.sub(r"  \d+ \+ \d+ tokens", "", re.sub(MILLISECONDS, "", line)) for line in tree]
 
 
-def test_the_tree_of_two_files_and_one_that_is_not_there(tmp_path):
-    """A request that was sent again is one span, tools are beside each other, and the missing file's task is an error."""
+def test_tree_with_a_missing_file(tmp_path):
+    """A retried request is one span, tool calls are siblings, and a missing file shows as an
+    error.
+    """
     bees = tmp_path / "bees.txt"
     bees.write_text("Honeycombs hold honey. Pollinators fly.\n", encoding="utf-8")
     done = run("span_tree.py", bees, tmp_path / "none.txt", OTEL_EXPORTER_OTLP_ENDPOINT="")
@@ -39,10 +41,12 @@ def test_the_tree_of_two_files_and_one_that_is_not_there(tmp_path):
     assert all(re.search(MILLISECONDS, line) for line in tree)
 
 
-def test_all_files_are_there(tmp_path):
-    """Then it is a success, with a digest for each."""
+def test_all_files_exist(tmp_path):
+    """The exit status is 0, and each file has a digest."""
     for name in ("a.txt", "b.txt"):
         (tmp_path / name).write_text("The word " + name, encoding="utf-8")
-    done = run("span_tree.py", tmp_path / "a.txt", tmp_path / "b.txt", OTEL_EXPORTER_OTLP_ENDPOINT="")
+    done = run(
+        "span_tree.py", tmp_path / "a.txt", tmp_path / "b.txt", OTEL_EXPORTER_OTLP_ENDPOINT=""
+    )
     assert done.returncode == 0, done.stderr
     assert len([line for line in done.stdout.splitlines() if line.startswith("digest ")]) == 2

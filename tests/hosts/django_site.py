@@ -1,7 +1,8 @@
-"""A Django site of one file, on an sqlite file: a view that runs a graph whose handlers use the ORM on worker threads.
+"""A Django site in one file, on an sqlite file. Its view runs a graph whose handlers use the ORM.
 
-`python -m tests.hosts.django_site DATABASE` serves it to itself, from many threads at once, and tells as JSON what was
-answered and which connections were opened; with a second argument, a middleware closes them after each task.
+`python -m tests.hosts.django_site DATABASE` serves the site, sends it requests from many threads,
+and prints as JSON the answers and the number of connections. With a second argument, a middleware
+closes the connections after each task.
 """
 
 import concurrent.futures
@@ -42,7 +43,7 @@ WORKER = "asimov-task"
 
 
 class Note(models.Model):
-    """A text of a page."""
+    """A text on a page."""
 
     page = models.IntegerField()
     text = models.TextField()
@@ -52,13 +53,13 @@ class Note(models.Model):
 
 
 def make_tables():
-    """Make the table of the notes."""
+    """Create the table of the notes."""
     with connection.schema_editor() as editor:
         editor.create_model(Note)
 
 
 def close_connections(call_next, task, context):
-    """Middleware: after a task, close its thread's connections, but for those in a transaction, which its owner will end."""
+    """Middleware: close the thread's connections after a task, except for open transactions."""
     try:
         return call_next()
     finally:
@@ -68,7 +69,7 @@ def close_connections(call_next, task, context):
 
 
 def write(task, context):
-    Note.objects.create(page=task.params["page"], text="note {}".format(task.params["item"]))
+    Note.objects.create(page=task.params["page"], text=f"note {task.params['item']}")
 
 
 def read(task, context):
@@ -90,53 +91,57 @@ urlpatterns = [path("<int:number>", page)]
 
 
 class Server(ThreadedWSGIServer):
-    """Django's own server, a thread a request."""
+    """Django's own server, with a thread for each request."""
 
     daemon_threads = True
     request_queue_size = 64
 
 
-class Silent(WSGIRequestHandler):
-    """Answers, and writes no log."""
+class SilentHandler(WSGIRequestHandler):
+    """Writes no log."""
 
     def log_message(self, format, *args):
         pass
 
 
 def ask(port, number):
-    """What the site answers about a page."""
+    """Return the site's answer for a page."""
     client = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
     try:
-        client.request("GET", "/{}".format(number))
+        client.request("GET", f"/{number}")
         return json.loads(client.getresponse().read().decode("utf-8"))
     finally:
         client.close()
 
 
 def main(closing):
-    """Serve some pages to threads of its own, and tell of it."""
+    """Serve some pages to threads of this process, and print the report."""
     make_tables()
     connection.close()
-    opened = []  # (the name of the thread, its connection); held on to, so that none is closed by being forgotten
+    # (name of the thread, connection); kept, since garbage collection closes connections.
+    opened = []
     connection_created.connect(
-        lambda sender, connection, **told: opened.append((threading.current_thread().name, connection)), weak=False
+        lambda sender, connection, **kwargs: opened.append(
+            (threading.current_thread().name, connection)
+        ),
+        weak=False,
     )
     if closing:
         scheduler.middleware(close_connections)
-    server = Server(("127.0.0.1", 0), Silent)
+    server = Server(("127.0.0.1", 0), SilentHandler)
     server.set_app(get_wsgi_application())
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with concurrent.futures.ThreadPoolExecutor(8) as clients:
         answers = list(clients.map(functools.partial(ask, server.server_port), range(40)))
     server.shutdown()
     server.server_close()
-    by_workers = [each for name, each in opened if name == WORKER]
+    by_workers = [connection for name, connection in opened if name == WORKER]
     print(
         json.dumps(
             {
                 "answers": answers,
                 "opened by workers": len(by_workers),
-                "open": sum(each.connection is not None for each in by_workers),
+                "open": sum(one.connection is not None for one in by_workers),
             }
         )
     )

@@ -1,4 +1,7 @@
-"""A Django test case whose graphs use the ORM: `python -m tests.hosts.django_testcase DATABASE` is Django's test runner."""
+"""A Django test case whose graphs use the ORM.
+
+`python -m tests.hosts.django_testcase DATABASE` runs it in Django's test runner.
+"""
 
 import sys
 
@@ -21,48 +24,50 @@ def write(task, context):
 
 @tool
 def notes() -> int:
-    """How many notes there are."""
+    """Count the notes."""
     return Note.objects.count()
 
 
 def answer(body):
-    """A model's part: call the tool, and pass on what it returned."""
+    """Reply like a model: call the tool, then repeat its result."""
     return tool_results(body).get("notes") or calls(("notes", {}))
 
 
-def results(max_workers, *types):
-    """The results of a graph of these types, one after the other."""
+def run_types(max_workers, *types):
+    """Run tasks of these types, one after the other, and return their results."""
     graph, before = TaskGraph(), []
     for type in types:
         before = [graph.add(Task(type=type), name=type, depends_on=before)]
     agent = Agent(ScriptedInferenceClient(answer), tools=[notes])
-    with TaskScheduler({"count": count, "write": write, "ask": agent}, max_workers=max_workers) as scheduler:
+    with TaskScheduler(
+        {"count": count, "write": write, "ask": agent}, max_workers=max_workers
+    ) as scheduler:
         scheduler.middleware(close_connections)
         return scheduler.run(graph).results
 
 
 class UncommittedNotes(TestCase):
-    """A test owns a transaction, and handlers have part in it where they run on its thread."""
+    """The test owns a transaction; handlers take part in it if they run on its thread."""
 
     def setUp(self):
-        self.assertEqual(Note.objects.count(), 0)  # whichever test came before
+        self.assertEqual(Note.objects.count(), 0)  # the previous test was rolled back
         Note.objects.create(page=1, text="by the test")
 
     def test_the_calling_thread_sees_them(self):
-        self.assertEqual(results(0, "count"), {"count": 1})
+        self.assertEqual(run_types(0, "count"), {"count": 1})
 
     def test_worker_threads_do_not(self):
-        self.assertEqual(results(2, "count"), {"count": 0})
+        self.assertEqual(run_types(2, "count"), {"count": 0})
 
     def test_a_tool_sees_them(self):
-        self.assertEqual(results(0, "ask"), {"ask": "1"})
+        self.assertEqual(run_types(0, "ask"), {"ask": "1"})
 
-    def test_what_a_handler_writes_is_of_the_transaction_too(self):
-        self.assertEqual(results(0, "write", "count"), {"write": None, "count": 2})
+    def test_a_handler_writes_to_the_transaction(self):
+        self.assertEqual(run_types(0, "write", "count"), {"write": None, "count": 2})
 
 
 class Runner(DiscoverRunner):
-    """Makes the table, which belongs to no installed app."""
+    """Creates the table, which belongs to no installed app."""
 
     def setup_databases(self, **kwargs):
         made = super().setup_databases(**kwargs)

@@ -1,4 +1,4 @@
-"""A Flask application whose scheduler is made, and used, before gunicorn forks the workers that go on with it."""
+"""A Flask application whose scheduler is created and used before gunicorn forks its workers."""
 
 import os
 import threading
@@ -10,7 +10,7 @@ from asimov_sync import Task, TaskGraph, TaskScheduler
 app = Flask(__name__)
 scheduler = TaskScheduler(max_workers=4)
 never = threading.Event()
-over = set()  # the ids of the runs whose end the callback was told
+finished = set()  # the ids of the runs whose end was reported to the callback
 
 
 @scheduler.handler("start")
@@ -25,8 +25,8 @@ def power(task, context):
 
 @scheduler.handler("inside")
 def inside(task, context):
-    """A run inside of a task: it waits on a worker of the very scheduler that runs it."""
-    return scheduler.run(powers(context.inputs["start"] + 1, [5, 6])).results
+    """Run another graph on the same scheduler, from one of its workers."""
+    return scheduler.run(powers_graph(context.inputs["start"] + 1, [5, 6])).results
 
 
 @scheduler.handler("total")
@@ -40,22 +40,22 @@ def wait(task, context):
 
 
 @scheduler.on_event
-def note_the_end(event):
+def note_end(event):
     if event.type == "run_finished":
-        over.add(event.result.run_id)
+        finished.add(event.result.run_id)
 
 
-def powers(number, exponents):
-    """A graph of the powers of a number, all of which wait for the number."""
+def powers_graph(number, exponents):
+    """Return a graph of the powers of a number; each power depends on the number."""
     graph = TaskGraph()
     first = graph.add(Task(type="start", params={"number": number}), name="start")
     graph.map(Task(type="power"), exponents, name="power", depends_on=first)
     return graph
 
 
-def whole(number):
-    """Eight tasks: powers, a run inside of a task beside them, and a total that waits for all."""
-    graph = powers(number, [1, 2, 3, 4, 5])
+def request_graph(number):
+    """Return a graph of eight tasks: powers, a task that runs a graph, and a total."""
+    graph = powers_graph(number, [1, 2, 3, 4, 5])
     graph.add(Task(type="inside"), name="inside", depends_on="start")
     graph.add(Task(type="total"), name="total", depends_on=list(graph.tasks))
     return graph
@@ -63,16 +63,21 @@ def whole(number):
 
 @app.route("/<int:number>")
 def view(number):
-    result = scheduler.run(whole(number))
-    return jsonify(pid=os.getpid(), errors=result.errors, results=result.results, told=result.run_id in over)
+    result = scheduler.run(request_graph(number))
+    return jsonify(
+        pid=os.getpid(),
+        errors=result.errors,
+        results=result.results,
+        reported=result.run_id in finished,
+    )
 
 
-def before_the_fork():
-    """Leave idle workers and callers of the callback, and a worker in a task that never ends, to be lost in the fork."""
-    assert scheduler.run(whole(3)).run_id in over
+def prepare_fork():
+    """Leave idle workers and a busy worker behind, all of which the fork loses."""
+    assert scheduler.run(request_graph(3)).run_id in finished
     graph = TaskGraph()
     graph.add(Task(type="wait"), name="wait")
     return scheduler.submit(graph)
 
 
-lost = before_the_fork()
+lost_run = prepare_fork()

@@ -1,6 +1,6 @@
-"""What all gunicorns of these tests have in common; each version takes of it what it knows."""
+"""The settings that all gunicorn tests share. Each version of gunicorn ignores unknown ones."""
 
 preload_app = True
 workers = 2
 graceful_timeout = 5
-control_socket_disable = True  # newer ones put a socket into the user's home
+control_socket_disable = True  # newer versions would create a socket in the user's home

@@ -1,7 +1,7 @@
-"""A notebook: cells in a real Jupyter kernel, interrupted as its stop button does, and run again.
+"""A notebook: cells in a real Jupyter kernel, interrupted like with its stop button, and run again.
 
-`python -m tests.hosts.notebook PLACE DIRECTORY` has a handler block in this place (a function of SETUP's), and tells as JSON
-what came of every cell.
+`python -m tests.hosts.notebook PLACE DIRECTORY` blocks a handler in PLACE, a function of SETUP, and
+prints the outcome of every cell as JSON.
 """
 
 import ast
@@ -24,10 +24,10 @@ from asimov_sync.testing import ModelServer
 
 never, released = threading.Event(), threading.Event()
 
-def hold(request, number):
+def stop_reply(request, number):
     return None if number <= 3 or released.is_set() else never
 
-server = ModelServer(lambda body: "one two", before_event=hold)
+server = ModelServer(lambda body: "one two", before_event=stop_reply)
 client = AnthropicInferenceClient(model="m", api_key="k", api_url=server.url)
 cache = MemoryCache()
 
@@ -48,7 +48,8 @@ def busy():
     while not released.is_set():
         pass
 
-scheduler = TaskScheduler({"quick": lambda task, context: "done", "blocked": blocked}, max_workers=2)
+handlers = {"quick": lambda task, context: "done", "blocked": blocked}
+scheduler = TaskScheduler(handlers, max_workers=2)
 graph = TaskGraph()
 graph.add(Task(type="quick"), name="quick")
 graph.add(Task(type="blocked"), name="blocked", depends_on="quick")
@@ -61,24 +62,28 @@ CELLS = {
     "stream": "for event in scheduler.stream(graph):\n    last = event\nresult = last.result",
     "await": "result = await loop.run_in_executor(None, scheduler.run, graph)",
     "facade": "facade = to_async(scheduler)\nresult = await facade.run(graph)",
-    "facade's stream": "async for event in facade.stream(graph):\n    last = event\nresult = last.result",
+    "facade's stream": """
+async for event in facade.stream(graph):
+    last = event
+result = last.result
+""",
 }
 
-# The client and the cache, synchronous and through the facade, in one cell.
+# The client and the cache, blocking and through the async facade, in one cell.
 BOTH = """
-said = [client.generate("hello").text, "".join(client.stream("hello").text_stream)]
-talker, store = to_async(client), to_async(cache)
-said.append((await talker.generate("hello")).text)
-async with talker.stream("hello") as stream:
-    said.append("".join([text async for text in stream.text_stream]))
+texts = [client.generate("hello").text, "".join(client.stream("hello").text_stream)]
+async_client, async_cache = to_async(client), to_async(cache)
+texts.append((await async_client.generate("hello")).text)
+async with async_client.stream("hello") as stream:
+    texts.append("".join([text async for text in stream.text_stream]))
 cache.set("key", "blocking")
-read = [cache.get("key"), await store.get("key")]
-reader = asyncio.ensure_future(store.get_message("answers"))
+read = [cache.get("key"), await async_cache.get("key")]
+waiting = asyncio.ensure_future(async_cache.get_message("answers"))
 cache.publish_to_mailbox("answers", "a message")
-read.append(await reader)
+read.append(await waiting)
 """
 
-# The clock is the machine's, so that the driver may compare.
+# time.monotonic is the same clock in the kernel and in this process.
 TIMED = """
 try:
 {}
@@ -93,27 +98,32 @@ for _ in range(5):
     cache.publish_to_mailbox("letters", "a letter")
 """
 
-LAST = "[scheduler.last_result.results, sorted(scheduler.last_result.errors), sorted(scheduler.last_result.skipped)]"
+LAST = """[
+    scheduler.last_result.results,
+    sorted(scheduler.last_result.errors),
+    sorted(scheduler.last_result.skipped),
+]"""
 
 
 class Notebook:
-    """A kernel of this Python, and the way to it."""
+    """A running Jupyter kernel and its client."""
 
     def __init__(self):
         self.kernel = KernelManager()
-        self.kernel.shutdown_wait_time = 2 * DEADLINE  # it is to end of its own accord, and not to be killed
+        self.kernel.shutdown_wait_time = 2 * DEADLINE  # long enough not to be killed
         self.kernel.start_kernel(stdout=sys.stderr)
         self.client = self.kernel.client()
         self.client.start_channels()
         self.client.wait_for_ready(timeout=2 * DEADLINE)
 
     def start(self, cell, **expressions):
-        """Send a cell, and expressions to be evaluated after it; the number of the request."""
-        told = {name: "json.dumps({})".format(expression) for name, expression in expressions.items()}
-        return self.client.execute(cell, user_expressions=told, stop_on_error=False)  # or it may refuse the cell after that
+        """Send a cell, with expressions to evaluate after it; return the id of the request."""
+        encoded = {name: f"json.dumps({expression})" for name, expression in expressions.items()}
+        # With stop_on_error, the kernel might refuse the next cell after an error.
+        return self.client.execute(cell, user_expressions=encoded, stop_on_error=False)
 
     def finish(self, request):
-        """Wait for the end of a cell: the name of the exception that it raised, and the values of the expressions."""
+        """Wait for the end of a cell; return its exception's name, and the expressions' values."""
         while True:
             reply = self.client.get_shell_msg(timeout=DEADLINE)
             if reply["parent_header"].get("msg_id") == request:
@@ -121,60 +131,74 @@ class Notebook:
         content = reply["content"]
         if content["status"] != "ok":
             return content["ename"], {}
-        told = content["user_expressions"].items()
-        return None, {name: json.loads(ast.literal_eval(value["data"]["text/plain"])) for name, value in told}
+        expressions = content["user_expressions"].items()
+        return None, {
+            name: json.loads(ast.literal_eval(value["data"]["text/plain"]))
+            for name, value in expressions
+        }
 
     def run(self, cell, **expressions):
-        """Run a cell that has to raise nothing; the values of the expressions."""
+        """Run a cell that must succeed; return the values of the expressions."""
         error, values = self.finish(self.start(cell, **expressions))
         assert error is None, error
         return values
 
     def interrupt(self, cell, started):
-        """Run a cell, and interrupt it once the file `started` is there.
+        """Run a cell, and interrupt it once the file `started` exists.
 
-        What it raised, and after how many seconds: in the cell, and as told to the user.
+        Returns the exception's name, and the seconds until control returned in the cell and to the
+        user.
         """
         request = self.start(TIMED.format(textwrap.indent(cell, "    ")))
         wait_for(started.exists, "the start of the handler")
         started.unlink()
-        time.sleep(0.1)  # until the cell is in its wait; either way the outcome is the same
+        time.sleep(0.1)  # let the cell start its wait; the outcome is the same either way
         start = time.monotonic()
         self.kernel.interrupt_kernel()
         error, _ = self.finish(request)
-        told = time.monotonic() - start
-        return {"error": error, "control": self.run("", back="back")["back"] - start, "told": told}
+        seconds = time.monotonic() - start
+        return {
+            "error": error,
+            "seconds_in_cell": self.run("", back="back")["back"] - start,
+            "seconds": seconds,
+        }
 
     def close(self):
-        """Shut the kernel down; in how many seconds."""
+        """Shut the kernel down; return the seconds it took."""
         start = time.monotonic()
         self.kernel.shutdown_kernel()
         return time.monotonic() - start
 
 
 def main(place, directory):
-    """Interrupt cells, release what they are blocked in, and run them again."""
+    """Interrupt cells, unblock their handlers, and run the cells again."""
     started = pathlib.Path(directory) / "started"
     notebook = Notebook()
-    told = {"interrupted": {}, "run again": {}}
+    report = {"interrupted": {}, "run again": {}}
     try:
-        notebook.run("place = {!r}".format(place))
-        told.update(notebook.run(SETUP + "started = pathlib.Path({!r})".format(str(started)), loop="loop.is_running()"))
-        notebook.finish(notebook.start("1 / 0"))  # for its first traceback, a kernel loads modules
+        notebook.run(f"place = {place!r}")
+        report.update(
+            notebook.run(
+                SETUP + f"started = pathlib.Path({str(started)!r})", loop="loop.is_running()"
+            )
+        )
+        notebook.finish(notebook.start("1 / 0"))  # the first traceback loads modules
         for name in ("run", "stream"):
-            told["interrupted"][name] = notebook.interrupt(CELLS[name], started)
-            told["interrupted"][name].update(notebook.run("", last=LAST))
+            report["interrupted"][name] = notebook.interrupt(CELLS[name], started)
+            report["interrupted"][name].update(notebook.run("", last=LAST))
         notebook.run(RELEASE)
         for name, cell in CELLS.items():
-            told["run again"][name] = notebook.run(cell, status="result.status.name", names="list(result.results)")
-        told["both"] = notebook.run(BOTH, said="said", read="read")
-        told["shutdown"] = notebook.close()
+            report["run again"][name] = notebook.run(
+                cell, status="result.status.name", names="list(result.results)"
+            )
+        report["both"] = notebook.run(BOTH, texts="texts", read="read")
+        report["shutdown"] = notebook.close()
     finally:
         notebook.kernel.shutdown_kernel(now=True)
-    print(json.dumps(told))
+    print(json.dumps(report))
 
 
 if __name__ == "__main__":
     for variable in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
-        os.environ[variable] = sys.argv[2]  # and not the user's own
+        os.environ[variable] = sys.argv[2]  # not the directories of the user
     main(*sys.argv[1:])

@@ -1,4 +1,4 @@
-"""Programs of this folder in processes of their own, so that their warnings, threads and signals stay theirs."""
+"""Runs programs in processes of their own, which isolates their warnings, threads and signals."""
 
 import contextlib
 import os
@@ -10,23 +10,37 @@ import sys
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
 
-def finished(module, *arguments, **options):
-    """The process of `python -m module`, which has to end well, and within a minute."""
+def run_module(module, *arguments, **options):
+    """Run `python -m module` to its end, at most a minute. Fails if its exit status is not 0."""
     command = [sys.executable, "-m", module] + list(arguments)
     done = subprocess.run(
-        command, cwd=str(ROOT), stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", timeout=60, **options
+        command,
+        cwd=str(ROOT),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        timeout=60,
+        **options,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 
 
 @contextlib.contextmanager
-def going_on(log, module, *arguments, **options):
-    """The process of `python -m module` writing to the file `log`; the end of the block kills it, and all that it forked."""
+def start_module(log, module, *arguments, **options):
+    """Run `python -m module` in the background, with its output in the file `log`.
+
+    The end of the block kills the process and its children.
+    """
     command = [sys.executable, "-m", module] + list(arguments)
     with open(str(log), "w", encoding="utf-8") as output:
         process = subprocess.Popen(
-            command, cwd=str(ROOT), stdout=output, stderr=subprocess.STDOUT, start_new_session=True, **options
+            command,
+            cwd=str(ROOT),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            **options,
         )
     try:
         yield process

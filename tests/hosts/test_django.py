@@ -1,4 +1,4 @@
-"""Django: handlers that use the ORM, in a threaded site and in a test case that owns a transaction; and async views."""
+"""Django: handlers that use the ORM, in a site, in a test case, and in async views."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 
 from ..needed import needed_by_program
 from ..tiers import suite
-from .processes import finished
+from .processes import run_module
 
 pytestmark = suite
 
@@ -18,24 +18,26 @@ def database(tmp_path):
 
 
 @pytest.mark.parametrize("closing", [False, True], ids=["no middleware", "middleware"])
-def test_a_view_whose_handlers_use_the_orm(closing, database):
-    """Every request reads what its own tasks wrote; and a middleware can see to it that no worker leaves a connection open."""
-    told = json.loads(finished("tests.hosts.django_site", database, *(["closing"] if closing else [])).stdout)
-    assert told["answers"] == [{"errors": {}, "notes": ["note 1", "note 2", "note 3"]}] * 40
-    assert told["opened by workers"] > 0
-    assert (told["open"] == 0) is closing
+def test_view_with_orm(closing, database):
+    """Each request reads what its tasks wrote. A middleware can close the connections."""
+    report = json.loads(
+        run_module("tests.hosts.django_site", database, *(["closing"] if closing else [])).stdout
+    )
+    assert report["answers"] == [{"errors": {}, "notes": ["note 1", "note 2", "note 3"]}] * 40
+    assert report["opened by workers"] > 0
+    assert (report["open"] == 0) is closing
 
 
-def test_a_test_case(database):
-    """With max_workers=0 handlers and tools see the uncommitted rows of a TestCase; on threads they do not."""
-    assert "Ran 4 tests" in finished("tests.hosts.django_testcase", database).stderr
+def test_testcase(database):
+    """With max_workers=0, and only then, handlers see the uncommitted rows of a TestCase."""
+    assert "Ran 4 tests" in run_module("tests.hosts.django_testcase", database).stderr
 
 
 def test_async_views(database):
-    """Under a real ASGI server, async views await a run whose handlers use the ORM, iterate over its events, and stream."""
+    """Async views under an ASGI server await a run, iterate over its events, and stream text."""
     needed_by_program("uvicorn")
-    told = json.loads(finished("tests.hosts.django_async", database).stdout)
-    assert told["run"] == [{"errors": {}, "notes": ["note 1", "note 2", "note 3"]}] * 40
-    assert told["events"]["last"] == "run_finished" and told["events"]["count"] == 9
-    assert told["text"] == "one two three four"
-    assert told["blocking"] == {"notes": ["note 1", "note 2", "note 3"]}
+    report = json.loads(run_module("tests.hosts.django_async_site", database).stdout)
+    assert report["run"] == [{"errors": {}, "notes": ["note 1", "note 2", "note 3"]}] * 40
+    assert report["events"]["last"] == "run_finished" and report["events"]["count"] == 9
+    assert report["text"] == "one two three four"
+    assert report["blocking"] == {"notes": ["note 1", "note 2", "note 3"]}

@@ -1,4 +1,4 @@
-"""gunicorn --preload: the workers go on with a scheduler whose threads are in the master alone."""
+"""gunicorn --preload: forked workers use a scheduler whose threads exist only in the master."""
 
 import concurrent.futures
 import http.client
@@ -11,7 +11,7 @@ import pytest
 from ..needed import needed_by_program
 from ..tiers import suite
 from ..waiting import DEADLINE
-from .processes import going_on
+from .processes import start_module
 
 pytestmark = suite
 
@@ -19,10 +19,10 @@ REQUESTS = 500
 
 
 def ask(port, number):
-    """What the view answers about a number."""
+    """Return the view's answer for a number."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE)
     try:
-        connection.request("GET", "/{}".format(number))
+        connection.request("GET", f"/{number}")
         response = connection.getresponse()
         body = response.read()
         assert response.status == 200, body
@@ -32,35 +32,52 @@ def ask(port, number):
 
 
 def expected(number):
-    """The results of the view's graph, reckoned here."""
-    told = {"power[{}]".format(place): number ** (place + 1) for place in range(5)}
-    told["total"] = number + sum(told.values())
-    told["start"] = number
-    told["inside"] = {"start": number + 1, "power[0]": (number + 1) ** 5, "power[1]": (number + 1) ** 6}
-    return told
+    """Return the expected results of the view's graph."""
+    results = {f"power[{index}]": number ** (index + 1) for index in range(5)}
+    results["total"] = number + sum(results.values())
+    results["start"] = number
+    results["inside"] = {
+        "start": number + 1,
+        "power[0]": (number + 1) ** 5,
+        "power[1]": (number + 1) ** 6,
+    }
+    return results
 
 
 @pytest.mark.parametrize(
-    "workers", [["--worker-class=sync"], ["--worker-class=gthread", "--threads=4"]], ids=["sync", "gthread"]
+    "workers",
+    [["--worker-class=sync"], ["--worker-class=gthread", "--threads=4"]],
+    ids=["sync", "gthread"],
 )
-def test_a_view_behind_preload(workers, tmp_path):
-    """Each of many requests at once gets its own graph's results, and its callback, from both workers; SIGTERM ends them."""
+def test_view_behind_preload(workers, tmp_path):
+    """Both workers answer every request correctly and call the callback; SIGTERM ends them."""
     needed_by_program("flask")
     needed_by_program("gunicorn")
     log = tmp_path / "log"
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(128)
-        port, number = listener.getsockname()[1], listener.fileno()
-        arguments = ["--config=tests/hosts/gunicorn_settings.py", "--bind=fd://{}".format(number)] + workers
-        with going_on(log, "gunicorn", "tests.hosts.flask_app:app", *arguments, pass_fds=[number]) as master:
+        port, descriptor = listener.getsockname()[1], listener.fileno()
+        arguments = [
+            "--config=tests/hosts/gunicorn_settings.py",
+            f"--bind=fd://{descriptor}",
+        ] + workers
+        with start_module(
+            log, "gunicorn", "tests.hosts.flask_app:app", *arguments, pass_fds=[descriptor]
+        ) as master:
             try:
                 pids = set()
                 with concurrent.futures.ThreadPoolExecutor(16) as clients:
-                    for asked, told in enumerate(clients.map(lambda number: ask(port, number), range(REQUESTS))):
-                        pids.add(told.pop("pid"))
-                        assert told == {"errors": {}, "results": expected(asked), "told": True}
-                assert asked == REQUESTS - 1
+                    for number, answer in enumerate(
+                        clients.map(lambda number: ask(port, number), range(REQUESTS))
+                    ):
+                        pids.add(answer.pop("pid"))
+                        assert answer == {
+                            "errors": {},
+                            "results": expected(number),
+                            "reported": True,
+                        }
+                assert number == REQUESTS - 1
                 assert len(pids) == 2 and master.pid not in pids
                 start = time.monotonic()
                 master.terminate()

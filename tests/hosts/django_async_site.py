@@ -1,6 +1,7 @@
-"""Async views of the Django site beside this, behind uvicorn: they await the facade, on the server's own event loop.
+"""Async views of django_site, behind uvicorn: they await the async facade on its event loop.
 
-`python -m tests.hosts.django_async DATABASE` serves it to itself, and tells as JSON what was answered.
+`python -m tests.hosts.django_async_site DATABASE` serves the site, sends requests to it, and prints
+the answers as JSON.
 """
 
 import concurrent.futures
@@ -25,7 +26,7 @@ from . import django_site as site
 tasks = to_async(site.scheduler)
 
 
-def notes_of(number):
+def notes_graph(number):
     graph = TaskGraph()
     written = graph.map(Task(type="write", params={"page": number}), [1, 2, 3], name="write")
     graph.add(Task(type="read", params={"page": number}), name="read", depends_on=written)
@@ -33,12 +34,12 @@ def notes_of(number):
 
 
 async def run(request, number):
-    result = await tasks.run(notes_of(number))
+    result = await tasks.run(notes_graph(number))
     return JsonResponse({"errors": result.errors, "notes": result.results.get("read")})
 
 
 async def events(request, number):
-    types = [event.type async for event in tasks.stream(notes_of(number))]
+    types = [event.type async for event in tasks.stream(notes_graph(number))]
     return JsonResponse({"count": len(types), "last": types[-1]})
 
 
@@ -48,32 +49,40 @@ async def text(request, number):
 
 
 async def blocking(request, number):
-    """What blocks is not refused here; it holds up the loop, as everywhere."""
-    return JsonResponse({"notes": site.scheduler.run(notes_of(number)).results["read"]})
+    """Call the blocking scheduler. This works here; it blocks the loop, as everywhere."""
+    return JsonResponse({"notes": site.scheduler.run(notes_graph(number)).results["read"]})
 
 
 def ask(port, view, number):
-    """The body of what the site answers."""
+    """Return the body of the site's answer."""
     client = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE)
     try:
-        client.request("GET", "/{}/{}".format(view, number))
+        client.request("GET", f"/{view}/{number}")
         return client.getresponse().read().decode("utf-8")
     finally:
         client.close()
 
 
-site.urlpatterns[:] = [path("{}/<int:number>".format(view.__name__), view) for view in (run, events, text, blocking)]
+site.urlpatterns[:] = [
+    path(f"{view.__name__}/<int:number>", view) for view in (run, events, text, blocking)
+]
 
 if __name__ == "__main__":
     site.make_tables()
     connection.close()
     site.scheduler.middleware(site.close_connections)
-    listener = socket.create_server(("127.0.0.1", 0)) if hasattr(socket, "create_server") else socket.socket()
+    listener = (
+        socket.create_server(("127.0.0.1", 0))
+        if hasattr(socket, "create_server")
+        else socket.socket()
+    )
     if listener.getsockname()[1] == 0:  # Python 3.7
         listener.bind(("127.0.0.1", 0))
         listener.listen(64)
     port = listener.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(get_asgi_application(), log_level="warning", lifespan="off"))
+    server = uvicorn.Server(
+        uvicorn.Config(get_asgi_application(), log_level="warning", lifespan="off")
+    )
     with ModelServer(lambda body: "one two three four") as models:
         client = AnthropicInferenceClient(model="m", api_key="key", api_url=models.url)
         model = to_async(client)
@@ -81,10 +90,14 @@ if __name__ == "__main__":
         thread.start()
         wait_for(lambda: server.started, "the start of the server")
         with concurrent.futures.ThreadPoolExecutor(8) as clients:
-            answers = list(clients.map(lambda number: json.loads(ask(port, "run", number)), range(40)))
-        told = {"run": answers, "text": ask(port, "text", 1)}
-        told.update({view: json.loads(ask(port, view, 1000 + len(view))) for view in ("events", "blocking")})
+            answers = list(
+                clients.map(lambda number: json.loads(ask(port, "run", number)), range(40))
+            )
+        report = {"run": answers, "text": ask(port, "text", 1)}
+        report.update(
+            {view: json.loads(ask(port, view, 1000 + len(view))) for view in ("events", "blocking")}
+        )
         server.should_exit = True
         thread.join(DEADLINE)
         assert not thread.is_alive()
-    print(json.dumps(told))
+    print(json.dumps(report))

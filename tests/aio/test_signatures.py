@@ -1,10 +1,20 @@
-"""The facade has the names and the arguments of what is beneath."""
+"""The facade has the methods and arguments of the blocking classes."""
 
 import inspect
 
 import pytest
 
-from asimov_sync import Agent, Cache, Delivery, InferenceClient, MemoryCache, ReplyStream, Run, TaskScheduler, ToolStream
+from asimov_sync import (
+    Agent,
+    Cache,
+    Delivery,
+    InferenceClient,
+    MemoryCache,
+    ReplyStream,
+    Run,
+    TaskScheduler,
+    ToolStream,
+)
 from asimov_sync.aio import (
     AsyncAgent,
     AsyncCache,
@@ -31,7 +41,7 @@ PAIRS = [
     (RunEvents, AsyncRunEvents),
 ]
 
-PLAIN = {
+NOT_COROUTINES = {
     "with_prefix",
     "with_suffix",
     "with_options",
@@ -43,47 +53,55 @@ PLAIN = {
     "events",
     "done",
 }
-"""What waits for nobody, or returns what is to be awaited."""
+"""Methods that do not wait, or that return an awaitable."""
 
-ITS_OWN = {"event", "finished", "leave", "watched_by"}
-"""What is not for callers."""
+INTERNAL = {"event", "finished", "leave", "watched_by"}
+"""Internal methods without a leading underscore."""
 
 
 def methods(sync):
-    names = [name for name in dir(sync) if not name.startswith("_") and name not in ITS_OWN]
-    return [name for name in names if callable(getattr(sync, name)) and not isinstance(getattr(sync, name), type)]
+    names = [name for name in dir(sync) if not name.startswith("_") and name not in INTERNAL]
+    return [
+        name
+        for name in names
+        if callable(getattr(sync, name)) and not isinstance(getattr(sync, name), type)
+    ]
 
 
 @pytest.mark.parametrize("sync, facade", PAIRS, ids=lambda one: one.__name__)
 def test_methods(sync, facade):
-    """Every public method is there, with the same arguments and defaults in the same order, and is a coroutine if it waits."""
+    """Every public method exists with the same signature, and is a coroutine if it waits."""
     assert methods(sync)
     for name in methods(sync):
-        mine, its = getattr(facade, name), getattr(sync, name)
+        actual, expected = getattr(facade, name), getattr(sync, name)
         assert [
-            parameter.replace(annotation=parameter.empty) for parameter in inspect.signature(mine).parameters.values()
-        ] == [parameter.replace(annotation=parameter.empty) for parameter in inspect.signature(its).parameters.values()], name
-        assert inspect.iscoroutinefunction(mine) is (name not in PLAIN), name
-        assert inspect.getdoc(mine), name
+            parameter.replace(annotation=parameter.empty)
+            for parameter in inspect.signature(actual).parameters.values()
+        ] == [
+            parameter.replace(annotation=parameter.empty)
+            for parameter in inspect.signature(expected).parameters.values()
+        ], name
+        assert inspect.iscoroutinefunction(actual) is (name not in NOT_COROUTINES), name
+        assert inspect.getdoc(actual), name
 
 
 @pytest.mark.parametrize("sync, facade", PAIRS, ids=lambda one: one.__name__)
 def test_properties(sync, facade):
-    """Every public property is one there, too."""
+    """Every public property exists as a property."""
     for name in dir(sync):
         if isinstance(getattr(sync, name), property) and not name.startswith("_"):
             assert isinstance(getattr(facade, name), property), name
 
 
 @pytest.mark.parametrize("sync, facade", PAIRS, ids=lambda one: one.__name__)
-def test_with(sync, facade):
-    """What is used in a `with` is used in an `async with`, and what is iterated over in an `async for`."""
+def test_protocols(sync, facade):
+    """A context manager becomes an async one, and an iterator becomes an async iterator."""
     assert hasattr(sync, "__enter__") is hasattr(facade, "__aenter__")
     assert hasattr(sync, "__next__") is hasattr(facade, "__anext__")
 
 
-def test_what_has_no_facade():
-    """Something else is a TypeError that says what there is a facade for."""
+def test_invalid_arguments():
+    """Other objects raise TypeError with the list of valid ones; max_threads must be at least 1."""
     with pytest.raises(TypeError, match="a cache, an inference client, an agent or a scheduler"):
         to_async("cache")
     with pytest.raises(ValueError, match="max_threads"):

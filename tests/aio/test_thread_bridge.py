@@ -1,4 +1,6 @@
-"""Ends of all kinds: of facades while others wait, of event loops while calls go on, of streams in the middle, of threads."""
+"""The threads of a facade: closing, closed event loops, forks, and threads that cannot be
+started.
+"""
 
 import asyncio
 import gc
@@ -21,20 +23,20 @@ from asimov_sync.testing import ScriptedInferenceClient
 from asimov_sync.workers import WorkerPool
 
 from ..waiting import Background, in_child, wait_for
-from .running import awaited, until
+from .coroutines import async_test, wait_until
 
 
-def waiting():
-    """A scheduler whose task waits until it is cancelled, and its graph."""
+def waiting_scheduler():
+    """Return a scheduler whose task waits until it is cancelled, and its graph."""
     graph = TaskGraph()
     graph.add(Task(type="wait"), name="x")
     return TaskScheduler({"wait": lambda task, context: context.cancellation.wait(20)}), graph
 
 
-@awaited
-async def test_a_stream_that_is_read_on_after_its_facade_was_closed():
-    """Whoever asks for more is told, and does not wait for a thread that is gone."""
-    scheduler, graph = waiting()
+@async_test
+async def test_reading_after_close():
+    """Reading a stream of a closed facade raises an error and does not wait."""
+    scheduler, graph = waiting_scheduler()
     facade, client = to_async(scheduler), to_async(ScriptedInferenceClient(["one two three"]))
     events, stream = await facade.stream(graph), await client.stream("go")
     await events.__anext__()
@@ -47,9 +49,9 @@ async def test_a_stream_that_is_read_on_after_its_facade_was_closed():
             await events.__anext__()
 
 
-@awaited
-async def test_closing_beside_readers():
-    """At whatever moment a facade is closed, its readers come to an end: the whole, or an error of ours."""
+@async_test
+async def test_closing_while_reading():
+    """Whenever a facade is closed, its readers get the whole text or one of our errors."""
     for turns in range(40):
         client = to_async(ScriptedInferenceClient(["one two three four five six seven eight"]))
 
@@ -61,14 +63,17 @@ async def test_closing_beside_readers():
             await asyncio.sleep(0)
         await client.close()
         (end,) = await asyncio.wait_for(asyncio.gather(reader, return_exceptions=True), 20)
-        assert isinstance(end, (Cancelled, WorkersClosed)) or "".join(end) == "one two three four five six seven eight"
+        assert (
+            isinstance(end, (Cancelled, WorkersClosed))
+            or "".join(end) == "one two three four five six seven eight"
+        )
 
 
-@awaited
-async def test_a_close_that_is_cancelled_goes_on():
-    """The closing does not depend on who waits for it, and whoever closes again waits for the same."""
+@async_test
+async def test_cancelled_close_continues():
+    """Closing continues if its coroutine is cancelled; a second close() waits for the same end."""
     for turns in range(6):
-        scheduler, graph = waiting()
+        scheduler, graph = waiting_scheduler()
         facade = to_async(scheduler)
         run = await facade.submit(graph)
         closing = asyncio.ensure_future(facade.close())
@@ -83,8 +88,10 @@ async def test_a_close_that_is_cancelled_goes_on():
             await facade.submit(graph.copy())
 
 
-def left_by_its_loop():
-    """A facade with one thread, on which a read of "box" goes on although its loop was closed; and that read, to be kept."""
+def facade_with_closed_loop():
+    """Return a facade whose only thread still reads "box" for a closed loop, and the task to keep
+    alive.
+    """
     facade = to_async(MemoryCache(), max_threads=1)
     loop = asyncio.new_event_loop()
     reader = loop.create_task(facade.get_message("box"))
@@ -94,26 +101,26 @@ def left_by_its_loop():
     return facade, reader
 
 
-def test_a_loop_that_ends_with_a_call_going_on():
-    """A message that comes when its reader's loop is closed goes back, and the reader's place is another's."""
-    facade, _reader = left_by_its_loop()
+def test_message_for_a_closed_loop():
+    """A message for a reader of a closed loop is put back, and its thread is freed."""
+    facade, _reader = facade_with_closed_loop()
     facade.sync.publish_to_mailbox("box", "precious")
-    wait_for(lambda: not facade._threads._lanes.open, "the end of the reader's thread")
+    wait_for(lambda: not facade._bridge.open_threads, "the end of the reader's thread")
     assert facade.sync.mailbox_length("box") == 1
     assert asyncio.run(facade.get_message("box", timeout=5)) == "precious"
 
 
-def test_a_loop_that_ends_leaves_its_place():
-    """Waits of closed loops take nobody's place, although nothing ends them."""
-    facade, _reader = left_by_its_loop()
+def test_closed_loop_frees_its_threads():
+    """Waits of closed loops do not count towards the limit."""
+    facade, _reader = facade_with_closed_loop()
     assert asyncio.run(facade.get_message("other", timeout=0)) is None
-    wait_for(lambda: not facade._threads._lanes.open, "the end of the reader's thread")
+    wait_for(lambda: not facade._bridge.open_threads, "the end of the reader's thread")
 
 
-@awaited
-async def test_a_stream_that_was_closed_is_not_opened():
-    """Closed before it was opened, a stream asks nothing and starts nothing, however it is used then."""
-    scheduler, graph = waiting()
+@async_test
+async def test_stream_closed_before_opening():
+    """A stream that was closed before it was opened starts nothing."""
+    scheduler, graph = waiting_scheduler()
     async with to_async(scheduler) as facade:
         events = facade.stream(graph)
         await events.close()
@@ -122,12 +129,12 @@ async def test_a_stream_that_was_closed_is_not_opened():
                 pass
         with pytest.raises(Cancelled):
             await events
-        assert graph["x"].status is TaskStatus.WAITING and not facade._threads._lanes.open
+        assert graph["x"].status is TaskStatus.WAITING and not facade._bridge.open_threads
 
 
-@awaited
-async def test_an_opening_that_failed_stays_one():
-    """A stream that could not be opened is not taken for an open one by a second await."""
+@async_test
+async def test_failed_opening():
+    """A stream that could not be opened does not count as open for a second await."""
     client = to_async(ScriptedInferenceClient([]))
     stream = client.stream("go")
     with pytest.raises(Exception, match="no reply left|script|answer"):
@@ -136,9 +143,9 @@ async def test_an_opening_that_failed_stays_one():
         await stream
 
 
-@awaited
-async def test_a_graph_may_run_again_at_once():
-    """After a break in the middle of its events a graph may run again, and the thread is another's, without a wait between."""
+@async_test
+async def test_graph_runs_again_after_break():
+    """After a `break` the graph can run again at once, on the same thread."""
     scheduler = TaskScheduler({"t": lambda task, context: context.name})
     graph = TaskGraph()
     graph.map(Task(type="t"), range(20), name="t")
@@ -149,14 +156,14 @@ async def test_a_graph_may_run_again_at_once():
             assert (await facade.run(graph)).status is TaskStatus.COMPLETE
 
 
-@awaited
-async def test_a_call_whose_turn_had_not_come_is_not_made():
-    """Cancelled before its thread took it up, a read takes nothing: order and deliveries of the messages stay."""
+@async_test
+async def test_cancelled_before_the_call():
+    """A read that is cancelled before its thread starts takes no message."""
     async with to_async(MemoryCache()) as cache:
         for number in range(3):
             await cache.publish_to_mailbox("box", number)
         await cache.get_message("none", timeout=0)
-        starter = cache._threads._starters[asyncio.get_running_loop()]
+        starter = cache._bridge._starters[asyncio.get_running_loop()]
         for read in (cache.get_message, cache.receive):
             start = threading.Event()
             starter.submit(start.wait, 20)
@@ -168,11 +175,15 @@ async def test_a_call_whose_turn_had_not_come_is_not_made():
             with pytest.raises(asyncio.CancelledError):
                 await reader
         read = [await cache.receive("box", timeout=5) for _ in range(3)]
-        assert [(delivery.message, delivery.deliveries) for delivery in read] == [(0, 1), (1, 1), (2, 1)]
+        assert [(delivery.message, delivery.deliveries) for delivery in read] == [
+            (0, 1),
+            (1, 1),
+            (2, 1),
+        ]
 
 
-def test_a_closed_facade_in_a_forked_child():
-    """It is closed there, too, and says so."""
+def test_closed_facade_after_fork():
+    """A closed facade is closed in a forked child, too."""
     facade = to_async(MemoryCache())
     asyncio.run(facade.close())
 
@@ -183,8 +194,8 @@ def test_a_closed_facade_in_a_forked_child():
     in_child(use)
 
 
-def test_an_open_facade_in_a_forked_child():
-    """A child of a process with a reader has the facade to itself, with all of its threads to come."""
+def test_open_facade_after_fork():
+    """In a forked child, a facade has none of its parent's threads and all of its limit."""
     facade = to_async(MemoryCache(), max_threads=1)
 
     def use():
@@ -208,8 +219,8 @@ def test_an_open_facade_in_a_forked_child():
     loop.close()
 
 
-def test_a_busy_loop_holds_up_no_other():
-    """Threads of one loop are started at its own pace, whatever another loop of the same facade does."""
+def test_busy_loop_delays_no_other_loop():
+    """Threads of one loop start at its own pace, whatever another loop does."""
     facade = to_async(MemoryCache())
     busy, go_on = threading.Event(), threading.Event()
 
@@ -231,8 +242,8 @@ def test_a_busy_loop_holds_up_no_other():
     asyncio.run(facade.close())
 
 
-def test_threads_that_run_out(monkeypatch):
-    """Where no thread can be started for a call, it is no other's that may wait for ever: the call raises."""
+def test_pool_without_threads(monkeypatch):
+    """If a pool cannot start a thread, submit() raises an error, and later calls work."""
     pool = WorkerPool(None)
     release = threading.Event()
     first = pool.submit(release.wait, 20)
@@ -251,8 +262,8 @@ def test_threads_that_run_out(monkeypatch):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
-def test_a_start_that_is_interrupted_loses_no_worker(error, monkeypatch):
-    """An interruption before a thread runs leaves its place free."""
+def test_interrupted_thread_start(error, monkeypatch):
+    """An interruption before a thread runs frees its slot."""
     pool = WorkerPool(1)
 
     def interrupted(self):
@@ -266,9 +277,9 @@ def test_a_start_that_is_interrupted_loses_no_worker(error, monkeypatch):
     pool.shutdown()
 
 
-@awaited
-async def test_streams_that_the_garbage_collector_finds():
-    """Half-read streams in reference cycles are closed when they are found."""
+@async_test
+async def test_garbage_collected_streams():
+    """Streams in reference cycles are closed when they are collected."""
     client = to_async(ScriptedInferenceClient(lambda body: "one two three"), max_threads=8)
     for _ in range(8):
         stream = await client.stream("go")
@@ -277,5 +288,5 @@ async def test_streams_that_the_garbage_collector_finds():
         cycle.append(cycle)
     del stream, cycle
     gc.collect()
-    await until(lambda: not client._threads._lanes.open, "the end of the threads")
+    await wait_until(lambda: not client._bridge.open_threads, "the end of the threads")
     await client.close()

@@ -1,4 +1,6 @@
-"""Caches for coroutines, beside what their contract says: waits that are cancelled, deliveries, threads."""
+"""Caches for coroutines: cancelled waits, deliveries, threads. Their contract is tested in
+tests/cache.
+"""
 
 import asyncio
 import contextlib
@@ -6,16 +8,27 @@ import threading
 
 import pytest
 
-from asimov_sync import Cancellation, Cancelled, MemoryCache, RedisCache, WorkersClosed, WorkersExhausted
+from asimov_sync import (
+    Cancellation,
+    Cancelled,
+    MemoryCache,
+    RedisCache,
+    WorkersClosed,
+    WorkersExhausted,
+)
 from asimov_sync.aio import to_async
 
 from ..tiers import suite
-from .running import awaited, until
+from .coroutines import async_test, wait_until
 
 
 @contextlib.contextmanager
 def opened(kind, url, prefix):
-    cache = MemoryCache(default_prefix=prefix) if kind == "memory" else RedisCache(url=url, default_prefix=prefix)
+    cache = (
+        MemoryCache(default_prefix=prefix)
+        if kind == "memory"
+        else RedisCache(url=url, default_prefix=prefix)
+    )
     with cache:
         yield cache
 
@@ -26,9 +39,9 @@ def cache(request, unique):
         yield made
 
 
-@awaited
-async def test_a_reader_that_is_cancelled_takes_nothing(cache):
-    """A cancelled get_message has left the mailbox: what is published next is the next reader's."""
+@async_test
+async def test_cancelled_reader_takes_nothing(cache):
+    """A cancelled get_message takes no message; the next reader gets it."""
     async with to_async(cache) as facade:
         reader = asyncio.ensure_future(facade.get_message("box"))
         await asyncio.sleep(0.05)
@@ -39,16 +52,19 @@ async def test_a_reader_that_is_cancelled_takes_nothing(cache):
         assert await facade.get_message("box", timeout=5) == "message"
 
 
-@awaited
-async def test_no_message_is_lost_to_a_cancel(cache):
-    """Readers that are cancelled while messages come lose none: each is read, or still there."""
+@async_test
+async def test_cancelled_readers_lose_no_message(cache):
+    """If readers are cancelled while messages arrive, each message is read or still there."""
     async with to_async(cache) as facade:
         read = []
         for number in range(30):
             reader = asyncio.ensure_future(facade.get_message("box", timeout=5))
             leased = asyncio.ensure_future(facade.receive("leased", timeout=5, lease=60))
             await asyncio.sleep(0.002 * (number % 4))
-            await asyncio.gather(facade.publish_to_mailbox("box", number), facade.publish_to_mailbox("leased", number))
+            await asyncio.gather(
+                facade.publish_to_mailbox("box", number),
+                facade.publish_to_mailbox("leased", number),
+            )
             reader.cancel()
             leased.cancel()
             for kind, one in (("box", reader), ("leased", leased)):
@@ -65,9 +81,9 @@ async def test_no_message_is_lost_to_a_cancel(cache):
             assert sorted(number for one, number in read if one == kind) == list(range(30))
 
 
-@awaited
-async def test_what_a_reader_brings_too_late_is_given_back(cache, monkeypatch):
-    """A delivery that comes although its reader was cancelled is released at once: it does not wait for its lease."""
+@async_test
+async def test_late_delivery_is_released(cache, monkeypatch):
+    """A delivery that arrives after its reader was cancelled is released at once."""
     taken, go_on = threading.Event(), threading.Event()
     receive = cache.receive
 
@@ -81,7 +97,7 @@ async def test_what_a_reader_brings_too_late_is_given_back(cache, monkeypatch):
     async with to_async(cache) as facade:
         await facade.publish_to_mailbox("box", "message")
         reader = asyncio.ensure_future(facade.receive("box", lease=60))
-        await until(taken.is_set)
+        await wait_until(taken.is_set)
         reader.cancel()
         go_on.set()
         with pytest.raises(asyncio.CancelledError):
@@ -90,9 +106,9 @@ async def test_what_a_reader_brings_too_late_is_given_back(cache, monkeypatch):
         assert delivery == "message"
 
 
-@awaited
-async def test_a_delivery(cache):
-    """A delivery says what it is without waiting, and its methods are coroutines."""
+@async_test
+async def test_delivery(cache):
+    """The attributes of a delivery need no await, and its methods are coroutines."""
     async with to_async(cache) as facade:
         assert await facade.receive("box", timeout=0) is None
         await facade.publish_to_mailbox("box", {"a": 1}, message_id="one")
@@ -106,9 +122,9 @@ async def test_a_delivery(cache):
         assert await again.ack()
 
 
-@awaited
+@async_test
 async def test_a_token_ends_the_wait(cache):
-    """Both a cancellation that is given and the current one end a wait, on which the loop is not held up."""
+    """A given token and the current token both end a wait."""
     async with to_async(cache) as facade:
         token = Cancellation()
         reader = asyncio.ensure_future(facade.get_message("box", cancellation=token))
@@ -121,9 +137,9 @@ async def test_a_token_ends_the_wait(cache):
                 await facade.get_message("box")
 
 
-@awaited
-async def test_one_wait_too_many(cache):
-    """More waits than threads are an error at once, and no deadlock; short calls go on, and so do waits that end."""
+@async_test
+async def test_too_many_waits(cache):
+    """More waits than threads raise an error at once. Short calls and later waits work."""
     async with to_async(cache, max_threads=3) as facade:
         readers = [asyncio.ensure_future(facade.get_message("box")) for _ in range(3)]
         await asyncio.sleep(0.02)
@@ -136,13 +152,15 @@ async def test_one_wait_too_many(cache):
 
 
 @suite
-@awaited
-async def test_short_calls_are_not_held_up_by_waits(cache):
-    """A hundred and twenty blocked readers hold up no other call; on Redis each has a connection, on any redis-py."""
+@async_test
+async def test_waits_do_not_delay_short_calls(cache):
+    """120 blocked readers delay no other call. On Redis each has its own connection."""
     async with to_async(cache) as facade:
         readers = [asyncio.ensure_future(facade.get_message("box")) for _ in range(120)]
         await asyncio.sleep(0.05)
-        await asyncio.wait_for(asyncio.gather(*[facade.set(str(number), number) for number in range(100)]), 20)
+        await asyncio.wait_for(
+            asyncio.gather(*[facade.set(str(number), number) for number in range(100)]), 20
+        )
         assert len(await facade.get_all()) == 100
         for reader in readers:
             reader.cancel()
@@ -150,9 +168,9 @@ async def test_short_calls_are_not_held_up_by_waits(cache):
         assert all(isinstance(result, asyncio.CancelledError) for result in results)
 
 
-@awaited
-async def test_the_default_executor_is_left_alone(cache):
-    """No call is made on the event loop's own threads, which others may have filled."""
+@async_test
+async def test_default_executor_is_unused(cache):
+    """No call uses the event loop's own threads, which may be busy."""
     asked = []
     asyncio.get_running_loop().run_in_executor = lambda *args: asked.append(args)
     async with to_async(cache) as facade:
@@ -161,9 +179,9 @@ async def test_the_default_executor_is_left_alone(cache):
     assert not asked
 
 
-@awaited
-async def test_views_share_what_they_are_made_of(cache):
-    """A view closes nothing; the cache closes what waits on its views as well."""
+@async_test
+async def test_closing_and_views(cache):
+    """Closing a view does nothing; closing the cache ends the waits of its views."""
     facade = to_async(cache)
     async with facade.with_prefix("a").with_suffix("z") as view:
         await view.set("key", 1)
@@ -184,12 +202,15 @@ def test_several_loops_at_once(cache):
     results = []
 
     async def exchange(number):
-        reader = asyncio.ensure_future(facade.get_message("box-{}".format(number)))
+        reader = asyncio.ensure_future(facade.get_message(f"box-{number}"))
         await asyncio.sleep(0)
-        await facade.publish_to_mailbox("box-{}".format(number), number)
+        await facade.publish_to_mailbox(f"box-{number}", number)
         results.append(await reader)
 
-    threads = [threading.Thread(target=lambda number=number: asyncio.run(exchange(number))) for number in range(8)]
+    threads = [
+        threading.Thread(target=lambda number=number: asyncio.run(exchange(number)))
+        for number in range(8)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -198,8 +219,8 @@ def test_several_loops_at_once(cache):
     asyncio.run(facade.close())
 
 
-def test_a_loop_that_ends_ends_its_waits(cache):
-    """Where asyncio.run ends with a reader still waiting, the reader has left the mailbox afterwards."""
+def test_end_of_a_loop_ends_its_waits(cache):
+    """When asyncio.run ends, a reader that still waits stops reading."""
     facade = to_async(cache)
 
     async def leave_behind():

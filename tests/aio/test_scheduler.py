@@ -1,4 +1,4 @@
-"""Runs of task graphs for coroutines."""
+"""Schedulers and runs for coroutines."""
 
 import asyncio
 import gc
@@ -6,10 +6,18 @@ import threading
 
 import pytest
 
-from asimov_sync import RunFinished, RunTimeout, Task, TaskGraph, TaskScheduler, TaskStatus, WorkersClosed
+from asimov_sync import (
+    RunFinished,
+    RunTimeout,
+    Task,
+    TaskGraph,
+    TaskScheduler,
+    TaskStatus,
+    WorkersClosed,
+)
 from asimov_sync.aio import to_async
 
-from .running import awaited, until
+from .coroutines import async_test, wait_until
 
 
 @pytest.fixture(params=[4, 0], ids=["threads", "max_workers=0"])
@@ -30,9 +38,9 @@ def graph_of(**types):
     return graph
 
 
-@awaited
-async def test_a_run(scheduler):
-    """Its result is awaited, its events are iterated over, and its tasks do not run on the event loop's thread."""
+@async_test
+async def test_run_and_stream(scheduler):
+    """Results are awaited, events are iterated over, and tasks do not run on the loop's thread."""
     async with to_async(scheduler) as facade:
         result = await facade.run(graph_of(a="echo", b="echo"))
         assert [name for name, _ in result.results.values()] == ["a", "b"]
@@ -42,18 +50,18 @@ async def test_a_run(scheduler):
         assert (types[0], types[-1]) == ("task_started", "run_finished")
 
 
-@awaited
+@async_test
 async def test_inline_tasks_have_one_thread():
-    """With max_workers=0 all tasks of a run are called on one and the same thread, event by event."""
+    """With max_workers=0 all tasks of a run are called on the same thread."""
     scheduler = TaskScheduler({"echo": lambda task, context: threading.get_ident()}, max_workers=0)
     async with to_async(scheduler) as facade:
         events = [event async for event in facade.stream(graph_of(a="echo", b="echo", c="echo"))]
         assert len(set(events[-1].result.results.values())) == 1
 
 
-@awaited
-async def test_a_handle(scheduler):
-    """submit returns a handle: its events, its result, whether it is over; RunTimeout leaves the run going on."""
+@async_test
+async def test_run_handle(scheduler):
+    """submit() returns a handle. After a RunTimeout the run continues."""
     async with to_async(scheduler) as facade:
         run = await facade.submit(graph_of(a="echo"), run_id="report")
         assert run.id == "report"
@@ -72,9 +80,9 @@ async def test_a_handle(scheduler):
 
 
 @pytest.mark.parametrize("what", ["run", "stream", "result", "events"])
-@awaited
-async def test_a_coroutine_that_is_cancelled(scheduler, what):
-    """Cancelling the coroutine that waits for a run stops the run; what was finished is in last_result."""
+@async_test
+async def test_cancelled_coroutine(scheduler, what):
+    """Cancelling the coroutine cancels the run; last_result has the results so far."""
     async with to_async(scheduler) as facade:
         graph = graph_of(a="echo", b="wait")
 
@@ -92,21 +100,23 @@ async def test_a_coroutine_that_is_cancelled(scheduler, what):
                     pass
 
         task = asyncio.ensure_future(work())
-        await until(lambda: graph["b"].status is TaskStatus.EXECUTING)
+        await wait_until(lambda: graph["b"].status is TaskStatus.EXECUTING)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await until(lambda: facade.last_result is not None, "the end of the run")
+        await wait_until(lambda: facade.last_result is not None, "the end of the run")
         assert list(facade.last_result.results) == ["a"]
         assert (await facade.run(graph_of(a="echo"))).status is TaskStatus.COMPLETE
-        await until(lambda: not facade._threads._lanes.open, "the end of the thread")
+        await wait_until(lambda: not facade._bridge.open_threads, "the end of the thread")
 
 
 @pytest.mark.parametrize("how", ["break", "drop"])
-@awaited
-async def test_events_that_are_left_early(how):
-    """Leaving the events of a run, or losing them, cancels it."""
-    async with to_async(TaskScheduler({"wait": lambda task, context: context.cancellation.wait(20)})) as facade:
+@async_test
+async def test_abandoned_events(how):
+    """Leaving or losing the events of a run cancels it."""
+    async with to_async(
+        TaskScheduler({"wait": lambda task, context: context.cancellation.wait(20)})
+    ) as facade:
         events = facade.stream(graph_of(a="wait"))
         if how == "break":
             async for _ in events:
@@ -115,13 +125,13 @@ async def test_events_that_are_left_early(how):
             await events.__anext__()
             del events
             gc.collect()
-        await until(lambda: facade.last_result is not None, "the end of the run")
+        await wait_until(lambda: facade.last_result is not None, "the end of the run")
         assert facade.last_result.status is TaskStatus.FAILED
 
 
-@awaited
-async def test_a_submit_that_is_cancelled_leaves_no_run_behind(monkeypatch):
-    """A run that was started although its coroutine was cancelled is ended: nobody has its handle."""
+@async_test
+async def test_cancelled_submit(monkeypatch):
+    """A run that starts after its coroutine was cancelled is cancelled."""
     started, go_on = threading.Event(), threading.Event()
     scheduler = TaskScheduler({"wait": lambda task, context: context.cancellation.wait(20)})
     submit = scheduler.submit
@@ -135,25 +145,27 @@ async def test_a_submit_that_is_cancelled_leaves_no_run_behind(monkeypatch):
     monkeypatch.setattr(scheduler, "submit", slowly)
     async with to_async(scheduler) as facade:
         task = asyncio.ensure_future(facade.submit(graph_of(a="wait")))
-        await until(started.is_set)
+        await wait_until(started.is_set)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         go_on.set()
-        await until(lambda: facade.last_result is not None, "the end of the run")
+        await wait_until(lambda: facade.last_result is not None, "the end of the run")
 
 
-@awaited
+@async_test
 async def test_many_runs_at_once(scheduler):
-    """A hundred runs at once on one scheduler."""
+    """A hundred runs at once on one scheduler succeed."""
     async with to_async(scheduler) as facade:
-        results = await asyncio.gather(*[facade.run(graph_of(a="echo", b="echo")) for _ in range(100)])
+        results = await asyncio.gather(
+            *[facade.run(graph_of(a="echo", b="echo")) for _ in range(100)]
+        )
         assert all(result.status is TaskStatus.COMPLETE for result in results)
 
 
-@awaited
-async def test_registering(scheduler):
-    """Handlers, middleware and callbacks are registered without waiting, with the same decorators."""
+@async_test
+async def test_registration(scheduler):
+    """Handlers, middleware and callbacks are registered with the same decorators, without await."""
     async with to_async(scheduler) as facade:
         seen = []
 
@@ -166,11 +178,11 @@ async def test_registering(scheduler):
             return call_next(task, context) + 1
 
         @facade.on_event
-        def told(event):
+        def record(event):
             seen.append(event.type)
 
         @facade.on_event(blocking=True)
-        def told_too(event):
+        def record_blocking(event):
             seen.append(event.type)
 
         graph = TaskGraph()
@@ -181,23 +193,23 @@ async def test_registering(scheduler):
         assert scheduler.cache.get("key") == 1
 
 
-@awaited
-async def test_a_closed_scheduler(scheduler):
-    """close() cancels what goes on; later runs are refused."""
+@async_test
+async def test_closed_scheduler(scheduler):
+    """close() cancels running tasks; later runs are refused."""
     facade = to_async(scheduler)
     graph = graph_of(a="wait")
     task = asyncio.ensure_future(facade.run(graph))
-    await until(lambda: graph["a"].status is TaskStatus.EXECUTING)
+    await wait_until(lambda: graph["a"].status is TaskStatus.EXECUTING)
     await facade.close()
     assert (await task).status is TaskStatus.FAILED
     with pytest.raises(WorkersClosed):
         await facade.run(graph_of(a="wait"))
 
 
-@awaited
-async def test_the_synchronous_classes_beside_a_running_loop():
-    """On a thread with a running event loop the synchronous classes do what they do everywhere."""
+@async_test
+async def test_blocking_classes_in_a_loop():
+    """The blocking classes work on a thread with a running event loop."""
     with TaskScheduler({"echo": lambda task, context: context.name}) as scheduler:
         assert scheduler.run(graph_of(a="echo", b="echo")).results == {"a": "a", "b": "b"}
         assert [event.type for event in scheduler.stream(graph_of(a="echo"))][-1] == "run_finished"
-        assert await asyncio.sleep(0, "the loop goes on") == "the loop goes on"
+        assert await asyncio.sleep(0, "the loop runs") == "the loop runs"

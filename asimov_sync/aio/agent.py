@@ -1,0 +1,52 @@
+"""Agents for coroutines."""
+
+from typing import Optional
+
+from asimov_sync.agents.agent import Agent
+from asimov_sync.aio.streams import AsyncToolStream
+from asimov_sync.aio.thread_bridge import ThreadBridge
+from asimov_sync.cancellation import Cancellation
+from asimov_sync.inference.tool_loop import Approvals, ToolRun
+from asimov_sync.messages import Messages
+
+__all__ = ["AsyncAgent"]
+
+
+class AsyncAgent:
+    """`Agent` for coroutines. As a task handler, use the blocking agent.
+
+    sync: the blocking agent.
+    """
+
+    def __init__(self, sync: Agent, bridge: ThreadBridge) -> None:
+        self.sync = sync
+        self._bridge = bridge
+
+    async def run(
+        self,
+        question: Messages = (),
+        messages: Optional[Messages] = None,
+        approvals: Optional[Approvals] = None,
+        cancellation: Optional[Cancellation] = None,
+    ) -> ToolRun:
+        """Send a question, run the tools that the model calls, and return the whole exchange. See
+        `Agent.run`.
+        """
+        return await self._bridge.run_blocking(
+            self.sync.run, question, messages, approvals, cancellation=cancellation
+        )
+
+    def stream(
+        self,
+        question: Messages = (),
+        messages: Optional[Messages] = None,
+        approvals: Optional[Approvals] = None,
+        cancellation: Optional[Cancellation] = None,
+    ) -> AsyncToolStream:
+        """Return the events of a run as they happen. See `Agent.stream`."""
+        return AsyncToolStream(
+            self._bridge, lambda: self.sync.stream(question, messages, approvals), cancellation
+        )
+
+    def __repr__(self) -> str:
+        return f"<AsyncAgent of {self.sync!r}>"

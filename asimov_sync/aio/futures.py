@@ -1,0 +1,55 @@
+"""Futures: wait in a coroutine for a result of a thread, and handle results that nobody awaits."""
+
+import asyncio
+import concurrent.futures
+from typing import Any, Callable, Iterable, Optional
+
+__all__ = ["OnOrphan", "call_once", "pass_orphaned_result", "wait_briefly", "wrap_future"]
+
+OnOrphan = Optional[Callable[[Any], Any]]
+"""Called with the result of a call whose coroutine was cancelled before the result arrived."""
+
+
+def wrap_future(
+    future: "concurrent.futures.Future[Any]", on_orphan: Optional[Callable[[], Any]] = None
+) -> "asyncio.Future[None]":
+    """Return a future of the running event loop that is done, without a result, when `future` is.
+
+    future: the future of a thread; its result or exception is not touched.
+    on_orphan: called in that thread if the event loop is closed by then.
+    """
+    loop = asyncio.get_running_loop()
+    wrapped: "asyncio.Future[None]" = loop.create_future()
+
+    def finish() -> None:
+        if not wrapped.done():
+            wrapped.set_result(None)
+
+    def notify(_: Any) -> None:
+        try:
+            loop.call_soon_threadsafe(finish)
+        except RuntimeError:
+            if on_orphan is not None:
+                on_orphan()
+
+    future.add_done_callback(notify)
+    return wrapped
+
+
+async def wait_briefly(futures: "Iterable[concurrent.futures.Future[Any]]", timeout: float) -> None:
+    """Wait until all futures are done, but at most `timeout` seconds."""
+    await asyncio.wait([wrap_future(future) for future in futures], timeout=timeout)
+
+
+def call_once(on_orphan: OnOrphan) -> OnOrphan:
+    """Wrap a callback so that it runs once, although the thread and the loop may both call it."""
+    if on_orphan is None:
+        return None
+    remaining = [on_orphan]
+    return lambda result: remaining.pop()(result) if remaining else None
+
+
+def pass_orphaned_result(future: "concurrent.futures.Future[Any]", on_orphan: OnOrphan) -> None:
+    """Pass the result of a done future to the callback, if there is a result and a callback."""
+    if not future.cancelled() and future.exception() is None and on_orphan is not None:
+        on_orphan(future.result())

@@ -1,0 +1,197 @@
+"""Schedulers for coroutines. Runs are awaited or iterated over; handlers stay functions on
+threads.
+"""
+
+from typing import Any, Callable, Optional, TypeVar, overload
+
+from asimov_sync.aio.cache import AsyncCache
+from asimov_sync.aio.dedicated_thread import COROUTINE_CANCELLED
+from asimov_sync.aio.streams import AsyncRunEvents
+from asimov_sync.aio.thread_bridge import ThreadBridge
+from asimov_sync.budget import Budget
+from asimov_sync.cancellation import Cancellation
+from asimov_sync.graph.building import TaskGraph
+from asimov_sync.graph.context import Handler, Middleware
+from asimov_sync.graph.listeners import Callback
+from asimov_sync.graph.results import RunResult
+from asimov_sync.graph.run import Run
+from asimov_sync.graph.scheduler import TaskScheduler
+
+__all__ = ["AsyncRun", "AsyncTaskScheduler"]
+
+AnyHandler = TypeVar("AnyHandler", bound=Handler)
+AnyMiddleware = TypeVar("AnyMiddleware", bound=Middleware)
+AnyCallback = TypeVar("AnyCallback", bound=Callback)
+
+
+class AsyncTaskScheduler:
+    """`TaskScheduler` for coroutines, with the same methods and arguments.
+
+    With max_workers=0, the tasks of a run are called on the thread that waits for it, not on the
+    event loop's thread.
+
+    sync: the blocking scheduler; it can be used at the same time.
+    bridge: the threads of the facade.
+    """
+
+    def __init__(self, sync: TaskScheduler, bridge: ThreadBridge) -> None:
+        self.sync = sync
+        self._bridge = bridge
+
+    # Registration: not coroutines, since they do not wait
+
+    def handler(self, type: str) -> Callable[[AnyHandler], AnyHandler]:
+        """Decorate a function that handles a task type. See `TaskScheduler.handler`."""
+        return self.sync.handler(type)
+
+    def middleware(self, function: AnyMiddleware) -> AnyMiddleware:
+        """Register a function that is called around every handler. See
+        `TaskScheduler.middleware`.
+        """
+        return self.sync.middleware(function)
+
+    @overload
+    def on_event(self, callback: AnyCallback, blocking: bool = False) -> AnyCallback: ...
+
+    @overload
+    def on_event(self, *, blocking: bool = False) -> Callable[[AnyCallback], AnyCallback]: ...
+
+    def on_event(self, callback: Optional[AnyCallback] = None, blocking: bool = False) -> Any:
+        """Register a callback, called on a thread. See `TaskScheduler.on_event`."""
+        return (
+            self.sync.on_event(blocking=blocking)
+            if callback is None
+            else self.sync.on_event(callback, blocking)
+        )
+
+    # Runs
+
+    async def submit(
+        self,
+        graph: TaskGraph,
+        run_id: Optional[str] = None,
+        timeout: Optional[float] = None,
+        on_failure: str = "continue",
+        budget: Optional[Budget] = None,
+        cancellation: Optional[Cancellation] = None,
+    ) -> "AsyncRun":
+        """Start a run and return its handle. See `TaskScheduler.submit`."""
+        run = await self._bridge.run_short(
+            self.sync.submit,
+            graph,
+            run_id,
+            timeout,
+            on_failure,
+            budget,
+            cancellation,
+            on_orphan=lambda run: run.cancel(COROUTINE_CANCELLED),
+        )
+        return AsyncRun(run, self._bridge)
+
+    async def run(
+        self,
+        graph: TaskGraph,
+        run_id: Optional[str] = None,
+        timeout: Optional[float] = None,
+        on_failure: str = "continue",
+        budget: Optional[Budget] = None,
+        cancellation: Optional[Cancellation] = None,
+    ) -> RunResult:
+        """Run a graph to its end. See `TaskScheduler.run`.
+
+        Cancelling the coroutine ends the run; `last_result` then has the results so far.
+        """
+        return await self._bridge.run_blocking(
+            self.sync.run, graph, run_id, timeout, on_failure, budget, cancellation=cancellation
+        )
+
+    def stream(
+        self,
+        graph: TaskGraph,
+        run_id: Optional[str] = None,
+        timeout: Optional[float] = None,
+        on_failure: str = "continue",
+        budget: Optional[Budget] = None,
+        cancellation: Optional[Cancellation] = None,
+    ) -> AsyncRunEvents:
+        """Return the events of a run, which starts when they are awaited or iterated over. See
+        `TaskScheduler.stream`.
+        """
+        return AsyncRunEvents(
+            self._bridge,
+            lambda: self.sync.stream(graph, run_id, timeout, on_failure, budget),
+            cancellation,
+        )
+
+    @property
+    def last_result(self) -> Optional[RunResult]:
+        """The result of the run that ended last. See `TaskScheduler.last_result`."""
+        return self.sync.last_result
+
+    @property
+    def cache(self) -> AsyncCache:
+        """The cache whose views are the `context.cache` of tasks. See `TaskScheduler.cache`."""
+        return AsyncCache(self.sync.cache, self._bridge, owner=False)
+
+    # Closing
+
+    async def close(self) -> None:
+        """Cancel all runs and accept no more. See `TaskScheduler.close`."""
+        await self._bridge.close(self.sync.close)
+
+    async def __aenter__(self) -> "AsyncTaskScheduler":
+        return self
+
+    async def __aexit__(self, *exc_info: Any) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"<AsyncTaskScheduler of {self.sync!r}>"
+
+
+class AsyncRun:
+    """`Run` for coroutines: the handle of a run that continues whether or not it is awaited.
+
+    sync: the blocking handle.
+    """
+
+    def __init__(self, sync: Run, bridge: ThreadBridge) -> None:
+        self.sync = sync
+        self._bridge = bridge
+
+    @property
+    def id(self) -> str:
+        """The id of the run."""
+        return self.sync.id
+
+    async def result(
+        self, timeout: Optional[float] = None, cancellation: Optional[Cancellation] = None
+    ) -> RunResult:
+        """Wait for the end and return the result. See `Run.result`.
+
+        Raises RunTimeout after `timeout` seconds; the run continues. Cancelling the coroutine
+        cancels the run, as an interrupted wait does elsewhere; `asyncio.shield` prevents it.
+        """
+        return await self._bridge.run_blocking(
+            self.sync.result,
+            timeout,
+            cancellation=cancellation,
+            unblock=lambda: self.sync.cancel(COROUTINE_CANCELLED),
+        )
+
+    def events(self) -> AsyncRunEvents:
+        """Return the events of the run, from its start to RunFinished. See `Run.events`."""
+        return AsyncRunEvents(
+            self._bridge, self.sync.events, unblock=lambda: self.sync.cancel(COROUTINE_CANCELLED)
+        )
+
+    async def cancel(self, reason: str = "cancelled") -> bool:
+        """End the run now; False if it was finished. See `Run.cancel`."""
+        return await self._bridge.run_short(self.sync.cancel, reason)
+
+    def done(self) -> bool:
+        """Return whether the run is finished. Not a coroutine, since it does not wait."""
+        return self.sync.done()
+
+    def __repr__(self) -> str:
+        return f"<AsyncRun of {self.sync!r}>"
