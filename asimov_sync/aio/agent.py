@@ -6,7 +6,7 @@ from asimov_sync.agents.agent import Agent
 from asimov_sync.aio.streams import AsyncToolStream
 from asimov_sync.aio.thread_bridge import ThreadBridge
 from asimov_sync.cancellation import Cancellation
-from asimov_sync.inference.tool_loop import Approvals, ToolRun
+from asimov_sync.inference.tools.loop import Approvals, ToolRun
 from asimov_sync.messages import Messages
 
 __all__ = ["AsyncAgent"]

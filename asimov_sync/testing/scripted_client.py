@@ -6,7 +6,11 @@ from typing import Any, Dict, Iterator, List, Optional
 
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.inference.client import InferenceClient
-from asimov_sync.inference.providers.anthropic.wire import MessagesFold, decode_error, encode_request
+from asimov_sync.inference.providers.anthropic.wire import (
+    MessagesFold,
+    decode_error,
+    encode_request,
+)
 from asimov_sync.inference.request import Request
 from asimov_sync.inference.retry import advised
 from asimov_sync.messages import Event, Reply

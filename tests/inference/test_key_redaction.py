@@ -23,7 +23,7 @@ from asimov_sync.inference.http.client import Headers
 from asimov_sync.inference.http.redaction import redact_error
 from asimov_sync.inference.providers.errors import MESSAGE_CHARACTERS
 
-from ..secrets import holds_secret
+from ..secrets import find_secret
 from .byte_server import Answer, ByteServer
 from .event_stream import exception
 
@@ -79,7 +79,7 @@ def test_a_key_that_is_quoted_is_hidden_whatever_the_status(make, told):
     with ByteServer(told) as server, pytest.raises(InferenceError) as caught:
         list(make(server).stream("hello"))
     assert "the key … is not known" in str(caught.value)
-    assert holds_secret(caught.value) is None
+    assert find_secret(caught.value) is None
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_a_key_in_an_answer_that_cannot_be_read_is_hidden(make, told, kind):
     """The parser's exception, which holds the whole answer, is neither the cause nor the context of the error."""
     with ByteServer(told) as server, pytest.raises(kind) as caught:
         make(server).generate("hello") if kind is ProviderError else list(make(server).stream("hello"))
-    assert holds_secret(caught.value) is None
+    assert find_secret(caught.value) is None
 
 
 def test_a_key_in_a_status_line_is_hidden():
@@ -124,7 +124,7 @@ def test_a_key_in_a_status_line_is_hidden():
     thread.join()
     listener.close()
     assert caught.value.__cause__ is not None
-    assert holds_secret(caught.value) is None
+    assert find_secret(caught.value) is None
 
 
 def test_a_key_that_is_cut_is_hidden():
@@ -154,7 +154,7 @@ def test_redaction_follows_causes_and_contexts():
     error = ProviderError(QUOTED, error_type=KEY, request_id=KEY, status=200)
     error.__cause__ = cause
     redact_error(error, Headers({"authorization": "Bearer " + KEY}).hidden_in)
-    assert holds_secret(error) is None
+    assert find_secret(error) is None
     assert (error.status, cause.args, cause.line) == (200, ("…", 5), "…".encode())
 
 
