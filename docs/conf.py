@@ -1,12 +1,15 @@
 """The configuration of the documentation site: `tox -e docs` builds it, with every warning an error."""
 
+import enum
 import inspect
 import pathlib
 import re
 import sys
 
-ROOT = pathlib.Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
+import pydantic
+from sphinx.util.typing import stringify_annotation
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 import asimov_sync  # noqa: E402
 
@@ -18,6 +21,10 @@ version = release = asimov_sync.__version__
 extensions = ["sphinx.ext.autodoc"]
 html_theme = "furo"
 html_title = "asimov_sync " + version
+html_theme_options = {
+    "light_css_variables": {"code-font-size": "81.25%"},
+    "dark_css_variables": {"code-font-size": "81.25%"},
+}
 html_show_copyright = False
 html_show_sphinx = False
 exclude_patterns = ["_build"]
@@ -38,6 +45,8 @@ PUBLIC_MODULES = ["asimov_sync", "asimov_sync.testing", "asimov_sync.aio", "asim
 
 def list_parameters(app, what, name, obj, options, lines):
     """Turn `name: description` in a docstring's paragraph into a list, one parameter an item."""
+    if lines and lines[0].startswith("Alias for field number"):
+        lines[:] = []
     names = parameter_names(obj)
     # Docstrings hold no emphasis: an asterisk outside of backticks is that of *args.
     text = re.sub(r"(`[^`]*`)|(\*+)", lambda match: match[1] or match[2].replace("*", "\\*"), "\n".join(lines))
@@ -55,6 +64,24 @@ def list_parameters(app, what, name, obj, options, lines):
                 paragraph += "\n\n- {}: {}".format(terms, description.strip())
         paragraphs.append(paragraph)
     lines[:] = "\n\n".join(paragraphs).split("\n")
+
+
+def show_fields(app, what, name, obj, options, signature, return_annotation):
+    """Show the fields of a pydantic model as its signature, and no signature for an enum."""
+    if what != "class" or not inspect.isclass(obj):
+        return None
+    if issubclass(obj, enum.Enum):
+        return "", None
+    if not issubclass(obj, pydantic.BaseModel):
+        return None
+    fields = []
+    for field_name, field in obj.model_fields.items():
+        text = "{}: {}".format(field_name, stringify_annotation(field.annotation, "smart"))
+        if not field.is_required():
+            default = field.get_default(call_default_factory=False)
+            text += " = {}".format("…" if field.default_factory else getattr(default, "name", repr(default)))
+        fields.append(text)
+    return "(*, {})".format(", ".join(fields)), None
 
 
 def parameter_names(obj):
@@ -87,6 +114,7 @@ def resolve_by_public_name(app, env, node, contnode):
 
 
 def setup(app):
-    """Register the two hooks."""
+    """Register the hooks."""
+    app.connect("autodoc-process-signature", show_fields)
     app.connect("autodoc-process-docstring", list_parameters)
     app.connect("missing-reference", resolve_by_public_name)
