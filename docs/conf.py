@@ -61,7 +61,7 @@ def list_parameters(app, what, name, obj, options, lines):
             paragraph = parts[0].strip()
             for words, description in zip(parts[1::2], parts[2::2]):
                 terms = ", ".join("``{}``".format(word) for word in words.split(", "))
-                paragraph += "\n\n- {}: {}".format(terms, description.strip())
+                paragraph += "\n\n- {}: {}".format(terms, description.strip().rstrip(";"))
         paragraphs.append(paragraph)
     lines[:] = "\n\n".join(paragraphs).split("\n")
 
@@ -79,7 +79,7 @@ def show_fields(app, what, name, obj, options, signature, return_annotation):
         text = "{}: {}".format(field_name, stringify_annotation(field.annotation, "smart"))
         if not field.is_required():
             default = field.get_default(call_default_factory=False)
-            text += " = {}".format("…" if field.default_factory else getattr(default, "name", repr(default)))
+            text += " = {}".format("..." if field.default_factory else getattr(default, "name", repr(default)))
         fields.append(text)
     return "(*, {})".format(", ".join(fields)), None
 
