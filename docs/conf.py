@@ -21,6 +21,8 @@ version = release = asimov_sync.__version__
 extensions = ["sphinx.ext.autodoc"]
 html_theme = "furo"
 html_title = "asimov_sync " + version
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_theme_options = {
     "light_css_variables": {"code-font-size": "81.25%"},
     "dark_css_variables": {"code-font-size": "81.25%"},
