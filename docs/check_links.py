@@ -41,7 +41,7 @@ def broken_links(root):
             target = (path.parent / urllib.parse.unquote(url.path)).resolve() if url.path else path
             anchor = urllib.parse.unquote(url.fragment)
             if not target.is_file() or (anchor and target in pages and anchor not in pages[target].anchors):
-                broken.append((str(path.relative_to(root)), link))
+                broken.append((path.relative_to(root).as_posix(), link))
     return count, broken
 
 

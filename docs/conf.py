@@ -1,6 +1,7 @@
 """The configuration of the documentation site: `tox -e docs` builds it, with every warning an error."""
 
 import enum
+import functools
 import inspect
 import pathlib
 import re
@@ -12,6 +13,10 @@ from sphinx.util.typing import stringify_annotation
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 import asimov_sync  # noqa: E402
+
+for name in asimov_sync.__all__:
+    getattr(asimov_sync, name)  # loads every module
+import asimov_sync.testing  # noqa: E402
 
 project = "asimov_sync"
 author = "The asimov_sync authors"
@@ -68,6 +73,33 @@ def list_parameters(app, what, name, obj, options, lines):
     lines[:] = "\n\n".join(paragraphs).split("\n")
 
 
+TYPE_ALIASES = "AnyTool Approvals Dependencies Messages Scripted System When".split()
+"""Types with long definitions. Signatures show their names; docs/reference/index.rst defines them."""
+
+
+@functools.lru_cache(maxsize=None)
+def alias_texts():
+    """Return (the definition as it appears in a signature, the name) of each type alias, the longest first."""
+    texts = []
+    for module in list(sys.modules.values()):
+        if getattr(module, "__name__", "").startswith("asimov_sync."):
+            found = [(vars(module)[name], name) for name in TYPE_ALIASES if name in vars(module)]
+            texts += [(stringify_annotation(alias, "smart"), name) for alias, name in found]
+    missing = set(TYPE_ALIASES) - {name for _, name in texts}
+    if missing:
+        raise LookupError("TYPE_ALIASES in docs/conf.py has names that no module defines: {}".format(missing))
+    return sorted(set(texts), key=lambda text: -len(text[0]))
+
+
+def name_aliases(app, what, name, obj, options, signature, return_annotation):
+    """Write the name of a type alias in place of its definition, and `...` for a default that is a private object."""
+    if signature is None:
+        return None
+    for text, alias in alias_texts():
+        signature = signature.replace(text, alias)
+    return signature.replace("<object object>", "..."), return_annotation
+
+
 def show_fields(app, what, name, obj, options, signature, return_annotation):
     """Show the fields of a pydantic model as its signature, and no signature for an enum."""
     if what != "class" or not inspect.isclass(obj):
@@ -117,6 +149,7 @@ def resolve_by_public_name(app, env, node, contnode):
 
 def setup(app):
     """Register the hooks."""
-    app.connect("autodoc-process-signature", show_fields)
+    app.connect("autodoc-process-signature", show_fields, priority=400)
+    app.connect("autodoc-process-signature", name_aliases)
     app.connect("autodoc-process-docstring", list_parameters)
     app.connect("missing-reference", resolve_by_public_name)
