@@ -77,6 +77,12 @@ class Cancellation:
         entered = _current.get()
         return entered[0] if entered else Cancellation(parent=None)
 
+    @staticmethod
+    def entered() -> "Optional[Cancellation]":
+        """Return the token of the surrounding `with` or task; None where there is none, and nobody can cancel."""
+        entered = _current.get()
+        return entered[0] if entered else None
+
     def cancel(self, reason: str = "cancelled") -> bool:
         """Cancel it and call its callbacks on this thread; False if it was cancelled before, and nothing is done.
 

@@ -1,7 +1,9 @@
 """A real Redis server for tests, without a system package: found, started on a free loopback port, stopped by its own pid."""
 
 import importlib.util
+import os
 import pathlib
+import random
 import shutil
 import socket
 import subprocess
@@ -34,18 +36,38 @@ def free_port():
             return port
 
 
+def free_port_pair():
+    """A free loopback port for a cluster's node, whose second one 10,000 above it is free, too: both below the ports that
+    the system gives to connections, so that none takes the second one before the node does.
+    """
+    while True:
+        port = random.randrange(10000, 22000)
+        try:
+            with socket.socket() as one, socket.socket() as other:
+                one.bind(("127.0.0.1", port))
+                other.bind(("127.0.0.1", port + 10000))
+                return port
+        except OSError:
+            pass
+
+
 class RedisServer:
     """A server process on loopback, with its files in `folder`; `with` starts and stops it.
 
     options: further words of its command line. `kill()` and `start()` make it go away and come back on the same port.
     """
 
-    def __init__(self, program, folder, *options):
-        self.port = free_port()
+    def __init__(self, program, folder, *options, port=None):
+        self.port = port or free_port()
         self.url = "redis://127.0.0.1:{}/0".format(self.port)
         self._command = [program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", folder, "--save", ""]
         self._command += list(options)
         self._process = None
+
+    @property
+    def running(self):
+        """Whether it was started, and not killed since."""
+        return self._process is not None
 
     def start(self):
         """Start it, and wait until it answers."""
@@ -63,11 +85,17 @@ class RedisServer:
         client.close()
 
     def kill(self):
-        """SIGKILL, by its own pid."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+        """SIGKILL, by its own pid. Returns how the process ended; None if there was none."""
+        if self._process is None:
+            return None
+        self._process.kill()
+        ended = self._process.wait()
+        self._process = None
+        return ended
+
+    def signal(self, number):
+        """Send a signal to it, by its own pid: SIGSTOP makes it silent, SIGCONT goes on."""
+        self._process.send_signal(number)
 
     def __enter__(self):
         self.start()
@@ -75,3 +103,144 @@ class RedisServer:
 
     def __exit__(self, *exc_info):
         self.kill()
+
+
+class RedisClusterOfSix:
+    """Three masters and three replicas on loopback, set up by commands; `with` starts and stops them.
+
+    servers: the six processes. A node is named by its place in that list.
+    """
+
+    NODE_TIMEOUT = 1000
+    """Milliseconds after which a node that does not answer is suspected to be dead."""
+
+    def __init__(self, program, folder):
+        self.servers = []
+        for number in range(6):
+            place = os.path.join(folder, str(number))
+            os.makedirs(place)
+            options = ["--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf"]
+            options += ["--cluster-node-timeout", str(self.NODE_TIMEOUT), "--cluster-replica-validity-factor", "0"]
+            options += ["--repl-diskless-sync-delay", "0"]
+            self.servers.append(RedisServer(program, place, *options, port=free_port_pair()))
+
+    def call(self, number, *command):
+        """Send a command to one node, and return the plain answer."""
+        connection = redis.Connection(host="127.0.0.1", port=self.servers[number].port, protocol=2)
+        try:
+            connection.send_command(*command)
+            return connection.read_response()
+        finally:
+            connection.disconnect()
+
+    def id(self, number):
+        """The id of a node."""
+        return self.call(number, "CLUSTER", "MYID").decode()
+
+    def is_master(self, number):
+        """Whether a node says that it is a master."""
+        return self.call(number, "ROLE")[0] == b"master"
+
+    def owner(self, slot, asked=None):
+        """The node that owns a slot, as the first living node says, or the one that is asked."""
+        number = next(n for n, server in enumerate(self.servers) if server.running) if asked is None else asked
+        for first, last, master, *_ in self.call(number, "CLUSTER", "SLOTS"):
+            if first <= slot <= last:
+                return [server.port for server in self.servers].index(master[1])
+        return None
+
+    def replica_of(self, number):
+        """A living replica of a master."""
+        port = self.servers[number].port
+        for other, server in enumerate(self.servers):
+            if server.running and other != number:
+                role = self.call(other, "ROLE")
+                if role[0] == b"slave" and role[2] == port:
+                    return other
+        return None
+
+    def healthy(self):
+        """Whether all living nodes agree on the owners, serve all slots, and every replica is connected to its master."""
+        living = [number for number, server in enumerate(self.servers) if server.running]
+        views = []
+        for number in living:
+            if b"cluster_state:ok" not in self.call(number, "CLUSTER", "INFO"):
+                return False
+            views.append(sorted((first, last, master[1]) for first, last, master, *_ in self.call(number, "CLUSTER", "SLOTS")))
+            role = self.call(number, "ROLE")
+            if role[0] == b"slave" and role[3] != b"connected":
+                return False
+        return all(view == views[0] for view in views) and sum(view[1] - view[0] + 1 for view in views[0]) == 16384
+
+    def replicated(self, number, key):
+        """Return once all that a master has executed so far is at a replica. `key` is one of its slots."""
+        with redis.Redis(host="127.0.0.1", port=self.servers[number].port, single_connection_client=True) as client:
+            client.execute_command("SET", key, "1")
+            assert client.execute_command("WAIT", 1, 10000) >= 1
+
+    def errors(self, word):
+        """How many times the nodes have answered with an error of this word."""
+        total = 0
+        for number, server in enumerate(self.servers):
+            if server.running:
+                for line in self.call(number, "INFO", "errorstats").decode().split():
+                    if line.startswith("errorstat_{}:count=".format(word)):
+                        total += int(line.split("=")[1])
+        return total
+
+    def move_slot(self, slot, to, meanwhile):
+        """Move a slot with its keys to another master; `meanwhile` is called when the keys have moved, and the slot not."""
+        source = self.owner(slot, asked=to)
+        self.call(to, "CLUSTER", "SETSLOT", slot, "IMPORTING", self.id(source))
+        self.call(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", self.id(to))
+        self._move_keys(slot, source, to)
+        meanwhile()
+        self._move_keys(slot, source, to)
+        owner = self.id(to)
+        for number in [to, source] + [n for n in range(6) if n not in (to, source) and self.is_master(n)]:
+            self.call(number, "CLUSTER", "SETSLOT", slot, "NODE", owner)
+
+    def _move_keys(self, slot, source, to):
+        while True:
+            keys = self.call(source, "CLUSTER", "GETKEYSINSLOT", slot, 10)
+            if not keys:
+                return
+            self.call(source, "MIGRATE", "127.0.0.1", self.servers[to].port, "", 0, 5000, "REPLACE", "KEYS", *keys)
+
+    def __enter__(self):
+        try:
+            self._set_up()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _set_up(self):
+        for server in self.servers:
+            server.start()
+        for number in range(3):
+            first, end = 16384 * number // 3, 16384 * (number + 1) // 3
+            self.call(number, "CLUSTER", "ADDSLOTS", *range(first, end))
+        for number, server in enumerate(self.servers):
+            self.call(number, "CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+            if number:
+                self.call(0, "CLUSTER", "MEET", "127.0.0.1", server.port)
+        self._wait(lambda: all(self._knows_all(number) for number in range(6)))
+        for number in range(3):
+            self.call(number + 3, "CLUSTER", "REPLICATE", self.id(number))
+        self._wait(lambda: self.healthy() and None not in [self.replica_of(number) for number in range(3)])
+
+    def _knows_all(self, number):
+        nodes = self.call(number, "CLUSTER", "NODES").decode().splitlines()
+        return len(nodes) == 6 and not any("handshake" in node or "noaddr" in node for node in nodes)
+
+    @staticmethod
+    def _wait(condition):
+        deadline = time.monotonic() + 30
+        while not condition():
+            assert time.monotonic() < deadline, "the cluster does not come up"
+            time.sleep(0.05)
+
+    def __exit__(self, *exc_info):
+        for server in self.servers:
+            server.kill()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Callable, Iterator, List, Mapping, Option
 from asimov_sync.cache import scripts
 from asimov_sync.cache.contract import Store
 from asimov_sync.cache.keys import MAILBOX
+from asimov_sync.cache.limits import ANSWER_SECONDS, REPLY_SECONDS, Limits
 from asimov_sync.cache.mailboxes import REMEMBERED_SECONDS, REMEMBERED_SHORTLY_SECONDS, Claim, Letter
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.errors import CacheError, CacheUnavailable, CrossSlotError, OutcomeUnknown
@@ -24,6 +25,9 @@ __all__ = ["RedisStore"]
 
 LOOK_SECONDS = 1.0
 """How long a reader waits for the bell at a stretch: what a lost token costs, and at most what a dead connection does."""
+
+FIRST_SECONDS = 1.0
+"""How long a read with a shorter time-out waits for a server that does not answer: connecting alone may take a while."""
 
 OUTAGE_WAIT = 0.2
 """How long a blocked reader waits before it tries again to reach a server that has gone away."""
@@ -46,7 +50,7 @@ class RedisStore(Store):
 
     def get(self, key: str) -> Optional[bytes]:
         """The bytes under a key, or None."""
-        return self.server.read(lambda client: client.get(key))  # type: ignore[no-any-return]
+        return self.server.again(key, "GET", key)  # type: ignore[no-any-return]
 
     def get_many(self, keys: List[str]) -> List[Optional[bytes]]:
         """The bytes under each key, in the same order; None where there are none, or where the key is of another type."""
@@ -103,24 +107,36 @@ class RedisStore(Store):
     def take(
         self, mailbox: str, lease: Optional[float], timeout: Optional[float], cancellation: Cancellation
     ) -> Optional[Claim]:
-        """Take the first message; wait at the bell for one, and outlast a server that goes away and comes back."""
-        end = None if timeout is None else time.monotonic() + timeout
+        """Take the first message; wait at the bell for one, and outlast a server that goes away and comes back.
+
+        A server that does not answer is waited for until the time-out and ANSWER_SECONDS more, FIRST_SECONDS at least; then
+        the outcome is an error, since nobody knows whether there is a message. A first answer is waited for REPLY_SECONDS.
+        """
+        start = time.monotonic()
+        end = None if timeout is None else start + timeout
+        latest = None if end is None else max(end + ANSWER_SECONDS, start + FIRST_SECONDS)
         token = uuid.uuid4().hex  # by which a claim is asked for again whose answer was lost
         asked = waited = False
         while True:
             outage: Optional[CacheError] = None
             pause: Optional[float] = None
+            first = None if waited else start + REPLY_SECONDS
+            limits = Limits(cancellation, min(REPLY_SECONDS, _least(latest, first) or REPLY_SECONDS))
             try:
-                claim, pause = self._look(mailbox, lease, token, asked)
+                claim, pause = self._look(mailbox, lease, token, asked, limits)
                 if claim is not None:
                     return claim
             except OutcomeUnknown as error:
                 if lease is None:
                     raise  # a message that was taken for good, and is gone
-                if not asked:
+                outage = CacheUnavailable(str(error))
+                outage.__cause__ = error
+                if not asked and limits.seconds() > 0:
                     asked = True
                     continue
-                outage = error
+                asked = True
+                if not waited and limits.seconds() <= 0:
+                    raise outage from error
             except CacheUnavailable as error:
                 if not waited:
                     raise
@@ -137,16 +153,20 @@ class RedisStore(Store):
                 cancellation.wait(min(OUTAGE_WAIT, seconds))
                 cancellation.raise_if_cancelled()
                 continue
+            bound = _least(latest)
             try:
-                self.server.wait(_parts(mailbox)[-1], seconds, cancellation)
+                limits = Limits(cancellation, REPLY_SECONDS if bound is None else min(REPLY_SECONDS, bound))
+                self.server.wait(_parts(mailbox)[-1], seconds, limits)
             except CacheUnavailable:
                 pass  # the next look will say whether it is still so
 
-    def _look(self, mailbox: str, lease: Optional[float], token: str, asked: bool) -> Tuple[Optional[Claim], Optional[float]]:
+    def _look(
+        self, mailbox: str, lease: Optional[float], token: str, asked: bool, limits: Limits
+    ) -> Tuple[Optional[Claim], Optional[float]]:
         """A claim; or None, and the seconds until a lease runs out, where there is one."""
         milliseconds = "" if lease is None else _milliseconds(lease)
         arguments = REMEMBERED + [milliseconds, self.max_deliveries, token, "again" if asked else ""]
-        told = self._mail(scripts.TAKE, mailbox, arguments, self.server.once)
+        told = self._mail(scripts.TAKE, mailbox, arguments, self.server.once, limits)
         if len(told) == 4:
             id, payload, deliveries, fence = told
             return Claim(id.decode("utf-8"), payload, int(deliveries), int(fence)), None
@@ -180,12 +200,19 @@ class RedisStore(Store):
         """How many messages are ready or leased."""
         return int(self._mail(scripts.LENGTH, mailbox, []))
 
-    def _mail(self, text: str, mailbox: str, arguments: List[Any], send: Any = None) -> Any:
+    def _mail(self, text: str, mailbox: str, arguments: List[Any], send: Any = None, limits: Optional[Limits] = None) -> Any:
         now = "" if self.clock is None else self.clock()
-        return self._script(text, _parts(mailbox), [now] + arguments, send)
+        return self._script(text, _parts(mailbox), [now] + arguments, send, limits)
 
-    def _script(self, text: str, keys: Sequence[Union[str, bytes]], arguments: List[Any], send: Any = None) -> Any:
-        return self.server.script(text, send or self.server.again, keys, arguments)
+    def _script(
+        self,
+        text: str,
+        keys: Sequence[Union[str, bytes]],
+        arguments: List[Any],
+        send: Any = None,
+        limits: Optional[Limits] = None,
+    ) -> Any:
+        return self.server.script(text, send or self.server.again, keys, arguments, limits)
 
     def close(self) -> None:
         """Give back the connections."""

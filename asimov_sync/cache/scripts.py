@@ -7,7 +7,7 @@ A mailbox is nine keys, which share a hash tag and so a slot of a cluster:
 messages   hash     id: payload, of what is ready, leased or dead
 ready      list     ids in the order in which they are to be read
 leases     zset     id: the moment (ms) at which its lease runs out
-holders    hash     id: "fence token" of the delivery that holds the lease
+holders    hash     id: "fence token" of the delivery that holds the lease; and "\\0token": its id
 counts     hash     id: how often it was delivered
 dead       list     ids that were delivered too often
 settled    zset     id: the moment (ms) until which an acknowledged id is remembered
@@ -16,7 +16,7 @@ bell       list     a token for each message that is ready: what blocked readers
 =========  =======  ==========================================================================================
 
 The bell holds no message. A token that is lost costs a reader a second, never a message; and a script may be sent again when
-its reply was lost: publishing and acknowledging know their own ids, and a claim knows the token that asked for it.
+its reply was lost: publishing and acknowledging know their own ids, and a claim is found by the token that asked for it.
 
 Every script is called with all nine keys, and with the moment in milliseconds, or "" for the server's own clock.
 """
@@ -45,6 +45,13 @@ local function forget()
     end
 end
 
+-- ends the lease of an id, and forgets by which token it was asked for; no id holds a NUL
+local function end_lease(id)
+    local token = string.match(redis.call('HGET', holders, id) or '', '^%S+ (.*)$')
+    redis.call('ZREM', leases, id)
+    redis.call('HDEL', holders, id, token and '\\0' .. token or id)
+end
+
 local function expire()
     local ended = redis.call('ZRANGEBYSCORE', leases, '-inf', whole(now), 'LIMIT', 0, 1000)
     if #ended > 1 then -- what was delivered first comes first again
@@ -55,8 +62,7 @@ local function expire()
         table.sort(ended, function(one, other) return order[one] < order[other] end)
     end
     for place = #ended, 1, -1 do
-        redis.call('ZREM', leases, ended[place])
-        redis.call('HDEL', holders, ended[place])
+        end_lease(ended[place])
         redis.call('LPUSH', ready, ended[place])
         redis.call('RPUSH', bell, '1')
     end
@@ -72,8 +78,7 @@ end
 local function settle(id, fence, taken)
     local short, long = ARGV[2], ARGV[3]
     if not taken then
-        redis.call('ZREM', leases, id)
-        redis.call('HDEL', holders, id)
+        end_lease(id)
     end
     redis.call('HDEL', messages, id)
     redis.call('HDEL', counts, id)
@@ -105,13 +110,10 @@ TAKE = (
     + """
 local lease, max_deliveries, token = ARGV[4], tonumber(ARGV[5]), ARGV[6]
 if ARGV[7] == 'again' then
-    local held = redis.call('HGETALL', holders)
-    for place = 1, #held, 2 do
-        local fence, holder = string.match(held[place + 1], '^(%S+) (.*)$')
-        if holder == token then
-            local id = held[place]
-            return {id, redis.call('HGET', messages, id), redis.call('HGET', counts, id), fence}
-        end
+    local id = redis.call('HGET', holders, '\\0' .. token)
+    local fence, holder = string.match(id and redis.call('HGET', holders, id) or '', '^(%S+) (.*)$')
+    if holder == token then
+        return {id, redis.call('HGET', messages, id), redis.call('HGET', counts, id), fence}
     end
 end
 expire()
@@ -138,7 +140,7 @@ while not answer do
         if lease == '' then
             settle(id, fence, true)
         else
-            redis.call('HSET', holders, id, fence .. ' ' .. token)
+            redis.call('HSET', holders, id, fence .. ' ' .. token, '\\0' .. token, id)
             redis.call('ZADD', leases, whole(now + lease), id)
             redis.call('PEXPIRE', fences, ARGV[3])
         end
@@ -173,8 +175,7 @@ local id, fence = ARGV[2], ARGV[3]
 if not holds(id, fence) then
     return 0
 end
-redis.call('ZREM', leases, id)
-redis.call('HDEL', holders, id)
+end_lease(id)
 redis.call('LPUSH', ready, id)
 redis.call('RPUSH', bell, '1')
 return 1

@@ -1,0 +1,225 @@
+"""A server that is silent: it is connected, or accepts connections, and answers nothing. Every call ends all the same."""
+
+import signal
+import socket
+import threading
+import time
+
+import pytest
+import redis
+
+import asimov_sync.cache.limits
+import asimov_sync.cache.redis
+import asimov_sync.cache.redis_store
+from asimov_sync import CacheUnavailable, Cancellation, OutcomeUnknown, RedisCache
+from asimov_sync.cache.limits import Interruption
+from asimov_sync.errors import Cancelled
+
+from ..redis_server import RedisServer, find_server
+from ..tiers import by_tier, suite
+from ..waiting import Background, wait_for
+
+BOUND = 0.5
+"""How long after its time-out, deadline or cancellation a call may end."""
+
+MARGIN = by_tier(1.5, 0.5)
+"""How much later it may be on a loaded machine: far less than the 20 s and more that it would be otherwise."""
+
+
+@pytest.fixture
+def stopped(tmp_path, redis_url):
+    """A server, its client with one message read before, and what stops the server; it goes on afterwards."""
+    program = find_server()
+    if program is None:
+        pytest.skip("ASIMOV_TEST_REDIS_URL names a server, and there is no program to start another")
+    with RedisServer(program, str(tmp_path)) as server:
+        yield server
+        server.signal(signal.SIGCONT)
+
+
+def stop(server):
+    """Stop it, and see that it is silent."""
+    server.signal(signal.SIGSTOP)
+    with redis.Redis(host="127.0.0.1", port=server.port, socket_timeout=0.1, retry=None) as client:
+        with pytest.raises(redis.TimeoutError):
+            client.ping()
+
+
+class Timed:
+    """A call on a thread of its own: what it raised, and how long it took."""
+
+    def __init__(self, function):
+        self._call = Background(self._run, function)
+
+    def _run(self, function):
+        start = time.monotonic()
+        try:
+            return function(), time.monotonic() - start
+        except Exception as error:
+            return error, time.monotonic() - start
+
+    def ended(self, kind, seconds):
+        """See that the call has raised this kind of error at that moment, or shortly after it."""
+        error, took = self._call.result(seconds + 45)
+        assert type(error) is kind, repr(error)
+        assert seconds - 0.05 <= took < seconds + BOUND + MARGIN, "{} after {:.2f} s".format(error, took)
+        return error
+
+
+def within(seconds, function):
+    with Cancellation(timeout=seconds):
+        return function()
+
+
+def cancelled(seconds, function):
+    token = Cancellation(parent=None)
+    alarm = threading.Timer(seconds, token.cancel)
+    alarm.start()
+    try:
+        return function(token)
+    finally:
+        alarm.join()
+
+
+def opened(url, connections):
+    """A client whose pool holds so many open connections."""
+    client = redis.Redis.from_url(url)
+    together = threading.Barrier(connections)
+
+    def use():
+        with client.client() as alone:  # holds a connection
+            alone.ping()
+            together.wait(20)
+
+    for user in [Background(use) for _ in range(connections)]:
+        user.result()
+    return client
+
+
+@suite
+@pytest.mark.parametrize("connections", [16, 0])
+def test_every_call_ends_in_time(stopped, monkeypatch, connections):
+    """Every call to a stopped server ends at its time-out (CacheUnavailable, or OutcomeUnknown where a message may be gone),
+    at its deadline or cancellation (Cancelled), and without any of these after one reply time-out for the whole call:
+    over connections that are open, and over those that have to be made.
+    """
+    for module in (asimov_sync.cache.limits, asimov_sync.cache.redis_store):
+        monkeypatch.setattr(module, "REPLY_SECONDS", 4.0)
+    with opened(stopped.url, connections) if connections else redis.Redis.from_url(stopped.url) as client:
+        cache = RedisCache(client=client)
+        cache.set("key", 1)
+        blocked = Timed(lambda: cache.receive("blocked", timeout=3))
+        with redis.Redis(host="127.0.0.1", port=stopped.port) as direct:
+            wait_for(lambda: direct.info("clients")["blocked_clients"] == 1, "the blocked reader")
+        stop(stopped)
+        taken = OutcomeUnknown if connections else CacheUnavailable
+        calls = [
+            (Timed(lambda: cache.receive("box", timeout=2)), CacheUnavailable, 2),
+            (Timed(lambda: cache.get_message("box", timeout=2)), taken, 2),
+            (Timed(lambda: cancelled(1, lambda token: cache.receive("box", cancellation=token))), Cancelled, 1),
+            (Timed(lambda: cancelled(1, lambda token: cache.get_message("box", cancellation=token))), Cancelled, 1),
+            (Timed(lambda: within(1, lambda: cache.receive("box"))), Cancelled, 1),
+            (Timed(lambda: within(1, lambda: cache.get("key"))), Cancelled, 1),
+            (Timed(lambda: within(1, lambda: cache.set("key", 2))), Cancelled, 1),
+            (Timed(lambda: within(1, lambda: cache.publish_to_mailbox("box", 2))), Cancelled, 1),
+            (Timed(lambda: within(1, cache.keys)), Cancelled, 1),
+            (blocked, CacheUnavailable, 3),
+            (Timed(lambda: cache.get("key")), CacheUnavailable, 4),
+            (Timed(lambda: cache.set("key", 3)), CacheUnavailable, 4),
+            (Timed(lambda: cache.publish_to_mailbox("box", 3)), CacheUnavailable, 4),
+            (Timed(lambda: cache.clear(everything=True)), CacheUnavailable, 4),
+        ]
+        for call, kind, seconds in calls:
+            call.ended(kind, seconds)
+
+
+@suite
+def test_a_cancelled_increment_says_that_it_may_have_been_executed(stopped):
+    """What may not be repeated raises Cancelled, too, and its cause is the OutcomeUnknown."""
+    with RedisCache(url=stopped.url) as cache:
+        cache.increment("counter")
+        stop(stopped)
+        error = Timed(lambda: within(0.5, lambda: cache.increment("counter"))).ended(Cancelled, 0.5)
+        assert isinstance(error.__cause__, OutcomeUnknown)
+
+
+@suite
+def test_a_cancelled_task_can_still_clean_up(stopped):
+    """A call that begins after the cancellation is carried out if the server answers, and ends soon if it does not."""
+    with RedisCache(url=stopped.url) as cache:
+        cache.publish_to_mailbox("box", 1)
+        delivery = cache.receive("box")
+        with Cancellation() as token:
+            token.cancel()
+            delivery.release()
+            assert cache.peek("box") == [1]
+            stop(stopped)
+            start = time.monotonic()
+            with pytest.raises(Cancelled):
+                delivery.release()
+            assert time.monotonic() - start < BOUND + MARGIN
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss"])
+def test_connecting_is_bounded(scheme, monkeypatch):
+    """A server that accepts and then says nothing, to TLS or to a login, is given up within the time to connect, and at the
+    call's deadline if that is sooner.
+    """
+    monkeypatch.setattr(asimov_sync.cache.redis, "CONNECT_SECONDS", 0.5)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(8)
+        url = "{}://user:password@127.0.0.1:{}".format(scheme, listener.getsockname()[1])
+        with RedisCache(url=url) as cache:
+            Timed(lambda: within(0.2, lambda: cache.get("key"))).ended(Cancelled, 0.2)
+            Timed(lambda: cache.increment("counter")).ended(CacheUnavailable, 0.5)
+
+
+def test_a_late_callback_strikes_no_other_call(redis_url, unique):
+    """A cancellation whose callback is called after its call has ended leaves the connection alone, which serves another call
+    by then.
+    """
+    with redis.Redis.from_url(redis_url, client_name=unique) as client:
+
+        def connections():
+            return sorted(one["id"] for one in client.client_list() if one["name"] == unique and one["cmd"] == "blpop")
+
+        cache = RedisCache(client=client, default_prefix=unique)
+        token, reached, go_on = Cancellation(parent=None), threading.Event(), threading.Event()
+        token.on_cancel(lambda: (reached.set(), go_on.wait(20)))
+        first = Background(cache.receive, "first", cancellation=token)
+        wait_for(connections, "the first reader's wait")
+        before = connections()
+        cancelling = Background(token.cancel)
+        assert reached.wait(20)
+        cache.publish_to_mailbox("first", 1)  # wakes the reader, which sees that it is cancelled
+        with pytest.raises(Cancelled):
+            first.result()
+        second = Background(cache.receive, "second")
+        wait_for(connections, "the second reader's wait")
+        third = Background(cache.receive, "third")
+        wait_for(lambda: len(connections()) == 2, "the third reader's wait")
+        waiting = connections()
+        assert before[0] in waiting, "the connection does not serve another call"
+        go_on.set()
+        cancelling.result()
+        assert connections() == waiting
+        for name, reader in (("second", second), ("third", third)):
+            cache.publish_to_mailbox(name, 2)
+            assert reader.result().message == 2
+        cache.clear()
+
+
+def test_an_interruption_ends_with_its_call():
+    """An interruption shuts its socket down, and does nothing after the end of its call."""
+    one, other = socket.socketpair()
+    with one, other:
+        over = Interruption(one, 0.0)
+        assert over.end() is True
+        over()
+        other.send(b"x")
+        assert one.recv(1) == b"x"
+        current = Interruption(one, 0.0)
+        current()
+        assert one.recv(1) == b""
+        assert current.end() is False
