@@ -73,7 +73,8 @@ class ChatMessage(BaseModel):
         """The text of the content, all its text blocks joined."""
         if isinstance(self.content, str):
             return self.content
-        return "".join(block.get("text") or "" for block in self.content if block.get("type") == "text")
+        texts = [block.get("text") for block in self.content if block.get("type") == "text"]
+        return "".join(text for text in texts if isinstance(text, str))
 
 
 Messages = Union[str, ChatMessage, Dict[str, Any], Iterable[Union[str, ChatMessage, Dict[str, Any]]]]

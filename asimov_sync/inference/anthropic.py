@@ -10,6 +10,7 @@ from asimov_sync.inference.request import Request
 from asimov_sync.inference.transport import Session
 from asimov_sync.inference.wires.fold import Fold
 from asimov_sync.inference.wires.messages import MessagesFold, decode_error, decode_reply, encode_request
+from asimov_sync.inference.wires.untrusted import whole_number
 from asimov_sync.messages import Reply
 
 __all__ = ["AnthropicInferenceClient"]
@@ -48,8 +49,12 @@ class AnthropicInferenceClient(HttpInferenceClient):
         session: Optional[Session] = None,
         **options: Any,
     ) -> None:
-        key = key_of(self.provider, api_key, "ANTHROPIC_API_KEY") if auth_token is None else ""
-        token = key_of(self.provider, auth_token, "ANTHROPIC_AUTH_TOKEN") if not key else ""
+        try:
+            key = key_of(self.provider, api_key, "ANTHROPIC_API_KEY") if auth_token is None else ""
+            token = key_of(self.provider, auth_token, "ANTHROPIC_AUTH_TOKEN") if not key else ""
+        except AuthenticationError:
+            api_key = auth_token = None
+            raise
         if not (key or token):
             raise AuthenticationError(
                 "no API key: pass api_key=, or set the environment variable ANTHROPIC_API_KEY", provider=self.provider
@@ -77,7 +82,15 @@ class AnthropicInferenceClient(HttpInferenceClient):
     def _count(self, request: Request, cancellation: Cancellation, deadline: Optional[float]) -> int:
         body = {name: value for name, value in encode_request(request).items() if name in COUNTED}
         with self._post(self.api_url + "/count_tokens", body, cancellation, deadline) as exchange:
-            return int(self._read(exchange, lambda told: told["input_tokens"]))
+            return self._read(exchange, _decoded_count)
 
     def _native_output(self, name: str, schema: Dict[str, Any]) -> Dict[str, Any]:
         return {"output_config": {"format": {"type": "json_schema", "schema": closed(schema)}}}
+
+
+def _decoded_count(body: Any) -> int:
+    """The number of tokens in an answer to count_tokens. ValueError if it is not a whole number."""
+    tokens = whole_number(body["input_tokens"])
+    if tokens is None:
+        raise ValueError(f"input_tokens must be a whole number, not {body['input_tokens']!r}")
+    return tokens

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Dict, Iterable, Iterator, Mapping, Optional
 
 from asimov_sync.cancellation import Cancellation
-from asimov_sync.errors import ProviderError, described
+from asimov_sync.errors import AuthenticationError, ProviderError, described
 from asimov_sync.foreign_json import parsed
 from asimov_sync.inference.bedrock_runtime import KEY_VARIABLE, Runtime, Session, events
 from asimov_sync.inference.exchange import Exchange
@@ -18,6 +18,7 @@ from asimov_sync.inference.wires.fold import Fold, all_at_once, folded
 from asimov_sync.inference.wires.invoke import InvokeFold, encode_body
 from asimov_sync.inference.wires.messages import decode_reply
 from asimov_sync.inference.wires.refusals import as_body
+from asimov_sync.inference.wires.untrusted import whole_number
 from asimov_sync.messages import Event, Reply
 
 __all__ = ["BedrockInferenceClient"]
@@ -76,7 +77,11 @@ class BedrockInferenceClient(NetworkClient):
             options = dict({"max_tokens": 4096}, **options)
         super().__init__(model, **options)
         self.api = api
-        key = key_of(self.provider, api_key, KEY_VARIABLE)
+        try:
+            key = key_of(self.provider, api_key, KEY_VARIABLE)
+        except AuthenticationError:
+            api_key = None
+            raise
         self._added = Headers({"authorization": "Bearer " + key} if key else {})
         self._added.update((name.lower(), value) for name, value in (headers or {}).items())
         self._proxies = dict(proxies or {})
@@ -128,7 +133,7 @@ class BedrockInferenceClient(NetworkClient):
             if self.api == "invoke":
                 return decode_reply(body)
             return decode_converse(body, request.model, exchange.headers.get(REQUEST_ID))
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError) as wrong:
+        except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError) as wrong:
             unread = described(wrong)
         raise ProviderError(
             'the response is no message ({}); is the model of those that api="{}" is for?'.format(unread, self.api),
@@ -148,8 +153,8 @@ class BedrockInferenceClient(NetworkClient):
         parameters = {"modelId": request.model, "input": counted}
         with self._called("count_tokens", parameters, cancellation, deadline, None) as exchange:
             answer = as_body(exchange.read())
-            tokens = answer.get("inputTokens") if isinstance(answer, dict) else None
-            if isinstance(tokens, int):
+            tokens = whole_number(answer.get("inputTokens")) if isinstance(answer, dict) else None
+            if tokens is not None:
                 return tokens
             raise ProviderError("the response holds no count", provider=self.provider, status=exchange.status)
 

@@ -29,6 +29,7 @@ from asimov_sync.foreign_json import parsed
 from asimov_sync.forking import renew_in_child
 from asimov_sync.inference.exchange import Exchange
 from asimov_sync.inference.http_client import Headers
+from asimov_sync.inference.redaction import redact_errors
 from asimov_sync.inference.retry import advised
 from asimov_sync.inference.wires.bedrock_refusals import PROVIDER, decode_error, decode_exception, decode_refusal
 from asimov_sync.inference.wires.fold import Garbled
@@ -84,9 +85,14 @@ class Runtime:
 
         post: sends a request that boto3 has made, and is given its address, its headers and its body. Raises what `post`
         raises, the error that a refusal stands for, or that of what boto3 lacks (credentials, the operation); ValueError
-        without a region.
+        without a region. Errors that are raised while the exchange is used show no key.
         """
         call = _Call(post)
+        with redact_errors(call.headers.hidden_in), self._called(operation, parameters, call) as exchange:
+            yield exchange
+
+    @contextmanager
+    def _called(self, operation: str, parameters: Dict[str, Any], call: "_Call") -> Iterator[Exchange]:
         failure = None
         _calling.call = call
         try:
@@ -149,24 +155,32 @@ def _keyless(record: logging.LogRecord) -> bool:
 
 
 class _Call:
-    """One call of boto3's client. exchange: what it is answered by, once its request was sent."""
+    """One call of boto3's client.
+
+    headers: those of its request; exchange: what it is answered by. Both are filled when the request is sent.
+    """
 
     def __init__(self, post: Post) -> None:
         self._post = post
+        self.headers = Headers()
         self.exchange: Optional[Exchange] = None
 
     def send(self, request: Any) -> Exchange:
-        """Send boto3's request. A status that is not 200 is raised as the error that it stands for."""
+        """Send boto3's request. A status that is not 200 is raised as the error that it stands for.
+
+        It shows no key from the start, since botocore logs it on its way to `Runtime.called`.
+        """
         # Compressed, events would come in the compressor's blocks, and not one by one.
-        headers = Headers({"accept-encoding": "identity"})
+        headers = self.headers
+        headers["accept-encoding"] = "identity"
         for name, value in request.headers.items():
             headers[name.lower()] = value.decode("utf-8") if isinstance(value, bytes) else value
-        exchange = self.exchange = self._post(request.url, headers, request.body or b"")
-        if exchange.status != 200:
-            error = decode_refusal(exchange.status, exchange.headers, as_body(exchange.refusal()))
-            error.args = (headers.hidden_in(str(error.args[0])),)
-            raise advised(error, exchange.headers, time.time())
-        return exchange
+        with redact_errors(headers.hidden_in):
+            exchange = self.exchange = self._post(request.url, headers, request.body or b"")
+            if exchange.status != 200:
+                error = decode_refusal(exchange.status, exchange.headers, as_body(exchange.refusal()))
+                raise advised(error, exchange.headers, time.time())
+            return exchange
 
 
 def _send(request: Any, **_: Any) -> Any:

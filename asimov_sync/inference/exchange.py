@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Mapping, Optional, Tuple
 
 from asimov_sync.cancellation import Cancellation, Registration
-from asimov_sync.errors import InferenceError
+from asimov_sync.errors import AsimovError, InferenceError
 from asimov_sync.inference.dialling import dial
 from asimov_sync.workers import Alarm, alarms
 
@@ -87,7 +87,7 @@ class Exchange:
         timeout = self._transport.timeout
         idle = self._seconds(self._idle)
         connect = self._seconds(timeout.connect)
-        failure = None
+        failure: Optional[AsimovError] = None
         # Here and not where it is made: whoever sends it closes it, whatever happens from now on (Ctrl-C, say).
         self._registration = self._cancellation.on_cancel(self.abort)
         if self._end is not None:
@@ -119,6 +119,10 @@ class Exchange:
             if response is None:
                 connected = self._socket is not None
                 failure = self._transport.failure(error, self._cancellation, self._deadline, self._idle, connected)
+        except TypeError:  # what requests raises for the address of a proxy that has no host
+            failure = self._transport.proxy_failure(self._session.proxies)
+            if failure is None:
+                raise
         finally:
             _here.exchange = outer
         if failure is not None:

@@ -8,15 +8,16 @@ from contextlib import contextmanager
 from typing import Any, Callable, Dict, Iterator, Mapping, Optional, TypeVar
 
 from asimov_sync.cancellation import Cancellation
-from asimov_sync.errors import AuthenticationError, InferenceError, ProviderError
+from asimov_sync.errors import AuthenticationError, InferenceError, ProviderError, described
 from asimov_sync.foreign_json import parsed
 from asimov_sync.inference.contract import InferenceClient
 from asimov_sync.inference.exchange import Exchange
+from asimov_sync.inference.redaction import redact_errors
 from asimov_sync.inference.request import Request
 from asimov_sync.inference.retry import advised
 from asimov_sync.inference.transport import HttpTransport, Session
 from asimov_sync.inference.wires.fold import Fold, all_at_once, folded
-from asimov_sync.inference.wires.refusals import as_body
+from asimov_sync.inference.wires.refusals import MESSAGE_CHARACTERS, as_body
 from asimov_sync.inference.wires.sse import SSEParser
 from asimov_sync.messages import Event, Reply
 
@@ -121,29 +122,32 @@ class HttpInferenceClient(NetworkClient):
     def _post(
         self, url: str, body: Dict[str, Any], cancellation: Cancellation, deadline: Optional[float]
     ) -> Iterator[Exchange]:
-        """An exchange whose status is 200; anything else is raised as the error that it stands for."""
+        """An exchange whose status is 200; anything else is raised as the error that it stands for.
+
+        Errors that are raised while the exchange is used show no key.
+        """
         # A lone surrogate (of a file name, say) has no UTF-8; a question mark in its place is better than no request.
         data = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
-        with self._transport.post(url, self._headers, data, cancellation, deadline) as exchange:
-            if exchange.status != 200:
-                error = self._error(exchange.status, exchange.headers, as_body(exchange.refusal()))
-                error.args = (self._headers.hidden_in(str(error.args[0])),)
-                raise advised(error, exchange.headers, time.time())
-            yield exchange
+        with redact_errors(self._headers.hidden_in):
+            with self._transport.post(url, self._headers, data, cancellation, deadline) as exchange:
+                if exchange.status != 200:
+                    error = self._error(exchange.status, exchange.headers, as_body(exchange.refusal()))
+                    raise advised(error, exchange.headers, time.time())
+                yield exchange
 
     def _read(self, exchange: Exchange, decoded: Callable[[Any], T]) -> T:
         """The answer in one piece; ProviderError if it is not what `decoded` takes."""
         data = exchange.read()
         try:
             return decoded(parsed(data.decode("utf-8")))
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError) as wrong:
-            raise ProviderError(
-                "the response is not of {} ({}: {}); does api_url name its endpoint?".format(
-                    self.wire, type(wrong).__name__, wrong
-                ),
-                provider=self.provider,
-                status=exchange.status,
-            ) from None
+        except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError) as wrong:
+            unread = described(wrong)
+        # Outside of the except: the exception of a JSON parser holds the whole response.
+        raise ProviderError(
+            f"the response is not of {self.wire} ({unread}); does api_url name its endpoint?",
+            provider=self.provider,
+            status=exchange.status,
+        )
 
 
 KEY_HEADERS = ("authorization", "api-key", "x-api-key")
@@ -155,21 +159,37 @@ class Headers(Dict[str, str]):
     """Request headers whose repr shows no value, since one of them is the key."""
 
     def hidden_in(self, message: str) -> str:
-        """A provider's message without the keys in these headers: servers quote a key that they do not accept."""
+        """A provider's message without the keys in these headers: servers quote a key that they do not accept.
+
+        A key is also found with escapes, as in JSON, and where a message that was too long was cut in the middle of it.
+        """
         for name in KEY_HEADERS:
             key = self.get(name, "").rpartition(" ")[2]
             if len(key) >= KEY_CHARACTERS:
-                message = message.replace(key, "…")
+                message = _without_cut_key(message, key)
+                for written in {key, repr(key)[1:-1], json.dumps(key)[1:-1]}:
+                    message = message.replace(written, "…")
         return message
 
     def __repr__(self) -> str:
         return "<headers {}>".format(", ".join(self))
 
 
+def _without_cut_key(message: str, key: str) -> str:
+    """A message without the beginning of a key at the place where long messages are cut."""
+    head, rest = message[:MESSAGE_CHARACTERS], message[MESSAGE_CHARACTERS:]
+    if len(head) == MESSAGE_CHARACTERS:
+        for length in range(len(key) - 1, KEY_CHARACTERS - 1, -1):
+            if head.endswith(key[:length]) and not rest.startswith(key[length:]):
+                return head[:-length] + "…" + rest
+    return message
+
+
 def key_of(provider: str, given: Optional[str], variable: str) -> str:
     """The key that was given, or that of an environment variable; "" where there is none.
 
-    AuthenticationError, which does not show it, for one that no HTTP header may hold.
+    AuthenticationError, which does not show it, for one that no HTTP header may hold. The caller clears its own variables
+    then: a debugger, or a reporter of errors, shows those of every frame in the traceback.
     """
     key = (given if given is not None else os.environ.get(variable, "")).strip()
     if not (key.isascii() and key.isprintable()):

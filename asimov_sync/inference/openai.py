@@ -50,7 +50,11 @@ class OpenAIInferenceClient(HttpInferenceClient):
         session: Optional[Session] = None,
         **options: Any,
     ) -> None:
-        key = key_of(self.provider, api_key, "OPENAI_API_KEY")
+        try:
+            key = key_of(self.provider, api_key, "OPENAI_API_KEY")
+        except AuthenticationError:
+            api_key = None
+            raise
         if not key and _is_at(api_url, OPENAI):
             raise AuthenticationError(
                 "no API key: pass api_key=, or set the environment variable OPENAI_API_KEY", provider=self.provider
@@ -88,6 +92,9 @@ class OpenAIInferenceClient(HttpInferenceClient):
 
 
 def _is_at(url: str, host: str) -> bool:
-    """Whether an address is of this host, or of one below it, as eu.api.openai.com is."""
-    name = urlsplit(url).hostname or ""
+    """Whether an address is of this host, or of one below it, as eu.api.openai.com is. False if it is not an address."""
+    try:
+        name = urlsplit(url).hostname or ""
+    except ValueError:  # "http://[::1", say; the request then fails with an error about the address
+        return False
     return name == host or name.endswith("." + host)

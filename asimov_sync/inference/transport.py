@@ -10,12 +10,16 @@ Two things that requests does not do by itself:
 
 import http.client
 import http.cookiejar
+import logging
+import re
 import socket
 import ssl
 import threading
 import time
 import weakref
 from typing import Any, Dict, List, Mapping, Optional, Tuple
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import requests
 import requests.adapters
@@ -226,6 +230,18 @@ class HttpTransport:
         """The error of a body that is shorter than was announced."""
         return ConnectionFailed("the response ended {} bytes early".format(missing), provider=self._provider)
 
+    def proxy_failure(self, session_proxies: Mapping[str, str]) -> Optional[ConnectionFailed]:
+        """The error for a proxy whose address has no host, in the arguments, the session or the environment; None if
+        each has one."""
+        proxies = dict(getproxies(), **dict(session_proxies, **self.proxies))
+        proxies.pop("no", None)  # no_proxy, which is not an address
+        wrong = sorted(name for name, address in proxies.items() if _lacks_host(address))
+        if not wrong:
+            return None
+        # Not the address itself: it may hold a password.
+        message = f"the address of the proxy for {wrong[0]!r} has no host"
+        return ConnectionFailed(message, provider=self._provider, should_retry=False)
+
     def failure(
         self,
         error: BaseException,
@@ -268,6 +284,24 @@ class HttpTransport:
             root.__cause__ = root.__context__ = None
             failure.__cause__ = root.with_traceback(None)
         return failure
+
+
+def _lacks_host(address: str) -> bool:
+    try:
+        return not urlsplit(address if "//" in address else "//" + address).hostname
+    except ValueError:
+        return True
+
+
+def _without_query(record: logging.LogRecord) -> bool:
+    """Remove the query from the addresses in a log record of urllib3: some servers take the key there."""
+    if sending() is not None and isinstance(record.args, tuple):
+        record.args = tuple(_QUERY.sub("?…", one) if isinstance(one, str) else one for one in record.args)
+    return True
+
+
+_QUERY = re.compile(r"\?\S+")
+logging.getLogger("urllib3.connectionpool").addFilter(_without_query)
 
 
 def _have_told(session: requests.Session) -> None:

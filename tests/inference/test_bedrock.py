@@ -788,6 +788,7 @@ def test_counting_tokens(serve, api):
             "messages": [{"role": "user", "content": [{"text": "hello"}]}],
             "system": [{"text": "be brief"}],
         }
-    server.answer_with(Answer(b"{}"))
-    with pytest.raises(ProviderError, match="count"):
-        client._count(request, Cancellation(), None)
+    for odd in (b"{}", b'{"inputTokens": -5}', b'{"inputTokens": 1.9}', b'{"inputTokens": true}', b'{"inputTokens": 1e999}'):
+        server.answer_with(Answer(odd))
+        with pytest.raises(ProviderError, match="count"):
+            client._count(request, Cancellation(), None)

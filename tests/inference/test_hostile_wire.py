@@ -6,6 +6,7 @@ import ssl
 import threading
 
 import pytest
+import requests
 
 from asimov_sync import (
     AnthropicInferenceClient,
@@ -15,6 +16,7 @@ from asimov_sync import (
     ConnectionFailed,
     InferenceError,
     InvalidRequestError,
+    OpenAIInferenceClient,
     OverloadedError,
     ProviderError,
     StreamInterrupted,
@@ -306,3 +308,76 @@ def test_a_large_request_is_not_bounded_by_the_connect_timeout(serve):
     assert slow.generate("x" * 12000000).text == "half"
     reading.result()
     listener.close()
+
+
+INFINITE = b'{"type":"content_block_start","index":1e999,"content_block":{"type":"text"}}'
+
+
+@pytest.mark.parametrize(
+    "odd", [INFINITE, {"type": "content_block_start", "index": 1, "content_block": {"type": "text", "text": 5}}]
+)
+def test_a_value_of_a_wrong_type_interrupts_the_stream(odd):
+    """An index beyond all numbers, or a text that is a number, is a StreamInterrupted that says so, with what had arrived."""
+    with ByteServer(said(sse(START, BLOCK, TEXT, odd, STOP, END))) as server:
+        with pytest.raises(StreamInterrupted, match="must be a (whole number|string)") as caught:
+            list(client(server).stream("hello"))
+    assert caught.value.text == "half"
+
+
+def test_an_answer_whose_text_is_a_number():
+    """A ProviderError that says so, and not whatever the number does to the code that reads the reply."""
+    body = {"type": "message", "content": [{"type": "text", "text": 5}], "stop_reason": "end_turn"}
+    with ByteServer(said(json.dumps(body).encode(), headers=JSON)) as server:
+        with pytest.raises(ProviderError, match="the text of a block must be a string, not int"):
+            client(server).generate("hello")
+
+
+NO_COUNTS = [b"null", b"1e999", b"NaN", b"-5", b"1.9", b"true", b'"5"', b"[1]"]
+
+
+@pytest.mark.parametrize("odd", NO_COUNTS, ids=bytes.decode)
+def test_a_count_of_tokens_that_is_no_count(odd):
+    """A number of tokens is a whole number from 0 on; anything else is a ProviderError that says so."""
+    with ByteServer(said(b'{"input_tokens": %s}' % odd, headers=JSON)) as server:
+        with pytest.raises(ProviderError, match="input_tokens must be a whole number"):
+            client(server).count_tokens("hello")
+
+
+def test_an_empty_count_is_a_count():
+    """A prompt may have no tokens."""
+    with ByteServer(said(b'{"input_tokens": 0}', headers=JSON)) as server:
+        assert client(server).count_tokens("hello") == 0
+
+
+@pytest.mark.parametrize("api_key", ["k", None])
+def test_an_address_that_cannot_be_parsed(api_key):
+    """A ConnectionFailed that tells one to look at the address, at the request, with a key or without."""
+    for make in (AnthropicInferenceClient, OpenAIInferenceClient):
+        if api_key is None and make is AnthropicInferenceClient:
+            continue
+        with pytest.raises(ConnectionFailed, match="look at the address"):
+            make("m", api_key=api_key, api_url="http://[::1", max_retries=0).generate("hello")
+
+
+@pytest.mark.parametrize("place", ["argument", "environment"])
+def test_a_proxy_without_a_host(place, monkeypatch):
+    """A ConnectionFailed that names the proxy without its password, and is not tried again."""
+    proxies = {"http": "http://u:password@"}
+    if place == "environment":
+        monkeypatch.setenv("http_proxy", proxies["http"])
+        proxies = None
+    asking = OpenAIInferenceClient("m", api_key="k", api_url="http://192.0.2.1/chat/completions", proxies=proxies)
+    with pytest.raises(ConnectionFailed, match="the proxy for 'http' has no host") as caught:
+        asking.generate("hello")
+    assert caught.value.attempts == 1
+    assert caught.value.__context__ is None
+    assert "password" not in str(caught.value)
+
+
+def test_a_mistake_in_a_hook_of_the_session_is_not_hidden():
+    """A TypeError of the application's own code is raised as it is."""
+    session = requests.Session()
+    session.hooks["response"].append(lambda response: None)  # takes too few arguments
+    with ByteServer(said(sse(START, BLOCK, TEXT, STOP, END))) as server:
+        with pytest.raises(TypeError):
+            client(server, session=session).generate("hello")

@@ -79,8 +79,8 @@ def test_what_may_not_be_marked():
     """Empty text is passed over, and thinking is never marked; nothing to mark is no error."""
     said = [
         ChatMessage(role="user", content=[{"type": "text", "text": "x"}, {"type": "text", "text": ""}]),
-        ChatMessage(role="assistant", content=[{"type": "thinking", "thinking": "hm", "signature": "s"}]),
         ChatMessage(role="user", content=""),
+        ChatMessage(role="assistant", content=[{"type": "thinking", "thinking": "hm", "signature": "s"}]),
     ]
     system = [{"type": "text", "text": "be brief"}, {"type": "text", "text": ""}]
     body = encode_request(with_cache_markers(Request("m", said, system, [], {})))
@@ -182,6 +182,12 @@ def test_never_more_than_four(request):
     thinking or empty text but the caller's own; and nothing of the caller's is changed.
     """
     before = copy.deepcopy(request)
+    said = [message for message in request.messages if message.role.value != "system"]
+    left = [one for one in said if any(block["type"] != "text" or block["text"] for block in one.blocks)]
+    if said and (not left or (left[-1].role.value == "assistant" and said[-1].role.value != "assistant")):
+        with pytest.raises(ValueError, match="no message to answer"):
+            encode_request(with_cache_markers(request))
+        return
     body = encode_request(with_cache_markers(request))
     assert request == before
     found = [(block, control.get("ttl", "5m")) for block, control in marked(body) if control is not None]

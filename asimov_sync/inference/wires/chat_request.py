@@ -145,7 +145,7 @@ def _part(block: Block) -> List[Part]:
     address = _address(source) if isinstance(source, dict) else None
     if kind == "text":
         return [_text(block.get("text") or "")]
-    if kind in PARTS:
+    if isinstance(kind, str) and kind in PARTS:
         return [block]
     if kind == "image" and address:
         return [{"type": "image_url", "image_url": {"url": address}}]

@@ -10,10 +10,10 @@ import base64
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from asimov_sync.inference.request import Request
-from asimov_sync.inference.wires.converse_blocks import Outgoing, blob, cache_points, from_converse
-from asimov_sync.inference.wires.fold import BlockFold, tool_calls
+from asimov_sync.inference.wires.converse_blocks import Outgoing, blob, cache_points, from_converse, without_nulls
+from asimov_sync.inference.wires.fold import BlockFold, StreamedBlock, tool_calls
 from asimov_sync.inference.wires.messages import encode_request as encode_messages
-from asimov_sync.inference.wires.untrusted import count, json_object
+from asimov_sync.inference.wires.untrusted import block_index, count, json_object
 from asimov_sync.messages import (
     Block,
     ChatMessage,
@@ -23,8 +23,6 @@ from asimov_sync.messages import (
     ReplyDone,
     TextDelta,
     ThinkingDelta,
-    ToolCall,
-    ToolCallReady,
     Usage,
 )
 
@@ -47,7 +45,7 @@ def encode_request(request: Request, betas: Sequence[str] = ()) -> Dict[str, Any
     """
     options = dict(request.options)
     extra = options.pop("extra", None) or {}
-    body = encode_messages(request._replace(options=options))
+    body = encode_messages(request._replace(options=options), keep_cited=True)
     del body["model"]
     outgoing = Outgoing()
     sent: Dict[str, Any] = {"messages": _messages(outgoing, body.pop("messages"))}
@@ -190,10 +188,9 @@ class ConverseFold(BlockFold):
     """
 
     def __init__(self, model: str, request_id: Optional[str]) -> None:
+        super().__init__()
         self._model = model
         self._request_id = request_id
-        self._blocks: Dict[int, Dict[str, Any]] = {}  # Converse's blocks, in the making
-        self._pieces: Dict[Tuple[int, str], List[Any]] = {}  # (index, what): deltas that are joined when they are asked for
         self._stopped: Optional[str] = None
         self._figures: Any = None
         self._told = False  # whether metadata came
@@ -202,14 +199,16 @@ class ConverseFold(BlockFold):
         """The typed events that a wire event amounts to; one that is new amounts to none."""
         ((kind, event),) = data.items()
         if kind == "contentBlockDelta":
-            return self._delta(int(event["contentBlockIndex"]), event["delta"])
+            return self._delta(block_index(event["contentBlockIndex"]), event["delta"])
         if kind == "contentBlockStart":
-            ((kind, told),) = event["start"].items()
+            ((kind, told),) = without_nulls(event["start"]).items()
             if kind == "toolUse" and not (isinstance(told["toolUseId"], str) and isinstance(told["name"], str)):
                 raise ValueError("a tool call without an id or a name")
-            self._blocks[int(event["contentBlockIndex"])] = {kind: dict(told)}
+            self._start_block(block_index(event["contentBlockIndex"]), {kind: dict(told)})
         elif kind == "contentBlockStop":
-            return self._stop(int(event["contentBlockIndex"]))
+            index = block_index(event["contentBlockIndex"])
+            # A block without a start and without a delta is empty text.
+            return self._stop_block(self._at.get(index) or self._start_block(index, {"text": {}}))
         elif kind == "messageStop":
             self._stopped = event["stopReason"]
             if not isinstance(self._stopped, str):
@@ -228,14 +227,12 @@ class ConverseFold(BlockFold):
         return (ReplyDone(self.partial()),)
 
     def _delta(self, index: int, delta: Mapping[str, Any]) -> Sequence[Event]:
-        ((kind, told),) = delta.items()
+        ((kind, told),) = delta.items() if len(delta) == 1 else without_nulls(delta).items()
         if kind == "text":
             self._add(index, "text", "text", told)
             return (TextDelta(told),)
         if kind == "reasoningContent":
-            ((part, piece),) = told.items()
-            if ((index, "redactedContent") in self._pieces) != (part == "redactedContent") and index in self._blocks:
-                raise ValueError("a reasoning that is redacted, and is not")
+            ((part, piece),) = without_nulls(told).items()
             self._add(index, "reasoningContent", part, piece)
             return (ThinkingDelta(piece),) if part == "text" else ()
         if kind == "toolUse":
@@ -253,23 +250,24 @@ class ConverseFold(BlockFold):
 
     def _add(self, index: int, kind: str, part: str, piece: Any) -> None:
         """Add a piece to a block. Blocks of text and reasoning begin with their first piece, the others were announced."""
-        block = self._blocks.get(index)
-        if block is None and kind in ("text", "reasoningContent"):
-            block = self._blocks[index] = {kind: {}}
-        if block is None or kind not in block or not isinstance(piece, _PIECES[part]):
+        if not isinstance(piece, _PIECES[part]):
             raise ValueError("a delta that is none of its block")
-        self._pieces.setdefault((index, part), []).append(blob(piece) if part in ("redactedContent", "bytes") else piece)
+        if part in ("redactedContent", "bytes"):
+            piece = blob(piece)
+        block = self._at.get(index)
+        if block is None and kind in ("text", "reasoningContent"):
+            block = self._start_block(index, {kind: {}})
+        if block is None or kind not in block.start:
+            raise ValueError("a delta that is none of its block")
+        if kind == "reasoningContent" and block.pieces:
+            if ("redactedContent" in block.pieces) != (part == "redactedContent"):
+                raise ValueError("a reasoning that is redacted, and is not")
+        block.pieces.setdefault(part, []).append(piece)
 
-    def _stop(self, index: int) -> Sequence[Event]:
-        if index not in self._blocks:
-            self._blocks[index] = {"text": {}}  # a block without a delta is empty text
-        block, malformed = self._folded(index)
-        return (ToolCallReady(ToolCall.from_block(block, malformed)),) if block.get("type") == "tool_use" else ()
-
-    def _folded(self, index: int) -> Tuple[Block, Optional[str]]:
+    def _folded(self, block: StreamedBlock) -> Tuple[Block, Optional[str]]:
         """A block with all its deltas, and its input as text if that is not a JSON object."""
-        ((kind, start),) = self._blocks[index].items()
-        pieces = {part: self._pieces[index, part] for part in _PIECES if (index, part) in self._pieces}
+        ((kind, start),) = block.start.items()
+        pieces = block.pieces
         if kind == "text":
             told = "".join(pieces.get("text", ()))
             if "citations" not in pieces:

@@ -15,7 +15,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Set
 from asimov_sync.inference.wires.untrusted import text
 from asimov_sync.messages import Block
 
-__all__ = ["Outgoing", "blob", "cache_points", "from_converse"]
+__all__ = ["Outgoing", "blob", "cache_points", "from_converse", "without_nulls"]
 
 _DOCUMENTS = ("input", "json")
 """Keys under which anybody's JSON lies, in which "bytes" is just a word."""
@@ -43,12 +43,18 @@ _FORMATS = {
 
 def from_converse(block: Mapping[str, Any]) -> Block:
     """One block of a reply. KeyError, TypeError or ValueError for what is not of the wire."""
+    block = without_nulls(block)
     (kind, told), *more = block.items()
     if not more and kind in _FROM:
         made = _FROM[kind](told)
         if made is not None:
             return made
     return dict(block)
+
+
+def without_nulls(union: Mapping[str, Any]) -> Dict[str, Any]:
+    """A copy without the members that are null, as boto3 reads it: some gateways write all members of a union."""
+    return {name: value for name, value in union.items() if value is not None}
 
 
 def _from_text(told: Any) -> Block:
@@ -65,6 +71,7 @@ def _from_tool_use(told: Any) -> Optional[Block]:
 
 
 def _from_reasoning(told: Any) -> Optional[Block]:
+    told = without_nulls(told)
     if set(told) == {"redactedContent"}:
         data = blob(told["redactedContent"])
         if any(byte > 127 for byte in data):
@@ -91,9 +98,13 @@ def _from_citations(told: Any) -> Block:
 
 
 def _from_image(told: Any) -> Optional[Block]:
-    if set(told) != {"format", "source"} or set(told["source"]) != {"bytes"} or not isinstance(told["format"], str):
+    told = without_nulls(told)
+    if set(told) != {"format", "source"} or not isinstance(told["format"], str):
         return None
-    source = {"type": "base64", "media_type": "image/" + told["format"], "data": told["source"]["bytes"]}
+    place = without_nulls(told["source"])
+    if set(place) != {"bytes"}:
+        return None
+    source = {"type": "base64", "media_type": "image/" + told["format"], "data": place["bytes"]}
     return {"type": "image", "source": source}
 
 

@@ -10,7 +10,7 @@ from asimov_sync.errors import Cancelled, ConnectionFailed, InferenceError, Prov
 from asimov_sync.foreign_json import parsed
 from asimov_sync.messages import Block, Event, Reply, ReplyDone, TextDelta, ToolCall, ToolCallReady
 
-__all__ = ["BlockFold", "Fold", "Garbled", "all_at_once", "folded", "tool_calls"]
+__all__ = ["BlockFold", "Fold", "Garbled", "StreamedBlock", "all_at_once", "folded", "tool_calls"]
 
 
 class Fold(abc.ABC):
@@ -25,7 +25,7 @@ class Fold(abc.ABC):
     def feed(self, data: Any) -> Sequence[Event]:
         """The typed events that a wire event amounts to, often none. The provider's own error event is raised as its error.
 
-        KeyError, TypeError, ValueError or AttributeError for an event that is not of the wire.
+        KeyError, TypeError, ValueError, ArithmeticError or AttributeError for an event that is not of the wire.
         """
 
     def feed_text(self, data: str) -> Sequence[Event]:
@@ -45,18 +45,64 @@ class Fold(abc.ABC):
         """The reply of what was fed so far; without a stop_reason until it is done."""
 
 
-class BlockFold(Fold):
-    """A fold of a wire whose streams bring numbered blocks: `_blocks` as far as they were announced, by their index."""
+class StreamedBlock:
+    """One block of a stream: what its start announced, and the pieces of its deltas, by field.
 
-    _blocks: Dict[int, Block]
+    stopped: whether its stop event was received, so that another block may start at its index.
+    """
+
+    __slots__ = ("index", "pieces", "start", "stopped")
+
+    def __init__(self, index: int, start: Block) -> None:
+        self.index = index
+        self.start = start
+        self.pieces: Dict[str, List[Any]] = {}
+        self.stopped = False
+
+
+class BlockFold(Fold):
+    """A fold of a wire whose streams bring numbered blocks.
+
+    A server that numbers its blocks wrongly may use an index again. After the first block's stop, that starts
+    another block, and both are kept. While the first block is open, it is an error: its deltas could not be told
+    from those of the second.
+    """
+
+    def __init__(self) -> None:
+        self._all: List[StreamedBlock] = []  # in the order of their starts
+        self._at: Dict[int, StreamedBlock] = {}  # by index, the block that started last
+        self._indexes_are_unique = True
+
+    def _start_block(self, index: int, start: Block) -> StreamedBlock:
+        """Add a block. ValueError if another one is open at its index."""
+        before = self._at.get(index)
+        if before is not None:
+            if not before.stopped:
+                raise ValueError(f"a block starts at index {index} while another one is open there")
+            self._indexes_are_unique = False
+        block = self._at[index] = StreamedBlock(index, start)
+        self._all.append(block)
+        return block
 
     @abc.abstractmethod
-    def _folded(self, index: int) -> Tuple[Block, Optional[str]]:
+    def _folded(self, block: StreamedBlock) -> Tuple[Block, Optional[str]]:
         """A block with all its deltas, and its input as text if that is not a JSON object."""
 
+    def _stop_block(self, block: StreamedBlock) -> Sequence[Event]:
+        """Mark a block as stopped; returns ToolCallReady if it is a tool call. A second stop changes nothing."""
+        if block.stopped:
+            return ()
+        block.stopped = True
+        whole, malformed = self._folded(block)
+        return (ToolCallReady(ToolCall.from_block(whole, malformed)),) if whole.get("type") == "tool_use" else ()
+
     def _so_far(self) -> Tuple[List[Block], Dict[int, str]]:
-        """The blocks in their order, and the inputs that are no JSON objects, by their places."""
-        folded = [self._folded(index) for index in sorted(self._blocks)]
+        """The blocks in the order of their indexes, and the inputs that are no JSON objects, by their places.
+
+        If an index was used twice, the order is that of the starts.
+        """
+        blocks = sorted(self._all, key=lambda block: block.index) if self._indexes_are_unique else self._all
+        folded = [self._folded(block) for block in blocks]
         malformed = {place: wrong for place, (_block, wrong) in enumerate(folded) if wrong is not None}
         return [block for block, _wrong in folded], malformed
 
@@ -125,7 +171,7 @@ def _fed(feed: Callable[[Any], Sequence[Event]], data: Any, provider: str) -> Se
         return feed(data)
     except InferenceError:
         raise  # the provider's own error event
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError) as wrong:
+    except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError) as wrong:
         garbled = Garbled("an event that cannot be read: {}".format(described(wrong)), provider=provider)
     raise garbled
 

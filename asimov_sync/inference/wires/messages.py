@@ -18,9 +18,10 @@ from asimov_sync.errors import (
     RateLimitError,
 )
 from asimov_sync.inference.request import Request
-from asimov_sync.inference.wires.fold import BlockFold, tool_calls
+from asimov_sync.inference.wires.blank_text import can_be_marked, without_blank_text
+from asimov_sync.inference.wires.fold import BlockFold, StreamedBlock, tool_calls
 from asimov_sync.inference.wires.refusals import Kinds, refusal
-from asimov_sync.inference.wires.untrusted import count, json_object, text
+from asimov_sync.inference.wires.untrusted import block_index, count, json_object, text
 from asimov_sync.messages import (
     Block,
     ChatMessage,
@@ -30,8 +31,6 @@ from asimov_sync.messages import (
     ReplyDone,
     TextDelta,
     ThinkingDelta,
-    ToolCall,
-    ToolCallReady,
     Usage,
 )
 
@@ -48,8 +47,15 @@ CACHE_MARKERS = 4
 # Request to wire
 
 
-def encode_request(request: Request) -> Dict[str, Any]:
-    """The JSON body of a request, without "stream". TypeError for an option that the wire does not have."""
+def encode_request(request: Request, keep_cited: bool = False) -> Dict[str, Any]:
+    """The JSON body of a request, without "stream". TypeError for an option that the wire does not have.
+
+    Blank text is left out, and so is a message without any other content (see `blank_text`); the messages before and
+    after it become one if they have the same role. ValueError if no message is left, or if the user's last message is
+    left out and the reply before it would be continued.
+
+    keep_cited: send blank text if it has citations, as Converse does.
+    """
     unknown = sorted(set(request.options) - OPTIONS - {"extra"})
     if unknown:
         raise TypeError(
@@ -60,20 +66,19 @@ def encode_request(request: Request) -> Dict[str, Any]:
     if not request.messages:
         raise ValueError("there is no message to answer: messages is empty")
     body: Dict[str, Any] = {"model": request.model}
-    system: List[Block] = []
-    if request.system:
-        system.extend(ChatMessage(role=ChatRole.SYSTEM, content=request.system).blocks)
-    marked = _marked(request.messages, sum("cache_control" in one for one in system + request.tools))
-    messages = []
-    for place, message in enumerate(request.messages):
-        blocks = _marked_blocks(message) if place in marked else message.blocks
-        if message.role is ChatRole.SYSTEM:
-            system.extend(blocks)
-            continue
-        role = "assistant" if message.role is ChatRole.ASSISTANT else "user"
-        plain = isinstance(message.content, str) and place not in marked
-        messages.append({"role": role, "content": message.content if plain else blocks})
-    body["messages"] = messages
+    prompt = [ChatMessage(role=ChatRole.SYSTEM, content=request.system)] if request.system else []
+    instructions = prompt + [message for message in request.messages if message.role is ChatRole.SYSTEM]
+    said = [message for message in request.messages if message.role is not ChatRole.SYSTEM]
+    kept_instructions = [one for one in without_blank_text(instructions, keep_cited) if one is not None]
+    kept = without_blank_text(said, keep_cited)
+    left = [message for message in kept if message is not None]
+    if said and not left:
+        raise ValueError("there is no message to answer: all of them are blank")
+    if said and left[-1].role is ChatRole.ASSISTANT and said[-1].role is not ChatRole.ASSISTANT:
+        raise ValueError("there is no message to answer: the last one is blank")
+    marked = iter(_marked(kept_instructions + left, sum("cache_control" in one for one in request.tools)))
+    system = [block for _ in kept_instructions for block in next(marked).blocks]
+    body["messages"] = _conversation([None if message is None else next(marked) for message in kept])
     if system:
         body["system"] = system[0]["text"] if len(system) == 1 and set(system[0]) == {"type", "text"} else system
     if request.tools:
@@ -87,19 +92,46 @@ def encode_request(request: Request) -> Dict[str, Any]:
     return body
 
 
-def _marked(messages: List[ChatMessage], others: int) -> Set[int]:
-    """Where cache markers are sent: at the last messages that ask, for each covers all before it; four with the others."""
+def _conversation(messages: List[Optional[ChatMessage]]) -> List[Dict[str, Any]]:
+    """The messages as they are sent. Those that are neighbours because a message (None) was left out are joined.
+
+    The Messages API would join them itself; Amazon's description of InvokeModel promises only alternating roles.
+    """
+    sent: List[Dict[str, Any]] = []
+    after_gap = False
+    for message in messages:
+        if message is None:
+            after_gap = True
+            continue
+        role = "assistant" if message.role is ChatRole.ASSISTANT else "user"
+        if after_gap and sent and sent[-1]["role"] == role:
+            before = sent[-1]["content"]
+            blocks = [{"type": "text", "text": before}] if isinstance(before, str) else before
+            sent[-1]["content"] = blocks + message.blocks
+        else:
+            sent.append({"role": role, "content": message.content})
+        after_gap = False
+    return sent
+
+
+def _marked(messages: List[ChatMessage], others: int) -> List[ChatMessage]:
+    """The messages, with their cache markers in their blocks: at the last messages that ask, for each covers all before
+    it; four with the others.
+    """
     others += sum("cache_control" in block for message in messages for block in message.blocks)
-    marked = [place for place, message in enumerate(messages) if message.cache_marker and message.blocks]
-    return set(marked[max(0, len(marked) - max(0, CACHE_MARKERS - others)) :])
+    asking = [place for place, message in enumerate(messages) if message.cache_marker and message.blocks]
+    marked = asking[max(0, len(asking) - max(0, CACHE_MARKERS - others)) :]
+    return [
+        message.model_copy(update={"content": _marked_blocks(message)}) if place in marked else message
+        for place, message in enumerate(messages)
+    ]
 
 
 def _marked_blocks(message: ChatMessage) -> List[Block]:
-    """The blocks, with cache_control on the last one that may carry it: not on thinking, not on empty text."""
+    """The blocks, with cache_control on the last one that can have it."""
     blocks = list(message.blocks)
     for place in reversed(range(len(blocks))):
-        kind = blocks[place].get("type")
-        if kind in ("thinking", "redacted_thinking") or (kind == "text" and not blocks[place].get("text")):
+        if not can_be_marked(blocks[place]):
             continue
         control = {"type": "ephemeral"}
         if isinstance(message.cache_marker, str):
@@ -118,7 +150,28 @@ def decode_reply(body: Mapping[str, Any]) -> Reply:
         raise ValueError("a message with a list of content was promised")
     if not isinstance(body["stop_reason"], str):
         raise ValueError("the message has no stop_reason")
-    return _reply(body, [dict(block) for block in body["content"]], {})
+    return _reply(body, [_checked(block) for block in body["content"]], {})
+
+
+_FIELDS: Dict[Any, Tuple[str, ...]] = {
+    "text": ("text", "citations"),
+    "thinking": ("thinking",),
+    "redacted_thinking": (),
+    "tool_use": ("input",),
+    "server_tool_use": ("input",),
+    "mcp_tool_use": ("input",),
+}
+"""The fields that deltas may add to, by the type of the block. A type that is not listed is new, and takes any delta."""
+
+
+def _checked(block: Any) -> Block:
+    """A copy of a block that was received. ValueError if its type, or the text that it consists of, is not a string."""
+    block = dict(block)
+    kind = block.get("type")
+    for field in ("type", kind) if kind in ("text", "thinking") else ("type",):
+        if not isinstance(block.get(field), (str, type(None))):
+            raise ValueError(f"the {field} of a block must be a string, not {type(block[field]).__name__}")
+    return block  # type: ignore[no-any-return]
 
 
 def _reply(message: Mapping[str, Any], blocks: List[Block], malformed: Mapping[int, str]) -> Reply:
@@ -150,10 +203,11 @@ class MessagesFold(BlockFold):
     """Folds the events of a Messages stream. What the wire says twice (usage) is overwritten, never added."""
 
     def __init__(self, provider: str) -> None:
+        super().__init__()
         self._provider = provider
         self._message: Dict[str, Any] = {}
-        self._blocks: Dict[int, Block] = {}
-        self._pieces: Dict[Tuple[int, str], List[str]] = {}  # (index, field): its deltas, joined when they are asked for
+        self._message_started = False
+        self._announced: Set[int] = set()  # the indexes of blocks that message_start brought
 
     def feed(self, data: Mapping[str, Any]) -> Sequence[Event]:
         """The typed event that a wire event amounts to, if it amounts to one. An `error` event is raised as its error."""
@@ -161,13 +215,11 @@ class MessagesFold(BlockFold):
         if kind == "content_block_delta":
             return self._delta(data["index"], data["delta"])
         if kind == "content_block_start":
-            self._blocks[int(data["index"])] = dict(data["content_block"])
+            self._start(block_index(data["index"]), _checked(data["content_block"]))
         elif kind == "content_block_stop":
-            return self._stop(data["index"])
+            return self._stop_block(self._at[data["index"]])
         elif kind == "message_start":
-            self._message = dict(data["message"])
-            for index, block in enumerate(self._message.get("content") or []):
-                self._blocks[index] = dict(block)
+            self._start_message(dict(data["message"]))
         elif kind == "message_delta":
             self._message.update(data.get("delta") or {})
             told = data.get("usage")
@@ -183,6 +235,30 @@ class MessagesFold(BlockFold):
             raise decode_error(self._provider, None, {}, data)
         return ()  # pings, and what is new
 
+    def _start_message(self, message: Dict[str, Any]) -> None:
+        """Begin the reply. ValueError if another message has started in this stream.
+
+        A start that repeats the id of the message is a duplicate, which proxies send, and changes nothing.
+        """
+        if self._message_started:
+            if not text(message.get("id")) or message["id"] != self._message.get("id"):
+                raise ValueError("a second message starts in the same stream")
+            return
+        self._message_started = True
+        self._message = message
+        for index, block in enumerate(message.get("content") or []):
+            self._start_block(index, _checked(block)).stopped = True
+            self._announced.add(index)
+
+    def _start(self, index: int, block: Block) -> None:
+        if index in self._announced:  # by message_start already: this is the same block again
+            self._announced.remove(index)
+            if not self._at[index].pieces:
+                self._at[index].start = block
+                self._at[index].stopped = False
+                return
+        self._start_block(index, block)
+
     def _delta(self, index: int, delta: Mapping[str, Any]) -> Sequence[Event]:
         kind = delta["type"]
         if kind == "text_delta":
@@ -195,11 +271,21 @@ class MessagesFold(BlockFold):
             self._add(index, "thinking", delta["thinking"])
             return (ThinkingDelta(delta["thinking"]),)
         elif kind == "citations_delta":
-            block = self._blocks[index]
+            self._require_field(self._at[index], "citations")
+            block = self._at[index].start
             block["citations"] = list(block.get("citations") or []) + [delta["citation"]]
         else:
-            self._merge(self._blocks[index], delta)
+            block = dict(self._at[index].start)
+            self._merge(block, delta)
+            self._at[index].start = _checked(block)
         return ()
+
+    @staticmethod
+    def _require_field(block: StreamedBlock, field: str) -> None:
+        """ValueError if a block of this type has no such field: the delta was meant for another block."""
+        kind = block.start.get("type")
+        if field not in _FIELDS.get(kind, (field,)):
+            raise ValueError(f"a delta of {field} for a block of type {kind}")
 
     @staticmethod
     def _merge(block: Block, delta: Mapping[str, Any]) -> None:
@@ -214,33 +300,26 @@ class MessagesFold(BlockFold):
             block[field] = value
 
     def _add(self, index: int, field: str, piece: str) -> None:
-        if index not in self._blocks or not isinstance(piece, str):
+        block = self._at.get(index)
+        if block is None or not isinstance(piece, str):
             raise ValueError("a delta that is no text, or of no block")
         try:
-            self._pieces[index, field].append(piece)
+            block.pieces[field].append(piece)
         except KeyError:
-            self._pieces[index, field] = [piece]
+            self._require_field(block, field)
+            block.pieces[field] = [piece]
 
-    def _stop(self, index: int) -> Sequence[Event]:
-        if self._blocks[index].get("type") != "tool_use":
-            return ()
-        block, malformed = self._folded(index)
-        return (ToolCallReady(ToolCall.from_block(block, malformed)),)
-
-    def _folded(self, index: int) -> Tuple[Block, Optional[str]]:
+    def _folded(self, block: StreamedBlock) -> Tuple[Block, Optional[str]]:
         """A block with all its deltas, and its input as text if that is not a JSON object."""
-        block = dict(self._blocks[index])
+        whole = dict(block.start)
         malformed = None
-        for field in ("text", "thinking", "input"):
-            pieces = self._pieces.get((index, field))
-            if pieces is None:
-                continue
+        for field, pieces in block.pieces.items():
             told = "".join(pieces)
             if field != "input":
-                block[field] = (text(block.get(field)) or "") + told
+                whole[field] = (text(whole.get(field)) or "") + told
             elif told:
-                block["input"], malformed = json_object(told)
-        return block, malformed
+                whole["input"], malformed = json_object(told)
+        return whole, malformed
 
     def partial(self) -> Reply:
         """The reply of what was fed so far; without a stop_reason until it is done."""

@@ -4,7 +4,7 @@ from typing import Any, Dict, Mapping, Optional, Tuple
 
 from asimov_sync.foreign_json import parsed
 
-__all__ = ["count", "json_object", "text"]
+__all__ = ["block_index", "count", "json_object", "text", "whole_number"]
 
 
 def text(value: Any) -> Optional[str]:
@@ -20,7 +20,25 @@ def count(figures: Any, *path: str) -> int:
     """The figure at a path of keys, or 0 where there is none: usage is told beside a reply, and must not be what spoils it."""
     for name in path:
         figures = figures.get(name) if isinstance(figures, Mapping) else None
-    return figures if isinstance(figures, int) and not isinstance(figures, bool) and 0 < figures <= MOST else 0
+    return whole_number(figures) or 0
+
+
+def whole_number(value: Any) -> Optional[int]:
+    """The value if it is an int from 0 to `MOST`, or None. Bools and floats (1.9, infinity) are not counts."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST:
+        return value
+    return None
+
+
+def block_index(value: Any) -> int:
+    """The index of a streamed block, as an int. ValueError for anything else that JSON can hold, infinity included."""
+    if type(value) is int:
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str):
+        return int(value)
+    raise ValueError(f"the index of a block must be a whole number, not {value!r}")
 
 
 def json_object(told: str) -> Tuple[Dict[str, Any], Optional[str]]:

@@ -588,3 +588,97 @@ def test_answers_that_are_none(whole):
     """What is no answer is one of the errors that a client makes a ProviderError of."""
     with pytest.raises((AttributeError, KeyError, TypeError, ValueError)):
         decode_reply(whole, "m", None)
+
+
+# Indexes that are used again, and nulls
+
+
+def tool(index, own_id, name, *deltas):
+    yield {"contentBlockStart": {"contentBlockIndex": index, "start": {"toolUse": {"toolUseId": own_id, "name": name}}}}
+    for one in deltas:
+        yield {"contentBlockDelta": {"contentBlockIndex": index, "delta": {"toolUse": {"input": one}}}}
+    yield {"contentBlockStop": {"contentBlockIndex": index}}
+
+
+def words(index, told):
+    yield {"contentBlockDelta": {"contentBlockIndex": index, "delta": {"text": told}}}
+    yield {"contentBlockStop": {"contentBlockIndex": index}}
+
+
+END = [{"messageStop": {"stopReason": "tool_use"}}, {"metadata": {"usage": {}}}]
+
+
+def feed(*events):
+    fold = ConverseFold("m", None)
+    return [event for data in list(events) + END for event in fold.feed(data)]
+
+
+def test_each_call_keeps_its_own_arguments_where_an_index_is_used_again():
+    """A block that starts at the index of one that has stopped is another block, and both are kept, in their order."""
+    events = feed(*tool(0, "a", "f", '{"a": 1}'), *tool(0, "b", "g"))
+    wanted = [ToolCall(id="a", name="f", arguments={"a": 1}), ToolCall(id="b", name="g")]
+    assert [event.call for event in events if isinstance(event, ToolCallReady)] == wanted
+    assert events[-1].reply.tool_calls == wanted
+
+
+def test_text_is_kept_where_a_call_starts_at_its_index():
+    """The text that was handed on is in the reply, before the call."""
+    reply = feed(*words(0, "hi"), *tool(0, "a", "f"))[-1].reply
+    assert (reply.text, [call.name for call in reply.tool_calls]) == ("hi", ["f"])
+
+
+def test_a_block_that_starts_at_an_open_index_is_refused():
+    """The text before it is in the partial reply."""
+    fold = ConverseFold("m", None)
+    wire = [next(words(0, "hi"))] + list(tool(0, "a", "f"))
+    with pytest.raises(StreamInterrupted, match="index 0 while another one is open") as caught:
+        list(folded(fold, wire, fold.feed, "bedrock", None, lambda: True))
+    assert caught.value.text == "hi"
+
+
+@pytest.mark.parametrize("index", [float("inf"), 1.9, None, [0]], ids=str)
+def test_an_index_that_is_no_whole_number_is_refused(index):
+    """ValueError, which is the wire's."""
+    for events in (words(index, "hi"), tool(index, "a", "f"), list(words(index, "hi"))[1:]):
+        with pytest.raises(ValueError, match="whole number"):
+            feed(*events)
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"text": "hi"},
+        {"toolUse": {"toolUseId": "a", "name": "f", "input": {"a": None}}},
+        {"reasoningContent": {"reasoningText": {"text": "hm", "signature": "s"}}},
+        {"citationsContent": {"content": [{"text": "a"}], "citations": [{"title": "a"}]}},
+        {"image": {"format": "png", "source": {"bytes": DATA}}},
+        {"newThing": {"a": 1}},
+    ],
+    ids=lambda one: next(iter(one)),
+)
+def test_nulls_beside_the_member_of_a_block_change_nothing(block):
+    """Gateways in typed languages write every member of a union; those that are null are not there, as for boto3."""
+
+    def decoded(one):
+        body = {"output": {"message": {"role": "assistant", "content": [one]}}, "stopReason": "tool_use"}
+        return decode_reply(body, "m", None)
+
+    nulls = dict.fromkeys(["text", "toolUse", "reasoningContent", "document"])
+    kind = next(iter(block))
+    inner = block[kind]
+    if kind in ("reasoningContent", "image"):
+        inner = dict(inner, redactedContent=None)
+    assert decoded(dict(nulls, **{kind: inner})) == decoded(block)
+    assert decoded(block).message.content[0] != {kind: None}
+
+
+def test_nulls_beside_the_member_of_an_event_change_nothing():
+    """Starts, deltas and pieces of reasoning, too."""
+    reply = feed(
+        {"contentBlockDelta": {"contentBlockIndex": 0, "delta": {"reasoningContent": {"text": "hm", "signature": None}}}},
+        {"contentBlockDelta": {"contentBlockIndex": 1, "delta": {"toolUse": None, "text": "hi"}}},
+        {"contentBlockStart": {"contentBlockIndex": 2, "start": {"toolUse": {"toolUseId": "a", "name": "f"}, "image": None}}},
+        {"contentBlockDelta": {"contentBlockIndex": 2, "delta": {"text": None, "toolUse": {"input": "{}"}}}},
+    )[-1].reply
+    assert (reply.text, [call.name for call in reply.tool_calls]) == ("hi", ["f"])
+    assert reply.message.blocks[0] == {"type": "thinking", "thinking": "hm"}

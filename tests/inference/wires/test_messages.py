@@ -73,7 +73,7 @@ def test_roles_on_the_wire():
 def test_cache_markers():
     """A marker is put on the last block that may carry one, the message itself is left as it was; at most four are sent."""
     thinking = {"type": "thinking", "thinking": "…", "signature": "s"}
-    blocks = [{"type": "text", "text": "a"}, thinking, {"type": "text", "text": ""}]
+    blocks = [{"type": "text", "text": "a"}, thinking]
     message = ChatMessage(role=ChatRole.ASSISTANT, content=blocks, cache_marker="1h")
     made = body(["first", message, ChatMessage(role=ChatRole.USER, content="b", cache_marker=True)])
     assert made["messages"][1]["content"][0]["cache_control"] == {"type": "ephemeral", "ttl": "1h"}
@@ -97,7 +97,7 @@ REPLIES = [
 
 @pytest.mark.parametrize("blocks", REPLIES, ids=repr)
 def test_a_stream_folds_to_what_was_sent(blocks):
-    """A reply that is streamed is the same as one that is not, and its message goes back as it came."""
+    """A reply that is streamed is the same as one that is not, and its message goes back as it came, but for blank text."""
     reply = Reply(
         message=ChatMessage(role=ChatRole.ASSISTANT, content=blocks),
         stop_reason="end_turn",
@@ -110,7 +110,8 @@ def test_a_stream_folds_to_what_was_sent(blocks):
     events = folded(MESSAGES.reply_events(reply, {}))
     assert events[-1] == ReplyDone(reply)
     assert decode_reply(json.loads(json.dumps(MESSAGES.reply_body(reply, {})))) == reply
-    assert body([reply.message])["messages"] == [{"role": "assistant", "content": blocks}]
+    sent = [block for block in blocks if block != {"type": "text", "text": ""}]
+    assert body(["x", reply.message])["messages"][1:] == ([{"role": "assistant", "content": sent}] if sent else [])
     calls = [event.call for event in events if isinstance(event, ToolCallReady)]
     assert calls == reply.tool_calls
 
@@ -253,3 +254,124 @@ def test_a_delta_that_is_new_loses_nothing():
     deltas = [{"type": "hologram_delta", "beam": "b", "parts": [2], "depth": 3}, {"type": "hologram_delta", "beam": "c"}]
     reply = folded(stream(*block(0, start, *deltas)))[-1].reply
     assert reply.message.content == [{"type": "hologram", "beam": "abc", "parts": [1, 2], "depth": 3}]
+
+
+# Indexes that are used again
+
+
+def call_block(index, own_id, name, arguments=None):
+    deltas = [{"type": "input_json_delta", "partial_json": arguments}] if arguments else []
+    return block(index, {"type": "tool_use", "id": own_id, "name": name, "input": {}}, *deltas)
+
+
+def test_each_call_keeps_its_own_arguments_where_an_index_is_used_again():
+    """A block that starts at the index of one that has stopped is another block, and both are kept, in their order."""
+    said = block(1, {"type": "text", "text": ""}, {"type": "text_delta", "text": "hi"})
+    events = folded(stream(*call_block(0, "a", "f", '{"a": 1}'), *said, *call_block(0, "b", "g")))
+    wanted = [ToolCall(id="a", name="f", arguments={"a": 1}), ToolCall(id="b", name="g")]
+    assert [event.call for event in events if isinstance(event, ToolCallReady)] == wanted
+    assert events[-1].reply.tool_calls == wanted
+    assert [one["type"] for one in events[-1].reply.message.blocks] == ["tool_use", "text", "tool_use"]
+
+
+def test_a_block_that_starts_at_an_open_index_is_refused():
+    """While a block is open, nothing tells its deltas from those of another one at the same index."""
+    opened = list(call_block(0, "a", "f", '{"a": 1}'))[:-1]
+    with pytest.raises(ValueError, match="index 0 while another one is open"):
+        folded(stream(*opened, *call_block(0, "b", "g")))
+
+
+def test_blocks_that_start_out_of_order_are_in_the_order_of_their_indexes():
+    """An index says where a block belongs in the reply, as long as no two blocks have the same."""
+    late = block(1, {"type": "text", "text": "b"})
+    early = block(0, {"type": "text", "text": "a"})
+    assert folded(stream(*late, *early))[-1].reply.text == "ab"
+
+
+def test_a_second_message_in_a_stream_is_refused():
+    """A message_start with another id, or with none, while a message is open; one that repeats the id changes nothing."""
+    hello = block(0, {"type": "text", "text": ""}, {"type": "text_delta", "text": "hi"})
+    first = next(stream())
+    repeated = {"type": "message_start", "message": dict(first["message"], usage={"input_tokens": 1})}
+    reply = folded(stream(*hello, repeated))[-1].reply
+    assert (reply.text, reply.usage.input_tokens) == ("hi", 9)
+    for message in ({"id": "other", "content": []}, {"content": []}, {"id": 5}):
+        with pytest.raises(ValueError, match="a second message"):
+            folded(stream({"type": "message_start", "message": message}))
+
+
+def test_a_block_may_be_in_the_message_start_and_start_again():
+    """A block that message_start brought is the one that starts at its index, and is not there twice."""
+    start = {"type": "message_start", "message": {"id": "i", "content": [{"type": "text", "text": ""}]}}
+    rest = list(stream(*block(0, {"type": "text", "text": ""}, {"type": "text_delta", "text": "hi"})))[1:]
+    assert folded([start] + rest)[-1].reply.message.content == [{"type": "text", "text": "hi"}]
+
+
+@pytest.mark.parametrize(
+    "start, delta",
+    [
+        ({"type": "thinking", "thinking": ""}, {"type": "text_delta", "text": "a"}),
+        ({"type": "thinking", "thinking": ""}, {"type": "input_json_delta", "partial_json": "{}"}),
+        ({"type": "text", "text": ""}, {"type": "thinking_delta", "thinking": "a"}),
+        ({"type": "text", "text": ""}, {"type": "input_json_delta", "partial_json": "{}"}),
+        ({"type": "tool_use", "id": "t", "name": "f", "input": {}}, {"type": "text_delta", "text": "a"}),
+        ({"type": "redacted_thinking", "data": "x"}, {"type": "thinking_delta", "thinking": "a"}),
+        ({"type": "thinking", "thinking": ""}, {"type": "citations_delta", "citation": {}}),
+    ],
+    ids=lambda one: one["type"],
+)
+def test_a_delta_of_another_kind_than_its_block_is_refused(start, delta):
+    """Its text would be lost for the reply, and sent back in a block that cannot have it."""
+    with pytest.raises(ValueError, match="a delta of .* for a block of type " + start["type"]):
+        folded(stream(*block(0, start, delta)))
+
+
+def test_a_new_kind_of_block_takes_any_delta():
+    """What the deltas of a block of an unknown type may be is not known."""
+    made = block(
+        0, {"type": "hologram"}, {"type": "text_delta", "text": "a"}, {"type": "input_json_delta", "partial_json": "{}"}
+    )
+    assert folded(stream(*made))[-1].reply.message.content == [{"type": "hologram", "text": "a", "input": {}}]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"type": "text", "text": 5},
+        {"type": "text", "text": ["a"]},
+        {"type": "thinking", "thinking": {}},
+        {"type": ["text"]},
+        {"type": 1},
+    ],
+    ids=str,
+)
+def test_a_block_whose_type_or_text_is_no_string_is_refused(odd):
+    """In a stream, at the start of the message, by a delta of an unknown kind, and in an answer in one piece."""
+    kind = odd["type"] if odd["type"] in ("text", "thinking") else "hologram"
+    delta = dict(odd, type="new_delta")
+    told = [stream(*block(0, odd)), [{"type": "message_start", "message": {"content": [odd]}}]]
+    if kind != "hologram":
+        told.append(stream(*block(0, {"type": kind}, delta)))
+    for events in told:
+        with pytest.raises(ValueError, match="must be a string"):
+            folded(events)
+    with pytest.raises(ValueError, match="must be a string"):
+        decode_reply({"type": "message", "content": [odd], "stop_reason": "end_turn"})
+
+
+@pytest.mark.parametrize("index", [float("inf"), float("nan"), 1.9, None, True, [0], {}, "x"], ids=str)
+def test_an_index_that_is_no_whole_number_is_refused(index):
+    """ValueError, which is the wire's; an index like 0.0 is the whole number that it is."""
+    with pytest.raises(ValueError):
+        folded(stream(*block(index, {"type": "text", "text": ""})))
+    text = block(0.0, {"type": "text", "text": ""}, {"type": "text_delta", "text": "hi"})
+    assert folded(stream(*text))[-1].reply.text == "hi"
+
+
+@pytest.mark.parametrize(
+    "figure", [-5, 1.9, float("inf"), float("nan"), True, "5", None, 10**400], ids=lambda one: str(one)[:9]
+)
+def test_a_figure_that_is_no_count_is_not_counted(figure):
+    """Usage counts whole numbers from 0 on, and a reply is not lost for another one."""
+    reply = folded(stream(usage={"input_tokens": figure, "output_tokens": 4}))[-1].reply
+    assert reply.usage == Usage(input_tokens=9 if figure is None else 0, output_tokens=4, requests=1)
