@@ -1,4 +1,4 @@
-"""Every code block of README.rst does what it says, and those of the documentation run."""
+"""The code blocks of README.rst and of the documentation are executed."""
 
 import asyncio
 import importlib
@@ -123,8 +123,18 @@ def test_the_lines_of_the_prose_are_short():
                 assert len(line) <= 100, "{}:{}".format(path.name, number)
 
 
+def test_no_code_block_is_overlooked():
+    """Each block is Python, which is executed, or shell commands or text; there are no literal blocks without a language."""
+    for path in [README] + sorted(DOCS.rglob("*.rst")):
+        text = path.read_text(encoding="utf-8")
+        found = re.findall(r"^ *\.\. code-block:: (\w+)$", text, re.M)
+        assert set(found) <= {"python", "console", "sh", "text"}, path
+        assert found.count("python") == len(blocks("python", path)), path
+        assert not re.search(r"^(?! *\.\. ).*::$", text, re.M), path
+
+
 def test_the_table_of_statuses_is_the_one_that_holds():
-    """The guide's table of moves is that of the module, line by line."""
+    """The guide's table of transitions equals that of the module, line by line."""
     lines = tasks.__doc__.splitlines()
     table = [number for number, line in enumerate(lines) if line.startswith("====")]
     guide = (DOCS / "graph.rst").read_text(encoding="utf-8")
@@ -132,12 +142,12 @@ def test_the_table_of_statuses_is_the_one_that_holds():
 
 
 def installed(block):
-    """Whether the web frameworks that a block imports are there."""
+    """Return whether the web frameworks that a block imports are installed."""
     frameworks = re.findall(r"^from (flask|django)", block, re.M)
     return all(importlib.util.find_spec(framework) for framework in frameworks)
 
 
-# What a Django project has around the recipe: settings with TASK_WORKERS from the command line, and a database with tables.
+# A Django project around the recipe: settings, with TASK_WORKERS from the command line, and a database with tables.
 SITE = """
 import sys
 import django
@@ -169,7 +179,7 @@ DiscoverRunner(interactive=False).run_tests(["__main__"])
 
 
 def test_the_recipe_for_django_runs(tmp_path):
-    """The view answers from the database on threads, and its TestCase passes on the test's own thread, and only there."""
+    """The view reads the database on threads. Its TestCase passes on the thread of the test, and fails on other threads."""
     recipe = [block for block in blocks("python", DOCS / "recipes.rst") if "from django" in block]
     assert len(recipe) == 2
     if not installed(recipe[0]):
