@@ -179,10 +179,10 @@ def test_a_late_callback_strikes_no_other_call(redis_url, unique):
     """A cancellation whose callback is called after its call has ended leaves the connection alone, which serves another call
     by then.
     """
-    with redis.Redis.from_url(redis_url, client_name=unique) as client:
+    with redis.Redis.from_url(redis_url, client_name=unique) as client, redis.Redis.from_url(redis_url) as direct:
 
         def connections():
-            return sorted(one["id"] for one in client.client_list() if one["name"] == unique and one["cmd"] == "blpop")
+            return sorted(one["id"] for one in direct.client_list() if one["name"] == unique and one["cmd"] == "blpop")
 
         cache = RedisCache(client=client, default_prefix=unique)
         token, reached, go_on = Cancellation(parent=None), threading.Event(), threading.Event()
