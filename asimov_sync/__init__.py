@@ -76,21 +76,21 @@ if TYPE_CHECKING:
     from asimov_sync.graph.retry import Retry as Retry
     from asimov_sync.graph.run import Run as Run
     from asimov_sync.graph.scheduler import TaskScheduler as TaskScheduler
-    from asimov_sync.inference.anthropic import AnthropicInferenceClient as AnthropicInferenceClient
-    from asimov_sync.inference.bedrock import BedrockInferenceClient as BedrockInferenceClient
-    from asimov_sync.inference.contract import InferenceClient as InferenceClient
-    from asimov_sync.inference.openai import OpenAIInferenceClient as OpenAIInferenceClient
+    from asimov_sync.inference.client import InferenceClient as InferenceClient
+    from asimov_sync.inference.providers.anthropic.client import AnthropicInferenceClient as AnthropicInferenceClient
+    from asimov_sync.inference.providers.bedrock.client import BedrockInferenceClient as BedrockInferenceClient
+    from asimov_sync.inference.providers.openai.client import OpenAIInferenceClient as OpenAIInferenceClient
     from asimov_sync.inference.rate_limit import RateLimit as RateLimit
     from asimov_sync.inference.request import Timeout as Timeout
     from asimov_sync.inference.stream import ReplyStream as ReplyStream, ToolStream as ToolStream
-    from asimov_sync.inference.tool_loop import (
+    from asimov_sync.inference.tools.loop import (
         CalledTool as CalledTool,
         ToolFinished as ToolFinished,
         ToolRun as ToolRun,
         ToolRunDone as ToolRunDone,
         ToolStarted as ToolStarted,
     )
-    from asimov_sync.inference.tools import Tool as Tool, tool as tool
+    from asimov_sync.inference.tools.tool import Tool as Tool, tool as tool
     from asimov_sync.messages import (
         ChatMessage as ChatMessage,
         ChatRole as ChatRole,
@@ -131,15 +131,15 @@ _HOMES = {
     "graph.retry": "Retry",
     "graph.run": "Run",
     "graph.scheduler": "TaskScheduler",
-    "inference.anthropic": "AnthropicInferenceClient",
-    "inference.bedrock": "BedrockInferenceClient",
-    "inference.contract": "InferenceClient",
-    "inference.openai": "OpenAIInferenceClient",
+    "inference.providers.anthropic.client": "AnthropicInferenceClient",
+    "inference.providers.bedrock.client": "BedrockInferenceClient",
+    "inference.client": "InferenceClient",
+    "inference.providers.openai.client": "OpenAIInferenceClient",
     "inference.request": "Timeout",
     "inference.rate_limit": "RateLimit",
     "inference.stream": "ReplyStream ToolStream",
-    "inference.tool_loop": "CalledTool ToolFinished ToolRun ToolRunDone ToolStarted",
-    "inference.tools": "Tool tool",
+    "inference.tools.loop": "CalledTool ToolFinished ToolRun ToolRunDone ToolStarted",
+    "inference.tools.tool": "Tool tool",
     "messages": ("ChatMessage ChatRole Event Reply ReplyDone TextDelta ThinkingDelta ToolCall ToolCallReady Usage"),
     "prices": "Price",
     "tasks": "Task TaskSnapshot TaskStatus",

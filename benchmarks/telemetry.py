@@ -59,7 +59,7 @@ CUTS: List[Tuple[str, str, int]] = [
     ("graph/driver.py", r" and not self\.ending(?= and)", 1),
     ("graph/context.py", r" +self\.watch: .*\n", 1),
     ("graph/workforce.py", r" +if driver\.hooks is not None and .*:\n +return None\n", 1),
-    ("inference/contract.py", r" +installed = hooks\.installed\n +if installed is not None:\n +events = .*\n", 1),
+    ("inference/client.py", r" +installed = hooks\.installed\n +if installed is not None:\n +events = .*\n", 1),
 ]
 """The looks for hooks that are on the way of a task and of a stream: a file, what is cut out of it, and how often."""
 

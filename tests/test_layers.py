@@ -29,11 +29,11 @@ ALLOWED_UP = {("errors", "messages")}
 
 OWNERS = {
     "redis": {"cache/redis.py"},
-    "requests": {"inference/transport.py"},
-    "urllib3": {"inference/transport.py"},
+    "requests": {"inference/http/transport.py"},
+    "urllib3": {"inference/http/transport.py"},
     "tenacity": {"inference/retry.py", "graph/retry.py"},
-    "boto3": {"inference/bedrock_runtime.py"},
-    "botocore": {"inference/bedrock_runtime.py"},
+    "boto3": {"inference/providers/bedrock/runtime.py"},
+    "botocore": {"inference/providers/bedrock/runtime.py"},
     "opentelemetry": {"telemetry/spans.py"},
     "asyncio": {"aio/threads.py"},
 }

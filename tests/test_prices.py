@@ -6,7 +6,7 @@ import types
 import pytest
 
 from asimov_sync import Price, Usage
-from asimov_sync.inference.wires.untrusted import count
+from asimov_sync.inference.providers.coerce import count
 from asimov_sync.prices import _PROVIDERS, dollars
 
 MILLION = 1_000_000

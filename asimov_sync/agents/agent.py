@@ -11,11 +11,11 @@ from asimov_sync.errors import CacheError, InferenceError, described
 from asimov_sync.graph.context import TaskContext
 from asimov_sync.graph.results import Partial
 from asimov_sync.hooks import Watch
-from asimov_sync.inference.contract import InferenceClient
+from asimov_sync.inference.client import InferenceClient
 from asimov_sync.inference.request import System
 from asimov_sync.inference.stream import ToolStream
-from asimov_sync.inference.tool_loop import Approvals, Redact, ToolRun
-from asimov_sync.inference.tools import AnyTool
+from asimov_sync.inference.tools.loop import Approvals, Redact, ToolRun
+from asimov_sync.inference.tools.tool import AnyTool
 from asimov_sync.messages import ChatMessage, Messages, as_messages
 from asimov_sync.tasks import Task
 

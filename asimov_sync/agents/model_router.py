@@ -10,7 +10,7 @@ from asimov_sync.cancellation import Cancellation
 from asimov_sync.errors import NoDecision, OutputInvalid, described
 from asimov_sync.graph.context import TaskContext
 from asimov_sync.graph.results import Route
-from asimov_sync.inference.contract import InferenceClient
+from asimov_sync.inference.client import InferenceClient
 from asimov_sync.inference.request import System
 from asimov_sync.messages import Block, ChatMessage, ChatRole, Reply
 from asimov_sync.tasks import Task

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from asimov_sync.graph.context import TaskContext
-from asimov_sync.inference.tool_loop import ToolRun
+from asimov_sync.inference.tools.loop import ToolRun
 from asimov_sync.messages import jsonable
 from asimov_sync.tasks import Task
 

@@ -14,7 +14,7 @@ from asimov_sync.aio.streams import AsyncReplyStream, AsyncRunEvents, AsyncToolS
 from asimov_sync.aio.threads import MAX_THREADS, Threads
 from asimov_sync.cache.contract import Cache
 from asimov_sync.graph.scheduler import TaskScheduler
-from asimov_sync.inference.contract import InferenceClient
+from asimov_sync.inference.client import InferenceClient
 
 __all__ = [
     "AsyncAgent",

@@ -6,10 +6,10 @@ from asimov_sync.agents.agent import Agent
 from asimov_sync.aio.streams import AsyncReplyStream, AsyncToolStream
 from asimov_sync.aio.threads import Threads
 from asimov_sync.cancellation import Cancellation
-from asimov_sync.inference.contract import InferenceClient
+from asimov_sync.inference.client import InferenceClient
 from asimov_sync.inference.request import System
-from asimov_sync.inference.tool_loop import Approvals, Redact, ToolRun
-from asimov_sync.inference.tools import AnyTool
+from asimov_sync.inference.tools.loop import Approvals, Redact, ToolRun
+from asimov_sync.inference.tools.tool import AnyTool
 from asimov_sync.messages import Messages, Reply, Usage
 
 __all__ = ["AsyncAgent", "AsyncInferenceClient"]

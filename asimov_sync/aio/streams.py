@@ -8,7 +8,7 @@ from asimov_sync.errors import AsimovError, Cancelled
 from asimov_sync.graph.events import RunFinished
 from asimov_sync.graph.run import RunEvents
 from asimov_sync.inference.stream import ReplyStream, ToolStream
-from asimov_sync.inference.tool_loop import ToolRun, ToolRunDone
+from asimov_sync.inference.tools.loop import ToolRun, ToolRunDone
 from asimov_sync.messages import Event, Reply, ReplyDone, TextDelta
 
 __all__ = ["AsyncReplyStream", "AsyncRunEvents", "AsyncStream", "AsyncToolStream"]

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Dict, Generator, Iterator, Optional, Type
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.errors import AsimovError, Cancelled
 from asimov_sync.hooks import Watch
-from asimov_sync.inference.tool_loop import ToolRun, ToolRunDone
+from asimov_sync.inference.tools.loop import ToolRun, ToolRunDone
 from asimov_sync.messages import Event, Reply, ReplyDone, TextDelta
 from asimov_sync.workers import alarms
 

@@ -20,10 +20,10 @@ from asimov_sync.errors import RunFailed, described
 from asimov_sync.graph.context import TaskContext
 from asimov_sync.graph.results import RunResult
 from asimov_sync.hooks import Ended, Hooks
-from asimov_sync.inference.contract import InferenceClient
+from asimov_sync.inference.client import InferenceClient
 from asimov_sync.inference.request import Request
-from asimov_sync.inference.tool_loop import CalledTool, ToolRun
-from asimov_sync.inference.tools import Tool
+from asimov_sync.inference.tools.loop import CalledTool, ToolRun
+from asimov_sync.inference.tools.tool import Tool
 from asimov_sync.messages import ChatMessage, Reply, ToolCall, Usage
 from asimov_sync.metering import METERS, Meter
 from asimov_sync.tasks import TaskStatus

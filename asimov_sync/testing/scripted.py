@@ -5,10 +5,10 @@ from contextlib import contextmanager
 from typing import Any, Dict, Iterator, List, Optional
 
 from asimov_sync.cancellation import Cancellation
-from asimov_sync.inference.contract import InferenceClient
+from asimov_sync.inference.client import InferenceClient
+from asimov_sync.inference.providers.anthropic.wire import MessagesFold, decode_error, encode_request
 from asimov_sync.inference.request import Request
 from asimov_sync.inference.retry import advised
-from asimov_sync.inference.wires.messages import MessagesFold, decode_error, encode_request
 from asimov_sync.messages import Event, Reply
 from asimov_sync.testing.script import Failure, Fault, Script, Scripted
 from asimov_sync.testing.wires import MESSAGES

@@ -3,7 +3,7 @@
 import pytest
 
 from asimov_sync import ContextLengthExceeded, InvalidRequestError
-from asimov_sync.inference.advice import advise
+from asimov_sync.inference.error_hints import advise
 from asimov_sync.inference.request import Request
 from asimov_sync.testing import Failure, ScriptedInferenceClient
 

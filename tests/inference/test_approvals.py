@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from asimov_sync import Agent, ChatMessage, RedisCache, Reply, ToolRefused, Usage, tool
-from asimov_sync.inference.tool_loop import ToolRun
+from asimov_sync.inference.tools.loop import ToolRun
 from asimov_sync.testing import ModelServer, ScriptedInferenceClient, calls, tool_results
 
 from ..tiers import suite

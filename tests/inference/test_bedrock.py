@@ -35,12 +35,12 @@ from asimov_sync import (
     Timeout,
     Usage,
 )
-from asimov_sync.inference.bedrock_runtime import events
+from asimov_sync.inference.providers.bedrock.converse import ConverseFold
+from asimov_sync.inference.providers.bedrock.errors import decode_error
+from asimov_sync.inference.providers.bedrock.invoke import InvokeFold
+from asimov_sync.inference.providers.bedrock.runtime import events
+from asimov_sync.inference.providers.fold import folded
 from asimov_sync.inference.request import Request
-from asimov_sync.inference.wires.bedrock_refusals import decode_error
-from asimov_sync.inference.wires.converse import ConverseFold
-from asimov_sync.inference.wires.fold import folded
-from asimov_sync.inference.wires.invoke import InvokeFold
 from asimov_sync.messages import as_messages
 
 from ..tiers import positions, suite, within

@@ -16,7 +16,7 @@ from asimov_sync import (
     NotFoundError,
     Timeout,
 )
-from asimov_sync.inference.exchange import Exchange
+from asimov_sync.inference.http.response import Exchange
 from asimov_sync.testing import ModelServer
 
 from ..tiers import within

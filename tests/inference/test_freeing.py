@@ -22,7 +22,7 @@ from asimov_sync import (
     OpenAIInferenceClient,
     Timeout,
 )
-from asimov_sync.inference import dialling
+from asimov_sync.inference.http import connect as dialling
 
 from ..tiers import suite, within
 from ..waiting import Background, wait_for

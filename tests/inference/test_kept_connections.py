@@ -18,9 +18,9 @@ from asimov_sync import (
     RateLimitError,
     Timeout,
 )
-from asimov_sync.inference import dialling
-from asimov_sync.inference.exchange import Exchange
-from asimov_sync.inference.transport import HttpTransport
+from asimov_sync.inference.http import connect as dialling
+from asimov_sync.inference.http.response import Exchange
+from asimov_sync.inference.http.transport import HttpTransport
 
 from ..tiers import suite
 from ..waiting import Background, in_child, wait_for

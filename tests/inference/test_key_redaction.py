@@ -19,9 +19,9 @@ from asimov_sync import (
     StreamInterrupted,
 )
 from asimov_sync.errors import AsimovError
-from asimov_sync.inference.http_client import Headers
-from asimov_sync.inference.redaction import redact_error
-from asimov_sync.inference.wires.refusals import MESSAGE_CHARACTERS
+from asimov_sync.inference.http.client import Headers
+from asimov_sync.inference.http.redaction import redact_error
+from asimov_sync.inference.providers.errors import MESSAGE_CHARACTERS
 
 from ..secrets import holds_secret
 from .byte_server import Answer, ByteServer

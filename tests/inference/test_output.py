@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, field_validator
 from typing_extensions import TypedDict
 
 from asimov_sync import Budget, BudgetExceeded, ChatMessage, InvalidRequestError, OutputInvalid, Reply, ToolCall, Usage, tool
-from asimov_sync.inference.output import Output, closed
+from asimov_sync.inference.output.schema import Output, closed
 from asimov_sync.inference.request import Request
 from asimov_sync.testing import Failure, ScriptedInferenceClient, calls
 

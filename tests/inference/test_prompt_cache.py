@@ -7,8 +7,8 @@ from hypothesis import given, strategies as st
 
 from asimov_sync import ChatMessage, tool
 from asimov_sync.inference.prompt_cache import with_cache_markers
+from asimov_sync.inference.providers.anthropic.wire import encode_request
 from asimov_sync.inference.request import Request
-from asimov_sync.inference.wires.messages import encode_request
 from asimov_sync.testing import ScriptedInferenceClient, calls
 
 FIVE, HOUR = {"type": "ephemeral"}, {"type": "ephemeral", "ttl": "1h"}

@@ -24,10 +24,10 @@ from asimov_sync import (
     StreamInterrupted,
     Usage,
 )
+from asimov_sync.inference.providers.bedrock.converse import ConverseFold, decode_reply, encode_request
+from asimov_sync.inference.providers.bedrock.errors import decode_refusal
+from asimov_sync.inference.providers.fold import folded
 from asimov_sync.inference.request import Request
-from asimov_sync.inference.wires.bedrock_refusals import decode_refusal
-from asimov_sync.inference.wires.converse import ConverseFold, decode_reply, encode_request
-from asimov_sync.inference.wires.fold import folded
 
 from ..recorded import recorded
 from .byte_server import Answer, ByteServer

@@ -24,8 +24,8 @@ from asimov_sync import (
     ThinkingDelta,
     ToolCallReady,
 )
+from asimov_sync.inference.providers.openai.request import encode_request
 from asimov_sync.inference.request import Request
-from asimov_sync.inference.wires.chat_request import encode_request
 from asimov_sync.messages import as_messages
 
 from ..recorded import pieces, recorded

@@ -8,8 +8,8 @@ import json
 import pytest
 
 from asimov_sync import AnthropicInferenceClient, ChatMessage, InferenceError, StreamInterrupted, ToolCallReady
+from asimov_sync.inference.providers.anthropic.wire import encode_request
 from asimov_sync.inference.request import Request
-from asimov_sync.inference.wires.messages import encode_request
 from asimov_sync.messages import as_messages
 
 from ..recorded import CHUNKINGS, pieces, recorded

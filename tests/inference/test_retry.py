@@ -15,8 +15,10 @@ from asimov_sync import (
     ProviderError,
     RateLimitError,
     StreamInterrupted,
+    Timeout,
 )
 from asimov_sync.inference.retry import retry_after, retrying, transient
+from asimov_sync.testing import ScriptedInferenceClient
 
 
 @pytest.mark.parametrize(
@@ -134,3 +136,13 @@ def test_a_cancellation_ends_the_wait(seconds):
     token = Cancellation(parent=None, timeout=seconds)
     with pytest.raises(Cancelled, match="deadline"):
         attempts([RateLimitError("x", retry_after=30)], deadline=0.0 if token.cancelled else None, token=token)
+
+
+@pytest.mark.parametrize("name", ["connect", "idle", "total"])
+def test_a_timeout_of_nan_is_refused(name):
+    """A Timeout with NaN is a ValueError where it is given to a client, and not at a later request."""
+    timeout = Timeout(**{name: float("nan")})
+    with pytest.raises(ValueError, match=f"{name}=…. is a number of seconds"):
+        ScriptedInferenceClient([], timeout=timeout)
+    with pytest.raises(ValueError, match="not nan"):
+        ScriptedInferenceClient([]).with_options(timeout=timeout)

@@ -25,7 +25,7 @@ from asimov_sync import (
     WorkersClosed,
     tool,
 )
-from asimov_sync.inference.tool_loop import Ask, Call, CalledTool, conversation
+from asimov_sync.inference.tools.loop import Ask, Call, CalledTool, conversation
 from asimov_sync.messages import as_messages
 from asimov_sync.testing import Failure, ScriptedInferenceClient, calls, last_text, tool_results
 from asimov_sync.workers import INLINE

@@ -16,7 +16,7 @@ import pytest
 from typing_extensions import Annotated, Literal, TypedDict
 
 from asimov_sync import Tool, ToolError, tool
-from asimov_sync.inference.tools import as_tools, result_text
+from asimov_sync.inference.tools.tool import as_tools, result_text
 from asimov_sync.testing import ScriptedInferenceClient, calls
 
 

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from asimov_sync import ChatMessage, ChatRole, Reply
+from asimov_sync.inference.providers.anthropic.wire import encode_request
+from asimov_sync.inference.providers.bedrock import converse as converse, invoke
 from asimov_sync.inference.request import Request
-from asimov_sync.inference.wires import converse, invoke
-from asimov_sync.inference.wires.messages import encode_request
 from asimov_sync.messages import as_messages
 from asimov_sync.testing import ScriptedInferenceClient, calls
 

@@ -23,12 +23,12 @@ from asimov_sync import (
     ToolCallReady,
     Usage,
 )
+from asimov_sync.inference.http.sse import SSEParser
+from asimov_sync.inference.providers.fold import folded
+from asimov_sync.inference.providers.openai.errors import decode_error
+from asimov_sync.inference.providers.openai.reply import ChatFold, decode_reply
+from asimov_sync.inference.providers.openai.request import encode_request
 from asimov_sync.inference.request import Request
-from asimov_sync.inference.wires.chat_fold import ChatFold, decode_reply
-from asimov_sync.inference.wires.chat_refusals import decode_error
-from asimov_sync.inference.wires.chat_request import encode_request
-from asimov_sync.inference.wires.fold import folded
-from asimov_sync.inference.wires.sse import SSEParser
 
 from ...tiers import positions, suite
 

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from asimov_sync import ChatMessage, ChatRole
+from asimov_sync.inference.providers.openai.reply import decode_reply
+from asimov_sync.inference.providers.openai.request import encode_request
 from asimov_sync.inference.request import Request
-from asimov_sync.inference.wires.chat_fold import decode_reply
-from asimov_sync.inference.wires.chat_request import encode_request
 from asimov_sync.messages import as_messages
 
 

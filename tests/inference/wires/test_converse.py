@@ -16,9 +16,9 @@ from asimov_sync import (
     ToolCallReady,
     Usage,
 )
+from asimov_sync.inference.providers.bedrock.converse import ConverseFold, decode_reply, encode_request
+from asimov_sync.inference.providers.fold import folded
 from asimov_sync.inference.request import Request
-from asimov_sync.inference.wires.converse import ConverseFold, decode_reply, encode_request
-from asimov_sync.inference.wires.fold import folded
 from asimov_sync.messages import as_messages
 
 DATA = base64.b64encode(b"\x89PNG\x00").decode()

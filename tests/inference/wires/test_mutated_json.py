@@ -15,13 +15,15 @@ from asimov_sync import (
     OpenAIInferenceClient,
     ReplyDone,
 )
+from asimov_sync.inference.providers.anthropic import wire as messages
+from asimov_sync.inference.providers.anthropic.wire import MessagesFold
+from asimov_sync.inference.providers.bedrock import converse
+from asimov_sync.inference.providers.bedrock.converse import ConverseFold
+from asimov_sync.inference.providers.bedrock.invoke import InvokeFold
+from asimov_sync.inference.providers.fold import folded
+from asimov_sync.inference.providers.openai import request as chat_request
+from asimov_sync.inference.providers.openai.reply import ChatFold
 from asimov_sync.inference.request import Request
-from asimov_sync.inference.wires import chat_request, converse, messages
-from asimov_sync.inference.wires.chat_fold import ChatFold
-from asimov_sync.inference.wires.converse import ConverseFold
-from asimov_sync.inference.wires.fold import folded
-from asimov_sync.inference.wires.invoke import InvokeFold
-from asimov_sync.inference.wires.messages import MessagesFold
 
 from ...tiers import by_tier
 

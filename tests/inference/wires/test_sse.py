@@ -4,7 +4,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies
 
-from asimov_sync.inference.wires.sse import SSEParser
+from asimov_sync.inference.http.sse import SSEParser
 
 STREAM = (
     '\ufeffevent: first\r\ndata: {"text": "\u2028é\U0001f600\u0085"}\r\n\r\n'

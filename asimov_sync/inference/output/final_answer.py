@@ -7,8 +7,8 @@ no more requests than they would for a text; only a model that ends with words i
 from typing import Any, Dict, List, Optional
 
 from asimov_sync.errors import OutputInvalid
-from asimov_sync.inference.open_calls import answer, not_made
-from asimov_sync.inference.output import CUT_SHORT, Output
+from asimov_sync.inference.output.schema import CUT_SHORT, Output
+from asimov_sync.inference.tools.history import answer, not_made
 from asimov_sync.messages import Block, ChatMessage, ChatRole, Reply, ToolCall
 
 __all__ = ["FinalAnswer"]

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Mapping, Option
 
 from asimov_sync.cancellation import Cancellation, Registration
 from asimov_sync.errors import AsimovError, InferenceError
-from asimov_sync.inference.dialling import dial
+from asimov_sync.inference.http.connect import dial
 from asimov_sync.workers import Alarm, alarms
 
 if TYPE_CHECKING:
-    from asimov_sync.inference.transport import HttpTransport
+    from asimov_sync.inference.http.transport import HttpTransport
 
 __all__ = ["Exchange", "sending", "tell_socket"]
 

@@ -10,9 +10,9 @@ import json
 from typing import Any, Dict, Mapping, Sequence, Set
 
 from asimov_sync.foreign_json import parsed
+from asimov_sync.inference.providers.anthropic.wire import MessagesFold, encode_request
+from asimov_sync.inference.providers.coerce import count
 from asimov_sync.inference.request import Request
-from asimov_sync.inference.wires.messages import MessagesFold, encode_request
-from asimov_sync.inference.wires.untrusted import count
 from asimov_sync.messages import Event
 
 __all__ = ["InvokeFold", "encode_body"]

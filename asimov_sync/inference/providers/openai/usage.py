@@ -2,7 +2,7 @@
 
 from typing import Any, Mapping
 
-from asimov_sync.inference.wires.untrusted import count
+from asimov_sync.inference.providers.coerce import count
 from asimov_sync.messages import Usage
 
 __all__ = ["usage_of"]

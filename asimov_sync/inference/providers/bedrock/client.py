@@ -7,18 +7,18 @@ from typing import Any, Dict, Iterable, Iterator, Mapping, Optional
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.errors import AuthenticationError, ProviderError, described
 from asimov_sync.foreign_json import parsed
-from asimov_sync.inference.bedrock_runtime import KEY_VARIABLE, Runtime, Session, events
-from asimov_sync.inference.exchange import Exchange
-from asimov_sync.inference.http_client import Headers, NetworkClient, key_of
+from asimov_sync.inference.http.client import Headers, NetworkClient, key_of
+from asimov_sync.inference.http.response import Exchange
+from asimov_sync.inference.http.transport import HttpTransport
+from asimov_sync.inference.providers.anthropic.wire import decode_reply
+from asimov_sync.inference.providers.bedrock.converse import ConverseFold, decode_reply as decode_converse, encode_request
+from asimov_sync.inference.providers.bedrock.errors import PROVIDER, REQUEST_ID
+from asimov_sync.inference.providers.bedrock.invoke import InvokeFold, encode_body
+from asimov_sync.inference.providers.bedrock.runtime import KEY_VARIABLE, Runtime, Session, events
+from asimov_sync.inference.providers.coerce import whole_number
+from asimov_sync.inference.providers.errors import as_body
+from asimov_sync.inference.providers.fold import Fold, all_at_once, folded
 from asimov_sync.inference.request import Request
-from asimov_sync.inference.transport import HttpTransport
-from asimov_sync.inference.wires.bedrock_refusals import PROVIDER, REQUEST_ID
-from asimov_sync.inference.wires.converse import ConverseFold, decode_reply as decode_converse, encode_request
-from asimov_sync.inference.wires.fold import Fold, all_at_once, folded
-from asimov_sync.inference.wires.invoke import InvokeFold, encode_body
-from asimov_sync.inference.wires.messages import decode_reply
-from asimov_sync.inference.wires.refusals import as_body
-from asimov_sync.inference.wires.untrusted import whole_number
 from asimov_sync.messages import Event, Reply
 
 __all__ = ["BedrockInferenceClient"]

@@ -10,15 +10,15 @@ from typing import Any, Callable, Dict, Iterator, Mapping, Optional, TypeVar
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.errors import AuthenticationError, InferenceError, ProviderError, described
 from asimov_sync.foreign_json import parsed
-from asimov_sync.inference.contract import InferenceClient
-from asimov_sync.inference.exchange import Exchange
-from asimov_sync.inference.redaction import redact_errors
+from asimov_sync.inference.client import InferenceClient
+from asimov_sync.inference.http.redaction import redact_errors
+from asimov_sync.inference.http.response import Exchange
+from asimov_sync.inference.http.sse import SSEParser
+from asimov_sync.inference.http.transport import HttpTransport, Session
+from asimov_sync.inference.providers.errors import MESSAGE_CHARACTERS, as_body
+from asimov_sync.inference.providers.fold import Fold, all_at_once, folded
 from asimov_sync.inference.request import Request
 from asimov_sync.inference.retry import advised
-from asimov_sync.inference.transport import HttpTransport, Session
-from asimov_sync.inference.wires.fold import Fold, all_at_once, folded
-from asimov_sync.inference.wires.refusals import MESSAGE_CHARACTERS, as_body
-from asimov_sync.inference.wires.sse import SSEParser
 from asimov_sync.messages import Event, Reply
 
 __all__ = ["Headers", "HttpInferenceClient", "NetworkClient", "key_of"]

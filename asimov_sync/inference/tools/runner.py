@@ -12,8 +12,8 @@ from asimov_sync import hooks
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.errors import Cancelled, described
 from asimov_sync.hooks import Watch
-from asimov_sync.inference.tool_loop import CalledTool, ToolFinished, ToolStarted
-from asimov_sync.inference.tools import Tool
+from asimov_sync.inference.tools.loop import CalledTool, ToolFinished, ToolStarted
+from asimov_sync.inference.tools.tool import Tool
 from asimov_sync.messages import Event, ToolCall
 from asimov_sync.workers import INLINE, WorkerPool
 

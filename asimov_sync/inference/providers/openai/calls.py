@@ -7,8 +7,8 @@ piece; all calls under index 0, told apart by their ids, or without an index; wh
 import json
 from typing import Any, Dict, List, Mapping, Optional, Set, Tuple
 
-from asimov_sync.inference.wires.chat_request import KEPT_OF_CALLS
-from asimov_sync.inference.wires.untrusted import json_object, text
+from asimov_sync.inference.providers.coerce import json_object, text
+from asimov_sync.inference.providers.openai.request import KEPT_OF_CALLS
 from asimov_sync.messages import Block, ToolCall
 
 __all__ = ["ChatCalls"]

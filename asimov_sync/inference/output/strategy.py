@@ -3,7 +3,7 @@
 from typing import Any, Callable, Dict, List, Tuple, TypeVar
 
 from asimov_sync.errors import ContextLengthExceeded, InvalidRequestError, OutputInvalid
-from asimov_sync.inference.output import CUT_SHORT, FORMAT, PROMPT, TOOL, Output
+from asimov_sync.inference.output.schema import CUT_SHORT, FORMAT, PROMPT, TOOL, Output
 from asimov_sync.inference.request import Request
 from asimov_sync.messages import Reply
 

@@ -4,13 +4,13 @@ from typing import Any, Dict, Mapping, Optional
 from urllib.parse import urlsplit
 
 from asimov_sync.errors import AuthenticationError, InferenceError
-from asimov_sync.inference.http_client import HttpInferenceClient, key_of
+from asimov_sync.inference.http.client import HttpInferenceClient, key_of
+from asimov_sync.inference.http.transport import Session
+from asimov_sync.inference.providers.fold import Fold
+from asimov_sync.inference.providers.openai.errors import decode_error
+from asimov_sync.inference.providers.openai.reply import ChatFold, decode_reply
+from asimov_sync.inference.providers.openai.request import encode_request
 from asimov_sync.inference.request import Request
-from asimov_sync.inference.transport import Session
-from asimov_sync.inference.wires.chat_fold import ChatFold, decode_reply
-from asimov_sync.inference.wires.chat_refusals import decode_error
-from asimov_sync.inference.wires.chat_request import encode_request
-from asimov_sync.inference.wires.fold import Fold
 from asimov_sync.messages import Reply
 
 __all__ = ["OpenAIInferenceClient"]

@@ -36,7 +36,7 @@ from asimov_sync.errors import (
     IdleTimeout,
 )
 from asimov_sync.forking import renew_in_child
-from asimov_sync.inference.exchange import Exchange, sending, tell_socket
+from asimov_sync.inference.http.response import Exchange, sending, tell_socket
 from asimov_sync.inference.request import Timeout
 
 __all__ = ["HttpTransport", "Session"]

@@ -4,13 +4,13 @@ from typing import Any, Dict, Iterable, Mapping, Optional
 
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.errors import AuthenticationError, InferenceError
-from asimov_sync.inference.http_client import HttpInferenceClient, key_of
-from asimov_sync.inference.output import closed
+from asimov_sync.inference.http.client import HttpInferenceClient, key_of
+from asimov_sync.inference.http.transport import Session
+from asimov_sync.inference.output.schema import closed
+from asimov_sync.inference.providers.anthropic.wire import MessagesFold, decode_error, decode_reply, encode_request
+from asimov_sync.inference.providers.coerce import whole_number
+from asimov_sync.inference.providers.fold import Fold
 from asimov_sync.inference.request import Request
-from asimov_sync.inference.transport import Session
-from asimov_sync.inference.wires.fold import Fold
-from asimov_sync.inference.wires.messages import MessagesFold, decode_error, decode_reply, encode_request
-from asimov_sync.inference.wires.untrusted import whole_number
 from asimov_sync.messages import Reply
 
 __all__ = ["AnthropicInferenceClient"]

@@ -12,7 +12,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from asimov_sync.errors import described
 from asimov_sync.inference.request import Request
-from asimov_sync.inference.tools import explained
+from asimov_sync.inference.tools.tool import explained
 from asimov_sync.messages import ChatMessage, ChatRole, Reply
 
 __all__ = ["FORMAT", "Output", "PROMPT", "TOOL", "closed"]

@@ -27,14 +27,14 @@ from asimov_sync.errors import (
 )
 from asimov_sync.foreign_json import parsed
 from asimov_sync.forking import renew_in_child
-from asimov_sync.inference.exchange import Exchange
-from asimov_sync.inference.http_client import Headers
-from asimov_sync.inference.redaction import redact_errors
+from asimov_sync.inference.http.client import Headers
+from asimov_sync.inference.http.redaction import redact_errors
+from asimov_sync.inference.http.response import Exchange
+from asimov_sync.inference.providers.bedrock.errors import PROVIDER, decode_error, decode_exception, decode_refusal
+from asimov_sync.inference.providers.coerce import text
+from asimov_sync.inference.providers.errors import as_body
+from asimov_sync.inference.providers.fold import Garbled
 from asimov_sync.inference.retry import advised
-from asimov_sync.inference.wires.bedrock_refusals import PROVIDER, decode_error, decode_exception, decode_refusal
-from asimov_sync.inference.wires.fold import Garbled
-from asimov_sync.inference.wires.refusals import as_body
-from asimov_sync.inference.wires.untrusted import text
 
 if TYPE_CHECKING:
     from boto3 import Session as Session

@@ -18,8 +18,8 @@ from asimov_sync.errors import (
     ProviderError,
     RateLimitError,
 )
-from asimov_sync.inference.wires.refusals import Kinds, refusal
-from asimov_sync.inference.wires.untrusted import text
+from asimov_sync.inference.providers.coerce import text
+from asimov_sync.inference.providers.errors import Kinds, refusal
 
 __all__ = ["decode_error"]
 

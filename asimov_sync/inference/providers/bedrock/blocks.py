@@ -12,7 +12,7 @@ import base64
 import re
 from typing import Any, Callable, Dict, List, Mapping, Optional, Set
 
-from asimov_sync.inference.wires.untrusted import text
+from asimov_sync.inference.providers.coerce import text
 from asimov_sync.messages import Block
 
 __all__ = ["Outgoing", "blob", "cache_points", "from_converse", "without_nulls"]

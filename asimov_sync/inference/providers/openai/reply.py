@@ -10,11 +10,11 @@ import json
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from asimov_sync.foreign_json import parsed
-from asimov_sync.inference.wires.chat_calls import ChatCalls
-from asimov_sync.inference.wires.chat_refusals import decode_error
-from asimov_sync.inference.wires.chat_usage import usage_of
-from asimov_sync.inference.wires.fold import Fold
-from asimov_sync.inference.wires.untrusted import text
+from asimov_sync.inference.providers.coerce import text
+from asimov_sync.inference.providers.fold import Fold
+from asimov_sync.inference.providers.openai.calls import ChatCalls
+from asimov_sync.inference.providers.openai.errors import decode_error
+from asimov_sync.inference.providers.openai.usage import usage_of
 from asimov_sync.messages import (
     Block,
     ChatMessage,

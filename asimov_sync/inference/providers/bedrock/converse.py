@@ -9,11 +9,11 @@ counts no cached tokens: totalTokens is the sum of all four.
 import base64
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
+from asimov_sync.inference.providers.anthropic.wire import encode_request as encode_messages
+from asimov_sync.inference.providers.bedrock.blocks import Outgoing, blob, cache_points, from_converse, without_nulls
+from asimov_sync.inference.providers.coerce import block_index, count, json_object
+from asimov_sync.inference.providers.fold import BlockFold, StreamedBlock, tool_calls
 from asimov_sync.inference.request import Request
-from asimov_sync.inference.wires.converse_blocks import Outgoing, blob, cache_points, from_converse, without_nulls
-from asimov_sync.inference.wires.fold import BlockFold, StreamedBlock, tool_calls
-from asimov_sync.inference.wires.messages import encode_request as encode_messages
-from asimov_sync.inference.wires.untrusted import block_index, count, json_object
 from asimov_sync.messages import (
     Block,
     ChatMessage,

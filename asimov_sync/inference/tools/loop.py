@@ -21,9 +21,9 @@ from typing import (
 )
 
 from asimov_sync.errors import ToolRefused, described
-from asimov_sync.inference.final_answer import FinalAnswer
-from asimov_sync.inference.open_calls import answer, not_made, open_reply
-from asimov_sync.inference.tools import result_text
+from asimov_sync.inference.output.final_answer import FinalAnswer
+from asimov_sync.inference.tools.history import answer, not_made, open_reply
+from asimov_sync.inference.tools.tool import result_text
 from asimov_sync.messages import Block, ChatMessage, Event, Reply, ToolCall, Usage
 
 __all__ = [

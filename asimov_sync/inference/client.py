@@ -13,21 +13,21 @@ from typing import Any, ClassVar, Dict, Generator, Iterable, Iterator, List, Opt
 
 from asimov_sync import hooks
 from asimov_sync.budget import BUDGETS, Budget, begin_request
-from asimov_sync.cancellation import Cancellation
+from asimov_sync.cancellation import Cancellation, require_number
 from asimov_sync.errors import AsimovError, Cancelled, InferenceError, InvalidRequestError, RateLimitError, StreamInterrupted
 from asimov_sync.hooks import Watch
-from asimov_sync.inference.advice import advise
-from asimov_sync.inference.driving import driven
-from asimov_sync.inference.final_answer import FinalAnswer
-from asimov_sync.inference.output import Output
-from asimov_sync.inference.output_ways import OutputWays
+from asimov_sync.inference.error_hints import advise
+from asimov_sync.inference.output.final_answer import FinalAnswer
+from asimov_sync.inference.output.schema import Output
+from asimov_sync.inference.output.strategy import OutputWays
 from asimov_sync.inference.prompt_cache import with_cache_markers
 from asimov_sync.inference.rate_limit import Pause, RateLimit, Slot, admitted, estimated_tokens
 from asimov_sync.inference.request import Request, System, Timeout
 from asimov_sync.inference.retry import LONGEST_RETRY_AFTER, retrying
 from asimov_sync.inference.stream import ReplyStream, ToolStream, watched
-from asimov_sync.inference.tool_loop import Approvals, Ask, Redact, ToolRun, ToolRunDone, conversation
-from asimov_sync.inference.tools import AnyTool, as_tools
+from asimov_sync.inference.tools.driving import driven
+from asimov_sync.inference.tools.loop import Approvals, Ask, Redact, ToolRun, ToolRunDone, conversation
+from asimov_sync.inference.tools.tool import AnyTool, as_tools
 from asimov_sync.messages import Event, Messages, Reply, ReplyDone, Usage, as_messages
 from asimov_sync.metering import METERS, Meter
 from asimov_sync.taps import TAPS, told
@@ -64,6 +64,7 @@ class InferenceClient(abc.ABC):
         self.model = model
         self.max_retries = max_retries
         self.timeout = timeout if timeout is not None else Timeout()
+        _require_numbers(self.timeout)
         self.budget = budget
         self.rate_limit = rate_limit
         self.options = dict(self.default_options, **options)
@@ -375,6 +376,7 @@ class InferenceClient(abc.ABC):
         for name in ("model", "max_retries", "timeout", "budget", "rate_limit"):
             if name in options:
                 setattr(twin, name, options.pop(name))
+        _require_numbers(twin.timeout)
         twin.options = dict(self.options, **options)
         return twin
 
@@ -405,3 +407,9 @@ def _so_far(events: Iterator[Event]) -> Optional[Reply]:
 def _figures(cut: Optional[Reply]) -> Optional[Usage]:
     """What a reply that was cut short is charged with: it is billed all the same. None where it had told nothing yet."""
     return cut.usage if cut is not None and cut.usage.total_tokens else None
+
+
+def _require_numbers(timeout: Timeout) -> None:
+    """Raise ValueError if a limit is NaN."""
+    for name, seconds in timeout._asdict().items():
+        require_number(f"Timeout({name}=…)", seconds)

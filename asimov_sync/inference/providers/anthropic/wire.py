@@ -17,11 +17,11 @@ from asimov_sync.errors import (
     ProviderError,
     RateLimitError,
 )
+from asimov_sync.inference.providers.blank_text import can_be_marked, without_blank_text
+from asimov_sync.inference.providers.coerce import block_index, count, json_object, text
+from asimov_sync.inference.providers.errors import Kinds, refusal
+from asimov_sync.inference.providers.fold import BlockFold, StreamedBlock, tool_calls
 from asimov_sync.inference.request import Request
-from asimov_sync.inference.wires.blank_text import can_be_marked, without_blank_text
-from asimov_sync.inference.wires.fold import BlockFold, StreamedBlock, tool_calls
-from asimov_sync.inference.wires.refusals import Kinds, refusal
-from asimov_sync.inference.wires.untrusted import block_index, count, json_object, text
 from asimov_sync.messages import (
     Block,
     ChatMessage,

@@ -1,0 +1,1 @@
+"""Structured output: replies that are instances of a pydantic model."""

@@ -1,0 +1,1 @@
+"""Anthropic: its client, and the wire of the Messages API."""

@@ -1,0 +1,1 @@
+"""AWS Bedrock: its client, and the wires of InvokeModel and Converse."""

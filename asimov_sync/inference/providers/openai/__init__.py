@@ -1,0 +1,1 @@
+"""OpenAI and compatible servers: the client, and the wire of chat completions."""
