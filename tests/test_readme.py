@@ -1,6 +1,7 @@
-"""Every code block of README.rst does what it says, and those of the documentation run."""
+"""The code blocks of README.rst and of the documentation are executed."""
 
 import asyncio
+import importlib
 import importlib.util
 import inspect
 import os
@@ -10,6 +11,9 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
+
+import asimov_sync
 from asimov_sync import tasks
 
 from .tiers import suite
@@ -20,10 +24,16 @@ ROOT = pathlib.Path(__file__).parent.parent
 README = ROOT / "README.rst"
 
 
+DOCS = ROOT / "docs"
+GUIDES = {"agents", "async", "cache", "graph", "inference", "recipes", "telemetry", "testing"}
+OTHER_PAGES = {"changes", "contributing", "errors", "index", "migrating", "start"}
+
+
 def blocks(language, path=README):
-    """The code blocks of a language in a file, but for those inside of lists."""
-    pattern = r"^\.\. code-block:: {}\n\n((?:    .*\n|\n)+)".format(language)
-    return [textwrap.dedent(block).strip() for block in re.findall(pattern, path.read_text(encoding="utf-8"), re.M)]
+    """Return the code blocks of a language in a file, those inside of lists too."""
+    pattern = r"^( *)\.\. code-block:: {}\n\n((?:\1    .*\n| *\n)+)".format(language)
+    found = re.findall(pattern, path.read_text(encoding="utf-8"), re.M)
+    return [textwrap.dedent(block).strip() for _, block in found]
 
 
 def test_the_python_blocks_run(capsys):
@@ -52,11 +62,13 @@ def test_there_are_two_commands():
 
 
 def test_the_documentation_runs():
-    """The Python blocks of the documentation run, one after the other, but for those that need servers of their own.
+    """The Python blocks of each page run, one after the other. Those that need servers of their own are compiled.
 
-    What needs a web framework runs where that is installed, Django's below; all else is compiled.
+    A block that imports a web framework runs if that is installed; Django's run in a test of their own.
     """
-    for path in sorted((ROOT / "docs").glob("*.rst")):
+    paths = sorted(DOCS.rglob("*.rst"))
+    assert {path.stem for path in paths if path.parent == DOCS} == GUIDES | OTHER_PAGES
+    for path in paths:
         namespace = {"__name__": "__main__"}  # Flask looks for the folder of its module
         ran = 0
         for number, block in enumerate(blocks("python", path)):
@@ -64,7 +76,7 @@ def test_the_documentation_runs():
             if "RedisCluster(" not in block and installed(block) and "from django" not in block:
                 exec(code, namespace)
                 ran += 1
-        assert ran >= 4, path
+        assert ran >= 4 or path.parent != DOCS or path.stem not in GUIDES, path
         for name in ("scheduler", "client", "server"):
             if name in namespace:
                 closing = namespace[name].close()
@@ -72,21 +84,70 @@ def test_the_documentation_runs():
                     asyncio.run(closing)
 
 
+def test_the_first_program_prints_what_the_page_says(capsys):
+    """The program of "Start here" has about 25 lines, needs no key, and prints the text that follows it."""
+    program = blocks("python", DOCS / "start.rst")[0]
+    exec(compile(program, "start.py", "exec"), {})
+    assert capsys.readouterr().out.strip() == blocks("text", DOCS / "start.rst")[0]
+    assert len([line for line in program.splitlines() if line]) <= 25
+
+
+@pytest.mark.parametrize("module", ["asimov_sync", "asimov_sync.aio", "asimov_sync.telemetry", "asimov_sync.testing"])
+def test_the_reference_has_every_public_name(module):
+    """The API reference describes each name of the module's __all__ once, and no other name of the module."""
+    directive = re.compile(r"^\.\. (?:currentmodule:: (\S+)|auto(?:class|exception|function|data):: (\w+))$", re.M)
+    described = []
+    for path in sorted((DOCS / "reference").glob("*.rst")):
+        current = None
+        for named, name in directive.findall(path.read_text(encoding="utf-8")):
+            current = named or current
+            if name and current == module:
+                described.append(name)
+    assert sorted(described) == sorted(importlib.import_module(module).__all__)
+
+
+def test_the_page_of_errors_has_every_error():
+    """docs/errors.rst says of each public error when it is raised, in an entry of its own."""
+    text = (DOCS / "errors.rst").read_text(encoding="utf-8")
+    explained = re.findall(r"^:exc:`~asimov_sync\.(\w+)`$", text, re.M)
+    public = [getattr(asimov_sync, name) for name in asimov_sync.__all__]
+    names = [error.__name__ for error in public if isinstance(error, type) and issubclass(error, Exception)]
+    assert sorted(explained) == sorted(names)
+
+
+def test_the_lines_of_the_prose_are_short():
+    """A line of prose has at most 100 characters; those of code and of tables may have more."""
+    for path in [README] + sorted(DOCS.rglob("*.rst")):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if not line.startswith("    ") and not re.search(r"   \S|^=", line):
+                assert len(line) <= 100, "{}:{}".format(path.name, number)
+
+
+def test_no_code_block_is_overlooked():
+    """Each block is Python, which is executed, or shell commands or text; there are no literal blocks without a language."""
+    for path in [README] + sorted(DOCS.rglob("*.rst")):
+        text = path.read_text(encoding="utf-8")
+        found = re.findall(r"^ *\.\. code-block:: (\w+)$", text, re.M)
+        assert set(found) <= {"python", "console", "sh", "text"}, path
+        assert found.count("python") == len(blocks("python", path)), path
+        assert not re.search(r"^(?! *\.\. ).*::$", text, re.M), path
+
+
 def test_the_table_of_statuses_is_the_one_that_holds():
-    """The guide's table of moves is that of the module, line by line."""
+    """The guide's table of transitions equals that of the module, line by line."""
     lines = tasks.__doc__.splitlines()
     table = [number for number, line in enumerate(lines) if line.startswith("====")]
-    guide = (ROOT / "docs" / "graph.rst").read_text(encoding="utf-8")
+    guide = (DOCS / "graph.rst").read_text(encoding="utf-8")
     assert "\n".join(lines[table[0] : table[2] + 1]) in guide
 
 
 def installed(block):
-    """Whether the web frameworks that a block imports are there."""
+    """Return whether the web frameworks that a block imports are installed."""
     frameworks = re.findall(r"^from (flask|django)", block, re.M)
     return all(importlib.util.find_spec(framework) for framework in frameworks)
 
 
-# What a Django project has around the recipe: settings with TASK_WORKERS from the command line, and a database with tables.
+# A Django project around the recipe: settings, with TASK_WORKERS from the command line, and a database with tables.
 SITE = """
 import sys
 import django
@@ -118,8 +179,8 @@ DiscoverRunner(interactive=False).run_tests(["__main__"])
 
 
 def test_the_recipe_for_django_runs(tmp_path):
-    """The view answers from the database on threads, and its TestCase passes on the test's own thread, and only there."""
-    recipe = [block for block in blocks("python", ROOT / "docs" / "recipes.rst") if "from django" in block]
+    """The view reads the database on threads. Its TestCase passes on the thread of the test, and fails on other threads."""
+    recipe = [block for block in blocks("python", DOCS / "recipes.rst") if "from django" in block]
     assert len(recipe) == 2
     if not installed(recipe[0]):
         return
