@@ -73,7 +73,7 @@ def list_parameters(app, what, name, obj, options, lines):
     lines[:] = "\n\n".join(paragraphs).split("\n")
 
 
-TYPE_ALIASES = "AnyTool Approvals Dependencies Messages Scripted System When".split()
+TYPE_ALIASES = "Answers AnyTool Approvals Dependencies Messages System When".split()
 """Types with long definitions. Signatures show their names; docs/reference/index.rst defines them."""
 
 
