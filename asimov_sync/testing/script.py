@@ -125,10 +125,10 @@ class Fault:
 
 
 Answer = Union[PlainAnswer, Fault]
-"""One answer of a script: a text, tool calls, a Reply, a Failure, or a Fault around one of these."""
+"""One answer of a script: a text, tool calls, a Reply, a Failure, or a Fault with one of these."""
 
 Answers = Union[str, Iterable[Answer], Callable[[Dict[str, Any]], Answer]]
-"""A script: one text for every request, the answers in order, or a function of the request's body."""
+"""A script: one text for every request, the answers in order, or a function of a request's body."""
 
 
 def calls(*wanted: Tuple[str, Dict[str, Any]]) -> List[ToolCall]:
