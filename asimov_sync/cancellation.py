@@ -1,81 +1,99 @@
-"""One token for ending work early: cancel it, wait on it, give it a deadline, hang callbacks on it.
+"""Cancellation: one token to cancel work, wait for that, set a deadline, and register callbacks.
 
-The current token is carried by a context variable. Every blocking call of the library honours it, so a handler that does
-nothing but call a model is freed when its run is cancelled::
+The current token is part of the scope of the context. Every blocking call of the library honours
+it, so a handler that only calls a model is freed when its run is cancelled::
 
     with Cancellation(timeout=30) as cancellation:
-        client.generate("…")                     # ends after 30 s at the latest, whatever it is doing
+        client.generate("…")                     # ends after 30 s at the latest
 
-State: a token has a reason (None until it is cancelled) and callbacks. Both change under one lock for all tokens, which is
-never held while a callback runs. A token registers at its parent only while it has callbacks itself, so a run with a
-hundred thousand tasks does not gather a hundred thousand registrations.
+State: a token has a reason (None until it is cancelled) and callbacks. One lock guards both, for
+all tokens; it is never held while a callback runs. A token is registered with its parent only while
+it has callbacks itself, so a run with a hundred thousand tasks does not accumulate a hundred
+thousand registrations.
 """
 
-import contextvars
 import itertools
 import logging
-import queue
 import time
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, Optional
 
+from asimov_sync.concurrency import scope
+from asimov_sync.concurrency.event import InterruptibleEvent
+from asimov_sync.concurrency.fork import ForkSafeLock
 from asimov_sync.errors import Cancelled
-from asimov_sync.forking import ForkSafeLock
 
 __all__ = ["Cancellation", "require_number"]
 
 logger = logging.getLogger(__name__)
 
-LONGEST_WAIT = 1e6
-"""Seconds that a wait is cut to, more than a week: a lock cannot be waited for infinitely long."""
-
-# (the current token, what was current before it): kept in one value, so that one token may be entered in many threads.
-_current: "contextvars.ContextVar[Optional[Tuple[Cancellation, Any]]]" = contextvars.ContextVar(
-    "asimov_cancellation", default=None
-)
+_current_scope = scope.current
 _numbers = itertools.count()
-_tokens = ForkSafeLock()  # guards every token's reason and callbacks
+_lock = ForkSafeLock()  # guards the reason and the callbacks of every token
 _INHERIT: Any = object()
 
 
 def require_number(name: str, seconds: Optional[float]) -> None:
-    """Raise ValueError for NaN, which compares false with every moment: a timer for it would never fire."""
+    """Raise ValueError for NaN.
+
+    NaN compares false with every time, so a timer for it would never fire.
+
+    name: the name of the argument, for the message.
+    seconds: its value.
+    """
     if seconds is not None and seconds != seconds:
         raise ValueError(f"{name} is a number of seconds, or None for no limit; not {seconds!r}")
 
 
 class Cancellation:
-    """A request to end work early, which whoever does the work may ask for, wait on, or be called by.
+    """A token that cancels work. Any thread may cancel it, poll it, or wait for it.
 
-    timeout: seconds from now after which the token counts as cancelled; None for no deadline of its own.
-    parent: a token whose cancellation and deadline are this one's too. Where not given, the current token; None for none.
+    timeout: seconds from now until the token counts as cancelled; None (the default) for no
+        deadline of its own.
+    parent: a token whose cancellation and deadline also apply to this one; None for none. The
+        default is the current token.
 
-    Safe to use from any thread. `with cancellation:` makes it the current one for the block.
+    `with cancellation:` makes it the current token for the block.
     """
 
-    __slots__ = ("_callbacks", "_parent", "_reason", "_upward", "deadline")
+    __slots__ = ("_callbacks", "_parent", "_parent_registration", "_reason", "deadline")
 
     deadline: Optional[float]
-    """The `time.monotonic()` moment at which it counts as cancelled, its parents' included; None for never."""
+    """The `time.monotonic()` time at which the token counts as cancelled; None for never.
 
-    def __init__(self, timeout: Optional[float] = None, parent: "Optional[Cancellation]" = _INHERIT) -> None:
+    It is the earliest of its own deadline and those of its parents.
+    """
+
+    def __init__(
+        self, timeout: Optional[float] = None, parent: "Optional[Cancellation]" = _INHERIT
+    ) -> None:
         require_number("timeout=", timeout)
         if parent is _INHERIT:
-            entered = _current.get()
-            parent = entered[0] if entered else None
-        deadline = None if timeout is None or timeout == float("inf") else time.monotonic() + timeout
+            parent = Cancellation.entered()
+        deadline = None
+        if timeout is not None and timeout != float("inf"):
+            deadline = time.monotonic() + timeout
         if parent is not None and parent.deadline is not None:
             deadline = parent.deadline if deadline is None else min(deadline, parent.deadline)
         self.deadline = deadline
         self._parent = parent
         self._reason: Optional[str] = None
         self._callbacks: Optional[Dict[int, Callable[[], Any]]] = None
-        self._upward: Optional[Registration] = None
+        self._parent_registration: Optional[Registration] = None
 
     @staticmethod
     def current() -> "Cancellation":
-        """The token of the surrounding `with` or task; a fresh one that nobody else can cancel where there is none."""
-        entered = _current.get()
-        return entered[0] if entered else Cancellation(parent=None)
+        """Return the token of the enclosing `with` block or task.
+
+        Outside of both, return a new token without a parent, which nobody else can cancel.
+        """
+        chain = _current_scope().cancellation
+        return chain[0] if chain else Cancellation(parent=None)
+
+    @staticmethod
+    def entered() -> "Optional[Cancellation]":
+        """Return the token of the enclosing `with` block or task, or None if there is none."""
+        chain = _current_scope().cancellation
+        return chain[0] if chain else None
 
     @staticmethod
     def entered() -> "Optional[Cancellation]":
@@ -84,32 +102,35 @@ class Cancellation:
         return entered[0] if entered else None
 
     def cancel(self, reason: str = "cancelled") -> bool:
-        """Cancel it and call its callbacks on this thread; False if it was cancelled before, and nothing is done.
+        """Cancel the token and call its callbacks on this thread.
 
-        A callback that raises is logged.
+        reason: the message of the Cancelled errors that follow.
+
+        Returns True, or False without any effect if the token was cancelled before. An exception of
+        a callback is logged.
         """
-        with _tokens.lock:
+        with _lock.lock:
             if self._reason is not None:
                 return False
             self._reason = reason
             callbacks, self._callbacks = self._callbacks, None
-            upward, self._upward = self._upward, None
+            parent_registration, self._parent_registration = self._parent_registration, None
         self._call(callbacks)
-        if upward is not None:  # a parent may live long, and see many streams come and be closed
-            upward.remove()
+        if parent_registration is not None:  # the parent may outlive many streams
+            parent_registration.remove()
         return True
 
     def _call(self, callbacks: Optional[Dict[int, Callable[[], Any]]]) -> None:
         for number in list(callbacks or ()):
             assert callbacks is not None
             try:
-                callbacks.pop(number)()  # taken out, so that whoever is just registering sees what was called
-            except Exception:  # the others are to be called, and whoever cancels has its own errors to raise
-                logger.exception("a callback of a cancellation failed")
+                callbacks.pop(number)()  # popped, so that a concurrent on_cancel sees that it ran
+            except Exception:  # the other callbacks still have to run
+                logger.exception("a cancellation callback failed")
 
     @property
     def reason(self) -> Optional[str]:
-        """Why it was cancelled; None while it was not."""
+        """Why the token was cancelled; None if it is not."""
         if self._reason is None:
             if self._parent is not None and self._parent.cancelled:
                 self.cancel(self._parent.reason or "cancelled")
@@ -119,44 +140,50 @@ class Cancellation:
 
     @property
     def cancelled(self) -> bool:
-        """Whether it, or a parent, was cancelled or has passed its deadline."""
+        """True if the token or a parent was cancelled or has passed its deadline."""
         return self.reason is not None
 
     @property
     def remaining(self) -> Optional[float]:
-        """Seconds until the deadline, never below 0; None where there is no deadline."""
+        """Seconds until the deadline, never below 0; None without a deadline."""
         return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
 
     def raise_if_cancelled(self) -> None:
-        """Raise Cancelled, with the reason as its message, if it is cancelled."""
+        """Raise Cancelled, with the reason as its message, if the token is cancelled."""
         reason = self.reason
         if reason is not None:
             raise Cancelled(reason)
 
     def wait(self, seconds: Optional[float] = None) -> bool:
-        """Sleep until it is cancelled, or `seconds` have passed (None: no limit); True if it is cancelled."""
+        """Sleep until the token is cancelled.
+
+        seconds: how long to sleep at most; None (the default) for no limit.
+
+        Returns True if the token is cancelled.
+        """
         require_number("seconds", seconds)
         remaining = self.remaining
         if remaining is not None:
             seconds = remaining if seconds is None else min(seconds, remaining)
-        # A queue, because Ctrl-C in the wait of an Event may leave its lock released, and be lost in the error about that.
-        woken: "queue.SimpleQueue[None]" = queue.SimpleQueue()
-        with self.on_cancel(lambda: woken.put(None)):
-            try:
-                woken.get(timeout=None if seconds is None else min(max(0.0, seconds), LONGEST_WAIT))
-            except queue.Empty:
-                pass
+        event = InterruptibleEvent()
+        with self.on_cancel(event.set):
+            event.wait(seconds)
         return self.cancelled
 
     def on_cancel(self, callback: Callable[[], Any]) -> "Registration":
-        """Have `callback()` called when it is cancelled, on the thread that cancels; at once, here, if it is already.
+        """Call `callback()` when the token is cancelled, on the thread that cancels it.
 
-        Returns a registration to `remove()`, or to use in a `with`. A deadline alone calls nobody: whoever blocks also
-        bounds the block by `remaining`.
+        If the token is cancelled already, the callback is called now, on this thread.
+
+        callback: a function without arguments.
+
+        Returns a Registration; `remove()` it, or use it in a `with` block. A deadline alone calls
+        no callback: bound a blocking wait by `remaining` as well.
         """
         registration = Registration(self, next(_numbers))
-        with _tokens.lock:
-            # A signal handler may cancel between any two of these lines: the callback is then still here, or was called.
+        with _lock.lock:
+            # A signal handler may cancel between any two of these lines. Then the callback is
+            # either still here or was called.
             callbacks = self._callbacks
             if callbacks is None:
                 callbacks = self._callbacks = {}
@@ -166,47 +193,56 @@ class Cancellation:
         if late:
             callback()
         elif first and self._parent is not None:
-            self._reach_up(self._parent)
+            self._register_with_parent(self._parent)
         return registration
 
-    def _reach_up(self, parent: "Cancellation") -> None:
-        upward = parent.on_cancel(lambda: self.cancel(parent.reason or "cancelled"))
-        with _tokens.lock:
-            # Another thread may have come and gone meanwhile: keep one registration, and only while it is needed.
-            if self._callbacks and self._upward is None:
-                self._upward = upward
+    def _register_with_parent(self, parent: "Cancellation") -> None:
+        registration = parent.on_cancel(lambda: self.cancel(parent.reason or "cancelled"))
+        with _lock.lock:
+            # Another thread may have registered or removed a callback meanwhile: keep one
+            # registration, and only if needed.
+            if self._callbacks and self._parent_registration is None:
+                self._parent_registration = registration
                 return
-        upward.remove()
+        registration.remove()
 
     def _remove(self, number: int) -> None:
-        upward = None
-        with _tokens.lock:
+        parent_registration = None
+        with _lock.lock:
             callbacks = self._callbacks
             if callbacks is not None:
                 callbacks.pop(number, None)
                 if not callbacks:
-                    upward, self._upward = self._upward, None
-        if upward is not None:
-            upward.remove()
+                    parent_registration, self._parent_registration = (
+                        self._parent_registration,
+                        None,
+                    )
+        if parent_registration is not None:
+            parent_registration.remove()
 
-    def take_over(self) -> None:
-        """Make it the current one for the rest of this context's life: for whoever made the context, as a run does."""
-        _current.set((self, None))
+    def make_current(self) -> None:
+        """Make the token the current one for the rest of this context.
+
+        Use this in a context that was made for the purpose; otherwise use a `with` block.
+        """
+        scope.set_cancellation((self, None))
 
     def __enter__(self) -> "Cancellation":
-        _current.set((self, _current.get()))
+        # The chain is part of the value, so one token may be entered in many threads, and several
+        # times in one.
+        scope.set_cancellation((self, _current_scope().cancellation))
         return self
 
     def __exit__(self, *exc_info: Any) -> None:
-        entered = _current.get()
-        _current.set(entered[1] if entered else None)
+        chain = _current_scope().cancellation
+        scope.set_cancellation(chain[1] if chain else None)
 
     def __repr__(self) -> str:
-        return "<Cancellation: {}>".format(self._reason or "not cancelled")
+        return f"<Cancellation: {self._reason or 'not cancelled'}>"
 
 
 class Registration:
-    """A callback's place on a token; `remove()` takes it back, as the end of a `with` does."""
+    """A callback of a token. `remove()`, or the end of a `with` block, unregisters it."""
 
     __slots__ = ("_token", "number")
 
@@ -215,7 +251,7 @@ class Registration:
         self.number = number
 
     def remove(self) -> None:
-        """Take the callback back; harmless when it was called or removed before."""
+        """Unregister the callback. Has no effect after it was called or removed."""
         self._token._remove(self.number)
 
     def __enter__(self) -> "Registration":

@@ -1,49 +1,49 @@
-"""The whole error tree: every exception that this library raises on purpose.
+"""The exceptions of this library.
 
 ::
 
     AsimovError
-    ├── Cancelled                   the caller asked for the work to end
-    ├── GraphError                  (ValueError) a graph that cannot be run as it is written
-    ├── IllegalTransition           (ValueError) a status move that the status table does not have
-    ├── RunFailed                   a run ended FAILED or PARTIAL, and raise_for_failure() was asked
-    ├── RunTimeout                  (TimeoutError) a run did not end in the time that was given
-    ├── TaskTimeout                 (TimeoutError) a task took longer than its timeout
+    ├── Cancelled                   the work was cancelled
+    ├── GraphError                  (ValueError) the graph cannot be run as it is
+    ├── IllegalTransition           (ValueError) the status table does not allow this change
+    ├── RunFailed                   raise_for_failure() on a run that ended FAILED or PARTIAL
+    ├── RunTimeout                  (TimeoutError) the run did not end within the given time
+    ├── TaskTimeout                 (TimeoutError) the task took longer than its timeout
     ├── NoDecision                  the voters of a ModelRouter did not agree on a choice
-    ├── NonRetryableError           raised by handlers: this failure is not to be retried
-    ├── WorkersClosed               (RuntimeError) work was handed to something already closed
-    ├── WorkersExhausted            (RuntimeError) more calls wait at once than there may be threads
-    ├── ToolError                   (ValueError) a tool that cannot be described to a model
+    ├── NonRetryableError           for handlers to raise: do not retry this failure
+    ├── ClosedError                 (RuntimeError) a scheduler, client or pool is closed
+    ├── WorkersExhausted            (RuntimeError) more calls wait at once than threads are allowed
+    ├── ToolDefinitionError         (ValueError) no tool can be made of this function
     ├── ToolRefused                 a tool call that waited for approval was refused
     ├── CacheError
-    │   ├── CacheUnavailable        (ConnectionError) the cache's server cannot be reached
-    │   ├── CacheAuthenticationError  the cache's server refused the user or password
-    │   ├── CacheReadOnly           the cache's server does not accept writes
-    │   ├── CacheFull               the cache's server has no memory left
-    │   ├── CacheKeyError           (ValueError) a key, prefix or suffix that cannot be one
-    │   ├── CacheValueError         (ValueError) a value that is not JSON, on its way in or out
-    │   ├── CrossSlotError          (ValueError) a guarded write over several slots of a Redis Cluster
-    │   ├── OutcomeUnknown          the connection broke, and the command may or may not have been executed
-    │   ├── WrongKeyType            the key holds something that is not a value of this library
+    │   ├── CacheUnavailable        (ConnectionError) the cache server cannot be reached
+    │   ├── CacheAuthenticationError  the cache server rejected the user or password
+    │   ├── CacheReadOnly           the cache server does not accept writes
+    │   ├── CacheFull               the cache server has no memory left
+    │   ├── CacheKeyError           (ValueError) an invalid key, prefix or suffix
+    │   ├── CacheValueError         (ValueError) a value, given or stored, that is not JSON
+    │   ├── CrossSlotError          (ValueError) a guarded write to several slots of a Redis Cluster
+    │   ├── OutcomeUnknown          the connection broke; the command may or may not have run
+    │   ├── WrongKeyType            the key holds a value that this library did not write
     │   └── UnboundedClear          (ValueError) clear() on a cache without a namespace
     └── InferenceError
         ├── AuthenticationError     401: no key, or a wrong one
         ├── PermissionDeniedError   402, 403: the key may not do this
-        ├── InvalidRequestError     400, 413, 422: the provider rejects the request as it stands
+        ├── InvalidRequestError     400, 413, 422: the provider rejects the request
         │   └── ContextLengthExceeded   it is too long for the model
         ├── NotFoundError           404: no such model or address
-        ├── RateLimitError          429: too many requests; .retry_after in seconds, where told
-        ├── OverloadedError         529: the provider has no capacity just now
-        ├── ProviderError           5xx, or a reply that is not what the wire promises
+        ├── RateLimitError          429: too many requests; .retry_after in seconds, or None
+        ├── OverloadedError         529: the provider has no capacity at the moment
+        ├── ProviderError           5xx, or a reply that breaks the provider's protocol
         ├── ConnectionFailed        (ConnectionError) no connection, or it broke before the reply
         │   └── ConnectTimeout      (TimeoutError) no connection within timeout.connect
-        ├── IdleTimeout             (TimeoutError) not a byte for timeout.idle seconds
+        ├── IdleTimeout             (TimeoutError) no byte for timeout.idle seconds
         ├── DeadlineExceeded        (TimeoutError) the whole call took longer than timeout.total
-        ├── StreamInterrupted       the stream ended before its own final event; .partial, .usage
+        ├── StreamInterrupted       the stream ended before its final event; .partial, .usage
         ├── BudgetExceeded          a budget is used up; the request was not sent
-        └── OutputInvalid           (ValueError) the reply is not of the model that output= asked for; .reply
+        └── OutputInvalid           (ValueError) the reply does not match output=; .reply
 
-Every one of them survives pickling, so that a Celery or multiprocessing worker can hand it on.
+All of them can be pickled, so a Celery or multiprocessing worker can pass them on.
 """
 
 from typing import TYPE_CHECKING, Any, Dict, List, Optional
@@ -63,6 +63,7 @@ __all__ = [
     "CacheUnavailable",
     "CacheValueError",
     "Cancelled",
+    "ClosedError",
     "ConnectionFailed",
     "ConnectTimeout",
     "ContextLengthExceeded",
@@ -86,142 +87,154 @@ __all__ = [
     "RunTimeout",
     "StreamInterrupted",
     "TaskTimeout",
-    "ToolError",
+    "ToolDefinitionError",
     "ToolRefused",
     "UnboundedClear",
-    "WorkersClosed",
     "WorkersExhausted",
     "WrongKeyType",
-    "described",
 ]
 
 
-def described(error: BaseException) -> str:
-    """An exception in one line: its type and its message."""
-    try:
-        message = str(error)
-    except Exception:  # somebody's own __str__ may fail, and what describes errors must not
-        message = ""
-    return "{}: {}".format(type(error).__name__, message) if message else type(error).__name__
-
-
 class AsimovError(Exception):
-    """The base of every error that this library raises on purpose."""
+    """Base of all exceptions that this library raises on purpose."""
 
 
-# What is asked of the library itself
+# General
 
 
 class Cancelled(AsimovError):
-    """The work was ended early because its Cancellation was cancelled; the message is the reason.
+    """The work ended early because its Cancellation was cancelled. The message is the reason.
 
-    partial: the Reply that had arrived by then, where it was a reply that was waited for.
+    partial: the Reply received so far if the caller waited for a reply, otherwise None.
     """
 
     partial: "Optional[Reply]" = None
 
 
 class GraphError(AsimovError, ValueError):
-    """A graph that cannot be run as it is written: a cycle, an unknown name, a type without a handler."""
+    """The graph cannot be run as it is: a cycle, an unknown name, a type without a handler ..."""
 
 
 class IllegalTransition(AsimovError, ValueError):
-    """A task was asked to move between two statuses that its table does not join."""
+    """The table of status changes does not allow this change."""
 
 
 class RunFailed(AsimovError):
-    """A run ended FAILED or PARTIAL; chained to the first task's exception. Raised by `RunResult.raise_for_failure`."""
+    """A run ended FAILED or PARTIAL. Raised by `RunResult.raise_for_failure`.
+
+    It is chained to the exception of the first task that failed.
+    """
 
 
 class RunTimeout(AsimovError, TimeoutError):
-    """`Run.result(timeout)` was called and the run is still going on; the run itself is not touched."""
+    """The run did not end within the timeout of `Run.result(timeout)`. The run itself continues."""
 
 
 class TaskTimeout(AsimovError, TimeoutError):
-    """A task's handler took longer than the `timeout` with which the task was added."""
+    """The handler of a task took longer than the task's `timeout`."""
 
 
 class NonRetryableError(AsimovError):
-    """Raised by a handler, or a subclass of it is, for a failure that trying again cannot mend: no Retry is made."""
+    """Raise this, or a subclass, from a handler to skip retries."""
 
 
 class NoDecision(AsimovError):
-    """The voters of a ModelRouter did not agree on a choice, and it has no default; the message says what they said."""
+    """The voters of a ModelRouter did not agree, and it has no default.
+
+    The message lists the votes.
+    """
 
 
-class WorkersClosed(AsimovError, RuntimeError):
-    """Work was handed to a scheduler, a client or a pool of workers after its `close()`."""
+class ClosedError(AsimovError, RuntimeError):
+    """A scheduler, client or worker pool was used after its `close()`."""
 
 
 class WorkersExhausted(AsimovError, RuntimeError):
-    """More calls of an async facade wait at once than it may have threads: its `max_threads`."""
+    """More calls of an async facade wait at once than its `max_threads` allows."""
 
 
-class ToolError(AsimovError, ValueError):
-    """A function that cannot be made into a tool: a model could not be told how to call it."""
+class ToolDefinitionError(AsimovError, ValueError):
+    """No tool can be made of a function, because its arguments cannot be described to a model."""
 
 
 class ToolRefused(AsimovError):
-    """A tool call that waited for approval was refused; the message is the reason, which the model is told."""
+    """A tool call that waited for approval was refused.
+
+    The message is the reason, which the model receives.
+    """
 
 
-# The cache
+# Cache
 
 
 class CacheError(AsimovError):
-    """The base of what goes wrong between the caller and a cache; chained to the backend's own error."""
+    """Base of all cache errors, chained to the error of the backend."""
 
 
 class CacheUnavailable(CacheError, ConnectionError):
-    """The cache's server cannot be reached, or the connection broke. The same cache object may be used again."""
+    """The cache server cannot be reached, or the connection broke.
+
+    The cache object remains usable.
+    """
 
 
 class CacheAuthenticationError(CacheError):
-    """The cache's server refused the user name or the password, or this user may not run the command."""
+    """The cache server rejected the user name or password, or this user may not run the command."""
 
 
 class CacheReadOnly(CacheError):
-    """The cache's server is a replica, or cannot persist, and does not accept writes."""
+    """The cache server does not accept writes: it is a replica, or it cannot persist."""
 
 
 class CacheFull(CacheError):
-    """The cache's server has reached its memory limit and evicts nothing."""
+    """The cache server reached its memory limit and evicts nothing."""
 
 
 class CacheKeyError(CacheError, ValueError):
-    """A key, prefix, suffix or mailbox name that cannot be one. An absent key is a plain KeyError."""
+    """An invalid key, prefix, suffix or mailbox name. An absent key is a plain KeyError."""
 
 
 class CacheValueError(CacheError, ValueError):
-    """A value that JSON cannot hold (nothing was written), or stored bytes that are not JSON or not of the asked type."""
+    """A value that JSON cannot hold, or stored bytes that are not JSON or of another type.
+
+    If the value was to be stored, nothing was written.
+    """
 
 
 class CrossSlotError(CacheError, ValueError):
-    """A guarded write over several slots of a Redis Cluster, which could not be one step; nothing was sent."""
+    """A guarded write to several slots of a Redis Cluster cannot be atomic. Nothing was sent."""
 
 
 class OutcomeUnknown(CacheError):
-    """The connection broke before the answer came: the command may or may not have been executed. Look before repeating it."""
+    """The connection broke before the reply arrived, so the command may or may not have run.
+
+    Check before you repeat it.
+    """
 
 
 class WrongKeyType(CacheError):
-    """The key holds a Redis type that this library does not store there: another program's key."""
+    """The key holds a Redis type that this library does not store: it is another program's."""
 
 
 class UnboundedClear(CacheError, ValueError):
-    """`clear()` on a cache without prefix and suffix, which would empty a database that others share."""
+    """`clear()` on a cache without prefix and suffix, which would empty a shared database."""
 
 
 # Inference
 
 
 class InferenceError(AsimovError):
-    """The base of everything that goes wrong between a client and a model.
+    """Base of all errors between a client and a model. Each attribute may be None.
 
-    provider: "anthropic" …; status: the HTTP status, where there was one; error_type: the provider's own word;
-    request_id: the provider's id of the request; attempts: how many were made; retry_after: how many seconds the provider
-    asks to wait; should_retry: its own word on whether that makes sense; partial: the Reply that had arrived before a
-    stream failed; messages: the history of a tool loop that could not go on, ready to be sent again. Each may be None.
+    provider: "anthropic", "bedrock", "openai" ...
+    status: the HTTP status.
+    error_type: the provider's name of the error.
+    request_id: the provider's id of the request.
+    attempts: the number of attempts made.
+    retry_after: seconds that the provider asks to wait.
+    should_retry: whether the provider recommends a retry.
+    partial: the Reply received before a stream failed.
+    messages: the history of a failed tool loop, ready to be sent again.
     """
 
     def __init__(
@@ -250,31 +263,31 @@ class InferenceError(AsimovError):
         self.messages = messages
 
     def __str__(self) -> str:
-        facts: Dict[str, Any] = {
+        details: Dict[str, Any] = {
             "status": self.status,
             "type": self.error_type,
             "request id": self.request_id,
             "attempts": self.attempts if self.attempts and self.attempts > 1 else None,
         }
-        told = ", ".join("{} {}".format(name, fact) for name, fact in facts.items() if fact is not None)
+        known = ", ".join(f"{name} {value}" for name, value in details.items() if value is not None)
         message = super().__str__()
-        return "{} ({})".format(message, told) if told else message
+        return f"{message} ({known})" if known else message
 
 
 class AuthenticationError(InferenceError):
-    """The provider does not accept the key, or none was given (401)."""
+    """The provider rejects the key, or no key was given (401)."""
 
 
 class PermissionDeniedError(InferenceError):
-    """The key is valid and may not do this, or its account cannot pay for it (402, 403)."""
+    """The key is valid but may not do this, or its account cannot pay for it (402, 403)."""
 
 
 class InvalidRequestError(InferenceError):
-    """The provider rejects the request as it stands; sending it again changes nothing (400, 413, 422)."""
+    """The provider rejects the request; sending it again does not help (400, 413, 422)."""
 
 
 class ContextLengthExceeded(InvalidRequestError):
-    """The request, or the request and its max_tokens, is longer than the model's context window."""
+    """The request, or the request plus its max_tokens, exceeds the model's context window."""
 
 
 class NotFoundError(InferenceError):
@@ -282,19 +295,22 @@ class NotFoundError(InferenceError):
 
 
 class RateLimitError(InferenceError):
-    """Too many requests or tokens (429); retry_after is in seconds, None where the provider told none."""
+    """Too many requests or tokens (429).
+
+    retry_after: seconds that the provider asks to wait, or None.
+    """
 
 
 class OverloadedError(InferenceError):
-    """The provider has no capacity just now (529, or an `overloaded_error` inside a stream)."""
+    """The provider has no capacity at the moment (529, or `overloaded_error` in a stream)."""
 
 
 class ProviderError(InferenceError):
-    """The provider failed (5xx), or answered with something that its own wire does not allow."""
+    """The provider failed (5xx), or its answer breaks its own protocol."""
 
 
 class ConnectionFailed(InferenceError, ConnectionError):
-    """There was no connection, or it broke before the reply began."""
+    """No connection could be made, or it broke before the reply began."""
 
 
 class ConnectTimeout(ConnectionFailed, TimeoutError):
@@ -302,46 +318,48 @@ class ConnectTimeout(ConnectionFailed, TimeoutError):
 
 
 class IdleTimeout(InferenceError, TimeoutError):
-    """Not a single byte arrived for `Timeout.idle` seconds. A provider's pings are bytes."""
+    """No byte arrived for `Timeout.idle` seconds. The pings of a provider count as bytes."""
 
 
 class DeadlineExceeded(InferenceError, TimeoutError):
-    """The call did not end within `Timeout.total` seconds, retries included."""
+    """The call, retries included, did not end within `Timeout.total` seconds."""
 
 
 class StreamInterrupted(InferenceError):
-    """The stream ended before the provider's own final event: what was received is not a whole reply.
+    """The stream ended before the provider's final event, so the reply is incomplete.
 
-    partial: the Reply so far, its stop_reason None; text and usage: those of it.
+    partial: the Reply received so far; its stop_reason is None.
     """
 
     @property
     def usage(self) -> "Optional[Usage]":
-        """The usage figures that had arrived before the cut, or None."""
+        """The usage received before the interruption, or None."""
         return self.partial.usage if self.partial is not None else None
 
     @property
     def text(self) -> str:
-        """The text that had arrived before the cut."""
+        """The text received before the interruption."""
         return self.partial.text if self.partial is not None else ""
 
 
 class BudgetExceeded(InferenceError):
-    """A budget is used up, so the request was not sent; the message says which, and by how much.
+    """A budget is used up, so the request was not sent.
 
-    budget: the Budget itself.
+    The message names the limit and the amount spent.
+
+    budget: the Budget.
     """
 
     budget: object = None
 
 
 class OutputInvalid(InferenceError, ValueError):
-    """The model did not give what `output=` asked for, nor when it was told what was wrong.
+    """The model's reply does not match `output=`, not even after one correction.
 
-    reply: the raw reply, as it came.
+    reply: the reply as received.
     """
 
     @property
     def reply(self) -> "Optional[Reply]":
-        """The raw reply that could not be validated."""
+        """The reply that could not be validated."""
         return self.partial

@@ -1,18 +1,17 @@
-"""What is said: roles, messages, replies, usage, and the events of a reply that is still being streamed.
+"""Messages: roles, content blocks, replies, tool calls, usage, and the events of a streamed reply.
 
-A message's content is text or a list of *blocks*. Blocks are plain dicts in the dialect of Anthropic's Messages API,
-whatever the provider, so that one that this library does not know is kept and sent back as it came.
+The content of a message is text or a list of blocks. A block is a plain dict in the format of
+Anthropic's Messages API, whatever the provider is. A block of an unknown type is kept and sent back
+unchanged.
 """
 
 import enum
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Dict, Iterable, List, Optional, Tuple, Union
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
-from pydantic_core import to_jsonable_python
 
-from asimov_sync.errors import described
+from asimov_sync._json import to_jsonable
 
 __all__ = [
     "ChatMessage",
@@ -26,14 +25,13 @@ __all__ = [
     "ToolCallReady",
     "Usage",
     "as_messages",
-    "jsonable",
 ]
 
 Block = Dict[str, Any]
 
 
 class ChatRole(str, enum.Enum):
-    """Who speaks. TOOL_RESULT is what tools answered, given back to the model."""
+    """The author of a message. TOOL_RESULT marks the results of tool calls, sent to the model."""
 
     SYSTEM = "system"
     USER = "user"
@@ -42,10 +40,14 @@ class ChatRole(str, enum.Enum):
 
 
 class ChatMessage(BaseModel):
-    """One message: a role and its content, text or a list of blocks.
+    """One message of a conversation.
 
-    cache_marker asks the provider to cache the prompt up to and including this message: True or "5m" for five minutes,
-    "1h" for an hour.
+    role: its author.
+    content: text, or a list of blocks.
+    cache_marker: ask the provider to cache the prompt up to and including this message: True or
+        "5m" for five minutes, "1h" for one hour; False (the default) for no caching.
+
+    Raises ValueError for another cache_marker.
     """
 
     model_config = ConfigDict(extra="forbid", defer_build=True)
@@ -56,33 +58,39 @@ class ChatMessage(BaseModel):
 
     @field_validator("cache_marker")
     @classmethod
-    def _known_lifetime(cls, marker: Union[bool, str]) -> Union[bool, str]:
+    def _check_cache_marker(cls, marker: Union[bool, str]) -> Union[bool, str]:
         if marker not in (False, True, "5m", "1h"):
             raise ValueError('cache_marker is False, True, "5m" or "1h"')
         return marker
 
     @property
     def blocks(self) -> List[Block]:
-        """The content as blocks; text becomes one text block, empty text none."""
+        """The content as blocks. Text becomes one text block, empty text an empty list."""
         if isinstance(self.content, str):
             return [{"type": "text", "text": self.content}] if self.content else []
         return self.content
 
     @property
     def text(self) -> str:
-        """The text of the content, all its text blocks joined."""
+        """The text of the content: all its text blocks, joined."""
         if isinstance(self.content, str):
             return self.content
         texts = [block.get("text") for block in self.content if block.get("type") == "text"]
         return "".join(text for text in texts if isinstance(text, str))
 
 
-Messages = Union[str, ChatMessage, Dict[str, Any], Iterable[Union[str, ChatMessage, Dict[str, Any]]]]
-"""What is accepted wherever messages are asked for."""
+Messages = Union[
+    str, ChatMessage, Dict[str, Any], Iterable[Union[str, ChatMessage, Dict[str, Any]]]
+]
+"""The type of every `messages` argument; see `as_messages`."""
 
 
 def as_messages(messages: Messages) -> List[ChatMessage]:
-    """A new list of ChatMessage from a str (said by the user), a message, a {"role", "content"} dict, or several of these."""
+    """Convert a `messages` argument to a new list of ChatMessage.
+
+    messages: a str (a message of the user), a ChatMessage, a {"role", "content"} dict, or an
+        iterable of these.
+    """
     if isinstance(messages, (str, ChatMessage, dict)):
         messages = [messages]
     return [_as_message(message) for message in messages]
@@ -97,9 +105,13 @@ def _as_message(message: Union[str, ChatMessage, Dict[str, Any]]) -> ChatMessage
 
 
 class ToolCall(BaseModel):
-    """A model's wish to have a tool called.
+    """A model's request to call a tool.
 
-    malformed: what the model sent in place of a JSON object; then arguments is empty, and the call is not executed.
+    id: the provider's id of the call.
+    name: the name of the tool.
+    arguments: the arguments by name.
+    malformed: the text that the model sent if its arguments are not a JSON object, otherwise None.
+        arguments is then empty, and the tool is not called.
     """
 
     model_config = ConfigDict(defer_build=True)
@@ -111,20 +123,32 @@ class ToolCall(BaseModel):
 
     @classmethod
     def from_block(cls, block: Block, malformed: Optional[str] = None) -> "ToolCall":
-        """The call that a tool_use block stands for, whatever a model put into it."""
-        told, arguments = {name: block.get(name) for name in ("id", "name")}, block.get("input") or {}
+        """Make the call that a tool_use block describes. Accepts any values in the block.
+
+        block: the block.
+        malformed: the arguments as the model sent them, if they could not be parsed.
+        """
+        arguments = block.get("input") or {}
         if not isinstance(arguments, dict):
             malformed, arguments = malformed or repr(arguments), {}
-        words = {name: word if isinstance(word, str) else "" for name, word in told.items()}
-        return cls(arguments=arguments, malformed=malformed, **words)
+        texts = {}
+        for field in ("id", "name"):
+            text = block.get(field)
+            texts[field] = text if isinstance(text, str) else ""
+        return cls(arguments=arguments, malformed=malformed, **texts)
 
 
 class Usage(BaseModel):
-    """What one or more requests used, in tokens; adds with +.
+    """The tokens that one or more requests used. Usages add with `+`.
 
-    input_tokens counts neither tokens read from nor written to the provider's prompt cache. output_tokens includes
-    reasoning_tokens. cache_write_input_tokens includes its 5m and 1h parts, where the provider tells them apart.
-    requests: how many replies are counted here.
+    input_tokens: input that was neither read from nor written to the provider's prompt cache.
+    output_tokens: output, reasoning_tokens included.
+    cache_read_input_tokens: input read from the prompt cache.
+    cache_write_input_tokens: input written to the prompt cache, its 5m and 1h parts included.
+    cache_write_5m_input_tokens, cache_write_1h_input_tokens: the parts written for five minutes and
+        for one hour, if the provider reports them; otherwise 0.
+    reasoning_tokens: output that the model used for thinking.
+    requests: number of replies in this sum.
     """
 
     model_config = ConfigDict(frozen=True, defer_build=True)
@@ -140,8 +164,9 @@ class Usage(BaseModel):
 
     @property
     def total_tokens(self) -> int:
-        """Everything that went in, cached or not, and everything that came out."""
-        return self.input_tokens + self.cache_read_input_tokens + self.cache_write_input_tokens + self.output_tokens
+        """All input, cached or not, and all output."""
+        cached = self.cache_read_input_tokens + self.cache_write_input_tokens
+        return self.input_tokens + cached + self.output_tokens
 
     def __add__(self, other: "Usage") -> "Usage":
         if not isinstance(other, Usage):
@@ -151,10 +176,17 @@ class Usage(BaseModel):
 
 
 class Reply(BaseModel):
-    """What a model answered.
+    """The reply of a model.
 
-    stop_reason: why it stopped, in Anthropic's words (end_turn, max_tokens, stop_sequence, tool_use, pause_turn, refusal …);
-    raw_stop_reason: in the provider's own. Both None in a partial reply. message: ready to be appended to the history.
+    message: the reply as a message, ready to be appended to the history.
+    stop_reason: why the model stopped, in Anthropic's terms (end_turn, max_tokens, stop_sequence,
+        tool_use, pause_turn, refusal ...). None in a partial reply.
+    raw_stop_reason: the same in the provider's own terms. None in a partial reply.
+    tool_calls: the calls that the model asks for.
+    usage: the tokens used.
+    model: the model that the provider names, or None.
+    id: the provider's id of the reply, or None.
+    parsed: the validated value if the request had `output=`, otherwise None.
     """
 
     model_config = ConfigDict(defer_build=True)
@@ -170,69 +202,34 @@ class Reply(BaseModel):
 
     @property
     def text(self) -> str:
-        """The reply's text."""
+        """The text of the reply."""
         return self.message.text
 
 
 # Events
 
-LONGEST_NUMBER = 1024
-"""How many bits an integer in JSON may have: a longer one is infinite to browsers, and Python may refuse to write it."""
-
 
 class Event:
-    """Something that happened: an object with a `type` and its own fields, and `to_dict()` for JSON."""
+    """Base of all events. An event has a `type`, its own fields, and `to_dict()` for JSON."""
 
     __slots__: Tuple[str, ...] = ()
     type: ClassVar[str]
 
     def to_dict(self) -> Dict[str, Any]:
-        """The type and the fields, as JSON can hold them: `json.dumps(…, allow_nan=False)` takes it, and browsers read it.
+        """Return the type and the fields as values that JSON can hold.
 
-        An object that JSON cannot hold becomes its repr, and a float that is infinite or not a number None.
+        `json.dumps(..., allow_nan=False)` accepts the dict, and browsers read the result. An object
+        that JSON cannot hold becomes its repr; a float that is infinite or NaN becomes None.
         """
-        told: Dict[str, Any] = {"type": self.type}
+        fields: Dict[str, Any] = {"type": self.type}
         for name in self.__slots__:
-            told[name] = jsonable(getattr(self, name))
-        return told
-
-
-def jsonable(value: Any) -> Any:
-    """A value as JSON can hold it: exceptions in one line, bytes as base64, what JSON has no word for as its repr.
-
-    What is no finite float is None, as it is in the JSON of pydantic's models and in that of browsers.
-    """
-    try:
-        return _readable(to_jsonable_python(value, bytes_mode="base64", fallback=_told))
-    except Exception:  # a cycle, a depth beyond all bounds, a model that cannot be serialised
-        return _told(value)
-
-
-def _told(value: Any) -> str:
-    try:
-        return described(value) if isinstance(value, BaseException) else repr(value)
-    except Exception:  # somebody's own __repr__, a depth or a number of digits beyond all bounds
-        return object.__repr__(value)
-
-
-def _readable(value: Any) -> Any:
-    """The same without the numbers that only Python writes and reads."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, int):
-        return value if value.bit_length() <= LONGEST_NUMBER else _told(value)
-    if isinstance(value, list):
-        return [_readable(one) for one in value]
-    if isinstance(value, dict):
-        return {name: _readable(one) for name, one in value.items()}
-    return value
+            fields[name] = to_jsonable(getattr(self, name))
+        return fields
 
 
 @dataclass
 class TextDelta(Event):
-    """A piece of the reply's text arrived."""
+    """A part of the reply's text arrived."""
 
     __slots__ = ("text",)
     type = "text_delta"
@@ -241,7 +238,7 @@ class TextDelta(Event):
 
 @dataclass
 class ThinkingDelta(Event):
-    """A piece of the model's thinking arrived."""
+    """A part of the model's thinking arrived."""
 
     __slots__ = ("text",)
     type = "thinking_delta"
@@ -250,7 +247,10 @@ class ThinkingDelta(Event):
 
 @dataclass
 class ToolCallReady(Event):
-    """A tool call has arrived whole. It may be executed once the reply is done, if its stop_reason is tool_use."""
+    """A tool call arrived completely.
+
+    Execute it only after the reply is done, and only if its stop_reason is tool_use.
+    """
 
     __slots__ = ("call",)
     type = "tool_call_ready"
@@ -259,7 +259,7 @@ class ToolCallReady(Event):
 
 @dataclass
 class ReplyDone(Event):
-    """The provider's own final event was seen: this is the whole reply. Always the last event of a stream."""
+    """The reply is complete: the provider sent its final event. Always the last event."""
 
     __slots__ = ("reply",)
     type = "reply_done"

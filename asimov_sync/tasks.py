@@ -1,13 +1,13 @@
-"""What is to be done: a Task, its status, and the one table of moves between statuses.
+"""Tasks: a unit of work, its status, and the table of allowed status changes.
 
 ==========  =====================================  ==========================================
 from        to                                     when
 ==========  =====================================  ==========================================
-WAITING     EXECUTING                              its dependencies are done
+WAITING     EXECUTING                              its dependencies have finished
 WAITING     FAILED                                 it cannot be started at all
-EXECUTING   COMPLETE, PARTIAL, FAILED              its handler returned, or raised
-EXECUTING   WAITING                                it is to be tried again, or was undone
-the ends    WAITING                                a new run, or a loop, starts it afresh
+EXECUTING   COMPLETE, PARTIAL, FAILED              its handler returned or raised
+EXECUTING   WAITING                                it is retried, or a loop undoes it
+final       WAITING                                a new run or a loop starts it again
 ==========  =====================================  ==========================================
 """
 
@@ -24,7 +24,7 @@ __all__ = ["Task", "TaskSnapshot", "TaskStatus"]
 
 
 class TaskStatus(str, enum.Enum):
-    """Where a task stands."""
+    """The status of a task."""
 
     WAITING = "waiting"
     EXECUTING = "executing"
@@ -33,37 +33,38 @@ class TaskStatus(str, enum.Enum):
     PARTIAL = "partial"
 
     @property
-    def settled(self) -> bool:
-        """Whether it is an end: COMPLETE, FAILED or PARTIAL."""
-        return self in _ENDS
+    def is_final(self) -> bool:
+        """True for COMPLETE, FAILED and PARTIAL."""
+        return self in _FINAL
 
-    # The one of str, and so the one of its value: Enum's own is neither fast nor what `==` says.
+    # The hash of str, which equals the hash of the value. Enum's own hash is slow and inconsistent
+    # with `==`.
     __hash__ = str.__hash__
 
     def __str__(self) -> str:
         return self.name
 
     def __format__(self, spec: str) -> str:
-        # Before Python 3.12 a str enum formats as its value, whatever its __str__ says.
+        # Before Python 3.12 a str enum formats as its value and ignores its __str__.
         return format(self.name, spec)
 
 
-_ENDS = frozenset([TaskStatus.COMPLETE, TaskStatus.FAILED, TaskStatus.PARTIAL])
+_FINAL = frozenset([TaskStatus.COMPLETE, TaskStatus.FAILED, TaskStatus.PARTIAL])
 
-MOVES: Dict[TaskStatus, FrozenSet[TaskStatus]] = {
+TRANSITIONS: Dict[TaskStatus, FrozenSet[TaskStatus]] = {
     TaskStatus.WAITING: frozenset([TaskStatus.EXECUTING, TaskStatus.FAILED]),
-    TaskStatus.EXECUTING: _ENDS | {TaskStatus.WAITING},
+    TaskStatus.EXECUTING: _FINAL | {TaskStatus.WAITING},
     TaskStatus.COMPLETE: frozenset([TaskStatus.WAITING]),
     TaskStatus.FAILED: frozenset([TaskStatus.WAITING]),
     TaskStatus.PARTIAL: frozenset([TaskStatus.WAITING]),
 }
-"""The statuses that each status may move to."""
+"""For each status, the statuses that a task may move to."""
 
-_OUTCOME = ("status", "result", "error")
+_OUTCOME_FIELDS = ("status", "result", "error")
 
 
 class TaskSnapshot(NamedTuple):
-    """A task's status, result and error, as they stood at one moment."""
+    """Status, result and error of a task at one moment."""
 
     status: TaskStatus
     result: Any
@@ -71,11 +72,17 @@ class TaskSnapshot(NamedTuple):
 
 
 class Task(BaseModel):
-    """A piece of work: its type chooses the handler, its objective and params say what to do.
+    """A unit of work. Its type selects the handler; objective and params describe the work.
 
-    status, result and error change together, through `move` alone; `snapshot()`, copies, pickles, `dict(task)` and JSON never
-    show one of them without the others, whatever other threads do. Fields that are read one after the other may be of several
-    moments, and so may a repr.
+    id: a random UUID by default.
+    type: the name of the handler.
+    objective: what to do, in words; empty by default.
+    params: arguments for the handler, by name; empty by default.
+    status, result, error: the outcome so far. Only `move` changes them, all three at once.
+
+    `snapshot()`, copies, pickles, `dict(task)` and JSON show status, result and error of one
+    moment, even while other threads move the task. Fields that are read one after the other, and a
+    repr, may belong to different moments.
     """
 
     model_config = ConfigDict(extra="forbid", defer_build=True)
@@ -89,17 +96,24 @@ class Task(BaseModel):
     error: Optional[str] = None
 
     def move(self, status: TaskStatus, result: Any = None, error: Optional[str] = None) -> None:
-        """Go to `status` with this result and error; IllegalTransition if the table has no such move."""
+        """Change the status, the result and the error in one atomic step.
+
+        status: the new status.
+        result: the new result; None by default.
+        error: the new error message; None by default.
+
+        Raises IllegalTransition if the table has no such change.
+        """
         values = self.__dict__
-        if status not in MOVES[values["status"]]:
-            raise IllegalTransition(
-                "task {!r} cannot go from {} to {}".format(self.objective or self.type, values["status"], status)
-            )
-        # One C call on a dict with str keys: no other thread runs in between. The old values are held until it is done,
-        # because dropping the last reference to a result may run its destructor, and with it anything.
-        held = (values["result"], values["error"])
+        if status not in TRANSITIONS[values["status"]]:
+            name = self.objective or self.type
+            raise IllegalTransition(f"task {name!r} cannot go from {values['status']} to {status}")
+        # One C call on a dict with str keys, so no other thread runs in between. The old values
+        # stay referenced until the call is done: releasing the last reference to a result may run
+        # its destructor, which is arbitrary code.
+        old_values = (values["result"], values["error"])
         values.update(status=status, result=result, error=error)
-        del held
+        del old_values
         fields = self.__pydantic_fields_set__
         fields.add("status")
         if result is not None:
@@ -108,27 +122,32 @@ class Task(BaseModel):
             fields.add("error")
 
     def snapshot(self) -> TaskSnapshot:
-        """Status, result and error of one moment."""
+        """Return status, result and error of one moment."""
         values = self.__dict__.copy()
         return TaskSnapshot(values["status"], values["result"], values["error"])
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in _OUTCOME:
-            raise IllegalTransition("a task's {} is set by task.move(status, result=…, error=…) only".format(name))
+        if name in _OUTCOME_FIELDS:
+            raise IllegalTransition(
+                f"a task's {name} is set by task.move(status, result=…, error=…) only"
+            )
         super().__setattr__(name, value)
+
+    # Each method below works on a shallow copy, because other threads may move the task while it
+    # runs.
 
     def __deepcopy__(self, memo: Optional[Dict[int, Any]] = None) -> "Task":
         frozen = copy.copy(self)
         return super(Task, frozen).__deepcopy__(memo)
 
     def __getstate__(self) -> Dict[Any, Any]:
-        # What this returns is pickled piece by piece, while other threads have their turn.
         return super(Task, copy.copy(self)).__getstate__()
 
     def __iter__(self) -> Generator[Tuple[str, Any], None, None]:
         return super(Task, copy.copy(self)).__iter__()
 
     @model_serializer(mode="wrap")
-    def _serialise_one_moment(self, handler: Any) -> Dict[str, Any]:
-        # A subclass instance that is serialised as a plain Task arrives here too; a copy keeps its class.
+    def _serialize_copy(self, handler: Any) -> Dict[str, Any]:
+        # Also called for a subclass instance that is serialized as a plain Task; a copy keeps its
+        # class.
         return handler(copy.copy(self))  # type: ignore[no-any-return]

@@ -1,18 +1,20 @@
-"""Cancellation: cancelled once, seen everywhere, and nothing is left behind."""
+"""Cancellation: a token is cancelled once, every child sees it, and nothing is left behind."""
 
+import contextvars
 import gc
 import threading
 import time
+import weakref
 
 import pytest
 
-from asimov_sync import Cancellation, Cancelled
+from asimov_sync import Cancellation, Cancelled, cancellation
 
 from .waiting import Background, in_child, wait_for
 
 
-def test_it_is_cancelled_once():
-    """The first reason stays; cancelling again says that it did nothing."""
+def test_a_token_is_cancelled_once():
+    """The first reason stays. A second cancel returns False."""
     token = Cancellation()
     assert (token.cancelled, token.reason) == (False, None)
     token.raise_if_cancelled()
@@ -24,7 +26,8 @@ def test_it_is_cancelled_once():
 
 
 def test_callbacks_are_called_once():
-    """A callback is called on cancelling, and once; one that comes late is called at once; one that was removed is not."""
+    """A callback is called on cancel, and once. A late one is called at once, a removed one
+    never."""
     token, called = Cancellation(), []
     token.on_cancel(lambda: called.append("first"))
     with token.on_cancel(lambda: called.append("removed")):
@@ -35,8 +38,8 @@ def test_callbacks_are_called_once():
     assert called == ["first", "late"]
 
 
-def test_a_callback_that_raises_does_not_stop_the_others(caplog):
-    """Every callback runs; what one of them raises is logged, and does not reach whoever cancels."""
+def test_a_failing_callback_does_not_stop_the_others(caplog):
+    """Every callback runs. An exception is logged and does not reach the caller of cancel."""
     token, called = Cancellation(), []
     token.on_cancel(lambda: 1 / 0)
     token.on_cancel(lambda: called.append(1))
@@ -46,7 +49,8 @@ def test_a_callback_that_raises_does_not_stop_the_others(caplog):
 
 
 def test_a_parent_cancels_its_children():
-    """What is cancelled above is cancelled below, with the reason; not the other way round."""
+    """A cancelled parent cancels its children, with its reason. A child does not cancel its
+    parent."""
     parent = Cancellation()
     child = Cancellation(parent=parent)
     called = []
@@ -59,8 +63,8 @@ def test_a_parent_cancels_its_children():
     assert Cancellation(parent=parent).cancelled
 
 
-def test_a_child_without_callbacks_holds_no_place_at_its_parent():
-    """A parent knows only of children that wait for it, and only as long as they do."""
+def test_a_child_without_callbacks_is_not_registered():
+    """A child is registered with its parent only while it has callbacks, and once."""
     parent = Cancellation()
     child = Cancellation(parent=parent)
     assert not parent._callbacks
@@ -74,15 +78,17 @@ def test_a_child_without_callbacks_holds_no_place_at_its_parent():
 
 
 def test_the_current_token_is_the_parent():
-    """Inside of `with token:` the token is the current one, and new tokens are its children; outside it is not."""
+    """Inside `with token:` the token is current, and new tokens are its children."""
     outside = Cancellation.current()
     with Cancellation() as token:
         assert Cancellation.current() is token
+        assert Cancellation.entered() is token
         with Cancellation() as inner:
             token.cancel("above")
             assert inner.reason == "above"
         assert Cancellation.current() is token
     assert Cancellation.current() is not token
+    assert Cancellation.entered() is None
     assert not outside.cancelled
 
 
@@ -103,8 +109,24 @@ def test_one_token_in_many_threads():
     assert [call.result() for call in calls] == [False, False]
 
 
-def test_a_deadline_counts_as_cancelled():
-    """After its time-out, or its parent's, a token is cancelled, and its callbacks are called by whoever looks."""
+def test_make_current():
+    """make_current lasts for the rest of its context, and blocks inside it end as usual."""
+    outer, token, inner = Cancellation(), Cancellation(), Cancellation()
+
+    def use():
+        token.make_current()
+        with inner:
+            assert Cancellation.current() is inner
+        assert Cancellation.current() is token
+
+    with outer:
+        contextvars.copy_context().run(use)
+        assert Cancellation.current() is outer
+
+
+def test_a_passed_deadline_counts_as_cancelled():
+    """After its timeout, or its parent's, a token is cancelled. Looking at it calls its
+    callbacks."""
     parent = Cancellation(timeout=0.05)
     child = Cancellation(timeout=60, parent=parent)
     called = []
@@ -117,8 +139,8 @@ def test_a_deadline_counts_as_cancelled():
     assert child.remaining == 0
 
 
-def test_wait_is_woken():
-    """A thread that waits is woken by the cancellation of the token or its parent, and by nothing else."""
+def test_cancel_wakes_a_wait():
+    """The cancellation of the token or its parent wakes a waiting thread."""
     parent = Cancellation()
     child = Cancellation(parent=parent)
     assert child.wait(0.01) is False
@@ -128,7 +150,7 @@ def test_wait_is_woken():
     assert waiting.result() is True
 
 
-def test_cancel_and_register_race():
+def test_a_concurrent_cancel_calls_a_new_callback_once():
     """A callback that is registered while another thread cancels is called exactly once."""
     for _ in range(300):
         parent = Cancellation()
@@ -147,8 +169,7 @@ def test_cancel_and_register_race():
 
 
 def test_a_finished_token_is_freed():
-    """A token that was waited on does not live on in its parent."""
-    import weakref
+    """A token that was waited on is not kept alive by its parent."""
 
     class Watched(Cancellation):
         __slots__ = ("__weakref__",)
@@ -162,37 +183,41 @@ def test_a_finished_token_is_freed():
     assert watch() is None
 
 
-def test_a_forked_child_has_free_locks():
-    """A child that is forked while another thread holds the tokens' lock can cancel and wait."""
-    from asimov_sync import cancellation
-
+def test_locks_are_free_in_a_forked_child():
+    """A child forked while another thread holds the tokens' lock can cancel and wait."""
     token = Cancellation()
     held, release = threading.Event(), threading.Event()
 
     def hold():
-        with cancellation._tokens.lock:
+        with cancellation._lock.lock:
             held.set()
             release.wait(20)
 
     holder = Background(hold)
     assert held.wait(5)
+
+    def use():
+        token.on_cancel(print)
+        token.cancel("in the child")
+        token.wait(1)
+
     try:
-        in_child(lambda: (token.on_cancel(print), token.cancel("in the child"), token.wait(1)))
+        in_child(use)
     finally:
         release.set()
         holder.result()
     assert not token.cancelled
 
 
-def test_time_is_not_asked_without_a_deadline(monkeypatch):
-    """A token without a deadline never looks at the clock."""
+def test_the_clock_is_not_read_without_a_deadline(monkeypatch):
+    """A token without a deadline never reads the clock."""
     token = Cancellation(parent=None)
     monkeypatch.setattr(time, "monotonic", lambda: 1 / 0)
     assert not token.cancelled
 
 
-def test_a_child_that_was_cancelled_leaves_nothing_at_its_parent():
-    """A parent that outlives many children, each cancelled while somebody waited on it, holds none of them."""
+def test_a_cancelled_child_is_unregistered():
+    """A parent keeps nothing of its children that were cancelled while they had callbacks."""
     parent = Cancellation()
     for _ in range(20):
         child = Cancellation(parent=parent)
@@ -206,13 +231,14 @@ def test_a_child_that_was_cancelled_leaves_nothing_at_its_parent():
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
-def test_a_signal_that_cancels_while_a_callback_is_registered(before):
-    """A signal handler that cancels in the middle of on_cancel: the callback is called, and once."""
+def test_a_signal_handler_cancels_during_on_cancel(before):
+    """If a signal handler cancels in the middle of on_cancel, the callback is called exactly
+    once."""
     token = Cancellation()
     called = []
 
     class Interrupted(dict):
-        """Cancels where a signal handler could: just before, or just after, the callback is put in its place."""
+        """Cancels just before or just after the callback is stored."""
 
         def __setitem__(self, number, callback):
             if before:
@@ -226,8 +252,8 @@ def test_a_signal_that_cancels_while_a_callback_is_registered(before):
     assert called == ["signal"]
 
 
-def test_nan_is_refused():
-    """NaN is neither a time-out nor a time to wait: ValueError, which names the argument."""
+def test_nan_is_rejected():
+    """NaN as a timeout or as a time to wait raises ValueError with the name of the argument."""
     with pytest.raises(ValueError, match="timeout= is a number of seconds"):
         Cancellation(timeout=float("nan"))
     with pytest.raises(ValueError, match="seconds is a number of seconds"):

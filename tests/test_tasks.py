@@ -1,4 +1,4 @@
-"""Tasks: the table of moves, and that status, result and error are never seen apart."""
+"""Tasks: the table of status changes, and that status, result and error always belong together."""
 
 import copy
 import itertools
@@ -10,55 +10,61 @@ import threading
 import pytest
 
 from asimov_sync import IllegalTransition, Task, TaskStatus
-from asimov_sync.tasks import MOVES
+from asimov_sync.tasks import TRANSITIONS
 
 
 def task_in(status):
     task = Task(type="t", objective="o")
     if status is not TaskStatus.WAITING:
         task.move(TaskStatus.EXECUTING)
-    if status.settled:
+    if status.is_final:
         task.move(status, result=1, error="e")
     return task
 
 
-def test_the_seed_usage():
-    """A task is made of a type, an objective and params, and waits."""
+def test_a_new_task_waits():
+    """A task is made of a type, an objective and params. It is WAITING and has an id of its own."""
     task = Task(type="processing", objective="Process data", params={"input": "data"})
     assert (task.status, task.result, task.error) == (TaskStatus.WAITING, None, None)
     assert task.id != Task(type="processing", objective="Process data").id
 
 
+def test_final_statuses():
+    """COMPLETE, FAILED and PARTIAL are final, WAITING and EXECUTING are not."""
+    final = [status for status in TaskStatus if status.is_final]
+    assert final == [TaskStatus.COMPLETE, TaskStatus.FAILED, TaskStatus.PARTIAL]
+
+
 @pytest.mark.parametrize("before, after", list(itertools.product(TaskStatus, TaskStatus)), ids=str)
-def test_the_table_of_moves(before, after):
-    """A move of the table is made; any other names both statuses and changes nothing."""
+def test_moves_follow_the_table(before, after):
+    """A move in the table is made. Any other raises, names both statuses and changes nothing."""
     task = task_in(before)
-    if after in MOVES[before]:
+    if after in TRANSITIONS[before]:
         task.move(after, result="r")
         assert task.snapshot() == (after, "r", None)
     else:
-        told = task.snapshot()
-        with pytest.raises(IllegalTransition, match="{}.*{}".format(before.name, after.name)):
+        snapshot = task.snapshot()
+        with pytest.raises(IllegalTransition, match=f"{before.name}.*{after.name}"):
             task.move(after)
-        assert task.snapshot() == told
+        assert task.snapshot() == snapshot
 
 
 @pytest.mark.parametrize("field", ["status", "result", "error"])
-def test_the_outcome_is_not_assigned(field):
-    """Assigning status, result or error raises, and says what to use."""
+def test_the_outcome_cannot_be_assigned(field):
+    """Assigning status, result or error raises and names `move`."""
     with pytest.raises(IllegalTransition, match="move"):
         setattr(Task(type="t"), field, TaskStatus.COMPLETE)
 
 
 def test_a_misspelled_field_is_an_error():
-    """A task takes no field that it does not have."""
+    """An unknown field is rejected."""
     with pytest.raises(ValueError, match="objetive"):
         Task(type="t", objetive="o")
 
 
 @pytest.mark.parametrize("status", list(TaskStatus), ids=str)
-def test_nothing_is_lost_in_json_copies_and_pickles(status):
-    """A task in any status comes back the same from JSON, from a copy, and from another process."""
+def test_json_copies_and_pickles_are_complete(status):
+    """A task in any status equals its copies and what JSON and pickle give back."""
     task = task_in(status)
     for twin in (
         Task.model_validate_json(task.model_dump_json()),
@@ -75,35 +81,36 @@ def test_nothing_is_lost_in_json_copies_and_pickles(status):
 
 
 def test_a_deep_copy_shares_nothing():
-    """Changing a deep copy's params leaves the original as it was."""
+    """Changing the params of a deep copy leaves the original unchanged."""
     task = Task(type="t", params={"list": [1]})
     copy.deepcopy(task).params["list"].append(2)
     assert task.params == {"list": [1]}
 
 
-class Meddler:
-    """A result that has the next one come to the task while it is being pickled itself."""
+class MovesWhenPickled:
+    """A result that moves its task while it is being pickled."""
 
     def __init__(self, task):
         self.task = task
 
     def __reduce__(self):
         self.task.move(TaskStatus.WAITING)
-        return str, ("meddled",)
+        return str, ("pickled",)
 
 
-def test_a_pickle_is_of_one_moment():
-    """A task that moves in the middle of being pickled is pickled as it was at the beginning, on every protocol."""
+def test_a_pickle_belongs_to_one_moment():
+    """A task that moves while it is pickled is pickled in its first state, with every protocol."""
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         task = Task(type="t")
         task.move(TaskStatus.EXECUTING)
-        task.move(TaskStatus.PARTIAL, Meddler(task), "half")
-        assert pickle.loads(pickle.dumps(task, protocol)).snapshot() == (TaskStatus.PARTIAL, "meddled", "half")
+        task.move(TaskStatus.PARTIAL, MovesWhenPickled(task), "half")
+        again = pickle.loads(pickle.dumps(task, protocol))
+        assert again.snapshot() == (TaskStatus.PARTIAL, "pickled", "half")
         assert task.status is TaskStatus.WAITING
 
 
 def test_a_subclass_keeps_its_fields_in_json():
-    """A task with fields of its own is serialised with them."""
+    """The JSON of a subclass has its own fields."""
 
     class Priced(Task):
         price: int = 3
@@ -112,13 +119,14 @@ def test_a_subclass_keeps_its_fields_in_json():
 
 
 def test_no_torn_reads():
-    """Snapshots, copies and JSON taken by other threads always show a status with its own result and error."""
+    """Snapshots, copies and JSON made by other threads always pair a status with its own result and
+    error."""
     task = Task(type="t")
     stop = threading.Event()
     torn = []
     reads = [0, 0, 0]
 
-    def right(status, result, error):
+    def is_consistent(status, result, error):
         if status is TaskStatus.COMPLETE:
             return result == "done" and error is None
         if status is TaskStatus.FAILED:
@@ -133,10 +141,10 @@ def test_no_torn_reads():
                 twin = copy.copy(task)
                 seen = (twin.status, twin.result, twin.error)
             else:
-                told = json.loads(task.model_dump_json())
-                seen = (TaskStatus(told["status"]), told["result"], told["error"])
+                values = json.loads(task.model_dump_json())
+                seen = (TaskStatus(values["status"]), values["result"], values["error"])
             reads[kind] += 1
-            if not right(*seen):
+            if not is_consistent(*seen):
                 torn.append(seen)
 
     interval = sys.getswitchinterval()
@@ -161,7 +169,8 @@ def test_no_torn_reads():
     assert min(reads) > 0
 
 
-def test_a_status_is_told_by_its_name():
-    """In a message a status is its name, on every Python; in JSON it is lower case."""
+def test_a_status_formats_as_its_name():
+    """A status formats as its name on every Python; in JSON it is lower case."""
     assert "{} {!s}".format(TaskStatus.COMPLETE, TaskStatus.FAILED) == "COMPLETE FAILED"
+    assert f"{TaskStatus.COMPLETE} {TaskStatus.FAILED!s}" == "COMPLETE FAILED"
     assert json.dumps(TaskStatus.COMPLETE) == '"complete"'

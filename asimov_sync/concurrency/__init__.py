@@ -1,0 +1,1 @@
+"""Concurrency: fork safety, timers, worker pools, an interruptible event, fan-out, and scopes."""

@@ -1,0 +1,128 @@
+"""Timers: call functions at given times, on one daemon thread for the whole process.
+
+The thread starts with the first timer. Functions that it calls must be short; longer work belongs
+on a pool.
+"""
+
+import heapq
+import itertools
+import logging
+import queue
+import threading
+import time
+from typing import Any, Callable, List, Optional, Tuple
+
+from asimov_sync.concurrency.fork import reset_after_fork
+
+__all__ = ["MAX_WAIT", "Timer", "TimerThread", "timers"]
+
+logger = logging.getLogger(__name__)
+
+MAX_WAIT = 1e6
+"""Longest single wait, in seconds (more than a week); longer waits are cut to this.
+
+Waiting for a lock for an infinite or a very long time raises OverflowError.
+"""
+
+_local = threading.local()
+
+
+class TimerThread:
+    """Calls functions at given times, on one daemon thread.
+
+    An exception of a function is logged and does not affect other timers. Only the thread itself
+    holds the pending timers. Other threads reach it through a queue, so timers can be set in signal
+    handlers and destructors.
+    """
+
+    def __init__(self) -> None:
+        self.reset()
+        reset_after_fork(self)
+
+    def reset(self) -> None:
+        """Drop all timers and the thread; called in a forked child."""
+        # Re-entrant, because the garbage collector may call a destructor that sets a timer while
+        # the thread is being started.
+        self._start_lock = threading.RLock()
+        self._started = False
+        self._new: "queue.SimpleQueue[Tuple[float, int, Timer]]" = queue.SimpleQueue()
+        self._counter = itertools.count()
+
+    def call_at(self, when: float, function: Callable[[], Any]) -> "Timer":
+        """Call `function()` at a given time.
+
+        when: the time, as `time.monotonic()` counts it.
+        function: what to call, without arguments.
+
+        Returns a Timer, whose `cancel()` prevents the call. Raises ValueError for NaN, which would
+        break the order of the heap and block all later timers of the process.
+        """
+        if when != when:
+            raise ValueError("the time of a timer is a number, not nan")
+        timer = Timer(function)
+        self._new.put((when, next(self._counter), timer))
+        if not self._started:
+            self.start()
+        return timer
+
+    @property
+    def on_timer_thread(self) -> bool:
+        """True if the calling thread is this timer thread."""
+        return getattr(_local, "timer_thread", None) is self
+
+    def start(self) -> None:
+        """Start the thread if it is not running.
+
+        Call this early if timers will be set where starting a thread is unsafe, as in a destructor.
+        """
+        with self._start_lock:
+            if not self._started:
+                self._started = True
+                try:
+                    thread = threading.Thread(target=self._run, name="asimov-timers", daemon=True)
+                    thread.start()
+                except BaseException:
+                    self._started = False
+                    raise
+
+    def _run(self) -> None:
+        _local.timer_thread = self
+        pending: List[Tuple[float, int, Timer]] = []  # a heap
+        purge_size = 64
+        while True:
+            wait = min(MAX_WAIT, max(0.0, pending[0][0] - time.monotonic())) if pending else None
+            try:
+                heapq.heappush(pending, self._new.get(timeout=wait))
+            except queue.Empty:
+                pass
+            if len(pending) > purge_size:  # most timers are cancelled long before their time
+                pending = [entry for entry in pending if entry[2].function is not None]
+                heapq.heapify(pending)
+                purge_size = 2 * len(pending) + 64
+            while pending and pending[0][0] <= time.monotonic():
+                self._fire(heapq.heappop(pending)[2])
+
+    def _fire(self, timer: "Timer") -> None:
+        function, timer.function = timer.function, None
+        if function is not None:
+            try:
+                function()
+            except BaseException:  # SystemExit would end this thread and all timers of the process
+                logger.exception("a timer failed")
+
+
+class Timer:
+    """A pending call of a TimerThread."""
+
+    __slots__ = ("function",)
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self.function: Optional[Callable[[], Any]] = function
+
+    def cancel(self) -> None:
+        """Prevent the call and release the function. Has no effect after the call."""
+        self.function = None
+
+
+timers = TimerThread()
+"""The timer thread of the process."""
