@@ -11,8 +11,11 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from asimov_sync.agents.agent import Agent as Agent
-    from asimov_sync.agents.model_router import Choice as Choice, Decision as Decision, ModelRouter as ModelRouter
-    from asimov_sync.budget import Budget as Budget
+    from asimov_sync.agents.model_router import (
+        Choice as Choice,
+        Decision as Decision,
+        ModelRouter as ModelRouter,
+    )
     from asimov_sync.cache.contract import MISSING as MISSING, Cache as Cache
     from asimov_sync.cache.delivery import Delivery as Delivery
     from asimov_sync.cache.mailboxes import Letter as Letter
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
         CacheUnavailable as CacheUnavailable,
         CacheValueError as CacheValueError,
         Cancelled as Cancelled,
+        ClosedError as ClosedError,
         ConnectionFailed as ConnectionFailed,
         ConnectTimeout as ConnectTimeout,
         ContextLengthExceeded as ContextLengthExceeded,
@@ -54,10 +58,9 @@ if TYPE_CHECKING:
         RunTimeout as RunTimeout,
         StreamInterrupted as StreamInterrupted,
         TaskTimeout as TaskTimeout,
-        ToolError as ToolError,
+        ToolDefinitionError as ToolDefinitionError,
         ToolRefused as ToolRefused,
         UnboundedClear as UnboundedClear,
-        WorkersClosed as WorkersClosed,
         WorkersExhausted as WorkersExhausted,
         WrongKeyType as WrongKeyType,
     )
@@ -77,9 +80,15 @@ if TYPE_CHECKING:
     from asimov_sync.graph.run import Run as Run
     from asimov_sync.graph.scheduler import TaskScheduler as TaskScheduler
     from asimov_sync.inference.client import InferenceClient as InferenceClient
-    from asimov_sync.inference.providers.anthropic.client import AnthropicInferenceClient as AnthropicInferenceClient
-    from asimov_sync.inference.providers.bedrock.client import BedrockInferenceClient as BedrockInferenceClient
-    from asimov_sync.inference.providers.openai.client import OpenAIInferenceClient as OpenAIInferenceClient
+    from asimov_sync.inference.providers.anthropic.client import (
+        AnthropicInferenceClient as AnthropicInferenceClient,
+    )
+    from asimov_sync.inference.providers.bedrock.client import (
+        BedrockInferenceClient as BedrockInferenceClient,
+    )
+    from asimov_sync.inference.providers.openai.client import (
+        OpenAIInferenceClient as OpenAIInferenceClient,
+    )
     from asimov_sync.inference.rate_limit import RateLimit as RateLimit
     from asimov_sync.inference.request import Timeout as Timeout
     from asimov_sync.inference.stream import ReplyStream as ReplyStream, ToolStream as ToolStream
@@ -103,13 +112,16 @@ if TYPE_CHECKING:
         ToolCallReady as ToolCallReady,
         Usage as Usage,
     )
-    from asimov_sync.prices import Price as Price
-    from asimov_sync.tasks import Task as Task, TaskSnapshot as TaskSnapshot, TaskStatus as TaskStatus
+    from asimov_sync.tasks import (
+        Task as Task,
+        TaskSnapshot as TaskSnapshot,
+        TaskStatus as TaskStatus,
+    )
+    from asimov_sync.usage import Budget as Budget, Price as Price
 
 _HOMES = {
     "agents.agent": "Agent",
     "agents.model_router": "Choice Decision ModelRouter",
-    "budget": "Budget",
     "cache.contract": "Cache MISSING",
     "cache.delivery": "Delivery",
     "cache.mailboxes": "Letter",
@@ -117,12 +129,14 @@ _HOMES = {
     "cache.redis": "RedisCache",
     "cancellation": "Cancellation",
     "errors": (
-        "AsimovError AuthenticationError BudgetExceeded CacheAuthenticationError CacheError CacheFull CacheKeyError "
-        "CacheReadOnly CacheUnavailable CacheValueError Cancelled ConnectionFailed ConnectTimeout ContextLengthExceeded "
-        "CrossSlotError DeadlineExceeded GraphError IdleTimeout IllegalTransition InferenceError InvalidRequestError "
-        "NoDecision NonRetryableError NotFoundError OutcomeUnknown OutputInvalid OverloadedError PermissionDeniedError "
-        "ProviderError RateLimitError RunFailed RunTimeout StreamInterrupted TaskTimeout ToolError ToolRefused UnboundedClear "
-        "WorkersClosed WorkersExhausted WrongKeyType"
+        "AsimovError AuthenticationError BudgetExceeded CacheAuthenticationError CacheError "
+        "CacheFull CacheKeyError CacheReadOnly CacheUnavailable CacheValueError Cancelled "
+        "ClosedError ConnectionFailed ConnectTimeout ContextLengthExceeded CrossSlotError "
+        "DeadlineExceeded GraphError IdleTimeout IllegalTransition InferenceError "
+        "InvalidRequestError NoDecision NonRetryableError NotFoundError OutcomeUnknown "
+        "OutputInvalid OverloadedError PermissionDeniedError ProviderError RateLimitError "
+        "RunFailed RunTimeout StreamInterrupted TaskTimeout ToolDefinitionError ToolRefused "
+        "UnboundedClear WorkersExhausted WrongKeyType"
     ),
     "graph.building": "TaskGraph",
     "graph.events": "RunFinished TaskFinished TaskProgress TaskRetried TaskSkipped TaskStarted TaskText",
@@ -140,8 +154,10 @@ _HOMES = {
     "inference.stream": "ReplyStream ToolStream",
     "inference.tools.loop": "CalledTool ToolFinished ToolRun ToolRunDone ToolStarted",
     "inference.tools.tool": "Tool tool",
-    "messages": ("ChatMessage ChatRole Event Reply ReplyDone TextDelta ThinkingDelta ToolCall ToolCallReady Usage"),
-    "prices": "Price",
+    "messages": (
+        "ChatMessage ChatRole Event Reply ReplyDone TextDelta ThinkingDelta ToolCall ToolCallReady Usage"
+    ),
+    "usage": "Budget Price",
     "tasks": "Task TaskSnapshot TaskStatus",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}

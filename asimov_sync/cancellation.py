@@ -95,12 +95,6 @@ class Cancellation:
         chain = _current_scope().cancellation
         return chain[0] if chain else None
 
-    @staticmethod
-    def entered() -> "Optional[Cancellation]":
-        """Return the token of the surrounding `with` or task; None where there is none, and nobody can cancel."""
-        entered = _current.get()
-        return entered[0] if entered else None
-
     def cancel(self, reason: str = "cancelled") -> bool:
         """Cancel the token and call its callbacks on this thread.
 

@@ -48,7 +48,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import NoOpTracerProvider
 
-import asimov_sync.hooks
+import asimov_sync.instrumentation
 from asimov_sync import telemetry
 
 TASKS = 10000
@@ -69,7 +69,7 @@ CUTS: List[Tuple[str, str, int]] = [
     ("graph/workforce.py", r" +if driver\.hooks is not None and .*:\n +return None\n", 1),
     (
         "inference/client.py",
-        r" +installed = hooks\.installed\n +if installed is not None:\n +events = .*\n",
+        r" +installed = instrumentation\.installed\n +if installed is not None:\n +events = .*\n",
         1,
     ),
 ]
@@ -155,7 +155,7 @@ def check_task(run: Unhooked, task: Unhooked) -> None:
 
 def check_stream(run: Unhooked, task: Unhooked) -> None:
     """Run the checks that CUTS removes from the path of a stream. They run once for all events."""
-    installed = asimov_sync.hooks.installed
+    installed = asimov_sync.instrumentation.installed
     if installed is not None:
         return
 

@@ -40,7 +40,9 @@ def broken_links(root):
             count += 1
             target = (path.parent / urllib.parse.unquote(url.path)).resolve() if url.path else path
             anchor = urllib.parse.unquote(url.fragment)
-            if not target.is_file() or (anchor and target in pages and anchor not in pages[target].anchors):
+            if not target.is_file() or (
+                anchor and target in pages and anchor not in pages[target].anchors
+            ):
                 broken.append((path.relative_to(root).as_posix(), link))
     return count, broken
 

@@ -56,11 +56,15 @@ def list_parameters(app, what, name, obj, options, lines):
         lines[:] = []
     names = parameter_names(obj)
     # Docstrings hold no emphasis: an asterisk outside of backticks is that of *args.
-    text = re.sub(r"(`[^`]*`)|(\*+)", lambda match: match[1] or match[2].replace("*", "\\*"), "\n".join(lines))
+    text = re.sub(
+        r"(`[^`]*`)|(\*+)", lambda match: match[1] or match[2].replace("*", "\\*"), "\n".join(lines)
+    )
     if not names or "::" in text:
         lines[:] = text.split("\n")
         return
-    start = re.compile(r"(?:^|(?<=[.;] ))((?:{0})(?:, (?:{0}))*): ".format("|".join(map(re.escape, names))))
+    start = re.compile(
+        r"(?:^|(?<=[.;] ))((?:{0})(?:, (?:{0}))*): ".format("|".join(map(re.escape, names)))
+    )
     paragraphs = []
     for paragraph in re.split(r"\n\s*\n", text):
         parts = start.split(" ".join(paragraph.split()))
@@ -87,7 +91,9 @@ def alias_texts():
             texts += [(stringify_annotation(alias, "smart"), name) for alias, name in found]
     missing = set(TYPE_ALIASES) - {name for _, name in texts}
     if missing:
-        raise LookupError("TYPE_ALIASES in docs/conf.py has names that no module defines: {}".format(missing))
+        raise LookupError(
+            "TYPE_ALIASES in docs/conf.py has names that no module defines: {}".format(missing)
+        )
     return sorted(set(texts), key=lambda text: -len(text[0]))
 
 
@@ -113,7 +119,9 @@ def show_fields(app, what, name, obj, options, signature, return_annotation):
         text = "{}: {}".format(field_name, stringify_annotation(field.annotation, "smart"))
         if not field.is_required():
             default = field.get_default(call_default_factory=False)
-            text += " = {}".format("..." if field.default_factory else getattr(default, "name", repr(default)))
+            text += " = {}".format(
+                "..." if field.default_factory else getattr(default, "name", repr(default))
+            )
         fields.append(text)
     return "(*, {})".format(", ".join(fields)), None
 
@@ -142,7 +150,9 @@ def resolve_by_public_name(app, env, node, contnode):
         full_name = module + "." + target
         if full_name in domain.objects:
             kind = "exc" if domain.objects[full_name].objtype == "exception" else "obj"
-            return domain.resolve_xref(env, node["refdoc"], app.builder, kind, full_name, node, contnode)
+            return domain.resolve_xref(
+                env, node["refdoc"], app.builder, kind, full_name, node, contnode
+            )
     # A type that is not public: its name stands there without a link.
     return contnode if re.match(r"asimov_sync\.\w+\.", node["reftarget"]) else None
 

@@ -23,7 +23,9 @@ def test_missing_files_and_anchors_are_found(tmp_path, broken_links):
         ' <a href="guides/a.html#two">3</a> <a href="guides/b.html">4</a> <a href="https://example.com/none">5</a>',
         encoding="utf-8",
     )
-    (tmp_path / "guides" / "a.html").write_text('<p id="one"></p> <img src="../logo.png">', encoding="utf-8")
+    (tmp_path / "guides" / "a.html").write_text(
+        '<p id="one"></p> <img src="../logo.png">', encoding="utf-8"
+    )
     count, broken = broken_links(tmp_path)
     assert count == 5
     assert sorted(broken) == [

@@ -18,13 +18,17 @@ def public_modules():
     home = pathlib.Path(asimov_sync.__file__).parent
     for path in sorted(home.rglob("*.py")):
         yield importlib.import_module(
-            ".".join(("asimov_sync",) + path.relative_to(home).with_suffix("").parts).replace(".__init__", "")
+            ".".join(("asimov_sync",) + path.relative_to(home).with_suffix("").parts).replace(
+                ".__init__", ""
+            )
         )
 
 
 def test_all_is_sorted():
     """The names are in alphabetical order, whatever their case."""
-    assert asimov_sync.__all__ == sorted(asimov_sync.__all__, key=lambda name: (name.casefold(), name))
+    assert asimov_sync.__all__ == sorted(
+        asimov_sync.__all__, key=lambda name: (name.casefold(), name)
+    )
 
 
 def test_every_name_is_there():
@@ -39,7 +43,11 @@ def test_the_type_checker_sees_the_same_names():
     tree = ast.parse(inspect.getsource(asimov_sync))
     seen = {}
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("asimov_sync."):
+        if (
+            isinstance(node, ast.ImportFrom)
+            and node.module
+            and node.module.startswith("asimov_sync.")
+        ):
             seen.update({alias.asname: node.module for alias in node.names})
     assert seen == {name: "asimov_sync." + home for name, home in asimov_sync._HOME.items()}
 
@@ -47,7 +55,9 @@ def test_the_type_checker_sees_the_same_names():
 def test_every_error_is_exported():
     """Every exception of asimov_sync.errors is a public name."""
     errors = {
-        name for name, value in vars(asimov_sync.errors).items() if inspect.isclass(value) and issubclass(value, BaseException)
+        name
+        for name, value in vars(asimov_sync.errors).items()
+        if inspect.isclass(value) and issubclass(value, BaseException)
     }
     assert errors <= set(asimov_sync.__all__)
 
@@ -70,7 +80,9 @@ def test_everything_public_is_documented(module):
             continue
         assert value.__doc__, name
         for attribute, member in list(vars(value).items()) if inspect.isclass(value) else ():
-            function = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
+            function = (
+                member.fget if isinstance(member, property) else getattr(member, "__func__", member)
+            )
             if inspect.isfunction(function) and not attribute.startswith("_"):
                 assert function.__doc__, "{}.{}".format(name, attribute)
 
@@ -95,5 +107,7 @@ def test_the_import_is_light():
 
 def test_the_version_is_that_of_the_changes():
     """CHANGES.rst begins with the version of the package."""
-    changes = pathlib.Path(__file__).parent.parent.joinpath("CHANGES.rst").read_text(encoding="utf-8")
+    changes = (
+        pathlib.Path(__file__).parent.parent.joinpath("CHANGES.rst").read_text(encoding="utf-8")
+    )
     assert asimov_sync.__version__ in changes.split("---")[0]

@@ -92,10 +92,14 @@ def test_the_first_program_prints_what_the_page_says(capsys):
     assert len([line for line in program.splitlines() if line]) <= 25
 
 
-@pytest.mark.parametrize("module", ["asimov_sync", "asimov_sync.aio", "asimov_sync.telemetry", "asimov_sync.testing"])
+@pytest.mark.parametrize(
+    "module", ["asimov_sync", "asimov_sync.aio", "asimov_sync.telemetry", "asimov_sync.testing"]
+)
 def test_the_reference_has_every_public_name(module):
     """The API reference describes each name of the module's __all__ once, and no other name of the module."""
-    directive = re.compile(r"^\.\. (?:currentmodule:: (\S+)|auto(?:class|exception|function|data):: (\w+))$", re.M)
+    directive = re.compile(
+        r"^\.\. (?:currentmodule:: (\S+)|auto(?:class|exception|function|data):: (\w+))$", re.M
+    )
     described = []
     for path in sorted((DOCS / "reference").glob("*.rst")):
         current = None
@@ -111,7 +115,11 @@ def test_the_page_of_errors_has_every_error():
     text = (DOCS / "errors.rst").read_text(encoding="utf-8")
     explained = re.findall(r"^:exc:`~asimov_sync\.(\w+)`$", text, re.M)
     public = [getattr(asimov_sync, name) for name in asimov_sync.__all__]
-    names = [error.__name__ for error in public if isinstance(error, type) and issubclass(error, Exception)]
+    names = [
+        error.__name__
+        for error in public
+        if isinstance(error, type) and issubclass(error, Exception)
+    ]
     assert sorted(explained) == sorted(names)
 
 
@@ -188,9 +196,23 @@ def test_the_recipe_for_django_runs(tmp_path):
     def done(workers, *parts):
         program = tmp_path / "site.py"
         program.write_text("\n".join(parts), encoding="utf-8")
-        command = [sys.executable, str(program), str(workers), str(tmp_path / "database{}".format(workers))]
-        env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
-        return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, encoding="utf-8", timeout=120)
+        command = [
+            sys.executable,
+            str(program),
+            str(workers),
+            str(tmp_path / "database{}".format(workers)),
+        ]
+        env = dict(
+            os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        )
+        return subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=env,
+            encoding="utf-8",
+            timeout=120,
+        )
 
     view = done(8, SITE, recipe[0], VIEW)
     assert view.returncode == 0, view.stderr

@@ -4,18 +4,19 @@ import functools
 import logging
 from typing import Any, Callable, Iterable, List, Optional, TypeVar
 
-from asimov_sync import hooks
+from asimov_sync import instrumentation
+from asimov_sync._json import format_error
 from asimov_sync.agents.prompt import prompt
 from asimov_sync.cancellation import Cancellation
-from asimov_sync.errors import CacheError, InferenceError, described
+from asimov_sync.errors import CacheError, InferenceError
 from asimov_sync.graph.context import TaskContext
 from asimov_sync.graph.results import Partial
-from asimov_sync.hooks import Watch
 from asimov_sync.inference.client import InferenceClient
 from asimov_sync.inference.request import System
 from asimov_sync.inference.stream import ToolStream
 from asimov_sync.inference.tools.loop import Approvals, Redact, ToolRun
 from asimov_sync.inference.tools.tool import AnyTool
+from asimov_sync.instrumentation import Observation
 from asimov_sync.messages import ChatMessage, Messages, as_messages
 from asimov_sync.tasks import Task
 
@@ -97,8 +98,10 @@ class Agent:
         """
         history = self._history(question, messages)
         send = self._bind(self.client.run_tools, history, approvals, cancellation)
-        installed = hooks.installed
-        return send() if installed is None else Watch(installed.agent, self, history).run(send)
+        installed = instrumentation.installed
+        return (
+            send() if installed is None else Observation(installed.agent, self, history).run(send)
+        )
 
     def stream(
         self,
@@ -113,11 +116,11 @@ class Agent:
         """
         history = self._history(question, messages)
         send = self._bind(self.client.stream_tools, history, approvals, cancellation)
-        installed = hooks.installed
+        installed = instrumentation.installed
         if installed is None:
             return send()
-        watch = Watch(installed.agent, self, history)
-        stream = watch.step(send)
+        watch = Observation(installed.agent, self, history)
+        stream = watch.run_step(send)
         stream.watched_by(watch)
         return stream
 
@@ -192,7 +195,7 @@ class Agent:
             try:
                 context.cache.with_prefix("transcript").set(context.name, messages)
             except CacheError as error:
-                return f"the transcript could not be stored: {described(error)}"
+                return f"the transcript could not be stored: {format_error(error)}"
         return None
 
     def __repr__(self) -> str:

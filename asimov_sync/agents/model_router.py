@@ -7,16 +7,18 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tup
 from pydantic import BeforeValidator, Field, create_model
 from typing_extensions import Annotated, Literal
 
+from asimov_sync._json import format_error
 from asimov_sync.agents.prompt import block, escape_tags, prompt, wrap_in_tag
 from asimov_sync.cancellation import Cancellation
-from asimov_sync.errors import NoDecision, OutputInvalid, described
+from asimov_sync.concurrency import scope
+from asimov_sync.concurrency.pool import WorkerPool
+from asimov_sync.errors import NoDecision, OutputInvalid
 from asimov_sync.graph.context import TaskContext
 from asimov_sync.graph.results import Route
 from asimov_sync.inference.client import InferenceClient
 from asimov_sync.inference.request import System
 from asimov_sync.messages import Block, ChatMessage, ChatRole, Reply
 from asimov_sync.tasks import Task
-from asimov_sync.workers import INLINE, WorkerPool
 
 __all__ = ["Ballot", "Choice", "Decision", "ModelRouter", "Vote", "plurality"]
 
@@ -126,7 +128,7 @@ class ModelRouter:
     # Voting
 
     def _decide(self, question: str, cancellation: Cancellation) -> Decision:
-        if self.voters == 1 or INLINE.get():
+        if self.voters == 1 or scope.current().run_inline:
             answers = self._ask_in_turn(question, cancellation)
         else:
             answers = self._ask_in_parallel(question, cancellation)
@@ -134,13 +136,13 @@ class ModelRouter:
         if len(errors) == len(answers):
             raise errors[0]
         for error in errors:
-            logger.warning("a voter failed: %s", described(error))
+            logger.warning("a voter failed: %s", format_error(error))
         cast = [answer for answer in answers if isinstance(answer, Vote)]
         invalid = [vote for vote in cast if vote.name is None]
         counts = {name: sum(vote.name == name for vote in cast) for name in self.choices}
         votes = {name: count for name, count in counts.items() if count}
         failures = [f"no choice: {_quote(vote.text)}" for vote in invalid]
-        failures += [described(error) for error in errors]
+        failures += [format_error(error) for error in errors]
         winner = plurality(votes, len(invalid))
         if winner is not None:
             reasons = [vote.text for vote in cast if vote.name == winner and vote.text]

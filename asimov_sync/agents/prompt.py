@@ -9,9 +9,9 @@ import json
 import re
 from typing import Any
 
+from asimov_sync._json import to_jsonable
 from asimov_sync.graph.context import TaskContext
 from asimov_sync.inference.tools.loop import ToolRun
-from asimov_sync.messages import jsonable
 from asimov_sync.tasks import Task
 
 __all__ = ["block", "escape_tags", "prompt", "wrap_in_tag"]
@@ -65,4 +65,4 @@ def escape_tags(value: Any) -> str:
         value = value.text
     if isinstance(value, str):
         return _FORGED.sub("&lt;", value)
-    return _FORGED.sub(r"\\u003c", json.dumps(jsonable(value), ensure_ascii=False))
+    return _FORGED.sub(r"\\u003c", json.dumps(to_jsonable(value), ensure_ascii=False))

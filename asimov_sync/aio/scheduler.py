@@ -8,7 +8,6 @@ from asimov_sync.aio.cache import AsyncCache
 from asimov_sync.aio.dedicated_thread import COROUTINE_CANCELLED
 from asimov_sync.aio.streams import AsyncRunEvents
 from asimov_sync.aio.thread_bridge import ThreadBridge
-from asimov_sync.budget import Budget
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.graph.building import TaskGraph
 from asimov_sync.graph.context import Handler, Middleware
@@ -16,6 +15,7 @@ from asimov_sync.graph.listeners import Callback
 from asimov_sync.graph.results import RunResult
 from asimov_sync.graph.run import Run
 from asimov_sync.graph.scheduler import TaskScheduler
+from asimov_sync.usage import Budget
 
 __all__ = ["AsyncRun", "AsyncTaskScheduler"]
 

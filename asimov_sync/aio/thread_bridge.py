@@ -24,9 +24,10 @@ from asimov_sync.aio.futures import (
     wrap_future,
 )
 from asimov_sync.cancellation import Cancellation
-from asimov_sync.errors import WorkersClosed, WorkersExhausted
-from asimov_sync.forking import ForkSafeLock
-from asimov_sync.workers import WorkerPool, alarms
+from asimov_sync.concurrency.fork import ForkSafeLock
+from asimov_sync.concurrency.pool import WorkerPool
+from asimov_sync.concurrency.timers import timers
+from asimov_sync.errors import ClosedError, WorkersExhausted
 
 __all__ = ["MAX_THREADS", "ThreadBridge"]
 
@@ -51,8 +52,8 @@ class _OpenThreads(ForkSafeLock):
 
     __slots__ = ("closed", "open")
 
-    def renew(self) -> None:
-        super().renew()
+    def reset(self) -> None:
+        super().reset()
         self.open: Set[DedicatedThread] = set()
         self.closed = getattr(self, "closed", False)
 
@@ -127,7 +128,7 @@ class ThreadBridge:
     def open_thread(self, cancellation: Optional[Cancellation] = None) -> DedicatedThread:
         """Start a thread for consecutive calls. Raises WorkersExhausted if there are too many."""
         thread = DedicatedThread(cancellation, self.run_in_background, self._defer, self._release)
-        alarms.start()  # here, because a destructor that needs them must not start a thread
+        timers.start()  # here, because a destructor that needs them must not start a thread
         with self._threads.lock:
             self._check_open()
             if len(self._threads.open) >= self.limit and len(self._active()) >= self.limit:
@@ -164,7 +165,7 @@ class ThreadBridge:
 
         try:
             self._start(call, lambda error: done.set_result(None))
-        except WorkersClosed:  # closing the bridge has ended the blocking calls already
+        except ClosedError:  # closing the bridge has ended the blocking calls already
             done.set_result(None)
         return done
 
@@ -190,10 +191,10 @@ class ThreadBridge:
         def submit() -> None:
             try:
                 self._dedicated_pool.submit(function, *args)
-            except WorkersClosed:
+            except ClosedError:
                 pass  # closing the bridge has ended the blocking calls already
 
-        alarms.call_at(0.0, submit)
+        timers.call_at(0.0, submit)
 
     def _start(self, function: Callable[[], Any], on_error: Callable[[Exception], Any]) -> None:
         """Call a function on a thread of its own; call `on_error` if no thread can be started.
@@ -227,7 +228,7 @@ class ThreadBridge:
 
     def _check_open(self) -> None:
         if self._threads.closed:
-            raise WorkersClosed(f"{CLOSED}: make a new one with to_async()")
+            raise ClosedError(f"{CLOSED}: make a new one with to_async()")
 
     async def close(self, function: Callable[[], Any]) -> None:
         """End all blocking calls, then call a function, and accept no more calls.

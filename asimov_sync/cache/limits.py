@@ -18,8 +18,8 @@ import time
 from typing import Any, Callable, ContextManager, List, Optional, TypeVar
 
 from asimov_sync.cancellation import Cancellation
+from asimov_sync.concurrency.timers import timers
 from asimov_sync.errors import AsimovError, CacheError, Cancelled
-from asimov_sync.workers import alarms
 
 __all__ = ["ANSWER_SECONDS", "REPLY_SECONDS", "ConnectTimeout", "Interruption", "Limits", "connect_aside"]
 
@@ -142,7 +142,7 @@ class Interruption:
         if not self._delay:
             self._shut_down()
         elif self._sockets:
-            alarms.call_at(time.monotonic() + self._delay, self._shut_down)
+            timers.call_at(time.monotonic() + self._delay, self._shut_down)
 
     def _shut_down(self) -> None:
         try:

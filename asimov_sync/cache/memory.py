@@ -12,8 +12,8 @@ from asimov_sync.cache.contract import Cache, Store
 from asimov_sync.cache.keys import Namespace
 from asimov_sync.cache.mailboxes import Claim, Letter, Mailbox
 from asimov_sync.cancellation import Cancellation
+from asimov_sync.concurrency.fork import reset_after_fork
 from asimov_sync.errors import CacheValueError
-from asimov_sync.forking import renew_in_child
 
 __all__ = ["MemoryCache"]
 
@@ -52,10 +52,10 @@ class MemoryStore(Store):
         self._ends: List[Tuple[float, str]] = []  # a heap; an entry may be outdated by a later write
         self._mailboxes: Dict[str, Mailbox] = {}
         self._fences = itertools.count(1)  # one for all mailboxes: it goes on when one of them is cleared
-        self.renew()
-        renew_in_child(self)
+        self.reset()
+        reset_after_fork(self)
 
-    def renew(self) -> None:
+    def reset(self) -> None:
         """New locks, as a forked child needs them; its readers were threads of the parent."""
         # Re-entrant, because a destructor that the garbage collector calls may cancel a reader of this very store.
         self._lock = threading.RLock()

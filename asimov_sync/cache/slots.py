@@ -13,7 +13,7 @@ import time
 from typing import Any, Callable, Iterable, List, Optional, Set, Tuple
 
 from asimov_sync.cache.limits import Limits
-from asimov_sync.forking import ForkSafeLock, renew_in_child
+from asimov_sync.concurrency.fork import ForkSafeLock, reset_after_fork
 
 __all__ = ["Address", "SlotTable"]
 
@@ -51,9 +51,9 @@ class SlotTable:
         self._informed: Optional[Address] = None
         self._refreshed = float("-inf")
         self._waiting: "Optional[List[queue.SimpleQueue[None]]]" = None  # who waits for a running refresh
-        renew_in_child(self)
+        reset_after_fork(self)
 
-    def renew(self) -> None:
+    def reset(self) -> None:
         """Forget a refresh that runs in the parent of a forked child."""
         if self._waiting is not None:
             self._waiting = None

@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from asimov_sync._json import MAX_DEPTH, exceeds_max_depth, loads
 from asimov_sync.errors import CacheValueError
-from asimov_sync.foreign_json import DEEPEST, parsed, too_deep
 
 __all__ = ["decoded", "encoded"]
 
@@ -36,8 +36,8 @@ def encoded(value: Any) -> bytes:
     """JSON text of a value; pydantic models, UUIDs, dates, times and enums are accepted beside what JSON knows."""
     try:
         text = _encode(value)
-        if too_deep(text):  # it could not be read again
-            raise ValueError("it has more than {} levels".format(DEEPEST))
+        if exceeds_max_depth(text):  # it could not be read again
+            raise ValueError("it has more than {} levels".format(MAX_DEPTH))
         return text.encode("utf-8")
     except (TypeError, ValueError, RecursionError) as error:
         raise CacheValueError(
@@ -49,7 +49,7 @@ def decoded(key: str, data: bytes, type: Any = None) -> Any:
     """The value of JSON text, validated as `type` where one is given; `key` is named in the error."""
     try:
         if type is None:
-            return parsed(data.decode("utf-8"))
+            return loads(data.decode("utf-8"))
         return _adapter_of(type).validate_json(data)
     except ValidationError as error:
         raise CacheValueError("what is stored under {!r} is not a valid {!r}: {}".format(key, type, error)) from error

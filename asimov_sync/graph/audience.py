@@ -5,10 +5,10 @@ import queue
 import threading
 from typing import TYPE_CHECKING, Callable, List, Optional, Sequence, Set
 
+from asimov_sync.concurrency import scope
+from asimov_sync.concurrency.timers import timers
 from asimov_sync.graph.listeners import Listener
-from asimov_sync.graph.standing import STANDING
 from asimov_sync.messages import Event
-from asimov_sync.workers import alarms
 
 if TYPE_CHECKING:
     from asimov_sync.graph.workforce import Workforce
@@ -51,7 +51,7 @@ class Audience:
                 continue
             if self._workforce.inline and self._caller != threading.get_ident():
                 self.wake()  # the calling thread, which is in `wait`, or in a handler
-            elif listener.blocking and not alarms.inside:
+            elif listener.blocking and not timers.on_timer_thread:
                 self._deliver(listener)
             else:
                 self._workforce.call_elsewhere(self._deliver, listener)
@@ -62,7 +62,7 @@ class Audience:
 
     def _call(self, listener: Listener) -> None:
         if listener.blocking:  # it may wait for a run, on a thread on which a task would go on
-            STANDING.set(STANDING.get() + ((self._workforce.threads, self._workforce.job),))
+            scope.extend(worker_slot=(self._workforce.threads, self._workforce.job))
         listener.deliver()
 
     @property

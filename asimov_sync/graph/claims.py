@@ -4,8 +4,8 @@ import queue
 import weakref
 from typing import Dict, Optional, Sequence
 
+from asimov_sync.concurrency.fork import ForkSafeLock
 from asimov_sync.errors import GraphError
-from asimov_sync.forking import ForkSafeLock
 from asimov_sync.graph.nodes import Node
 from asimov_sync.tasks import TaskStatus
 
@@ -48,8 +48,8 @@ class _Claims(ForkSafeLock):
 
     __slots__ = ("tasks",)
 
-    def renew(self) -> None:
-        super().renew()
+    def reset(self) -> None:
+        super().reset()
         self.tasks: Dict[int, "weakref.ref[Hold]"] = {}
 
 
@@ -75,7 +75,7 @@ def claim(nodes: Sequence[Node], mine: Hold, patient: bool = True) -> None:
             )
     for node in nodes:
         if node.task.status is not TaskStatus.WAITING:
-            if not node.task.status.settled:  # left EXECUTING by a process that is gone, and loaded from its JSON
+            if not node.task.status.is_final:  # left EXECUTING by a process that is gone, and loaded from its JSON
                 node.task.move(TaskStatus.FAILED)
             node.task.move(TaskStatus.WAITING)
 

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Sequence
 
 from asimov_sync.cache.contract import Cache
 from asimov_sync.cancellation import Cancellation
+from asimov_sync.concurrency import scope
+from asimov_sync.concurrency.timers import Timer
 from asimov_sync.errors import TaskTimeout
 from asimov_sync.graph.nodes import MAX_VISITS, Dependencies, When, node_of
 from asimov_sync.graph.retry import Retry
-from asimov_sync.graph.standing import STANDING
-from asimov_sync.hooks import Hooks, Watch
-from asimov_sync.metering import METERS, Meter
-from asimov_sync.taps import TAPS
+from asimov_sync.instrumentation import Instrumentation, Observation
 from asimov_sync.tasks import Task
-from asimov_sync.workers import Alarm
+from asimov_sync.usage import UsageCounter
 
 if TYPE_CHECKING:
     from asimov_sync.graph.driver import Driver
@@ -64,13 +63,13 @@ class TaskContext:
         self.place = place  # in the plan
         self.job = job  # of the worker that may be replaced if it never comes back
         self.left: Optional[BaseException] = None  # why the run went on without it
-        self.watch: Optional[Watch] = None
-        self.alarm: Optional[Alarm] = None
+        self.watch: Optional[Observation] = None
+        self.alarm: Optional[Timer] = None
         self.name = node.name
         self.attempt = state.attempts[place] or 1
         self.visit = state.visits[place] or 1
         self.cancellation = Cancellation(parent=driver.cancellation)
-        self.meter = Meter()
+        self.meter = UsageCounter()
         self.inputs: Dict[str, Any] = state.inputs(place) if state.dependencies[place] else {}
         self.failed: Dict[str, str] = state.failed_dependencies(place) if node.allow_failure else {}
         self.feedback: Dict[str, Any] = state.feedback.get(place) or {}
@@ -125,9 +124,9 @@ class TaskContext:
             self.deadline = time.monotonic() + self.node.timeout
             self.cancellation = Cancellation(self.node.timeout, parent=self._driver.cancellation)
 
-    def watched(self, hooks: Hooks, own: contextvars.Context) -> bool:
+    def watched(self, hooks: Instrumentation, own: contextvars.Context) -> bool:
         """Have the attempt watched, in its own context; False if the run has gone on without it."""
-        self.watch = Watch(hooks.task, self, context=own)
+        self.watch = Observation(hooks.task, self, context=own)
         if self.left is not None:  # whoever left it may not have seen the watch
             self.watch.end(None, self.left)
         return self.left is None
@@ -147,13 +146,12 @@ class TaskContext:
 
 def execute(function: Callable[..., Any], context: TaskContext, *args: Any) -> Any:
     """Call a handler, or a `when`, with the task's cancellation, meter and tap as the current ones, which they then stay."""
-    METERS.set(METERS.get() + (context.meter,))
-    STANDING.set(STANDING.get() + ((context._driver.workforce.threads, context.job),))
+    scope.extend(usage_counter=context.meter, worker_slot=(context._driver.workforce.threads, context.job))
     if context._driver.audience.watched:
         if context._replies is None:  # made here, since tools on several threads may begin replies at once
             context._replies = itertools.count(1)
-        TAPS.set(TAPS.get() + (context.tap,))
-    context.cancellation.take_over()
+        scope.extend(text_listener=context.tap)
+    context.cancellation.make_current()
     return function(*args)
 
 

@@ -14,10 +14,12 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, Iterator, List, Optional, Set, Tuple
 
-from asimov_sync import hooks
-from asimov_sync.budget import BUDGETS, Budget
+from asimov_sync import instrumentation
+from asimov_sync._json import format_error
 from asimov_sync.cancellation import Cancellation, Registration
-from asimov_sync.errors import BudgetExceeded, Cancelled, GraphError, described
+from asimov_sync.concurrency import scope
+from asimov_sync.concurrency.timers import Timer, timers
+from asimov_sync.errors import BudgetExceeded, Cancelled, GraphError
 from asimov_sync.graph.audience import Audience
 from asimov_sync.graph.claims import Hold, claim, release
 from asimov_sync.graph.context import TaskContext
@@ -29,11 +31,10 @@ from asimov_sync.graph.plan import Plan
 from asimov_sync.graph.results import Outcome, RunResult
 from asimov_sync.graph.standing import stands_on
 from asimov_sync.graph.state import RunState
-from asimov_sync.hooks import Watch
+from asimov_sync.instrumentation import Observation
 from asimov_sync.messages import Usage
-from asimov_sync.metering import METERS, Meter
 from asimov_sync.tasks import Task, TaskStatus
-from asimov_sync.workers import INLINE, Alarm, alarms
+from asimov_sync.usage import Budget, UsageCounter
 
 if TYPE_CHECKING:
     from asimov_sync.graph.scheduler import TaskScheduler
@@ -71,12 +72,12 @@ class Driver:
         self.nested = stands_on(workforce.threads)  # started by a task of the same scheduler
         self.audience = audience
         self.result: Optional[RunResult] = None
-        self.meter = Meter()
+        self.meter = UsageCounter()
         self.cancellation = Cancellation(parent=cancellation or Cancellation.current())
         self.context = contextvars.copy_context()
         self.context.run(self._prepare, budget)
-        self.hooks = hooks.installed
-        self.watch = Watch(self.hooks.run, self.id, name, context=self.context) if self.hooks is not None else None
+        self.hooks = instrumentation.installed
+        self.watch = Observation(self.hooks.run, self.id, name, context=self.context) if self.hooks is not None else None
         self.hands = 0  # how many workers are on it, or on their way
         # Guards state, hands, and everything below. Re-entrant: before Python 3.10 Ctrl-C may strike between the end of a
         # `with` and the release of its lock, and the thread that it struck is the one that goes on to end the run.
@@ -95,21 +96,21 @@ class Driver:
         self._usages: Dict[int, Usage] = {}
         self._start = time.perf_counter()
         self._process = os.getpid()
-        self._alarms: List[Alarm] = []
+        self._alarms: List[Timer] = []
         self._upward: Optional[Registration] = None
 
     def _prepare(self, budget: Optional[Budget]) -> None:
         """Set what holds in all of the run's tasks, in the context that theirs are copies of."""
-        METERS.set(METERS.get() + (self.meter,))
+        scope.extend(usage_counter=self.meter)
         if budget is not None:
-            BUDGETS.set(BUDGETS.get() + (budget,))
+            scope.extend(budget=budget)
         if self.workforce.inline:
-            INLINE.set(True)
+            scope.replace(run_inline=True)
 
     def begin(self, timeout: Optional[float]) -> None:
         """Listen to the cancellation, and start the clock of the time-out; a graph without tasks is over at once."""
         if self.audience.events is not None:
-            alarms.start()  # while it is safe to: a destructor may need them, where no thread can be started
+            timers.start()  # while it is safe to: a destructor may need them, where no thread can be started
         self._upward = self.cancellation.on_cancel(self._cancelled)
         if timeout is not None:
             reason = "the run's time-out of {} s passed".format(timeout)
@@ -123,11 +124,11 @@ class Driver:
     def _call_at(self, moment: float, function: Callable[[], Any]) -> None:
         self._alarms.append(self._alarm(moment, function))
 
-    def _alarm(self, moment: float, function: Callable[[], Any]) -> Alarm:
+    def _alarm(self, moment: float, function: Callable[[], Any]) -> Timer:
         """Have a function called that may wait, for this run's lock or in a callback of a cancellation: not on the thread of
         the alarms, which has those of other runs to ring.
         """
-        return alarms.call_at(moment, lambda: self.workforce.call_elsewhere(function))
+        return timers.call_at(moment, lambda: self.workforce.call_elsewhere(function))
 
     # For workers
 
@@ -391,7 +392,7 @@ class Driver:
         if self.result is not None:
             return
         cancelled = Cancelled(reason)
-        for place in self.state.end("the run ended early: {}".format(reason), described(cancelled)):
+        for place in self.state.end("the run ended early: {}".format(reason), format_error(cancelled)):
             self._exceptions.pop(place, None)  # of an earlier visit
             self._exceptions[place] = cancelled
             self._tell_finished(place)
@@ -461,7 +462,7 @@ class Driver:
             context.alarm.cancel()
         if context.start is not None:
             self._seconds[place] = self._seconds.get(place, 0.0) + time.perf_counter() - context.start
-        usage = context.meter.told
+        usage = context.meter.usage_or_none
         if usage is not None:
             self._usages[place] = self._usages.get(place, Usage()) + usage
 
@@ -535,7 +536,7 @@ def failure(context: TaskContext, error: BaseException) -> Outcome:
             wait = retry.seconds(context.attempt, error)
         except Exception as broken:  # its own wait= is somebody's code, too
             error = broken
-    return Outcome(TaskStatus.FAILED, None, described(error), error, None, wait)
+    return Outcome(TaskStatus.FAILED, None, format_error(error), error, None, wait)
 
 
 def causes(error: Optional[BaseException]) -> Iterator[BaseException]:

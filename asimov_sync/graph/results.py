@@ -2,10 +2,11 @@
 
 from typing import Any, Dict, Iterator, NamedTuple, Optional, Sequence, Tuple
 
+from asimov_sync._json import to_jsonable
 from asimov_sync.errors import RunFailed
 from asimov_sync.graph.phases import COMPLETE, FAILED, PARTIAL, RULED_OUT, SKIPPED, TAKEN_BACK, Phase
 from asimov_sync.graph.state import RunState
-from asimov_sync.messages import Usage, jsonable
+from asimov_sync.messages import Usage
 from asimov_sync.tasks import Task, TaskStatus
 
 __all__ = ["Partial", "Route", "RunResult"]
@@ -169,8 +170,8 @@ class RunResult:
             "usage": self.usage,
             "duration": self.duration,
         }
-        results = {name: jsonable(result) for name, result in self.results.items()}  # one that is a cycle is no loss to others
-        return dict({name: jsonable(value) for name, value in told.items()}, results=results)
+        results = {name: to_jsonable(result) for name, result in self.results.items()}  # one that is a cycle is no loss to others
+        return dict({name: to_jsonable(value) for name, value in told.items()}, results=results)
 
     def __repr__(self) -> str:
         whole = len(self._phases) - self._phases.count(TAKEN_BACK)

@@ -3,11 +3,10 @@
 from concurrent.futures import Executor
 from typing import Any, Callable, Dict, List, Mapping, Optional, Set, Tuple, TypeVar, overload
 
-from asimov_sync.budget import Budget
 from asimov_sync.cache.contract import Cache
 from asimov_sync.cancellation import Cancellation, require_number
-from asimov_sync.errors import WorkersClosed
-from asimov_sync.forking import ForkSafeLock
+from asimov_sync.concurrency.fork import ForkSafeLock
+from asimov_sync.errors import ClosedError
 from asimov_sync.graph.audience import Audience
 from asimov_sync.graph.building import TaskGraph
 from asimov_sync.graph.claims import Hold, claim, release
@@ -17,6 +16,7 @@ from asimov_sync.graph.listeners import Callback, Listener
 from asimov_sync.graph.results import RunResult
 from asimov_sync.graph.run import Run, RunEvents
 from asimov_sync.graph.workforce import Workforce
+from asimov_sync.usage import Budget
 
 __all__ = ["TaskScheduler"]
 
@@ -195,7 +195,7 @@ class TaskScheduler:
             made.append(driver)
             with self._guard.lock:
                 if self._closed:
-                    raise WorkersClosed("this scheduler was closed: make a new one")
+                    raise ClosedError("this scheduler was closed: make a new one")
                 self._runs.add(driver)
             driver.begin(timeout)
             force.begin(driver)

@@ -4,25 +4,24 @@ Were every worker to wait for a run inside its task, none would be left to work.
 """
 
 import contextlib
-import contextvars
-from typing import Any, Iterator, Tuple
+from typing import Any, Iterator
 
-__all__ = ["STANDING", "aside", "stands_on"]
+from asimov_sync.concurrency import scope
 
-STANDING: "contextvars.ContextVar[Tuple[Tuple[Any, Any], ...]]" = contextvars.ContextVar("asimov_standing", default=())
-"""For each task, whose threads it is on, and the call that it is in there, if they are a WorkerPool."""
+__all__ = ["aside", "stands_on"]
+
 
 
 def stands_on(threads: Any) -> bool:
     """Whether one of the tasks is on these threads."""
-    return any(one is threads for one, _ in STANDING.get())
+    return any(one is threads for one, _ in scope.current().worker_slots)
 
 
 @contextlib.contextmanager
 def aside() -> Iterator[None]:
     """In this `with`, the tasks that the context stands in leave their workers' places in every pool to others."""
     with contextlib.ExitStack() as stack:
-        for threads, job in STANDING.get():
+        for threads, job in scope.current().worker_slots:
             if job is not None:
-                stack.enter_context(threads.aside(job))
+                stack.enter_context(threads.yield_slot(job))
         yield

@@ -49,7 +49,8 @@ to the edges that it goes along, and a task is walked over once for each time th
 import heapq
 from typing import Any, Dict, FrozenSet, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
-from asimov_sync.errors import GraphError, IllegalTransition, described
+from asimov_sync._json import format_error
+from asimov_sync.errors import GraphError, IllegalTransition
 from asimov_sync.graph.nodes import Node
 from asimov_sync.graph.phases import (
     COMPLETE,
@@ -152,7 +153,7 @@ class RunState:
                 self.changes.append(Change(place, FAILED))
                 fault = GraphError("{!r} was started {} times already, its max_visits".format(node.name, node.max_visits))
                 self.faults[place] = fault
-                self._fail(place, described(fault))
+                self._fail(place, format_error(fault))
                 return False
             self.visits[place] += 1
         self.attempts[place] += 1
@@ -185,7 +186,7 @@ class RunState:
                 chosen, targets = self._resolve(place, route)
             except GraphError as fault:
                 self.faults[place] = fault
-                status, result, error = TaskStatus.FAILED, None, described(fault)
+                status, result, error = TaskStatus.FAILED, None, format_error(fault)
             else:
                 if not targets:
                     self.routes[place] = chosen
@@ -493,7 +494,7 @@ def _move(task: Task, status: TaskStatus, result: Any = None, error: Optional[st
     try:
         task.move(status, result, error)
     except IllegalTransition:
-        if task.status.settled:
+        if task.status.is_final:
             task.move(TaskStatus.WAITING)
         elif task.status is TaskStatus.EXECUTING and status is TaskStatus.EXECUTING:
             return

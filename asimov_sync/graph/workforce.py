@@ -8,14 +8,16 @@ import types
 from concurrent.futures import Executor, Future
 from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 
-from asimov_sync.errors import GraphError, WorkersClosed, described
+from asimov_sync._json import format_error
+from asimov_sync.concurrency.pool import WorkerPool
+from asimov_sync.concurrency.timers import timers
+from asimov_sync.errors import ClosedError, GraphError
 from asimov_sync.graph.context import Handler, Middleware, TaskContext, execute, wrapped
 from asimov_sync.graph.driver import Driver, failure
 from asimov_sync.graph.nodes import Node
 from asimov_sync.graph.results import Outcome, Partial, Route
 from asimov_sync.graph.standing import stands_on
 from asimov_sync.tasks import TaskStatus
-from asimov_sync.workers import WorkerPool, alarms
 
 __all__ = ["Workforce"]
 
@@ -70,7 +72,7 @@ class Workforce:
         try:
             self.begin(driver)
         except Exception as error:  # here, because a handler or an alarm may have called, who cannot end it
-            driver.cancel("no worker can be had: {}".format(described(error)))
+            driver.cancel("no worker can be had: {}".format(format_error(error)))
 
     def begin(self, driver: Driver) -> None:
         """Put the first workers on a run. One worker here, which puts the next one on it: whoever makes many tasks ready has
@@ -103,12 +105,12 @@ class Workforce:
         assert self._pool is not None
         pool = self._pool
         try:
-            context = driver.take(pool.job)
+            context = driver.take(pool.current_job)
             if driver.short:
                 self.staff(driver)
             while context is not None:
                 outcome = self._outcome(driver, context)
-                context = driver.settle(context, outcome, take=not pool.crowded)
+                context = driver.settle(context, outcome, take=not pool.has_backlog)
                 if driver.short:
                     self.staff(driver)
         except BaseException as broken:  # of the scheduler itself, since _outcome has those of handlers
@@ -163,7 +165,7 @@ class Workforce:
     @property
     def job(self) -> Any:
         """The call that the calling thread is in, if it is a worker of the scheduler's own."""
-        return None if self._pool is None else self._pool.job
+        return None if self._pool is None else self._pool.current_job
 
     def lend_hand(self, driver: Driver, tasks: int = sys.maxsize) -> None:
         """Let a thread that is about to wait for a run execute its ready tasks, at most `tasks`, if nobody else might.
@@ -188,8 +190,8 @@ class Workforce:
         """
         if self._pool is not None and context.job is not None:
             now = time.monotonic()
-            alarms.call_at(now + GRACE_SECONDS, lambda: self._replace(context))
-            alarms.call_at(now + STUCK_SECONDS, lambda: self._tell_stuck(context))
+            timers.call_at(now + GRACE_SECONDS, lambda: self._replace(context))
+            timers.call_at(now + STUCK_SECONDS, lambda: self._tell_stuck(context))
 
     def _replace(self, context: TaskContext) -> None:
         if self._pool is not None:
@@ -199,7 +201,7 @@ class Workforce:
         if self._pool is None:
             return
         given_up = self._pool.abandon(context.job)  # by now there may be room for it among those
-        if self._pool.busy(context.job):
+        if self._pool.is_running(context.job):
             logger.warning(
                 "the handler of %r in run %s goes on although it was cancelled; "
                 + (
@@ -216,7 +218,7 @@ class Workforce:
         """Call this on a thread that has nothing else to do."""
         try:
             self._callers.submit(function, *args)
-        except WorkersClosed:
+        except ClosedError:
             function(*args)  # the last events of a scheduler that was just closed
 
     def close(self) -> None:
@@ -246,7 +248,7 @@ def _check(future: "Future[Any]", driver: Driver) -> None:
     """End a run whose call an executor did not make."""
     error = "it was cancelled" if future.cancelled() else None
     if error is None and future.exception() is not None:
-        error = described(future.exception() or GraphError())
+        error = format_error(future.exception() or GraphError())
     if error is not None:
         driver.cancel("the executor did not make a call: {}".format(error))
     if not future.cancelled() and _on_main_thread() and not isinstance(future.exception(), (Exception, type(None))):

@@ -11,11 +11,11 @@ import time
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Dict, Generator, Iterable, Iterator, List, Optional, Tuple, TypeVar
 
-from asimov_sync import hooks
-from asimov_sync.budget import BUDGETS, Budget, begin_request
+from asimov_sync import instrumentation
 from asimov_sync.cancellation import Cancellation, require_number
+from asimov_sync.concurrency import scope
+from asimov_sync.concurrency.pool import WorkerPool
 from asimov_sync.errors import AsimovError, Cancelled, InferenceError, InvalidRequestError, RateLimitError, StreamInterrupted
-from asimov_sync.hooks import Watch
 from asimov_sync.inference.error_hints import advise
 from asimov_sync.inference.output.final_answer import FinalAnswer
 from asimov_sync.inference.output.schema import Output
@@ -28,10 +28,9 @@ from asimov_sync.inference.stream import ReplyStream, ToolStream, watched
 from asimov_sync.inference.tools.driving import driven
 from asimov_sync.inference.tools.loop import Approvals, Ask, Redact, ToolRun, ToolRunDone, conversation
 from asimov_sync.inference.tools.tool import AnyTool, as_tools
+from asimov_sync.instrumentation import Observation, listen_to_reply
 from asimov_sync.messages import Event, Messages, Reply, ReplyDone, Usage, as_messages
-from asimov_sync.metering import METERS, Meter
-from asimov_sync.taps import TAPS, told
-from asimov_sync.workers import WorkerPool
+from asimov_sync.usage import Budget, UsageCounter, reserve_request
 
 __all__ = ["Client", "InferenceClient"]
 
@@ -69,7 +68,7 @@ class InferenceClient(abc.ABC):
         self.rate_limit = rate_limit
         self.options = dict(self.default_options, **options)
         self._owner = True  # of the connections and workers, which its twins share
-        self._meter = Meter()
+        self._meter = UsageCounter()
         self._pause = Pause()
         self._output_ways = OutputWays(self.provider, self._prefers_native_output)
         self._tool_workers = WorkerPool(None, name="asimov-tool")
@@ -288,9 +287,9 @@ class InferenceClient(abc.ABC):
         # A token of its own under the caller's, so that closing the stream frees its reader and nobody else.
         own = Cancellation(parent=cancellation or Cancellation.current())
         events = self._attempts(self._cached(request), own, self._deadline())
-        installed = hooks.installed
+        installed = instrumentation.installed
         if installed is not None:
-            events = watched(events, Watch(installed.request, self, request), own)
+            events = watched(events, Observation(installed.request, self, request), own)
         return ReplyStream(events, own)
 
     def _attempts(
@@ -298,10 +297,10 @@ class InferenceClient(abc.ABC):
     ) -> Generator[Optional[Event], None, None]:
         """The events of a reply, after a first None once a status is good; retries while nothing was handed on."""
         # Those of whoever asked: the events may be read elsewhere.
-        meters = METERS.get() + (self._meter,)
-        taps = TAPS.get()
-        budgets = tuple(dict.fromkeys(BUDGETS.get() + ((self.budget,) if self.budget is not None else ())))
-        begin_request(budgets, request.model, self.provider)
+        meters = scope.current().usage_counters + (self._meter,)
+        taps = scope.current().text_listeners
+        budgets = tuple(dict.fromkeys(scope.current().budgets + ((self.budget,) if self.budget is not None else ())))
+        reserve_request(budgets, request.model, self.provider)
         opened = handed_on = whole = False
         for attempt in retrying(self.max_retries, cancellation, deadline, lambda: not (request.streamed and handed_on)):
             with attempt:
@@ -313,7 +312,7 @@ class InferenceClient(abc.ABC):
                         if not opened:
                             opened = True
                             yield None
-                        tell = told(taps)
+                        tell = listen_to_reply(taps)
                         for event in events:
                             handed_on = True
                             if tell is not None:
@@ -347,7 +346,7 @@ class InferenceClient(abc.ABC):
         self,
         usage: Optional[Usage],
         request: Request,
-        meters: Tuple[Meter, ...],
+        meters: Tuple[UsageCounter, ...],
         budgets: Tuple[Budget, ...],
         slot: Optional[Slot],
     ) -> None:

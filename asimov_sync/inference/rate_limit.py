@@ -6,8 +6,8 @@ import time
 from typing import Any, Deque, List, Optional
 
 from asimov_sync.cancellation import Cancellation
+from asimov_sync.concurrency.fork import ForkSafeLock
 from asimov_sync.errors import DeadlineExceeded
-from asimov_sync.forking import ForkSafeLock
 from asimov_sync.inference.request import Request
 
 __all__ = ["Pause", "RateLimit", "Slot", "admitted", "estimated_tokens"]

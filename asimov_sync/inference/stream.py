@@ -4,11 +4,11 @@ import contextvars
 from typing import Any, ClassVar, Dict, Generator, Iterator, Optional, Type
 
 from asimov_sync.cancellation import Cancellation
+from asimov_sync.concurrency.timers import timers
 from asimov_sync.errors import AsimovError, Cancelled
-from asimov_sync.hooks import Watch
 from asimov_sync.inference.tools.loop import ToolRun, ToolRunDone
+from asimov_sync.instrumentation import Observation
 from asimov_sync.messages import Event, Reply, ReplyDone, TextDelta
-from asimov_sync.workers import alarms
 
 __all__ = ["EventStream", "ReplyStream", "ToolStream", "watched"]
 
@@ -47,7 +47,7 @@ class EventStream(Iterator[Event]):
             self._events.close()  # the connection is free for the next request
         return event
 
-    def watched_by(self, watch: Watch) -> None:
+    def watched_by(self, watch: Observation) -> None:
         """Tell a watch how it ends."""
         self._events = watched(_opened(self._events), watch, self._cancellation, self._final)
         next(self._events)  # into it, or it would not hear that it is closed
@@ -128,17 +128,17 @@ WHOLE: Dict[Type[Event], str] = {ReplyDone: "reply", ToolRunDone: "run"}
 
 def watched(
     events: Generator[Optional[Event], None, None],
-    watch: Watch,
+    watch: Observation,
     cancellation: Cancellation,
     final: Type[Event] = ReplyDone,
 ) -> Generator[Optional[Event], None, None]:
     """The same events, each step made in the context of a watch, which is told how they end."""
-    alarms.start()  # while it is safe to
+    timers.start()  # while it is safe to
     try:
         while True:
-            event = watch.step(next, events, None)
+            event = watch.run_step(next, events, None)
             if event is not None:
-                watch.came()
+                watch.first_chunk()
             if isinstance(event, final):
                 watch.end(getattr(event, WHOLE[final]))
             yield event
@@ -147,7 +147,7 @@ def watched(
         if cancellation.cancelled:
             watch.end()
         else:  # it was dropped, perhaps by the garbage collector, and so perhaps inside of somebody's lock
-            alarms.call_at(0.0, watch.end)
+            timers.call_at(0.0, watch.end)
         raise
 
 

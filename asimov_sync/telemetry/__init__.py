@@ -20,7 +20,7 @@ import logging
 import os
 from typing import Optional
 
-from asimov_sync import hooks
+from asimov_sync import instrumentation
 from asimov_sync.telemetry.names import LATEST, V1_41
 from asimov_sync.telemetry.spans import MeterProvider, Spans, TracerProvider
 
@@ -53,12 +53,14 @@ def install(
     """
     opt_ins = [word.strip() for word in os.environ.get(STABILITY_OPT_IN, "").split(",")]
     generation = LATEST if "gen_ai_latest_experimental" in opt_ins else V1_41
-    hooks.install(Spans(tracer_provider, meter_provider, generation, _read_capture_content()).hooks)
+    instrumentation.install(
+        Spans(tracer_provider, meter_provider, generation, _read_capture_content()).hooks
+    )
 
 
 def uninstall() -> None:
     """Stop recording spans and metrics. Does nothing if telemetry is not installed."""
-    hooks.install(None)
+    instrumentation.install(None)
 
 
 def _read_capture_content() -> bool:

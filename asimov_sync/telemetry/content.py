@@ -6,8 +6,9 @@ Encrypted fields are left out, and binary data is replaced by its size.
 import json
 from typing import Any, Dict, List, Optional
 
+from asimov_sync._json import to_jsonable
 from asimov_sync.inference.request import System
-from asimov_sync.messages import Block, ChatMessage, ChatRole, Reply, jsonable
+from asimov_sync.messages import Block, ChatMessage, ChatRole, Reply
 
 __all__ = [
     "input_messages",
@@ -82,7 +83,7 @@ def tool_call_arguments(arguments: Dict[str, Any]) -> str:
 
 
 def _to_json(value: Any) -> str:
-    return json.dumps(jsonable(value), ensure_ascii=False)
+    return json.dumps(to_jsonable(value), ensure_ascii=False)
 
 
 def _role(message: ChatMessage) -> str:

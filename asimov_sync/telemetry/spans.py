@@ -17,21 +17,23 @@ from opentelemetry.metrics import MeterProvider as MeterProvider
 from opentelemetry.trace import SpanKind, Status, StatusCode, TracerProvider as TracerProvider
 
 import asimov_sync
+from asimov_sync._json import format_error
 from asimov_sync.agents.agent import Agent
-from asimov_sync.errors import InferenceError, RunFailed, described
+from asimov_sync.concurrency import scope
+from asimov_sync.errors import InferenceError, RunFailed
 from asimov_sync.graph.context import TaskContext
 from asimov_sync.graph.results import RunResult
-from asimov_sync.hooks import Ended, Hooks
 from asimov_sync.inference.client import InferenceClient
 from asimov_sync.inference.request import Request
 from asimov_sync.inference.tools.loop import CalledTool, ToolRun
 from asimov_sync.inference.tools.tool import Tool
+from asimov_sync.instrumentation import Instrumentation, OnEnd
 from asimov_sync.messages import ChatMessage, Reply, ToolCall, Usage
-from asimov_sync.metering import METERS, Meter
 from asimov_sync.tasks import TaskStatus
 from asimov_sync.telemetry import content, names
 from asimov_sync.telemetry.metrics import Attributes, Metrics, input_tokens
 from asimov_sync.telemetry.names import Generation
+from asimov_sync.usage import UsageCounter
 
 __all__ = ["Spans"]
 
@@ -92,7 +94,7 @@ class _ActiveSpan:
         self.span.set_attributes(attributes)
         if error is not None:
             # The error's message may quote prompts, replies or data of a handler.
-            message = described(error) if self._capture_content else None
+            message = format_error(error) if self._capture_content else None
             self.span.set_status(Status(StatusCode.ERROR, message))
         self.span.end(self._start_time + elapsed)
         return elapsed / 1e9
@@ -122,9 +124,9 @@ class Spans:
         self._capture_content = capture_content
 
     @property
-    def hooks(self) -> Hooks:
+    def hooks(self) -> Instrumentation:
         """The hooks to install."""
-        return Hooks(
+        return Instrumentation(
             self._start_run,
             self._start_task,
             self._start_agent,
@@ -132,9 +134,9 @@ class Spans:
             self._start_tool_call,
         )
 
-    # Hooks: each starts a span and returns the function that ends it
+    # Instrumentation: each starts a span and returns the function that ends it
 
-    def _start_run(self, run_id: str, name: Optional[str]) -> Ended:
+    def _start_run(self, run_id: str, name: Optional[str]) -> OnEnd:
         attributes: Attributes = {
             names.OPERATION_NAME: names.INVOKE_WORKFLOW,
             names.RUN_ID: run_id,
@@ -159,7 +161,7 @@ class Spans:
 
         return on_end
 
-    def _start_task(self, task: TaskContext) -> Ended:
+    def _start_task(self, task: TaskContext) -> OnEnd:
         attributes = {
             names.RUN_ID: task.run_id,
             names.TASK_NAME: task.name,
@@ -180,7 +182,7 @@ class Spans:
 
         return on_end
 
-    def _start_agent(self, agent: Agent, messages: List[ChatMessage]) -> Ended:
+    def _start_agent(self, agent: Agent, messages: List[ChatMessage]) -> OnEnd:
         labels: Attributes = {names.REQUEST_MODEL: agent.client.model}
         if agent.name is not None:
             labels[names.AGENT_NAME] = agent.name
@@ -190,14 +192,16 @@ class Spans:
         active = self._start(_span_name(names.INVOKE_AGENT, agent.name), attributes)
         if self._captures_content(active):
             active.span.set_attribute(names.INPUT_MESSAGES, content.input_messages(messages))
-        counts, meter = _CallCounts(), Meter()
+        counts, meter = _CallCounts(), UsageCounter()
         _call_counts.set(counts)
-        METERS.set(METERS.get() + (meter,))
+        scope.extend(usage_counter=meter)
 
         def on_end(
             run: Optional[ToolRun], error: Optional[BaseException], first_chunk: Optional[float]
         ) -> None:
-            attributes = self._usage_attributes(meter.told, self._generation.agent_provider)
+            attributes = self._usage_attributes(
+                meter.usage_or_none, self._generation.agent_provider
+            )
             if run is not None:
                 attributes.update(self._finish_reasons(run.reply))
                 if self._captures_content(active):
@@ -210,7 +214,7 @@ class Spans:
 
         return on_end
 
-    def _start_request(self, client: InferenceClient, request: Request) -> Ended:
+    def _start_request(self, client: InferenceClient, request: Request) -> OnEnd:
         labels: Attributes = {
             names.OPERATION_NAME: names.CHAT,
             names.PROVIDER_NAME: _provider_name(client),
@@ -221,8 +225,8 @@ class Spans:
         active = self._start(_span_name(names.CHAT, request.model), attributes, SpanKind.CLIENT)
         if self._captures_content(active):
             active.span.set_attributes(_request_content(request))
-        counts, meter = _call_counts.get(), Meter()
-        METERS.set(METERS.get() + (meter,))
+        counts, meter = _call_counts.get(), UsageCounter()
+        scope.extend(usage_counter=meter)
         if counts is not None:
             counts.requests.append(None)
 
@@ -230,7 +234,7 @@ class Spans:
             reply: Optional[Reply], error: Optional[BaseException], first_chunk: Optional[float]
         ) -> None:
             reply = reply if reply is not None else getattr(error, "partial", None)
-            attributes = self._usage_attributes(meter.told, with_cache=True)
+            attributes = self._usage_attributes(meter.usage_or_none, with_cache=True)
             attributes.update(self._finish_reasons(reply))
             if not request.streamed:
                 first_chunk = None
@@ -246,11 +250,13 @@ class Spans:
                     attributes[names.OUTPUT_MESSAGES] = self._output_messages(reply)
             failure = _error_attributes(error)
             seconds = active.end(error, dict(attributes, **failure))
-            self._metrics.record_request(seconds, first_chunk, meter.told, dict(labels, **failure))
+            self._metrics.record_request(
+                seconds, first_chunk, meter.usage_or_none, dict(labels, **failure)
+            )
 
         return on_end
 
-    def _start_tool_call(self, call: ToolCall, tool: Optional[Tool]) -> Ended:
+    def _start_tool_call(self, call: ToolCall, tool: Optional[Tool]) -> OnEnd:
         # The model invents the names of unknown tools: as labels they would be unbounded.
         tool_name = tool.name if tool is not None else names.OTHER
         labels: Attributes = {names.TOOL_NAME: tool_name}

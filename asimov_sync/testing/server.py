@@ -5,8 +5,7 @@ import ssl
 import threading
 from typing import Any, ContextManager, List, Mapping, Optional
 
-from asimov_sync.errors import described
-from asimov_sync.foreign_json import parsed
+from asimov_sync._json import format_error, loads
 from asimov_sync.messages import Usage
 from asimov_sync.testing.listener import HttpListener
 from asimov_sync.testing.request_log import ServedRequest
@@ -122,7 +121,7 @@ class ModelServer:
     ) -> bool:
         """Answer a request. Returns whether to keep its connection open."""
         try:
-            body = parsed(data.decode("utf-8"))
+            body = loads(data.decode("utf-8"))
         except (ValueError, RecursionError):
             body = None
         endpoint = find_endpoint(path)
@@ -154,7 +153,7 @@ class ModelServer:
             read = wire.read_count if endpoint.counts_tokens else wire.read_request
             body = read(request.body)
         except (AttributeError, LookupError, TypeError, ValueError) as error:
-            message = f"not a valid {wire.name} request: {described(error)}"
+            message = f"not a valid {wire.name} request: {format_error(error)}"
             failure = Failure(400, "invalid_request_error", message)
             return failure_response(wire, failure, request_id)
         if self.api_key is not None and not wire.authorizes(request.headers, self.api_key):
@@ -173,7 +172,7 @@ class ModelServer:
                 return failure_response(wire, answer, request_id, fault)
             response = reply_response(wire, answer, body, request_id, fault, self.framing)
         except Exception as error:  # the client's error shows it to the author of the script
-            message = f"the script failed: {described(error)}"
+            message = f"the script failed: {format_error(error)}"
             failure = Failure(500, "api_error", message, {"x-should-retry": "false"})
             return failure_response(wire, failure, request_id)
         request.reply = answer

@@ -36,10 +36,10 @@ from asimov_sync import (
     TaskStatus,
     TaskTimeout,
     tool,
-    workers,
 )
 from asimov_sync.agents import model_router
 from asimov_sync.agents.model_router import Ballot, plurality
+from asimov_sync.concurrency import pool, scope
 from asimov_sync.testing import (
     Failure,
     Fault,
@@ -48,7 +48,6 @@ from asimov_sync.testing import (
     calls,
     last_text,
 )
-from asimov_sync.workers import INLINE
 
 from ..tiers import suite
 from ..waiting import Background, in_child, wait_for
@@ -190,7 +189,7 @@ def test_votes(script, chosen, inline, caplog):
     """
 
     def decide(default):
-        INLINE.set(inline)
+        scope.replace(run_inline=inline)
         client = ScriptedInferenceClient(script)
         try:
             return ModelRouter(client, CHOICES, voters=len(script), default=default).choose("x")
@@ -254,7 +253,7 @@ def test_all_voters_fail(default, inline, caplog):
                 raise
 
     def choose():
-        INLINE.set(inline)
+        scope.replace(run_inline=inline)
         return ModelRouter(Client(model), CHOICES, default=default).choose("x")
 
     with pytest.raises(PermissionDeniedError):
@@ -436,7 +435,7 @@ def test_voters_run_in_parallel(voters):
 
 @pytest.mark.parametrize("voters, inline", [(1, False), (1, True), (3, True)])
 def test_voters_on_the_calling_thread(voters, inline):
-    """A single voter runs on the calling thread; with INLINE all voters do."""
+    """A single voter runs on the calling thread; with run_inline all voters do."""
     threads = []
 
     def model(body):
@@ -444,7 +443,7 @@ def test_voters_on_the_calling_thread(voters, inline):
         return A
 
     def choose():
-        INLINE.set(inline)
+        scope.replace(run_inline=inline)
         ModelRouter(ScriptedInferenceClient(model), CHOICES, voters).choose("x")
 
     contextvars.copy_context().run(choose)
@@ -453,7 +452,7 @@ def test_voters_on_the_calling_thread(voters, inline):
 
 def test_no_thread_is_left(monkeypatch):
     """Idle voter threads end."""
-    monkeypatch.setattr(workers, "IDLE_SECONDS", 0.05)
+    monkeypatch.setattr(pool, "IDLE_SECONDS", 0.05)
     barrier, threads = threading.Barrier(3), []
 
     def model(body):
@@ -511,7 +510,7 @@ def test_cancellation(voters, inline):
         token = Cancellation()
 
         def choose():
-            INLINE.set(inline)
+            scope.replace(run_inline=inline)
             return ModelRouter(client, CHOICES, voters, default="billing").choose(
                 "x", cancellation=token
             )
@@ -569,7 +568,7 @@ def test_deadline(inline):
     ) as client:
 
         def choose():
-            INLINE.set(inline)
+            scope.replace(run_inline=inline)
             with Cancellation(timeout=0.5):
                 return ModelRouter(client, CHOICES).choose("x")
 

@@ -11,9 +11,9 @@ import pytest
 from asimov_sync import (
     Cancellation,
     Cancelled,
+    ClosedError,
     MemoryCache,
     RedisCache,
-    WorkersClosed,
     WorkersExhausted,
 )
 from asimov_sync.aio import to_async
@@ -191,7 +191,7 @@ async def test_closing_and_views(cache):
     await facade.close()
     with pytest.raises(Cancelled, match="closed"):
         await reader
-    with pytest.raises(WorkersClosed):
+    with pytest.raises(ClosedError):
         await facade.get("key")
     await facade.close()
 

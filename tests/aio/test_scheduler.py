@@ -7,13 +7,13 @@ import threading
 import pytest
 
 from asimov_sync import (
+    ClosedError,
     RunFinished,
     RunTimeout,
     Task,
     TaskGraph,
     TaskScheduler,
     TaskStatus,
-    WorkersClosed,
 )
 from asimov_sync.aio import to_async
 
@@ -202,7 +202,7 @@ async def test_closed_scheduler(scheduler):
     await wait_until(lambda: graph["a"].status is TaskStatus.EXECUTING)
     await facade.close()
     assert (await task).status is TaskStatus.FAILED
-    with pytest.raises(WorkersClosed):
+    with pytest.raises(ClosedError):
         await facade.run(graph_of(a="wait"))
 
 

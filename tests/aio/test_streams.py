@@ -14,10 +14,10 @@ from asimov_sync import (
     AuthenticationError,
     Cancellation,
     Cancelled,
+    ClosedError,
     ReplyDone,
     StreamInterrupted,
     TextDelta,
-    WorkersClosed,
     WorkersExhausted,
     tool,
 )
@@ -372,12 +372,12 @@ async def test_no_thread_available(server, monkeypatch):
     """If no thread can be started, the call raises an error."""
 
     def no_thread(*args):
-        raise WorkersClosed("no worker thread could be started: can't start new thread")
+        raise ClosedError("no worker thread could be started: can't start new thread")
 
     async with to_async(client_of(server)) as client:
         with monkeypatch.context() as patch:
             patch.setattr(client._bridge._dedicated_pool, "submit", no_thread)
             for _ in range(2):
-                with pytest.raises(WorkersClosed, match="can't start new thread"):
+                with pytest.raises(ClosedError, match="can't start new thread"):
                     await client.generate("go")
         assert (await client.generate("go")).text == WORDS

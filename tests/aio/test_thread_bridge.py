@@ -11,16 +11,16 @@ import pytest
 
 from asimov_sync import (
     Cancelled,
+    ClosedError,
     MemoryCache,
     Task,
     TaskGraph,
     TaskScheduler,
     TaskStatus,
-    WorkersClosed,
 )
 from asimov_sync.aio import to_async
+from asimov_sync.concurrency.pool import WorkerPool
 from asimov_sync.testing import ScriptedInferenceClient
-from asimov_sync.workers import WorkerPool
 
 from ..waiting import Background, in_child, wait_for
 from .coroutines import async_test, wait_until
@@ -64,7 +64,7 @@ async def test_closing_while_reading():
         await client.close()
         (end,) = await asyncio.wait_for(asyncio.gather(reader, return_exceptions=True), 20)
         assert (
-            isinstance(end, (Cancelled, WorkersClosed))
+            isinstance(end, (Cancelled, ClosedError))
             or "".join(end) == "one two three four five six seven eight"
         )
 
@@ -84,7 +84,7 @@ async def test_cancelled_close_continues():
         await facade.close()
         assert scheduler._closed
         assert run.done()
-        with pytest.raises(WorkersClosed):
+        with pytest.raises(ClosedError):
             await facade.submit(graph.copy())
 
 
@@ -188,7 +188,7 @@ def test_closed_facade_after_fork():
     asyncio.run(facade.close())
 
     def use():
-        with pytest.raises(WorkersClosed):
+        with pytest.raises(ClosedError):
             asyncio.run(facade.get_message("box", timeout=0.1))
 
     in_child(use)
@@ -253,7 +253,7 @@ def test_pool_without_threads(monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", no_thread)
-        with pytest.raises(WorkersClosed, match="can't start new thread"):
+        with pytest.raises(ClosedError, match="can't start new thread"):
             pool.submit(int)
     release.set()
     assert first.result(20)
@@ -271,7 +271,7 @@ def test_interrupted_thread_start(error, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", interrupted)
-        with pytest.raises((KeyboardInterrupt, WorkersClosed)):
+        with pytest.raises((KeyboardInterrupt, ClosedError)):
             pool.submit(int)
     assert pool.submit(str).result(20) == ""
     pool.shutdown()

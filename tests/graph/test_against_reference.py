@@ -152,7 +152,7 @@ def follow(specs, events, result):
             assert isinstance(before, TaskStarted)
             assert (event.error is not None) and event.wait == 0
         else:
-            assert isinstance(event, TaskFinished) and event.task.status.settled
+            assert isinstance(event, TaskFinished) and event.task.status.is_final
             if before is None:  # its `when` raised, or it would have been one visit too many
                 assert event.task.status is TaskStatus.FAILED
             else:
@@ -337,7 +337,7 @@ def stopped(specs, scheduler):
     assert not any(isinstance(event, (TaskStarted, TaskRetried)) for event in later)
     result = events[-1].result
     assert set(result.skipped) == {name for name, task in result.tasks.items() if task.status is TaskStatus.WAITING}
-    assert all(task.status.settled or name in result.skipped for name, task in result.tasks.items())
+    assert all(task.status.is_final or name in result.skipped for name, task in result.tasks.items())
     assert (result.status is TaskStatus.COMPLETE) == all(
         task.status is TaskStatus.COMPLETE or kind(result.skipped.get(name, "the run")) == "ruled out"
         for name, task in result.tasks.items()

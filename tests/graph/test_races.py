@@ -14,6 +14,7 @@ import pytest
 
 from asimov_sync import (
     Cancellation,
+    ClosedError,
     GraphError,
     Retry,
     Route,
@@ -21,7 +22,6 @@ from asimov_sync import (
     TaskGraph,
     TaskScheduler,
     TaskStatus,
-    WorkersClosed,
 )
 from asimov_sync.graph.state import RunState
 
@@ -164,7 +164,7 @@ def test_closing_from_several_threads():
             while True:
                 try:
                     run = scheduler.submit(wide("t", 10))
-                except WorkersClosed:
+                except ClosedError:
                     return ended
                 run.result(DEADLINE)
                 ended += 1

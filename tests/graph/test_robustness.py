@@ -13,7 +13,16 @@ import time
 
 import pytest
 
-from asimov_sync import Cancellation, GraphError, Partial, Task, TaskGraph, TaskScheduler, TaskStatus, WorkersClosed
+from asimov_sync import (
+    Cancellation,
+    ClosedError,
+    GraphError,
+    Partial,
+    Task,
+    TaskGraph,
+    TaskScheduler,
+    TaskStatus,
+)
 
 from ..tiers import suite
 from ..waiting import Background, wait_for
@@ -236,9 +245,9 @@ def test_workers_that_cannot_be_had(monkeypatch):
             raise RuntimeError("can't start new thread")
 
         with monkeypatch.context() as patch:
-            patch.setattr("asimov_sync.workers.alarms.start", lambda: None)
+            patch.setattr("asimov_sync.concurrency.timers.timers.start", lambda: None)
             patch.setattr(threading.Thread, "start", no_thread)
-            with pytest.raises(WorkersClosed, match="no worker thread"):
+            with pytest.raises(ClosedError, match="no worker thread"):
                 scheduler.submit(graph)
         assert not scheduler._runs
         assert scheduler.run(graph).status is TaskStatus.COMPLETE

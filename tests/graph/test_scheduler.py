@@ -12,6 +12,7 @@ import pytest
 from asimov_sync import (
     Cancellation,
     Cancelled,
+    ClosedError,
     GraphError,
     MemoryCache,
     Partial,
@@ -27,7 +28,6 @@ from asimov_sync import (
     TaskStarted,
     TaskStatus,
     Usage,
-    WorkersClosed,
 )
 from asimov_sync.testing import ScriptedInferenceClient
 
@@ -484,7 +484,7 @@ def test_close(threads):
     wait_for(lambda: "b" in executing(graph))
     threads.close()
     assert "closed" in run.result(5).errors["b"]
-    with pytest.raises(WorkersClosed, match="new one"):
+    with pytest.raises(ClosedError, match="new one"):
         threads.run(graph)
     with TaskScheduler({"echo": echo, "wait": echo}) as other:
         assert other.run(graph).status is TaskStatus.COMPLETE

@@ -148,10 +148,10 @@ def test_nothing_is_told_after_the_task():
 
 def test_no_cost_without_a_watcher():
     """Where nobody watches, no tap is set: clients do not even make the pieces."""
-    from asimov_sync.taps import TAPS
+    from asimov_sync.concurrency import scope
 
     seen = []
-    with TaskScheduler({"handler": lambda task, context: seen.append(TAPS.get())}) as scheduler:
+    with TaskScheduler({"handler": lambda task, context: seen.append(scope.current().text_listeners)}) as scheduler:
         scheduler.run(single("handler"))
         list(scheduler.stream(single("handler")))
         scheduler.on_event(lambda event: None)

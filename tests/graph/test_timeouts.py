@@ -18,8 +18,8 @@ from asimov_sync import (
     TaskStatus,
     TaskTimeout,
 )
+from asimov_sync.concurrency.pool import ABANDONED_LIMIT
 from asimov_sync.testing import ModelServer
-from asimov_sync.workers import ABANDONED_LIMIT
 
 from ..tiers import suite
 from ..waiting import Background, wait_for
@@ -294,7 +294,7 @@ def test_handlers_that_heed_their_cancellation_are_not_said_to_hang(caplog):
         wait_for(lambda: all(task.status is TaskStatus.EXECUTING for task in graph.tasks.values()))
         run.cancel()
         run.result(20)
-        wait_for(lambda: not scheduler._workforce._pool._busy, "the end of the handlers")
+        wait_for(lambda: not scheduler._workforce._pool.running_count, "the end of the handlers")
     assert [record for record in caplog.records if record.name.startswith("asimov_sync")] == []
 
 

@@ -23,8 +23,8 @@ from asimov_sync import (
     tool,
 )
 from asimov_sync.inference.stream import ReplyStream
-from asimov_sync.metering import Meter
 from asimov_sync.testing import Failure, ScriptedInferenceClient, calls, tool_results
+from asimov_sync.usage import UsageCounter
 
 from ..tiers import suite
 from ..waiting import Background, wait_for
@@ -409,14 +409,14 @@ def test_the_context_is_that_of_the_call(workers):
     def make():
         variable.set("the caller's")
         otel_context.attach(trace.set_span_in_context(NonRecordingSpan(SpanContext(trace_id=1, span_id=5, is_remote=False))))
-        with Meter() as meter, Cancellation(timeout=60):
+        with UsageCounter() as meter, Cancellation(timeout=60):
             return meter, client.stream_tools("x", [look], max_workers=workers)
 
     meter, stream = contextvars.copy_context().run(make)
 
     def read():
         variable.set("the reader's")
-        with Meter() as other:
+        with UsageCounter() as other:
             list(stream)
         return other.usage, variable.get()
 

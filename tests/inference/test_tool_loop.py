@@ -17,18 +17,18 @@ from asimov_sync import (
     Cancellation,
     Cancelled,
     ChatMessage,
+    ClosedError,
     InvalidRequestError,
     OverloadedError,
     Reply,
     ToolCall,
     Usage,
-    WorkersClosed,
     tool,
 )
+from asimov_sync.concurrency import scope
 from asimov_sync.inference.tools.loop import Ask, Call, CalledTool, conversation
 from asimov_sync.messages import as_messages
 from asimov_sync.testing import Failure, ScriptedInferenceClient, calls, last_text, tool_results
-from asimov_sync.workers import INLINE
 
 from ..tiers import suite
 from ..waiting import Background, in_child, wait_for
@@ -190,7 +190,7 @@ def test_the_number_of_threads_is_bounded():
 
 @pytest.mark.parametrize("workers", [None, 2])
 def test_a_context_that_is_inline(workers):
-    """Where INLINE is set, a loop's calls are made on the calling thread, whatever max_workers says, and streamed too."""
+    """Where run_inline is set, a loop's calls are made on the calling thread, whatever max_workers says, and streamed too."""
     threads = []
 
     @tool
@@ -201,7 +201,7 @@ def test_a_context_that_is_inline(workers):
     client = ScriptedInferenceClient(lambda body: "done" if tool_results(body) else calls(("where", {}), ("where", {})))
 
     def both():
-        INLINE.set(True)
+        scope.replace(run_inline=True)
         client.run_tools("go", [where], max_workers=workers)
         list(client.stream_tools("go", [where], max_workers=workers))
 
@@ -429,7 +429,7 @@ def test_a_model_that_wants_too_much():
     stream = client.stream_tools("go", [count])
     while next(stream).type != "tool_started":
         pass
-    assert client._tool_workers._living == 100
+    assert client._tool_workers.thread_count == 100
     go_on.set()
     list(stream)
     assert [made.result for made in stream.run.calls] == list(range(300))
@@ -579,10 +579,10 @@ def test_a_deadline_is_the_tools_too():
 
 
 def test_a_client_that_was_closed():
-    """Calls that are to be made after the client was closed are a WorkersClosed, and no wait without end."""
+    """Calls that are to be made after the client was closed are a ClosedError, and no wait without end."""
     client = ScriptedInferenceClient([calls(("double", {"number": 1}))])
     client.close()
-    with pytest.raises(WorkersClosed):
+    with pytest.raises(ClosedError):
         Background(client.run_tools, "go", [double]).result()
 
 

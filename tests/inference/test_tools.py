@@ -15,7 +15,7 @@ import pydantic
 import pytest
 from typing_extensions import Annotated, Literal, TypedDict
 
-from asimov_sync import Tool, ToolError, tool
+from asimov_sync import Tool, ToolDefinitionError, tool
 from asimov_sync.inference.tools.tool import as_tools, result_text
 from asimov_sync.testing import ScriptedInferenceClient, calls
 
@@ -101,16 +101,16 @@ def test_methods_and_functions_without_arguments():
 
 
 def test_a_function_that_is_no_tool():
-    """Arguments without names, or of a type without a schema, are a ToolError when the tool is made."""
-    with pytest.raises(ToolError, match="rest"):
+    """Arguments without names, or of a type without a schema, are a ToolDefinitionError when the tool is made."""
+    with pytest.raises(ToolDefinitionError, match="rest"):
         tool(lambda *rest: None)
-    with pytest.raises(ToolError, match="others"):
+    with pytest.raises(ToolDefinitionError, match="others"):
         tool(lambda **others: None)
 
     def odd(x: object()):
         pass
 
-    with pytest.raises(ToolError, match="odd"):
+    with pytest.raises(ToolDefinitionError, match="odd"):
         tool(odd)
 
 
@@ -128,7 +128,7 @@ def test_pairs_and_plain_functions():
     assert given["other"].call({"a": "1"}) == "1"
     bare = as_tools([(plain, schema)])["plain"]
     assert (bare.description, bare.input_schema) == ("Plain.", schema)
-    with pytest.raises(ToolError, match="two tools named 'plain'"):
+    with pytest.raises(ToolDefinitionError, match="two tools named 'plain'"):
         as_tools([plain, plain])
 
 
@@ -366,24 +366,24 @@ def test_kinds_of_callables(function, name, description, result):
 
 
 def test_a_method_without_its_object():
-    """A function of a class that still wants its self is a ToolError that says what to do."""
-    with pytest.raises(ToolError, match=r"make the tool of the bound one, tool\(thing.find\)"):
+    """A function of a class that still wants its self is a ToolDefinitionError that says what to do."""
+    with pytest.raises(ToolDefinitionError, match=r"make the tool of the bound one, tool\(thing.find\)"):
         tool(Shelf.find)
 
 
 def test_names():
-    """A name that no provider takes is a ToolError when the tool is made, and not a 400 later; one may be given."""
+    """A name that no provider takes is a ToolDefinitionError when the tool is made, and not a 400 later; one may be given."""
     for function in (lambda: None, functools.partial(lambda: None)):
-        with pytest.raises(ToolError, match="'<lambda>' is no name for a tool"):
+        with pytest.raises(ToolDefinitionError, match="'<lambda>' is no name for a tool"):
             tool(function)
-        with pytest.raises(ToolError, match="'<lambda>' is no name for a tool"):
+        with pytest.raises(ToolDefinitionError, match="'<lambda>' is no name for a tool"):
             as_tools([(function, {"type": "object"})])
         assert list(as_tools([(function, {"name": "mine", "input_schema": {}})])) == ["mine"]
 
     def météo():
         pass
 
-    with pytest.raises(ToolError, match="météo"):
+    with pytest.raises(ToolDefinitionError, match="météo"):
         tool(météo)
 
 
@@ -408,10 +408,10 @@ class Fetcher:
     "function", [fetch, fetch_all, functools.partial(fetch, url="x"), Fetcher(), Fetcher().fetch, functools.partial(Fetcher())]
 )
 def test_async_functions(function):
-    """An async function is a ToolError that says what to do: a model is never told of a coroutine."""
-    with pytest.raises(ToolError, match="is an async function, .*asyncio.run"):
+    """An async function is a ToolDefinitionError that says what to do: a model is never told of a coroutine."""
+    with pytest.raises(ToolDefinitionError, match="is an async function, .*asyncio.run"):
         tool(function)
-    with pytest.raises(ToolError, match="is an async function"):
+    with pytest.raises(ToolDefinitionError, match="is an async function"):
         ScriptedInferenceClient([]).run_tools("x", [function])
 
 

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from asimov_sync import Agent, Task, TaskGraph, TaskScheduler, hooks, telemetry, tool
-from asimov_sync.hooks import Hooks
+from asimov_sync import Agent, Task, TaskGraph, TaskScheduler, instrumentation, telemetry, tool
+from asimov_sync.instrumentation import Instrumentation
 from asimov_sync.telemetry import STABILITY_OPT_IN, names
 from asimov_sync.testing import ScriptedInferenceClient, calls, tool_results
 
@@ -47,14 +47,14 @@ def test_import_installs_nothing():
     """Importing the library loads no opentelemetry; importing telemetry installs no hooks."""
     program(
         "import sys\n"
-        "from asimov_sync import Agent, AnthropicInferenceClient, TaskScheduler, hooks\n"
+        "from asimov_sync import Agent, AnthropicInferenceClient, TaskScheduler, instrumentation\n"
         "assert not [name for name in sys.modules if name.startswith('opentelemetry')]\n"
         "from asimov_sync import telemetry\n"
-        "assert hooks.installed is None\n"
+        "assert instrumentation.installed is None\n"
         "telemetry.install()\n"
-        "assert hooks.installed is not None\n"
+        "assert instrumentation.installed is not None\n"
         "telemetry.uninstall()\n"
-        "assert hooks.installed is None\n"
+        "assert instrumentation.installed is None\n"
     )
 
 
@@ -195,7 +195,7 @@ def model(body):
 @pytest.mark.parametrize("max_workers", [0, 4])
 def test_failing_hooks(hook, max_workers, caplog):
     """A failing hook changes no outcome and is logged once."""
-    hooks.install(Hooks(hook, hook, hook, hook, hook))
+    instrumentation.install(Instrumentation(hook, hook, hook, hook, hook))
     agent = Agent(ScriptedInferenceClient(model), tools=[look_up])
     graph = TaskGraph()
     graph.add(Task(type="ask", objective="what?"), name="ask")
@@ -206,14 +206,16 @@ def test_failing_hooks(hook, max_workers, caplog):
             stream = agent.stream("what?")
             assert [event.type for event in stream][-1] == "tool_run_done"
     assert [record.getMessage() for record in caplog.records] == [
-        "a hook failed; what it watches goes on, and later failures are not logged"
+        "an instrumentation hook failed; the operation continues, and further failures of hooks are not logged"
     ]
 
 
 def test_end_is_reported_once():
     """Only the first end of an operation calls the hook."""
     output = []
-    watch = hooks.Watch(lambda *about: lambda *end: output.append((about, end)), "it")
+    watch = instrumentation.Observation(
+        lambda *about: lambda *end: output.append((about, end)), "it"
+    )
     watch.end("came")
     watch.end("came later")
     assert output == [(("it",), ("came", None, None))]

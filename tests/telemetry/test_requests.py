@@ -289,7 +289,7 @@ def test_garbage_collected_stream(exported):
     del stream, cycle
     gc.collect()
     wait_for(lambda: ended_by)
-    assert ended_by == ["asimov-alarms"]
+    assert ended_by == ["asimov-timers"]
 
 
 def test_cancelled_stream(start, exported):

@@ -7,9 +7,9 @@ import time
 from contextlib import contextmanager
 from typing import Any, Callable, Dict, Iterator, Mapping, Optional, TypeVar
 
+from asimov_sync._json import format_error, loads
 from asimov_sync.cancellation import Cancellation
-from asimov_sync.errors import AuthenticationError, InferenceError, ProviderError, described
-from asimov_sync.foreign_json import parsed
+from asimov_sync.errors import AuthenticationError, InferenceError, ProviderError
 from asimov_sync.inference.client import InferenceClient
 from asimov_sync.inference.http.redaction import redact_errors
 from asimov_sync.inference.http.response import Exchange
@@ -139,9 +139,9 @@ class HttpInferenceClient(NetworkClient):
         """The answer in one piece; ProviderError if it is not what `decoded` takes."""
         data = exchange.read()
         try:
-            return decoded(parsed(data.decode("utf-8")))
+            return decoded(loads(data.decode("utf-8")))
         except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError) as wrong:
-            unread = described(wrong)
+            unread = format_error(wrong)
         # Outside of the except: the exception of a JSON parser holds the whole response.
         raise ProviderError(
             f"the response is not of {self.wire} ({unread}); does api_url name its endpoint?",

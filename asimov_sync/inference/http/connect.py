@@ -12,7 +12,7 @@ import socket
 import time
 from typing import Any, Callable, Iterable, List, Optional, Tuple
 
-from asimov_sync.workers import WorkerPool
+from asimov_sync.concurrency.pool import WorkerPool
 
 __all__ = ["GivenUp", "dial"]
 

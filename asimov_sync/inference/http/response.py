@@ -13,9 +13,9 @@ import time
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Mapping, Optional, Tuple
 
 from asimov_sync.cancellation import Cancellation, Registration
+from asimov_sync.concurrency.timers import Timer, timers
 from asimov_sync.errors import AsimovError, InferenceError
 from asimov_sync.inference.http.connect import dial
-from asimov_sync.workers import Alarm, alarms
 
 if TYPE_CHECKING:
     from asimov_sync.inference.http.transport import HttpTransport
@@ -80,7 +80,7 @@ class Exchange:
         self._aborted = False
         self._pid = os.getpid()
         self._registration: Optional[Registration] = None
-        self._alarm: Optional[Alarm] = None
+        self._alarm: Optional[Timer] = None
 
     def send(self, url: str, headers: Mapping[str, str], body: bytes) -> None:
         """Send the request, and wait for the status and headers."""
@@ -92,7 +92,7 @@ class Exchange:
         self._registration = self._cancellation.on_cancel(self.abort)
         if self._end is not None:
             # Bytes that trickle in hit no socket's time-out, in the headers least of all.
-            self._alarm = alarms.call_at(self._end, self.abort)
+            self._alarm = timers.call_at(self._end, self.abort)
         outer = sending()  # one whose session's hook, or auth, asks a model itself
         _here.exchange = self
         try:

@@ -27,6 +27,7 @@ import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from asimov_sync.cancellation import Cancellation
+from asimov_sync.concurrency.fork import reset_after_fork
 from asimov_sync.errors import (
     AsimovError,
     Cancelled,
@@ -35,7 +36,6 @@ from asimov_sync.errors import (
     DeadlineExceeded,
     IdleTimeout,
 )
-from asimov_sync.forking import renew_in_child
 from asimov_sync.inference.http.response import Exchange, sending, tell_socket
 from asimov_sync.inference.request import Timeout
 
@@ -153,14 +153,14 @@ class HttpTransport:
         if session is not None:
             _have_told(session)
         self._start()
-        renew_in_child(self)
+        reset_after_fork(self)
 
     def _start(self) -> None:
         # Guards the list of sessions that nobody uses. Re-entrant: the garbage collector may close a stream anywhere.
         self._lock = threading.RLock()
         self._free: List[requests.Session] = []
 
-    def renew(self) -> None:
+    def reset(self) -> None:
         """Start without connections, in a forked child: the parent's are not to be shared, not the application's either."""
         self._start()
         if self._brought is not None:

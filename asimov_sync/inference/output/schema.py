@@ -10,7 +10,7 @@ from typing import Any, Dict, Iterable, List
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from asimov_sync.errors import described
+from asimov_sync._json import format_error
 from asimov_sync.inference.request import Request
 from asimov_sync.inference.tools.tool import explained
 from asimov_sync.messages import ChatMessage, ChatRole, Reply
@@ -35,7 +35,7 @@ class Output:
             self._adapter: "TypeAdapter[Any]" = TypeAdapter(wanted)
             self.schema = _at_the_top(self._adapter.json_schema())
         except Exception as error:
-            raise TypeError("no JSON schema can be made of output={!r}: {}".format(wanted, described(error))) from error
+            raise TypeError("no JSON schema can be made of output={!r}: {}".format(wanted, format_error(error))) from error
         if self.schema.get("type") != "object":
             raise TypeError("output= takes a pydantic model, or another type whose JSON is an object; not {!r}".format(wanted))
         is_model = isinstance(wanted, type) and issubclass(wanted, BaseModel)

@@ -2,7 +2,7 @@
 
 from typing import Any, Dict, Mapping, Optional, Tuple
 
-from asimov_sync.foreign_json import parsed
+from asimov_sync._json import loads
 
 __all__ = ["block_index", "count", "json_object", "text", "whole_number"]
 
@@ -44,7 +44,7 @@ def block_index(value: Any) -> int:
 def json_object(told: str) -> Tuple[Dict[str, Any], Optional[str]]:
     """A JSON object and None; or, where the text is none, an empty one and the text."""
     try:
-        value = parsed(told)
+        value = loads(told)
     except (ValueError, RecursionError):
         return {}, told
     return (value, None) if isinstance(value, dict) else ({}, told)

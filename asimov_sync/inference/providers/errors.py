@@ -2,6 +2,7 @@
 
 from typing import Any, Dict, Mapping, Optional, Type
 
+from asimov_sync._json import loads
 from asimov_sync.errors import (
     AuthenticationError,
     ContextLengthExceeded,
@@ -13,7 +14,6 @@ from asimov_sync.errors import (
     ProviderError,
     RateLimitError,
 )
-from asimov_sync.foreign_json import parsed
 
 __all__ = ["Kinds", "MESSAGE_CHARACTERS", "as_body", "refusal"]
 
@@ -61,6 +61,6 @@ def as_body(data: bytes) -> Any:
     """An error's body: the JSON in it, or its text."""
     body = data.decode("utf-8", "replace")
     try:
-        return parsed(body)
+        return loads(body)
     except (ValueError, RecursionError):
         return body

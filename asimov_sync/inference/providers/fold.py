@@ -6,8 +6,14 @@ Pure: the events may come from a socket, from boto3 or from a list.
 import abc
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
-from asimov_sync.errors import Cancelled, ConnectionFailed, InferenceError, ProviderError, StreamInterrupted, described
-from asimov_sync.foreign_json import parsed
+from asimov_sync._json import format_error, loads
+from asimov_sync.errors import (
+    Cancelled,
+    ConnectionFailed,
+    InferenceError,
+    ProviderError,
+    StreamInterrupted,
+)
 from asimov_sync.messages import Block, Event, Reply, ReplyDone, TextDelta, ToolCall, ToolCallReady
 
 __all__ = ["BlockFold", "Fold", "Garbled", "StreamedBlock", "all_at_once", "folded", "tool_calls"]
@@ -30,7 +36,7 @@ class Fold(abc.ABC):
 
     def feed_text(self, data: str) -> Sequence[Event]:
         """As `feed`, of an event that is still text."""
-        return self.feed(parsed(data))
+        return self.feed(loads(data))
 
     def finish(self, delimited: bool) -> Sequence[Event]:
         """What the end of the stream completes, on wires where it may.
@@ -172,7 +178,7 @@ def _fed(feed: Callable[[Any], Sequence[Event]], data: Any, provider: str) -> Se
     except InferenceError:
         raise  # the provider's own error event
     except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError) as wrong:
-        garbled = Garbled("an event that cannot be read: {}".format(described(wrong)), provider=provider)
+        garbled = Garbled("an event that cannot be read: {}".format(format_error(wrong)), provider=provider)
     raise garbled
 
 

@@ -3,13 +3,13 @@
 from typing import Any, Callable, Dict, Generator, Optional
 
 from asimov_sync.cancellation import Cancellation
+from asimov_sync.concurrency.pool import WorkerPool
 from asimov_sync.errors import InferenceError
 from asimov_sync.inference.stream import ReplyStream
 from asimov_sync.inference.tools.loop import Ask, Step, ToolRun, ToolRunDone
 from asimov_sync.inference.tools.runner import calling
 from asimov_sync.inference.tools.tool import Tool
 from asimov_sync.messages import Event
-from asimov_sync.workers import WorkerPool
 
 __all__ = ["driven"]
 

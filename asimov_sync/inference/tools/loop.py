@@ -20,7 +20,8 @@ from typing import (
     cast,
 )
 
-from asimov_sync.errors import ToolRefused, described
+from asimov_sync._json import format_error
+from asimov_sync.errors import ToolRefused
 from asimov_sync.inference.output.final_answer import FinalAnswer
 from asimov_sync.inference.tools.history import answer, not_made, open_reply
 from asimov_sync.inference.tools.tool import result_text
@@ -69,7 +70,7 @@ class CalledTool:
     text: str = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.text = result_text(self.result) if self.exception is None else described(self.exception)
+        self.text = result_text(self.result) if self.exception is None else format_error(self.exception)
 
 
 @dataclass

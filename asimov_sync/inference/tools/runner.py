@@ -8,14 +8,16 @@ import queue
 import time
 from typing import Any, Deque, Dict, Generator, List, Optional, Tuple
 
-from asimov_sync import hooks
+from asimov_sync import instrumentation
+from asimov_sync._json import format_error
 from asimov_sync.cancellation import Cancellation
-from asimov_sync.errors import Cancelled, described
-from asimov_sync.hooks import Watch
+from asimov_sync.concurrency import scope
+from asimov_sync.concurrency.pool import WorkerPool
+from asimov_sync.errors import Cancelled
 from asimov_sync.inference.tools.loop import CalledTool, ToolFinished, ToolStarted
 from asimov_sync.inference.tools.tool import Tool
+from asimov_sync.instrumentation import Observation
 from asimov_sync.messages import Event, ToolCall
-from asimov_sync.workers import INLINE, WorkerPool
 
 __all__ = ["calling"]
 
@@ -32,14 +34,14 @@ def calling(
 ) -> Generator[Event, None, List[CalledTool]]:
     """Make the calls, at most `max_workers` at once (None: a hundred), and return them in the same order.
 
-    One after the other on this thread where max_workers is 0, or INLINE is set.
+    One after the other on this thread where max_workers is 0, or run_inline is set.
 
     Yields ToolStarted and ToolFinished as that happens. The call of a sequential tool is made alone: after those before it,
     and before those behind it. Whatever a tool raises is in its CalledTool. Cancelled if the cancellation comes first: the
     tools are told, and not waited for.
     """
     made: List[CalledTool] = []
-    inline = max_workers == 0 or INLINE.get()
+    inline = max_workers == 0 or scope.current().run_inline
     for group in _groups(calls, tools):
         if inline:
             made += yield from _on_this_thread(group, tools, cancellation)
@@ -121,14 +123,14 @@ def _on_threads(
 
 
 def _finished(made: CalledTool) -> ToolFinished:
-    return ToolFinished(made.call, made.result, None if made.exception is None else described(made.exception))
+    return ToolFinished(made.call, made.result, None if made.exception is None else format_error(made.exception))
 
 
 def _call(call: ToolCall, tools: Dict[str, Tool], cancellation: Cancellation) -> CalledTool:
-    installed = hooks.installed
+    installed = instrumentation.installed
     if installed is None:
         return _made(call, tools, cancellation)
-    watch = Watch(installed.tool, call, tools.get(call.name))
+    watch = Observation(installed.tool, call, tools.get(call.name))
     # A tool that ignores its cancellation is not waited for; its watch does not wait for it, either.
     with cancellation.on_cancel(lambda: watch.end(None, Cancelled(cancellation.reason or ""))):
         return watch.run(_made, call, tools, cancellation)

@@ -11,7 +11,8 @@ import typing_extensions
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
-from asimov_sync.errors import ToolError, described
+from asimov_sync._json import format_error
+from asimov_sync.errors import ToolDefinitionError
 
 __all__ = ["Tool", "as_tools", "explained", "tool"]
 
@@ -76,7 +77,7 @@ def tool(function: Optional[Callable[..., Any]] = None, requires_approval: bool 
     """Make a tool of a typed function: its docstring is the description, its type hints are the schema.
 
     A decorator, plain or with arguments: `@tool` or `@tool(requires_approval=True, sequential=True)` (see `Tool`). Every
-    argument has a name (no *args, **kwargs or positional-only ones). ToolError where a schema cannot be made.
+    argument has a name (no *args, **kwargs or positional-only ones). ToolDefinitionError where a schema cannot be made.
     """
     if function is None:
         return functools.partial(tool, requires_approval=requires_approval, sequential=sequential)
@@ -93,7 +94,7 @@ def _described(function: Callable[..., Any]) -> Tool:
     name: str = getattr(inner, "__name__", type(inner).__name__)
     plain = inner if inspect.isroutine(inner) or inspect.isclass(inner) else type(inner).__call__
     if inspect.iscoroutinefunction(plain) or inspect.isasyncgenfunction(plain):
-        raise ToolError(
+        raise ToolDefinitionError(
             "{} is an async function, and tools are called on threads: make the tool of a function that runs it, "
             "with asyncio.run(…)".format(name)
         )
@@ -103,17 +104,17 @@ def _described(function: Callable[..., Any]) -> Tool:
         adapter: "TypeAdapter[Any]" = TypeAdapter(gatherer)
         schema = adapter.json_schema()
     except Exception as error:
-        raise ToolError("no schema can be made for the arguments of {}: {}".format(name, described(error))) from error
+        raise ToolDefinitionError("no schema can be made for the arguments of {}: {}".format(name, format_error(error))) from error
     unnamed = [
         parameter.name
         for parameter in signature.parameters.values()
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     ]
     if unnamed:
-        raise ToolError("{} takes {}: a model can only give arguments by name".format(name, ", ".join(unnamed)))
+        raise ToolDefinitionError("{} takes {}: a model can only give arguments by name".format(name, ", ".join(unnamed)))
     first = next(iter(signature.parameters.values()), None)
     if first is not None and first.name in ("self", "cls") and first.annotation is first.empty:
-        raise ToolError("{} is a method without its object: make the tool of the bound one, tool(thing.{})".format(name, name))
+        raise ToolDefinitionError("{} is a method without its object: make the tool of the bound one, tool(thing.{})".format(name, name))
     made = _TypedTool(function, _checked(name), inspect.getdoc(inner) or "", schema)
     made._arguments = adapter
     return made
@@ -128,7 +129,7 @@ def _inner(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _checked(name: str) -> str:
     if re.match(r"[A-Za-z0-9_-]{1,64}\Z", name) is None:
-        raise ToolError(
+        raise ToolDefinitionError(
             "{!r} is no name for a tool, which is of letters, digits, _ and -, 64 at the most: give one, "
             'in (function, {{"name": …, "input_schema": …}})'.format(name)
         )
@@ -167,13 +168,13 @@ def as_tools(tools: Iterable[AnyTool]) -> Dict[str, Tool]:
     """Tools by name, from tools, typed functions and (function, schema) pairs.
 
     A schema is a definition ({"name", "description", "input_schema"}) or just the JSON schema of the arguments, which are
-    then passed as they come. ToolError for two of one name.
+    then passed as they come. ToolDefinitionError for two of one name.
     """
     named: Dict[str, Tool] = {}
     for given in tools:
         made = _from_pair(*given) if isinstance(given, tuple) else tool(given)
         if made.name in named:
-            raise ToolError("there are two tools named {!r}".format(made.name))
+            raise ToolDefinitionError("there are two tools named {!r}".format(made.name))
         named[made.name] = made
     return named
 

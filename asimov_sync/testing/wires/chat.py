@@ -8,7 +8,7 @@ say how long a cache entry lives.
 
 from typing import Any, Dict, Iterator, List, Mapping, Optional
 
-from asimov_sync.foreign_json import parsed
+from asimov_sync._json import loads
 from asimov_sync.messages import Reply, Usage
 from asimov_sync.testing.script import Failure
 from asimov_sync.testing.wires.wire import (
@@ -239,7 +239,7 @@ def _decode_call(call: Mapping[str, Any]) -> Block:
         "type": "tool_use",
         "id": call["id"],
         "name": function["name"],
-        "input": parsed(function["arguments"] or "{}"),
+        "input": loads(function["arguments"] or "{}"),
     }
 
 

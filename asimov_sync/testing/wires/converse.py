@@ -9,7 +9,7 @@ tokens, no id and no model.
 import base64
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
 
-from asimov_sync.foreign_json import parsed
+from asimov_sync._json import loads
 from asimov_sync.messages import Reply, Usage
 from asimov_sync.testing.wires.bedrock import INVOKE, BedrockWire, encode_base64, make_event
 from asimov_sync.testing.wires.eventstream import Message
@@ -89,7 +89,7 @@ class ConverseWire(BedrockWire):
         counted = request["input"]
         if "converse" in counted:
             return self.read_request(counted["converse"])
-        body = parsed(base64.b64decode(counted["invokeModel"]["body"]).decode("utf-8"))
+        body = loads(base64.b64decode(counted["invokeModel"]["body"]).decode("utf-8"))
         return INVOKE.read_request(body)
 
     # The reply

@@ -4,9 +4,9 @@ import os
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Dict, Iterable, Iterator, Mapping, Optional
 
+from asimov_sync._json import format_error, loads
 from asimov_sync.cancellation import Cancellation
-from asimov_sync.errors import AuthenticationError, ProviderError, described
-from asimov_sync.foreign_json import parsed
+from asimov_sync.errors import AuthenticationError, ProviderError
 from asimov_sync.inference.http.client import Headers, NetworkClient, key_of
 from asimov_sync.inference.http.response import Exchange
 from asimov_sync.inference.http.transport import HttpTransport
@@ -129,12 +129,12 @@ class BedrockInferenceClient(NetworkClient):
     def _whole(self, request: Request, exchange: Exchange) -> Reply:
         data = exchange.read()
         try:
-            body = parsed(data.decode("utf-8"))
+            body = loads(data.decode("utf-8"))
             if self.api == "invoke":
                 return decode_reply(body)
             return decode_converse(body, request.model, exchange.headers.get(REQUEST_ID))
         except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError) as wrong:
-            unread = described(wrong)
+            unread = format_error(wrong)
         raise ProviderError(
             'the response is no message ({}); is the model of those that api="{}" is for?'.format(unread, self.api),
             provider=self.provider,

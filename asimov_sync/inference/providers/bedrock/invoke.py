@@ -9,7 +9,7 @@ import base64
 import json
 from typing import Any, Dict, Mapping, Sequence, Set
 
-from asimov_sync.foreign_json import parsed
+from asimov_sync._json import loads
 from asimov_sync.inference.providers.anthropic.wire import MessagesFold, encode_request
 from asimov_sync.inference.providers.coerce import count
 from asimov_sync.inference.request import Request
@@ -52,7 +52,7 @@ class InvokeFold(MessagesFold):
         """The typed events that one chunk amounts to; what is no chunk amounts to none."""
         if "chunk" not in data:
             return ()
-        event = parsed(base64.b64decode(data["chunk"]["bytes"]).decode("utf-8"))
+        event = loads(base64.b64decode(data["chunk"]["bytes"]).decode("utf-8"))
         kind = event["type"]
         if kind in ("message_start", "message_delta"):
             figures = (event["message"] if kind == "message_start" else event).get("usage")

@@ -17,16 +17,15 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Mapping, Optional
 
+from asimov_sync._json import format_error, loads
+from asimov_sync.concurrency.fork import reset_after_fork
 from asimov_sync.errors import (
     AsimovError,
     AuthenticationError,
     ConnectionFailed,
     InferenceError,
     InvalidRequestError,
-    described,
 )
-from asimov_sync.foreign_json import parsed
-from asimov_sync.forking import renew_in_child
 from asimov_sync.inference.http.client import Headers
 from asimov_sync.inference.http.redaction import redact_errors
 from asimov_sync.inference.http.response import Exchange
@@ -63,10 +62,10 @@ class Runtime:
         self._endpoint_url = endpoint_url
         self._session = session
         self._signed = signed
-        self.renew()
-        renew_in_child(self)
+        self.reset()
+        reset_after_fork(self)
 
-    def renew(self) -> None:
+    def reset(self) -> None:
         """Forget the client, as in a forked child."""
         self._lock = threading.Lock()
         self._client: Any = None
@@ -213,7 +212,7 @@ def events(exchange: Exchange) -> Iterator[Any]:
             except InferenceError:
                 raise
             except Exception as error:  # bytes that are no frame raise whatever comes of them in botocore's decoder
-                garbled = Garbled("an event that cannot be read: {}".format(described(error)), provider=PROVIDER)
+                garbled = Garbled("an event that cannot be read: {}".format(format_error(error)), provider=PROVIDER)
             if garbled is not None:
                 raise garbled
             if event is None:
@@ -227,7 +226,7 @@ def _event(headers: Mapping[str, Any], payload: bytes) -> Dict[str, Any]:
         raise decode_exception(text(headers.get(":exception-type")), as_body(payload))
     if kind == "error":
         raise decode_exception(text(headers.get(":error-code")), text(headers.get(":error-message")))
-    return {headers[":event-type"]: parsed(payload.decode("utf-8")) if payload else {}}
+    return {headers[":event-type"]: loads(payload.decode("utf-8")) if payload else {}}
 
 
 # Errors

@@ -9,7 +9,7 @@ null anywhere; and that a content may be null, a list of parts, or a JSON object
 import json
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from asimov_sync.foreign_json import parsed
+from asimov_sync._json import loads
 from asimov_sync.inference.providers.coerce import text
 from asimov_sync.inference.providers.fold import Fold
 from asimov_sync.inference.providers.openai.calls import ChatCalls
@@ -101,7 +101,7 @@ class ChatFold(Fold):
     def feed_text(self, data: str) -> Sequence[Event]:
         """As `feed`, of an event that is still text; `[DONE]` is the wire's final one."""
         if data.strip() != DONE:
-            return self.feed(parsed(data))
+            return self.feed(loads(data))
         if self._finish is None and not (self._summed_up and self._grown):
             return ()  # the server says this after its own failures, too
         return self._end()
