@@ -25,7 +25,7 @@ class Scope(NamedTuple):
         and for Django's TestCase, whose transaction belongs to one thread.
     """
 
-    cancellation: Optional[Tuple[Any, Any]] = None
+    cancellation: Optional[Tuple[Any, Any]] = None  # first: Cancellation reads it by position
     usage_counters: Tuple[Any, ...] = ()
     budgets: Tuple[Any, ...] = ()
     text_listeners: Tuple[Any, ...] = ()

@@ -206,7 +206,8 @@ def test_failing_hooks(hook, max_workers, caplog):
             stream = agent.stream("what?")
             assert [event.type for event in stream][-1] == "tool_run_done"
     assert [record.getMessage() for record in caplog.records] == [
-        "an instrumentation hook failed; the operation continues, and further failures of hooks are not logged"
+        "an instrumentation hook failed; the operation continues, "
+        "and further failures of hooks are not logged"
     ]
 
 
