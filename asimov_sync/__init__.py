@@ -61,7 +61,6 @@ if TYPE_CHECKING:
         WorkersExhausted as WorkersExhausted,
         WrongKeyType as WrongKeyType,
     )
-    from asimov_sync.graph.building import TaskGraph as TaskGraph
     from asimov_sync.graph.context import TaskContext as TaskContext
     from asimov_sync.graph.events import (
         RunFinished as RunFinished,
@@ -75,7 +74,7 @@ if TYPE_CHECKING:
     from asimov_sync.graph.results import Partial as Partial, Route as Route, RunResult as RunResult
     from asimov_sync.graph.retry import Retry as Retry
     from asimov_sync.graph.run import Run as Run
-    from asimov_sync.graph.scheduler import TaskScheduler as TaskScheduler
+    from asimov_sync.graph.task_graph import TaskGraph as TaskGraph
     from asimov_sync.inference.anthropic import AnthropicInferenceClient as AnthropicInferenceClient
     from asimov_sync.inference.bedrock import BedrockInferenceClient as BedrockInferenceClient
     from asimov_sync.inference.contract import InferenceClient as InferenceClient
@@ -104,6 +103,7 @@ if TYPE_CHECKING:
         Usage as Usage,
     )
     from asimov_sync.prices import Price as Price
+    from asimov_sync.scheduler import TaskScheduler as TaskScheduler
     from asimov_sync.tasks import Task as Task, TaskSnapshot as TaskSnapshot, TaskStatus as TaskStatus
 
 _HOMES = {
@@ -124,13 +124,13 @@ _HOMES = {
         "ProviderError RateLimitError RunFailed RunTimeout StreamInterrupted TaskTimeout ToolError ToolRefused UnboundedClear "
         "WorkersClosed WorkersExhausted WrongKeyType"
     ),
-    "graph.building": "TaskGraph",
+    "graph.task_graph": "TaskGraph",
     "graph.events": "RunFinished TaskFinished TaskProgress TaskRetried TaskSkipped TaskStarted TaskText",
     "graph.results": "Partial Route RunResult",
     "graph.context": "TaskContext",
     "graph.retry": "Retry",
     "graph.run": "Run",
-    "graph.scheduler": "TaskScheduler",
+    "scheduler": "TaskScheduler",
     "inference.anthropic": "AnthropicInferenceClient",
     "inference.bedrock": "BedrockInferenceClient",
     "inference.contract": "InferenceClient",

@@ -54,11 +54,12 @@ GOAL = 0.02
 COPY = "asimov_cut"
 
 CUTS: List[Tuple[str, str, int]] = [
-    ("graph/driver.py", r" +if self\.hooks is not None:\n +self\._over\.append\(.*\)\n", 4),
-    ("graph/driver.py", r" +if self\._over:\n +self\._over\.tell\(\)\n +self\.audience\.wake\(\)\n", 1),
-    ("graph/driver.py", r" and not self\.ending(?= and)", 1),
-    ("graph/context.py", r" +self\.watch: .*\n", 1),
-    ("graph/workforce.py", r" +if driver\.hooks is not None and .*:\n +return None\n", 1),
+    ("graph/engine.py", r" +if self\._observed:\n +self\.effects\.end_span\(.*\)\n", 3),
+    ("graph/active_run.py", r" +if self\._hooks is not None:\n +self\._effects\.end_span\(.*\)\n", 1),
+    ("graph/active_run.py", r" +if effects\.span_ends:\n +self\._end_spans\(\)\n", 1),
+    ("graph/active_run.py", r" and not self\.ending_spans(?= and)", 1),
+    ("graph/active_run.py", r" +if self\._hooks is not None and not self\._observe\(.*\):\n +return None\n", 1),
+    ("graph/attempt.py", r" +self\.watch: .*\n", 1),
     ("inference/contract.py", r" +installed = hooks\.installed\n +if installed is not None:\n +events = .*\n", 1),
 ]
 """The looks for hooks that are on the way of a task and of a stream: a file, what is cut out of it, and how often."""
@@ -110,14 +111,14 @@ def event_seconds(package: Any, address: str) -> float:
 
 
 class Looked:
-    """What a look finds where no hooks are installed, in place of a run and of a task's context."""
+    """What a look finds where no hooks are installed, in place of a run and of an attempt."""
 
-    __slots__ = ("_over", "hooks", "watch")
+    __slots__ = ("hooks", "span_ends", "watch")
 
     def __init__(self) -> None:
         self.hooks: Any = None
         self.watch: Any = None
-        self._over: Any = collections.deque()
+        self.span_ends: Any = collections.deque()
 
 
 def task_looks(run: Looked, task: Looked) -> None:
@@ -126,8 +127,8 @@ def task_looks(run: Looked, task: Looked) -> None:
     if run.hooks is not None and not run.hooks:
         return
     if run.hooks is not None:
-        run._over.append(None)
-    if run._over:
+        run.span_ends.append(None)
+    if run.span_ends:
         return
 
 

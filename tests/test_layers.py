@@ -18,6 +18,7 @@ ROWS = [
     ["cache"],
     ["inference"],
     ["graph"],
+    ["scheduler"],
     ["agents"],
     ["testing", "telemetry"],
     ["aio"],

@@ -7,12 +7,12 @@ from asimov_sync.aio.streams import AsyncRunEvents
 from asimov_sync.aio.threads import CANCELLED, Threads
 from asimov_sync.budget import Budget
 from asimov_sync.cancellation import Cancellation
-from asimov_sync.graph.building import TaskGraph
 from asimov_sync.graph.context import Handler, Middleware
-from asimov_sync.graph.listeners import Callback
 from asimov_sync.graph.results import RunResult
 from asimov_sync.graph.run import Run
-from asimov_sync.graph.scheduler import TaskScheduler
+from asimov_sync.graph.subscribers import Callback
+from asimov_sync.graph.task_graph import TaskGraph
+from asimov_sync.scheduler import TaskScheduler
 
 __all__ = ["AsyncRun", "AsyncTaskScheduler"]
 
@@ -110,6 +110,11 @@ class AsyncTaskScheduler:
     def cache(self) -> AsyncCache:
         """What the `context.cache` of tasks is a view of. See `TaskScheduler.cache`."""
         return AsyncCache(self.sync.cache, self._threads, owner=False)
+
+    @property
+    def stuck_threads(self) -> int:
+        """The number of threads that were replaced. See `TaskScheduler.stuck_threads`."""
+        return self.sync.stuck_threads
 
     # Life
 

@@ -195,7 +195,7 @@ class AsyncRunEvents(AsyncStream[RunEvents]):
     def drop(self) -> None:
         """As of every stream; whoever wants the graph next waits for the end of the run."""
         if self._stream is not None and not self._left:
-            self._stream.leave()
+            self._stream.mark_closing()
         super().drop()
 
     def _refuse(self) -> NoReturn:

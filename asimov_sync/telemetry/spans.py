@@ -17,7 +17,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode, TracerProvider as 
 import asimov_sync
 from asimov_sync.agents.agent import Agent
 from asimov_sync.errors import RunFailed, described
-from asimov_sync.graph.context import TaskContext
+from asimov_sync.graph.attempt import Attempt
 from asimov_sync.graph.results import RunResult
 from asimov_sync.hooks import Ended, Hooks
 from asimov_sync.inference.contract import InferenceClient
@@ -116,13 +116,13 @@ class Spans:
 
         return ended
 
-    def _task(self, task: TaskContext) -> Ended:
+    def _task(self, task: Attempt) -> Ended:
         attributes = {
             names.RUN_ID: task.run_id,
             names.TASK_NAME: task.name,
             names.TASK_TYPE: task.node.task.type,
             names.TASK_ID: str(task.node.task.id),
-            names.TASK_ATTEMPT: task.attempt,
+            names.TASK_ATTEMPT: task.number,
             names.TASK_VISIT: task.visit,
         }
         operation = self._begin(_named(names.TASK, task.name), attributes)

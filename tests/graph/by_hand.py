@@ -1,7 +1,7 @@
 """A RunState driven by hand: a scenario's next steps, one of which is made at a time, in whatever order the caller likes."""
 
 from asimov_sync import GraphError, Task, TaskStatus
-from asimov_sync.graph.nodes import node_of
+from asimov_sync.graph.node import make_node
 from asimov_sync.graph.state import RunState
 
 from .reference import DUPLICATE, UNKNOWN_DEPENDENCY, UNKNOWN_TYPE, act, passes
@@ -53,7 +53,7 @@ class ByHand:
         else:
             self._go_on(move)
         for change in self.state.changes:
-            self.steps.pop(change.place, None)  # what goes on in vain is not heard any more
+            self.steps.pop(change.task_index, None)  # what goes on in vain is not heard any more
         self.state.changes.clear()
         self._keep()
 
@@ -69,10 +69,10 @@ class ByHand:
     # Steps
 
     def _take(self):
-        place = self.state.take(NOW)
+        place = self.state.start_next(NOW)
         if place is None:
             return
-        if self.state.phases[place].name == "DECIDING":
+        if self.state.phases[place].name == "EVALUATING":
             self.steps[place] = ["when"]
         else:
             self._begin(place)
@@ -82,7 +82,7 @@ class ByHand:
 
     def _begin(self, place):
         state, spec = self.state, self._spec(place)
-        assert all(state.phases[dependency].settled for dependency in state.dependencies[place]), "started too early"
+        assert all(state.phases[dependency].is_final for dependency in state.dependencies[place]), "started too early"
         assert state.nodes[place].task.snapshot() == (TaskStatus.EXECUTING, None, None)
         assert state.visits[place] <= spec.max_visits and state.attempts[place] <= spec.attempts
         failed = state.failed_dependencies(place) if spec.allow_failure else []
@@ -109,9 +109,9 @@ class ByHand:
         try:
             met = passes(self._spec(place).when, self.state.inputs(place))
         except LookupError:
-            self.state.settle(place, TaskStatus.FAILED, None, "LookupError")
+            self.state.finish(place, TaskStatus.FAILED, None, "LookupError")
             return
-        if self.state.decide(place, met):
+        if self.state.apply_condition(place, met):
             self._begin(place)
 
     def _spawn(self, place, name):
@@ -124,30 +124,30 @@ class ByHand:
         else:
             given = options(self.specs[name])
         settings = dict({"when": None, "allow_failure": False, "retry": None, "timeout": None, "max_visits": 5}, **given)
-        self.state.spawn(place, node_of(Task(type="act"), name, scopes=(), **settings))
+        self.state.spawn(place, make_node(Task(type="act"), name, namespaces=(), **settings))
 
     def _fail(self, place, error):
         self.steps.pop(place)
-        if error != "NonRetryableError" and self.state.may_retry(place):
+        if error != "NonRetryableError" and self.state.can_retry(place):
             self.state.retry(place, NOW)
         else:
-            self.state.settle(place, TaskStatus.FAILED, None, error)
+            self.state.finish(place, TaskStatus.FAILED, None, error)
 
     def _end(self, place, do, value):
         if do.end in ("fail", "fatal"):
             self._fail(place, {"fail": "ValueError", "fatal": "NonRetryableError"}[do.end])
         elif do.end == "partial":
-            self.state.settle(place, TaskStatus.PARTIAL, value, "half")
+            self.state.finish(place, TaskStatus.PARTIAL, value, "half")
         else:
-            self.state.settle(place, TaskStatus.COMPLETE, value, None, do.names if do.end == "route" else None)
+            self.state.finish(place, TaskStatus.COMPLETE, value, None, do.names if do.end == "route" else None)
 
     # The end
 
     def compare(self, expected):
         """The run is over, and came to what the reference says."""
         state = self.state
-        assert state.over and not self.steps
-        last = {node.name: place for place, node in enumerate(state.nodes) if state.phases[place].name != "TAKEN_BACK"}
+        assert state.finished and not self.steps
+        last = {node.name: place for place, node in enumerate(state.nodes) if state.phases[place].name != "REVOKED"}
         outcomes = {name: self._outcomes[place] for name, place in last.items()}
         assert {name: outcome.status.name for name, outcome in outcomes.items()} == expected.statuses
         brought = {name: outcome.result for name, outcome in outcomes.items() if outcome.result is not None}
@@ -155,7 +155,7 @@ class ByHand:
         errors = {name: outcome.error for name, outcome in outcomes.items() if outcome.error is not None}
         assert {name: raised(error) for name, error in errors.items()} == expected.errors
         phases = {name: state.phases[place].name for name, place in last.items()}
-        kinds = {"SKIPPED": "skipped", "RULED_OUT": "ruled out"}
+        kinds = {"SKIPPED": "skipped", "NOT_SELECTED": "ruled out"}
         assert {name: kinds[phase] for name, phase in phases.items() if phase in kinds} == expected.skipped
         assert state.status.name == expected.status
         for name, place in last.items():

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from asimov_sync import GraphError, Retry, Task, TaskGraph, TaskStatus
-from asimov_sync.graph.nodes import node_of
+from asimov_sync.graph.node import make_node
 
 from ..tiers import suite
 
@@ -136,7 +136,7 @@ def test_a_copy_is_a_new_graph():
 @pytest.mark.parametrize(
     "options, told",
     [
-        ({"when": 1}, "callable"),
+        ({"when": 1}, "function"),
         ({"retry": 3}, "Retry"),
         ({"timeout": 0}, "timeout=.*above 0"),
         ({"timeout": -1}, "timeout=.*above 0"),
@@ -170,12 +170,12 @@ def test_arguments_that_cannot_be():
     """So are a name that is no text, a task that is none, what cannot be iterated over, and what is no graph."""
     graph = TaskGraph()
     for call, told in (
-        (lambda: graph.add(task(), name=5), "name= is a text, not 5"),
-        (lambda: graph.map(task(), "ab", name=5), "name= is a text, not 5"),
-        (lambda: graph.add_graph(TaskGraph(), name=None), "name= is a text, not None"),
+        (lambda: graph.add(task(), name=5), "name= is a string, not 5"),
+        (lambda: graph.map(task(), "ab", name=5), "name= is a string, not 5"),
+        (lambda: graph.add_graph(TaskGraph(), name=None), "name= is a string, not None"),
         (lambda: graph.map("t", "ab"), "a graph holds Tasks, not str"),
-        (lambda: graph.map(task(), 5), "items of 't' .* not 5"),
-        (lambda: graph.add_graph([task()], name="x"), "adds a TaskGraph, not"),
+        (lambda: graph.map(task(), 5), "items= of 't' .* not 5"),
+        (lambda: graph.add_graph([task()], name="x"), "takes a TaskGraph, not"),
     ):
         with pytest.raises(GraphError, match=told):
             call()
@@ -254,7 +254,7 @@ def waits(graph):
     plan = graph.plan()
     names = [node.name for node in plan.nodes]
     return {
-        name: ([names[one] for one in before], {names[one] for one in plan.awaited.get(place, ())})
+        name: ([names[one] for one in before], {names[one] for one in plan.order_only.get(place, ())})
         for place, (name, before) in enumerate(zip(names, plan.dependencies))
     }
 
@@ -377,17 +377,17 @@ def test_local_names():
     nodes = {node.name: node for node in plan.nodes}
     places = {name: place for place, name in enumerate(nodes)}
     fetch = nodes["middle.inner.fetch"]
-    assert fetch.scopes == ("middle.inner.", "middle.")
-    assert [fetch.local(name) for name in nodes] == ["begin", "begin", "fetch", "parse", "check", "log"]
-    assert fetch.named("parse", places) == places["middle.inner.parse"]
-    assert fetch.named("begin", places) == places["middle.begin"]
-    assert fetch.named("middle.begin", places) == places["middle.begin"]
-    assert fetch.named("nobody", places) is None
+    assert fetch.namespaces == ("middle.inner.", "middle.")
+    assert [fetch.local_name(name) for name in nodes] == ["begin", "begin", "fetch", "parse", "check", "log"]
+    assert fetch.resolve("parse", places) == places["middle.inner.parse"]
+    assert fetch.resolve("begin", places) == places["middle.begin"]
+    assert fetch.resolve("middle.begin", places) == places["middle.begin"]
+    assert fetch.resolve("nobody", places) is None
 
 
 def test_local_names_that_are_anothers_too():
     """A short name that is the whole, or the short name of another one has none; whole names are unique."""
-    node = node_of(task(), "first.second.x", (), None, False, None, None, 5, ("first.second.", "first."))
+    node = make_node(task(), "first.second.x", (), None, False, None, None, 5, ("first.second.", "first."))
     told = node.local_names(["a", "first.a", "first.b", "first.second.b", "first.c", "c.d", "first.second.first.c"])
     assert told == {
         "a": "a",

@@ -281,7 +281,7 @@ def test_on_the_calling_thread_only():
         assert scheduler.run(graph).results == {"after": "after"}
         assert scheduler.run(single("late"), timeout=0.05).errors.keys() == {"x"}
         run = scheduler.submit(single("late"))
-        wait = Background(lambda: wait_for(lambda: run._driver._contexts) or run.cancel())
+        wait = Background(lambda: wait_for(lambda: run._active_run.engine._attempts) or run.cancel())
         run.result(20)
         wait.result()
         run = scheduler.submit(single("quick"))

@@ -28,8 +28,9 @@ def test_the_parents_runs_in_a_child():
         with token:
             run = scheduler.submit(single("wait"))
             events = [run.events()]
-        wait_for(lambda: run._driver._contexts and next(iter(run._driver._contexts.values())).cancellation._callbacks)
-        with run._driver.lock:  # as it may be held by another thread at the moment of the fork
+        attempts = run._active_run.engine._attempts
+        wait_for(lambda: attempts and next(iter(attempts.values())).cancellation._callbacks)
+        with run._active_run.engine.lock:  # as it may be held by another thread at the moment of the fork
 
             def use():
                 def on_another_thread():  # since this one holds the lock

@@ -197,7 +197,7 @@ def test_a_cancelled_wait_for_another_run(how):
             graph = TaskGraph()
             graph.add(Task(type="waits"), name="x", timeout=0.05)
             assert scheduler.run(graph).errors == {"x": "TaskTimeout: 'x' took longer than 0.05 s"}
-            wait_for(lambda: not scheduler._workforce._pool.abandoned, "the end of the wait")
+            wait_for(lambda: not scheduler.stuck_threads, "the end of the wait")
         assert not run.done()
         release.set()
         assert run.result(20).status is TaskStatus.COMPLETE

@@ -134,7 +134,7 @@ def left_over():
     with TaskScheduler({"act": act, "leaf": lambda task, context: 1}, max_workers=4) as scheduler:
         for number in range(100):
             run = scheduler.submit(eventful(number), timeout=0.01 if number % 5 == 0 else None)
-            drivers.append(weakref.ref(run._driver))
+            drivers.append(weakref.ref(run._active_run))
             if number % 7 == 0:
                 run.cancel()
             run.result(DEADLINE)
@@ -182,7 +182,7 @@ def test_closing_from_several_threads():
 def test_a_cancel_in_the_middle_of_a_step(workers, by, monkeypatch):
     """Where a signal handler or a destructor cancels while its thread settles a task, the run ends right after that step."""
     runs, ready, token = [], threading.Event(), Cancellation()
-    plain = RunState.settle
+    plain = RunState.finish
 
     def settle(state, place, *args, **kwargs):
         if state.nodes[place].name == "a":
@@ -190,7 +190,7 @@ def test_a_cancel_in_the_middle_of_a_step(workers, by, monkeypatch):
             assert not runs[0].done()
         return plain(state, place, *args, **kwargs)
 
-    monkeypatch.setattr(RunState, "settle", settle)
+    monkeypatch.setattr(RunState, "finish", settle)
     with TaskScheduler({"t": lambda task, context: ready.wait(20)}, max_workers=workers) as scheduler:
         with token:
             runs.append(scheduler.submit(chain("t", "t", "t")))

@@ -113,9 +113,9 @@ def test_random_waits(wait):
 def test_the_wait_where_none_was_given():
     """A second and a bit after the first attempt, two and a bit after the second, a minute or so after many."""
     retry = Retry()
-    assert 1 <= retry.seconds(1, ValueError()) <= 2
-    assert 2 <= retry.seconds(2, ValueError()) <= 3
-    assert 60 <= retry.seconds(500, ValueError()) <= 61
+    assert 1 <= retry.wait_seconds(1, ValueError()) <= 2
+    assert 2 <= retry.wait_seconds(2, ValueError()) <= 3
+    assert 60 <= retry.wait_seconds(500, ValueError()) <= 61
 
 
 @pytest.mark.parametrize("wrong", [lambda state: 1 / 0, lambda state: "soon", lambda: 1])
@@ -179,7 +179,7 @@ def test_close_in_the_wait():
     scheduler = TaskScheduler({"fails": flaky(99)})
     graph = single("fails", retry=Retry(attempts=3, wait=tenacity.wait_fixed(60)))
     run = scheduler.submit(graph)
-    wait_for(lambda: run._driver.state.delayed)
+    wait_for(lambda: run._active_run.engine.state.delayed)
     scheduler.close()
     assert "closed" in run.result(10).skipped["x"]
 

@@ -196,7 +196,7 @@ def test_a_stream_that_is_dropped_while_a_worker_is_started(around):
         dropped = [around(scheduler.stream(graph))]
         next(dropped[0])
         wait_for(lambda: graph["x"].status is TaskStatus.EXECUTING)
-        with scheduler._workforce._pool._lock:
+        with scheduler._backend._pool._lock:
             Background(dropped.clear).result()
         scheduler.handlers["wait"] = echo
         assert scheduler.run(graph).status is TaskStatus.COMPLETE

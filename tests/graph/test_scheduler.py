@@ -423,7 +423,7 @@ def test_a_handler_that_ignores_the_cancellation(threads):
         assert run.result(5).errors["a"] == "Cancelled: cancelled"
         assert scheduler.run(diamond()).status is TaskStatus.COMPLETE
         release.set()
-        wait_for(lambda: not scheduler._workforce._pool._abandoned)
+        wait_for(lambda: not scheduler.stuck_threads)
         assert graph["a"].snapshot() == (TaskStatus.FAILED, None, "Cancelled: cancelled")
 
 
@@ -456,10 +456,10 @@ def test_an_interruption_cancels_and_is_raised_again(threads):
         if executing(graph):
             raise Interruption()
 
-    threads._workforce.lend_hand, plain = interrupt, threads._workforce.lend_hand
+    threads._backend.help_run, plain = interrupt, threads._backend.help_run
     with pytest.raises(Interruption):
         threads.run(graph)
-    threads._workforce.lend_hand = plain
+    threads._backend.help_run = plain
     assert "interrupted by Interruption" in threads.last_result.errors["a"]
 
 

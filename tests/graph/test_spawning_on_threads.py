@@ -62,7 +62,7 @@ def test_after_the_handler_has_returned(scheduler):
     contexts = []
     scheduler.handlers["leave"] = lambda task, context: contexts.append(context)
     scheduler.run(single("leave"))
-    with pytest.raises(GraphError, match="is over"):
+    with pytest.raises(GraphError, match="has ended"):
         contexts[0].spawn(Task(type="quick"))
 
 
@@ -145,7 +145,7 @@ def test_what_goes_on_is_taken_back():
         result = scheduler.run(single("parent", retry=Retry(attempts=2, wait=lambda state: 0.0)))
         assert result.results == {"x": "parent", "child": "second"}
         assert cancelled.wait(20)
-        wait_for(lambda: not scheduler._workforce._pool.abandoned)
+        wait_for(lambda: not scheduler.stuck_threads)
 
 
 def test_a_refused_spawn_leaves_nothing(scheduler):
@@ -208,7 +208,7 @@ def test_names_of_groups_are_taken(scheduler):
     """What is spawned may not have a map's name, and a name that is made up is none; a name is a text."""
 
     def handler(task, context):
-        for name, told in (("page", "a group named 'page'"), (5, "name= is a text, not 5"), (0, "name= is a text, not 0")):
+        for name, told in (("page", "a group named 'page'"), (5, "name= is a string, not 5"), (0, "name= is a string, not 0")):
             with pytest.raises(GraphError, match=told):
                 context.spawn(Task(type="quick"), name=name)
         context.spawn(Task(type="quick"))

@@ -3,21 +3,22 @@
 import pytest
 
 from asimov_sync import GraphError, Retry, Task, TaskGraph, TaskStatus
-from asimov_sync.graph.nodes import node_of
-from asimov_sync.graph.phases import (
+from asimov_sync.graph.node import make_node
+from asimov_sync.graph.state import (
     COMPLETE,
-    DECIDING,
     DELAYED,
+    EVALUATING,
     EXECUTING,
     FAILED,
+    NOT_SELECTED,
     PARTIAL,
     READY,
-    RULED_OUT,
+    REVOKED,
     SKIPPED,
-    TAKEN_BACK,
     WAITING,
+    Change,
+    RunState,
 )
-from asimov_sync.graph.state import Change, RunState
 
 
 def state_of(dependencies, stop_on_failure=False, **options):
@@ -30,14 +31,14 @@ def state_of(dependencies, stop_on_failure=False, **options):
 
 
 def node(name, *depends_on):
-    return node_of(Task(type="t"), name, depends_on, None, False, None, None, 5, ())
+    return make_node(Task(type="t"), name, depends_on, None, False, None, None, 5, ())
 
 
 def take(state, now=0.0):
     """All that can be taken now."""
     taken = []
     while True:
-        place = state.take(now)
+        place = state.start_next(now)
         if place is None:
             return taken
         taken.append(place)
@@ -45,11 +46,11 @@ def take(state, now=0.0):
 
 def complete(state, *places, result=None):
     for place in places:
-        state.settle(place, TaskStatus.COMPLETE, result)
+        state.finish(place, TaskStatus.COMPLETE, result)
 
 
 def fail(state, place):
-    state.settle(place, TaskStatus.FAILED, None, "e")
+    state.finish(place, TaskStatus.FAILED, None, "e")
 
 
 def statuses(state):
@@ -64,11 +65,11 @@ def test_a_diamond():
     assert take(state) == [1, 2]
     complete(state, 2)
     assert take(state) == []
-    state.settle(1, TaskStatus.PARTIAL, "half", "the rest")
+    state.finish(1, TaskStatus.PARTIAL, "half", "the rest")
     assert take(state) == [3]
-    assert not state.over and state.status is TaskStatus.EXECUTING
+    assert not state.finished and state.status is TaskStatus.EXECUTING
     complete(state, 3)
-    assert state.over and state.status is TaskStatus.PARTIAL
+    assert state.finished and state.status is TaskStatus.PARTIAL
     assert state.changes == []
 
 
@@ -80,7 +81,7 @@ def test_a_failure_skips_what_depends_on_it():
     assert state.changes == [Change(1, SKIPPED), Change(2, SKIPPED)]
     assert state.errors[1:3] == ["its dependency '0' failed", "its dependency '1' was skipped"]
     complete(state, 3)
-    assert state.over and state.status is TaskStatus.PARTIAL
+    assert state.finished and state.status is TaskStatus.PARTIAL
 
 
 def test_a_fate_is_decided_with_the_last_dependency():
@@ -106,14 +107,14 @@ def test_failures_that_are_allowed():
 def test_stopping_on_failure():
     """With stop_on_failure nothing more is started, not even a retry, and what goes on is settled."""
     state = state_of([[], [], [], [1]], stop_on_failure=True, retry={1: Retry(attempts=3)})
-    state.take(0.0), state.take(0.0)
-    assert state.may_retry(1)
+    state.start_next(0.0), state.start_next(0.0)
+    assert state.can_retry(1)
     fail(state, 0)
     assert state.changes == [Change(2, SKIPPED), Change(3, SKIPPED)]
-    assert not state.may_retry(1)
+    assert not state.can_retry(1)
     assert take(state) == []
     complete(state, 1)
-    assert state.over and state.status is TaskStatus.PARTIAL
+    assert state.finished and state.status is TaskStatus.PARTIAL
 
 
 def test_the_end():
@@ -122,9 +123,9 @@ def test_the_end():
     take(state)
     complete(state, 0)
     state.retry(3, 10.0)
-    assert state.phases == [COMPLETE, EXECUTING, WAITING, DELAYED, DECIDING]
+    assert state.phases == [COMPLETE, EXECUTING, WAITING, DELAYED, EVALUATING]
     assert state.end("enough", "cancelled") == [1]
-    assert state.over
+    assert state.finished
     assert statuses(state) == ["COMPLETE", "FAILED", "WAITING", "WAITING", "WAITING"]
     assert (state.nodes[1].task.error, state.errors[3]) == ("cancelled", "enough")
 
@@ -132,28 +133,28 @@ def test_the_end():
 def test_an_empty_graph_is_complete():
     """A run without tasks is over, and COMPLETE."""
     state = state_of([])
-    assert state.over and state.status is TaskStatus.COMPLETE
+    assert state.finished and state.status is TaskStatus.COMPLETE
 
 
 # Conditions
 
 
-@pytest.mark.parametrize("met, phase", [(True, EXECUTING), (False, RULED_OUT)])
+@pytest.mark.parametrize("met, phase", [(True, EXECUTING), (False, NOT_SELECTED)])
 def test_a_condition(met, phase):
-    """A task with a `when` is DECIDING when it is taken, and WAITING to the outside, until that was asked."""
+    """A task with a `when` is EVALUATING when it is taken, and WAITING to the outside, until that was asked."""
     state = state_of([[], [0], [1]], when={1: bool})
     take(state)
     complete(state, 0, result=7)
     assert take(state) == [1]
-    assert state.phases[1] is DECIDING and statuses(state)[1] == "WAITING"
+    assert state.phases[1] is EVALUATING and statuses(state)[1] == "WAITING"
     assert state.inputs(1) == {"0": 7}
-    state.decide(1, met)
+    state.apply_condition(1, met)
     assert state.phases[1] is phase
     if met:
         complete(state, 1)
         complete(state, *take(state))
-    assert state.over and state.status is TaskStatus.COMPLETE
-    assert [change.phase for change in state.changes] == ([] if met else [RULED_OUT, RULED_OUT])
+    assert state.finished and state.status is TaskStatus.COMPLETE
+    assert [change.phase for change in state.changes] == ([] if met else [NOT_SELECTED, NOT_SELECTED])
 
 
 def test_a_condition_that_fails():
@@ -171,13 +172,13 @@ def test_a_retry_waits_for_its_moment():
     """A delayed attempt is WAITING, is taken at its moment and not before, and counts as an attempt, not a visit."""
     state = state_of([[], [0]], retry={0: Retry(attempts=2)})
     take(state)
-    assert state.may_retry(0)
+    assert state.can_retry(0)
     state.retry(0, 5.0)
     assert statuses(state)[0] == "WAITING"
     assert take(state, 4.9) == []
     assert take(state, 5.0) == [0]
     assert (state.attempts[0], state.visits[0]) == (2, 1)
-    assert not state.may_retry(0)
+    assert not state.can_retry(0)
     complete(state, 0)
     assert take(state) == [1]
 
@@ -189,8 +190,8 @@ def test_a_route_onward():
     """Of the dependents only those chosen run; a join runs with those of its dependencies that ran."""
     state = state_of([[], [0], [0], [1, 2], [2]])
     take(state)
-    state.settle(0, TaskStatus.COMPLETE, "r", None, ["1"])
-    assert state.phases == [COMPLETE, READY, RULED_OUT, WAITING, RULED_OUT]
+    state.finish(0, TaskStatus.COMPLETE, "r", None, ["1"])
+    assert state.phases == [COMPLETE, READY, NOT_SELECTED, WAITING, NOT_SELECTED]
     complete(state, *take(state), result="one")
     assert take(state) == [3]
     assert state.inputs(3) == {"1": "one"}
@@ -203,8 +204,8 @@ def test_a_route_to_nothing():
     """A Route without names rules out all that depends on it."""
     state = state_of([[], [0], [1]])
     take(state)
-    state.settle(0, TaskStatus.COMPLETE, "r", None, [])
-    assert state.over and state.phases == [COMPLETE, RULED_OUT, RULED_OUT]
+    state.finish(0, TaskStatus.COMPLETE, "r", None, [])
+    assert state.finished and state.phases == [COMPLETE, NOT_SELECTED, NOT_SELECTED]
 
 
 def test_a_direct_dependent_that_is_not_chosen():
@@ -213,8 +214,8 @@ def test_a_direct_dependent_that_is_not_chosen():
         state = state_of([[], [], [0, 1], [0]])
         take(state)
         for place in order:
-            state.settle(place, TaskStatus.COMPLETE, None, None, ["3"] if place == 0 else None)
-        assert state.phases[2] is RULED_OUT
+            state.finish(place, TaskStatus.COMPLETE, None, None, ["3"] if place == 0 else None)
+        assert state.phases[2] is NOT_SELECTED
 
 
 @pytest.mark.parametrize("route", [["nobody"], ["1", "0"], ["3"], [7]])
@@ -223,7 +224,7 @@ def test_a_route_that_cannot_be_taken(route):
     state = state_of([[], [0], [0], []])
     take(state)
     complete(state, 3)
-    assert state.settle(0, TaskStatus.COMPLETE, None, None, route) is TaskStatus.FAILED
+    assert state.finish(0, TaskStatus.COMPLETE, None, None, route) is TaskStatus.FAILED
     assert state.errors[0].startswith("GraphError: the Route of '0'")
     assert state.phases == [FAILED, SKIPPED, SKIPPED, COMPLETE]
 
@@ -242,7 +243,7 @@ def loop():
 def test_a_route_back():
     """The target and all after it that has started wait again; what goes on of it is told to be undone."""
     state = loop()
-    assert state.settle(2, TaskStatus.COMPLETE, "better", None, ["0"]) is TaskStatus.COMPLETE
+    assert state.finish(2, TaskStatus.COMPLETE, "better", None, ["0"]) is TaskStatus.COMPLETE
     assert state.phases == [READY, WAITING, WAITING, WAITING, WAITING]
     assert state.changes == [Change(4, WAITING)]
     assert statuses(state) == ["WAITING"] * 5
@@ -254,14 +255,14 @@ def test_a_route_back():
     complete(state, 1, 4)
     complete(state, *take(state))
     complete(state, *take(state))
-    assert state.over and state.status is TaskStatus.COMPLETE
+    assert state.finished and state.status is TaskStatus.COMPLETE
 
 
 def test_a_route_to_itself():
     """A Route that names its own task starts it again."""
     state = state_of([[], [0]])
     take(state)
-    state.settle(0, TaskStatus.COMPLETE, 1, None, ["0"])
+    state.finish(0, TaskStatus.COMPLETE, 1, None, ["0"])
     assert take(state) == [0]
     assert state.visits[0] == 2 and state.feedback[0] == {"0": 1}
 
@@ -273,10 +274,10 @@ def test_one_visit_too_many():
         assert take(state) == [0]
         complete(state, 0)
         assert take(state) == [1]
-        end = state.settle(1, TaskStatus.COMPLETE, None, None, ["0"])
+        end = state.finish(1, TaskStatus.COMPLETE, None, None, ["0"])
         assert (end is TaskStatus.FAILED) == (visit == 2)
     assert "'1' was started 2 times, its max_visits" in state.errors[1]
-    assert state.over and state.phases == [COMPLETE, FAILED]
+    assert state.finished and state.phases == [COMPLETE, FAILED]
 
 
 def test_one_visit_too_many_of_another():
@@ -286,23 +287,23 @@ def test_one_visit_too_many_of_another():
         assert take(state) == [place]
         complete(state, place)
     assert take(state) == [2]
-    state.settle(2, TaskStatus.COMPLETE, None, None, ["0"])
+    state.finish(2, TaskStatus.COMPLETE, None, None, ["0"])
     complete(state, *take(state))
     assert take(state) == []
     assert state.phases == [COMPLETE, FAILED, SKIPPED, SKIPPED]
     assert state.changes[0] == Change(1, FAILED)
-    assert "'1' was started 1 times already, its max_visits" in str(state.faults[1])
+    assert "'1' was started 1 times already, its max_visits" in str(state.engine_errors[1])
 
 
 def test_a_loop_after_the_stop():
     """Once nothing more may be started, a Route back is the end of its task."""
     state = state_of([[], [0], [], [1]], stop_on_failure=True)
-    state.take(0.0), state.take(0.0)
+    state.start_next(0.0), state.start_next(0.0)
     complete(state, 0)
     assert take(state) == [1]
     fail(state, 2)
-    state.settle(1, TaskStatus.COMPLETE, "r", None, ["0"])
-    assert state.over and state.phases == [COMPLETE, COMPLETE, FAILED, SKIPPED]
+    state.finish(1, TaskStatus.COMPLETE, "r", None, ["0"])
+    assert state.finished and state.phases == [COMPLETE, COMPLETE, FAILED, SKIPPED]
 
 
 class Walked(list):
@@ -324,7 +325,7 @@ def edges_of_a_loop(size):
     assert take(state) == [size - 1]
     state.dependencies, state.dependents = Walked(state.dependencies), Walked(state.dependents)
     Walked.count = 0
-    state.settle(size - 1, TaskStatus.COMPLETE, None, None, [str(place) for place in range(size)])
+    state.finish(size - 1, TaskStatus.COMPLETE, None, None, [str(place) for place in range(size)])
     assert state.phases == [READY] + [WAITING] * (size - 1)
     return Walked.count
 
@@ -351,7 +352,7 @@ def test_spawning():
     complete(state, 0)
     assert take(state) == [3]
     complete(state, 3)
-    assert state.over
+    assert state.finished
 
 
 def test_spawning_after_a_group():
@@ -405,8 +406,8 @@ def test_an_empty_map_after_a_route():
     state = after_an_empty_map("0", "page", ["page", "9"], ["page", "0"])
     take(state)
     complete(state, 5, result="nine")
-    state.settle(0, TaskStatus.COMPLETE, "r", None, ["1"])
-    assert state.phases == [COMPLETE, READY, RULED_OUT, READY, RULED_OUT, COMPLETE]
+    state.finish(0, TaskStatus.COMPLETE, "r", None, ["1"])
+    assert state.phases == [COMPLETE, READY, NOT_SELECTED, READY, NOT_SELECTED, COMPLETE]
     assert state.errors[2] == "all that it depends on was ruled out" and state.errors[4] == "'0' routed past it"
     assert state.inputs(3) == {"9": "nine"}
 
@@ -419,7 +420,7 @@ def test_names_that_clash_in_a_subgraph():
     outer.add_graph(inner, name="first")
     state = RunState(outer.plan())
     take(state)
-    new = node_of(Task(type="t"), "first.j", [fetch, "fetch"], None, True, None, None, 5, ("first.",))
+    new = make_node(Task(type="t"), "first.j", [fetch, "fetch"], None, True, None, None, 5, ("first.",))
     place = state.spawn(0, new)
     complete(state, 0, result="outer")
     complete(state, 1, result="inner")
@@ -427,7 +428,7 @@ def test_names_that_clash_in_a_subgraph():
     state = RunState(outer.plan())
     take(state)
     for place in (0, 1):
-        state.settle(place, TaskStatus.FAILED, None, str(place))
+        state.finish(place, TaskStatus.FAILED, None, str(place))
     place = state.spawn(0, new._replace(task=Task(type="t")))
     assert state.failed_dependencies(place) == {"fetch": "0", "first.fetch": "1"}
 
@@ -441,9 +442,9 @@ def test_the_nearest_of_a_name_may_be_a_group():
     outer.add_graph(inner, name="first")
     state = RunState(outer.plan())
     take(state)
-    new = node_of(Task(type="t"), "first.j", ["page"], None, False, None, None, 5, ("first.",))
+    new = make_node(Task(type="t"), "first.j", ["page"], None, False, None, None, 5, ("first.",))
     assert state.dependencies[state.spawn(1, new)] == (2, 3)
-    state.settle(1, TaskStatus.COMPLETE, None, None, ["page"])
+    state.finish(1, TaskStatus.COMPLETE, None, None, ["page"])
     assert state.errors[1] == "GraphError: the Route of 'first.begin' names 'page', a group: a Route names tasks"
 
 
@@ -461,7 +462,7 @@ def test_spawning_what_cannot_be():
             state.spawn(0, wrong)
     assert len(state.nodes) == 1
     complete(state, 0)
-    assert state.over
+    assert state.finished
 
 
 def test_a_task_spawned_after_a_failure():
@@ -484,13 +485,13 @@ def test_a_retry_takes_back_what_was_spawned():
     state.spawn(1, node("c"))
     assert take(state) == [3]
     state.retry(0, 0.0)
-    assert state.phases == [DELAYED, TAKEN_BACK, TAKEN_BACK, TAKEN_BACK]
+    assert state.phases == [DELAYED, REVOKED, REVOKED, REVOKED]
     assert state.changes == [Change(1, WAITING), Change(3, WAITING)]
     assert take(state) == [0]
     assert state.spawn(0, node("a")) == 4
     complete(state, *take(state))
     complete(state, 0)
-    assert state.over and state.status is TaskStatus.COMPLETE
+    assert state.finished and state.status is TaskStatus.COMPLETE
 
 
 def test_a_loop_takes_back_what_was_spawned():
@@ -501,9 +502,9 @@ def test_a_loop_takes_back_what_was_spawned():
     state.spawn(2, node("cousin", "child"))
     complete(state, 0)
     assert take(state) == [1, 3]
-    state.settle(1, TaskStatus.COMPLETE, None, None, ["0"])
-    assert state.phases == [READY, WAITING, EXECUTING, TAKEN_BACK, RULED_OUT]
-    assert state.changes == [Change(3, WAITING), Change(4, RULED_OUT)]
+    state.finish(1, TaskStatus.COMPLETE, None, None, ["0"])
+    assert state.phases == [READY, WAITING, EXECUTING, REVOKED, NOT_SELECTED]
+    assert state.changes == [Change(3, WAITING), Change(4, NOT_SELECTED)]
 
 
 def test_what_a_handler_moved():
@@ -513,7 +514,7 @@ def test_what_a_handler_moved():
     state.nodes[0].task.move(TaskStatus.COMPLETE, 1)
     fail(state, 0)
     state.nodes[1].task.move(TaskStatus.WAITING)
-    state.settle(1, TaskStatus.PARTIAL, 2, "p")
+    state.finish(1, TaskStatus.PARTIAL, 2, "p")
     assert [node.task.snapshot() for node in state.nodes] == [
         (TaskStatus.FAILED, None, "e"),
         (TaskStatus.PARTIAL, 2, "p"),

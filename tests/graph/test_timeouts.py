@@ -58,9 +58,9 @@ def test_a_handler_that_ignores_its_timeout(gate):
         assert isinstance(result.exceptions["stubborn"], TaskTimeout)
         assert result.errors == {"stubborn": "TaskTimeout: 'stubborn' took longer than 0.05 s"}
         assert result.results == {"after": "quick", "beside": "quick"}
-        assert scheduler._workforce._pool.abandoned == 1
+        assert scheduler.stuck_threads == 1
         gate.set()
-        wait_for(lambda: not scheduler._workforce._pool.abandoned)
+        wait_for(lambda: not scheduler.stuck_threads)
         assert returned.wait(20)
         assert graph["stubborn"].snapshot() == (TaskStatus.FAILED, None, result.errors["stubborn"])
         assert scheduler.run(chain("quick", "quick")).status is TaskStatus.COMPLETE
@@ -74,16 +74,16 @@ def test_stuck_threads_are_replaced_up_to_a_bound(gate, caplog):
     with TaskScheduler({"stubborn": lambda task, context: gate.wait(30), "quick": quick}, max_workers=1) as scheduler:
         with caplog.at_level(logging.WARNING):
             run = scheduler.submit(wide("stubborn", stuck, timeout=0.01))
-            wait_for(lambda: "no more of them are replaced" in caplog.text)
-            assert scheduler._workforce._pool.abandoned == ABANDONED_LIMIT
+            wait_for(lambda: "did not replace its thread" in caplog.text)
+            assert scheduler.stuck_threads == ABANDONED_LIMIT
             assert threading.active_count() <= before + ABANDONED_LIMIT + 2
-            wait_for(lambda: "in run {} goes on although".format(run.id) in caplog.text)
+            wait_for(lambda: f"(run {run.id}) ignored its cancellation" in caplog.text)
         assert not run.done()
         gate.set()  # the last one comes back, and does the rest
         result = run.result(20)
         assert len(result.errors) + len(result.results) == stuck
         assert len(result.errors) > ABANDONED_LIMIT
-        wait_for(lambda: not scheduler._workforce._pool.abandoned)
+        wait_for(lambda: not scheduler.stuck_threads)
         assert scheduler.run(single("quick")).status is TaskStatus.COMPLETE
 
 
@@ -175,7 +175,7 @@ def test_a_late_attempt_does_not_meddle_with_the_next(gate):
     with TaskScheduler({"handler": handler}, max_workers=1) as scheduler:
         run = scheduler.submit(single("handler", timeout=0.5, retry=Retry(attempts=2, wait=lambda state: 0.0)))
         assert run.result(20).results == {"x": "second"}
-        assert "is over" in reported[0]
+        assert "has ended" in reported[0]
         assert "task_progress" not in [event.type for event in run.events()]
 
 
@@ -257,7 +257,7 @@ def test_a_timeout_of_a_task_whose_dependents_wait(gate):
         assert result.results == {"after": "quick"}
         started = [(event.name, event.attempt) for event in run.events() if event.type == "task_started"]
         assert sorted(started) == sorted([("s[{}]".format(i), n) for i in range(8) for n in (1, 2)] + [("after", 1)])
-        wait_for(lambda: scheduler._workforce._pool.abandoned == 16)
+        wait_for(lambda: scheduler.stuck_threads == 16)
 
 
 @pytest.mark.parametrize("workers", [2, 0], ids=["threads", "calling thread"])
@@ -294,7 +294,7 @@ def test_handlers_that_heed_their_cancellation_are_not_said_to_hang(caplog):
         wait_for(lambda: all(task.status is TaskStatus.EXECUTING for task in graph.tasks.values()))
         run.cancel()
         run.result(20)
-        wait_for(lambda: not scheduler._workforce._pool._busy, "the end of the handlers")
+        wait_for(lambda: not scheduler._backend._pool._busy, "the end of the handlers")
     assert [record for record in caplog.records if record.name.startswith("asimov_sync")] == []
 
 
