@@ -302,7 +302,7 @@ class ActiveRun(Work, RunServices):
     # For waiting threads
 
     def help(self, max_tasks: int = sys.maxsize) -> None:
-        """Run ready tasks on the calling thread, which is about to wait, if nobody else might."""
+        """Run ready tasks on the calling thread before it waits, if no worker may do it."""
         if self.inline:
             self.bus.pump_here()
         self.backend.help_run(self, max_tasks)
@@ -385,9 +385,9 @@ class ActiveRun(Work, RunServices):
 
         The garbage collector may call it at any moment, on any thread, with any locks held: even
         while a thread is being started, where the end of the run, which may start a thread itself,
-        would wait for a lock of `threading`. So another thread ends the run, and whoever wants the
-        graph next waits for that. Inline no thread works on the run, and callbacks have to be
-        called on this one.
+        would wait for a lock of `threading`. So another thread ends the run, and a run that wants
+        the graph next waits for that. An inline run has no other thread, and its callbacks have to
+        be called on this one.
 
         wait: whether to wait for the end, at most FINALIZER_TIMEOUT seconds.
         """
@@ -432,7 +432,7 @@ class ActiveRun(Work, RunServices):
             if self._has_outlets:
                 self.bus.pump()
         except BaseException:
-            effects.pending = True  # whoever ends the run because of this does the rest
+            effects.pending = True  # the rest is done when the run is ended because of this
             raise
         if self.result is not None:  # nothing that outlives the run may hold it
             if self._parent_registration is not None:
@@ -452,7 +452,7 @@ class ActiveRun(Work, RunServices):
                 self.backend.replace_worker(attempt)
                 abandoned.pop()
         finally:
-            if abandoned:  # Ctrl-C: whoever ends the run because of that does the rest
+            if abandoned:  # Ctrl-C: the rest is done when the run is ended because of it
                 with self.engine.lock:
                     effects.abandoned += abandoned
 
@@ -474,7 +474,7 @@ class ActiveRun(Work, RunServices):
             timer.cancel()
 
     def _finish(self) -> None:
-        """Publish the result. If it is interrupted, whoever ends the run calls it again."""
+        """Publish the result. If Ctrl-C interrupts this, the end of the run calls it again."""
         with self.engine.lock:
             result = self._effects.result
             if result is None or self.result is not None:

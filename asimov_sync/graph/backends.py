@@ -137,7 +137,7 @@ class Backend:
             work.cancel(f"no worker can be started: {described(error)}")
 
     def help_run(self, work: Work, max_tasks: int = sys.maxsize) -> None:
-        """Run ready tasks on a thread that is about to wait for the run, if nobody else might.
+        """Run ready tasks on a thread before it waits for the run, if no worker may do it.
 
         max_tasks: the number of tasks after which to return.
         """
@@ -157,7 +157,7 @@ class Backend:
     def occupy_slot(self, job: Any) -> None:
         """Mark the current context as being in a task, for the rest of its life.
 
-        job: the pool's job in which the task runs; None if its slot cannot be given up.
+        job: the pool's job in which the task runs; None if it occupies no slot of a pool.
         """
         occupied_slots.set(occupied_slots.get() + ((self.threads, job),))
 
@@ -325,7 +325,7 @@ class ExecutorBackend(Backend):
         self.ensure_workers(work)
 
     def help_run(self, work: Work, max_tasks: int = sys.maxsize) -> None:
-        """Run ready tasks if the caller is a task on the executor, which may have no thread left."""
+        """Run ready tasks if the caller is in a task on the executor, which may be full."""
         if self.occupies_slot():
             self._help(work, max_tasks)
 

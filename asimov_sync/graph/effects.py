@@ -1,6 +1,6 @@
 """Effects: what the steps of a run's engine ask the outside to do.
 
-The engine fills an Effects under the run's lock and calls nobody; ActiveRun carries the effects
+The engine fills an Effects under the run's lock and makes no calls; ActiveRun carries the effects
 out after the lock is released. They are kept with the run rather than returned from each step,
 because Ctrl-C may strike between a return and the use of what was returned: the effects of an
 interrupted step are still there when the run is ended.
@@ -40,7 +40,7 @@ class TimerRequest(NamedTuple):
 class Effects:
     """What is left to do after the steps of one run.
 
-    outlets: functions that queue an event for a reader or a callback. They call nobody.
+    outlets: functions that queue an event for a reader or a callback. They make no calls.
 
     pending: whether there may be something to do. Read without the lock, after each step.
     abandoned: attempts that the run went on without: to be cancelled, and their workers replaced.
@@ -74,7 +74,7 @@ class Effects:
 
     @property
     def has_outlets(self) -> bool:
-        """Whether anybody receives events; if not, the engine does not make any."""
+        """Whether events have a receiver; if not, the engine does not make any."""
         return bool(self._outlets)
 
     def publish(self, event: Event) -> None:

@@ -1,7 +1,7 @@
 """RunEngine: decides what happens next in one run. It owns the run's state and its lock.
 
 Each public method is a step: it takes the lock, changes the state, records in the run's Effects
-what the outside has to do, and calls nobody.
+what the outside has to do, and makes no calls.
 
 A worker that finds another worker already finishing attempts queues its outcome for that one and
 returns. If it blocked on the lock instead, the interpreter might have just switched threads inside

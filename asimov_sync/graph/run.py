@@ -63,7 +63,7 @@ class Run:
                         left = min(left, end - time.monotonic())
                     if left <= 0:
                         raise RunTimeout(
-                            f"run {self.id} did not end within {timeout} s; it goes on"
+                            f"run {self.id} did not end within {timeout} s; it continues"
                         )
                     if run.result is not None:
                         run.flush()  # Ctrl-C may have prevented it
@@ -119,7 +119,7 @@ class Run:
         if token.cancelled and not run.cancellation.cancelled:
             token.raise_if_cancelled()  # otherwise the run itself ends, and has a result
         if run.in_forked_child:
-            raise GraphError(f"run {self.id} goes on in the process that this one was forked from")
+            raise GraphError(f"run {self.id} is in the process that this one was forked from")
         if run.bus.in_blocking_callback:
             raise GraphError(
                 f"run {self.id} waits for this callback, which cannot wait for its end: add it "

@@ -383,7 +383,8 @@ class RunState:
                 raise GraphError(f"{wrong}, which neither depends on it nor comes before it")
         if selected and targets:
             raise GraphError(
-                f"the Route of {node.name!r} cannot go on and back at once: {', '.join(names)}"
+                f"the Route of {node.name!r} cannot go forwards and backwards at once: "
+                + ", ".join(names)
             )
         for target in targets + [index] if targets else []:
             if self.visits[target] >= self.nodes[target].max_visits:
