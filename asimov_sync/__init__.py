@@ -64,7 +64,6 @@ if TYPE_CHECKING:
         WorkersExhausted as WorkersExhausted,
         WrongKeyType as WrongKeyType,
     )
-    from asimov_sync.graph.building import TaskGraph as TaskGraph
     from asimov_sync.graph.context import TaskContext as TaskContext
     from asimov_sync.graph.events import (
         RunFinished as RunFinished,
@@ -78,7 +77,7 @@ if TYPE_CHECKING:
     from asimov_sync.graph.results import Partial as Partial, Route as Route, RunResult as RunResult
     from asimov_sync.graph.retry import Retry as Retry
     from asimov_sync.graph.run import Run as Run
-    from asimov_sync.graph.scheduler import TaskScheduler as TaskScheduler
+    from asimov_sync.graph.task_graph import TaskGraph as TaskGraph
     from asimov_sync.inference.client import InferenceClient as InferenceClient
     from asimov_sync.inference.providers.anthropic.client import (
         AnthropicInferenceClient as AnthropicInferenceClient,
@@ -112,6 +111,7 @@ if TYPE_CHECKING:
         ToolCallReady as ToolCallReady,
         Usage as Usage,
     )
+    from asimov_sync.scheduler import TaskScheduler as TaskScheduler
     from asimov_sync.tasks import (
         Task as Task,
         TaskSnapshot as TaskSnapshot,
@@ -138,13 +138,13 @@ _HOMES = {
         "RunFailed RunTimeout StreamInterrupted TaskTimeout ToolDefinitionError ToolRefused "
         "UnboundedClear WorkersExhausted WrongKeyType"
     ),
-    "graph.building": "TaskGraph",
+    "graph.task_graph": "TaskGraph",
     "graph.events": "RunFinished TaskFinished TaskProgress TaskRetried TaskSkipped TaskStarted TaskText",
     "graph.results": "Partial Route RunResult",
     "graph.context": "TaskContext",
     "graph.retry": "Retry",
     "graph.run": "Run",
-    "graph.scheduler": "TaskScheduler",
+    "scheduler": "TaskScheduler",
     "inference.providers.anthropic.client": "AnthropicInferenceClient",
     "inference.providers.bedrock.client": "BedrockInferenceClient",
     "inference.client": "InferenceClient",

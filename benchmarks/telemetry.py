@@ -58,15 +58,20 @@ GOAL = 0.02
 COPY = "asimov_cut"
 
 CUTS: List[Tuple[str, str, int]] = [
-    ("graph/driver.py", r" +if self\.hooks is not None:\n +self\._over\.append\(.*\)\n", 4),
+    ("graph/engine.py", r" +if self\._observed:\n +self\.effects\.end_span\(.*\)\n", 3),
     (
-        "graph/driver.py",
-        r" +if self\._over:\n +self\._over\.tell\(\)\n +self\.audience\.wake\(\)\n",
+        "graph/active_run.py",
+        r" +if self\._hooks is not None:\n +self\._effects\.end_span\(.*\)\n",
         1,
     ),
-    ("graph/driver.py", r" and not self\.ending(?= and)", 1),
-    ("graph/context.py", r" +self\.watch: .*\n", 1),
-    ("graph/workforce.py", r" +if driver\.hooks is not None and .*:\n +return None\n", 1),
+    ("graph/active_run.py", r" +if effects\.span_ends:\n +self\._end_spans\(\)\n", 1),
+    ("graph/active_run.py", r" and not self\.ending_spans(?= and)", 1),
+    (
+        "graph/active_run.py",
+        r" +if self\._hooks is not None and not self\._observe\(.*\):\n +return None\n",
+        1,
+    ),
+    ("graph/attempt.py", r" +self\.watch: .*\n", 1),
     (
         "inference/client.py",
         r" +installed = instrumentation\.installed\n +if installed is not None:\n +events = .*\n",
@@ -134,12 +139,12 @@ def time_event(package: Any, address: str) -> float:
 class Unhooked:
     """Stands in for a run or a task's context with no hooks installed."""
 
-    __slots__ = ("_over", "hooks", "watch")
+    __slots__ = ("hooks", "span_ends", "watch")
 
     def __init__(self) -> None:
         self.hooks: Any = None
         self.watch: Any = None
-        self._over: Any = collections.deque()
+        self.span_ends: Any = collections.deque()
 
 
 def check_task(run: Unhooked, task: Unhooked) -> None:
@@ -148,8 +153,8 @@ def check_task(run: Unhooked, task: Unhooked) -> None:
     if run.hooks is not None and not run.hooks:
         return
     if run.hooks is not None:
-        run._over.append(None)
-    if run._over:
+        run.span_ends.append(None)
+    if run.span_ends:
         return
 
 

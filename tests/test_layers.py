@@ -28,20 +28,12 @@ it."""
 
 LAYER = {part: number for number, parts in enumerate(LAYERS) for part in parts}
 
-PLANNED = {"runs", "scheduler", "display", "web", "integrations", "cli"}
+PLANNED = {"runs", "display", "web", "integrations", "cli"}
 """Parts that may not exist yet."""
 
 KNOWN_CIRCLES = [
     {"cache.contract", "cache.delivery"},
     {"cache.redis", "cache.redis_store"},
-    {
-        "graph.audience",
-        "graph.context",
-        "graph.driver",
-        "graph.run",
-        "graph.scheduler",
-        "graph.workforce",
-    },
     {"inference.http.response", "inference.http.transport"},
 ]
 """Sets of files that import each other. To be emptied, and never extended."""

@@ -9,12 +9,12 @@ from asimov_sync.aio.dedicated_thread import COROUTINE_CANCELLED
 from asimov_sync.aio.streams import AsyncRunEvents
 from asimov_sync.aio.thread_bridge import ThreadBridge
 from asimov_sync.cancellation import Cancellation
-from asimov_sync.graph.building import TaskGraph
 from asimov_sync.graph.context import Handler, Middleware
-from asimov_sync.graph.listeners import Callback
 from asimov_sync.graph.results import RunResult
 from asimov_sync.graph.run import Run
-from asimov_sync.graph.scheduler import TaskScheduler
+from asimov_sync.graph.subscribers import Callback
+from asimov_sync.graph.task_graph import TaskGraph
+from asimov_sync.scheduler import TaskScheduler
 from asimov_sync.usage import Budget
 
 __all__ = ["AsyncRun", "AsyncTaskScheduler"]
@@ -132,6 +132,11 @@ class AsyncTaskScheduler:
     def cache(self) -> AsyncCache:
         """The cache whose views are the `context.cache` of tasks. See `TaskScheduler.cache`."""
         return AsyncCache(self.sync.cache, self._bridge, owner=False)
+
+    @property
+    def stuck_threads(self) -> int:
+        """The number of threads that were replaced. See `TaskScheduler.stuck_threads`."""
+        return self.sync.stuck_threads
 
     # Closing
 

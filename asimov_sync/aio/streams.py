@@ -231,7 +231,7 @@ class AsyncRunEvents(AsyncStream[RunEvents]):
     def _abandon(self) -> None:
         """Stop the stream without waiting. The next run of the graph waits for this run's end."""
         if self._stream is not None and not self._ended:
-            self._stream.leave()
+            self._stream.mark_closing()
         super()._abandon()
 
     def _raise_ended(self) -> NoReturn:

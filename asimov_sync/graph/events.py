@@ -1,4 +1,4 @@
-"""What happens in a run, as it happens: typed events, each with a copy of its task and the time."""
+"""The events of a run. Each has the time; those of tasks have a copy of the task at that moment."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Dict, Optional
@@ -9,12 +9,25 @@ from asimov_sync.tasks import Task
 if TYPE_CHECKING:
     from asimov_sync.graph.results import RunResult
 
-__all__ = ["RunFinished", "TaskFinished", "TaskProgress", "TaskRetried", "TaskSkipped", "TaskStarted", "TaskText"]
+__all__ = [
+    "RunFinished",
+    "TaskFinished",
+    "TaskProgress",
+    "TaskRetried",
+    "TaskSkipped",
+    "TaskStarted",
+    "TaskText",
+]
 
 
 @dataclass
 class TaskStarted(Event):
-    """A task went to EXECUTING. time: seconds since the epoch, here and below. attempt, visit: which one it is, from 1 on."""
+    """An attempt started: the task is EXECUTING.
+
+    name, task: the task's name in the run, and a copy of the task; as in all events of tasks.
+    time: seconds since the epoch; as in all events.
+    attempt, visit: counted from 1.
+    """
 
     __slots__ = ("attempt", "name", "task", "time", "visit")
     type = "task_started"
@@ -27,7 +40,11 @@ class TaskStarted(Event):
 
 @dataclass
 class TaskProgress(Event):
-    """A handler called `context.report`. fraction: 0 to 1, or None where it cannot say."""
+    """A handler called `context.report`.
+
+    fraction: 0 to 1, or None if it is unknown.
+    text: what the handler said about it.
+    """
 
     __slots__ = ("fraction", "name", "task", "text", "time")
     type = "task_progress"
@@ -40,10 +57,10 @@ class TaskProgress(Event):
 
 @dataclass
 class TaskText(Event):
-    """A piece of text arrived of a reply that the task asked a model for.
+    """A piece of text of a reply arrived, from any model that the task called.
 
-    reply: which of the attempt's replies, from 1 on. One that was cut and is asked for again has a new number, and its text
-    begins anew.
+    reply: the number of the reply within the attempt, from 1. A reply that was interrupted and is
+        requested again gets a new number, and its text starts from the beginning.
     """
 
     __slots__ = ("name", "reply", "task", "text", "time")
@@ -57,7 +74,12 @@ class TaskText(Event):
 
 @dataclass
 class TaskRetried(Event):
-    """An attempt failed and is to be made again after `wait` seconds; the task is WAITING till then."""
+    """An attempt failed and will be repeated; the task is WAITING until then.
+
+    attempt: the number of the failed attempt.
+    error: its error.
+    wait: the seconds until the next attempt.
+    """
 
     __slots__ = ("attempt", "error", "name", "task", "time", "wait")
     type = "task_retried"
@@ -71,7 +93,7 @@ class TaskRetried(Event):
 
 @dataclass
 class TaskFinished(Event):
-    """A task was settled: COMPLETE, PARTIAL or FAILED. A loop may start it again."""
+    """A task is COMPLETE, PARTIAL or FAILED. A loop may start it again."""
 
     __slots__ = ("name", "task", "time")
     type = "task_finished"
@@ -82,7 +104,7 @@ class TaskFinished(Event):
 
 @dataclass
 class TaskSkipped(Event):
-    """A task will not be started, for this reason; it stays WAITING. A loop may start it after all."""
+    """A task will not run, for this reason; it stays WAITING. A loop may start it after all."""
 
     __slots__ = ("name", "reason", "task", "time")
     type = "task_skipped"
@@ -94,7 +116,7 @@ class TaskSkipped(Event):
 
 @dataclass
 class RunFinished(Event):
-    """The run is over. Always the last event."""
+    """The run ended. Always the last event."""
 
     __slots__ = ("result", "time")
     type = "run_finished"
@@ -102,5 +124,5 @@ class RunFinished(Event):
     time: float
 
     def to_dict(self) -> Dict[str, Any]:
-        """The type, the time and the whole result, as JSON can hold them."""
+        """Return the type, the time and the whole result as JSON-safe values."""
         return {"type": self.type, "time": self.time, "result": self.result.to_dict()}

@@ -1,29 +1,50 @@
-"""What came of a run."""
+"""What handlers return to the run, and what a run returns: Partial, Route, RunResult."""
 
 from typing import Any, Dict, Iterator, NamedTuple, Optional, Sequence, Tuple
 
 from asimov_sync._json import to_jsonable
 from asimov_sync.errors import RunFailed
-from asimov_sync.graph.phases import COMPLETE, FAILED, PARTIAL, RULED_OUT, SKIPPED, TAKEN_BACK, Phase
-from asimov_sync.graph.state import RunState
+from asimov_sync.graph.state import (
+    COMPLETE,
+    FAILED,
+    NOT_SELECTED,
+    PARTIAL,
+    REVOKED,
+    SKIPPED,
+    Phase,
+    RunState,
+)
 from asimov_sync.messages import Usage
 from asimov_sync.tasks import Task, TaskStatus
 
-__all__ = ["Partial", "Route", "RunResult"]
+__all__ = ["Outcome", "Partial", "Route", "RunResult"]
+
+SHOWN_FAILURES = 5
+"""How many failures the message of a RunFailed spells out."""
 
 
 class Partial(NamedTuple):
-    """Returned by a handler that has a result, but not all of it: the task is PARTIAL, and its result flows on."""
+    """Returned by a handler that has an incomplete result: the task is PARTIAL.
+
+    Dependents run, with the result as their input.
+
+    result: what there is of the result.
+    error: what is missing, or why.
+    """
 
     result: Any
     error: str
 
 
 class Route:
-    """Returned by a handler that chooses what runs next: of the task's direct dependents only those named.
+    """Returned by a handler to choose what runs next.
 
-    result: the task's result. A name of the task itself, or of one that it depends on, near or far, goes back there: that task
-    and all that was started after it run again, and find the result in `context.feedback`.
+    Of the tasks that depend directly on the task, only the named ones run. A Route that names the
+    task itself, or tasks upstream of it, goes back instead: the named tasks and everything
+    downstream of them run again, and find the result in `context.feedback`.
+
+    names: the names of tasks.
+    result: the task's result; default None.
     """
 
     __slots__ = ("names", "result")
@@ -33,16 +54,22 @@ class Route:
         self.result = result
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Route) and (self.names, self.result) == (other.names, other.result)
+        mine = (self.names, self.result)
+        return isinstance(other, Route) and mine == (other.names, other.result)
 
-    __hash__ = None  # type: ignore[assignment]  # as its result may have none
+    __hash__ = None  # type: ignore[assignment]  # the result may not be hashable
 
     def __repr__(self) -> str:
-        return "Route({})".format(", ".join([repr(name) for name in self.names] + ["result={!r}".format(self.result)]))
+        arguments = [repr(name) for name in self.names] + [f"result={self.result!r}"]
+        return f"Route({', '.join(arguments)})"
 
 
 class Outcome(NamedTuple):
-    """What came of one call of a handler. route: the names of a Route. wait: the seconds until it is to be tried again."""
+    """How one attempt ended.
+
+    route: the names of a Route, if the handler returned one.
+    wait: the seconds until the next attempt, if the task's Retry allows one.
+    """
 
     status: TaskStatus
     result: Any = None
@@ -53,12 +80,15 @@ class Outcome(NamedTuple):
 
 
 class RunResult:
-    """What came of a run: a status, and by task name the results, errors and the rest.
+    """The result of a run: its status, and by task name the results, errors and more.
 
-    status: COMPLETE if every task is that was not ruled out; FAILED if none brought a result; PARTIAL otherwise.
-    run_id; usage: all tokens of the run; duration: in seconds, from submit to end.
+    A RunResult can be copied, and can be pickled if the results and exceptions in it can.
 
-    A result can be copied, and pickled if its results and exceptions can.
+    status: COMPLETE if every selected task is COMPLETE, FAILED if no task produced a result,
+        otherwise PARTIAL.
+    run_id: the id of the run.
+    usage: the tokens that the whole run used.
+    duration: the seconds from submit to the end.
     """
 
     def __init__(
@@ -71,12 +101,14 @@ class RunResult:
         usage: Usage,
         duration: float,
     ) -> None:
-        # Whatever is looked at is made of these when it is asked for: a run of many tasks ends at once.
+        # The properties are computed when they are read, so that a run of many tasks ends at once.
         self._nodes = state.nodes
         self._phases = state.phases
         self._results = state.results
         self._errors = state.errors
-        self._exceptions = {place: error for place, error in exceptions.items() if state.phases[place] is FAILED}
+        self._exceptions = {
+            index: error for index, error in exceptions.items() if state.phases[index] is FAILED
+        }
         self._seconds = seconds
         self._usages = usages
         self._tasks: Optional[Dict[str, Task]] = None
@@ -86,82 +118,90 @@ class RunResult:
         self.duration = duration
 
     def __getstate__(self) -> Dict[str, Any]:
-        """Leave out the conditions and retry policies: no method needs them, and a lambda cannot be pickled."""
+        """Leave out conditions and retry policies: they are unused, and lambdas do not pickle."""
         nodes = [node._replace(when=None, retry=None) for node in self._nodes]
         return dict(self.__dict__, _nodes=nodes)
 
-    def _named(self, *phases: Phase) -> Iterator[Tuple[str, int]]:
-        """The names and places of the tasks that ended in one of these phases."""
-        for place, phase in enumerate(self._phases):
+    def _in_phase(self, *phases: Phase) -> Iterator[Tuple[str, int]]:
+        """Iterate over the names and indexes of the tasks in one of these phases."""
+        for index, phase in enumerate(self._phases):
             if phase in phases:
-                yield self._nodes[place].name, place
+                yield self._nodes[index].name, index
 
     @property
     def results(self) -> Dict[str, Any]:
-        """The result of every task that brought one: COMPLETE and PARTIAL."""
-        return {name: self._results[place] for name, place in self._named(COMPLETE, PARTIAL)}
+        """The result of each COMPLETE and PARTIAL task."""
+        return {name: self._results[index] for name, index in self._in_phase(COMPLETE, PARTIAL)}
 
     @property
     def tasks(self) -> Dict[str, Task]:
-        """A copy of every task as the run left it; a later run of the same graph does not change it."""
+        """A copy of each task as the run left it; later runs of the graph do not change it."""
         if self._tasks is None:
-            ends = (COMPLETE, PARTIAL, FAILED)
+            with_error = (COMPLETE, PARTIAL, FAILED)
             self._tasks = {
                 node.name: node.task.model_copy(
                     update={
                         "status": phase.status,
-                        "result": self._results[place],
-                        "error": self._errors[place] if phase in ends else None,
+                        "result": self._results[index],
+                        "error": self._errors[index] if phase in with_error else None,
                     }
                 )
-                for place, (node, phase) in enumerate(zip(self._nodes, self._phases))
-                if phase is not TAKEN_BACK
+                for index, (node, phase) in enumerate(zip(self._nodes, self._phases))
+                if phase is not REVOKED
             }
         return self._tasks
 
     @property
     def errors(self) -> Dict[str, str]:
-        """What went wrong with each FAILED and PARTIAL task."""
-        return {name: self._errors[place] or "" for name, place in self._named(FAILED, PARTIAL)}
+        """The error text of each FAILED and PARTIAL task."""
+        return {name: self._errors[index] or "" for name, index in self._in_phase(FAILED, PARTIAL)}
 
     @property
     def exceptions(self) -> Dict[str, BaseException]:
         """The exception of each FAILED task."""
-        return {self._nodes[place].name: self._exceptions[place] for place in sorted(self._exceptions)}
+        return {
+            self._nodes[index].name: self._exceptions[index] for index in sorted(self._exceptions)
+        }
 
     @property
     def skipped(self) -> Dict[str, str]:
-        """Why each task that was not started was not: skipped, or ruled out by a Route or a `when`."""
-        return {name: self._errors[place] or "" for name, place in self._named(SKIPPED, RULED_OUT)}
+        """Why each task that did not run was skipped, or ruled out by a Route or a `when`."""
+        return {
+            name: self._errors[index] or "" for name, index in self._in_phase(SKIPPED, NOT_SELECTED)
+        }
 
     @property
     def usages(self) -> Dict[str, Usage]:
-        """The tokens that each started task used, its agents and tools included."""
-        return {name: self._usages.get(place) or Usage() for name, place in self._started()}
+        """The tokens that each started task used, those of its agents and tools included."""
+        return {name: self._usages.get(index) or Usage() for name, index in self._started()}
 
     @property
     def durations(self) -> Dict[str, float]:
-        """How many seconds each started task took, in all its attempts together."""
-        return {name: self._seconds[place] for name, place in self._started()}
+        """The seconds that each started task took, the sum of all its attempts."""
+        return {name: self._seconds[index] for name, index in self._started()}
 
     def _started(self) -> Iterator[Tuple[str, int]]:
-        for place, phase in enumerate(self._phases):
-            if place in self._seconds and phase is not TAKEN_BACK:
-                yield self._nodes[place].name, place
+        for index, phase in enumerate(self._phases):
+            if index in self._seconds and phase is not REVOKED:
+                yield self._nodes[index].name, index
 
     def raise_for_failure(self) -> None:
-        """RunFailed if the run is FAILED or PARTIAL, chained to the exception that came first."""
+        """Raise RunFailed, chained to the first exception, if the run is FAILED or PARTIAL."""
         if self.status is TaskStatus.COMPLETE:
             return
-        told = ["{}: {}".format(name, error) for name, error in self.errors.items()]
-        told += ["{}: skipped, {}".format(self._nodes[place].name, self._errors[place]) for _, place in self._named(SKIPPED)]
-        shown = "; ".join(told[:5]) + ("; and {} more".format(len(told) - 5) if len(told) > 5 else "")
+        failures = [f"{name}: {error}" for name, error in self.errors.items()]
+        failures += [
+            f"{name}: skipped, {self._errors[index]}" for name, index in self._in_phase(SKIPPED)
+        ]
+        text = "; ".join(failures[:SHOWN_FAILURES])
+        if len(failures) > SHOWN_FAILURES:
+            text += f"; and {len(failures) - SHOWN_FAILURES} more"
         cause = next(iter(self._exceptions.values()), None)
-        raise RunFailed("the run is {}: {}".format(self.status.name, shown)) from cause
+        raise RunFailed(f"the run is {self.status.name}: {text}") from cause
 
     def to_dict(self) -> Dict[str, Any]:
-        """The whole of it, as JSON can hold it; a result that JSON cannot hold becomes its repr."""
-        told = {
+        """Return the result as JSON-safe values; a value that JSON cannot hold becomes its repr."""
+        values = {
             "run_id": self.run_id,
             "status": self.status,
             "results": None,
@@ -170,9 +210,12 @@ class RunResult:
             "usage": self.usage,
             "duration": self.duration,
         }
-        results = {name: to_jsonable(result) for name, result in self.results.items()}  # one that is a cycle is no loss to others
-        return dict({name: to_jsonable(value) for name, value in told.items()}, results=results)
+        # One by one, so that a result with a cycle in it does not affect the others.
+        results = {name: to_jsonable(result) for name, result in self.results.items()}
+        return dict({name: to_jsonable(value) for name, value in values.items()}, results=results)
 
     def __repr__(self) -> str:
-        whole = len(self._phases) - self._phases.count(TAKEN_BACK)
-        return "<RunResult: {}, {} of {} tasks with a result>".format(self.status.name, len(self.results), whole)
+        count = len(self._phases) - self._phases.count(REVOKED)
+        return (
+            f"<RunResult: {self.status.name}, {len(self.results)} of {count} tasks with a result>"
+        )

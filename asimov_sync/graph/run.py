@@ -1,4 +1,4 @@
-"""A run that is going on: the handle that its caller holds, and the iterator of its events."""
+"""Run and RunEvents: the handle of a run in progress, and the iterator over its events."""
 
 import contextlib
 import sys
@@ -7,147 +7,174 @@ from typing import Any, Iterator, Optional
 
 from asimov_sync.cancellation import Cancellation, require_number
 from asimov_sync.errors import Cancelled, GraphError, RunTimeout
-from asimov_sync.graph.driver import Driver
+from asimov_sync.graph.active_run import ActiveRun
+from asimov_sync.graph.backends import yield_worker_slots
 from asimov_sync.graph.events import RunFinished
 from asimov_sync.graph.results import RunResult
-from asimov_sync.graph.standing import aside
 from asimov_sync.messages import Event
 
 __all__ = ["Run", "RunEvents"]
 
-SLICE_SECONDS = 0.2
-"""How long a caller waits at a stretch. Where a wait cannot be interrupted (Windows), Ctrl-C is seen this late."""
+POLL_SECONDS = 0.2
+"""The longest uninterrupted wait. Where waits cannot be interrupted (Windows), Ctrl-C is delayed by
+this much.
+"""
+
+_UNREAD = "its events were not read to the end"
 
 
 class Run:
-    """A run that is going on. It goes on whether or not anybody waits for it."""
+    """A run in progress. It continues whether or not a thread waits for it."""
 
-    def __init__(self, driver: Driver) -> None:
-        self._driver = driver
+    def __init__(self, active_run: ActiveRun) -> None:
+        self._active_run = active_run
 
     @property
     def id(self) -> str:
         """The id of the run."""
-        return self._driver.id
+        return self._active_run.id
 
-    def result(self, timeout: Optional[float] = None, cancellation: Optional[Cancellation] = None) -> RunResult:
-        """Wait for the end, and return what came of it. RunTimeout after `timeout` seconds, and Cancelled where the wait is
-        cancelled; the run itself goes on then. GraphError where the run would never end: in a blocking callback of its own,
-        and in a forked child.
+    def result(
+        self, timeout: Optional[float] = None, cancellation: Optional[Cancellation] = None
+    ) -> RunResult:
+        """Wait for the end of the run and return its result. Callbacks have had all events then.
 
-        Callbacks have had all events by then. cancellation: what ends the wait, the current token where not given. Any other
-        exception that interrupts it (Ctrl-C, SystemExit, one raised by a signal handler) cancels the run.
+        timeout: the seconds to wait; by default unlimited.
+        cancellation: a token that ends the wait; by default the current one.
+
+        Raises RunTimeout after `timeout` seconds and Cancelled if the wait is cancelled; the run
+        continues. Raises GraphError if the wait could not end: in a blocking callback of the run,
+        and in a forked child. Any other exception that interrupts the wait (Ctrl-C, SystemExit, or
+        one raised by a signal handler) cancels the run and is raised again.
         """
         require_number("timeout=", timeout)
-        driver = self._driver
+        run = self._active_run
         end = None if timeout is None else time.monotonic() + timeout
         try:
-            with self._wait(cancellation) as token:
+            with self._waiting(cancellation) as token:
                 while True:
-                    self._refuse_endless_wait(token)
-                    driver.workforce.lend_hand(driver)
-                    if driver.heard:
-                        assert driver.result is not None
-                        return driver.result
-                    left = SLICE_SECONDS if end is None else min(SLICE_SECONDS, end - time.monotonic())
+                    self._check_can_wait(token)
+                    run.help()
+                    if run.delivered:
+                        assert run.result is not None
+                        return run.result
+                    left = POLL_SECONDS
+                    if end is not None:
+                        left = min(left, end - time.monotonic())
                     if left <= 0:
-                        raise RunTimeout("run {} did not end within {} s; it goes on".format(self.id, timeout))
-                    if driver.result is not None:
-                        driver.catch_up()  # with what Ctrl-C may have kept from them
-                    driver.audience.wait(left, lambda: driver.heard)
-        except (RunTimeout, GraphError, Cancelled):  # none of them interrupts the run
+                        raise RunTimeout(
+                            f"run {self.id} did not end within {timeout} s; it continues"
+                        )
+                    if run.result is not None:
+                        run.flush()  # Ctrl-C may have prevented it
+                    run.bus.wait(left, lambda: run.delivered)
+        except (RunTimeout, GraphError, Cancelled):  # these do not cancel the run
             raise
         except BaseException as interruption:
-            driver.interrupt(interruption)
+            run.interrupt(interruption)
             raise
 
     @contextlib.contextmanager
-    def _wait(self, cancellation: Optional[Cancellation] = None) -> Iterator[Cancellation]:
-        """Around a wait: others work meanwhile, and a cancellation ends it."""
+    def _waiting(self, cancellation: Optional[Cancellation] = None) -> Iterator[Cancellation]:
+        """Give up the caller's worker slots for a wait, and have a cancellation wake it."""
         token = cancellation or Cancellation.current()
-        with aside(), token.on_cancel(self._driver.audience.wake):
+        with yield_worker_slots(), token.on_cancel(self._active_run.bus.wake):
             yield token
 
     def events(self) -> "RunEvents":
-        """What happens, from the start of the run to its RunFinished. Closing or dropping the iterator early cancels it."""
-        if self._driver.audience.events is None:
-            raise RuntimeError("scheduler.run() keeps no events: use scheduler.stream(), or submit().events()")
+        """Iterate over the events, from the start of the run to its RunFinished.
+
+        Closing or dropping the iterator before the end cancels the run.
+
+        Raises RuntimeError for a run that was started by `scheduler.run()`.
+        """
+        if self._active_run.bus.events is None:
+            raise RuntimeError(
+                "scheduler.run() keeps no events: use scheduler.stream(), or submit().events()"
+            )
         return RunEvents(self)
 
-    def event(self, number: int) -> Event:
+    def _event(self, number: int) -> Event:
         """Wait for the event of this number."""
-        driver = self._driver
-        events = driver.audience.events
+        run = self._active_run
+        events = run.bus.events
         assert events is not None
         if number == len(events):
-            with self._wait() as token:
+            with self._waiting() as token:
                 while number == len(events):
-                    self._refuse_endless_wait(token)
-                    driver.workforce.lend_hand(driver, tasks=1)
-                    driver.audience.wait(SLICE_SECONDS, lambda: number < len(events))
-        if driver.workforce.inline:
-            driver.audience.attend()  # callbacks are not behind whoever reads
-        while isinstance(events[number], RunFinished) and driver.ending:
-            driver.catch_up()
-            driver.audience.wait(SLICE_SECONDS, lambda: not driver.ending)
+                    self._check_can_wait(token)
+                    run.help(max_tasks=1)
+                    run.bus.wait(POLL_SECONDS, lambda: number < len(events))
+        if run.inline:
+            run.bus.pump_here()  # so that callbacks are not behind the reader
+        while isinstance(events[number], RunFinished) and run.ending_spans:
+            run.flush()
+            run.bus.wait(POLL_SECONDS, lambda: not run.ending_spans)
         return events[number]
 
-    def _refuse_endless_wait(self, token: Cancellation) -> None:
+    def _check_can_wait(self, token: Cancellation) -> None:
+        run = self._active_run
         if self.done():
             return
-        if token.cancelled and not self._driver.cancellation.cancelled:  # else the run itself ends, and has a result
-            token.raise_if_cancelled()
-        if self._driver.foreign:
-            raise GraphError("run {} goes on in the process that this one was forked from".format(self.id))
-        if self._driver.audience.blocked:
+        if token.cancelled and not run.cancellation.cancelled:
+            token.raise_if_cancelled()  # otherwise the run itself ends, and has a result
+        if run.in_forked_child:
+            raise GraphError(f"run {self.id} is in the process that this one was forked from")
+        if run.bus.in_blocking_callback:
             raise GraphError(
-                "run {} waits for this callback, which cannot wait for its end: add it without blocking=True (and "
-                "with max_workers=0 all of them are called so)".format(self.id)
+                f"run {self.id} waits for this callback, which cannot wait for its end: add it "
+                "without blocking=True (with max_workers=0 all callbacks are blocking)"
             )
 
     def cancel(self, reason: str = "cancelled") -> bool:
-        """End the run now: what goes on is FAILED with Cancelled, the rest stays WAITING. False if it was over."""
-        return self._driver.cancel(reason)
+        """End the run now: running tasks fail with Cancelled, the others stay WAITING.
+
+        Returns False if the run was over.
+        """
+        return self._active_run.cancel(reason)
 
     def done(self) -> bool:
-        """Whether it is over."""
-        return self._driver.result is not None
+        """Return whether the run is over."""
+        return self._active_run.result is not None
 
     def __repr__(self) -> str:
-        return "<Run {}: {}>".format(self.id, self._driver.state.status.name)
+        return f"<Run {self.id}: {self._active_run.engine.state.status.name}>"
 
 
 class RunEvents(Iterator[Event]):
-    """The events of a run; `close()`, or the loss of the last reference before the end, cancels it."""
+    """The events of a run.
+
+    `close()` before the end cancels the run; so does the loss of the last reference.
+    """
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._told = 0
+        self._count = 0
         self._ended = False
 
     def __next__(self) -> Event:
         if self._ended:
             raise StopIteration
         try:
-            event = self._run.event(self._told)
+            event = self._run._event(self._count)
         except BaseException as interruption:
             self._ended = True
-            self._run._driver.interrupt(interruption)
+            self._run._active_run.interrupt(interruption)
             raise
-        self._told += 1
+        self._count += 1
         self._ended = isinstance(event, RunFinished)
         return event
 
-    def leave(self) -> None:
-        """Say that it is about to be closed: whoever wants the graph waits for that, and is not refused."""
+    def mark_closing(self) -> None:
+        """Note that it is about to be closed: a run that wants the graph waits for that."""
         if not self._ended:
-            self._run._driver.leave()
+            self._run._active_run.mark_closing()
 
     def close(self) -> None:
-        """Cancel the run, if it is not over; harmless after the end."""
+        """Cancel the run if it is not over. Does nothing after the end."""
         if not self._ended:
             self._ended = True
-            self._run._driver.drop(_UNREAD, wait=True)
+            self._run._active_run.close_from_finalizer(_UNREAD, wait=True)
 
     def __enter__(self) -> "RunEvents":
         return self
@@ -156,8 +183,5 @@ class RunEvents(Iterator[Event]):
         self.close()
 
     def __del__(self) -> None:
-        if not self._ended and not sys.is_finalizing():  # else nothing is left to end it with
-            self._run._driver.drop(_UNREAD)
-
-
-_UNREAD = "its events were not read to the end"
+        if not self._ended and not sys.is_finalizing():  # at exit nothing is left to end it with
+            self._run._active_run.close_from_finalizer(_UNREAD)

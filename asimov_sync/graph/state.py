@@ -1,91 +1,150 @@
-"""One run's state: what is ready, what goes on, what came of it. Pure: no thread, no lock, no clock, no IO.
+"""The state of one run: which tasks are ready, running, or finished, and with what result.
 
-Whoever drives a run owns its RunState and calls it from one thread at a time (the scheduler holds the run's lock); `now` is an
-argument. A task is known by its place: its number in the plan, or after that in the order of spawning.
+Pure: no thread, no lock, no clock, no IO. The engine owns a RunState and calls it from one thread
+at a time, under the run's lock; the current time is an argument. A task is known by its index: its
+number in the plan or, if it was spawned, in the order of spawning after that.
 
-phases       for each place, where its task stands; `phases` has what each shows to the outside
-unmet        for each place, how many dependencies are not settled
-ready        a heap of places to start: what was added first is started first. May hold places that are not READY any more
-delayed      a heap of (moment, place): attempts that are to be made then
-results, errors   for each place, what came of it; in `errors` also why it was skipped or ruled out
-faults       the errors of places that failed without their handlers' doing
-routes       of each place that returned a Route, the places that it chose
-awaited      of places, those of their dependencies that they only wait for, on account of a group without tasks
-spawned      for each place, those that its present attempt added
-unsettled    how many places are not settled; the run is over at 0
-changes      what happened to other places than the one that was asked about, for whoever drives the run to tell and to cancel
+phases       the phase of each task; a phase determines the public status
+pending      for each task, the number of its dependencies that are not final
+ready        a heap of tasks to start, in the order of adding; may hold tasks no longer READY
+delayed      a heap of (moment, index): attempts to be repeated then
+results, errors   for each task; `errors` also holds why it was skipped or not selected
+engine_errors     the errors of tasks that failed without their handlers raising
+routes       for each task that returned a Route, the tasks that it selected
+order_only   for some tasks, the dependencies that they only wait for (empty groups)
+spawned      for each task, the tasks that its present attempt added
+unfinished   the number of tasks that are not final; the run is finished at 0
+changes      side effects on other tasks; the engine publishes them and cancels running attempts
 
-==============================  ==============================  ====================================================
-what happened                   the task                        others
-==============================  ==============================  ====================================================
-take                            READY → EXECUTING               nothing
-take, with a `when`             READY → DECIDING                nothing
-take, one visit too many        READY, DECIDING → FAILED        as after a failure
-decide, met                     DECIDING → EXECUTING            nothing
-decide, not met                 DECIDING → RULED_OUT            dependents: one unmet less
-settle, with a result           EXECUTING → COMPLETE, PARTIAL   dependents: one unmet less
-settle, failed                  EXECUTING, DECIDING → FAILED    dependents: one unmet less; with stop_on_failure: stop
-settle, Route onward            EXECUTING → COMPLETE            dependents: one unmet less
-settle, Route back              EXECUTING → WAITING             the targets, and all after them that is not WAITING
-                                                                any more, → WAITING; targets → READY
-settle, a Route that cannot be  EXECUTING → FAILED              as after a failure
-retry                           EXECUTING → DELAYED             what it spawned → TAKEN_BACK
-ripen                           DELAYED → READY                 nothing
-spawn                           (new) → WAITING                 nothing
-the last unmet is gone          WAITING → READY, SKIPPED,       dependents of what is skipped or ruled out: one unmet
-                                RULED_OUT                       less
-stop                            nothing                         all that is neither settled nor EXECUTING → SKIPPED
-end                             nothing                         EXECUTING → FAILED; all else that is not settled
-                                                                → SKIPPED
-==============================  ==============================  ====================================================
+==============================  ==============================  ===================================
+what happens                    the task                        other tasks
+==============================  ==============================  ===================================
+start_next                      READY → EXECUTING               none
+start_next, with a `when`       READY → EVALUATING              none
+start_next, too many visits     READY, EVALUATING → FAILED      as after a failure
+apply_condition, true           EVALUATING → EXECUTING          none
+apply_condition, false          EVALUATING → NOT_SELECTED       dependents: pending - 1
+finish, with a result           EXECUTING → COMPLETE, PARTIAL   dependents: pending - 1
+finish, failed                  EXECUTING, EVALUATING → FAILED  dependents: pending - 1; with
+                                                                stop_on_failure: stop
+finish, Route forwards          EXECUTING → COMPLETE            dependents: pending - 1
+finish, Route backwards         EXECUTING → WAITING             targets, and all tasks downstream
+                                                                that are not WAITING, → WAITING;
+                                                                targets → READY
+finish, invalid Route           EXECUTING → FAILED              as after a failure
+retry                           EXECUTING → DELAYED             what it spawned → REVOKED
+release_due                     DELAYED → READY                 none
+spawn                           (new) → WAITING                 none
+pending reaches 0               WAITING → READY, SKIPPED,       if it is final: dependents:
+                                NOT_SELECTED                    pending - 1
+stop                            none                            all that are neither final nor
+                                                                EXECUTING → SKIPPED
+end                             none                            EXECUTING → FAILED; all others that
+                                                                are not final → SKIPPED
+==============================  ==============================  ===================================
 
-What becomes of a WAITING task when the last unmet dependency is gone: RULED_OUT if one of them ran and its Route did not
-choose it; else SKIPPED if one FAILED or was SKIPPED, unless it allows failure; else RULED_OUT if all of them were; else READY.
-One that is only waited for, and whose Route did not choose the task, counts as ruled out: it chose none of the group's tasks.
-So it depends on what came of its dependencies, and never on the order in which that came. Each step takes time in proportion
-to the edges that it goes along, and a task is walked over once for each time that it is started or undone.
+When `pending` of a WAITING task reaches 0, the first rule that applies decides:
+
+1. A dependency ran and its Route did not select the task: NOT_SELECTED.
+2. A dependency is FAILED or SKIPPED and the task does not allow failure: SKIPPED.
+3. All dependencies are NOT_SELECTED: NOT_SELECTED. An order-only dependency whose Route did not
+   select the task counts as NOT_SELECTED: it selected none of the (empty) group's tasks.
+4. Otherwise: READY.
+
+So the result depends on how the dependencies ended, and never on the order in which they did. A
+step takes time in proportion to the edges that it follows, and a task's edges are followed once
+for each time that it starts or is reset.
 """
 
 import heapq
-from typing import Any, Dict, FrozenSet, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
+from typing import (
+    Any,
+    Dict,
+    FrozenSet,
+    Iterable,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+    Union,
+)
 
 from asimov_sync._json import format_error
 from asimov_sync.errors import GraphError, IllegalTransition
-from asimov_sync.graph.nodes import Node
-from asimov_sync.graph.phases import (
-    COMPLETE,
-    DECIDING,
-    DELAYED,
-    EXECUTING,
-    FAILED,
-    PARTIAL,
-    READY,
-    RULED_OUT,
-    SKIPPED,
-    TAKEN_BACK,
-    WAITING,
-    Phase,
-)
-from asimov_sync.graph.plan import Meant, Plan, unknown
+from asimov_sync.graph.node import Node
+from asimov_sync.graph.plan import GroupRefs, Plan, unknown_dependency
 from asimov_sync.tasks import Task, TaskStatus
 
-__all__ = ["Change", "RunState"]
+__all__ = ["Change", "Phase", "RunState"]
 
-_END = {TaskStatus.COMPLETE: COMPLETE, TaskStatus.PARTIAL: PARTIAL, TaskStatus.FAILED: FAILED}
-_NOT_CHOSEN = "{!r} routed past it"
+
+class Phase:
+    """Where a task stands in a run; finer than its status.
+
+    status: the status that the task shows in this phase.
+    is_final: whether dependents need not wait for the task any longer.
+    """
+
+    __slots__ = ("is_final", "name", "status")
+
+    def __init__(self, name: str, status: TaskStatus, is_final: bool) -> None:
+        self.name = name
+        self.status = status
+        self.is_final = is_final
+
+    def __reduce__(self) -> str:
+        """Pickle and copy a phase by its name in this module: phases are compared by identity."""
+        return self.name
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+WAITING = Phase("WAITING", TaskStatus.WAITING, False)
+"""Some dependencies are not final."""
+READY = Phase("READY", TaskStatus.WAITING, False)
+"""A worker may start it."""
+EVALUATING = Phase("EVALUATING", TaskStatus.WAITING, False)
+"""Its `when` is being called."""
+EXECUTING = Phase("EXECUTING", TaskStatus.EXECUTING, False)
+"""Its handler is being called."""
+DELAYED = Phase("DELAYED", TaskStatus.WAITING, False)
+"""It waits for the moment of its next attempt."""
+COMPLETE = Phase("COMPLETE", TaskStatus.COMPLETE, True)
+PARTIAL = Phase("PARTIAL", TaskStatus.PARTIAL, True)
+FAILED = Phase("FAILED", TaskStatus.FAILED, True)
+SKIPPED = Phase("SKIPPED", TaskStatus.WAITING, True)
+"""It does not run, because of a failure or the early end of the run."""
+NOT_SELECTED = Phase("NOT_SELECTED", TaskStatus.WAITING, True)
+"""It does not run, because of a Route or a `when`. It does not count for the run's status."""
+REVOKED = Phase("REVOKED", TaskStatus.WAITING, True)
+"""It was spawned by an attempt that was undone, and is not part of the run any more."""
+
+_FINAL_PHASES = {
+    TaskStatus.COMPLETE: COMPLETE,
+    TaskStatus.PARTIAL: PARTIAL,
+    TaskStatus.FAILED: FAILED,
+}
 
 
 class Change(NamedTuple):
-    """A place that was SKIPPED, RULED_OUT or FAILED without a start, or whose attempt, which goes on, was undone (WAITING)."""
+    """A side effect on another task.
 
-    place: int
+    phase: SKIPPED, NOT_SELECTED or FAILED for a task that ended without a start; WAITING for a
+        task whose running attempt was undone.
+    """
+
+    task_index: int
     phase: Phase
 
 
 class RunState:
-    """What is ready, what goes on and what came of it; see the module for the table.
+    """The state of one run; the module's docstring has the transitions.
 
-    stop_on_failure: after the first FAILED task nothing more is started.
+    plan: the graph with its names resolved.
+    stop_on_failure: start nothing more after the first FAILED task; default False.
     """
 
     def __init__(self, plan: Plan, stop_on_failure: bool = False) -> None:
@@ -95,402 +154,445 @@ class RunState:
         self.dependents = plan.dependents
         self.stop_on_failure = stop_on_failure
         self.stopped: Optional[str] = None
-        self.unmet = [len(before) for before in plan.dependencies]
-        self.ready = [place for place, count in enumerate(self.unmet) if not count]  # in order, so it is a heap
-        self.phases = [WAITING if count else READY for count in self.unmet]
+        self.pending = [len(before) for before in plan.dependencies]
+        # Sorted, and therefore a heap.
+        self.ready = [index for index, count in enumerate(self.pending) if not count]
+        self.phases = [WAITING if count else READY for count in self.pending]
         self.results: List[Any] = [None] * size
         self.errors: List[Optional[str]] = [None] * size
         self.visits = [0] * size
         self.attempts = [0] * size
         self.delayed: List[Tuple[float, int]] = []
-        self.faults: Dict[int, GraphError] = {}
+        self.engine_errors: Dict[int, GraphError] = {}
         self.routes: Dict[int, FrozenSet[int]] = {}
         self.feedback: Dict[int, Dict[str, Any]] = {}
         self.spawned: Dict[int, List[int]] = {}
-        self.unsettled = size
+        self.unfinished = size
         self.changes: List[Change] = []
-        self.awaited = plan.awaited
+        self.order_only = plan.order_only
         self._groups = plan.groups
         self._moments: Dict[int, float] = {}
-        self._places: Optional[Dict[object, Union[int, Meant]]] = None
+        self._indexes: Optional[Dict[object, Union[int, GroupRefs]]] = None
 
     @property
-    def over(self) -> bool:
-        """Whether every task is settled."""
-        return not self.unsettled
+    def finished(self) -> bool:
+        """Whether every task is final."""
+        return not self.unfinished
 
     @property
-    def places(self) -> Dict[object, Union[int, Meant]]:
-        """The places by their tasks' names, and by their tasks' ids; and what the groups mean, by the groups' names."""
-        if self._places is None:
-            places: Dict[object, Union[int, Meant]] = dict(self._groups.items())
-            places.update((node.name, place) for place, node in enumerate(self.nodes))
-            places.update((node.task.id, place) for place, node in enumerate(self.nodes))
-            self._places = places
-        return self._places
+    def indexes(self) -> Dict[object, Union[int, GroupRefs]]:
+        """The tasks' indexes by name and by task id, and the groups by name."""
+        if self._indexes is None:
+            indexes: Dict[object, Union[int, GroupRefs]] = dict(self._groups.items())
+            indexes.update((node.name, index) for index, node in enumerate(self.nodes))
+            indexes.update((node.task.id, index) for index, node in enumerate(self.nodes))
+            self._indexes = indexes
+        return self._indexes
 
-    # One task's way
+    # One task
 
-    def take(self, now: float) -> Optional[int]:
-        """The next task to start: EXECUTING now, or DECIDING if it has a `when`; None if none is ready."""
+    def start_next(self, now: float) -> Optional[int]:
+        """Start the next ready task; EVALUATING if it has a `when`, otherwise EXECUTING.
+
+        now: the current `time.monotonic()`; used only if attempts are delayed.
+
+        Returns the index, or None if no task is ready.
+        """
         if self.delayed:
-            self.ripen(now)
+            self.release_due(now)
         while self.ready:
-            place = heapq.heappop(self.ready)
-            if self.phases[place] is not READY:
-                continue  # it was undone or stopped while it waited here
-            if self.nodes[place].when is not None and not self.attempts[place]:
-                self.phases[place] = DECIDING
-                return place
-            if self._start(place):
-                return place
+            index = heapq.heappop(self.ready)
+            if self.phases[index] is not READY:
+                continue  # it was reset or skipped while it was in the heap
+            if self.nodes[index].when is not None and not self.attempts[index]:
+                self.phases[index] = EVALUATING
+                return index
+            if self._start(index):
+                return index
         return None
 
-    def _start(self, place: int) -> bool:
-        node = self.nodes[place]
-        if not self.attempts[place]:
-            if self.visits[place] >= node.max_visits:
-                self.changes.append(Change(place, FAILED))
-                fault = GraphError("{!r} was started {} times already, its max_visits".format(node.name, node.max_visits))
-                self.faults[place] = fault
-                self._fail(place, format_error(fault))
+    def _start(self, index: int) -> bool:
+        node = self.nodes[index]
+        if not self.attempts[index]:
+            if self.visits[index] >= node.max_visits:
+                self.changes.append(Change(index, FAILED))
+                error = GraphError(
+                    f"{node.name!r} was started {node.max_visits} times already, its max_visits"
+                )
+                self.engine_errors[index] = error
+                self._fail(index, format_error(error))
                 return False
-            self.visits[place] += 1
-        self.attempts[place] += 1
-        self.phases[place] = EXECUTING
+            self.visits[index] += 1
+        self.attempts[index] += 1
+        self.phases[index] = EXECUTING
         _move(node.task, TaskStatus.EXECUTING)
         return True
 
-    def decide(self, place: int, met: bool) -> bool:
-        """Start a task that is DECIDING, or rule it out; whether it was started."""
+    def apply_condition(self, index: int, met: bool) -> bool:
+        """Start a task whose `when` was evaluated, or end it as NOT_SELECTED.
+
+        Returns whether it started.
+        """
         if met:
-            return self._start(place)
-        self._drop(place, RULED_OUT, "its condition (when) was not met")
-        self._spread(place)
+            return self._start(index)
+        self._skip(index, NOT_SELECTED, "its condition (when) was not met")
+        self._propagate(index)
         return False
 
-    def settle(
+    def finish(
         self,
-        place: int,
+        index: int,
         status: TaskStatus,
         result: Any = None,
         error: Optional[str] = None,
         route: Optional[Sequence[str]] = None,
     ) -> TaskStatus:
-        """End an attempt for good: as what, which is FAILED where the route that it chose cannot be taken.
+        """End the visit of a task.
 
-        route: the names that a Route held.
+        route: the names in the Route that its handler returned, if it returned one.
+
+        Returns the final status: FAILED if the Route is invalid, otherwise `status`.
         """
         if route is not None:
             try:
-                chosen, targets = self._resolve(place, route)
-            except GraphError as fault:
-                self.faults[place] = fault
-                status, result, error = TaskStatus.FAILED, None, format_error(fault)
+                selected, targets = self._resolve_route(index, route)
+            except GraphError as invalid:
+                self.engine_errors[index] = invalid
+                status, result, error = TaskStatus.FAILED, None, format_error(invalid)
             else:
                 if not targets:
-                    self.routes[place] = chosen
+                    self.routes[index] = selected
                 elif self.stopped is None:
-                    self._go_back(place, targets, result)
+                    self._rewind(index, targets, result)
                     return status
         if status is TaskStatus.FAILED:
-            self._fail(place, error)
+            self._fail(index, error)
         else:
-            _move(self.nodes[place].task, status, result, error)
-            self._settle(place, _END[status], result, error)
-            self._spread(place)
+            _move(self.nodes[index].task, status, result, error)
+            self._finalize(index, _FINAL_PHASES[status], result, error)
+            self._propagate(index)
         return status
 
-    def may_retry(self, place: int) -> bool:
-        """Whether an attempt that just failed may be made again, as far as its Retry's number and the run go."""
-        retry = self.nodes[place].retry
-        return retry is not None and self.attempts[place] < retry.attempts and self.stopped is None
+    def can_retry(self, index: int) -> bool:
+        """Return whether a failed attempt may be repeated, as far as its number is concerned."""
+        retry = self.nodes[index].retry
+        return retry is not None and self.attempts[index] < retry.attempts and self.stopped is None
 
-    def retry(self, place: int, moment: float) -> None:
-        """End an attempt that is to be made again at this moment."""
-        self.phases[place] = DELAYED
-        self._moments[place] = moment
-        heapq.heappush(self.delayed, (moment, place))
-        _move(self.nodes[place].task, TaskStatus.WAITING)
-        self._take_back(place)
+    def retry(self, index: int, moment: float) -> None:
+        """End an attempt; the next one is due at `moment`."""
+        self.phases[index] = DELAYED
+        self._moments[index] = moment
+        heapq.heappush(self.delayed, (moment, index))
+        _move(self.nodes[index].task, TaskStatus.WAITING)
+        self._revoke_spawned(index)
 
-    def ripen(self, now: float) -> None:
-        """Make ready what was delayed until now."""
+    def release_due(self, now: float) -> None:
+        """Make the delayed tasks ready whose moment has come."""
         while self.delayed and self.delayed[0][0] <= now:
-            moment, place = heapq.heappop(self.delayed)
-            if self.phases[place] is DELAYED and self._moments[place] == moment:
-                self._make_ready(place)
+            moment, index = heapq.heappop(self.delayed)
+            if self.phases[index] is DELAYED and self._moments[index] == moment:
+                self._make_ready(index)
 
-    def _make_ready(self, place: int) -> None:
-        self.phases[place] = READY
-        heapq.heappush(self.ready, place)
+    def _make_ready(self, index: int) -> None:
+        self.phases[index] = READY
+        heapq.heappush(self.ready, index)
 
-    def _fail(self, place: int, error: Optional[str]) -> None:
-        _move(self.nodes[place].task, TaskStatus.FAILED, None, error)
-        self._settle(place, FAILED, None, error)
+    def _fail(self, index: int, error: Optional[str]) -> None:
+        _move(self.nodes[index].task, TaskStatus.FAILED, None, error)
+        self._finalize(index, FAILED, None, error)
         if self.stop_on_failure:
-            self.stop("the run stopped after {!r} failed".format(self.nodes[place].name))
+            self.stop(f"the run stopped after {self.nodes[index].name!r} failed")
         else:
-            self._spread(place)
+            self._propagate(index)
 
-    def _settle(self, place: int, phase: Phase, result: Any, text: Optional[str]) -> None:
-        self.results[place] = result
-        self.errors[place] = text
-        self.phases[place] = phase
-        self.unsettled -= 1
+    def _finalize(self, index: int, phase: Phase, result: Any, text: Optional[str]) -> None:
+        self.results[index] = result
+        self.errors[index] = text
+        self.phases[index] = phase
+        self.unfinished -= 1
 
-    # What that means for others
+    # Dependents
 
-    def _spread(self, place: int) -> None:
-        """Tell the dependents of a place that it is settled; and theirs, where that settles them, too."""
-        settled = [place]
-        for place in settled:  # grows while it is walked
-            for dependent in self.dependents[place]:
-                unmet = self.unmet[dependent] = self.unmet[dependent] - 1
-                if not unmet and self.phases[dependent] is WAITING and self._decide_fate(dependent):
-                    settled.append(dependent)
+    def _propagate(self, index: int) -> None:
+        """Count down the dependents of a final task, and so on for those that become final."""
+        final = [index]
+        for index in final:  # grows during the walk
+            for dependent in self.dependents[index]:
+                pending = self.pending[dependent] = self.pending[dependent] - 1
+                if not pending and self.phases[dependent] is WAITING:
+                    if self._resolve_ready(dependent):
+                        final.append(dependent)
 
-    def _decide_fate(self, place: int) -> bool:
-        """Make a task ready whose dependencies are all settled, or settle it; whether it is settled."""
-        fruitful, fruitless, past = False, None, None
-        for dependency in self.dependencies[place]:
+    def _resolve_ready(self, index: int) -> bool:
+        """Ready or skip a task whose dependencies are all final. Return whether it is final."""
+        has_input, failed_dep, bypassed_by = False, None, None
+        for dependency in self.dependencies[index]:
             phase = self.phases[dependency]
             if phase is COMPLETE or phase is PARTIAL:
-                if dependency not in self.routes or place in self.routes[dependency]:
-                    fruitful = True
-                elif dependency not in self.awaited.get(place, ()):
-                    past = dependency
-            elif fruitless is None and (phase is FAILED or phase is SKIPPED):
-                fruitless = dependency
-        if past is not None:
-            self._drop(place, RULED_OUT, _NOT_CHOSEN.format(self.nodes[past].name))
-        elif fruitless is not None and not self.nodes[place].allow_failure:
-            happened = "failed" if self.phases[fruitless] is FAILED else "was skipped"
-            self._drop(place, SKIPPED, "its dependency {!r} {}".format(self.nodes[fruitless].name, happened))
-        elif fruitful or fruitless is not None or not self.dependencies[place]:
-            self._make_ready(place)
+                if dependency not in self.routes or index in self.routes[dependency]:
+                    has_input = True
+                elif dependency not in self.order_only.get(index, ()):
+                    bypassed_by = dependency
+            elif failed_dep is None and (phase is FAILED or phase is SKIPPED):
+                failed_dep = dependency
+        if bypassed_by is not None:
+            reason = f"{self.nodes[bypassed_by].name!r} routed past it"
+            self._skip(index, NOT_SELECTED, reason)
+        elif failed_dep is not None and not self.nodes[index].allow_failure:
+            happened = "failed" if self.phases[failed_dep] is FAILED else "was skipped"
+            reason = f"its dependency {self.nodes[failed_dep].name!r} {happened}"
+            self._skip(index, SKIPPED, reason)
+        elif has_input or failed_dep is not None or not self.dependencies[index]:
+            self._make_ready(index)
             return False
         else:
-            self._drop(place, RULED_OUT, "all that it depends on was ruled out")
+            self._skip(index, NOT_SELECTED, "all that it depends on was ruled out")
         return True
 
-    def _drop(self, place: int, phase: Phase, reason: str) -> None:
-        self._settle(place, phase, None, reason)
-        self.changes.append(Change(place, phase))
+    def _skip(self, index: int, phase: Phase, reason: str) -> None:
+        self._finalize(index, phase, None, reason)
+        self.changes.append(Change(index, phase))
 
     # Routes
 
-    def _resolve(self, place: int, names: Sequence[str]) -> Tuple[FrozenSet[int], List[int]]:
-        """The dependents that a Route chose, or the places that it goes back to; GraphError for what it cannot do."""
-        node, dependents = self.nodes[place], set(self.dependents[place])
-        meant = [node.named(name, self.places) if isinstance(name, str) else None for name in names]
-        before = self._before(place, [one for one in meant if isinstance(one, int) and one not in dependents])
-        chosen: Set[int] = set()
+    def _resolve_route(self, index: int, names: Sequence[str]) -> Tuple[FrozenSet[int], List[int]]:
+        """Resolve the names in a Route.
+
+        Returns the dependents that it selects, or the tasks that it goes back to. Raises
+        GraphError for an invalid Route.
+        """
+        node, dependents = self.nodes[index], set(self.dependents[index])
+        resolved = [
+            node.resolve(name, self.indexes) if isinstance(name, str) else None for name in names
+        ]
+        upstream = self._upstream(
+            index, [one for one in resolved if isinstance(one, int) and one not in dependents]
+        )
+        selected: Set[int] = set()
         targets: List[int] = []
-        for name, target in zip(names, meant):
+        for name, target in zip(names, resolved):
+            wrong = f"the Route of {node.name!r} names {name!r}"
             if target is None:
-                raise GraphError("the Route of {!r} names {!r}, which is not in the run".format(node.name, name))
+                raise GraphError(f"{wrong}, which is not in the run")
             if not isinstance(target, int):
-                raise GraphError("the Route of {!r} names {!r}, a group: a Route names tasks".format(node.name, name))
+                raise GraphError(f"{wrong}, a group: a Route names tasks")
             if target in dependents:
-                chosen.add(target)
-            elif target in before:
+                selected.add(target)
+            elif target in upstream:
                 targets.append(target)
             else:
-                raise GraphError(
-                    "the Route of {!r} names {!r}, which neither depends on it nor comes before it".format(node.name, name)
-                )
-        if chosen and targets:
-            raise GraphError("the Route of {!r} cannot go on and back at once: {}".format(node.name, ", ".join(names)))
-        for target in targets + [place] if targets else []:
+                raise GraphError(f"{wrong}, which neither depends on it nor comes before it")
+        if selected and targets:
+            raise GraphError(
+                f"the Route of {node.name!r} cannot go forwards and backwards at once: "
+                + ", ".join(names)
+            )
+        for target in targets + [index] if targets else []:
             if self.visits[target] >= self.nodes[target].max_visits:
                 raise GraphError(
-                    "{!r} was started {} times, its max_visits: {!r} cannot go back once more".format(
-                        self.nodes[target].name, self.visits[target], node.name
-                    )
+                    f"{self.nodes[target].name!r} was started {self.visits[target]} times, its "
+                    f"max_visits: {node.name!r} cannot go back once more"
                 )
-        return frozenset(chosen), targets
+        return frozenset(selected), targets
 
-    def _after(self, targets: Iterable[int]) -> Dict[int, None]:
-        """The targets, and all after them that is not WAITING any more, in that order."""
+    def _downstream(self, targets: Iterable[int]) -> Dict[int, None]:
+        """Return the targets, and all tasks downstream of them that are not WAITING any more."""
         found: Dict[int, None] = dict.fromkeys(targets)
         walk = list(found)
-        for place in walk:  # grows while it is walked
-            if self.phases[place].settled:  # else it is what its dependents wait for
-                for dependent in self.dependents[place]:
-                    if dependent not in found and self.phases[dependent] not in (WAITING, TAKEN_BACK):
+        for index in walk:  # grows during the walk
+            if self.phases[index].is_final:  # otherwise its dependents are still WAITING
+                for dependent in self.dependents[index]:
+                    if dependent not in found and self.phases[dependent] not in (WAITING, REVOKED):
                         found[dependent] = None
                         walk.append(dependent)
         return found
 
-    def _before(self, place: int, targets: List[int]) -> Set[int]:
-        """A place, and what lies before it of all that is `_after` the targets; so those of them that it is after."""
-        after, found = self._after(targets), {place}
-        walk = [place] if targets else []
-        for one in walk:  # grows while it is walked
+    def _upstream(self, index: int, targets: List[int]) -> Set[int]:
+        """Return a task, and the tasks upstream of it that are downstream of the targets."""
+        downstream, found = self._downstream(targets), {index}
+        walk = [index] if targets else []
+        for one in walk:  # grows during the walk
             for dependency in self.dependencies[one]:
                 phase = self.phases[dependency]
-                if dependency in after and dependency not in found and phase.settled and phase is not TAKEN_BACK:
-                    found.add(dependency)
-                    walk.append(dependency)
+                if dependency in downstream and dependency not in found:
+                    if phase.is_final and phase is not REVOKED:
+                        found.add(dependency)
+                        walk.append(dependency)
         return found
 
-    def _go_back(self, router: int, targets: List[int], result: Any) -> None:
-        """Undo the targets, and all after them that is not WAITING any more; they wait again, and the targets are ready."""
-        undone = self._after(targets)
-        for place in undone:
-            if self.phases[place].settled:
-                self.unsettled += 1
-                for dependent in self.dependents[place]:
-                    self.unmet[dependent] += 1
-        for place in undone:
-            if self.phases[place] in (EXECUTING, DECIDING) and place != router:
-                self.changes.append(Change(place, WAITING))
-            self.phases[place] = WAITING
-            self.results[place] = self.errors[place] = None
-            self.attempts[place] = 0
-            self.routes.pop(place, None)
-            self.feedback.pop(place, None)
-            _move(self.nodes[place].task, TaskStatus.WAITING)
-        for place in undone:
-            self._take_back(place)
+    def _rewind(self, router: int, targets: List[int], result: Any) -> None:
+        """Reset the targets, and all tasks downstream that are not WAITING; ready the targets."""
+        reset = self._downstream(targets)
+        for index in reset:
+            if self.phases[index].is_final:
+                self.unfinished += 1
+                for dependent in self.dependents[index]:
+                    self.pending[dependent] += 1
+        for index in reset:
+            if self.phases[index] in (EXECUTING, EVALUATING) and index != router:
+                self.changes.append(Change(index, WAITING))
+            self.phases[index] = WAITING
+            self.results[index] = self.errors[index] = None
+            self.attempts[index] = 0
+            self.routes.pop(index, None)
+            self.feedback.pop(index, None)
+            _move(self.nodes[index].task, TaskStatus.WAITING)
+        for index in reset:
+            self._revoke_spawned(index)
         for target in targets:
-            self.feedback[target] = {self.nodes[target].local(self.nodes[router].name): result}
-            if not self.unmet[target] and self.phases[target] is WAITING and self._decide_fate(target):
-                self._spread(target)  # what could not be started before, and cannot now
+            name = self.nodes[target].local_name(self.nodes[router].name)
+            self.feedback[target] = {name: result}
+            if not self.pending[target] and self.phases[target] is WAITING:
+                if self._resolve_ready(target):
+                    self._propagate(target)  # it could not start before, and cannot now
 
-    # Tasks that the run grows by
+    # Spawned tasks
 
-    def spawn(self, by: int, node: Node) -> int:
-        """Add a task on behalf of an attempt that goes on; GraphError for a name that is taken or a dependency unknown."""
-        if node.name in self.places:
-            raise GraphError("there is a task or a group named {!r} already".format(node.name))
-        if node.task.id in self.places:
-            raise GraphError("the task of {!r} is in the run already; spawn a copy: Task(type=…, …)".format(node.name))
+    def spawn(self, parent: int, node: Node) -> int:
+        """Add a task on behalf of a running attempt.
+
+        parent: the index of the task that spawns.
+        node: the new task.
+
+        Returns its index. Raises GraphError if its name or task is in the run already, or if a
+        dependency is unknown.
+        """
+        if node.name in self.indexes:
+            raise GraphError(f"there is a task or a group named {node.name!r} already")
+        if node.task.id in self.indexes:
+            raise GraphError(
+                f"the task of {node.name!r} is in the run already; spawn a copy: Task(type=…, …)"
+            )
         real: List[int] = []
-        waited: List[int] = []
+        extra: List[int] = []
         for dependency in node.depends_on:
             if isinstance(dependency, Task):
-                found = self.places.get(dependency.id)
+                found = self.indexes.get(dependency.id)
             else:
-                found = node.named(dependency, self.places)
+                found = node.resolve(dependency, self.indexes)
             if found is None:
-                raise unknown(node.name, dependency, "run")
+                raise unknown_dependency(node.name, dependency, "run")
             if isinstance(found, int):
                 real.append(found)
             else:
-                (waited if found.empty else real).extend(found.places)
-        dependencies = list(dict.fromkeys(real + waited))
-        place = len(self.nodes)
+                (extra if found.empty else real).extend(found.indexes)
+        dependencies = list(dict.fromkeys(real + extra))
+        index = len(self.nodes)
         self.nodes.append(node)
         self.dependencies.append(tuple(dependencies))
         self.dependents.append([])
         self.phases.append(WAITING)
-        self.unmet.append(sum(not self.phases[one].settled for one in dependencies))
+        self.pending.append(sum(not self.phases[one].is_final for one in dependencies))
         self.results.append(None)
         self.errors.append(None)
         self.visits.append(0)
         self.attempts.append(0)
-        self.unsettled += 1
-        if waited:
-            self.awaited[place] = frozenset(waited).difference(real)
+        self.unfinished += 1
+        if extra:
+            self.order_only[index] = frozenset(extra).difference(real)
         for before in dependencies:
-            self.dependents[before].append(place)
-        self.places[node.name] = self.places[node.task.id] = place
-        self.spawned.setdefault(by, []).append(place)
+            self.dependents[before].append(index)
+        self.indexes[node.name] = self.indexes[node.task.id] = index
+        self.spawned.setdefault(parent, []).append(index)
         if self.stopped is not None:
-            self._drop(place, SKIPPED, self.stopped)
-        elif not self.unmet[place]:
-            self._decide_fate(place)
-        return place
+            self._skip(index, SKIPPED, self.stopped)
+        elif not self.pending[index]:
+            self._resolve_ready(index)
+        return index
 
-    def _take_back(self, place: int) -> None:
-        """Take back what an attempt spawned that was undone, and what that spawned."""
-        walk = self.spawned.pop(place, [])
-        unsettled: List[int] = []
-        for child in walk:  # grows while it is walked
+    def _revoke_spawned(self, index: int) -> None:
+        """Revoke what an undone attempt spawned, and what those tasks spawned."""
+        walk = self.spawned.pop(index, [])
+        unfinished: List[int] = []
+        for child in walk:  # grows during the walk
             walk += self.spawned.pop(child, [])
-            del self.places[self.nodes[child].name], self.places[self.nodes[child].task.id]
+            del self.indexes[self.nodes[child].name], self.indexes[self.nodes[child].task.id]
             phase = self.phases[child]
-            if phase in (EXECUTING, DECIDING):
+            if phase in (EXECUTING, EVALUATING):
                 self.changes.append(Change(child, WAITING))
             _move(self.nodes[child].task, TaskStatus.WAITING)
-            if not phase.settled:
-                unsettled.append(child)
-                self.unsettled -= 1
-            self.phases[child] = TAKEN_BACK
+            if not phase.is_final:
+                unfinished.append(child)
+                self.unfinished -= 1
+            self.phases[child] = REVOKED
             self.results[child] = None
-        for child in unsettled:  # when all of them are gone, so that none is decided about
-            self._spread(child)
+        for child in unfinished:  # after all are revoked, so that none of them is resolved
+            self._propagate(child)
 
     # The end
 
     def stop(self, reason: str) -> None:
-        """Start nothing more. What goes on may still be settled."""
+        """Start nothing more. Attempts that are running may still finish."""
         self.stopped = reason
         self.ready = []
         self.delayed = []
-        for place, phase in enumerate(self.phases):
-            if not phase.settled and phase is not EXECUTING:
-                self._drop(place, SKIPPED, reason)
+        for index, phase in enumerate(self.phases):
+            if not phase.is_final and phase is not EXECUTING:
+                self._skip(index, SKIPPED, reason)
 
     def end(self, reason: str, error: str) -> List[int]:
-        """End the run now: the places that are failed with `error`. All else that is not settled is skipped for `reason`.
+        """End the run now: fail running tasks with `error`, skip the rest for `reason`.
 
-        Counts nothing that was counted before: it is what ends a run also where an exception, Ctrl-C say, has interrupted
-        another step half-way.
+        Does not rely on the counters: it also ends a run in which an exception, such as Ctrl-C,
+        interrupted another step half-way.
+
+        Returns the indexes of the tasks that it failed.
         """
         failed = []
-        for place, phase in enumerate(self.phases):
-            task = self.nodes[place].task
-            if phase is EXECUTING or (task.status is TaskStatus.EXECUTING and phase is not TAKEN_BACK):
-                failed.append(place)
+        for index, phase in enumerate(self.phases):
+            task = self.nodes[index].task
+            interrupted = task.status is TaskStatus.EXECUTING and phase is not REVOKED
+            if phase is EXECUTING or interrupted:
+                failed.append(index)
                 _move(task, TaskStatus.FAILED, None, error)
-                self._settle(place, FAILED, None, error)
+                self._finalize(index, FAILED, None, error)
         self.stop(reason)
-        self.unsettled = 0
+        self.unfinished = 0
         return failed
 
-    # What came of it
+    # Results
 
     @property
     def status(self) -> TaskStatus:
-        """The run's own status: what its tasks' statuses make of it."""
-        if not self.over:
+        """The status of the run, derived from the phases of its tasks."""
+        if not self.finished:
             return TaskStatus.EXECUTING
-        statuses = {phase.status for phase in set(self.phases) - {RULED_OUT, TAKEN_BACK}}
+        statuses = {phase.status for phase in set(self.phases) - {NOT_SELECTED, REVOKED}}
         if statuses <= {TaskStatus.COMPLETE}:
             return TaskStatus.COMPLETE
         if statuses & {TaskStatus.COMPLETE, TaskStatus.PARTIAL}:
             return TaskStatus.PARTIAL
         return TaskStatus.FAILED
 
-    def inputs(self, place: int) -> Dict[str, Any]:
-        """The results of a task's dependencies that brought one, by the names that it knows them by."""
-        names = self._local_names(place) if self.nodes[place].scopes else None
-        awaited = self.awaited.get(place, ())
-        found = {}
-        for dependency in self.dependencies[place]:
-            if (self.phases[dependency] is COMPLETE or self.phases[dependency] is PARTIAL) and dependency not in awaited:
+    def inputs(self, index: int) -> Dict[str, Any]:
+        """Return the results of a task's dependencies, by the names that the task uses."""
+        names = self._local_names(index) if self.nodes[index].namespaces else None
+        order_only = self.order_only.get(index, ())
+        inputs = {}
+        for dependency in self.dependencies[index]:
+            phase = self.phases[dependency]
+            if (phase is COMPLETE or phase is PARTIAL) and dependency not in order_only:
                 name = self.nodes[dependency].name
-                found[names[name] if names else name] = self.results[dependency]
-        return found
+                inputs[names[name] if names else name] = self.results[dependency]
+        return inputs
 
-    def failed_dependencies(self, place: int) -> Dict[str, str]:
-        """Which of a task's dependencies failed or were skipped, and why; those that it only waits for, too."""
-        names = self._local_names(place)
+    def failed_dependencies(self, index: int) -> Dict[str, str]:
+        """Return why dependencies failed or were skipped, by name; order-only ones included."""
+        names = self._local_names(index)
         return {
             names[self.nodes[dependency].name]: self.errors[dependency] or ""
-            for dependency in self.dependencies[place]
+            for dependency in self.dependencies[index]
             if self.phases[dependency] is FAILED or self.phases[dependency] is SKIPPED
         }
 
-    def _local_names(self, place: int) -> Dict[str, str]:
-        return self.nodes[place].local_names(self.nodes[dependency].name for dependency in self.dependencies[place])
+    def _local_names(self, index: int) -> Dict[str, str]:
+        return self.nodes[index].local_names(
+            self.nodes[dependency].name for dependency in self.dependencies[index]
+        )
 
 
 def _move(task: Task, status: TaskStatus, result: Any = None, error: Optional[str] = None) -> None:
-    """Move a task, from wherever it is: a handler may have moved it, although that is the run's to do."""
+    """Move a task from any status: its handler may have moved it, although only the run should."""
     try:
         task.move(status, result, error)
     except IllegalTransition:

@@ -21,7 +21,7 @@ from asimov_sync._json import format_error
 from asimov_sync.agents.agent import Agent
 from asimov_sync.concurrency import scope
 from asimov_sync.errors import InferenceError, RunFailed
-from asimov_sync.graph.context import TaskContext
+from asimov_sync.graph.attempt import Attempt
 from asimov_sync.graph.results import RunResult
 from asimov_sync.inference.client import InferenceClient
 from asimov_sync.inference.request import Request
@@ -161,13 +161,13 @@ class Spans:
 
         return on_end
 
-    def _start_task(self, task: TaskContext) -> OnEnd:
+    def _start_task(self, task: Attempt) -> OnEnd:
         attributes = {
             names.RUN_ID: task.run_id,
             names.TASK_NAME: task.name,
             names.TASK_TYPE: task.node.task.type,
             names.TASK_ID: str(task.node.task.id),
-            names.TASK_ATTEMPT: task.attempt,
+            names.TASK_ATTEMPT: task.number,
             names.TASK_VISIT: task.visit,
         }
         active = self._start(_span_name(names.TASK, task.name), attributes)

@@ -55,7 +55,7 @@ NOT_COROUTINES = {
 }
 """Methods that do not wait, or that return an awaitable."""
 
-INTERNAL = {"event", "finished", "leave", "watched_by"}
+INTERNAL = {"mark_closing", "watched_by"}
 """Internal methods without a leading underscore."""
 
 

@@ -1,7 +1,7 @@
-"""A RunState driven by hand: a scenario's next steps, one of which is made at a time, in whatever order the caller likes."""
+"""ByHand: a RunState that a test drives step by step, in any order."""
 
 from asimov_sync import GraphError, Task, TaskStatus
-from asimov_sync.graph.nodes import node_of
+from asimov_sync.graph.node import make_node
 from asimov_sync.graph.state import RunState
 
 from .reference import DUPLICATE, UNKNOWN_DEPENDENCY, UNKNOWN_TYPE, act, passes
@@ -11,27 +11,28 @@ NOW = 0.0
 
 
 class ByHand:
-    """One run of a scenario. `moves()` are the steps that could come next, and `make(move)` makes one.
+    """One run of a scenario. `moves()` are the possible next steps; `make(move)` makes one.
 
-    A move is None (take what is ready) or the place of a task that goes on: its condition is asked, or it spawns the next
-    thing, or it ends. What a task does is settled when it is taken, as it is where handlers go on side by side.
+    A move is None (start a ready task) or the index of a running task: its condition is evaluated,
+    or it spawns the next task, or it ends. What a task does is determined at its start, as it is
+    when handlers run in parallel.
     """
 
     def __init__(self, specs, stop_on_failure=False):
         self.specs = {spec.name: spec for spec in specs}
         self.state = RunState(graph_of(specs).plan(), stop_on_failure)
-        self.steps = {}  # by place: what is left to do of the tasks that go on
+        self.steps = {}  # by index: what running tasks have left to do
         self._outcomes = []
         self._keep()
 
     def fork(self):
-        """Another run that has come as far as this one, and may go on differently."""
+        """Return another run in the same state, which can continue differently."""
         run = _twin(self)
         run.state = _twin(self.state)
         return run
 
     def key(self):
-        """The same for two runs that have come to the same point."""
+        """Return a value that is equal for two runs in the same state."""
         state = self.state
         return (
             tuple(state.phases),
@@ -51,13 +52,15 @@ class ByHand:
         if move is None:
             self._take()
         else:
-            self._go_on(move)
+            self._continue(move)
         for change in self.state.changes:
-            self.steps.pop(change.place, None)  # what goes on in vain is not heard any more
+            self.steps.pop(
+                change.task_index, None
+            )  # a running task that was undone has no effect any more
         self.state.changes.clear()
         self._keep()
 
-    # The tasks are shared by all forks: before a step, each is brought to where this run had it.
+    # All forks share the tasks: before a step, each task is reset to its state in this run.
 
     def _keep(self):
         self._outcomes = [node.task.snapshot() for node in self.state.nodes]
@@ -69,110 +72,132 @@ class ByHand:
     # Steps
 
     def _take(self):
-        place = self.state.take(NOW)
-        if place is None:
+        index = self.state.start_next(NOW)
+        if index is None:
             return
-        if self.state.phases[place].name == "DECIDING":
-            self.steps[place] = ["when"]
+        if self.state.phases[index].name == "EVALUATING":
+            self.steps[index] = ["when"]
         else:
-            self._begin(place)
+            self._begin(index)
 
-    def _spec(self, place):
-        return self.specs[self.state.nodes[place].name]
+    def _spec(self, index):
+        return self.specs[self.state.nodes[index].name]
 
-    def _begin(self, place):
-        state, spec = self.state, self._spec(place)
-        assert all(state.phases[dependency].settled for dependency in state.dependencies[place]), "started too early"
-        assert state.nodes[place].task.snapshot() == (TaskStatus.EXECUTING, None, None)
-        assert state.visits[place] <= spec.max_visits and state.attempts[place] <= spec.attempts
-        failed = state.failed_dependencies(place) if spec.allow_failure else []
-        feedback = state.feedback.get(place, {})
-        do, value = act(spec, state.inputs(place), failed, feedback, state.visits[place], state.attempts[place])
-        self.steps[place] = list(do.spawns) + [(do, value)]
+    def _begin(self, index):
+        state, spec = self.state, self._spec(index)
+        assert all(state.phases[dependency].is_final for dependency in state.dependencies[index]), (
+            "started too early"
+        )
+        assert state.nodes[index].task.snapshot() == (TaskStatus.EXECUTING, None, None)
+        assert state.visits[index] <= spec.max_visits and state.attempts[index] <= spec.attempts
+        failed = state.failed_dependencies(index) if spec.allow_failure else []
+        feedback = state.feedback.get(index, {})
+        do, value = act(
+            spec, state.inputs(index), failed, feedback, state.visits[index], state.attempts[index]
+        )
+        self.steps[index] = list(do.spawns) + [(do, value)]
 
-    def _go_on(self, place):
-        step, rest = self.steps[place][0], self.steps[place][1:]
-        self.steps[place] = rest
+    def _continue(self, index):
+        step, rest = self.steps[index][0], self.steps[index][1:]
+        self.steps[index] = rest
         if step == "when":
-            self._decide(place)
+            self._decide(index)
         elif isinstance(step, str):
             try:
-                self._spawn(place, step)
+                self._spawn(index, step)
             except GraphError:
-                self._fail(place, "GraphError")
+                self._fail(index, "GraphError")
         else:
-            self._end(place, *step)
-        if not self.steps.get(place):
-            self.steps.pop(place, None)
+            self._end(index, *step)
+        if not self.steps.get(index):
+            self.steps.pop(index, None)
 
-    def _decide(self, place):
+    def _decide(self, index):
         try:
-            met = passes(self._spec(place).when, self.state.inputs(place))
+            met = passes(self._spec(index).when, self.state.inputs(index))
         except LookupError:
-            self.state.settle(place, TaskStatus.FAILED, None, "LookupError")
+            self.state.finish(index, TaskStatus.FAILED, None, "LookupError")
             return
-        if self.state.decide(place, met):
-            self._begin(place)
+        if self.state.apply_condition(index, met):
+            self._begin(index)
 
-    def _spawn(self, place, name):
+    def _spawn(self, index, name):
         if name == UNKNOWN_TYPE:
             raise GraphError("the scheduler would say so")
         if name == DUPLICATE:
-            name, given = self._spec(place).name, {"depends_on": []}
+            name, given = self._spec(index).name, {"depends_on": []}
         elif name == UNKNOWN_DEPENDENCY:
             given = {"depends_on": ["nowhere"]}
         else:
             given = options(self.specs[name])
-        settings = dict({"when": None, "allow_failure": False, "retry": None, "timeout": None, "max_visits": 5}, **given)
-        self.state.spawn(place, node_of(Task(type="act"), name, scopes=(), **settings))
+        settings = dict(
+            {"when": None, "allow_failure": False, "retry": None, "timeout": None, "max_visits": 5},
+            **given,
+        )
+        self.state.spawn(index, make_node(Task(type="act"), name, namespaces=(), **settings))
 
-    def _fail(self, place, error):
-        self.steps.pop(place)
-        if error != "NonRetryableError" and self.state.may_retry(place):
-            self.state.retry(place, NOW)
+    def _fail(self, index, error):
+        self.steps.pop(index)
+        if error != "NonRetryableError" and self.state.can_retry(index):
+            self.state.retry(index, NOW)
         else:
-            self.state.settle(place, TaskStatus.FAILED, None, error)
+            self.state.finish(index, TaskStatus.FAILED, None, error)
 
-    def _end(self, place, do, value):
+    def _end(self, index, do, value):
         if do.end in ("fail", "fatal"):
-            self._fail(place, {"fail": "ValueError", "fatal": "NonRetryableError"}[do.end])
+            self._fail(index, {"fail": "ValueError", "fatal": "NonRetryableError"}[do.end])
         elif do.end == "partial":
-            self.state.settle(place, TaskStatus.PARTIAL, value, "half")
+            self.state.finish(index, TaskStatus.PARTIAL, value, "half")
         else:
-            self.state.settle(place, TaskStatus.COMPLETE, value, None, do.names if do.end == "route" else None)
+            self.state.finish(
+                index, TaskStatus.COMPLETE, value, None, do.names if do.end == "route" else None
+            )
 
     # The end
 
     def compare(self, expected):
-        """The run is over, and came to what the reference says."""
+        """Check that the run has ended, and as the reference says."""
         state = self.state
-        assert state.over and not self.steps
-        last = {node.name: place for place, node in enumerate(state.nodes) if state.phases[place].name != "TAKEN_BACK"}
-        outcomes = {name: self._outcomes[place] for name, place in last.items()}
-        assert {name: outcome.status.name for name, outcome in outcomes.items()} == expected.statuses
-        brought = {name: outcome.result for name, outcome in outcomes.items() if outcome.result is not None}
+        assert state.finished and not self.steps
+        last = {
+            node.name: index
+            for index, node in enumerate(state.nodes)
+            if state.phases[index].name != "REVOKED"
+        }
+        outcomes = {name: self._outcomes[index] for name, index in last.items()}
+        assert {
+            name: outcome.status.name for name, outcome in outcomes.items()
+        } == expected.statuses
+        brought = {
+            name: outcome.result for name, outcome in outcomes.items() if outcome.result is not None
+        }
         assert brought == expected.results
-        errors = {name: outcome.error for name, outcome in outcomes.items() if outcome.error is not None}
+        errors = {
+            name: outcome.error for name, outcome in outcomes.items() if outcome.error is not None
+        }
         assert {name: raised(error) for name, error in errors.items()} == expected.errors
-        phases = {name: state.phases[place].name for name, place in last.items()}
-        kinds = {"SKIPPED": "skipped", "RULED_OUT": "ruled out"}
-        assert {name: kinds[phase] for name, phase in phases.items() if phase in kinds} == expected.skipped
+        phases = {name: state.phases[index].name for name, index in last.items()}
+        kinds = {"SKIPPED": "skipped", "NOT_SELECTED": "ruled out"}
+        assert {
+            name: kinds[phase] for name, phase in phases.items() if phase in kinds
+        } == expected.skipped
         assert state.status.name == expected.status
-        for name, place in last.items():
-            assert self.specs[name].loose or state.visits[place] == expected.visits[name]
+        for name, index in last.items():
+            assert self.specs[name].loose or state.visits[index] == expected.visits[name]
 
 
 def _twin(thing):
-    """A copy whose lists, dicts and sets are its own; copy.copy takes three times as long."""
+    """Return a copy with lists, dicts and sets of its own; copy.copy takes three times as long."""
     made = object.__new__(type(thing))
     made.__dict__.update(
-        (name, value.copy() if type(value) in (list, dict, set) else value) for name, value in vars(thing).items()
+        (name, value.copy() if type(value) in (list, dict, set) else value)
+        for name, value in vars(thing).items()
     )
     return made
 
 
 def in_every_order(specs, expected):
-    """Go every way that a run of the scenario can go, and compare each end with what is expected."""
+    """Run the scenario in every possible order, and compare each end with what is expected."""
     runs = [ByHand(specs)]
     seen = {runs[0].key()}
     while runs:

@@ -1,25 +1,29 @@
-"""Small graphs, for tests."""
+"""Small graphs for tests."""
 
 from asimov_sync import Task, TaskGraph
 
 
-def single(type, task=None, **options):
-    """One task, named "x"."""
+def single(type="echo", task=None, **options):
+    """Return a graph of one task, "x"."""
     graph = TaskGraph()
-    graph.add(task or Task(type=type), name="x", **options)
+    graph.add(task or Task(type=type, objective="x"), name="x", **options)
     return graph
 
 
 def chain(*types):
-    """One task after the other, named "a", "b" …"""
+    """Return a chain of tasks, "a", "b" …"""
     graph = TaskGraph()
-    for place, type in enumerate(types):
-        graph.add(Task(type=type), name="abcdefgh"[place], depends_on="abcdefgh"[place - 1] if place else ())
+    for index, type in enumerate(types):
+        graph.add(
+            Task(type=type),
+            name="abcdefgh"[index],
+            depends_on="abcdefgh"[index - 1] if index else (),
+        )
     return graph
 
 
 def wide(type, count, **options):
-    """Tasks that wait for nothing, named by the type: "type[0]" …"""
+    """Return a graph of independent tasks, named by the type: "type[0]" …"""
     graph = TaskGraph()
     graph.map(Task(type=type), range(count), **options)
     return graph

@@ -1,10 +1,11 @@
-"""What should become of a run: a slow interpreter of plain data, written from the rules, that imports nothing of the package.
+"""The reference: a slow interpreter of runs, written from the rules; it imports nothing of ours.
 
-A scenario is a list of Specs. A Spec's script says what its handler does at each visit and attempt (a Do), as a function of
-nothing else; what it returns is made of all that it was given (`act`), so that a wrong input changes the result of every task
-behind it. `interpret` executes one task at a time, the first ready one in the order of adding, to its end.
+A scenario is a list of Specs. The script of a Spec says what its handler does at each visit and
+attempt (a Do), and depends on nothing else. The value that a handler returns is made of everything
+that it received (`act`), so a wrong input changes the result of every task downstream. `interpret`
+executes one task at a time, to its end: the first ready one in the order of adding.
 
-A task's fate, once each of its dependencies is over (settled, skipped or ruled out):
+The fate of a task, once each of its dependencies has ended (is final, skipped or ruled out):
 
 1.  one of them ran, and its Route does not name the task: ruled out
 2.  one failed or was skipped, and failure is not allowed: skipped
@@ -17,16 +18,17 @@ import zlib
 from typing import NamedTuple, Optional, Tuple
 
 DUPLICATE, UNKNOWN_DEPENDENCY, UNKNOWN_TYPE = "!duplicate", "!unknown dependency", "!unknown type"
-"""What a Do may spawn beside the names of Specs: things that cannot be."""
+"""What a Do may spawn beside the names of Specs: invalid tasks."""
 
 WITH_RESULT = ("COMPLETE", "PARTIAL")
 
 
 class Do(NamedTuple):
-    """What one attempt does: first it spawns, then it comes to its end.
+    """What one attempt does: first it spawns, then it ends.
 
-    end: "return", "partial", "route", "fail" (which a retry may mend) or "fatal" (which none may). names: the Route's.
-    spawns: names of Specs, or what cannot be spawned; the attempt raises there.
+    end: "return", "partial", "route", "fail" (may be retried) or "fatal" (never retried).
+    names: the names in the Route.
+    spawns: names of Specs, or an invalid task, for which the attempt raises.
     """
 
     end: str = "return"
@@ -35,11 +37,15 @@ class Do(NamedTuple):
 
 
 class Spec(NamedTuple):
-    """A task, its options, and its script: for each visit, for each attempt, a Do; the last ones stand for all further ones.
+    """A task, its options and its script.
 
-    when: None, "odd" (true for about half of all inputs), "raises", or a dependency's name (true where it brought a result).
-    attempts: of its Retry; 1 is none. spawner: who may spawn it; None for a task of the graph.
-    loose: how often it is visited depends on timing, so nothing it does and returns may depend on its visit and feedback.
+    when: None, "odd" (true for about half of all inputs), "raises", or the name of a dependency
+        (true if it has a result).
+    attempts: those of its Retry; 1 for none.
+    script: for each visit, for each attempt, a Do; the last ones are repeated.
+    spawner: the task that may spawn it; None for a task of the graph.
+    loose: the number of its visits depends on timing, so nothing that it does or returns may
+        depend on its visit and feedback.
     """
 
     name: str
@@ -54,10 +60,12 @@ class Spec(NamedTuple):
 
 
 class Expected(NamedTuple):
-    """What should come of a run, by task name: the tasks that stand at its end.
+    """The expected end of a run, by task name, for the tasks that are part of it then.
 
-    errors: the type of what was raised, or "half" for PARTIAL. skipped: "skipped" or "ruled out". visits: how often each was
-    begun, and order: the names at each beginning; both mean something where nothing depends on timing.
+    errors: the type of the exception, or "half" for PARTIAL.
+    skipped: "skipped" or "ruled out".
+    visits: how often each task started; meaningful if nothing depends on timing.
+    order: the names at each start; likewise.
     """
 
     status: str
@@ -70,33 +78,39 @@ class Expected(NamedTuple):
 
 
 def stamp(name, *seen):
-    """A short text that is another one if anything that was seen is."""
-    return "{}:{:08x}".format(name, zlib.crc32(repr(seen).encode()))
+    """Return a short text that depends on everything that was seen."""
+    return f"{name}:{zlib.crc32(repr(seen).encode()):08x}"
 
 
 def does(spec, visit, attempt):
-    """The Do of one attempt."""
+    """Return the Do of one attempt."""
     attempts = spec.script[min(1 if spec.loose else visit, len(spec.script)) - 1]
     return attempts[min(attempt, len(attempts)) - 1]
 
 
 def act(spec, inputs, failed, feedback, visit, attempt):
-    """(Do, value to return) of one attempt. failed: names; inputs and feedback: values by names."""
+    """Return (Do, value) of one attempt. failed: names; inputs and feedback: values by name."""
     if spec.loose:
         visit, feedback = 1, {}
-    value = stamp(spec.name, list(inputs.items()), sorted(failed), sorted(feedback.items()), visit, attempt)
+    value = stamp(
+        spec.name, list(inputs.items()), sorted(failed), sorted(feedback.items()), visit, attempt
+    )
     return does(spec, visit, attempt), value
 
 
 def passes(when, inputs):
-    """What a task's `when` says to its inputs."""
+    """Return what a task's `when` returns for its inputs."""
     if when == "raises":
         raise LookupError("when cannot say")
-    return int(stamp("when", list(inputs.items()))[-1], 16) % 2 == 1 if when == "odd" else when in inputs
+    return (
+        int(stamp("when", list(inputs.items()))[-1], 16) % 2 == 1
+        if when == "odd"
+        else when in inputs
+    )
 
 
 class _Instance:
-    """A task of the run. fate: None (not decided), "ready", "skipped" or "ruled out"; over: settled, or will not be."""
+    """A task of the run. fate: None (not decided), "ready", "skipped" or "ruled out"."""
 
     def __init__(self, spec):
         self.spec = spec
@@ -124,44 +138,57 @@ class _Failure(Exception):
 class _Run:
     def __init__(self, specs):
         self.specs = {spec.name: spec for spec in specs}
-        self.tasks = {spec.name: _Instance(spec) for spec in specs if spec.spawner is None}  # in the order of adding
+        self.tasks = {
+            spec.name: _Instance(spec) for spec in specs if spec.spawner is None
+        }  # in the order of adding
         self.order = []
 
-    # Who is who
+    # Relations
 
     def dependents(self, name):
         return [task.name for task in self.tasks.values() if name in task.spec.depends_on]
 
     def descendants(self, names):
-        """Those names, and all that depends on them, near or far."""
+        """Return the names, and all tasks downstream of them."""
         found = list(names)
-        for name in found:  # grows while it is walked
+        for name in found:  # grows during the walk
             found += [dependent for dependent in self.dependents(name) if dependent not in found]
         return found
 
     def ancestors(self, name):
-        """The name, and all that it depends on, near or far."""
+        """Return the name, and all tasks upstream of it."""
         return [other for other in self.tasks if name in self.descendants([other])]
 
     # Fates
 
     def fate(self, task):
-        """Ready, skipped or ruled out; None while a dependency is not over. One that is gone counts as ruled out."""
+        """Return ready, skipped or ruled out; None while a dependency has not ended."""
         dependencies = [self.tasks[name] for name in task.spec.depends_on if name in self.tasks]
         if not all(dependency.over for dependency in dependencies):
             return None
-        if any(dependency.route is not None and task.name not in dependency.route for dependency in dependencies):
+        if any(
+            dependency.route is not None and task.name not in dependency.route
+            for dependency in dependencies
+        ):
             return "ruled out"
         fruitless = [
-            dependency for dependency in dependencies if dependency.status == "FAILED" or dependency.fate == "skipped"
+            dependency
+            for dependency in dependencies
+            if dependency.status == "FAILED" or dependency.fate == "skipped"
         ]
         if fruitless and not task.spec.allow_failure:
             return "skipped"
-        return "ready" if not task.spec.depends_on or self.inputs(task) or fruitless else "ruled out"
+        return (
+            "ready" if not task.spec.depends_on or self.inputs(task) or fruitless else "ruled out"
+        )
 
     def inputs(self, task):
         before = [self.tasks[name] for name in task.spec.depends_on if name in self.tasks]
-        return {dependency.name: dependency.result for dependency in before if dependency.status in WITH_RESULT}
+        return {
+            dependency.name: dependency.result
+            for dependency in before
+            if dependency.status in WITH_RESULT
+        }
 
     def failed(self, task):
         before = [self.tasks[name] for name in task.spec.depends_on if name in self.tasks]
@@ -180,7 +207,7 @@ class _Run:
                     changed = changed or task.fate is not None
 
     def execute(self, task):
-        """One visit, if it is to be: as many attempts as its Retry allows, and what comes of the last."""
+        """Make one visit: as many attempts as its Retry allows, and the effects of the last."""
         try:
             if task.spec.when is not None and not passes(task.spec.when, self.inputs(task)):
                 task.fate = "ruled out"
@@ -203,7 +230,7 @@ class _Run:
             except _Failure as failure:
                 kind = failure.args[0]
                 if attempt < task.spec.attempts and kind != "NonRetryableError":
-                    self.take_back(task.name)
+                    self.revoke(task.name)
                     continue
                 return task.settle("FAILED", error=kind)
             if do.end == "partial":
@@ -220,10 +247,10 @@ class _Run:
             raise _Failure("GraphError")
         self.tasks[name] = _Instance(spec)
 
-    def take_back(self, spawner):
-        """Remove what a task's attempt has spawned, and what that has."""
+    def revoke(self, spawner):
+        """Remove what a task's attempt spawned, transitively."""
         for name in [task.name for task in self.tasks.values() if task.spec.spawner == spawner]:
-            self.take_back(name)
+            self.revoke(name)
             del self.tasks[name]
 
     def route(self, task, names, value):
@@ -236,11 +263,12 @@ class _Run:
             if one.visits >= one.spec.max_visits:
                 return task.settle("FAILED", error="GraphError")
         for name in self.descendants(names):
-            if name in self.tasks:  # else it was spawned by one before it, and is gone
+            if name in self.tasks:  # otherwise an earlier one had spawned it
                 if self.tasks[name].fate is not None:
-                    self.tasks[name].feedback = {}  # it was for the visit that this loop undoes, whether that came or not
+                    # It was for the visit that this loop undoes.
+                    self.tasks[name].feedback = {}
                 self.tasks[name].reset()
-                self.take_back(name)
+                self.revoke(name)
         for name in set(names) & set(self.tasks):
             self.tasks[name].feedback[task.name] = value
 
@@ -251,13 +279,15 @@ class _Run:
 
 
 def interpret(specs, stop_on_failure=False, choose=lambda ready: ready[0]):
-    """What should come of a run of these Specs. choose: which of the ready tasks is executed next."""
+    """Return the expected end of a run. choose: picks the next task among the ready ones."""
     run = _Run(specs)
     while True:
         run.decide()
         if stop_on_failure and any(task.status == "FAILED" for task in run.tasks.values()):
             run.stop()
-        ready = [task for task in run.tasks.values() if task.fate == "ready" and task.status == "WAITING"]
+        ready = [
+            task for task in run.tasks.values() if task.fate == "ready" and task.status == "WAITING"
+        ]
         if not ready:
             break
         run.execute(choose(ready))

@@ -1,16 +1,20 @@
-"""Random scenarios for the reference interpreter and the scheduler, and the translation of one into a graph and a handler.
+"""Random scenarios for the reference and the scheduler, and their translation into graphs.
 
-What a run comes to is not determined by its scenario alone where loops have siblings: a task that is neither before nor behind
-a looping task, but behind a target of its loop, is visited as often as it happened to be started before the loop undid it. The
-strategy keeps away from outcomes that would depend on that, and from nothing else:
+A scenario alone does not determine the end of a run if loops have siblings: a task that is neither
+upstream nor downstream of a looping task, but downstream of the loop's target, is visited as often
+as it happened to start before the loop reset it. The strategy avoids only outcomes that depend on
+that:
 
-- such a task is `loose`: its script, result and number of visits allowed depend neither on its visit nor on feedback; how
-  often it was visited is not compared
-- a loop that would undo a looping task which is neither before nor behind it is left out, as two such would race
-- a spawned task that loops depends on its spawner, and that on its own, so that it starts after the attempt is over
-- what a spawned task depends on is there whenever its spawner is: tasks of the graph, its spawner, what that has spawned
-- each name is spawned by one task alone, and of what may be spawned a Route names only what its own task spawns
-- a spawned task that loops has visits to spare, since its own loop may take it back, and a new one begins at visit 1
+- such a task is `loose`: its script, result and allowed visits depend neither on its visit nor on
+  feedback, and its number of visits is not compared
+- a loop that would reset another looping task which is neither upstream nor downstream is left out,
+  because the two would race
+- a spawned task that loops depends on its spawner, and so on, so that it starts after the attempt
+- the dependencies of a spawned task exist whenever its spawner does: tasks of the graph, its
+  spawner, and what that has spawned
+- only one task spawns each name, and a Route names no spawned tasks but those of its own task
+- a spawned task that loops has visits to spare, since its own loop may revoke it, and the next one
+  starts at visit 1
 """
 
 from typing import NamedTuple
@@ -27,51 +31,60 @@ ANY = 50
 
 
 class Relations:
-    """Who is before whom in a scenario in which everything is there that may be spawned."""
+    """The order of tasks in a scenario, as if everything that may be spawned existed."""
 
     def __init__(self, specs):
         self.specs = {spec.name: spec for spec in specs}
 
     def behind(self, names, spawned):
-        """Those names and all that depends on them; where `spawned`, also all that these spawn."""
+        """Return the names and all tasks downstream; with `spawned`, also what these spawn."""
         found = list(names)
-        for name in found:  # grows while it is walked
+        for name in found:  # grows during the walk
             for spec in self.specs.values():
-                if (name in spec.depends_on or (spawned and spec.spawner == name)) and spec.name not in found:
+                if (
+                    name in spec.depends_on or (spawned and spec.spawner == name)
+                ) and spec.name not in found:
                     found.append(spec.name)
         return found
 
     def before(self, name):
-        """The name and all that it depends on."""
+        """Return the name and all tasks upstream of it."""
         return [other for other in self.specs if name in self.behind([other], False)]
 
     def ordered(self, one, other):
-        """Whether one never executes while the other does."""
+        """Return whether one never executes while the other does."""
         return other in self.behind([one], False) or one in self.behind([other], False)
 
     def loops(self, spec):
-        """The names in all of its Routes that go back."""
+        """Return the names in all of its Routes that go back."""
         before = self.before(spec.name)
         return {
-            name for attempts in spec.script for do in attempts if do.end == "route" for name in do.names if name in before
+            name
+            for attempts in spec.script
+            for do in attempts
+            if do.end == "route"
+            for name in do.names
+            if name in before
         }
 
     def undone(self, spec):
-        """All that its loops may undo or take back."""
+        """Return all tasks that its loops may reset or revoke."""
         return self.behind(sorted(self.loops(spec)), True)
 
-    def taken_back(self, name, undone):
-        """Whether one that the name was spawned by, near or far, is undone."""
+    def revoked(self, name, undone):
+        """Return whether one of the spawners of the name, transitively, is undone."""
         spawner = self.specs[name].spawner
-        return spawner is not None and (spawner in undone or self.taken_back(spawner, undone))
+        return spawner is not None and (spawner in undone or self.revoked(spawner, undone))
 
     def waits_for_its_spawners(self, name):
         spec = self.specs[name]
-        return spec.spawner is None or (spec.spawner in spec.depends_on and self.waits_for_its_spawners(spec.spawner))
+        return spec.spawner is None or (
+            spec.spawner in spec.depends_on and self.waits_for_its_spawners(spec.spawner)
+        )
 
 
 def determined(specs):
-    """The scenario without the loops that race, and with its loose tasks marked as such."""
+    """Return the scenario without loops that race, and with its loose tasks marked."""
     relations = Relations(specs)
     loopers = []
     for spec in specs:
@@ -94,7 +107,7 @@ def determined(specs):
             if (
                 spec.name in undone
                 and not relations.ordered(spec.name, looper)
-                and not relations.taken_back(spec.name, undone)
+                and not relations.revoked(spec.name, undone)
             ):
                 first = relations.specs[spec.name].script[:1]
                 relations.specs[spec.name] = spec._replace(loose=True, max_visits=ANY, script=first)
@@ -106,16 +119,19 @@ def determined(specs):
 def _without_loops(spec, relations):
     back = relations.before(spec.name)
     return tuple(
-        tuple(Do("return", (), do.spawns) if do.end == "route" and set(do.names) & set(back) else do for do in attempts)
+        tuple(
+            Do("return", (), do.spawns) if do.end == "route" and set(do.names) & set(back) else do
+            for do in attempts
+        )
         for attempts in spec.script
     )
 
 
 @strategies.composite
 def scenarios(draw):
-    """Up to ten Specs in the order of adding, which is not always an order in which they could run.
+    """Draw up to ten Specs in the order of adding, which need not be an order of execution.
 
-    Up to three of them may be spawned. What is simpler comes first everywhere, for shrinking.
+    Up to three of them may be spawned. Simpler choices come first everywhere, for shrinking.
     """
 
     def number(least, greatest):
@@ -133,21 +149,27 @@ def scenarios(draw):
             chosen.append(left.pop(number(0, len(left) - 1)))
         return tuple(chosen)
 
-    names = ["t{}".format(place) for place in range(number(3, 7) if often(80) else number(1, 3))]
+    names = [f"t{index}" for index in range(number(3, 7) if often(80) else number(1, 3))]
     plain, spawners = {}, {}
-    for place, name in enumerate(names):
-        before = names[:place]
+    for index, name in enumerate(names):
+        before = names[:index]
         plain[name] = some(before[-2:] if often(60) else before, 1 if often(75) else 0, 3)
-    for place in range(number(0, 3) if often(60) else 0):
-        name, spawner = "s{}".format(place), choice(list(plain) + 2 * list(spawners))
+    for index in range(number(0, 3) if often(60) else 0):
+        name, spawner = f"s{index}", choice(list(plain) + 2 * list(spawners))
         siblings = [other for other in spawners if spawners[other] == spawner]
         depends_on = some(names + siblings, 0, 2) if often(50) else ()
-        plain[name] = ((spawner,) if often(60) else ()) + tuple(one for one in depends_on if one != spawner)
+        plain[name] = ((spawner,) if often(60) else ()) + tuple(
+            one for one in depends_on if one != spawner
+        )
         spawners[name] = spawner
-    bare = Relations([Spec(name, depends_on, spawner=spawners.get(name)) for name, depends_on in plain.items()])
+    bare = Relations(
+        [Spec(name, depends_on, spawner=spawners.get(name)) for name, depends_on in plain.items()]
+    )
 
     def script(name, calm):
-        behind = [other for other in plain if name in plain[other] and spawners.get(other) in (None, name)]
+        behind = [
+            other for other in plain if name in plain[other] and spawners.get(other) in (None, name)
+        ]
         back = bare.before(name)
         mine = [other for other in spawners if spawners[other] == name]
         ends = ["return"] * (24 if calm else 4) + ["partial", "fail", "fail", "fatal"]
@@ -158,8 +180,12 @@ def scenarios(draw):
             spawned = tuple(other for other in mine if not often(15))
             if often(3):
                 spawned += (choice([DUPLICATE, UNKNOWN_DEPENDENCY, UNKNOWN_TYPE]),)
-            if often(3):  # a name that nobody has, alone or not, or one that is right only where it happens to be
-                return Do("route", some(behind, 0, 2) + ("nowhere",) if often(50) else (choice(names),), spawned)
+            if often(3):  # an unknown name, or any name, which is valid only by chance
+                return Do(
+                    "route",
+                    some(behind, 0, 2) + ("nowhere",) if often(50) else (choice(names),),
+                    spawned,
+                )
             end = choice(ends)
             if end == "route":
                 return Do("route", some(behind, 0 if often(20) else 1, 3), spawned)
@@ -169,7 +195,7 @@ def scenarios(draw):
                 return Do("route", chosen + (some(behind, 0, 1) if often(15) else ()), spawned)
             return Do(end, (), spawned)
 
-        # Most loops end of themselves, since the last visit's Do is that of all further ones.
+        # Most loops end by themselves, since the Do of the last visit is repeated.
         visits = [tuple(do() for _ in range(number(1, 3))) for _ in range(number(1, 3))]
         return tuple(visits if often(15) else visits + [(Do("return", (), visits[-1][-1].spawns),)])
 
@@ -178,7 +204,18 @@ def scenarios(draw):
         when = choice(["odd"] * 6 + list(depends_on) + ["raises"]) if often(12) else None
         attempts, max_visits = choice([1, 1, 1, 2, 3]), choice([5, 5, 3, 2, 1])
         calm = not often(50)
-        specs.append(Spec(name, depends_on, often(25), when, attempts, max_visits, script(name, calm), spawners.get(name)))
+        specs.append(
+            Spec(
+                name,
+                depends_on,
+                often(25),
+                when,
+                attempts,
+                max_visits,
+                script(name, calm),
+                spawners.get(name),
+            )
+        )
     if often(25):
         specs = list(some(specs, len(specs), len(specs)))
     return determined(specs)
@@ -188,15 +225,17 @@ def scenarios(draw):
 
 
 def raised(error):
-    """What the reference says of a task's error: the type of what was raised, or the error of a Partial."""
+    """Return the type name at the start of a task's error, or the error of a Partial."""
     return error.split(":")[0]
 
 
 class Entry(NamedTuple):
-    """What an attempt was given at its start; or, if `ended`, the same at its end, the value that came of it, and
-    whether its cancellation had been cancelled.
+    """What an attempt received.
 
-    unready: dependencies that were not settled, or whose results were not those in inputs.
+    unready: dependencies that were not final, or whose results were not those in inputs.
+    ended: whether this was logged at its end, and not at its start.
+    value: what it returned; at its end.
+    cancelled: whether its token was cancelled; at its end.
     """
 
     name: str
@@ -212,7 +251,7 @@ class Entry(NamedTuple):
 
 
 def options(spec, pause=lambda: None):
-    """The options of add() and spawn(); those that are the default are not given. pause: called in the condition."""
+    """Return the arguments of add() and spawn() that are not defaults. pause: for the condition."""
 
     def met(inputs):
         pause()
@@ -231,7 +270,7 @@ def options(spec, pause=lambda: None):
 
 
 def graph_of(specs, pause=lambda: None):
-    """The graph of a scenario; what may be spawned is not in it."""
+    """Return the graph of a scenario, without what may be spawned."""
     graph = TaskGraph()
     for spec in specs:
         if spec.spawner is None:
@@ -240,9 +279,10 @@ def graph_of(specs, pause=lambda: None):
 
 
 class Actor:
-    """The handler of a scenario's tasks: it plays their scripts, and keeps a log of what it was given.
+    """The handler of a scenario's tasks: plays their scripts, and logs what it received.
 
-    graph: the one that runs. pause: called where another handler may go on, for an executor that lets them take turns.
+    graph: the graph that runs.
+    pause: called where an executor may switch to another handler.
     """
 
     def __init__(self, specs, graph, pause=lambda: None):
@@ -256,25 +296,34 @@ class Actor:
         entry = self._look(spec, task, context)
         self.log.append(entry)
         self.pause()
-        do, value = act(spec, context.inputs, list(context.failed), context.feedback, context.visit, context.attempt)
+        do, value = act(
+            spec,
+            context.inputs,
+            list(context.failed),
+            context.feedback,
+            context.visit,
+            context.attempt,
+        )
         try:
             for name in do.spawns:
                 self._spawn(name, context)
                 self.pause()
         finally:
-            # In the log before it can be seen by any task that depends on it.
-            self.log.append(entry._replace(ended=True, value=value, cancelled=context.cancellation.cancelled))
+            # Logged before a dependent task can see the result.
+            self.log.append(
+                entry._replace(ended=True, value=value, cancelled=context.cancellation.cancelled)
+            )
         if do.end == "fail":
-            raise ValueError("{} fails".format(spec.name))
+            raise ValueError(f"{spec.name} fails")
         if do.end == "fatal":
-            raise NonRetryableError("{} fails for good".format(spec.name))
+            raise NonRetryableError(f"{spec.name} fails for good")
         if do.end == "partial":
             return Partial(value, "half")
         return Route(*do.names, result=value) if do.end == "route" else value
 
     def _look(self, spec, task, context):
         unready = []
-        # A visit that may be undone while it goes on may be undone before this look. What was spawned is not in the graph.
+        # A loose task may be undone before this check; spawned tasks are not in the graph.
         for name in [] if spec.loose or spec.spawner else spec.depends_on:
             if name in self.graph:
                 status, result, _ = self.graph[name].snapshot()
@@ -283,7 +332,13 @@ class Actor:
                 if status.name == "EXECUTING" or brought != given:
                     unready.append((name, status.name))
         return Entry(
-            context.name, task.id, context.visit, context.attempt, dict(context.inputs), dict(context.feedback), unready
+            context.name,
+            task.id,
+            context.visit,
+            context.attempt,
+            dict(context.inputs),
+            dict(context.feedback),
+            unready,
         )
 
     def _spawn(self, name, context):

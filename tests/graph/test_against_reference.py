@@ -1,4 +1,4 @@
-"""Random runs, on every kind of executor, against the reference interpreter, and what their events tell."""
+"""Random runs on every kind of executor, compared with the reference interpreter."""
 
 import queue
 import random
@@ -9,22 +9,30 @@ import hypothesis
 import pytest
 from hypothesis import strategies
 
-from asimov_sync import RunFinished, TaskFinished, TaskRetried, TaskScheduler, TaskSkipped, TaskStarted, TaskStatus
+from asimov_sync import (
+    RunFinished,
+    TaskFinished,
+    TaskRetried,
+    TaskScheduler,
+    TaskSkipped,
+    TaskStarted,
+    TaskStatus,
+)
 
 from ..tiers import suite
 from ..waiting import DEADLINE
 from .reference import Do, Spec, does, interpret
 from .scenarios import Actor, Relations, determined, graph_of, raised, scenarios
 
-# Executors of the test's own
+# Executors
 
 
 class Seeded(Executor):
-    """Executes what was submitted on the thread that calls `drive`, one whole call at a time, in a seeded order."""
+    """Executes submitted calls on the thread that calls `drive`, one at a time, in seeded order."""
 
     def __init__(self, seed):
         self._chance = random.Random(seed)
-        self._arrivals = queue.SimpleQueue()  # of calls that can go on
+        self._arrivals = queue.SimpleQueue()  # calls that can continue
         self._pending = []
 
     def submit(self, function, *args, **kwargs):
@@ -33,10 +41,10 @@ class Seeded(Executor):
         return future
 
     def pause(self):
-        """Called by handlers where another may go on; here none may."""
+        """Switch to another handler, where the executor does that; not here."""
 
     def drive(self, run):
-        """Execute calls until the run is over, and those that are left then."""
+        """Execute calls until the run has ended, and then those that are left."""
         while not run.done() or self._pending or not self._arrivals.empty():
             while not self._arrivals.empty() or not self._pending:
                 self._pending.append(self._arrivals.get(timeout=DEADLINE))
@@ -52,11 +60,11 @@ class Seeded(Executor):
 
 
 class Interleaved(Seeded):
-    """Executes each call on a thread of its own, one of them at a time: at each pause of a handler any other may go on."""
+    """Executes calls on threads of their own, one running at a time; they switch at each pause."""
 
     def __init__(self, seed):
         super().__init__(seed)
-        self._turns = queue.SimpleQueue()  # told when the thread whose turn it was has paused or ended
+        self._turns = queue.SimpleQueue()  # notified when the running thread has paused or ended
         self._mine = threading.local()
 
     def pause(self):
@@ -78,23 +86,25 @@ class Interleaved(Seeded):
         self._turns.put(None)
 
 
-# What is compared
+# Comparisons
 
 
 def kind(reason):
-    """Whether a reason in `result.skipped` is that of a task that was skipped, or of one that was ruled out."""
+    """Return whether a reason in `result.skipped` means skipped or ruled out."""
     return "skipped" if reason.startswith(("its dependency", "the run")) else "ruled out"
 
 
 def compare(specs, result, actor):
-    """What came of a run, and what its handlers were given, is what the reference says."""
+    """Check the run's result, and what its handlers received, against the reference."""
     expected = interpret(specs)
     assert {name: task.status.name for name, task in result.tasks.items()} == expected.statuses
     assert result.results == expected.results
     assert {name: raised(error) for name, error in result.errors.items()} == expected.errors
     assert {name: kind(reason) for name, reason in result.skipped.items()} == expected.skipped
     assert result.status.name == expected.status
-    assert set(result.exceptions) == {name for name, status in expected.statuses.items() if status == "FAILED"}
+    assert set(result.exceptions) == {
+        name for name, status in expected.statuses.items() if status == "FAILED"
+    }
     visits = dict.fromkeys(expected.visits, 0)
     for entry in actor.log:
         if entry.name in visits and entry.task_id == result.tasks[entry.name].id:
@@ -106,9 +116,9 @@ def compare(specs, result, actor):
 
 
 def look_through(specs, log):
-    """No handler was started before its dependencies were settled; its inputs are what they brought, in this very visit."""
+    """Check that handlers started after their dependencies ended, with inputs of this visit."""
     before = {spec.name: spec.depends_on for spec in specs}
-    # No visit of a calm one is undone while it goes on.
+    # No running visit of a task that is not loose is undone.
     calm = {spec.name for spec in specs if not spec.loose and spec.spawner is None}
     last, values = {}, {}
     for entry in log:
@@ -126,10 +136,12 @@ def look_through(specs, log):
 
 
 def follow(specs, events, result):
-    """The events of a run tell one story, in which nothing starts before what it depends on is over, and end as the result."""
-    assert [place for place, event in enumerate(events, 1) if isinstance(event, RunFinished)] == [len(events)]
+    """Check that the events are consistent, in order, and end as the result says."""
+    assert [index for index, event in enumerate(events, 1) if isinstance(event, RunFinished)] == [
+        len(events)
+    ]
     relations = Relations(specs)
-    stories = {}  # by name: its last event, or nothing since it was undone
+    stories = {}  # by name: its last event, if it was not undone since
     begun = {}  # by name: its last TaskStarted
     for event in events[:-1]:
         name, before = event.name, stories.get(event.name)
@@ -139,7 +151,9 @@ def follow(specs, events, result):
         if isinstance(event, TaskStarted) and event.attempt == 1:
             assert before is None
             for dependency in spec.depends_on:
-                assert isinstance(stories.get(dependency), (TaskFinished, TaskSkipped)), "started before its dependencies were"
+                assert isinstance(stories.get(dependency), (TaskFinished, TaskSkipped)), (
+                    "started before its dependencies were"
+                )
             visit = begun[name].visit + 1 if name in begun else 1
             assert event.visit >= visit if spec.loose else event.visit == visit
         elif isinstance(event, TaskStarted):
@@ -153,7 +167,7 @@ def follow(specs, events, result):
             assert (event.error is not None) and event.wait == 0
         else:
             assert isinstance(event, TaskFinished) and event.task.status.is_final
-            if before is None:  # its `when` raised, or it would have been one visit too many
+            if before is None:  # its `when` raised, or it had no visit left
                 assert event.task.status is TaskStatus.FAILED
             else:
                 assert isinstance(before, TaskStarted)
@@ -163,7 +177,9 @@ def follow(specs, events, result):
         elif isinstance(event, TaskRetried):
             forget(relations, [name], stories, begun)
         elif isinstance(event, TaskFinished) and event.task.status is TaskStatus.COMPLETE:
-            back = set(does(spec, begun[name].visit, begun[name].attempt).names) & set(relations.before(name))
+            back = set(does(spec, begun[name].visit, begun[name].attempt).names) & set(
+                relations.before(name)
+            )
             if back:
                 undone = relations.behind(sorted(back), False)
                 for one in undone:
@@ -179,7 +195,7 @@ def follow(specs, events, result):
 
 
 def look_at_the_cancelled(events, log, serial):
-    """What counts was never cancelled; where handlers take turns (`serial`), all that was undone as it went on was."""
+    """Check that no attempt that counts was cancelled; if `serial`, that each undone one was."""
     begun, undone = {}, set()
     for event in events[:-1]:
         if isinstance(event, TaskStarted):
@@ -195,15 +211,15 @@ def look_at_the_cancelled(events, log, serial):
 
 
 def forget(relations, names, stories, begun):
-    """What these had spawned is gone, and what that had."""
+    """Remove what these tasks spawned, transitively."""
     for name in relations.behind(names, True):
-        if relations.taken_back(name, names):
+        if relations.revoked(name, names):
             stories.pop(name, None)
             begun.pop(name, None)
 
 
 def check(specs, result, events, actor, serial=False):
-    """All of the above."""
+    """Make all checks above."""
     look_at_the_cancelled(events, actor.log, serial)
     compare(specs, result, actor)
     look_through(specs, actor.log)
@@ -212,12 +228,12 @@ def check(specs, result, events, actor, serial=False):
 
 @pytest.fixture(scope="module")
 def threads():
-    """A scheduler on four threads, for all examples."""
+    """Return a scheduler on four threads, for all examples."""
     with TaskScheduler(max_workers=4) as scheduler:
         yield scheduler
 
 
-# Scenarios that chance would seldom come by
+# Scenarios that are rare at random
 
 
 def back(*names, spawns=()):
@@ -227,7 +243,11 @@ def back(*names, spawns=()):
 DONE = (Do(),)
 
 SELDOM = {
-    "a loop that goes on and back at once": [Spec("a"), Spec("b", ("a",), script=(back("a", "c"),)), Spec("c", ("b",))],
+    "a Route that goes forwards and backwards": [
+        Spec("a"),
+        Spec("b", ("a",), script=(back("a", "c"),)),
+        Spec("c", ("b",)),
+    ],
     "one visit too many of a task between": [
         Spec("a"),
         Spec("b", ("a",), max_visits=1),
@@ -251,19 +271,19 @@ SELDOM = {
         Spec("b", ("a",)),
         Spec("c", ("b",), script=(back("a", "b"), DONE)),
     ],
-    "what the spawned spawn, taken back by a retry": [
+    "spawned tasks that spawn, revoked by a retry": [
         Spec("a", attempts=2, script=((Do("fail", (), ("s",)), Do()),)),
         Spec("s", script=((Do(spawns=("t",)),),), spawner="a"),
         Spec("t", script=((Do(spawns=("u",)),),), spawner="s"),
         Spec("u", spawner="t"),
     ],
-    "what the spawned spawn, taken back by a loop": [
+    "spawned tasks that spawn, revoked by a loop": [
         Spec("a", script=((Do(spawns=("s",)),), (Do(spawns=("s",)),), DONE)),
         Spec("s", ("a",), script=((Do(spawns=("t", "u")),),), spawner="a"),
         Spec("t", ("s",), script=(back("a"),), max_visits=50, spawner="s"),
         Spec("u", ("t",), spawner="s"),
     ],
-    "siblings of a loop, which may be undone as they go on": [
+    "siblings of a loop, which may be undone while they run": [
         Spec("a"),
         Spec("b", ("a",), script=(back("a"), back("a"), DONE)),
         Spec("c", ("a",)),
@@ -274,7 +294,9 @@ SELDOM = {
     ],
     "a loop of a task that is in the way of its own retry": [
         Spec("a"),
-        Spec("b", ("a",), attempts=2, script=((Do("fail"), Do("route", ("a",))), (Do("fail"), Do()))),
+        Spec(
+            "b", ("a",), attempts=2, script=((Do("fail"), Do("route", ("a",))), (Do("fail"), Do()))
+        ),
         Spec("c", ("b",)),
     ],
 }
@@ -282,8 +304,8 @@ SELDOM = {
 
 @suite
 @pytest.mark.parametrize("name", list(SELDOM))
-def test_what_is_seldom(threads, name):
-    """Each in all four modes."""
+def test_rare_scenarios(threads, name):
+    """Scenarios that are rare at random, each in all four modes."""
     specs = determined(SELDOM[name])
     played(specs, threads)
     with TaskScheduler(max_workers=0) as scheduler:
@@ -308,7 +330,7 @@ def played(specs, scheduler):
 @hypothesis.settings(max_examples=400)
 @hypothesis.given(scenarios())
 def test_on_threads(threads, specs):
-    """On four threads, every scenario comes to what the reference says."""
+    """On four threads, every scenario ends as the reference says."""
     played(specs, threads)
 
 
@@ -316,30 +338,37 @@ def test_on_threads(threads, specs):
 @hypothesis.settings(max_examples=300)
 @hypothesis.given(scenarios())
 def test_on_the_calling_thread(specs):
-    """On the calling thread too, and there tasks are begun in the very order of the reference."""
+    """On the calling thread, too, and tasks start in the order of the reference."""
     with TaskScheduler(max_workers=0) as scheduler:
         played(specs, scheduler)
-        begun = [entry.name for entry in scheduler.handlers["act"].log if not entry.ended and entry.attempt == 1]
+        begun = [
+            entry.name
+            for entry in scheduler.handlers["act"].log
+            if not entry.ended and entry.attempt == 1
+        ]
         assert begun == interpret(specs).order
 
 
 def stopped(specs, scheduler):
-    """Run a scenario that stops at its first failure: what is true then whatever the order, and the result."""
+    """Run a scenario that stops at its first failure; check what holds in any order."""
     graph = graph_of(specs)
     scheduler.handlers["act"] = Actor(specs, graph)
     events = list(scheduler.stream(graph, on_failure="stop", timeout=DEADLINE))
     failures = [
-        place
-        for place, event in enumerate(events[:-1])
+        index
+        for index, event in enumerate(events[:-1])
         if isinstance(event, TaskFinished) and event.task.status is TaskStatus.FAILED
     ]
     later = events[failures[0] + 1 :] if failures else []
     assert not any(isinstance(event, (TaskStarted, TaskRetried)) for event in later)
     result = events[-1].result
-    assert set(result.skipped) == {name for name, task in result.tasks.items() if task.status is TaskStatus.WAITING}
+    assert set(result.skipped) == {
+        name for name, task in result.tasks.items() if task.status is TaskStatus.WAITING
+    }
     assert all(task.status.is_final or name in result.skipped for name, task in result.tasks.items())
     assert (result.status is TaskStatus.COMPLETE) == all(
-        task.status is TaskStatus.COMPLETE or kind(result.skipped.get(name, "the run")) == "ruled out"
+        task.status is TaskStatus.COMPLETE
+        or kind(result.skipped.get(name, "the run")) == "ruled out"
         for name, task in result.tasks.items()
     )
     return result
@@ -348,12 +377,12 @@ def stopped(specs, scheduler):
 @suite
 @hypothesis.settings(max_examples=150)
 @hypothesis.given(scenarios())
-def test_stopping(threads, specs):
-    """With on_failure="stop", nothing is started after a failure, on threads and on the calling thread."""
+def test_stop_on_failure(threads, specs):
+    """With on_failure="stop" nothing starts after a failure, on threads and inline."""
     stopped(specs, threads)
     with TaskScheduler(max_workers=0) as scheduler:
         result = stopped(specs, scheduler)
-    if all(spec.when != "raises" for spec in specs):  # as two of them may fail at once
+    if all(spec.when != "raises" for spec in specs):  # because two of them may fail at once
         expected = interpret(specs, stop_on_failure=True)
         assert {name: task.status.name for name, task in result.tasks.items()} == expected.statuses
         assert result.results == expected.results and result.status.name == expected.status
@@ -373,7 +402,7 @@ def driven(specs, executor):
 @hypothesis.settings(max_examples=250)
 @hypothesis.given(scenarios(), strategies.integers(0, 2**32))
 def test_in_a_seeded_order(specs, seed):
-    """On an executor that calls one handler after the other, in any order, every scenario comes to the same."""
+    """On an executor that makes the calls in any order, every scenario ends the same."""
     driven(specs, Seeded(seed))
 
 
@@ -381,5 +410,5 @@ def test_in_a_seeded_order(specs, seed):
 @hypothesis.settings(max_examples=150)
 @hypothesis.given(scenarios(), strategies.integers(0, 2**32))
 def test_interleaved(specs, seed):
-    """And where handlers are interleaved in any way, so that some go on long after they were undone."""
+    """Also if handlers are interleaved in any way, and some run long after they were undone."""
     driven(specs, Interleaved(seed))

@@ -1,4 +1,4 @@
-"""The pure run state in every order: small graphs whole, in all the ways in which their tasks can be taken and settled."""
+"""RunState in every order: small graphs, exhaustively, in all orders of starts and ends."""
 
 import itertools
 import random
@@ -16,14 +16,14 @@ pytestmark = suite
 NAMES = "abcde"
 
 COUNT_OF_FOUR, COUNT_OF_FIVE, COUNT_OF_LOOPS = 3736, 11533, 6408
-"""How many scenarios there are: none of them is to get lost."""
+"""The numbers of scenarios, so that none is lost unnoticed."""
 
 EVERY = by_tier(5, soak=1)
-"""Of which scenarios all orders are gone through: of each in the soak tier, of every fifth in the suite."""
+"""All orders are tried for every scenario in the soak tier, for every fifth one in the suite."""
 
 
 def graphs(size):
-    """The dependencies of every acyclic graph of that many tasks, one for all that are the same but for their names."""
+    """Return the dependencies of every acyclic graph of a size, up to renaming of its tasks."""
     edges = [(before, after) for after in range(size) for before in range(after)]
     seen = set()
     for chosen in itertools.product([False, True], repeat=len(edges)):
@@ -31,30 +31,37 @@ def graphs(size):
         if frozenset(graph) not in seen:
             for order in itertools.permutations(range(size)):
                 seen.add(frozenset((order[before], order[after]) for before, after in graph))
-            yield [tuple(NAMES[before] for before, after in graph if after == place) for place in range(size)]
+            yield [
+                tuple(NAMES[before] for before, after in graph if after == index)
+                for index in range(size)
+            ]
 
 
 def subsets(values):
-    return [chosen for size in range(len(values) + 1) for chosen in itertools.combinations(values, size)]
+    return [
+        chosen for size in range(len(values) + 1) for chosen in itertools.combinations(values, size)
+    ]
 
 
 def ways(name, dependencies):
-    """What a task may do that makes a difference to others: complete, be partial, fail, or route to some of its dependents."""
-    behind = [NAMES[place] for place, before in enumerate(dependencies) if name in before]
-    return [Do(), Do("partial"), Do("fail")] + [Do("route", names) for names in subsets(behind)[:-1]]
+    """Return how a task can end as far as others are concerned: complete, partial, fail, routes."""
+    behind = [NAMES[index] for index, before in enumerate(dependencies) if name in before]
+    return [Do(), Do("partial"), Do("fail")] + [
+        Do("route", names) for names in subsets(behind)[:-1]
+    ]
 
 
 def specs_of(dependencies, dos, allowing=()):
     return [
-        Spec(NAMES[place], before, NAMES[place] in allowing, script=((do,),))
-        for place, (before, do) in enumerate(zip(dependencies, dos))
+        Spec(NAMES[index], before, NAMES[index] in allowing, script=((do,),))
+        for index, (before, do) in enumerate(zip(dependencies, dos))
     ]
 
 
 def explore(specs, number):
-    """Go through all orders of the scenario of this number.
+    """Try all orders of the scenario of this number.
 
-    Returns False for a duplicate: a scenario in which a task that never starts would do other than complete.
+    Returns False for a duplicate: a scenario in which a task that never starts differs.
     """
     expected = interpret(specs)
     if any(spec.script != ((Do(),),) and spec.name not in expected.order for spec in specs):
@@ -65,7 +72,7 @@ def explore(specs, number):
 
 
 def test_every_graph_of_up_to_four_tasks():
-    """Each task completes, fails, or routes to any behind it, one is partial; failure is allowed to none, to all or to one."""
+    """Tasks complete, fail or route forwards, one is partial; none, all or one allow failure."""
     count = 0
     for size in range(1, 5):
         for dependencies in graphs(size):
@@ -81,16 +88,18 @@ def test_every_graph_of_up_to_four_tasks():
 
 
 def test_every_graph_of_five_tasks():
-    """One task fails, is partial, or routes to at most one behind it; or one fails, and another is partial or routes to none.
+    """One task fails, is partial or routes to at most one dependent, or one fails and one does not.
 
-    The others complete.
+    The second of two is partial or routes to none; the others complete.
     """
     count = 0
     for dependencies in graphs(5):
         others = {name: ways(name, dependencies)[1:] for name in NAMES}
         for odd in subsets(NAMES)[1:16]:
             for chosen in itertools.product(*[others[name] for name in odd]):
-                if any(len(do.names) > 2 - len(odd) for do in chosen) or len(set(chosen)) < len(odd):
+                if any(len(do.names) > 2 - len(odd) for do in chosen) or len(set(chosen)) < len(
+                    odd
+                ):
                     continue
                 if len(odd) == 2 and Do("partial") in chosen and Do("fail") not in chosen:
                     continue
@@ -101,7 +110,7 @@ def test_every_graph_of_five_tasks():
 
 
 def loops_of(dependencies):
-    """Every loop back that a task of the graph can make: to itself, or to one or two of those before it."""
+    """Return every loop that a task can make: to itself, or to one or two tasks upstream."""
     bare = Relations([Spec(name, before) for name, before in zip(NAMES, dependencies)])
     for name in NAMES[: len(dependencies)]:
         for targets in subsets(bare.before(name)):
@@ -110,7 +119,7 @@ def loops_of(dependencies):
 
 
 def test_every_loop_in_graphs_of_up_to_four_tasks():
-    """One task goes back once, twice, or until that is refused; one other may fail, route past some, or be one visit short."""
+    """One task loops once, twice or until refused; another fails, routes or lacks a visit."""
     count = 0
     for size in range(1, 5):
         for dependencies in graphs(size):
@@ -119,10 +128,12 @@ def test_every_loop_in_graphs_of_up_to_four_tasks():
                 for back, most in ((1, 5), (2, 2), (1, 1)):
                     loop = ((Do("route", targets),),) * back + (((Do(),),) if most > 1 else ())
                     odd = [("", Do(), most)]
-                    if most > 1:  # else the loop is refused, and the rest is another test's
+                    if most > 1:  # otherwise the loop is refused, which another test covers
                         others = [name for name in names if name != looper]
                         odd += [
-                            (name, do, most) for name in others for do in ways(name, dependencies)[2 : 3 if back > 1 else None]
+                            (name, do, most)
+                            for name in others
+                            for do in ways(name, dependencies)[2 : 3 if back > 1 else None]
                         ]
                         odd += [(name, Do(), 1) for name in others if name not in targets]
                     for other, do, visits in odd:
@@ -132,7 +143,9 @@ def test_every_loop_in_graphs_of_up_to_four_tasks():
                                 before,
                                 allow_failure=most == 2,
                                 max_visits=visits if name == other else most,
-                                script=loop if name == looper else ((do if name == other else Do(),),),
+                                script=loop
+                                if name == looper
+                                else ((do if name == other else Do(),),),
                             )
                             for name, before in zip(names, dependencies)
                         ]
@@ -143,7 +156,7 @@ def test_every_loop_in_graphs_of_up_to_four_tasks():
 @hypothesis.settings(max_examples=300)
 @hypothesis.given(scenarios(), strategies.integers(0, 2**32))
 def test_any_scenario_in_any_order(specs, seed):
-    """Also with conditions, retries, several loops and spawned tasks: whatever the order, the end is that of the reference."""
+    """Also with conditions, retries, several loops and spawns the end is that of the reference."""
     chance, run = random.Random(seed), ByHand(specs)
     moves = run.moves()
     while moves:
@@ -154,8 +167,8 @@ def test_any_scenario_in_any_order(specs, seed):
 
 @hypothesis.settings(max_examples=200)
 @hypothesis.given(scenarios(), strategies.integers(0, 2**32))
-def test_the_reference_depends_on_no_order(specs, seed):
-    """What the strategy calls determined is: the reference itself comes to the same, whichever ready task it takes first."""
+def test_reference_does_not_depend_on_order(specs, seed):
+    """For scenarios that the strategy calls determined, the reference's order is irrelevant."""
     expected, other = interpret(specs), interpret(specs, choose=random.Random(seed).choice)
     assert other[:5] == expected[:5]
     calm = {spec.name for spec in specs if not spec.loose}

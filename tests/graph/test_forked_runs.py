@@ -1,4 +1,4 @@
-"""Fork in the middle of a run: the child's scheduler works, and the parent's runs are none of its business."""
+"""Fork in the middle of a run: the child's scheduler works, the parent's runs are not affected."""
 
 import gc
 import os
@@ -14,8 +14,8 @@ from .graphs import single, wide
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 
 
-def test_the_parents_runs_in_a_child():
-    """A child may close the scheduler, cancel, drop the events and ask: at once, and the parent's run goes on."""
+def test_parents_runs_in_a_child():
+    """A child can close, cancel, drop events and ask; the parent's run continues."""
     gate, touched = threading.Event(), []
 
     def wait(task, context):
@@ -23,13 +23,16 @@ def test_the_parents_runs_in_a_child():
         gate.wait(20)
         return "done"
 
-    with TaskScheduler({"wait": wait, "quick": lambda task, context: 1}, max_workers=2) as scheduler:
+    with TaskScheduler(
+        {"wait": wait, "quick": lambda task, context: 1}, max_workers=2
+    ) as scheduler:
         token = Cancellation()
         with token:
             run = scheduler.submit(single("wait"))
             events = [run.events()]
-        wait_for(lambda: run._driver._contexts and next(iter(run._driver._contexts.values())).cancellation._callbacks)
-        with run._driver.lock:  # as it may be held by another thread at the moment of the fork
+        attempts = run._active_run.engine._attempts
+        wait_for(lambda: attempts and next(iter(attempts.values())).cancellation._callbacks)
+        with run._active_run.engine.lock:  # another thread may hold it at the moment of the fork
 
             def use():
                 def on_another_thread():  # since this one holds the lock
@@ -44,7 +47,7 @@ def test_the_parents_runs_in_a_child():
                     gc.collect()
                     scheduler.close()
                     assert touched == []
-                    token.cancel("in the child")  # which is told to those who listen to the token itself
+                    token.cancel("in the child")  # which the callbacks of the token itself receive
 
                 Background(on_another_thread).result(10)
                 assert touched == [os.getpid()]
@@ -55,18 +58,22 @@ def test_the_parents_runs_in_a_child():
 
 
 def test_children_of_a_busy_parent():
-    """Children that are forked while runs, retries and time-outs go on in the parent run graphs of their own."""
+    """Children forked during runs, retries and time-outs of the parent run graphs of their own."""
     stop = threading.Event()
 
     def work(task, context):
         if context.attempt == 1:
             raise ValueError
 
-    with TaskScheduler({"work": work, "quick": lambda task, context: 1}, max_workers=3) as scheduler:
+    with TaskScheduler(
+        {"work": work, "quick": lambda task, context: 1}, max_workers=3
+    ) as scheduler:
 
         def busy():
             while not stop.is_set():
-                scheduler.run(wide("work", 20, retry=Retry(attempts=2, wait=lambda state: 0.001), timeout=5))
+                scheduler.run(
+                    wide("work", 20, retry=Retry(attempts=2, wait=lambda state: 0.001), timeout=5)
+                )
 
         call = Background(busy)
         try:

@@ -1,5 +1,6 @@
-"""Ctrl-C and its kin, in real processes: control comes back, the process ends, and what was finished is there."""
+"""Ctrl-C, and signal handlers that cancel, at any moment of a run."""
 
+import random
 import signal
 import subprocess
 import sys
@@ -8,7 +9,11 @@ import time
 
 import pytest
 
+from asimov_sync import Cancellation, TaskScheduler, TaskStatus
+
 from ..tiers import suite, within
+from ..waiting import DEADLINE
+from .graphs import wide
 
 pytestmark = suite
 
@@ -19,7 +24,9 @@ from asimov_sync.testing import ModelServer
 
 where, how = sys.argv[1:]
 never = threading.Event()
-server = ModelServer(lambda body: "one two", before_event=lambda request, number: never if number > 3 else None)
+server = ModelServer(
+    lambda body: "one two", before_event=lambda request, number: never if number > 3 else None
+)
 client = AnthropicInferenceClient(model="m", api_key="k", api_url=server.url)
 cache = MemoryCache()
 
@@ -48,10 +55,11 @@ def on_signal(number, frame):
         raise SystemExit(7)
     raise Limit("soft time limit")
 
-# A process that was started in the background may have been told to ignore SIGINT.
+# A process that was started in the background may ignore SIGINT.
 signal.signal(signal.SIGINT, signal.default_int_handler if how == "interrupt" else on_signal)
 started = threading.Event()
-scheduler = TaskScheduler({"quick": lambda task, context: "done", "blocked": globals()[where]}, max_workers=2)
+handlers = {"quick": lambda task, context: "done", "blocked": globals()[where]}
+scheduler = TaskScheduler(handlers, max_workers=2)
 graph = TaskGraph()
 graph.add(Task(type="quick"), name="quick")
 graph.add(Task(type="blocked"), name="blocked", depends_on="quick")
@@ -66,34 +74,42 @@ try:
     scheduler.run(graph)
 except BaseException as error:
     result = scheduler.last_result
-    print(type(error).__name__, result.results, sorted(result.errors), sorted(result.skipped), flush=True)
+    errors, skipped = sorted(result.errors), sorted(result.skipped)
+    print(type(error).__name__, result.results, errors, skipped, flush=True)
     raise
 """
 
 
 @pytest.mark.parametrize("where", ["stream", "sleep", "mailbox", "busy"])
 @pytest.mark.parametrize(
-    "how, name, status", [("interrupt", "KeyboardInterrupt", None), ("exit", "SystemExit", 7), ("limit", "Limit", 1)]
+    "how, name, status",
+    [("interrupt", "KeyboardInterrupt", None), ("exit", "SystemExit", 7), ("limit", "Limit", 1)],
 )
-def test_an_interrupted_run(where, how, name, status):
-    """SIGINT in run(), whatever its handler is blocked in: control within a second, the end of the process within two."""
+def test_sigint_in_run(where, how, name, status):
+    """Control returns within a second, whatever the handler does; the process ends in two."""
     command = [sys.executable, "-c", PROGRAM, where, how]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True
+    )
     watchdog = threading.Timer(30, process.kill)
     watchdog.start()
     try:
         assert process.stdout.readline() == "started\n"
-        time.sleep(0.1)  # until the main thread is in its wait; either way the outcome is the same
+        time.sleep(0.1)  # so that the main thread waits; either way the outcome is the same
         start = time.monotonic()
         process.send_signal(signal.SIGINT)
-        told = process.stdout.readline()
+        line = process.stdout.readline()
         control = time.monotonic() - start
         process.wait(10)
         end = time.monotonic() - start
-        assert told == "{} {{'quick': 'done'}} ['blocked'] ['after']\n".format(name), told + process.stderr.read()
+        assert line == f"{name} {{'quick': 'done'}} ['blocked'] ['after']\n", (
+            line + process.stderr.read()
+        )
         assert control < within(1)
         assert end < within(2)
-        assert process.returncode == status or (status is None and process.returncode in (-signal.SIGINT, 1))
+        assert process.returncode == status or (
+            status is None and process.returncode in (-signal.SIGINT, 1)
+        )
     finally:
         watchdog.cancel()
         process.kill()
@@ -119,7 +135,8 @@ def inner(task, context):
     context.cancellation.wait(30)
 
 scheduler = TaskScheduler(
-    {"quick": lambda task, context: "done", "outer": outer, "inner": inner}, max_workers=int(sys.argv[1])
+    {"quick": lambda task, context: "done", "outer": outer, "inner": inner},
+    max_workers=int(sys.argv[1]),
 )
 graph = TaskGraph()
 graph.add(Task(type="quick"), name="quick")
@@ -135,7 +152,7 @@ try:
 except KeyboardInterrupt:
     first = scheduler.last_result
     scheduler.close()
-    # The nested run has ended as well by the time that its worker is idle again.
+    # The nested run has ended by the time its worker is idle again.
     while any(thread.name.startswith("asimov-task") for thread in threading.enumerate()):
         threading.Event().wait(0.01)
     print(first is scheduler.last_result, first.results, sorted(first.errors), flush=True)
@@ -143,10 +160,12 @@ except KeyboardInterrupt:
 
 
 @pytest.mark.parametrize("workers", [2, 0], ids=["threads", "calling thread"])
-def test_an_interrupted_run_with_a_nested_run(workers):
-    """Ctrl-C while a task runs another graph on the same scheduler: last_result is that of the interrupted call."""
+def test_sigint_with_a_nested_run(workers):
+    """last_result is that of the interrupted call, not of the nested run."""
     command = [sys.executable, "-c", NESTED, str(workers)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True
+    )
     watchdog = threading.Timer(30, process.kill)
     watchdog.start()
     try:
@@ -159,3 +178,110 @@ def test_an_interrupted_run_with_a_nested_run(workers):
         watchdog.cancel()
         process.kill()
         process.wait()
+
+
+RANDOM_INTERRUPTS = """
+import random, signal, sys, time
+from asimov_sync import Task, TaskGraph, TaskScheduler
+
+chance = random.Random(7)
+running = False
+
+def strike(number, frame):
+    if running:
+        raise KeyboardInterrupt
+
+signal.signal(signal.SIGALRM, strike)
+workers = 0 if sys.argv[1] == "inline" else 4
+scheduler = TaskScheduler({"t": lambda task, context: None}, max_workers=workers)
+graph = TaskGraph()
+graph.map(Task(type="t"), range(800))
+struck = 0
+end = time.monotonic() + 5
+while time.monotonic() < end and struck < 100:
+    signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.0001, 0.03))
+    try:
+        running = True
+        scheduler.run(graph)
+        running = False
+    except KeyboardInterrupt:
+        running = False
+        struck += 1
+signal.setitimer(signal.ITIMER_REAL, 0)
+result = scheduler.run(graph)
+print(struck > 5, result.status.name, len(result.results), len(scheduler._runs), flush=True)
+"""
+
+
+# Before 3.10 Ctrl-C may strike between the end of a `with` and the release of its lock
+# (bugs.python.org/issue29988), which no library can repair. The interrupts of a waiting run above
+# are tested on every Python.
+if sys.version_info >= (3, 10):
+
+    @suite
+    @pytest.mark.parametrize("mode", ["inline", "threads"])
+    def test_ctrl_c_at_any_moment(mode):
+        """KeyboardInterrupt at random moments is raised as such, and the graph can always run
+        again.
+        """
+        command = [sys.executable, "-c", RANDOM_INTERRUPTS, mode]
+        process = subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            universal_newlines=True,
+            timeout=60,
+        )
+        assert process.stdout == "True COMPLETE 800 0\n", process.stdout + process.stderr
+        assert process.returncode == 0
+
+
+@suite
+def test_signal_handler_cancels_a_token():
+    """No deadlock with a registration that it interrupts on the same thread."""
+    token = Cancellation()
+    stop = time.monotonic() + 0.5
+    before = signal.signal(
+        signal.SIGALRM, lambda number, frame: token.cancel("signal") or token.on_cancel(int)
+    )
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+        while time.monotonic() < stop:
+            with token.on_cancel(int):
+                pass
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert token.reason == "signal"
+
+
+@suite
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no timers here")
+@pytest.mark.parametrize("workers", [3, 0], ids=["threads", "calling thread"])
+def test_signal_handler_cancels_the_run(workers):
+    """Whatever step it interrupts, every task is accounted for."""
+    runs, graph = [], wide("t", 300)
+
+    def cancel(number, frame):
+        if runs:
+            runs[0].cancel("by a signal")
+
+    before = signal.signal(signal.SIGALRM, cancel)
+    chance = random.Random(4)
+    cancelled = 0
+    try:
+        with TaskScheduler({"t": lambda task, context: None}, max_workers=workers) as scheduler:
+            end = time.monotonic() + 0.7
+            while time.monotonic() < end:
+                signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.0005, 0.01))
+                runs.append(scheduler.submit(graph))
+                result = runs[0].result(DEADLINE)
+                del runs[:]
+                assert len(result.results) + len(result.skipped) + len(result.errors) == 300
+                cancelled += bool(result.skipped)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            assert scheduler.run(graph).status is TaskStatus.COMPLETE
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert cancelled

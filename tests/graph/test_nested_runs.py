@@ -1,29 +1,50 @@
-"""Runs inside of tasks, at any depth, from tools' threads, and across schedulers: nobody waits for ever."""
+"""Runs inside of tasks, at any depth, on tools' threads and across schedulers: no deadlock."""
 
 import concurrent.futures
 import threading
+import time
 
 import pytest
 
-from asimov_sync import Agent, Cancellation, Cancelled, RunTimeout, Task, TaskGraph, TaskScheduler, TaskStatus, tool
+from asimov_sync import (
+    Agent,
+    Cancellation,
+    Cancelled,
+    RunTimeout,
+    Task,
+    TaskGraph,
+    TaskScheduler,
+    TaskStatus,
+    tool,
+)
 from asimov_sync.testing import ScriptedInferenceClient, calls
 
 from ..tiers import suite
 from ..waiting import Background, wait_for
 from .graphs import chain, single, wide
+from .test_scheduler import echo
 
 MODES = [(1, False), (3, False), (0, False), (1, True)]
 
 
-@pytest.fixture(params=MODES, ids=["one thread", "three threads", "calling thread", "executor of one thread"])
+@pytest.fixture(
+    params=MODES, ids=["one thread", "three threads", "calling thread", "executor of one thread"]
+)
 def make(request):
-    """Makes schedulers of one mode; those with an executor have one of their own each."""
+    """Return a function that makes schedulers of one mode; executors are not shared."""
     made = []
 
     def scheduler():
         workers, foreign = request.param
         executor = concurrent.futures.ThreadPoolExecutor(1) if foreign else None
-        made.append((TaskScheduler({"quick": lambda task, context: context.name}, workers, executor=executor), executor))
+        made.append(
+            (
+                TaskScheduler(
+                    {"quick": lambda task, context: context.name}, workers, executor=executor
+                ),
+                executor,
+            )
+        )
         return made[-1][0]
 
     yield scheduler
@@ -34,7 +55,7 @@ def make(request):
 
 
 def test_three_levels(make):
-    """A task runs a graph whose tasks run graphs whose tasks run graphs, all on one scheduler."""
+    """Graphs in tasks in graphs in tasks, three deep, all on one scheduler."""
     scheduler = make()
 
     def deeper(task, context):
@@ -54,7 +75,7 @@ def test_three_levels(make):
 
 
 def test_two_schedulers(make):
-    """Tasks of each of two schedulers run graphs on the other one, to and fro."""
+    """Tasks of each of two schedulers run graphs on the other one."""
     one, two = make(), make()
 
     def over(task, context):
@@ -73,7 +94,7 @@ def test_two_schedulers(make):
 
 
 def test_from_a_tool_of_an_agent(make):
-    """An agent's tools, which are called side by side, run graphs on the scheduler whose only worker is in that agent."""
+    """An agent's parallel tools run graphs on the scheduler whose only worker runs the agent."""
     scheduler = make()
 
     @tool
@@ -91,8 +112,8 @@ def test_from_a_tool_of_an_agent(make):
 
 
 @suite
-def test_a_nested_run_ends_with_its_task(make):
-    """Where the outer run is cancelled, the inner one is, too: its tasks are freed, and the graph may run again."""
+def test_nested_run_ends_with_its_task(make):
+    """Cancelling the outer run cancels the inner one; its graph can run again."""
     scheduler, inner = make(), single("wait")
     seen = []
 
@@ -109,7 +130,7 @@ def test_a_nested_run_ends_with_its_task(make):
     assert seen and "time-out" in seen[0]["x"]
 
 
-def test_a_nested_stream(make):
+def test_nested_stream(make):
     """A task reads the events of a run on its own scheduler, and leaves it in the middle."""
     scheduler = make()
 
@@ -120,14 +141,16 @@ def test_a_nested_stream(make):
 
     scheduler.handlers["outer"] = outer
     result = Background(scheduler.run, wide("outer", 4)).result()
-    assert set(result.results.values()) <= {"quick[{}]".format(number) for number in range(5)}
+    assert set(result.results.values()) <= {f"quick[{number}]" for number in range(5)}
     assert len(result.results) == 4
 
 
-def test_a_stubborn_task_of_a_nested_run():
-    """A handler that ignores its cancellation holds up no run around it: not at its own time-out, nor at the run's."""
+def test_stubborn_task_of_a_nested_run():
+    """A handler that ignores its cancellation delays no run around it."""
     release = threading.Event()
-    with TaskScheduler({"stubborn": lambda task, context: release.wait(20)}, max_workers=1) as scheduler:
+    with TaskScheduler(
+        {"stubborn": lambda task, context: release.wait(20)}, max_workers=1
+    ) as scheduler:
 
         def outer(task, context):
             graph = single("stubborn")
@@ -142,10 +165,12 @@ def test_a_stubborn_task_of_a_nested_run():
         release.set()
 
 
-def test_waiting_for_a_nested_run_is_bounded():
-    """result(timeout) in a handler raises at its time, whatever the run's tasks do."""
+def test_result_timeout_in_a_handler():
+    """result(timeout) in a handler raises on time, whatever the run's tasks do."""
     release = threading.Event()
-    with TaskScheduler({"wait": lambda task, context: release.wait(20)}, max_workers=2) as scheduler:
+    with TaskScheduler(
+        {"wait": lambda task, context: release.wait(20)}, max_workers=2
+    ) as scheduler:
 
         def outer(task, context):
             run = scheduler.submit(wide("wait", 4))
@@ -160,10 +185,12 @@ def test_waiting_for_a_nested_run_is_bounded():
         assert result.results == {"x": 4}, result.errors
 
 
-def test_the_events_of_a_nested_run_are_live():
-    """Whoever iterates in a handler has TaskStarted while that task goes on, even with one worker."""
+def test_events_of_a_nested_run_are_live():
+    """A handler that iterates gets TaskStarted while that task runs, even with one worker."""
     release = threading.Event()
-    with TaskScheduler({"wait": lambda task, context: release.wait(20)}, max_workers=1) as scheduler:
+    with TaskScheduler(
+        {"wait": lambda task, context: release.wait(20)}, max_workers=1
+    ) as scheduler:
 
         def outer(task, context):
             types = []
@@ -178,10 +205,12 @@ def test_the_events_of_a_nested_run_are_live():
 
 
 @pytest.mark.parametrize("how", ["given", "current", "time-out"])
-def test_a_cancelled_wait_for_another_run(how):
-    """Who waits for a run that is not its own is freed by its own cancellation, and the run goes on."""
+def test_cancelled_wait_for_another_run(how):
+    """Cancelling the waiting task frees it, and the run that it waited for continues."""
     release = threading.Event()
-    with TaskScheduler({"wait": lambda task, context: release.wait(20)}, max_workers=2) as scheduler:
+    with TaskScheduler(
+        {"wait": lambda task, context: release.wait(20)}, max_workers=2
+    ) as scheduler:
         run = scheduler.submit(single("wait"))
         if how == "given":
             token = Cancellation()
@@ -197,18 +226,50 @@ def test_a_cancelled_wait_for_another_run(how):
             graph = TaskGraph()
             graph.add(Task(type="waits"), name="x", timeout=0.05)
             assert scheduler.run(graph).errors == {"x": "TaskTimeout: 'x' took longer than 0.05 s"}
-            wait_for(lambda: not scheduler._workforce._pool.abandoned, "the end of the wait")
+            wait_for(lambda: not scheduler.stuck_threads, "the end of the wait")
         assert not run.done()
         release.set()
         assert run.result(20).status is TaskStatus.COMPLETE
 
 
-def test_a_run_under_a_token():
-    """A token that is given to run, submit or stream ends the run, which has a result."""
+def test_run_under_a_token():
+    """A token given to run, submit or stream ends the run, which has a result."""
     with TaskScheduler({"wait": lambda task, context: context.cancellation.wait(20)}) as scheduler:
-        for start in (scheduler.run, lambda graph, cancellation: scheduler.submit(graph, cancellation=cancellation).result()):
+        for start in (
+            scheduler.run,
+            lambda graph, cancellation: scheduler.submit(graph, cancellation=cancellation).result(),
+        ):
             token = Cancellation(timeout=0.05)
             result = start(single("wait"), cancellation=token)
             assert result.errors == {"x": "Cancelled: the deadline passed"}
         token = Cancellation(timeout=0.05)
-        assert list(scheduler.stream(single("wait"), cancellation=token))[-1].result.status is TaskStatus.FAILED
+        assert (
+            list(scheduler.stream(single("wait"), cancellation=token))[-1].result.status
+            is TaskStatus.FAILED
+        )
+
+
+def test_nested_runs_do_not_multiply_workers():
+    """Waiting tasks give up their slots one for one: at most max_workers tasks run."""
+    together, most, lock = [], [], threading.Lock()
+
+    def inner(task, context):
+        with lock:
+            together.append(1)
+            most.append(len(together))
+        time.sleep(0.002)
+        with lock:
+            together.pop()
+
+    with TaskScheduler({"inner": inner, "echo": echo}, max_workers=2) as scheduler:
+
+        def outer(task, context):
+            graph = TaskGraph()
+            graph.map(Task(type="inner"), range(5))
+            return len(scheduler.run(graph).results)
+
+        scheduler.handlers["outer"] = outer
+        graph = TaskGraph()
+        graph.map(Task(type="outer"), range(8))
+        assert list(scheduler.run(graph).results.values()) == [5] * 8
+    assert max(most) == 2

@@ -1,4 +1,4 @@
-"""No reader of a task, on whatever thread and in whatever way, ever sees its status without what belongs to it."""
+"""No reader of a task sees a status without the result and the error that belong to it."""
 
 import copy
 import json
@@ -10,7 +10,16 @@ import pytest
 from pydantic import BaseModel, field_serializer
 from tenacity import wait_none
 
-from asimov_sync import NonRetryableError, Partial, Retry, Route, Task, TaskGraph, TaskScheduler, TaskStatus
+from asimov_sync import (
+    NonRetryableError,
+    Partial,
+    Retry,
+    Route,
+    Task,
+    TaskGraph,
+    TaskScheduler,
+    TaskStatus,
+)
 
 from ..tiers import by_tier, suite
 from ..waiting import DEADLINE, Background
@@ -41,20 +50,20 @@ def of_pickle(task):
 
 
 def of_dict(task):
-    told = dict(task)
-    return told["status"], told["result"], told["error"]
+    fields = dict(task)
+    return fields["status"], fields["result"], fields["error"]
 
 
 def of_json(task):
-    told = json.loads(task.model_dump_json())
-    return TaskStatus(told["status"]), told["result"], told["error"]
+    fields = json.loads(task.model_dump_json())
+    return TaskStatus(fields["status"]), fields["result"], fields["error"]
 
 
 READERS = (of_snapshot, of_copy, of_deep_copy, of_pickle, of_dict, of_json)
 
 
 def torn(status, result, error):
-    """Whether this cannot be the state of one moment. In these graphs no result is None."""
+    """Return whether this cannot be the state at one moment. Results here are never None."""
     return {
         TaskStatus.COMPLETE: result is None or error is not None,
         TaskStatus.PARTIAL: result is None or error is None,
@@ -63,7 +72,7 @@ def torn(status, result, error):
 
 
 class Half(BaseModel):
-    """A result whose JSON and pickle are made by Python code, in which other threads have their turn."""
+    """A result that Python code serialises, during which other threads may run."""
 
     text: str = "half"
 
@@ -76,10 +85,15 @@ class Half(BaseModel):
 
 
 def busy_graph():
-    """A loop over a task that is retried, with a sibling of the loop, something PARTIAL, and something that fails."""
+    """Return a graph with a loop over a retried task, its sibling, a PARTIAL and a failing task."""
     graph = TaskGraph()
     graph.add(Task(type="complete"), name="first")
-    graph.add(Task(type="stumble"), name="again", depends_on="first", retry=Retry(attempts=2, wait=wait_none()))
+    graph.add(
+        Task(type="stumble"),
+        name="again",
+        depends_on="first",
+        retry=Retry(attempts=2, wait=wait_none()),
+    )
     graph.add(Task(type="half"), name="half", depends_on="again")
     graph.add(Task(type="loop"), name="loop", depends_on="again")
     graph.add(Task(type="fail"), name="fail", depends_on=["half", "loop"])
@@ -102,14 +116,16 @@ HANDLERS = {
     "complete": lambda task, context: {"visit": context.visit},
     "stumble": stumble,
     "half": lambda task, context: Partial(Half(), "the rest is missing"),
-    "loop": lambda task, context: Route("first", result="once more") if context.visit == 1 else "enough",
+    "loop": lambda task, context: (
+        Route("first", result="once more") if context.visit == 1 else "enough"
+    ),
     "fail": fail,
 }
 
 
 @pytest.fixture
 def hurried():
-    """Threads take turns far more often than they do by default."""
+    """Make threads switch far more often than by default."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     yield
@@ -117,7 +133,7 @@ def hurried():
 
 
 class Poller:
-    """A thread that reads the tasks in one way, over and over: what it has seen of each status, and what was wrong."""
+    """A thread that reads the tasks in one way: the statuses it has seen, and what was wrong."""
 
     def __init__(self, read, tasks):
         self.read, self.tasks = read, tasks
@@ -140,14 +156,16 @@ class Poller:
 
 @pytest.mark.parametrize("workers", [0, 2], ids=["calling thread", "threads"])
 def test_readers_see_whole_states(hurried, workers):
-    """In many runs with a failure, a partial, a retry and a loop, readers see each status, and none of them torn."""
+    """In many runs, with every kind of transition, readers see each status, and none torn."""
     graph = busy_graph()
     pollers = [Poller(read, list(graph.tasks.values())) for read in READERS]
     runs, end = 0, time.monotonic() + DEADLINE
     try:
         with TaskScheduler(HANDLERS, max_workers=workers) as scheduler:
-            # Once they have seen every status, EXECUTING above all, they have looked often enough while tasks moved.
-            while runs < RUNS or (any(poller.seen < STATUSES for poller in pollers) and time.monotonic() < end):
+            # Readers that have seen every status, EXECUTING above all, have looked often enough.
+            while runs < RUNS or (
+                any(poller.seen < STATUSES for poller in pollers) and time.monotonic() < end
+            ):
                 result = scheduler.run(graph)
                 runs += 1
                 assert result.results["loop"] == "enough" and set(result.skipped) == {"skipped"}
@@ -158,8 +176,10 @@ def test_readers_see_whole_states(hurried, workers):
     assert [poller.seen for poller in pollers] == [STATUSES] * len(READERS)
 
 
-def test_a_torn_state_would_be_found():
+def test_torn_state_is_found():
     """The check above can fail."""
     assert torn(TaskStatus.COMPLETE, None, None) and torn(TaskStatus.PARTIAL, "half", None)
     assert torn(TaskStatus.FAILED, None, None) and torn(TaskStatus.WAITING, "old", None)
-    assert not torn(TaskStatus.FAILED, None, "ValueError: it failed") and not torn(TaskStatus.EXECUTING, None, None)
+    assert not torn(TaskStatus.FAILED, None, "ValueError: it failed") and not torn(
+        TaskStatus.EXECUTING, None, None
+    )

@@ -1,4 +1,4 @@
-"""OpenTelemetry: a span that is made in a handler, or in a tool, has the span around the caller's run as its ancestor."""
+"""OpenTelemetry: spans made in handlers and tools have the span around the run as an ancestor."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,7 +13,12 @@ from asimov_sync.testing import ScriptedInferenceClient, calls, tool_results
 
 from ..waiting import Background
 
-MODES = [{"max_workers": 4}, {"max_workers": 1}, {"max_workers": 0}, {"executor": ThreadPoolExecutor}]
+MODES = [
+    {"max_workers": 4},
+    {"max_workers": 1},
+    {"max_workers": 0},
+    {"executor": ThreadPoolExecutor},
+]
 
 
 class Spans:
@@ -27,11 +32,15 @@ class Spans:
         self.start = provider.get_tracer("tests").start_span
 
     def paths(self):
-        """For each span that has ended, the names from its farthest ancestor down to it, sorted."""
+        """Return, sorted, the names from the outermost ancestor to each finished span."""
         spans = {span.context.span_id: span for span in self._exporter.get_finished_spans()}
 
         def path(span):
-            return (path(spans[span.parent.span_id]) if span.parent is not None else "/") + span.name + "/"
+            return (
+                (path(spans[span.parent.span_id]) if span.parent is not None else "/")
+                + span.name
+                + "/"
+            )
 
         return sorted(path(span) for span in spans.values())
 
@@ -43,7 +52,7 @@ def spans():
 
 @pytest.fixture(params=MODES, ids=str)
 def scheduler(request, spans):
-    """A scheduler whose tasks make spans: themselves, in a tool that a model calls, or in a run of their own."""
+    """Return a scheduler whose tasks make spans: themselves, in a tool, or in a nested run."""
 
     @tool
     def look_up(word: str) -> str:
@@ -52,7 +61,11 @@ def scheduler(request, spans):
             return word.upper()
 
     def model(body):
-        return "found" if tool_results(body) else calls(("look_up", {"word": "one"}), ("look_up", {"word": "two"}))
+        return (
+            "found"
+            if tool_results(body)
+            else calls(("look_up", {"word": "one"}), ("look_up", {"word": "two"}))
+        )
 
     options = dict(request.param)
     if "executor" in options:
@@ -81,7 +94,7 @@ def scheduler(request, spans):
 
 
 def chain(*types):
-    """A graph of tasks of these types, one after the other, each named after its type."""
+    """Return a chain of tasks of these types, each named after its type."""
     graph = TaskGraph()
     before = []
     for type in types:
@@ -90,7 +103,7 @@ def chain(*types):
 
 
 def test_handlers_and_tools(scheduler, spans):
-    """Spans of handlers are children of the caller's, those of tools of their handler's; in a run inside of a task, too."""
+    """Spans of handlers are children of the caller's; those of tools, of the handler's."""
     graph = chain("plain", "ask")
     graph.add(Task(type="agent", objective="x"), name="agent")
     graph.add(Task(type="inside"), name="inside", depends_on="plain")
@@ -112,35 +125,35 @@ def test_handlers_and_tools(scheduler, spans):
     ]
 
 
-def test_a_span_that_a_handler_leaves_open(scheduler, spans):
-    """It is not the parent of the next task's on the same thread, nor the caller's current one."""
+def test_span_left_open_by_a_handler(scheduler, spans):
+    """It is not the parent of the next task's span, nor current for the caller."""
     with spans.span("caller") as caller:
         scheduler.run(chain("leak", "plain")).raise_for_failure()
         assert trace.get_current_span() is caller
     assert spans.paths() == ["/caller/", "/caller/plain/"]
 
 
-def test_callers_at_once(scheduler, spans):
-    """Callers that share a scheduler, and so its workers, do not get each other's spans."""
+def test_parallel_callers(scheduler, spans):
+    """Callers that share a scheduler do not get each other's spans."""
 
     def call(number):
         graph = TaskGraph()
-        names = ["{}-{}".format(number, place) for place in range(5)]
-        for place, name in enumerate(names):
-            graph.add(Task(type="plain"), name=name, depends_on=names[:place][-1:])
-        with spans.span("caller {}".format(number)):
+        names = [f"{number}-{index}" for index in range(5)]
+        for index, name in enumerate(names):
+            graph.add(Task(type="plain"), name=name, depends_on=names[:index][-1:])
+        with spans.span(f"caller {number}"):
             scheduler.run(graph).raise_for_failure()
 
     for going_on in [Background(call, number) for number in range(8)]:
         going_on.result()
-    expected = ["/caller {}/{}-{}/".format(number, number, place) for number in range(8) for place in range(5)]
+    expected = [f"/caller {number}/{number}-{index}/" for number in range(8) for index in range(5)]
     assert [path for path in spans.paths() if path.count("/") == 3] == sorted(expected)
     assert len(spans.paths()) == 8 * 6
 
 
 @pytest.mark.parametrize("how", ["submit", "stream"])
-def test_the_caller_is_who_submitted(how, scheduler, spans):
-    """A run belongs to the span in which it was submitted, wherever its result or its events are waited for."""
+def test_parent_is_the_span_around_submit(how, scheduler, spans):
+    """It does not matter where the result or the events are waited for."""
     with spans.span("caller"):
         going_on = getattr(scheduler, how)(chain("plain", "ask"))
     with spans.span("waiting"):

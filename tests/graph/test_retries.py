@@ -1,4 +1,4 @@
-"""Retries of tasks: how often, after how long, and for what; a task that waits for its next attempt holds no worker."""
+"""Retries: how often, after which wait, for which errors. A delayed task occupies no worker."""
 
 import random
 import threading
@@ -7,7 +7,16 @@ import time
 import pytest
 import tenacity
 
-from asimov_sync import Cancelled, NonRetryableError, Retry, Task, TaskGraph, TaskScheduler, TaskStatus, TaskTimeout
+from asimov_sync import (
+    Cancelled,
+    NonRetryableError,
+    Retry,
+    Task,
+    TaskGraph,
+    TaskScheduler,
+    TaskStatus,
+    TaskTimeout,
+)
 
 from ..tiers import suite, within
 from ..waiting import wait_for
@@ -19,11 +28,11 @@ def at_once(state):
 
 
 def flaky(times):
-    """A handler that fails so often, and then returns its attempt."""
+    """Return a handler that fails a number of times, and then returns its attempt number."""
 
     def handler(task, context):
         if context.attempt <= times:
-            raise ValueError("attempt {}".format(context.attempt))
+            raise ValueError(f"attempt {context.attempt}")
         return context.attempt
 
     return handler
@@ -36,8 +45,8 @@ def scheduler(request):
 
 
 @suite
-def test_waiting_holds_no_worker():
-    """Fifty tasks that wait 0.3 s each for their second attempt do so together, with one worker, or none."""
+def test_delayed_tasks_occupy_no_worker():
+    """Fifty tasks wait 0.3 s for their second attempt at the same time, on one worker or none."""
     for workers in (1, 0):
         with TaskScheduler({"flaky": flaky(1)}, max_workers=workers) as scheduler:
             graph = wide("flaky", 50, retry=Retry(attempts=2, wait=tenacity.wait_fixed(0.3)))
@@ -46,19 +55,19 @@ def test_waiting_holds_no_worker():
             assert 0.3 <= time.monotonic() - start < within(3)
 
 
-def test_all_attempts(scheduler):
-    """attempts counts the first one, too; the last one's error is the task's."""
+def test_attempts_include_the_first(scheduler):
+    """attempts= counts the first attempt; the error of the last one is the task's."""
     assert scheduler.run(single("flaky", retry=Retry(attempts=3, wait=at_once))).results == {"x": 3}
     result = scheduler.run(single("fails", retry=Retry(attempts=4, wait=at_once)))
     assert result.errors == {"x": "ValueError: attempt 4"}
 
 
-def test_what_is_told(scheduler):
-    """TaskRetried has the attempt that failed, its error and the wait; the task is WAITING then, and its time is summed."""
+def test_retried_event(scheduler):
+    """TaskRetried has the failed attempt, its error and the wait; the task is WAITING then."""
     run = scheduler.submit(single("flaky", retry=Retry(attempts=3, wait=tenacity.wait_fixed(0.01))))
     result = run.result(20)
-    told = [(event.type, getattr(event, "attempt", None)) for event in run.events()]
-    assert told == [
+    seen = [(event.type, getattr(event, "attempt", None)) for event in run.events()]
+    assert seen == [
         ("task_started", 1),
         ("task_retried", 1),
         ("task_started", 2),
@@ -89,46 +98,49 @@ WAITS = [
 
 
 @pytest.mark.parametrize("wait, expected", WAITS)
-def test_waits(wait, expected):
-    """A wait is called as tenacity calls it, so each of its kinds, their sums, and plain functions say how long."""
+def test_tenacity_waits(wait, expected):
+    """Every kind of tenacity wait, sums of them, and plain functions work."""
     with TaskScheduler({"flaky": flaky(2)}) as scheduler:
         run = scheduler.submit(single("flaky", retry=Retry(attempts=3, wait=wait)))
         assert run.result(20).results == {"x": 3}
         events = list(run.events())
     retried = [event for event in events if event.type == "task_retried"]
     assert [event.wait for event in retried] == pytest.approx(expected)
-    for event in retried:  # at least so long lies between an attempt's end and the next one's start
+    for event in retried:  # the least time between the end of an attempt and the next start
         following = next(one for one in events[events.index(event) :] if one.type == "task_started")
         assert following.time - event.time >= event.wait - 0.005
 
 
-@pytest.mark.parametrize("wait", [tenacity.wait_random(0, 0.02), tenacity.wait_random_exponential(multiplier=0.001, max=0.02)])
+@pytest.mark.parametrize(
+    "wait",
+    [tenacity.wait_random(0, 0.02), tenacity.wait_random_exponential(multiplier=0.001, max=0.02)],
+)
 def test_random_waits(wait):
-    """A wait by chance lies between its bounds."""
+    """A random wait lies between its bounds."""
     with TaskScheduler({"flaky": flaky(2)}) as scheduler:
         events = list(scheduler.stream(single("flaky", retry=Retry(attempts=3, wait=wait))))
     assert all(0 <= event.wait <= 0.02 for event in events if event.type == "task_retried")
 
 
-def test_the_wait_where_none_was_given():
-    """A second and a bit after the first attempt, two and a bit after the second, a minute or so after many."""
+def test_default_wait():
+    """One second plus jitter after the first attempt, two after the second, then up to a minute."""
     retry = Retry()
-    assert 1 <= retry.seconds(1, ValueError()) <= 2
-    assert 2 <= retry.seconds(2, ValueError()) <= 3
-    assert 60 <= retry.seconds(500, ValueError()) <= 61
+    assert 1 <= retry.wait_seconds(1, ValueError()) <= 2
+    assert 2 <= retry.wait_seconds(2, ValueError()) <= 3
+    assert 60 <= retry.wait_seconds(500, ValueError()) <= 61
 
 
 @pytest.mark.parametrize("wrong", [lambda state: 1 / 0, lambda state: "soon", lambda: 1])
-def test_a_wait_that_raises(scheduler, wrong):
-    """A wait that raises, or says nonsense, fails the task with what it raised; the run goes on."""
+def test_wait_that_raises(scheduler, wrong):
+    """A wait that raises, or returns nonsense, fails the task; the run continues."""
     result = scheduler.run(single("fails", retry=Retry(attempts=3, wait=wrong)))
     assert type(result.exceptions["x"]) in (ZeroDivisionError, ValueError, TypeError)
     assert "attempt 1" not in result.errors["x"]
     assert str(result.exceptions["x"].__context__) == "attempt 1"
 
 
-def test_what_is_retried(scheduler):
-    """Only what `on` covers; never a NonRetryableError or a Cancelled, even where `on` covers everything."""
+def test_which_errors_are_retried(scheduler):
+    """Only those in `on`; never a NonRetryableError or a Cancelled."""
     attempts = []
 
     def raising(task, context):
@@ -140,7 +152,11 @@ def test_what_is_retried(scheduler):
     def tries(error, on):
         del attempts[:]
         graph = TaskGraph()
-        graph.add(Task(type="raising", params={"error": error}), name="x", retry=Retry(attempts=3, wait=at_once, on=on))
+        graph.add(
+            Task(type="raising", params={"error": error}),
+            name="x",
+            retry=Retry(attempts=3, wait=at_once, on=on),
+        )
         result = scheduler.run(graph)
         assert type(result.exceptions["x"]) is type(error)
         return len(attempts)
@@ -161,8 +177,8 @@ def test_what_is_retried(scheduler):
 
 
 @suite
-def test_cancel_in_the_wait(scheduler):
-    """A run that is cancelled while tasks wait for their next attempt ends at once; they are skipped, WAITING."""
+def test_cancel_during_the_wait(scheduler):
+    """Cancelling a run with delayed tasks ends it at once; they are skipped and WAITING."""
     graph = single("fails", retry=Retry(attempts=3, wait=tenacity.wait_fixed(60)))
     run = scheduler.submit(graph)
     timer = threading.Timer(0.1, run.cancel)
@@ -174,18 +190,18 @@ def test_cancel_in_the_wait(scheduler):
     assert scheduler.run(graph, timeout=0.05).skipped.keys() == {"x"}
 
 
-def test_close_in_the_wait():
-    """A scheduler that is closed while a task waits for its next attempt ends the run."""
+def test_close_during_the_wait():
+    """Closing the scheduler ends a run with a delayed task."""
     scheduler = TaskScheduler({"fails": flaky(99)})
     graph = single("fails", retry=Retry(attempts=3, wait=tenacity.wait_fixed(60)))
     run = scheduler.submit(graph)
-    wait_for(lambda: run._driver.state.delayed)
+    wait_for(lambda: run._active_run.engine.state.delayed)
     scheduler.close()
     assert "closed" in run.result(10).skipped["x"]
 
 
 def test_stop_on_failure_ends_retries(scheduler):
-    """After a failure for good, on_failure="stop" makes no further attempts of others."""
+    """After a final failure, on_failure="stop" makes no further attempts of other tasks."""
     graph = TaskGraph()
     graph.add(Task(type="fails"), name="a", retry=Retry(attempts=3, wait=tenacity.wait_fixed(60)))
     graph.add(Task(type="fails"), name="b", retry=Retry(attempts=2, wait=tenacity.wait_fixed(0.1)))
@@ -194,15 +210,15 @@ def test_stop_on_failure_ends_retries(scheduler):
 
 
 def test_endless_waits_end_with_the_run(scheduler):
-    """A wait without end is only that: the run's time-out ends it."""
+    """The run's time-out ends a run with an infinite retry wait."""
     graph = single("fails", retry=Retry(attempts=3, wait=lambda state: float("inf")))
     assert "time-out" in scheduler.run(graph, timeout=0.1).skipped["x"]
     graph = single("flaky", retry=Retry(attempts=3, wait=lambda state: float("nan")))
     assert scheduler.run(graph, timeout=10).results == {"x": 3}
 
 
-def test_an_attempt_that_times_out_in_its_turn():
-    """The wait is asked with the TaskTimeout, and may tell it from others."""
+def test_wait_sees_the_timeout():
+    """The wait function is called with the TaskTimeout."""
     asked = []
 
     def wait(state):
@@ -214,11 +230,11 @@ def test_an_attempt_that_times_out_in_its_turn():
 
     with TaskScheduler({"slow": slow}) as scheduler:
         scheduler.run(single("slow", timeout=0.02, retry=Retry(attempts=3, wait=wait)))
-    # The handler that its deadline freed may have asked, too, in vain.
+    # The handler that its deadline freed may have computed a wait, too, in vain.
     assert set(asked) == {TaskTimeout} and len(asked) >= 2
 
 
-def test_what_a_retried_attempt_spawned_may_be_spawned_again(scheduler):
+def test_retried_attempt_spawns_again(scheduler):
     """An attempt that is retried spawns the same Task object under the same name again."""
     child = Task(type="child")
 
@@ -236,21 +252,23 @@ def test_what_a_retried_attempt_spawned_may_be_spawned_again(scheduler):
         assert child.status is TaskStatus.COMPLETE
 
 
-def test_random_retries_all_come_out():
-    """A thousand tasks that fail by chance, on few workers, all have their attempts."""
+def test_a_thousand_random_retries():
+    """A thousand tasks that fail at random, on few workers, all have their attempts."""
     chance = random.Random(5)
     times = [chance.randrange(4) for _ in range(1000)]
     lock = threading.Lock()
     attempts = [0] * 1000
 
     def handler(task, context):
-        place = task.params["item"]
+        index = task.params["item"]
         with lock:
-            attempts[place] += 1
-        if context.attempt <= times[place]:
+            attempts[index] += 1
+        if context.attempt <= times[index]:
             raise ValueError
         return context.attempt
 
     with TaskScheduler({"t": handler}, max_workers=3) as scheduler:
-        result = scheduler.run(wide("t", 1000, retry=Retry(attempts=4, wait=lambda state: 0.001)), timeout=20)
+        result = scheduler.run(
+            wide("t", 1000, retry=Retry(attempts=4, wait=lambda state: 0.001)), timeout=20
+        )
     assert list(result.results.values()) == [count + 1 for count in times] == attempts

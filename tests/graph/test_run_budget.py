@@ -1,4 +1,4 @@
-"""A run's budget: what holds for all of its tasks together, and ends the run when it is used up."""
+"""A run's budget: it applies to all tasks together, and ends the run when it is used up."""
 
 import pytest
 
@@ -11,14 +11,16 @@ from .graphs import chain, single
 @pytest.fixture(params=[4, 0], ids=["threads", "calling thread"])
 def scheduler(request):
     client = ScriptedInferenceClient(lambda body: "fine")
-    with TaskScheduler({"ask": lambda task, context: client.generate("hello").text}, max_workers=request.param) as made:
+    with TaskScheduler(
+        {"ask": lambda task, context: client.generate("hello").text}, max_workers=request.param
+    ) as made:
         made.client = client
         yield made
 
 
 @pytest.mark.parametrize("options", [{"requests": 2}, {"tokens": 1}], ids=["requests", "tokens"])
-def test_it_ends_the_run(scheduler, options):
-    """The task whose request is refused FAILS with BudgetExceeded, what follows is skipped, and nothing more is sent."""
+def test_used_up_budget_ends_the_run(scheduler, options):
+    """The refused task fails with BudgetExceeded, the rest is skipped, nothing more is sent."""
     budget = Budget(**options)
     graph = chain("ask", "ask", "ask", "ask", "ask")
     result = scheduler.run(graph, budget=budget)
@@ -33,8 +35,8 @@ def test_it_ends_the_run(scheduler, options):
     assert budget.spent.requests == scheduler.client.usage.requests == sent
 
 
-def test_it_ends_the_run_also_where_a_handler_wraps_it(scheduler):
-    """BudgetExceeded behind another exception ends the run as well."""
+def test_wrapped_budget_error_ends_the_run(scheduler):
+    """BudgetExceeded as the cause of another exception ends the run as well."""
 
     def wrap(task, context):
         try:
@@ -50,15 +52,15 @@ def test_it_ends_the_run_also_where_a_handler_wraps_it(scheduler):
     assert list(result.skipped) == ["after"]
 
 
-def test_it_is_not_retried(scheduler):
-    """A Retry that covers everything does not wait for a budget to become larger."""
+def test_budget_error_is_not_retried(scheduler):
+    """Not even by a Retry that covers every exception."""
     retry = Retry(attempts=3, wait=lambda state: 60.0)
     result = scheduler.run(single("ask", retry=retry), budget=Budget(requests=0), timeout=10)
     assert isinstance(result.exceptions["x"], BudgetExceeded)
 
 
-def test_it_ends_what_goes_on():
-    """Tasks that go on beside the one that was refused are cancelled, and those that allow failure are not started."""
+def test_running_tasks_are_cancelled():
+    """Other running tasks are cancelled; tasks that allow failure do not start."""
     client = ScriptedInferenceClient(lambda body: "fine")
     with TaskScheduler({"ask": lambda task, context: client.generate("hello")}) as scheduler:
         scheduler.handlers["wait"] = lambda task, context: context.cancellation.wait(20)
@@ -73,8 +75,8 @@ def test_it_ends_what_goes_on():
     assert client.usage.requests == 0
 
 
-def test_a_clients_own_budget_ends_its_task_only(scheduler):
-    """BudgetExceeded of another budget is a failure like others."""
+def test_budget_of_a_client_fails_its_task_only(scheduler):
+    """BudgetExceeded of another budget is a failure like any other."""
     own = ScriptedInferenceClient(lambda body: "fine", budget=Budget(requests=0))
     scheduler.handlers["own"] = lambda task, context: own.generate("hello")
     graph = TaskGraph()
@@ -86,11 +88,13 @@ def test_a_clients_own_budget_ends_its_task_only(scheduler):
 
 
 def test_budgets_of_nested_runs(scheduler):
-    """A nested run's requests are charged to both; its own budget ends it alone, and the outer one's refusal both."""
+    """A nested run charges both budgets; its own ends it alone, the outer one ends both."""
     seen = []
 
     def outer(task, context):
-        result = scheduler.run(chain("ask", "ask", "ask"), budget=Budget(requests=task.params["inner"]))
+        result = scheduler.run(
+            chain("ask", "ask", "ask"), budget=Budget(requests=task.params["inner"])
+        )
         seen.append((len(result.results), len(result.errors), len(result.skipped)))
         result.raise_for_failure()
 
@@ -105,8 +109,8 @@ def test_budgets_of_nested_runs(scheduler):
     assert budget.spent.requests == 2
 
 
-def test_a_budget_for_several_runs(scheduler):
-    """One budget given to several runs holds for all of them together."""
+def test_budget_shared_by_several_runs(scheduler):
+    """One budget given to several runs applies to all of them together."""
     budget = Budget(requests=3)
     assert scheduler.run(chain("ask", "ask"), budget=budget).status is TaskStatus.COMPLETE
     assert scheduler.run(chain("ask", "ask"), budget=budget).status is TaskStatus.PARTIAL

@@ -1,8 +1,9 @@
-"""The scheduler: graphs on threads, and on the calling thread."""
+"""TaskScheduler: graphs on threads, and on the calling thread."""
 
 import contextvars
 import gc
 import json
+import math
 import threading
 import time
 import weakref
@@ -33,6 +34,7 @@ from asimov_sync.testing import ScriptedInferenceClient
 
 from ..tiers import suite
 from ..waiting import Background, in_child, wait_for
+from .graphs import single
 
 
 def echo(task, context):
@@ -44,7 +46,7 @@ def fail(task, context):
 
 
 def diamond(**types):
-    """a → b, c → d; the types of some of them may be given."""
+    """Return the graph a → b, c → d. types: the types of some tasks, by name."""
     graph = TaskGraph()
     for name, before in (("a", []), ("b", ["a"]), ("c", ["a"]), ("d", ["b", "c"])):
         graph.add(Task(type=types.get(name, "echo"), objective=name), name=name, depends_on=before)
@@ -52,26 +54,26 @@ def diamond(**types):
 
 
 def executing(graph):
-    """The names of the tasks that go on."""
+    """Return the names of the EXECUTING tasks."""
     return {name for name, task in graph.tasks.items() if task.status is TaskStatus.EXECUTING}
 
 
 @pytest.fixture(params=[8, 1, 0], ids=["threads", "one thread", "calling thread"])
 def scheduler(request):
-    """A scheduler in each of its modes."""
+    """Return a scheduler in each of its modes."""
     with TaskScheduler({"echo": echo, "fail": fail}, max_workers=request.param) as made:
         yield made
 
 
 @pytest.fixture
 def threads():
-    """A scheduler on threads."""
+    """Return a scheduler with threads."""
     with TaskScheduler({"echo": echo, "fail": fail}) as made:
         yield made
 
 
-def test_a_diamond(scheduler):
-    """Results flow along the dependencies, in the order of depends_on; everything is COMPLETE."""
+def test_diamond(scheduler):
+    """Results flow along the dependencies, in the order of depends_on; all tasks are COMPLETE."""
     graph = diamond()
     result = scheduler.run(graph)
     assert result.status is TaskStatus.COMPLETE
@@ -83,8 +85,8 @@ def test_a_diamond(scheduler):
     result.raise_for_failure()
 
 
-def test_the_middle_of_a_diamond_runs_at_the_same_time(threads):
-    """b and c meet in a barrier, so both are EXECUTING at once."""
+def test_middle_of_a_diamond_runs_in_parallel(threads):
+    """b and c meet at a barrier, so both are EXECUTING at once."""
     meet = threading.Barrier(2)
     threads.handlers["meet"] = lambda task, context: meet.wait(10)
     threads.handlers["count"] = lambda task, context: len(context.inputs)
@@ -93,8 +95,8 @@ def test_the_middle_of_a_diamond_runs_at_the_same_time(threads):
     assert not meet.broken
 
 
-def test_a_failing_task(scheduler):
-    """A failing b leaves c COMPLETE, d WAITING and skipped with a reason, and the run PARTIAL."""
+def test_failing_task(scheduler):
+    """If b fails, c is COMPLETE, d is WAITING and skipped with a reason, the run is PARTIAL."""
     graph = diamond(b="fail")
     result = scheduler.run(graph)
     assert result.status is TaskStatus.PARTIAL
@@ -112,15 +114,15 @@ def test_a_failing_task(scheduler):
     assert caught.value.__cause__ is result.exceptions["b"]
 
 
-def test_all_failed(scheduler):
-    """A run without any result is FAILED."""
+def test_run_without_results_is_failed(scheduler):
+    """A run in which no task has a result is FAILED."""
     result = scheduler.run(diamond(a="fail"))
     assert result.status is TaskStatus.FAILED
     assert set(result.skipped) == set("bcd")
 
 
-def test_a_partial_result(scheduler):
-    """A handler that returns Partial makes its task PARTIAL, and its result flows on."""
+def test_partial_result(scheduler):
+    """A handler that returns Partial makes its task PARTIAL; dependents get the result."""
     scheduler.handlers["half"] = lambda task, context: Partial("half", "the rest is missing")
     result = scheduler.run(diamond(b="half"))
     assert result.status is TaskStatus.PARTIAL
@@ -129,8 +131,8 @@ def test_a_partial_result(scheduler):
     assert result.exceptions == {}
 
 
-def test_allowed_failures(scheduler):
-    """A task that allows failure runs with what there is, and is told what failed and why."""
+def test_allow_failure(scheduler):
+    """A task with allow_failure runs with the inputs that exist, and sees what failed and why."""
     seen = {}
 
     def look(task, context):
@@ -140,7 +142,10 @@ def test_allowed_failures(scheduler):
     graph = diamond(b="fail")
     graph.add(Task(type="look"), name="look", depends_on=["d", "b", "c"], allow_failure=True)
     result = scheduler.run(graph)
-    assert seen == {"inputs": {"c": "ca"}, "failed": {"d": "its dependency 'b' failed", "b": "ValueError: it failed"}}
+    assert seen == {
+        "inputs": {"c": "ca"},
+        "failed": {"d": "its dependency 'b' failed", "b": "ValueError: it failed"},
+    }
     assert result.status is TaskStatus.PARTIAL
 
 
@@ -157,8 +162,8 @@ def test_stop_on_failure():
         scheduler.run(graph, on_failure="panic")
 
 
-def test_what_is_wrong_is_said_before_anything_runs(scheduler):
-    """An unknown type names the handlers that there are; a cycle or unknown dependency runs nothing either."""
+def test_invalid_graph_runs_nothing(scheduler):
+    """For an unknown type, a cycle or an unknown dependency no task runs; the error names it."""
     graph = TaskGraph()
     first = graph.add(Task(type="echo"), name="first")
     graph.add(Task(type="ehco", objective="typo"), name="second")
@@ -172,7 +177,7 @@ def test_what_is_wrong_is_said_before_anything_runs(scheduler):
 
 
 def test_no_barrier_between_levels(threads):
-    """A task starts when its own dependencies are done, whatever else of their level is not."""
+    """A task starts when its own dependencies are done, whatever else is running."""
     release = threading.Event()
     threads.handlers["slow"] = lambda task, context: release.wait(20)
     threads.handlers["release"] = lambda task, context: release.set()
@@ -184,7 +189,7 @@ def test_no_barrier_between_levels(threads):
 
 
 def test_ready_tasks_start_in_the_order_of_adding(scheduler):
-    """One worker takes what is ready in the order in which it was added."""
+    """A single worker takes ready tasks in the order in which they were added."""
     if scheduler.max_workers > 1:
         scheduler.close()
         scheduler = TaskScheduler(scheduler.handlers, max_workers=1)
@@ -196,8 +201,8 @@ def test_ready_tasks_start_in_the_order_of_adding(scheduler):
     assert started == ["3", "1", "2", "last"]
 
 
-def test_max_workers_bounds_all_runs_together():
-    """Two runs at once on one scheduler have together no more tasks going on than it has workers."""
+def test_max_workers_limits_all_runs_together():
+    """Two runs at once on one scheduler together have at most max_workers tasks running."""
     together, most, lock = [], [], threading.Lock()
 
     def work(task, context):
@@ -218,9 +223,11 @@ def test_max_workers_bounds_all_runs_together():
     assert max(most) == 3
 
 
-def test_a_long_run_lets_a_short_one_through():
-    """A run of many tasks does not keep another from its turn until it is over."""
-    with TaskScheduler({"work": lambda task, context: time.sleep(0.002), "echo": echo}, max_workers=1) as scheduler:
+def test_long_run_does_not_starve_a_short_one():
+    """A short run ends while a run of many tasks is in progress."""
+    with TaskScheduler(
+        {"work": lambda task, context: time.sleep(0.002), "echo": echo}, max_workers=1
+    ) as scheduler:
         long = TaskGraph()
         long.map(Task(type="work"), range(300))
         run = scheduler.submit(long)
@@ -230,13 +237,16 @@ def test_a_long_run_lets_a_short_one_through():
 
 
 def test_many_runs_from_many_threads(threads):
-    """Twenty threads run graphs on one scheduler, each its own."""
-    calls = [Background(lambda: [threads.run(diamond()).results["d"] for _ in range(5)]) for _ in range(20)]
+    """Twenty threads run a graph each on one scheduler."""
+    calls = [
+        Background(lambda: [threads.run(diamond()).results["d"] for _ in range(5)])
+        for _ in range(20)
+    ]
     assert [call.result() for call in calls] == [["dbaca"] * 5] * 20
 
 
-def test_a_graph_runs_once_at_a_time(threads):
-    """A second run of a graph that is running is an error that names copy(); afterwards it may run again, afresh."""
+def test_graph_runs_once_at_a_time(threads):
+    """A second run at the same time is an error that names copy(); a later one is not."""
     release = threading.Event()
     threads.handlers["wait"] = lambda task, context: release.wait(20)
     graph = diamond(b="wait", d="fail")
@@ -253,8 +263,8 @@ def test_a_graph_runs_once_at_a_time(threads):
     assert graph["a"].id == first.tasks["a"].id
 
 
-def test_a_graph_is_free_after_a_refused_run(scheduler):
-    """A graph whose run was refused may be run when it is mended."""
+def test_graph_is_unlocked_after_a_refused_run(scheduler):
+    """A graph whose run was refused can run after it is fixed."""
     graph = diamond(b="unknown")
     with pytest.raises(GraphError):
         scheduler.run(graph)
@@ -262,8 +272,8 @@ def test_a_graph_is_free_after_a_refused_run(scheduler):
     assert scheduler.run(graph).status is TaskStatus.COMPLETE
 
 
-def test_the_decorator(scheduler):
-    """@scheduler.handler(type) registers a function and leaves it as it is."""
+def test_handler_decorator(scheduler):
+    """@scheduler.handler(type) registers a function and returns it unchanged."""
 
     @scheduler.handler("double")
     def double(task, context):
@@ -275,8 +285,8 @@ def test_the_decorator(scheduler):
     assert scheduler.run(graph).results == {"x": 2}
 
 
-def test_an_empty_graph(scheduler):
-    """A run without tasks is COMPLETE, as a result and as events."""
+def test_empty_graph(scheduler):
+    """A run without tasks is COMPLETE, and its only event is RunFinished."""
     assert scheduler.run(TaskGraph()).status is TaskStatus.COMPLETE
     assert [event.type for event in scheduler.stream(TaskGraph())] == ["run_finished"]
 
@@ -285,7 +295,7 @@ def test_an_empty_graph(scheduler):
 
 
 def test_events(scheduler):
-    """Each task is started and finished, or skipped; RunFinished is last, and everything is JSON."""
+    """Each task starts and finishes, or is skipped; RunFinished is last; all are JSON-safe."""
 
     def report(task, context):
         context.report(0.5, "half way")
@@ -293,23 +303,40 @@ def test_events(scheduler):
 
     scheduler.handlers["report"] = report
     events = list(scheduler.stream(diamond(b="fail", c="report")))
-    by_task = {name: [event for event in events if getattr(event, "name", None) == name] for name in "abcd"}
+    by_task = {
+        name: [event for event in events if getattr(event, "name", None) == name] for name in "abcd"
+    }
     assert [type(event) for event in by_task["b"]] == [TaskStarted, TaskFinished]
-    assert [type(event) for event in by_task["c"]] == [TaskStarted, TaskProgress, TaskProgress, TaskFinished]
+    assert [type(event) for event in by_task["c"]] == [
+        TaskStarted,
+        TaskProgress,
+        TaskProgress,
+        TaskFinished,
+    ]
     assert [type(event) for event in by_task["d"]] == [TaskSkipped]
-    assert (by_task["c"][1].fraction, by_task["c"][1].text, by_task["c"][2].fraction) == (0.5, "half way", None)
+    assert (by_task["c"][1].fraction, by_task["c"][1].text, by_task["c"][2].fraction) == (
+        0.5,
+        "half way",
+        None,
+    )
     assert [event.task.status.name for event in by_task["b"]] == ["EXECUTING", "FAILED"]
     assert by_task["d"][0].reason == "its dependency 'b' failed"
     assert isinstance(events[-1], RunFinished) and events[-1].result.status is TaskStatus.PARTIAL
-    told = [json.loads(json.dumps(event.to_dict())) for event in events]
-    assert {one["type"] for one in told} == {"task_started", "task_progress", "task_finished", "task_skipped", "run_finished"}
-    assert told[-1]["result"]["errors"] == {"b": "ValueError: it failed"}
+    dicts = [json.loads(json.dumps(event.to_dict())) for event in events]
+    assert {one["type"] for one in dicts} == {
+        "task_started",
+        "task_progress",
+        "task_finished",
+        "task_skipped",
+        "run_finished",
+    }
+    assert dicts[-1]["result"]["errors"] == {"b": "ValueError: it failed"}
     assert all(abs(event.time - time.time()) < 60 for event in events)
     assert [event.time for event in events] == sorted(event.time for event in events)
 
 
 def test_events_of_a_submitted_run(threads):
-    """A run's events can be read while it goes on or after it, by several readers, from its very start."""
+    """Several readers can read the events during the run and after it, from the start."""
     run = threads.submit(diamond())
     reading = Background(lambda: [event.type for event in run.events()])
     assert run.result(10).status is TaskStatus.COMPLETE
@@ -318,8 +345,8 @@ def test_events_of_a_submitted_run(threads):
     assert run.done()
 
 
-def test_a_slow_reader_does_not_block_the_run(threads):
-    """A run ends although nobody reads its events; nothing is dropped."""
+def test_slow_reader_does_not_block_the_run(threads):
+    """A run ends although its events are not read; none is dropped."""
     graph = TaskGraph()
     graph.map(Task(type="echo"), range(500))
     run = threads.submit(graph)
@@ -327,7 +354,7 @@ def test_a_slow_reader_does_not_block_the_run(threads):
     assert len(list(run.events())) == 1001
 
 
-def test_closing_the_iterator_cancels(threads):
+def test_closing_the_iterator_cancels_the_run(threads):
     """Leaving a stream of events early cancels its run."""
     started, cancelled = threading.Event(), threading.Event()
 
@@ -345,10 +372,12 @@ def test_closing_the_iterator_cancels(threads):
     assert "not read to the end" in threads.last_result.errors["b"]
 
 
-def test_inline_streams_step_by_step():
-    """On the calling thread, a task is executed when its events are asked for, not before."""
+def test_inline_stream_runs_step_by_step():
+    """On the calling thread, a task runs when the reader needs its events, not before."""
     executed = []
-    with TaskScheduler({"note": lambda task, context: executed.append(context.name)}, max_workers=0) as scheduler:
+    with TaskScheduler(
+        {"note": lambda task, context: executed.append(context.name)}, max_workers=0
+    ) as scheduler:
         graph = TaskGraph()
         graph.add(Task(type="note"), name="a")
         graph.add(Task(type="note"), name="b")
@@ -364,8 +393,10 @@ def test_inline_streams_step_by_step():
 
 
 def blocked():
-    """A scheduler with a run of which b and c wait to be cancelled."""
-    scheduler = TaskScheduler({"echo": echo, "wait": lambda task, context: context.cancellation.wait(20)})
+    """Return a scheduler with a run in which b and c wait for their cancellation."""
+    scheduler = TaskScheduler(
+        {"echo": echo, "wait": lambda task, context: context.cancellation.wait(20)}
+    )
     graph = diamond(b="wait", c="wait")
     run = scheduler.submit(graph)
     wait_for(lambda: executing(graph) == {"b", "c"})
@@ -373,7 +404,7 @@ def blocked():
 
 
 def test_cancel():
-    """Cancelling a run fails what goes on, leaves the rest WAITING, and returns what there is."""
+    """Cancelling a run fails running tasks, leaves the others WAITING, and keeps the results."""
     scheduler, run = blocked()
     assert run.cancel("enough") is True
     assert run.cancel("again") is False
@@ -387,27 +418,29 @@ def test_cancel():
 
 
 @suite
-def test_the_run_timeout():
-    """After its time-out a run is cancelled, whether or not anybody waits for it."""
-    with TaskScheduler({"echo": echo, "wait": lambda task, context: context.cancellation.wait(20)}) as scheduler:
+def test_run_timeout():
+    """A run is cancelled after its time-out, whether or not a thread waits for it."""
+    with TaskScheduler(
+        {"echo": echo, "wait": lambda task, context: context.cancellation.wait(20)}
+    ) as scheduler:
         run = scheduler.submit(diamond(b="wait"), timeout=0.5)
         wait_for(run.done)
         assert "time-out of 0.5 s" in run.result().errors["b"]
         assert scheduler.run(diamond(), timeout=20).status is TaskStatus.COMPLETE
 
 
-def test_waiting_with_a_timeout_leaves_the_run():
-    """result(timeout) raises RunTimeout, and the run goes on."""
+def test_result_timeout_does_not_cancel_the_run():
+    """result(timeout) raises RunTimeout, and the run continues."""
     scheduler, run = blocked()
-    with pytest.raises(RunTimeout, match="goes on"):
+    with pytest.raises(RunTimeout, match="it continues"):
         run.result(0.05)
     assert not run.done()
     scheduler.close()
     assert run.result(5).status is TaskStatus.PARTIAL
 
 
-def test_a_handler_that_ignores_the_cancellation(threads):
-    """A run ends although a handler does not; the late result is discarded, and the worker's place is filled."""
+def test_handler_that_ignores_the_cancellation(threads):
+    """The run ends, the late result is discarded, and the worker is replaced."""
     release, started = threading.Event(), threading.Event()
 
     def stubborn(task, context):
@@ -423,13 +456,13 @@ def test_a_handler_that_ignores_the_cancellation(threads):
         assert run.result(5).errors["a"] == "Cancelled: cancelled"
         assert scheduler.run(diamond()).status is TaskStatus.COMPLETE
         release.set()
-        wait_for(lambda: not scheduler._workforce._pool._abandoned)
+        wait_for(lambda: not scheduler.stuck_threads)
         assert graph["a"].snapshot() == (TaskStatus.FAILED, None, "Cancelled: cancelled")
 
 
 @suite
-def test_a_surrounding_cancellation_ends_a_run(threads):
-    """A run ends with the token that is current where it was submitted: when that is cancelled, and at its deadline."""
+def test_surrounding_cancellation_ends_a_run(threads):
+    """A run ends when the token around submit is cancelled, or at that token's deadline."""
     threads.handlers["wait"] = lambda task, context: context.cancellation.wait(20)
     token = Cancellation()
     graph = diamond(b="wait")
@@ -442,8 +475,8 @@ def test_a_surrounding_cancellation_ends_a_run(threads):
         assert "deadline" in threads.run(diamond(b="wait")).errors["b"]
 
 
-def test_an_interruption_cancels_and_is_raised_again(threads):
-    """An exception in the waiting caller cancels the run; last_result has what was finished."""
+def test_interruption_cancels_and_is_raised_again(threads):
+    """An exception in the waiting caller cancels the run; last_result has the results so far."""
 
     class Interruption(BaseException):
         pass
@@ -456,15 +489,15 @@ def test_an_interruption_cancels_and_is_raised_again(threads):
         if executing(graph):
             raise Interruption()
 
-    threads._workforce.lend_hand, plain = interrupt, threads._workforce.lend_hand
+    threads._backend.help_run, plain = interrupt, threads._backend.help_run
     with pytest.raises(Interruption):
         threads.run(graph)
-    threads._workforce.lend_hand = plain
+    threads._backend.help_run = plain
     assert "interrupted by Interruption" in threads.last_result.errors["a"]
 
 
-def test_an_interruption_on_the_calling_thread():
-    """Ctrl-C inside a handler on the calling thread ends the run and is raised; an Exception only fails the task."""
+def test_interruption_on_the_calling_thread():
+    """Ctrl-C in an inline handler ends the run and is raised; an Exception fails the task only."""
 
     def interrupted(task, context):
         raise KeyboardInterrupt
@@ -477,7 +510,7 @@ def test_an_interruption_on_the_calling_thread():
 
 
 def test_close(threads):
-    """A closed scheduler cancels its runs and takes no more; its graph is free for another."""
+    """close() cancels the runs, refuses new ones, and unlocks the graphs."""
     threads.handlers["wait"] = lambda task, context: context.cancellation.wait(20)
     graph = diamond(b="wait")
     run = threads.submit(graph)
@@ -493,8 +526,8 @@ def test_close(threads):
 # The context
 
 
-def test_the_context(scheduler):
-    """A handler knows its name and run, has a namespace of the cache for the run, and the caller's context variables."""
+def test_context(scheduler):
+    """A handler sees its name, its run, the run's cache and the caller's context variables."""
     variable = contextvars.ContextVar("variable")
     variable.set("caller's")
     seen = []
@@ -513,10 +546,12 @@ def test_the_context(scheduler):
     assert variable.get() == "caller's"
 
 
-def test_the_cache_is_the_one_that_was_given():
-    """context.cache is a namespace of the scheduler's cache, below the run's id."""
+def test_context_cache_is_part_of_the_given_cache():
+    """context.cache is a namespace of the scheduler's cache, under the run's id."""
     cache = MemoryCache()
-    with TaskScheduler({"set": lambda task, context: context.cache.set("k", 1)}, cache=cache) as scheduler:
+    with TaskScheduler(
+        {"set": lambda task, context: context.cache.set("k", 1)}, cache=cache
+    ) as scheduler:
         graph = TaskGraph()
         graph.add(Task(type="set"))
         scheduler.run(graph, run_id="r1")
@@ -524,11 +559,14 @@ def test_the_cache_is_the_one_that_was_given():
 
 
 def test_usage(scheduler):
-    """What a task's clients use is its usage, wherever they are called; the run's is the sum."""
+    """A task's usage is that of all its clients, wherever they are called; the run's is the sum."""
     client = ScriptedInferenceClient(lambda body: "fine")
 
     def ask(task, context):
-        return [Background(contextvars.copy_context().run, client.generate, "hello").result().usage for _ in range(2)]
+        return [
+            Background(contextvars.copy_context().run, client.generate, "hello").result().usage
+            for _ in range(2)
+        ]
 
     scheduler.handlers["ask"] = ask
     result = scheduler.run(one_and_two("ask"))
@@ -544,8 +582,8 @@ def one_and_two(type):
     return graph
 
 
-def test_a_run_inside_a_task(scheduler):
-    """Every task runs a graph on the same scheduler, more of them than there are workers; nobody waits for ever."""
+def test_run_inside_a_task(scheduler):
+    """More tasks than workers each run a graph on the same scheduler; none waits for ever."""
 
     def outer(task, context):
         return scheduler.run(diamond()).results["d"]
@@ -558,8 +596,8 @@ def test_a_run_inside_a_task(scheduler):
     assert len(result.results) == 12
 
 
-def test_a_stream_inside_a_task(scheduler):
-    """A task may read the events of a run on its own scheduler."""
+def test_stream_inside_a_task(scheduler):
+    """A task can read the events of a run on its own scheduler."""
     scheduler.handlers["outer"] = lambda task, context: len(list(scheduler.stream(diamond())))
     graph = TaskGraph()
     graph.map(Task(type="outer"), range(10))
@@ -570,7 +608,7 @@ def test_a_stream_inside_a_task(scheduler):
 
 
 def test_no_thread_without_a_run():
-    """Making a scheduler starts no thread; with max_workers=0 neither does running."""
+    """A new scheduler starts no thread; with max_workers=0 a run does not, either."""
     before = threading.active_count()
     TaskScheduler({"echo": echo})
     inline = TaskScheduler({"who": lambda task, context: threading.get_ident()}, max_workers=0)
@@ -582,8 +620,8 @@ def test_no_thread_without_a_run():
         TaskScheduler(max_workers=-1)
 
 
-def test_a_scheduler_works_in_a_forked_child(threads):
-    """A scheduler that has run, and is running, works in a forked child."""
+def test_scheduler_works_in_a_forked_child(threads):
+    """A scheduler that has run graphs, and is running one, works in a forked child."""
     release = threading.Event()
     threads.handlers["wait"] = lambda task, context: release.wait(20)
     graph = diamond(b="wait")
@@ -595,11 +633,13 @@ def test_a_scheduler_works_in_a_forked_child(threads):
 
     in_child(use)
     release.set()
-    assert run.result(10).errors == {"d": "TypeError: sequence item 0: expected str instance, bool found"}
+    assert run.result(10).errors == {
+        "d": "TypeError: sequence item 0: expected str instance, bool found"
+    }
 
 
-def test_a_finished_run_is_freed(threads):
-    """Nothing of a run stays behind in the scheduler or the token it ran under, but its result."""
+def test_finished_run_is_freed(threads):
+    """The scheduler and the token keep nothing of a finished run but its result."""
     token = Cancellation()
     with token:
         run = threads.submit(diamond(), timeout=60)
@@ -612,11 +652,30 @@ def test_a_finished_run_is_freed(threads):
 
 
 def test_ten_thousand_tasks(threads):
-    """A wide graph and a long chain of thousands of tasks come out whole."""
+    """A wide graph and a long chain of thousands of tasks end with all results."""
     wide = TaskGraph()
     wide.map(Task(type="echo", objective="x"), range(10000))
     assert len(threads.run(wide).results) == 10000
     chain = TaskGraph()
     for number in range(5000):
-        chain.add(Task(type="echo"), name=str(number), depends_on=[str(number - 1)] if number else [])
+        chain.add(
+            Task(type="echo"), name=str(number), depends_on=[str(number - 1)] if number else []
+        )
     assert len(threads.run(chain).results) == 5000
+
+
+def test_run_under_a_cancelled_token(scheduler):
+    """The run starts nothing, and says why."""
+    with Cancellation() as token:
+        token.cancel("before")
+        result = scheduler.run(single())
+    assert result.skipped == {"x": "the run ended early: before"}
+    assert scheduler.run(single()).status is TaskStatus.COMPLETE
+
+
+def test_infinite_timeout_of_a_run(scheduler):
+    """An infinite time-out is none, and does not affect those of other runs."""
+    assert scheduler.run(single(), timeout=math.inf).status is TaskStatus.COMPLETE
+    scheduler.handlers["wait"] = lambda task, context: context.cancellation.wait(math.inf)
+    with Cancellation(timeout=math.inf):
+        assert "0.1 s" in scheduler.run(single("wait"), timeout=0.1).errors["x"]

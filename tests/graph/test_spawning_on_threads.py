@@ -1,4 +1,4 @@
-"""Spawning while a run goes on: from handlers, their threads and their tools, and at the moment at which they end."""
+"""Spawning during a run: from handlers, their threads and tools, and at the end of an attempt."""
 
 import threading
 
@@ -22,24 +22,28 @@ def scheduler(request):
 
 
 def test_from_several_threads_of_one_handler(scheduler):
-    """Eight threads of one handler spawn at once; every task runs, each once, under a name of its own."""
+    """Eight threads of one handler spawn at once; each task runs once, under its own name."""
 
     def handler(task, context):
         def spawn(first):
             return [context.spawn(Task(type="quick")) for _ in range(first, first + 25)]
 
-        return sum((call.result() for call in [Background(spawn, 25 * number) for number in range(8)]), [])
+        return sum(
+            (call.result() for call in [Background(spawn, 25 * number) for number in range(8)]), []
+        )
 
     scheduler.handlers["handler"] = handler
     result = scheduler.run(single("handler"))
     spawned = result.results["x"]
     assert len(spawned) == 200 and len(result.results) == 201
     assert all(task.status is TaskStatus.COMPLETE for task in spawned)
-    assert sorted(task.result for task in spawned) == sorted(name for name in result.results if name != "x")
+    assert sorted(task.result for task in spawned) == sorted(
+        name for name in result.results if name != "x"
+    )
 
 
 def test_from_tools(scheduler):
-    """A tool of a handler's tool loop spawns, on whatever thread it is called."""
+    """A tool of a handler's tool loop can spawn, on whatever thread it is called."""
 
     def handler(task, context):
         def plan(topic: str) -> str:
@@ -48,7 +52,9 @@ def test_from_tools(scheduler):
             return "planned"
 
         wanted = calls(("plan", {"topic": "one"}), ("plan", {"topic": "two"}))
-        client = ScriptedInferenceClient(lambda body: "done" if len(body["messages"]) > 1 else wanted)
+        client = ScriptedInferenceClient(
+            lambda body: "done" if len(body["messages"]) > 1 else wanted
+        )
         run = client.run_tools("plan", tools=[plan])
         assert [call.exception for call in run.calls] == [None, None]
         return run.text
@@ -57,17 +63,17 @@ def test_from_tools(scheduler):
     assert scheduler.run(single("handler")).results == {"x": "done", "one": "one", "two": "two"}
 
 
-def test_after_the_handler_has_returned(scheduler):
-    """What is over spawns nothing: a thread that a handler left behind has a GraphError."""
+def test_not_after_the_handler_returned(scheduler):
+    """spawn() in a leftover thread of a handler raises GraphError."""
     contexts = []
     scheduler.handlers["leave"] = lambda task, context: contexts.append(context)
     scheduler.run(single("leave"))
-    with pytest.raises(GraphError, match="is over"):
+    with pytest.raises(GraphError, match="has ended"):
         contexts[0].spawn(Task(type="quick"))
 
 
-def test_while_the_run_is_cancelled():
-    """Tasks that spawn at the moment of the cancel spawn it or have a GraphError; afterwards every Task is free."""
+def test_at_the_moment_of_a_cancel():
+    """Each spawn works or raises GraphError; afterwards every Task is unlocked."""
 
     def handler(task, context):
         ready.set()
@@ -85,16 +91,18 @@ def test_while_the_run_is_cancelled():
             assert ready.wait(20)
             run.cancel()
             result = run.result(20)
-            assert refused.wait(20)  # the run is over before its handler knows
-            assert len(result.results) + len(result.skipped) + len(result.errors) == len(children) + 1
+            assert refused.wait(20)  # the run ends before its handler notices
+            assert (
+                len(result.results) + len(result.skipped) + len(result.errors) == len(children) + 1
+            )
             graph = TaskGraph()
             for child in children[:50]:
                 graph.add(child)
             assert scheduler.run(graph).status is TaskStatus.COMPLETE
 
 
-def test_what_was_spawned_runs_beside_its_spawner():
-    """A spawned task starts at once, while its spawner goes on, if there is a worker; and after it, if there is one only."""
+def test_spawned_task_runs_beside_its_spawner():
+    """It starts at once if a worker is free, and otherwise after its spawner."""
     met = threading.Barrier(2)
 
     def spawner(task, context):
@@ -103,12 +111,18 @@ def test_what_was_spawned_runs_beside_its_spawner():
         met.wait(20)
         return "spawner"
 
-    with TaskScheduler({"spawner": spawner, "meet": lambda task, context: met.wait(20) >= 0, "quick": quick}) as scheduler:
-        assert scheduler.run(single("spawner")).results == {"x": "spawner", "child": True, "after": "after"}
+    with TaskScheduler(
+        {"spawner": spawner, "meet": lambda task, context: met.wait(20) >= 0, "quick": quick}
+    ) as scheduler:
+        assert scheduler.run(single("spawner")).results == {
+            "x": "spawner",
+            "child": True,
+            "after": "after",
+        }
 
 
-def test_a_chain_of_spawns(scheduler):
-    """Each of five hundred tasks spawns the next one; a task may depend on what spawned it."""
+def test_chain_of_spawns(scheduler):
+    """Five hundred tasks each spawn the next, which depends on its spawner."""
 
     def link(task, context):
         left = task.params["left"]
@@ -122,8 +136,8 @@ def test_a_chain_of_spawns(scheduler):
     assert sorted(scheduler.run(graph, timeout=20).results.values()) == list(range(501))
 
 
-def test_what_goes_on_is_taken_back():
-    """A spawned task that goes on while its spawner is retried is cancelled; its late result is nobody's."""
+def test_running_spawned_task_is_revoked():
+    """It is cancelled when its spawner is retried, and its late result is discarded."""
     started, cancelled = threading.Event(), threading.Event()
 
     def child(task, context):
@@ -145,11 +159,11 @@ def test_what_goes_on_is_taken_back():
         result = scheduler.run(single("parent", retry=Retry(attempts=2, wait=lambda state: 0.0)))
         assert result.results == {"x": "parent", "child": "second"}
         assert cancelled.wait(20)
-        wait_for(lambda: not scheduler._workforce._pool.abandoned)
+        wait_for(lambda: not scheduler.stuck_threads)
 
 
-def test_a_refused_spawn_leaves_nothing(scheduler):
-    """What cannot be spawned is a GraphError in the handler, and the Task is free."""
+def test_refused_spawn_leaves_nothing(scheduler):
+    """An invalid spawn raises GraphError in the handler, and the Task is unlocked."""
     free = Task(type="quick")
 
     def handler(task, context):
@@ -168,8 +182,8 @@ def test_a_refused_spawn_leaves_nothing(scheduler):
     assert scheduler.run(single("quick", task=free)).results == {"x": "x"}
 
 
-def test_names_that_are_made_up(scheduler):
-    """A task that was given no name gets one that is free."""
+def test_default_names(scheduler):
+    """A spawned task without a name gets one that is free."""
 
     def handler(task, context):
         context.spawn(Task(type="quick"), name="quick-3")
@@ -180,7 +194,7 @@ def test_names_that_are_made_up(scheduler):
 
 
 def test_in_a_subgraph(scheduler):
-    """What a task of a subgraph spawns has its names there: its own, its dependencies', those of a loop's feedback."""
+    """What a subgraph's task spawns uses short names, also in inputs and feedback."""
     seen = []
 
     def handler(task, context):
@@ -205,11 +219,15 @@ def test_in_a_subgraph(scheduler):
 
 
 def test_names_of_groups_are_taken(scheduler):
-    """What is spawned may not have a map's name, and a name that is made up is none; a name is a text."""
+    """A spawned task cannot have a map's name; generated names avoid it; a name is a string."""
 
     def handler(task, context):
-        for name, told in (("page", "a group named 'page'"), (5, "name= is a text, not 5"), (0, "name= is a text, not 0")):
-            with pytest.raises(GraphError, match=told):
+        for name, message in (
+            ("page", "a group named 'page'"),
+            (5, "name= is a string, not 5"),
+            (0, "name= is a string, not 0"),
+        ):
+            with pytest.raises(GraphError, match=message):
                 context.spawn(Task(type="quick"), name=name)
         context.spawn(Task(type="quick"))
 

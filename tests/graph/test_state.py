@@ -1,90 +1,93 @@
-"""The run state, driven by hand: no threads, no clock, every row of its table."""
+"""RunState without threads or a clock: every row of its table of transitions."""
 
 import pytest
 
 from asimov_sync import GraphError, Retry, Task, TaskGraph, TaskStatus
-from asimov_sync.graph.nodes import node_of
-from asimov_sync.graph.phases import (
+from asimov_sync.graph.node import make_node
+from asimov_sync.graph.state import (
     COMPLETE,
-    DECIDING,
     DELAYED,
+    EVALUATING,
     EXECUTING,
     FAILED,
+    NOT_SELECTED,
     PARTIAL,
     READY,
-    RULED_OUT,
+    REVOKED,
     SKIPPED,
-    TAKEN_BACK,
     WAITING,
+    Change,
+    RunState,
 )
-from asimov_sync.graph.state import Change, RunState
 
 
 def state_of(dependencies, stop_on_failure=False, **options):
-    """A state of tasks named "0", "1" …; options by the name of an argument of `add`: {place: value}."""
+    """Return a state of tasks "0", "1" …; options: {index: value} by the name of an argument of
+    `add`.
+    """
     graph = TaskGraph()
-    for place, before in enumerate(dependencies):
-        own = {option: values[place] for option, values in options.items() if place in values}
-        graph.add(Task(type="t"), name=str(place), depends_on=[str(one) for one in before], **own)
+    for index, before in enumerate(dependencies):
+        own = {option: values[index] for option, values in options.items() if index in values}
+        graph.add(Task(type="t"), name=str(index), depends_on=[str(one) for one in before], **own)
     return RunState(graph.plan(), stop_on_failure)
 
 
 def node(name, *depends_on):
-    return node_of(Task(type="t"), name, depends_on, None, False, None, None, 5, ())
+    return make_node(Task(type="t"), name, depends_on, None, False, None, None, 5, ())
 
 
 def take(state, now=0.0):
-    """All that can be taken now."""
+    """Start all tasks that are ready, and return their indexes."""
     taken = []
     while True:
-        place = state.take(now)
-        if place is None:
+        index = state.start_next(now)
+        if index is None:
             return taken
-        taken.append(place)
+        taken.append(index)
 
 
-def complete(state, *places, result=None):
-    for place in places:
-        state.settle(place, TaskStatus.COMPLETE, result)
+def complete(state, *indexes, result=None):
+    for index in indexes:
+        state.finish(index, TaskStatus.COMPLETE, result)
 
 
-def fail(state, place):
-    state.settle(place, TaskStatus.FAILED, None, "e")
+def fail(state, index):
+    state.finish(index, TaskStatus.FAILED, None, "e")
 
 
 def statuses(state):
     return [node.task.status.name for node in state.nodes]
 
 
-def test_a_diamond():
-    """Both middle tasks are ready after the first, and the last one after both, in the order of adding."""
+def test_diamond():
+    """The middle tasks are ready after the first, and the last one after both, in order."""
     state = state_of([[], [0], [0], [1, 2]])
     assert take(state) == [0]
     complete(state, 0)
     assert take(state) == [1, 2]
     complete(state, 2)
     assert take(state) == []
-    state.settle(1, TaskStatus.PARTIAL, "half", "the rest")
+    state.finish(1, TaskStatus.PARTIAL, "half", "the rest")
     assert take(state) == [3]
-    assert not state.over and state.status is TaskStatus.EXECUTING
+    assert not state.finished and state.status is TaskStatus.EXECUTING
     complete(state, 3)
-    assert state.over and state.status is TaskStatus.PARTIAL
+    assert state.finished and state.status is TaskStatus.PARTIAL
     assert state.changes == []
 
 
-def test_a_failure_skips_what_depends_on_it():
-    """Dependents are skipped, and theirs, each with the reason; the rest goes on."""
+def test_failure_skips_downstream():
+    """All tasks downstream are skipped, each with the reason; the others continue."""
     state = state_of([[], [0], [1], []])
     take(state)
     fail(state, 0)
     assert state.changes == [Change(1, SKIPPED), Change(2, SKIPPED)]
     assert state.errors[1:3] == ["its dependency '0' failed", "its dependency '1' was skipped"]
     complete(state, 3)
-    assert state.over and state.status is TaskStatus.PARTIAL
+    assert state.finished and state.status is TaskStatus.PARTIAL
 
 
-def test_a_fate_is_decided_with_the_last_dependency():
-    """A task one of whose dependencies failed is skipped when the others are settled, too."""
+def test_task_is_resolved_with_its_last_dependency():
+    """A task with a failed dependency is skipped when the others are final, too."""
     state = state_of([[], [], [0, 1]])
     take(state)
     fail(state, 0)
@@ -93,8 +96,8 @@ def test_a_fate_is_decided_with_the_last_dependency():
     assert state.phases[2] is SKIPPED
 
 
-def test_failures_that_are_allowed():
-    """A task that allows failure runs once its dependencies are settled, skipped ones included."""
+def test_allow_failure():
+    """A task that allows failure runs once its dependencies are final, skipped ones included."""
     state = state_of([[], [0], [0, 1], []], allow_failure={2: True})
     take(state)
     fail(state, 0)
@@ -103,60 +106,62 @@ def test_failures_that_are_allowed():
     assert state.inputs(2) == {}
 
 
-def test_stopping_on_failure():
-    """With stop_on_failure nothing more is started, not even a retry, and what goes on is settled."""
+def test_stop_on_failure():
+    """After a failure nothing starts, not even a retry; running tasks can finish."""
     state = state_of([[], [], [], [1]], stop_on_failure=True, retry={1: Retry(attempts=3)})
-    state.take(0.0), state.take(0.0)
-    assert state.may_retry(1)
+    state.start_next(0.0), state.start_next(0.0)
+    assert state.can_retry(1)
     fail(state, 0)
     assert state.changes == [Change(2, SKIPPED), Change(3, SKIPPED)]
-    assert not state.may_retry(1)
+    assert not state.can_retry(1)
     assert take(state) == []
     complete(state, 1)
-    assert state.over and state.status is TaskStatus.PARTIAL
+    assert state.finished and state.status is TaskStatus.PARTIAL
 
 
-def test_the_end():
-    """Ending a run fails what goes on and skips the rest, whatever it was waiting for."""
+def test_end():
+    """Ending a run fails running tasks and skips the rest, whatever it waited for."""
     state = state_of([[], [], [1], [], []], retry={3: Retry()}, when={4: bool})
     take(state)
     complete(state, 0)
     state.retry(3, 10.0)
-    assert state.phases == [COMPLETE, EXECUTING, WAITING, DELAYED, DECIDING]
+    assert state.phases == [COMPLETE, EXECUTING, WAITING, DELAYED, EVALUATING]
     assert state.end("enough", "cancelled") == [1]
-    assert state.over
+    assert state.finished
     assert statuses(state) == ["COMPLETE", "FAILED", "WAITING", "WAITING", "WAITING"]
     assert (state.nodes[1].task.error, state.errors[3]) == ("cancelled", "enough")
 
 
-def test_an_empty_graph_is_complete():
-    """A run without tasks is over, and COMPLETE."""
+def test_empty_graph_is_complete():
+    """A run without tasks is finished, and COMPLETE."""
     state = state_of([])
-    assert state.over and state.status is TaskStatus.COMPLETE
+    assert state.finished and state.status is TaskStatus.COMPLETE
 
 
 # Conditions
 
 
-@pytest.mark.parametrize("met, phase", [(True, EXECUTING), (False, RULED_OUT)])
-def test_a_condition(met, phase):
-    """A task with a `when` is DECIDING when it is taken, and WAITING to the outside, until that was asked."""
+@pytest.mark.parametrize("met, phase", [(True, EXECUTING), (False, NOT_SELECTED)])
+def test_condition(met, phase):
+    """A task with a `when` is EVALUATING, and shows WAITING, until the result is applied."""
     state = state_of([[], [0], [1]], when={1: bool})
     take(state)
     complete(state, 0, result=7)
     assert take(state) == [1]
-    assert state.phases[1] is DECIDING and statuses(state)[1] == "WAITING"
+    assert state.phases[1] is EVALUATING and statuses(state)[1] == "WAITING"
     assert state.inputs(1) == {"0": 7}
-    state.decide(1, met)
+    state.apply_condition(1, met)
     assert state.phases[1] is phase
     if met:
         complete(state, 1)
         complete(state, *take(state))
-    assert state.over and state.status is TaskStatus.COMPLETE
-    assert [change.phase for change in state.changes] == ([] if met else [RULED_OUT, RULED_OUT])
+    assert state.finished and state.status is TaskStatus.COMPLETE
+    assert [change.phase for change in state.changes] == (
+        [] if met else [NOT_SELECTED, NOT_SELECTED]
+    )
 
 
-def test_a_condition_that_fails():
+def test_condition_that_raises():
     """A task whose `when` raised goes from WAITING to FAILED."""
     state = state_of([[]], when={0: bool})
     take(state)
@@ -167,17 +172,17 @@ def test_a_condition_that_fails():
 # Retries
 
 
-def test_a_retry_waits_for_its_moment():
-    """A delayed attempt is WAITING, is taken at its moment and not before, and counts as an attempt, not a visit."""
+def test_retry_waits_for_its_moment():
+    """A delayed attempt is WAITING, starts when due, and counts as an attempt, not a visit."""
     state = state_of([[], [0]], retry={0: Retry(attempts=2)})
     take(state)
-    assert state.may_retry(0)
+    assert state.can_retry(0)
     state.retry(0, 5.0)
     assert statuses(state)[0] == "WAITING"
     assert take(state, 4.9) == []
     assert take(state, 5.0) == [0]
     assert (state.attempts[0], state.visits[0]) == (2, 1)
-    assert not state.may_retry(0)
+    assert not state.can_retry(0)
     complete(state, 0)
     assert take(state) == [1]
 
@@ -185,12 +190,12 @@ def test_a_retry_waits_for_its_moment():
 # Routes
 
 
-def test_a_route_onward():
-    """Of the dependents only those chosen run; a join runs with those of its dependencies that ran."""
+def test_route_forwards():
+    """Only selected dependents run; a join runs with those of its dependencies that ran."""
     state = state_of([[], [0], [0], [1, 2], [2]])
     take(state)
-    state.settle(0, TaskStatus.COMPLETE, "r", None, ["1"])
-    assert state.phases == [COMPLETE, READY, RULED_OUT, WAITING, RULED_OUT]
+    state.finish(0, TaskStatus.COMPLETE, "r", None, ["1"])
+    assert state.phases == [COMPLETE, READY, NOT_SELECTED, WAITING, NOT_SELECTED]
     complete(state, *take(state), result="one")
     assert take(state) == [3]
     assert state.inputs(3) == {"1": "one"}
@@ -199,37 +204,37 @@ def test_a_route_onward():
     assert state.errors[2] == "'0' routed past it"
 
 
-def test_a_route_to_nothing():
-    """A Route without names rules out all that depends on it."""
+def test_route_to_nothing():
+    """A Route without names leaves all dependents NOT_SELECTED."""
     state = state_of([[], [0], [1]])
     take(state)
-    state.settle(0, TaskStatus.COMPLETE, "r", None, [])
-    assert state.over and state.phases == [COMPLETE, RULED_OUT, RULED_OUT]
+    state.finish(0, TaskStatus.COMPLETE, "r", None, [])
+    assert state.finished and state.phases == [COMPLETE, NOT_SELECTED, NOT_SELECTED]
 
 
-def test_a_direct_dependent_that_is_not_chosen():
-    """It is ruled out whatever its other dependencies bring, and in whatever order."""
+def test_unselected_direct_dependent():
+    """It is NOT_SELECTED whatever its other dependencies do, in any order."""
     for order in ([0, 1], [1, 0]):
         state = state_of([[], [], [0, 1], [0]])
         take(state)
-        for place in order:
-            state.settle(place, TaskStatus.COMPLETE, None, None, ["3"] if place == 0 else None)
-        assert state.phases[2] is RULED_OUT
+        for index in order:
+            state.finish(index, TaskStatus.COMPLETE, None, None, ["3"] if index == 0 else None)
+        assert state.phases[2] is NOT_SELECTED
 
 
 @pytest.mark.parametrize("route", [["nobody"], ["1", "0"], ["3"], [7]])
-def test_a_route_that_cannot_be_taken(route):
-    """A Route to no task, on and back at once, or to one that is no dependent and no ancestor fails its task."""
+def test_invalid_route(route):
+    """A Route to no task, in both directions, or to an unrelated task fails its task."""
     state = state_of([[], [0], [0], []])
     take(state)
     complete(state, 3)
-    assert state.settle(0, TaskStatus.COMPLETE, None, None, route) is TaskStatus.FAILED
+    assert state.finish(0, TaskStatus.COMPLETE, None, None, route) is TaskStatus.FAILED
     assert state.errors[0].startswith("GraphError: the Route of '0'")
     assert state.phases == [FAILED, SKIPPED, SKIPPED, COMPLETE]
 
 
 def loop():
-    """0 → 1 → 2 (the router) → 3, and 4 beside, which depends on 0."""
+    """Return 0 → 1 → 2 (the router) → 3, and 4 beside, which depends on 0."""
     state = state_of([[], [0], [1], [2], [0]], max_visits={2: 3})
     take(state)
     complete(state, 0)
@@ -239,10 +244,10 @@ def loop():
     return state
 
 
-def test_a_route_back():
-    """The target and all after it that has started wait again; what goes on of it is told to be undone."""
+def test_route_backwards():
+    """The target and all started tasks downstream are reset; running ones are in `changes`."""
     state = loop()
-    assert state.settle(2, TaskStatus.COMPLETE, "better", None, ["0"]) is TaskStatus.COMPLETE
+    assert state.finish(2, TaskStatus.COMPLETE, "better", None, ["0"]) is TaskStatus.COMPLETE
     assert state.phases == [READY, WAITING, WAITING, WAITING, WAITING]
     assert state.changes == [Change(4, WAITING)]
     assert statuses(state) == ["WAITING"] * 5
@@ -254,91 +259,91 @@ def test_a_route_back():
     complete(state, 1, 4)
     complete(state, *take(state))
     complete(state, *take(state))
-    assert state.over and state.status is TaskStatus.COMPLETE
+    assert state.finished and state.status is TaskStatus.COMPLETE
 
 
-def test_a_route_to_itself():
+def test_route_to_itself():
     """A Route that names its own task starts it again."""
     state = state_of([[], [0]])
     take(state)
-    state.settle(0, TaskStatus.COMPLETE, 1, None, ["0"])
+    state.finish(0, TaskStatus.COMPLETE, 1, None, ["0"])
     assert take(state) == [0]
     assert state.visits[0] == 2 and state.feedback[0] == {"0": 1}
 
 
 def test_one_visit_too_many():
-    """The routing task fails when its Route would start it, or the target, more often than its max_visits."""
+    """The routing task fails if its Route would exceed its own max_visits or the target's."""
     state = state_of([[], [0]], max_visits={1: 2})
     for visit in (1, 2):
         assert take(state) == [0]
         complete(state, 0)
         assert take(state) == [1]
-        end = state.settle(1, TaskStatus.COMPLETE, None, None, ["0"])
+        end = state.finish(1, TaskStatus.COMPLETE, None, None, ["0"])
         assert (end is TaskStatus.FAILED) == (visit == 2)
     assert "'1' was started 2 times, its max_visits" in state.errors[1]
-    assert state.over and state.phases == [COMPLETE, FAILED]
+    assert state.finished and state.phases == [COMPLETE, FAILED]
 
 
 def test_one_visit_too_many_of_another():
-    """A task between the two that has used up its visits fails without being started."""
+    """A task between the two that has used up its visits fails without a start."""
     state = state_of([[], [0], [1], [2]], max_visits={1: 1})
-    for place in (0, 1):
-        assert take(state) == [place]
-        complete(state, place)
+    for index in (0, 1):
+        assert take(state) == [index]
+        complete(state, index)
     assert take(state) == [2]
-    state.settle(2, TaskStatus.COMPLETE, None, None, ["0"])
+    state.finish(2, TaskStatus.COMPLETE, None, None, ["0"])
     complete(state, *take(state))
     assert take(state) == []
     assert state.phases == [COMPLETE, FAILED, SKIPPED, SKIPPED]
     assert state.changes[0] == Change(1, FAILED)
-    assert "'1' was started 1 times already, its max_visits" in str(state.faults[1])
+    assert "'1' was started 1 times already, its max_visits" in str(state.engine_errors[1])
 
 
-def test_a_loop_after_the_stop():
-    """Once nothing more may be started, a Route back is the end of its task."""
+def test_loop_after_stop():
+    """After a stop, a Route backwards ends its task."""
     state = state_of([[], [0], [], [1]], stop_on_failure=True)
-    state.take(0.0), state.take(0.0)
+    state.start_next(0.0), state.start_next(0.0)
     complete(state, 0)
     assert take(state) == [1]
     fail(state, 2)
-    state.settle(1, TaskStatus.COMPLETE, "r", None, ["0"])
-    assert state.over and state.phases == [COMPLETE, COMPLETE, FAILED, SKIPPED]
+    state.finish(1, TaskStatus.COMPLETE, "r", None, ["0"])
+    assert state.finished and state.phases == [COMPLETE, COMPLETE, FAILED, SKIPPED]
 
 
 class Walked(list):
-    """A list of edges that counts how often it is asked for those of a task."""
+    """A list of edges that counts how often the edges of a task are read."""
 
     count = 0
 
-    def __getitem__(self, place):
+    def __getitem__(self, index):
         Walked.count += 1
-        return super().__getitem__(place)
+        return super().__getitem__(index)
 
 
 def edges_of_a_loop(size):
-    """How often edges are asked for when the last task of a chain goes back to every one of it."""
-    state = state_of([[place - 1] if place else [] for place in range(size)])
-    for place in range(size - 1):
-        assert take(state) == [place]
-        complete(state, place)
+    """Return how often edges are read when the last task of a chain goes back to all others."""
+    state = state_of([[index - 1] if index else [] for index in range(size)])
+    for index in range(size - 1):
+        assert take(state) == [index]
+        complete(state, index)
     assert take(state) == [size - 1]
     state.dependencies, state.dependents = Walked(state.dependencies), Walked(state.dependents)
     Walked.count = 0
-    state.settle(size - 1, TaskStatus.COMPLETE, None, None, [str(place) for place in range(size)])
+    state.finish(size - 1, TaskStatus.COMPLETE, None, None, [str(index) for index in range(size)])
     assert state.phases == [READY] + [WAITING] * (size - 1)
     return Walked.count
 
 
-def test_a_loop_that_names_many():
-    """A Route back takes work in proportion to what it undoes, however many it names."""
+def test_loop_with_many_targets():
+    """A Route backwards costs time in proportion to what it resets, however many it names."""
     assert edges_of_a_loop(400) <= 2 * edges_of_a_loop(200) <= 2 * 200 * 8
 
 
 # Spawning
 
 
-def test_spawning():
-    """A spawned task is ready at once if what it depends on is there, and waits otherwise; its spawner may be meant."""
+def test_spawn():
+    """A spawned task is ready once its dependencies are final; its spawner can be one of them."""
     state = state_of([[], []])
     take(state)
     complete(state, 1, result="one")
@@ -351,11 +356,11 @@ def test_spawning():
     complete(state, 0)
     assert take(state) == [3]
     complete(state, 3)
-    assert state.over
+    assert state.finished
 
 
-def test_spawning_after_a_group():
-    """A spawned task may depend on all tasks of a map by the map's name."""
+def test_spawn_after_a_group():
+    """A spawned task can depend on all tasks of a map by the map's name."""
     graph = TaskGraph()
     graph.map(Task(type="t"), "ab", name="page")
     graph.add(Task(type="t"), name="spawner")
@@ -367,29 +372,34 @@ def test_spawning_after_a_group():
 
 
 def after_an_empty_map(*after, **options):
-    """0, an empty map "page" after it, a task after each of the other names, and 9, that is no part of it."""
+    """Return 0, an empty map "page" after it, a task after each other name, and an unrelated 9."""
     graph = TaskGraph()
     graph.add(Task(type="t"), name="0")
     graph.map(Task(type="t"), "", name="page", depends_on="0")
-    for place, before in enumerate(after, 1):
-        graph.add(Task(type="t"), name=str(place), depends_on=before, **options)
+    for index, before in enumerate(after, 1):
+        graph.add(Task(type="t"), name=str(index), depends_on=before, **options)
     graph.add(Task(type="t"), name="9")
     return RunState(graph.plan())
 
 
 def test_after_an_empty_map():
-    """What depends on it waits for what it waits for, and finds no result of that in its inputs, spawned or not."""
+    """What depends on an empty map waits for the map's dependencies, without their results."""
     state = after_an_empty_map("page", ["page", "0"])
     assert take(state) == [0, 3]
     late = state.spawn(3, node("late", "page"))
     later = state.spawn(3, node("later", "page", "0"))
     complete(state, 0, result="r")
     assert take(state) == [1, 2, late, later]
-    assert [state.inputs(place) for place in (1, 2, late, later)] == [{}, {"0": "r"}, {}, {"0": "r"}]
+    assert [state.inputs(index) for index in (1, 2, late, later)] == [
+        {},
+        {"0": "r"},
+        {},
+        {"0": "r"},
+    ]
 
 
-def test_an_empty_map_after_a_failure():
-    """What depends on it is skipped; or, if failure is allowed, started, and told of it."""
+def test_empty_map_after_a_failure():
+    """What depends on it is skipped; with allow_failure it runs and sees the failure."""
     state = after_an_empty_map("page")
     take(state)
     fail(state, 0)
@@ -400,40 +410,45 @@ def test_an_empty_map_after_a_failure():
     assert take(state) == [1] and state.failed_dependencies(1) == {"0": "e"}
 
 
-def test_an_empty_map_after_a_route():
-    """A Route could not choose any of its tasks: for what depends on it that is as if all of them were ruled out."""
+def test_empty_map_after_a_route():
+    """The Route selected none of its tasks: what depends on the map is NOT_SELECTED."""
     state = after_an_empty_map("0", "page", ["page", "9"], ["page", "0"])
     take(state)
     complete(state, 5, result="nine")
-    state.settle(0, TaskStatus.COMPLETE, "r", None, ["1"])
-    assert state.phases == [COMPLETE, READY, RULED_OUT, READY, RULED_OUT, COMPLETE]
-    assert state.errors[2] == "all that it depends on was ruled out" and state.errors[4] == "'0' routed past it"
+    state.finish(0, TaskStatus.COMPLETE, "r", None, ["1"])
+    assert state.phases == [COMPLETE, READY, NOT_SELECTED, READY, NOT_SELECTED, COMPLETE]
+    assert (
+        state.errors[2] == "all that it depends on was ruled out"
+        and state.errors[4] == "'0' routed past it"
+    )
     assert state.inputs(3) == {"9": "nine"}
 
 
-def test_names_that_clash_in_a_subgraph():
-    """A task spawned there may depend on two of the same short name: the inner one is then called by its whole name."""
+def test_ambiguous_names_in_a_subgraph():
+    """A task spawned there sees the inner one of two equal short names under its full name."""
     inner, outer = TaskGraph(), TaskGraph()
     inner.add(Task(type="t"), name="fetch")
     fetch = outer.add(Task(type="t"), name="fetch")
     outer.add_graph(inner, name="first")
     state = RunState(outer.plan())
     take(state)
-    new = node_of(Task(type="t"), "first.j", [fetch, "fetch"], None, True, None, None, 5, ("first.",))
-    place = state.spawn(0, new)
+    new = make_node(
+        Task(type="t"), "first.j", [fetch, "fetch"], None, True, None, None, 5, ("first.",)
+    )
+    index = state.spawn(0, new)
     complete(state, 0, result="outer")
     complete(state, 1, result="inner")
-    assert state.inputs(place) == {"fetch": "outer", "first.fetch": "inner"}
+    assert state.inputs(index) == {"fetch": "outer", "first.fetch": "inner"}
     state = RunState(outer.plan())
     take(state)
-    for place in (0, 1):
-        state.settle(place, TaskStatus.FAILED, None, str(place))
-    place = state.spawn(0, new._replace(task=Task(type="t")))
-    assert state.failed_dependencies(place) == {"fetch": "0", "first.fetch": "1"}
+    for index in (0, 1):
+        state.finish(index, TaskStatus.FAILED, None, str(index))
+    index = state.spawn(0, new._replace(task=Task(type="t")))
+    assert state.failed_dependencies(index) == {"fetch": "0", "first.fetch": "1"}
 
 
-def test_the_nearest_of_a_name_may_be_a_group():
-    """In a subgraph a map's name is its own map's, though the graph around it has a task of that name; no Route goes there."""
+def test_nearest_name_may_be_a_group():
+    """In a subgraph its own map's name comes first; a Route to that is invalid."""
     inner, outer = TaskGraph(), TaskGraph()
     inner.add(Task(type="t"), name="begin")
     inner.map(Task(type="t"), "ab", name="page", depends_on="begin")
@@ -441,14 +456,17 @@ def test_the_nearest_of_a_name_may_be_a_group():
     outer.add_graph(inner, name="first")
     state = RunState(outer.plan())
     take(state)
-    new = node_of(Task(type="t"), "first.j", ["page"], None, False, None, None, 5, ("first.",))
+    new = make_node(Task(type="t"), "first.j", ["page"], None, False, None, None, 5, ("first.",))
     assert state.dependencies[state.spawn(1, new)] == (2, 3)
-    state.settle(1, TaskStatus.COMPLETE, None, None, ["page"])
-    assert state.errors[1] == "GraphError: the Route of 'first.begin' names 'page', a group: a Route names tasks"
+    state.finish(1, TaskStatus.COMPLETE, None, None, ["page"])
+    assert (
+        state.errors[1]
+        == "GraphError: the Route of 'first.begin' names 'page', a group: a Route names tasks"
+    )
 
 
-def test_spawning_what_cannot_be():
-    """A name or a task that is taken, and a dependency that is not in the run, are errors, and nothing is added."""
+def test_invalid_spawn():
+    """A name or task that is taken, and an unknown dependency, are errors; nothing is added."""
     state = state_of([[]])
     take(state)
     for wrong in (
@@ -461,11 +479,11 @@ def test_spawning_what_cannot_be():
             state.spawn(0, wrong)
     assert len(state.nodes) == 1
     complete(state, 0)
-    assert state.over
+    assert state.finished
 
 
-def test_a_task_spawned_after_a_failure():
-    """It is decided at once by what its dependencies came to."""
+def test_spawn_after_a_failure():
+    """The task is resolved at once from the phases of its dependencies."""
     state = state_of([[], []])
     take(state)
     fail(state, 1)
@@ -474,8 +492,8 @@ def test_a_task_spawned_after_a_failure():
     assert state.changes == [Change(2, SKIPPED)]
 
 
-def test_a_retry_takes_back_what_was_spawned():
-    """The tasks of an attempt that failed are taken back, and theirs; the next attempt may use the names again."""
+def test_retry_revokes_spawned_tasks():
+    """What a failed attempt spawned is revoked, transitively; the names can be used again."""
     state = state_of([[]], retry={0: Retry()})
     take(state)
     state.spawn(0, node("a"))
@@ -484,36 +502,36 @@ def test_a_retry_takes_back_what_was_spawned():
     state.spawn(1, node("c"))
     assert take(state) == [3]
     state.retry(0, 0.0)
-    assert state.phases == [DELAYED, TAKEN_BACK, TAKEN_BACK, TAKEN_BACK]
+    assert state.phases == [DELAYED, REVOKED, REVOKED, REVOKED]
     assert state.changes == [Change(1, WAITING), Change(3, WAITING)]
     assert take(state) == [0]
     assert state.spawn(0, node("a")) == 4
     complete(state, *take(state))
     complete(state, 0)
-    assert state.over and state.status is TaskStatus.COMPLETE
+    assert state.finished and state.status is TaskStatus.COMPLETE
 
 
-def test_a_loop_takes_back_what_was_spawned():
-    """Spawned tasks of an undone visit are no part of the run any more; what depends on them is decided without them."""
+def test_loop_revokes_spawned_tasks():
+    """What an undone visit spawned is revoked; its dependents are resolved without it."""
     state = state_of([[], [0], []])
     take(state)
     state.spawn(0, node("child", "0"))
     state.spawn(2, node("cousin", "child"))
     complete(state, 0)
     assert take(state) == [1, 3]
-    state.settle(1, TaskStatus.COMPLETE, None, None, ["0"])
-    assert state.phases == [READY, WAITING, EXECUTING, TAKEN_BACK, RULED_OUT]
-    assert state.changes == [Change(3, WAITING), Change(4, RULED_OUT)]
+    state.finish(1, TaskStatus.COMPLETE, None, None, ["0"])
+    assert state.phases == [READY, WAITING, EXECUTING, REVOKED, NOT_SELECTED]
+    assert state.changes == [Change(3, WAITING), Change(4, NOT_SELECTED)]
 
 
-def test_what_a_handler_moved():
-    """A task that somebody else moved ends as the run says."""
+def test_task_that_a_handler_moved():
+    """A task that something else moved ends as the run decides."""
     state = state_of([[], []])
     take(state)
     state.nodes[0].task.move(TaskStatus.COMPLETE, 1)
     fail(state, 0)
     state.nodes[1].task.move(TaskStatus.WAITING)
-    state.settle(1, TaskStatus.PARTIAL, 2, "p")
+    state.finish(1, TaskStatus.PARTIAL, 2, "p")
     assert [node.task.snapshot() for node in state.nodes] == [
         (TaskStatus.FAILED, None, "e"),
         (TaskStatus.PARTIAL, 2, "p"),

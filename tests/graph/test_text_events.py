@@ -1,4 +1,4 @@
-"""TaskText: what a task's replies say, piece by piece, of whatever asked for them, and nothing after the task is over."""
+"""TaskText: the text of a task's replies as it arrives, and none after the task has ended."""
 
 import threading
 
@@ -13,7 +13,7 @@ from .graphs import single
 
 
 def texts(events):
-    """What was told, by the number of the reply."""
+    """Return the received text by reply number."""
     found = {}
     for event in events:
         if event.type == "task_text":
@@ -28,8 +28,8 @@ def scheduler(request):
         yield made
 
 
-def test_every_way_of_asking(scheduler):
-    """generate, stream and the tool loops are told alike, each reply under a number of its own, in pieces."""
+def test_every_way_to_call_a_model(scheduler):
+    """generate, stream and tool loops publish text alike, each reply under its own number."""
 
     @tool
     def look_up() -> str:
@@ -48,8 +48,8 @@ def test_every_way_of_asking(scheduler):
 
     scheduler.handlers["handler"] = handler
     events = list(scheduler.stream(single("handler")))
-    told = texts(events)
-    assert {number: text for number, text in told.items() if text} == {
+    received = texts(events)
+    assert {number: text for number, text in received.items() if text} == {
         1: "one two three",
         2: "one two three",
         4: "all done now",
@@ -61,8 +61,8 @@ def test_every_way_of_asking(scheduler):
 
 
 @suite
-def test_a_cut_reply_begins_anew(scheduler):
-    """A reply that breaks off in its text and is asked for again has a new number, and its text begins from the start."""
+def test_interrupted_reply_starts_again(scheduler):
+    """A reply that breaks off and is requested again has a new number, and starts from scratch."""
     with ModelServer([Fault("one two three", error_at=4), "one two three"]) as server:
         client = AnthropicInferenceClient(model="m", api_key="k", api_url=server.url, max_retries=2)
         scheduler.handlers["handler"] = lambda task, context: client.generate("hello").text
@@ -73,7 +73,7 @@ def test_a_cut_reply_begins_anew(scheduler):
 
 
 def test_attempts_count_their_own_replies(scheduler):
-    """Each attempt's replies are numbered from 1 on."""
+    """Each attempt numbers its replies from 1."""
     client = ScriptedInferenceClient(lambda body: "text")
 
     def handler(task, context):
@@ -83,14 +83,16 @@ def test_attempts_count_their_own_replies(scheduler):
             raise ValueError
 
     scheduler.handlers["handler"] = handler
-    events = list(scheduler.stream(single("handler", retry=Retry(attempts=2, wait=lambda state: 0.0))))
+    events = list(
+        scheduler.stream(single("handler", retry=Retry(attempts=2, wait=lambda state: 0.0)))
+    )
     assert [event.reply for event in events if event.type == "task_text"] == [1, 2, 1, 2]
 
 
-def test_tools_side_by_side():
-    """Tools that ask models of their own at the same time tell under numbers of their own, from the very first on."""
+def test_parallel_tools():
+    """Tools that call models in parallel publish under numbers of their own."""
     met = threading.Barrier(4)
-    inner = ScriptedInferenceClient(lambda body: "inner {}".format(body["messages"][0]["content"]))
+    inner = ScriptedInferenceClient(lambda body: f"inner {body['messages'][0]['content']}")
 
     @tool
     def ask(number: int) -> str:
@@ -99,14 +101,22 @@ def test_tools_side_by_side():
 
     wanted = calls(*[("ask", {"number": number}) for number in range(4)])
     outer = ScriptedInferenceClient(lambda body: "outer" if len(body["messages"]) > 1 else wanted)
-    with TaskScheduler({"handler": lambda task, context: outer.run_tools("hello", tools=[ask]).text}) as scheduler:
+    with TaskScheduler(
+        {"handler": lambda task, context: outer.run_tools("hello", tools=[ask]).text}
+    ) as scheduler:
         for _ in range(5):
-            told = texts(scheduler.stream(single("handler")))
-            assert sorted(text for text in told.values() if text) == ["inner 0", "inner 1", "inner 2", "inner 3", "outer"]
+            received = texts(scheduler.stream(single("handler")))
+            assert sorted(text for text in received.values() if text) == [
+                "inner 0",
+                "inner 1",
+                "inner 2",
+                "inner 3",
+                "outer",
+            ]
 
 
-def test_the_first_replies_of_several_threads():
-    """A handler whose threads begin its first replies at once has a number for each."""
+def test_first_replies_of_several_threads():
+    """Threads of a handler that start its first replies at once get different numbers."""
     import contextvars
 
     client = ScriptedInferenceClient(lambda body: "text")
@@ -124,11 +134,13 @@ def test_the_first_replies_of_several_threads():
 
     with TaskScheduler({"handler": handler}) as scheduler:
         for _ in range(10):
-            assert texts(scheduler.stream(single("handler"))) == dict.fromkeys(range(1, many + 1), "text")
+            assert texts(scheduler.stream(single("handler"))) == dict.fromkeys(
+                range(1, many + 1), "text"
+            )
 
 
-def test_nothing_is_told_after_the_task():
-    """What a task's left-behind thread still reads is not told, and neither is that of an attempt that is over."""
+def test_no_text_after_the_task():
+    """Text that a leftover thread receives after the end of its attempt is not published."""
     import contextvars
 
     gate, left = threading.Event(), []
@@ -143,11 +155,15 @@ def test_nothing_is_told_after_the_task():
         run.result(20)
         gate.set()
         assert left[0].result() == "late text"
-        assert [event.type for event in run.events()] == ["task_started", "task_finished", "run_finished"]
+        assert [event.type for event in run.events()] == [
+            "task_started",
+            "task_finished",
+            "run_finished",
+        ]
 
 
-def test_no_cost_without_a_watcher():
-    """Where nobody watches, no tap is set: clients do not even make the pieces."""
+def test_no_listener_without_a_subscriber():
+    """Without subscribers no text listener is installed."""
     from asimov_sync.concurrency import scope
 
     seen = []
@@ -160,14 +176,16 @@ def test_no_cost_without_a_watcher():
     assert [len(taps) for taps in seen] == [0, 1, 1]
 
 
-def test_nested_runs_tell_both(scheduler):
-    """The text of a task in a nested run is told there and to the task that it is nested in."""
+def test_nested_runs_publish_to_both(scheduler):
+    """Text in a nested run is published there, and for the task around it."""
     client = ScriptedInferenceClient(lambda body: "text")
     inner_events = []
 
     def outer(task, context):
         inner_events.extend(scheduler.stream(single("inner")))
 
-    scheduler.handlers.update(outer=outer, inner=lambda task, context: client.generate("hello").text)
+    scheduler.handlers.update(
+        outer=outer, inner=lambda task, context: client.generate("hello").text
+    )
     events = list(scheduler.stream(single("outer")))
     assert texts(events) == texts(inner_events) == {1: "text"}

@@ -1,4 +1,4 @@
-"""Time-outs of tasks: at its deadline an attempt is over, whatever its handler does, and the run goes on."""
+"""Time-outs of tasks: an attempt ends at its deadline, whatever its handler does."""
 
 import concurrent.futures
 import logging
@@ -32,14 +32,14 @@ def quick(task, context):
 
 @pytest.fixture
 def gate():
-    """What stubborn handlers wait for; it opens at the end of the test."""
+    """Return an event that stubborn handlers wait for; it is set at the end of the test."""
     event = threading.Event()
     yield event
     event.set()
 
 
-def test_a_handler_that_ignores_its_timeout(gate):
-    """At the deadline the task is FAILED, its only worker's place is filled, and what it returns late is discarded."""
+def test_handler_that_ignores_its_timeout(gate):
+    """The task is FAILED at its deadline, its worker is replaced, the late result is discarded."""
     returned = threading.Event()
 
     def stubborn(task, context):
@@ -58,32 +58,34 @@ def test_a_handler_that_ignores_its_timeout(gate):
         assert isinstance(result.exceptions["stubborn"], TaskTimeout)
         assert result.errors == {"stubborn": "TaskTimeout: 'stubborn' took longer than 0.05 s"}
         assert result.results == {"after": "quick", "beside": "quick"}
-        assert scheduler._workforce._pool.abandoned == 1
+        assert scheduler.stuck_threads == 1
         gate.set()
-        wait_for(lambda: not scheduler._workforce._pool.abandoned)
+        wait_for(lambda: not scheduler.stuck_threads)
         assert returned.wait(20)
         assert graph["stubborn"].snapshot() == (TaskStatus.FAILED, None, result.errors["stubborn"])
         assert scheduler.run(chain("quick", "quick")).status is TaskStatus.COMPLETE
 
 
 @suite
-def test_stuck_threads_are_replaced_up_to_a_bound(gate, caplog):
-    """As many stuck threads as the bound are replaced, and no more; each is named in the log, and so is the end of it."""
+def test_stuck_threads_are_replaced_up_to_a_limit(gate, caplog):
+    """stuck_threads counts up to the limit; each stuck thread is logged, the limit as well."""
     stuck = ABANDONED_LIMIT + 3
     before = threading.active_count()
-    with TaskScheduler({"stubborn": lambda task, context: gate.wait(30), "quick": quick}, max_workers=1) as scheduler:
+    with TaskScheduler(
+        {"stubborn": lambda task, context: gate.wait(30), "quick": quick}, max_workers=1
+    ) as scheduler:
         with caplog.at_level(logging.WARNING):
             run = scheduler.submit(wide("stubborn", stuck, timeout=0.01))
-            wait_for(lambda: "no more of them are replaced" in caplog.text)
-            assert scheduler._workforce._pool.abandoned == ABANDONED_LIMIT
+            wait_for(lambda: "did not replace its thread" in caplog.text)
+            assert scheduler.stuck_threads == ABANDONED_LIMIT
             assert threading.active_count() <= before + ABANDONED_LIMIT + 2
-            wait_for(lambda: "in run {} goes on although".format(run.id) in caplog.text)
+            wait_for(lambda: f"(run {run.id}) ignored its cancellation" in caplog.text)
         assert not run.done()
-        gate.set()  # the last one comes back, and does the rest
+        gate.set()  # the last one returns, and runs the rest
         result = run.result(20)
         assert len(result.errors) + len(result.results) == stuck
         assert len(result.errors) > ABANDONED_LIMIT
-        wait_for(lambda: not scheduler._workforce._pool.abandoned)
+        wait_for(lambda: not scheduler.stuck_threads)
         assert scheduler.run(single("quick")).status is TaskStatus.COMPLETE
 
 
@@ -103,19 +105,24 @@ def read_mailbox(task, context):
 
 @suite
 @pytest.mark.parametrize("workers", [2, 0], ids=["threads", "calling thread"])
-@pytest.mark.parametrize("handler", [wait_for_token, wait_for_current_token, read_mailbox], ids=lambda one: one.__name__)
-def test_a_handler_that_its_deadline_frees(workers, handler):
-    """Freed by its cancellation, a handler may come back before anybody else sees that its time is over: a TaskTimeout."""
+@pytest.mark.parametrize(
+    "handler", [wait_for_token, wait_for_current_token, read_mailbox], ids=lambda one: one.__name__
+)
+def test_handler_freed_by_its_deadline(workers, handler):
+    """A handler that returns because its token expired fails with TaskTimeout, timer or not."""
     with TaskScheduler({"freed": handler}, max_workers=workers) as scheduler:
         for _ in range(10):
             result = scheduler.run(single("freed", timeout=0.01))
-            assert isinstance(result.exceptions.get("x"), TaskTimeout), (result.results, result.errors)
+            assert isinstance(result.exceptions.get("x"), TaskTimeout), (
+                result.results,
+                result.errors,
+            )
 
 
 @suite
 @pytest.mark.parametrize("workers", [2, 0], ids=["threads", "calling thread"])
-def test_a_blocked_model_stream_is_freed(workers):
-    """At the deadline a handler comes out of a model's stream that brings nothing more."""
+def test_blocked_model_stream_is_freed(workers):
+    """A handler that waits for a silent model stream is freed at its deadline."""
     never = threading.Event()
     ended = []
 
@@ -126,7 +133,9 @@ def test_a_blocked_model_stream_is_freed(workers):
         finally:
             ended.append(context.attempt)
 
-    with ModelServer(lambda body: "one two", before_event=lambda request, number: never if number > 3 else None) as server:
+    with ModelServer(
+        lambda body: "one two", before_event=lambda request, number: never if number > 3 else None
+    ) as server:
         client = AnthropicInferenceClient(model="m", api_key="k", api_url=server.url)
         with TaskScheduler({"stream": stream}, max_workers=workers) as scheduler:
             retry = Retry(attempts=2, wait=lambda state: 0.0)
@@ -138,8 +147,8 @@ def test_a_blocked_model_stream_is_freed(workers):
 
 @suite
 @pytest.mark.parametrize("workers", [1, 0], ids=["one thread", "calling thread"])
-def test_a_timed_out_attempt_is_retried(workers):
-    """TaskTimeout is an exception like others to a Retry; each attempt has the whole time, and a token of its own."""
+def test_timed_out_attempt_is_retried(workers):
+    """Retry covers TaskTimeout; each attempt has the whole time, and a token of its own."""
     seen = []
 
     def slow_once(task, context):
@@ -149,14 +158,18 @@ def test_a_timed_out_attempt_is_retried(workers):
         return context.attempt
 
     with TaskScheduler({"slow once": slow_once}, max_workers=workers) as scheduler:
-        graph = single("slow once", timeout=0.5, retry=Retry(attempts=2, wait=lambda state: 0.0, on=(TaskTimeout,)))
+        graph = single(
+            "slow once",
+            timeout=0.5,
+            retry=Retry(attempts=2, wait=lambda state: 0.0, on=(TaskTimeout,)),
+        )
         assert scheduler.run(graph).results == {"x": 2}
     assert seen == [(1, False), (2, False)]
 
 
 @suite
-def test_a_late_attempt_does_not_meddle_with_the_next(gate):
-    """While the second attempt goes on, the first returns: nothing comes of that, and its context does nothing any more."""
+def test_late_attempt_does_not_affect_the_next(gate):
+    """The first attempt returns during the second: its result and its context have no effect."""
     second, reported = threading.Event(), []
 
     def handler(task, context):
@@ -173,15 +186,17 @@ def test_a_late_attempt_does_not_meddle_with_the_next(gate):
         return "second"
 
     with TaskScheduler({"handler": handler}, max_workers=1) as scheduler:
-        run = scheduler.submit(single("handler", timeout=0.5, retry=Retry(attempts=2, wait=lambda state: 0.0)))
+        run = scheduler.submit(
+            single("handler", timeout=0.5, retry=Retry(attempts=2, wait=lambda state: 0.0))
+        )
         assert run.result(20).results == {"x": "second"}
-        assert "is over" in reported[0]
+        assert "has ended" in reported[0]
         assert "task_progress" not in [event.type for event in run.events()]
 
 
 @suite
-def test_the_runs_own_deadline_is_no_task_timeout():
-    """A task that the end of the run's time ends is Cancelled, however its own time-out stands; nothing is retried."""
+def test_run_deadline_is_not_a_task_timeout():
+    """The run's deadline fails tasks with Cancelled, not TaskTimeout; nothing is retried."""
     attempts = []
 
     def wait(task, context):
@@ -191,32 +206,42 @@ def test_the_runs_own_deadline_is_no_task_timeout():
 
     with TaskScheduler({"wait": wait}) as scheduler:
         for _ in range(10):
-            with Cancellation(timeout=0.1):  # after the task's start, on a slow machine as well
-                result = scheduler.run(single("wait", timeout=20, retry=Retry(attempts=3, wait=lambda state: 0.0)))
+            with Cancellation(timeout=0.1):  # after the start of the task, even on a slow machine
+                result = scheduler.run(
+                    single("wait", timeout=20, retry=Retry(attempts=3, wait=lambda state: 0.0))
+                )
             assert result.errors == {"x": "Cancelled: the deadline passed"}
     assert attempts == [1] * 10
 
 
 @suite
-def test_the_time_begins_when_the_handler_does():
-    """What a task's `when` takes is not taken from the handler's time."""
-    with TaskScheduler({"remaining": lambda task, context: context.cancellation.remaining}) as scheduler:
-        result = scheduler.run(single("remaining", timeout=0.5, when=lambda inputs: time.sleep(0.6) or True))
+def test_time_starts_with_the_handler():
+    """The time that a task's `when` takes does not count for its time-out."""
+    with TaskScheduler(
+        {"remaining": lambda task, context: context.cancellation.remaining}
+    ) as scheduler:
+        result = scheduler.run(
+            single("remaining", timeout=0.5, when=lambda inputs: time.sleep(0.6) or True)
+        )
         assert 0 < result.results["x"] <= 0.5
 
 
 @suite
 def test_timeouts_of_a_run_that_is_cancelled(gate):
-    """Time-outs that fall together with the cancel of their run do no harm: each task has one end, and workers are there."""
+    """Time-outs at the moment of a cancel are harmless: each task ends once, workers remain."""
     for round in range(20):
-        with TaskScheduler({"stubborn": lambda task, context: gate.wait(20), "quick": quick}, max_workers=3) as scheduler:
+        with TaskScheduler(
+            {"stubborn": lambda task, context: gate.wait(20), "quick": quick}, max_workers=3
+        ) as scheduler:
             graph = wide("stubborn", 3, timeout=0.02)
             run = scheduler.submit(graph)
             events = Background(lambda run=run: list(run.events()))
             time.sleep(0.018 + round * 0.0003)
             run.cancel()
             result = run.result(10)
-            assert sorted(list(result.errors) + list(result.skipped)) == sorted(graph.tasks)  # none twice
+            assert sorted(list(result.errors) + list(result.skipped)) == sorted(
+                graph.tasks
+            )  # none of them twice
             names = [event.name for event in events.result() if event.type == "task_finished"]
             assert sorted(names) == sorted(result.errors)
             assert events.result()[-1].type == "run_finished"
@@ -225,14 +250,16 @@ def test_timeouts_of_a_run_that_is_cancelled(gate):
 
 @pytest.mark.parametrize("where", ["calling thread", "executor"])
 def test_cooperative_timeouts(where):
-    """Where no worker can be replaced, the task fails at its deadline, and its place is free when its handler has ended."""
+    """Where workers are not replaced, the task fails at its deadline; its slot is free later."""
     executor = concurrent.futures.ThreadPoolExecutor(1) if where == "executor" else None
 
     def slow(task, context):
         time.sleep(0.15)
         return "late"
 
-    with TaskScheduler({"slow": slow, "quick": quick}, max_workers=0, executor=executor) as scheduler:
+    with TaskScheduler(
+        {"slow": slow, "quick": quick}, max_workers=0, executor=executor
+    ) as scheduler:
         graph = TaskGraph()
         graph.add(Task(type="slow"), name="slow", timeout=0.05)
         graph.add(Task(type="quick"), name="after", depends_on="slow", allow_failure=True)
@@ -246,61 +273,79 @@ def test_cooperative_timeouts(where):
         executor.shutdown()
 
 
-def test_a_timeout_of_a_task_whose_dependents_wait(gate):
-    """Many time-outs at once, with retries: every attempt is made, by fresh workers, and the run ends."""
-    with TaskScheduler({"stubborn": lambda task, context: gate.wait(20), "quick": quick}, max_workers=8) as scheduler:
+def test_many_timeouts_at_once(gate):
+    """Many time-outs at once, with retries: fresh workers make every attempt, and the run ends."""
+    with TaskScheduler(
+        {"stubborn": lambda task, context: gate.wait(20), "quick": quick}, max_workers=8
+    ) as scheduler:
         graph = TaskGraph()
-        graph.map(Task(type="stubborn"), range(8), name="s", timeout=0.05, retry=Retry(attempts=2, wait=lambda state: 0.0))
+        graph.map(
+            Task(type="stubborn"),
+            range(8),
+            name="s",
+            timeout=0.05,
+            retry=Retry(attempts=2, wait=lambda state: 0.0),
+        )
         graph.add(Task(type="quick"), name="after", depends_on="s", allow_failure=True)
         run = scheduler.submit(graph)
         result = run.result(20)
         assert result.results == {"after": "quick"}
-        started = [(event.name, event.attempt) for event in run.events() if event.type == "task_started"]
-        assert sorted(started) == sorted([("s[{}]".format(i), n) for i in range(8) for n in (1, 2)] + [("after", 1)])
-        wait_for(lambda: scheduler._workforce._pool.abandoned == 16)
+        started = [
+            (event.name, event.attempt) for event in run.events() if event.type == "task_started"
+        ]
+        assert sorted(started) == sorted(
+            [(f"s[{i}]", n) for i in range(8) for n in (1, 2)] + [("after", 1)]
+        )
+        wait_for(lambda: scheduler.stuck_threads == 16)
 
 
 @pytest.mark.parametrize("workers", [2, 0], ids=["threads", "calling thread"])
-def test_an_infinite_timeout_of_a_task(workers):
+def test_infinite_timeout_of_a_task(workers):
     """An infinite time-out is none."""
     with TaskScheduler({"quick": quick}, max_workers=workers) as scheduler:
         assert scheduler.run(single("quick", timeout=float("inf"))).results == {"x": "quick"}
 
 
-def test_a_slow_callback_holds_up_no_other_time_out(gate):
-    """What a cancellation calls may be slow: the time-outs of other tasks, and of other runs, pass meanwhile."""
+def test_slow_cancel_callback_delays_no_other_timeout(gate):
+    """A cancellation's callback may be slow: time-outs of other tasks and runs are on time."""
 
     def slow(task, context):
         with context.cancellation.on_cancel(lambda: gate.wait(20)):
             gate.wait(20)
 
-    with TaskScheduler({"slow": slow, "wait": lambda task, context: context.cancellation.wait(20)}) as scheduler:
+    with TaskScheduler(
+        {"slow": slow, "wait": lambda task, context: context.cancellation.wait(20)}
+    ) as scheduler:
         graph = TaskGraph()
         graph.add(Task(type="slow"), name="slow", timeout=0.05)
         first = scheduler.submit(graph)
         wait_for(lambda: graph["slow"].status is TaskStatus.FAILED)
         other = TaskGraph()
         other.add(Task(type="wait"), name="wait", timeout=0.05)
-        assert isinstance(Background(scheduler.run, other).result(10).exceptions["wait"], TaskTimeout)
+        assert isinstance(
+            Background(scheduler.run, other).result(10).exceptions["wait"], TaskTimeout
+        )
         gate.set()
         first.result(20)
 
 
-def test_handlers_that_heed_their_cancellation_are_not_said_to_hang(caplog):
-    """Of two hundred handlers that come back when their run is cancelled nothing is logged, however busy the machine is."""
-    with TaskScheduler({"wait": lambda task, context: context.cancellation.wait(20)}, max_workers=200) as scheduler:
+def test_cooperative_handlers_are_not_logged_as_stuck(caplog):
+    """Nothing is logged for two hundred handlers that return when cancelled."""
+    with TaskScheduler(
+        {"wait": lambda task, context: context.cancellation.wait(20)}, max_workers=200
+    ) as scheduler:
         graph = wide("wait", 200)
         run = scheduler.submit(graph)
         wait_for(lambda: all(task.status is TaskStatus.EXECUTING for task in graph.tasks.values()))
         run.cancel()
         run.result(20)
-        wait_for(lambda: not scheduler._workforce._pool.running_count, "the end of the handlers")
+        wait_for(lambda: not scheduler._backend._pool.running_count, "the end of the handlers")
     assert [record for record in caplog.records if record.name.startswith("asimov_sync")] == []
 
 
 @pytest.mark.parametrize("workers", [2, 0], ids=["threads", "calling thread"])
-def test_a_timeout_of_nan_stops_no_other_timeout(workers):
-    """A run's time-out of NaN is a ValueError, nothing runs, and later time-outs and retries of the process work."""
+def test_nan_timeout_of_a_run_is_refused(workers):
+    """NaN is a ValueError, nothing runs, and later time-outs and retries of the process work."""
     attempts = []
 
     def flaky(task, context):
@@ -313,7 +358,9 @@ def test_a_timeout_of_nan_stops_no_other_timeout(workers):
     with TaskScheduler(handlers, max_workers=workers) as scheduler:
         graph = single("wait")
         for start in (scheduler.run, scheduler.submit, scheduler.stream):
-            with pytest.raises(ValueError, match="timeout= is a number of seconds, or None for no limit; not nan"):
+            with pytest.raises(
+                ValueError, match="timeout= is a number of seconds, or None for no limit; not nan"
+            ):
                 start(graph, timeout=float("nan"))
         assert graph["x"].status is TaskStatus.WAITING
         assert "time-out of 0.05 s passed" in scheduler.run(graph, timeout=0.05).errors["x"]
@@ -324,8 +371,8 @@ def test_a_timeout_of_nan_stops_no_other_timeout(workers):
         assert scheduler.submit(nan_wait).result(20).results == {"x": "done"}
 
 
-def test_a_wait_of_nan_for_a_result_is_refused():
-    """Run.result(timeout=) raises ValueError for NaN, and the run goes on."""
+def test_nan_timeout_of_result_is_refused():
+    """Run.result(timeout=) raises ValueError for NaN, and the run continues."""
     with TaskScheduler({"quick": quick}) as scheduler:
         run = scheduler.submit(single("quick"))
         with pytest.raises(ValueError, match="not nan"):

@@ -1,4 +1,4 @@
-"""Callbacks for events: order, completeness, on which thread, what a slow one holds up, and what one may call itself."""
+"""Callbacks for events: order, completeness, thread, slow ones, and what they may call."""
 
 import collections
 import contextvars
@@ -19,7 +19,7 @@ def quick(task, context):
     return context.name
 
 
-def told(event):
+def summary(event):
     return (event.type, getattr(event, "name", None), event.time)
 
 
@@ -34,14 +34,14 @@ def blocking(request):
     return request.param
 
 
-def test_everything_in_order(scheduler, blocking):
-    """A callback has every event of a run, in the order of its iterator, one at a time; run() returns after the last."""
+def test_all_events_in_order(scheduler, blocking):
+    """A callback gets all events in order, one at a time, before run() returns."""
     seen, inside = collections.defaultdict(list), []
 
     def look(event):
         inside.append(1)
         assert len(inside) == 1
-        seen[getattr(event, "run", None)].append(told(event))
+        seen[getattr(event, "run", None)].append(summary(event))
         inside.pop()
 
     scheduler.on_event(look, blocking=blocking)
@@ -49,21 +49,26 @@ def test_everything_in_order(scheduler, blocking):
     graph.add(Task(type="quick"), name="last", depends_on="quick")
     run = scheduler.submit(graph)
     run.result(20)
-    assert seen[None] == [told(event) for event in run.events()]
+    assert seen[None] == [summary(event) for event in run.events()]
     assert [type for type, _, _ in seen[None]].count("run_finished") == 1
     assert seen[None][-1][0] == "run_finished"
     del seen[None][:]
-    events = [told(event) for event in scheduler.stream(graph)]
+    events = [summary(event) for event in scheduler.stream(graph)]
     wait_for(lambda: len(seen[None]) == len(events))
     assert seen[None] == events
     del seen[None][:]
     for _ in range(20):
         scheduler.run(single("quick"))
-        assert [type for type, _, _ in seen.pop(None)] == ["task_started", "task_progress", "task_finished", "run_finished"]
+        assert [type for type, _, _ in seen.pop(None)] == [
+            "task_started",
+            "task_progress",
+            "task_finished",
+            "run_finished",
+        ]
 
 
-def test_the_decorators(scheduler):
-    """on_event is a decorator, with arguments and without, and leaves the function as it is."""
+def test_decorators(scheduler):
+    """on_event works as a decorator, with and without arguments, and returns the function."""
     seen = []
 
     @scheduler.on_event
@@ -79,8 +84,8 @@ def test_the_decorators(scheduler):
     assert (seen.count("one"), seen.count("two")) == (5, 5)
 
 
-def test_a_slow_callback_holds_up_nobody():
-    """A callback that does not return lets the run end; result() waits for it, and done() does not."""
+def test_slow_callback_delays_nothing():
+    """The run ends while a callback blocks; result() waits for it, done() does not."""
     gate, seen = threading.Event(), []
     with TaskScheduler({"quick": quick}, max_workers=1) as scheduler:
         scheduler.on_event(lambda event: gate.wait(20) and seen.append(event.type))
@@ -94,8 +99,8 @@ def test_a_slow_callback_holds_up_nobody():
         assert seen[-1] == "run_finished"
 
 
-def test_a_slow_blocking_callback_holds_up_its_run():
-    """With blocking=True nothing goes on before the callback returns, on the worker on which the event happened."""
+def test_slow_blocking_callback_delays_its_run():
+    """With blocking=True the worker on which the event happened waits for the callback."""
     gate, entered, threads = threading.Event(), threading.Event(), set()
 
     def look(event):
@@ -116,8 +121,8 @@ def test_a_slow_blocking_callback_holds_up_its_run():
         assert threads <= {"asimov-task", "MainThread"}
 
 
-def test_a_callback_that_raises(scheduler, blocking, caplog):
-    """What a callback raises is logged, once for each time, and changes nothing; it goes on to be called."""
+def test_callback_that_raises(scheduler, blocking, caplog):
+    """Each exception is logged; the run is not affected, and later events are delivered."""
     calls = []
 
     def broken(event):
@@ -129,13 +134,13 @@ def test_a_callback_that_raises(scheduler, blocking, caplog):
         assert scheduler.run(single("quick")).status is TaskStatus.COMPLETE
     assert calls == ["task_started", "task_progress", "task_finished", "run_finished"]
     assert [record.getMessage() for record in caplog.records] == [
-        "a callback for events failed on {}".format(type) for type in calls
+        f"a callback for events failed on {type}" for type in calls
     ]
 
 
 @pytest.mark.parametrize("workers", [2, 1])
-def test_a_callback_that_exits(workers, blocking, caplog):
-    """SystemExit in a callback on a thread of ours is the end of that call, and of nothing else."""
+def test_callback_that_exits(workers, blocking, caplog):
+    """SystemExit in a callback on a background thread ends that call only."""
     calls = []
 
     def leave(event):
@@ -144,7 +149,9 @@ def test_a_callback_that_exits(workers, blocking, caplog):
             raise SystemExit(3)
 
     gate = threading.Event()
-    with TaskScheduler({"quick": quick, "wait": lambda task, context: gate.wait(20)}, max_workers=workers) as scheduler:
+    with TaskScheduler(
+        {"quick": quick, "wait": lambda task, context: gate.wait(20)}, max_workers=workers
+    ) as scheduler:
         scheduler.on_event(leave, blocking=blocking)
         run = scheduler.submit(chain("wait", "quick"))
         gate.set()
@@ -153,7 +160,9 @@ def test_a_callback_that_exits(workers, blocking, caplog):
 
 
 def test_ctrl_c_in_a_callback_on_the_calling_thread():
-    """Ctrl-C in a callback on the main thread is raised, the run ends, and the other events are told to whoever still asks."""
+    """Ctrl-C in a callback on the main thread is raised, the run ends, later readers get all
+    events.
+    """
     seen = []
 
     def interrupted(event):
@@ -170,8 +179,8 @@ def test_ctrl_c_in_a_callback_on_the_calling_thread():
     assert seen[-1] == "run_finished"
 
 
-def test_callbacks_that_wait_for_their_run():
-    """Several callbacks may each ask for the result of the run that they are told about, at any event, and none is stuck."""
+def test_callbacks_can_wait_for_their_run():
+    """Several callbacks wait for the result of their run, at any event, without a deadlock."""
     runs, statuses, ready = [], [], threading.Event()
 
     def ask(event):
@@ -188,12 +197,12 @@ def test_callbacks_that_wait_for_their_run():
         assert statuses == [TaskStatus.COMPLETE] * 48
 
 
-def test_a_blocking_callback_cannot_wait_for_its_run(scheduler):
-    """What the run waits for cannot wait for the run: a GraphError says so, and nothing hangs. After its end it may."""
+def test_blocking_callback_cannot_wait_for_its_run(scheduler):
+    """Waiting raises GraphError instead of a deadlock; after the end of the run it works."""
     runs, said, ready = [], [], threading.Event()
 
     def ask(event):
-        if runs:  # not on the submitting thread, before there is a handle
+        if runs:  # not on the submitting thread before it has the handle
             try:
                 said.append(runs[0].result().status.name)
             except GraphError as error:
@@ -211,8 +220,8 @@ def test_a_blocking_callback_cannot_wait_for_its_run(scheduler):
     assert said[-1] == "COMPLETE"
 
 
-def test_a_callback_that_runs_another_graph(scheduler, blocking):
-    """A callback may run a graph on the same scheduler, although that has one worker, which is in the callback."""
+def test_callback_that_runs_another_graph(scheduler, blocking):
+    """It can run a graph on the same scheduler, even if it occupies the only worker."""
     results = []
 
     def react(event):
@@ -226,7 +235,7 @@ def test_a_callback_that_runs_another_graph(scheduler, blocking):
 
 
 def test_cancelling_from_a_callback(scheduler, blocking):
-    """A callback may cancel the run that it is told about."""
+    """A callback can cancel the run of its event."""
     runs, ready = [], threading.Event()
 
     def cancel(event):
@@ -247,7 +256,7 @@ def test_cancelling_from_a_callback(scheduler, blocking):
 
 
 def test_closing_from_a_callback(blocking):
-    """A callback may close the scheduler; the run ends, and the callback has the rest of its events."""
+    """A callback can close the scheduler; the run ends, and it gets the remaining events."""
     seen = []
 
     def close(event):
@@ -255,15 +264,17 @@ def test_closing_from_a_callback(blocking):
         if event.type == "task_started":
             scheduler.close()
 
-    scheduler = TaskScheduler({"wait": lambda task, context: context.cancellation.wait(20)}, max_workers=1)
+    scheduler = TaskScheduler(
+        {"wait": lambda task, context: context.cancellation.wait(20)}, max_workers=1
+    )
     scheduler.on_event(close, blocking=blocking)
     result = scheduler.submit(chain("wait", "wait")).result(20)
     assert "closed" in result.skipped["b"]
     assert seen == ["task_started", "task_finished", "task_skipped", "run_finished"]
 
 
-def test_on_the_calling_thread_only():
-    """With max_workers=0 every event is told on the thread that waits: those of time-outs, cancels and other threads, too."""
+def test_inline_callbacks_run_on_the_waiting_thread():
+    """With max_workers=0 that holds for events of time-outs, cancels and other threads, too."""
     idents, types = set(), []
 
     def look(event):
@@ -281,7 +292,9 @@ def test_on_the_calling_thread_only():
         assert scheduler.run(graph).results == {"after": "after"}
         assert scheduler.run(single("late"), timeout=0.05).errors.keys() == {"x"}
         run = scheduler.submit(single("late"))
-        wait = Background(lambda: wait_for(lambda: run._driver._contexts) or run.cancel())
+        wait = Background(
+            lambda: wait_for(lambda: run._active_run.engine._attempts) or run.cancel()
+        )
         run.result(20)
         wait.result()
         run = scheduler.submit(single("quick"))
@@ -293,10 +306,12 @@ def test_on_the_calling_thread_only():
     assert types.count("run_finished") == 4
 
 
-def test_callbacks_are_not_behind_a_reader_on_the_calling_thread():
-    """With max_workers=0, whoever has read an event of a stream knows that callbacks had it, whoever caused it."""
+def test_inline_callbacks_are_not_behind_a_reader():
+    """With max_workers=0, callbacks have had each event that a reader of a stream has."""
     seen = []
-    with TaskScheduler({"late": lambda task, context: context.cancellation.wait(20)}, max_workers=0) as scheduler:
+    with TaskScheduler(
+        {"late": lambda task, context: context.cancellation.wait(20)}, max_workers=0
+    ) as scheduler:
         scheduler.on_event(lambda event: seen.append(event.type))
         for graph, timeout in ((single("late"), 0.05), (single("late", timeout=0.05), None)):
             for event in scheduler.stream(graph, timeout=timeout):
@@ -305,16 +320,20 @@ def test_callbacks_are_not_behind_a_reader_on_the_calling_thread():
             del seen[:]
 
 
-def test_a_condition_that_is_met(blocking):
-    """The TaskStarted of a task with a `when` is told while its handler goes on."""
+def test_started_event_of_a_conditional_task(blocking):
+    """The TaskStarted of a task with a `when` is delivered while its handler runs."""
     started = threading.Event()
-    with TaskScheduler({"wait": lambda task, context: started.wait(20)}, max_workers=1) as scheduler:
-        scheduler.on_event(lambda event: event.type == "task_started" and started.set(), blocking=blocking)
+    with TaskScheduler(
+        {"wait": lambda task, context: started.wait(20)}, max_workers=1
+    ) as scheduler:
+        scheduler.on_event(
+            lambda event: event.type == "task_started" and started.set(), blocking=blocking
+        )
         assert scheduler.run(single("wait", when=lambda inputs: True)).results == {"x": True}
 
 
-def test_the_context_of_callbacks(scheduler, blocking):
-    """A callback has the context variables of whoever submitted the run, not the task's, nor its meter."""
+def test_context_variables_of_callbacks(scheduler, blocking):
+    """A callback has the context variables of the caller of submit, not those of the task."""
     variable = contextvars.ContextVar("variable", default="none")
     client = ScriptedInferenceClient(lambda body: "fine")
     seen = []
@@ -337,7 +356,7 @@ def test_the_context_of_callbacks(scheduler, blocking):
 
 
 def test_many_runs_at_once(blocking):
-    """Of many runs at once, each callback has each run's events in order, to the last."""
+    """With many runs at once, a callback gets all events of each run in order."""
     ends = collections.Counter()
     lock = threading.Lock()
 
@@ -349,6 +368,9 @@ def test_many_runs_at_once(blocking):
     with TaskScheduler({"quick": quick}, max_workers=3) as scheduler:
         for _ in range(2):
             scheduler.on_event(look, blocking=blocking)
-        calls = [Background(lambda: [scheduler.run(chain("quick", "quick")).run_id for _ in range(10)]) for _ in range(10)]
+        calls = [
+            Background(lambda: [scheduler.run(chain("quick", "quick")).run_id for _ in range(10)])
+            for _ in range(10)
+        ]
         ids = [run_id for call in calls for run_id in call.result()]
     assert ends == dict.fromkeys(ids, 2)

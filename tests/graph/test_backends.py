@@ -1,4 +1,4 @@
-"""executor=: other people's executors, as they are: of one thread, shared, shut down in the middle, or calling at once."""
+"""Backends: executors of all kinds (one thread, shared, shut down, synchronous), and threads."""
 
 import concurrent.futures
 import random
@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from asimov_sync import Retry, Task, TaskGraph, TaskScheduler, TaskStatus
+from asimov_sync import ClosedError, Retry, Task, TaskGraph, TaskScheduler, TaskStatus
 
 from ..tiers import suite
 from ..waiting import Background
@@ -27,7 +27,7 @@ def diamond():
 
 
 class AtOnce(concurrent.futures.Executor):
-    """Calls in submit() itself, as executors for tests and debuggers do."""
+    """Makes the call inside of submit(), as executors for tests and debuggers do."""
 
     def submit(self, fn, *args, **kwargs):
         future = concurrent.futures.Future()
@@ -39,7 +39,7 @@ class AtOnce(concurrent.futures.Executor):
 
 
 class Refusing(concurrent.futures.ThreadPoolExecutor):
-    """Takes so many calls, and no more."""
+    """Accepts a number of calls, and no more."""
 
     def __init__(self, calls):
         super().__init__(2)
@@ -52,7 +52,11 @@ class Refusing(concurrent.futures.ThreadPoolExecutor):
         return super().submit(fn, *args, **kwargs)
 
 
-EXECUTORS = [lambda: concurrent.futures.ThreadPoolExecutor(1), lambda: concurrent.futures.ThreadPoolExecutor(8), AtOnce]
+EXECUTORS = [
+    lambda: concurrent.futures.ThreadPoolExecutor(1),
+    lambda: concurrent.futures.ThreadPoolExecutor(8),
+    AtOnce,
+]
 
 
 @pytest.fixture(params=EXECUTORS, ids=["one thread", "eight threads", "at once"])
@@ -61,43 +65,56 @@ def executor(request):
         yield made
 
 
-def test_whole_graphs(executor):
-    """Every kind of executor brings every kind of graph to its end, again and again."""
+def test_executors_run_whole_graphs(executor):
+    """Every kind of executor runs every kind of graph to its end, repeatedly."""
     with TaskScheduler({"quick": quick}, executor=executor) as scheduler:
-        for graph in (diamond(), wide("quick", 200), chain(*["quick"] * 8), TaskGraph(), single("quick")):
+        for graph in (
+            diamond(),
+            wide("quick", 200),
+            chain(*["quick"] * 8),
+            TaskGraph(),
+            single("quick"),
+        ):
             for _ in range(3):
                 result = Background(scheduler.run, graph).result()
                 assert result.status is TaskStatus.COMPLETE
                 assert len(result.results) == len(graph)
-            assert [event.type for event in scheduler.stream(graph)].count("task_finished") == len(graph)
+            assert [event.type for event in scheduler.stream(graph)].count("task_finished") == len(
+                graph
+            )
 
 
-def test_a_long_chain(executor):
-    """A thousand tasks one after the other are no thousand calls inside of one another."""
+def test_long_chain_is_not_recursive(executor):
+    """A chain of a thousand tasks does not nest a thousand calls."""
     graph = TaskGraph()
     for number in range(1000):
-        graph.add(Task(type="quick"), name=str(number), depends_on=[str(number - 1)] if number else [])
+        graph.add(
+            Task(type="quick"), name=str(number), depends_on=[str(number - 1)] if number else []
+        )
     with TaskScheduler({"quick": quick}, executor=executor) as scheduler:
         assert len(scheduler.run(graph, timeout=20).results) == 1000
 
 
-def test_it_is_the_executor_that_calls():
-    """Handlers run on the executor's threads, at most as many at once as it has; it is left open."""
+def test_executor_calls_the_handlers():
+    """Handlers run on the executor's threads, within its size; it is not shut down."""
     names = set()
     with concurrent.futures.ThreadPoolExecutor(2, thread_name_prefix="theirs") as executor:
         with TaskScheduler(
-            {"t": lambda task, context: names.add(threading.current_thread().name)}, executor=executor
+            {"t": lambda task, context: names.add(threading.current_thread().name)},
+            executor=executor,
         ) as scheduler:
             assert scheduler.run(wide("t", 50)).status is TaskStatus.COMPLETE
         assert executor.submit(int).result(10) == 0
     assert 1 <= len(names) <= 2 and all(name.startswith("theirs") for name in names)
 
 
-def test_one_task_a_call():
-    """Others who share the executor have their turn between two tasks."""
+def test_one_task_per_call():
+    """Other users of the executor have their turn between two tasks."""
     order = []
     with concurrent.futures.ThreadPoolExecutor(1) as executor:
-        with TaskScheduler({"t": lambda task, context: order.append(context.name)}, executor=executor) as scheduler:
+        with TaskScheduler(
+            {"t": lambda task, context: order.append(context.name)}, executor=executor
+        ) as scheduler:
             occupied = threading.Event()
             executor.submit(occupied.wait, 20)
             graph = TaskGraph()
@@ -112,8 +129,8 @@ def test_one_task_a_call():
 
 
 @pytest.mark.parametrize("calls", [0, 1, 3])
-def test_a_submit_that_raises(calls):
-    """Where the executor takes no more calls, the run ends: submit() raises, or the result says why; the graph is free."""
+def test_submit_that_raises(calls):
+    """If the executor refuses calls, the run ends with an error, and the graph is unlocked."""
     graph = wide("quick", 3)
     graph.add(Task(type="quick"), name="last", depends_on="quick")
     with Refusing(calls) as executor:
@@ -130,8 +147,8 @@ def test_a_submit_that_raises(calls):
 
 
 @pytest.mark.parametrize("how", ["retry", "timeout", "spawn"])
-def test_an_executor_that_refuses_later(how):
-    """A retry, a time-out or a spawn that the executor takes no call for ends the run, and nobody waits for ever."""
+def test_executor_that_refuses_later(how):
+    """A refused call for a retry, a time-out or a spawn ends the run; nothing hangs."""
     gate = threading.Event()
 
     def handler(task, context):
@@ -146,7 +163,9 @@ def test_an_executor_that_refuses_later(how):
         with TaskScheduler({"t": handler}, executor=executor) as scheduler:
             graph = TaskGraph()
             retry = Retry(attempts=2, wait=lambda state: 0.05) if how == "retry" else None
-            graph.add(Task(type="t"), name="a", retry=retry, timeout=0.05 if how == "timeout" else None)
+            graph.add(
+                Task(type="t"), name="a", retry=retry, timeout=0.05 if how == "timeout" else None
+            )
             if how != "spawn":
                 graph.add(Task(type="t"), name="b", depends_on="a", allow_failure=True)
             result = scheduler.submit(graph).result(10)
@@ -155,8 +174,8 @@ def test_an_executor_that_refuses_later(how):
 
 
 @pytest.mark.parametrize("cancel_futures", [False, True] if sys.version_info >= (3, 9) else [False])
-def test_a_shutdown_in_the_middle(cancel_futures):
-    """An executor that is shut down under a run ends it: what goes on is FAILED or done, the rest skipped."""
+def test_executor_shut_down_during_a_run(cancel_futures):
+    """The run ends: running tasks are FAILED or done, the others are skipped."""
     gate, started = threading.Event(), threading.Event()
 
     def wait(task, context):
@@ -178,33 +197,37 @@ def test_a_shutdown_in_the_middle(cancel_futures):
             scheduler.run(single("quick"))
 
 
-def test_a_run_inside_of_a_task(executor):
-    """Runs in tasks in tasks, three deep, also on an executor of one thread."""
+def test_nested_runs_on_an_executor(executor):
+    """Runs nested three deep, also on an executor of one thread."""
     with TaskScheduler({"quick": quick}, executor=executor) as scheduler:
         scheduler.handlers["inner"] = lambda task, context: scheduler.run(diamond()).results["d"]
-        scheduler.handlers["outer"] = lambda task, context: list(scheduler.run(wide("inner", 3)).results.values())
+        scheduler.handlers["outer"] = lambda task, context: list(
+            scheduler.run(wide("inner", 3)).results.values()
+        )
         result = Background(scheduler.run, wide("outer", 3)).result()
         assert list(result.results.values()) == [["d"] * 3] * 3
 
 
-def test_schedulers_that_share_an_executor(executor):
-    """A task of one scheduler runs a graph on another one, whose tasks do so on the first; all of them on one executor."""
-    with TaskScheduler({"quick": quick}, executor=executor) as one, TaskScheduler({"quick": quick}, executor=executor) as two:
+def test_schedulers_sharing_an_executor(executor):
+    """Tasks of two schedulers on one executor run graphs on each other."""
+    with TaskScheduler({"quick": quick}, executor=executor) as one, TaskScheduler(
+        {"quick": quick}, executor=executor
+    ) as two:
         two.handlers["back"] = lambda task, context: one.run(diamond()).results["d"]
         one.handlers["over"] = lambda task, context: two.run(wide("back", 2)).results["back[1]"]
         result = Background(one.run, wide("over", 3)).result()
         assert list(result.results.values()) == ["d"] * 3
 
 
-def test_processes_are_refused():
-    """An executor of processes is refused when the scheduler is made, with the reason."""
+def test_process_pool_is_refused():
+    """TaskScheduler(executor=) raises ValueError, with the reason, for a ProcessPoolExecutor."""
     with concurrent.futures.ProcessPoolExecutor(1) as executor:
         with pytest.raises(ValueError, match="in this process"):
             TaskScheduler({"quick": quick}, executor=executor)
 
 
-def test_what_an_executor_breaks(executor):
-    """Cancelled futures end the run with a reason."""
+def test_cancelled_futures_end_the_run(executor):
+    """A call that the executor cancels ends the run, with the reason."""
 
     class Cancelling(concurrent.futures.Executor):
         def submit(self, fn, *args, **kwargs):
@@ -218,13 +241,15 @@ def test_what_an_executor_breaks(executor):
         assert "the executor did not make a call: it was cancelled" in result.skipped["a"]
 
 
-def test_ctrl_c_in_an_executor_that_calls_at_once():
-    """Ctrl-C in a handler that the executor calls on the main thread ends the run and is raised, not a task's failure."""
+def test_ctrl_c_in_a_synchronous_executor():
+    """Ctrl-C in a handler on the main thread ends the run and is raised; it is no task failure."""
 
     def interrupted(task, context):
         raise KeyboardInterrupt
 
-    with TaskScheduler({"quick": quick, "interrupted": interrupted}, executor=AtOnce()) as scheduler:
+    with TaskScheduler(
+        {"quick": quick, "interrupted": interrupted}, executor=AtOnce()
+    ) as scheduler:
         with pytest.raises(KeyboardInterrupt):
             scheduler.run(chain("quick", "interrupted", "quick"))
         assert scheduler.last_result.results == {"a": "a"}
@@ -233,7 +258,7 @@ def test_ctrl_c_in_an_executor_that_calls_at_once():
 
 @suite
 def test_retries_timeouts_and_cancels_together(executor):
-    """Retries, time-outs and cancels by chance: each run ends, and says of every task what became of it."""
+    """With random retries, time-outs and cancels each run ends, and accounts for every task."""
     chance = random.Random(3)
 
     def handler(task, context):
@@ -253,3 +278,20 @@ def test_retries_timeouts_and_cancels_together(executor):
             result = run.result(20)
             assert len(result.results) + len(result.errors) + len(result.skipped) == 20
         assert not scheduler._runs
+
+
+def test_threads_that_cannot_start(monkeypatch):
+    """submit() raises, and the graph is unlocked."""
+    graph = single()
+    with TaskScheduler({"echo": quick}) as scheduler:
+
+        def no_thread(self):
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("asimov_sync.concurrency.timers.timers.start", lambda: None)
+            patch.setattr(threading.Thread, "start", no_thread)
+            with pytest.raises(ClosedError, match="no worker thread"):
+                scheduler.submit(graph)
+        assert not scheduler._runs
+        assert scheduler.run(graph).status is TaskStatus.COMPLETE

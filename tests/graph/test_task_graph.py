@@ -1,11 +1,11 @@
-"""Building graphs: names, dependencies, and what is wrong with a graph before anything runs."""
+"""TaskGraph and its plan: names, dependencies, and the errors found before anything runs."""
 
 import math
 
 import pytest
 
 from asimov_sync import GraphError, Retry, Task, TaskGraph, TaskStatus
-from asimov_sync.graph.nodes import node_of
+from asimov_sync.graph.node import make_node
 
 from ..tiers import suite
 
@@ -15,7 +15,7 @@ def task(objective="o", **params):
 
 
 def test_names_and_order():
-    """Tasks are kept in the order in which they were added, under their names."""
+    """Tasks are kept under their names, in the order in which they were added."""
     graph = TaskGraph()
     first = graph.add(task("first"), name="b")
     second = graph.add(task("second"), name="a", depends_on=[first])
@@ -24,8 +24,8 @@ def test_names_and_order():
     assert len(graph) == 2 and "a" in graph and "c" not in graph
 
 
-def test_a_task_without_a_name_gets_a_stable_one():
-    """The name is made of type and place, so the same program makes the same names."""
+def test_default_name_is_stable():
+    """It is made of type and number, so the same program makes the same names."""
     graph = TaskGraph()
     graph.add(task(), name="x")
     graph.add(task())
@@ -45,7 +45,7 @@ def test_duplicates():
 
 
 def test_dependencies_by_task_and_by_name():
-    """A dependency is a task or a name, one or several; a name may be added later; twice is once."""
+    """depends_on takes tasks and names, one or several, also names that are added later."""
     graph = TaskGraph()
     graph.add(task(), name="last", depends_on=["early", "late"])
     early = graph.add(task(), name="early")
@@ -56,7 +56,7 @@ def test_dependencies_by_task_and_by_name():
 
 
 def test_unknown_dependencies():
-    """A name or task that the graph does not have is named in the error."""
+    """The error names an unknown name or task."""
     graph = TaskGraph()
     graph.add(task(), name="a", depends_on=["nobody"])
     with pytest.raises(GraphError, match="'a' depends on 'nobody'"):
@@ -68,7 +68,7 @@ def test_unknown_dependencies():
 
 
 def test_cycles():
-    """A cycle is named in the order of its waits, without those that only hang on it."""
+    """The error spells out the cycle, without tasks that only depend on it."""
     graph = TaskGraph()
     graph.add(task(), name="before")
     graph.add(task(), name="a", depends_on=["c", "before"])
@@ -84,8 +84,8 @@ def test_cycles():
 
 
 @suite
-def test_a_long_chain_needs_no_recursion():
-    """A chain of 20,000 tasks is planned, and so is found its cycle."""
+def test_long_chain_needs_no_recursion():
+    """A chain of 20,000 tasks can be planned, and a cycle in it is found."""
     graph = TaskGraph()
     for number in range(20000):
         graph.add(task(), name=str(number), depends_on=[str(number - 1)] if number else [])
@@ -98,7 +98,7 @@ def test_a_long_chain_needs_no_recursion():
 
 
 def test_map():
-    """map() adds a copy of its task for every item, named by place, with the item in params."""
+    """map() adds a copy of its task for each item, named by number, with the item in params."""
     graph = TaskGraph()
     source = graph.add(task(), name="source")
     pages = graph.map(task("digest", depth=1), ["x", "y"], name="page", depends_on=source)
@@ -109,7 +109,7 @@ def test_map():
     assert list(graph.map(task(), "z")[0].params.values()) == ["z"]
 
 
-def test_a_copy_is_a_new_graph():
+def test_copy_is_a_new_graph():
     """A copy has the same names and edges, and tasks of its own, all WAITING."""
 
     class Special(Task):
@@ -134,9 +134,9 @@ def test_a_copy_is_a_new_graph():
 
 
 @pytest.mark.parametrize(
-    "options, told",
+    "options, message",
     [
-        ({"when": 1}, "callable"),
+        ({"when": 1}, "function"),
         ({"retry": 3}, "Retry"),
         ({"timeout": 0}, "timeout=.*above 0"),
         ({"timeout": -1}, "timeout=.*above 0"),
@@ -153,46 +153,51 @@ def test_a_copy_is_a_new_graph():
     ],
     ids=str,
 )
-def test_options_that_cannot_be(options, told):
-    """A wrong argument is an error at the call, which names the task and the argument and says what it takes."""
+def test_invalid_options(options, message):
+    """The error, raised at the call, names the task, the option and what it takes."""
     graph = TaskGraph()
-    calls = [lambda: graph.add(task(), name="x", **options), lambda: graph.map(task(), (), name="x", **options)]
+    calls = [
+        lambda: graph.add(task(), name="x", **options),
+        lambda: graph.map(task(), (), name="x", **options),
+    ]
     if "depends_on" in options:
         calls.append(lambda: graph.add_graph(TaskGraph(), name="x", **options))
     for call in calls:
-        with pytest.raises(GraphError, match=told) as caught:
+        with pytest.raises(GraphError, match=message) as caught:
             call()
         assert "'x'" in str(caught.value)
     assert "x" not in graph and not graph._groups
 
 
-def test_arguments_that_cannot_be():
-    """So are a name that is no text, a task that is none, what cannot be iterated over, and what is no graph."""
+def test_invalid_arguments():
+    """So is a name that is not a string, a non-Task, a non-iterable, and a non-graph."""
     graph = TaskGraph()
-    for call, told in (
-        (lambda: graph.add(task(), name=5), "name= is a text, not 5"),
-        (lambda: graph.map(task(), "ab", name=5), "name= is a text, not 5"),
-        (lambda: graph.add_graph(TaskGraph(), name=None), "name= is a text, not None"),
+    for call, message in (
+        (lambda: graph.add(task(), name=5), "name= is a string, not 5"),
+        (lambda: graph.map(task(), "ab", name=5), "name= is a string, not 5"),
+        (lambda: graph.add_graph(TaskGraph(), name=None), "name= is a string, not None"),
         (lambda: graph.map("t", "ab"), "a graph holds Tasks, not str"),
-        (lambda: graph.map(task(), 5), "items of 't' .* not 5"),
-        (lambda: graph.add_graph([task()], name="x"), "adds a TaskGraph, not"),
+        (lambda: graph.map(task(), 5), "items= of 't' .* not 5"),
+        (lambda: graph.add_graph([task()], name="x"), "takes a TaskGraph, not"),
     ):
-        with pytest.raises(GraphError, match=told):
+        with pytest.raises(GraphError, match=message):
             call()
     assert len(graph) == 0
 
 
 def test_options_of_a_map():
-    """The options of map are those of each of its tasks, and a copy of the graph has them, too."""
+    """The options of a map apply to each of its tasks, also in a copy of the graph."""
     retry = Retry(attempts=2)
     graph = TaskGraph()
     graph.map(task(), "ab", name="m", when=bool, retry=retry, timeout=3.0, max_visits=7)
     for nodes in (graph.plan().nodes, graph.copy().plan().nodes):
-        assert [(node.when, node.retry, node.timeout, node.max_visits) for node in nodes] == [(bool, retry, 3.0, 7)] * 2
+        assert [(node.when, node.retry, node.timeout, node.max_visits) for node in nodes] == [
+            (bool, retry, 3.0, 7)
+        ] * 2
 
 
-def test_the_name_of_a_map():
-    """As a dependency it means all of its tasks, those of an empty map being none; it is no other task's name."""
+def test_name_of_a_map():
+    """In depends_on it stands for all tasks of the map; no task can have the name."""
     graph = TaskGraph()
     graph.add(task(), name="merge", depends_on=["page", "none"])
     graph.map(task(), "ab", name="page")
@@ -204,16 +209,16 @@ def test_the_name_of_a_map():
         graph.map(task(), "ab", name="merge")
 
 
-def test_made_up_names_keep_clear_of_groups():
-    """A name that is made up is neither that of a task nor of a map."""
+def test_default_names_avoid_groups():
+    """A generated name is neither that of a task nor that of a map."""
     graph = TaskGraph()
     graph.map(task(), [1], name="t-2")
     graph.add(task())
     assert list(graph.tasks) == ["t-2[0]", "t-3"]
 
 
-def test_a_map_is_added_whole_or_not_at_all():
-    """Where a name is taken, or the items raise, nothing was added, and the name is free."""
+def test_map_is_added_whole_or_not_at_all():
+    """If a name is taken, or the items raise, nothing is added and the name is free."""
     graph = TaskGraph()
     graph.add(task(), name="page[1]")
     with pytest.raises(GraphError, match=r"'page\[1\]' already"):
@@ -225,8 +230,8 @@ def test_a_map_is_added_whole_or_not_at_all():
     graph.map(task(), "a", name="other")
 
 
-def test_a_subgraph_is_added_whole_or_not_at_all():
-    """Where a name that one of its groups would have is taken, nothing was added."""
+def test_subgraph_is_added_whole_or_not_at_all():
+    """If the name of one of its groups is taken, nothing is added."""
     inner, outer = TaskGraph(), TaskGraph()
     inner.map(task(), "a", name="page")
     outer.add(task(), name="sub.page")
@@ -236,8 +241,8 @@ def test_a_subgraph_is_added_whole_or_not_at_all():
     outer.add(task(), name="sub")
 
 
-def test_a_graph_in_itself():
-    """A graph may be added to itself: copies of what is there at the call."""
+def test_graph_in_itself():
+    """A graph can be added to itself: it is copied as it is at the call."""
     graph = TaskGraph()
     graph.map(task(), "ab", name="page")
     graph.add(task(), name="total", depends_on="page")
@@ -250,17 +255,20 @@ def test_a_graph_in_itself():
 
 
 def waits(graph):
-    """By name what each task waits for, and of that what it only waits for."""
+    """Return, by name, what each task depends on, and which of that is order-only."""
     plan = graph.plan()
     names = [node.name for node in plan.nodes]
     return {
-        name: ([names[one] for one in before], {names[one] for one in plan.awaited.get(place, ())})
-        for place, (name, before) in enumerate(zip(names, plan.dependencies))
+        name: (
+            [names[one] for one in before],
+            {names[one] for one in plan.order_only.get(index, ())},
+        )
+        for index, (name, before) in enumerate(zip(names, plan.dependencies))
     }
 
 
-def test_the_name_of_an_empty_map():
-    """It means what the map waits for, also by way of others like it; this is only waited for, unless it is named besides."""
+def test_name_of_an_empty_map():
+    """It stands, transitively, for the map's dependencies, which are order-only."""
     graph = TaskGraph()
     graph.add(task(), name="total", depends_on="page")
     graph.add(task(), name="both", depends_on=["page", "fetch"])
@@ -269,24 +277,29 @@ def test_the_name_of_an_empty_map():
     fetch = graph.add(task(), name="fetch")
     graph.map(task(), "ab", name="begin", depends_on=fetch)
     for one in (graph, graph.copy()):
-        told = waits(one)
-        assert told["total"] == (["fetch", "begin[0]", "begin[1]"], {"fetch", "begin[0]", "begin[1]"})
-        assert told["both"] == (["fetch", "begin[0]", "begin[1]"], {"begin[0]", "begin[1]"})
+        found = waits(one)
+        assert found["total"] == (
+            ["fetch", "begin[0]", "begin[1]"],
+            {"fetch", "begin[0]", "begin[1]"},
+        )
+        assert found["both"] == (["fetch", "begin[0]", "begin[1]"], {"begin[0]", "begin[1]"})
 
 
 @pytest.mark.parametrize("order", [1, -1], ids=["forwards", "backwards"])
-def test_a_long_chain_of_empty_maps(order):
-    """It means what its beginning waits for, whichever end was added first."""
+def test_long_chain_of_empty_maps(order):
+    """It stands for the dependencies of its first map, whichever end was added first."""
     graph = TaskGraph()
     graph.add(task(), name="fetch")
     for link in list(range(300))[::order]:
-        graph.map(task(), "", name="page {}".format(link), depends_on="page {}".format(link - 1) if link else "fetch")
+        graph.map(
+            task(), "", name=f"page {link}", depends_on=f"page {link - 1}" if link else "fetch"
+        )
     graph.add(task(), name="total", depends_on="page 299")
     assert waits(graph)["total"] == (["fetch"], {"fetch"})
 
 
-def test_an_empty_map_in_a_subgraph():
-    """In a subgraph, too: what depends on it waits for what it waits for in there, or else for what the subgraph waits for."""
+def test_empty_map_in_a_subgraph():
+    """It stands for its dependencies in the subgraph, or else for those of the subgraph."""
     inner, outer = TaskGraph(), TaskGraph()
     fetch = inner.add(task(), name="fetch")
     inner.map(task(), "", name="page", depends_on=fetch)
@@ -297,14 +310,14 @@ def test_an_empty_map_in_a_subgraph():
     outer.add_graph(inner, name="sub", depends_on="before")
     outer.add_graph(TaskGraph(), name="none", depends_on="sub")
     outer.add(task(), name="after", depends_on="none")
-    told = waits(outer)
-    assert told["sub.total"] == (["sub.fetch"], {"sub.fetch"})
-    assert told["sub.other"] == (["before"], {"before"})
-    assert told["after"] == (["sub.total", "sub.other"], {"sub.total", "sub.other"})
+    found = waits(outer)
+    assert found["sub.total"] == (["sub.fetch"], {"sub.fetch"})
+    assert found["sub.other"] == (["before"], {"before"})
+    assert found["after"] == (["sub.total", "sub.other"], {"sub.total", "sub.other"})
 
 
-def test_an_empty_map_is_checked_too():
-    """It depends on nothing that is not there, and on nothing that waits for it."""
+def test_empty_map_is_checked_too():
+    """Its unknown dependencies, and a cycle through it, are errors."""
     graph = TaskGraph()
     graph.map(task(), "", name="page", depends_on="nobody")
     with pytest.raises(GraphError, match="'page' depends on 'nobody'"):
@@ -315,7 +328,7 @@ def test_an_empty_map_is_checked_too():
 
 
 def fetch_and_check():
-    """fetch → parse → check, and log beside them."""
+    """Return the graph fetch → parse → check, and log beside them."""
     graph = TaskGraph()
     graph.add(task(), name="fetch")
     graph.add(task(), name="parse", depends_on="fetch", timeout=2.0)
@@ -324,8 +337,10 @@ def fetch_and_check():
     return graph
 
 
-def test_a_subgraph():
-    """Its tasks are copies with longer names; its beginnings wait for depends_on, and its name stands for its ends."""
+def test_subgraph():
+    """Its tasks are copies with prefixed names; depends_on applies to the first, its name to the
+    last.
+    """
     inner, outer = fetch_and_check(), TaskGraph()
     first = outer.add(task(), name="first")
     ends = outer.add_graph(inner, name="one", depends_on=first)
@@ -334,8 +349,11 @@ def test_a_subgraph():
     outer.add(task(), name="last", depends_on=["two", first])
     plan = outer.plan()
     names = [node.name for node in plan.nodes]
-    told = {names[place]: [names[one] for one in before] for place, before in enumerate(plan.dependencies)}
-    assert told == {
+    found = {
+        names[index]: [names[one] for one in before]
+        for index, before in enumerate(plan.dependencies)
+    }
+    assert found == {
         "first": [],
         "one.fetch": ["first"],
         "one.parse": ["one.fetch"],
@@ -355,19 +373,19 @@ def test_a_subgraph():
     )
 
 
-def test_names_that_a_subgraph_would_take():
-    """A name of the graph, and one that a task of the subgraph would have, are errors before anything is added."""
+def test_names_taken_by_a_subgraph():
+    """A clash with a name in the graph, or with a task of the subgraph, is an error."""
     outer = TaskGraph()
     outer.add(task(), name="one")
     outer.add(task(), name="two.check")
-    for name, told in (("one", "'one'"), ("two", "'two.check'")):
-        with pytest.raises(GraphError, match=told):
+    for name, message in (("one", "'one'"), ("two", "'two.check'")):
+        with pytest.raises(GraphError, match=message):
             outer.add_graph(fetch_and_check(), name=name)
     assert len(outer) == 2
 
 
 def test_local_names():
-    """In a subgraph within a subgraph, a task speaks of others by the shortest name, the nearest first."""
+    """In nested subgraphs, a task uses the shortest name of another, innermost namespace first."""
     inner, middle, outer = fetch_and_check(), TaskGraph(), TaskGraph()
     middle.add(task(), name="begin")
     middle.add_graph(inner, name="inner", depends_on="begin")
@@ -375,21 +393,32 @@ def test_local_names():
     outer.add_graph(middle, name="middle", depends_on="begin")
     plan = outer.plan()
     nodes = {node.name: node for node in plan.nodes}
-    places = {name: place for place, name in enumerate(nodes)}
+    indexes = {name: index for index, name in enumerate(nodes)}
     fetch = nodes["middle.inner.fetch"]
-    assert fetch.scopes == ("middle.inner.", "middle.")
-    assert [fetch.local(name) for name in nodes] == ["begin", "begin", "fetch", "parse", "check", "log"]
-    assert fetch.named("parse", places) == places["middle.inner.parse"]
-    assert fetch.named("begin", places) == places["middle.begin"]
-    assert fetch.named("middle.begin", places) == places["middle.begin"]
-    assert fetch.named("nobody", places) is None
+    assert fetch.namespaces == ("middle.inner.", "middle.")
+    assert [fetch.local_name(name) for name in nodes] == [
+        "begin",
+        "begin",
+        "fetch",
+        "parse",
+        "check",
+        "log",
+    ]
+    assert fetch.resolve("parse", indexes) == indexes["middle.inner.parse"]
+    assert fetch.resolve("begin", indexes) == indexes["middle.begin"]
+    assert fetch.resolve("middle.begin", indexes) == indexes["middle.begin"]
+    assert fetch.resolve("nobody", indexes) is None
 
 
-def test_local_names_that_are_anothers_too():
-    """A short name that is the whole, or the short name of another one has none; whole names are unique."""
-    node = node_of(task(), "first.second.x", (), None, False, None, None, 5, ("first.second.", "first."))
-    told = node.local_names(["a", "first.a", "first.b", "first.second.b", "first.c", "c.d", "first.second.first.c"])
-    assert told == {
+def test_ambiguous_local_names():
+    """A short name that is ambiguous is not used; full names are unique."""
+    node = make_node(
+        task(), "first.second.x", (), None, False, None, None, 5, ("first.second.", "first.")
+    )
+    found = node.local_names(
+        ["a", "first.a", "first.b", "first.second.b", "first.c", "c.d", "first.second.first.c"]
+    )
+    assert found == {
         "a": "a",
         "first.a": "first.a",
         "first.b": "first.b",
@@ -400,8 +429,8 @@ def test_local_names_that_are_anothers_too():
     }
 
 
-def test_an_empty_subgraph():
-    """A graph without tasks adds none, and what depends on it waits for nothing but what that would wait for."""
+def test_empty_subgraph():
+    """A graph without tasks adds none; what depends on it has the dependencies given for it."""
     outer = TaskGraph()
     assert outer.add_graph(TaskGraph(), name="none") == []
     outer.add(task(), name="after", depends_on="none")

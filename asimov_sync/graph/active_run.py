@@ -1,0 +1,506 @@
+"""ActiveRun: one run in progress. Joins its engine, its backend and its event bus.
+
+The engine decides; this carries its effects out, after the engine's lock is released.
+"""
+
+import contextvars
+import itertools
+import os
+import sys
+import threading
+import time
+import uuid
+from typing import Any, Callable, List, Optional
+
+from asimov_sync import instrumentation
+from asimov_sync.cache.contract import Cache
+from asimov_sync.cancellation import Cancellation, Registration
+from asimov_sync.concurrency import scope
+from asimov_sync.concurrency.timers import Timer, timers
+from asimov_sync.graph.attempt import Attempt, failed_outcome
+from asimov_sync.graph.backends import Backend, Work, on_main_thread
+from asimov_sync.graph.context import RunServices, TaskContext
+from asimov_sync.graph.effects import Effects
+from asimov_sync.graph.engine import RunEngine
+from asimov_sync.graph.events import RunFinished
+from asimov_sync.graph.graph_lock import RunLock, release
+from asimov_sync.graph.handlers import HandlerRegistry, outcome_of
+from asimov_sync.graph.node import Node
+from asimov_sync.graph.plan import Plan
+from asimov_sync.graph.results import Outcome, RunResult
+from asimov_sync.graph.state import RunState
+from asimov_sync.graph.subscribers import EventBus, Subscriber
+from asimov_sync.instrumentation import Observation
+from asimov_sync.tasks import Task
+from asimov_sync.usage import Budget, UsageCounter
+
+__all__ = ["ActiveRun"]
+
+
+FINALIZER_TIMEOUT = 0.2
+"""Seconds that a destructor waits for the lock of an inline run, so that callbacks are called on
+its thread; and that the close of a stream waits for the end of its run.
+"""
+
+
+class ActiveRun(Work, RunServices):
+    """One run in progress.
+
+    plan: the graph with its names resolved.
+    graph_lock: the lock of its tasks, which is held already.
+    run_id: its id; None for a generated one.
+    name: the name of its graph, for telemetry.
+    on_failure: "continue" or "stop".
+    budget: limits what its tasks request from models; or None.
+    cancellation: a token that ends the run; None for the current one.
+    backend: calls the handlers.
+    handlers: finds the handlers.
+    subscribers: the callbacks for its events.
+    recording: whether to keep its events, for iterators.
+    open_cache: returns the scheduler's cache.
+    on_finished: called with this run and its result when the run is over.
+
+    result: the result, once the run is over.
+    nested: whether a task of the same scheduler started it.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        graph_lock: RunLock,
+        run_id: Optional[str],
+        name: Optional[str],
+        on_failure: str,
+        budget: Optional[Budget],
+        cancellation: Optional[Cancellation],
+        backend: Backend,
+        handlers: HandlerRegistry,
+        subscribers: List[Subscriber],
+        recording: bool,
+        open_cache: Callable[[], Cache],
+        on_finished: Callable[["ActiveRun", RunResult], None],
+    ) -> None:
+        self.id = run_id if run_id is not None else uuid.uuid4().hex
+        self.backend = backend
+        self.inline = backend.inline
+        self.nested = backend.occupies_slot()
+        self.result: Optional[RunResult] = None
+        self.cancellation = Cancellation(parent=cancellation or Cancellation.current())
+        self.bus = EventBus(
+            subscribers,
+            recording,
+            backend.inline,
+            backend.call_in_background,
+            lambda: backend.occupy_slot(backend.current_job()),
+        )
+        self._handlers = handlers
+        self._open_cache = open_cache
+        self._on_finished = on_finished
+        self._graph_lock = graph_lock
+        self._process = os.getpid()
+        self._timers: List[Timer] = []
+        self._parent_registration: Optional[Registration] = None
+        self._ending_spans = threading.Lock()  # its holder reports the ends of spans
+        usage_counter = UsageCounter()
+        self._scope = contextvars.copy_context()  # handlers run in copies of it
+        self._scope.run(self._enter_scope, usage_counter, budget)
+        self._hooks = instrumentation.installed
+        self.watch: Optional[Observation] = None
+        if self._hooks is not None:
+            self.watch = Observation(self._hooks.run, self.id, name, context=self._scope)
+        self._effects = Effects(self.bus.outlets)
+        self._has_outlets = self._effects.has_outlets
+        self.engine = RunEngine(
+            self.id,
+            RunState(plan, stop_on_failure=on_failure == "stop"),
+            self._effects,
+            self.cancellation,
+            usage_counter,
+            graph_lock,
+            lambda node: handlers.check([node]),
+            backend.worker_limit,
+            budget,
+            self._hooks is not None,
+        )
+        self.needs_workers = self.engine.needs_workers  # type: ignore[method-assign]  # saves a call
+
+    def _enter_scope(self, usage_counter: UsageCounter, budget: Optional[Budget]) -> None:
+        """Set the context variables that apply to all tasks of the run."""
+        scope.extend(usage_counter=usage_counter)
+        if budget is not None:
+            scope.extend(budget=budget)
+        if self.inline:
+            scope.replace(run_inline=True)
+
+    def begin(self, timeout: Optional[float]) -> None:
+        """Register with the cancellation and start the time-out. Ends a run without tasks.
+
+        timeout: seconds, or None.
+        """
+        if self.bus.events is not None:
+            timers.start()  # a destructor may need the timer thread, and cannot start it
+        self._parent_registration = self.cancellation.on_cancel(self._on_cancel)
+        if timeout is not None:
+            reason = f"the run's time-out of {timeout} s passed"
+            self._add_timer(time.monotonic() + timeout, lambda: self.cancel(reason))
+        if self.cancellation.deadline is not None:
+            # A surrounding token's. Reading `cancelled` after the deadline cancels the token.
+            self._add_timer(self.cancellation.deadline, lambda: self.cancellation.cancelled)
+        self.engine.begin_run()
+        self._apply_effects()
+
+    def _add_timer(self, moment: float, function: Callable[[], Any]) -> None:
+        self._timers.append(self._start_timer(moment, function))
+
+    def _start_timer(self, moment: float, function: Callable[[], Any]) -> Timer:
+        """Call a function at a moment, on a background thread.
+
+        The function may wait for this run's lock or in a callback of a cancellation, and the timer
+        thread has the timers of other runs to fire.
+        """
+        return timers.call_at(moment, lambda: self.backend.call_in_background(function))
+
+    # For backends
+
+    def reserve_workers(self, limit: int) -> int:
+        """Reserve workers for the ready tasks, at most `limit`, and return how many."""
+        count = self.engine.reserve_workers(limit)
+        if self._effects.pending:
+            self._apply_effects()
+        return count
+
+    def next_attempt(self, worker: Any) -> Optional[Attempt]:
+        """Start the first attempt of a worker that was reserved."""
+        attempt = self.engine.next_attempt(worker)
+        if self._effects.pending:
+            self._apply_effects()
+        return attempt
+
+    def next_attempt_for_helper(self) -> Optional[Attempt]:
+        """Start an attempt on a thread that waits for the run."""
+        attempt = self.engine.next_attempt_for_helper()
+        if self._effects.pending:
+            self._apply_effects()
+        return attempt
+
+    def finish_attempt(
+        self, attempt: Attempt, outcome: Optional[Outcome], take_next: bool
+    ) -> Optional[Attempt]:
+        """End an attempt, and return the worker's next one if `take_next`."""
+        following = self.engine.finish_attempt(attempt, outcome, take_next)
+        if self._effects.pending:
+            self._apply_effects()
+        return following
+
+    def call_handler(self, attempt: Attempt) -> Optional[Outcome]:
+        """Call the handler of an attempt, after its `when`; None if it was not called."""
+        if attempt.abandoned is not None:
+            return None  # the run ended after the attempt was taken
+        node = attempt.node
+        task = node.task
+        scope = self._scope.copy()
+        try:
+            if node.when is not None and attempt.start is None:
+                inputs = dict(attempt.inputs)
+                met = bool(scope.run(self._call_in_scope, node.when, attempt, inputs))
+                if not self._apply_condition(attempt, met):
+                    return None
+                scope = self._scope.copy()
+            if self._hooks is not None and not self._observe(attempt, scope):
+                return None
+            handler = self._handlers.find(task.type)
+            context = TaskContext(attempt, self)
+            result = scope.run(self._call_in_scope, handler, attempt, task, context)
+        except BaseException as error:
+            if not isinstance(error, Exception) and (self.inline or on_main_thread()):
+                raise  # Ctrl-C on the calling thread
+            if attempt.is_overdue:
+                timeout_error = attempt.timeout_error()
+                timeout_error.__cause__, error = error, timeout_error
+            return failed_outcome(attempt, error)
+        if attempt.is_overdue:  # the deadline freed the handler before the timer fired
+            return failed_outcome(attempt, attempt.timeout_error())
+        return outcome_of(attempt, result)
+
+    def _call_in_scope(self, function: Callable[..., Any], attempt: Attempt, *args: Any) -> Any:
+        """Call a handler or a `when` with the attempt's token, counter and text listener.
+
+        Sets them and does not restore the old ones: call it in a context of its own.
+        """
+        scope.extend(usage_counter=attempt.usage_counter)
+        self.backend.occupy_slot(attempt.worker)
+        if self._has_outlets:
+            scope.extend(text_listener=self._text_listener(attempt))
+        attempt.cancellation.make_current()
+        return function(*args)
+
+    def _text_listener(self, attempt: Attempt) -> Callable[[], Callable[[str], None]]:
+        if attempt.reply_numbers is None:
+            # Made here, since tools on several threads may start replies at once.
+            attempt.reply_numbers = itertools.count(1)
+        numbers = attempt.reply_numbers
+
+        def start_reply() -> Callable[[str], None]:
+            number = next(numbers)
+
+            def on_text(text: str) -> None:
+                self.engine.publish_text(attempt, number, text)
+                if self._effects.pending:
+                    self._apply_effects()
+
+            return on_text
+
+        return start_reply
+
+    def _observe(self, attempt: Attempt, scope: contextvars.Context) -> bool:
+        """Call the hook of an attempt, in its context. Return whether the attempt still counts."""
+        assert self._hooks is not None
+        attempt.watch = Observation(self._hooks.task, attempt, context=scope)
+        if attempt.abandoned is not None:  # perhaps before the observation was there to be ended
+            attempt.watch.end(None, attempt.abandoned)
+        return attempt.abandoned is None
+
+    def _apply_condition(self, attempt: Attempt, met: bool) -> bool:
+        started = self.engine.apply_condition(attempt, met)
+        if self._effects.pending:
+            self._apply_effects()
+        return started
+
+    # For handlers
+
+    def open_cache(self) -> Cache:
+        """Return the run's namespace of the scheduler's cache."""
+        return self._open_cache().with_prefix("run").with_prefix(self.id)
+
+    def report(self, attempt: Attempt, fraction: Optional[float], text: str) -> None:
+        """Publish the progress of an attempt."""
+        self.engine.report(attempt, fraction, text)
+        if self._effects.pending:
+            self._apply_effects()
+
+    def spawn(self, attempt: Attempt, node: Node) -> Task:
+        """Add a task on behalf of an attempt, and start a worker for it if needed."""
+        task = self.engine.spawn(attempt, node)
+        if self._effects.pending:
+            self._apply_effects()
+        self.backend.ensure_workers(self)
+        return task
+
+    # For timers
+
+    def _expire(self, attempt: Attempt) -> None:
+        self.engine.expire(attempt)
+        self._apply_effects()
+        self.backend.ensure_workers(self)
+
+    def _release_due(self) -> None:
+        self.engine.release_due()
+        self._apply_effects()
+        self.backend.ensure_workers(self)
+
+    # For waiting threads
+
+    def help(self, max_tasks: int = sys.maxsize) -> None:
+        """Run ready tasks on the calling thread before it waits, if no worker may do it."""
+        if self.inline:
+            self.bus.pump_here()
+        self.backend.help_run(self, max_tasks)
+
+    @property
+    def delivered(self) -> bool:
+        """Whether the run is over, and all callbacks and hooks have been called."""
+        return self.result is not None and not self.ending_spans and self.bus.all_delivered
+
+    @property
+    def ending_spans(self) -> bool:
+        """Whether the run is over, and hooks are still to be called."""
+        over = self.result is not None
+        return over and bool(self._effects.span_ends) and not self.in_forked_child
+
+    def flush(self) -> None:
+        """Call the hooks and the callbacks that are still to be called after the end."""
+        self._end_spans()
+        self.bus.pump()
+
+    # The end
+
+    def cancel(self, reason: str) -> bool:
+        """End the run now. Return False if it was over.
+
+        In a signal handler or a destructor that interrupts a step of this run on this thread, the
+        run ends right after the step.
+        """
+        if self.result is not None or self.in_forked_child:
+            return False
+        if self.engine.in_step:
+            self._cancel_after_step(reason)
+        else:
+            self._cancel_now(reason)
+        return True
+
+    def interrupt(self, interruption: BaseException) -> None:
+        """Cancel because a step or a wait raised; a step may have been interrupted half-way.
+
+        A second interruption, in the middle of this, does not undo it.
+        """
+        if self.result is None and not self.in_forked_child:
+            reason = f"interrupted by {type(interruption).__name__}"
+            try:
+                self._cancel_now(reason)
+            finally:
+                self._cancel_now(reason)
+
+    def _cancel_after_step(self, reason: Optional[str]) -> None:
+        self._effects.cancel_reason = reason
+        self._effects.pending = True
+
+    def _cancel_now(self, reason: str) -> None:
+        self.cancellation.cancel(reason)
+        # Also if an earlier call was interrupted: the token calls `_on_cancel` only once.
+        self._end()
+
+    def _on_cancel(self) -> None:
+        """The run's token, or one above it, was cancelled."""
+        if self.engine.in_step:
+            self._cancel_after_step(self.cancellation.reason)
+        elif not self.in_forked_child:
+            self._end()
+
+    def _end(self) -> None:
+        self.engine.end(self.cancellation.reason or "cancelled")
+        self._apply_effects()
+
+    @property
+    def in_forked_child(self) -> bool:
+        """Whether the run is the parent process's: here its lock may be held for ever."""
+        return os.getpid() != self._process
+
+    def mark_closing(self) -> None:
+        """Note that the run is about to be closed: a run that wants its graph waits for that."""
+        self._graph_lock.closing = True
+
+    def close_from_finalizer(self, reason: str, wait: bool = False) -> None:
+        """Cancel from a destructor, or from the end of a generator, which may be a destructor.
+
+        The garbage collector may call it at any moment, on any thread, with any locks held: even
+        while a thread is being started, where the end of the run, which may start a thread itself,
+        would wait for a lock of `threading`. So another thread ends the run, and a run that wants
+        the graph next waits for that. An inline run has no other thread, and its callbacks have to
+        be called on this one.
+
+        wait: whether to wait for the end, at most FINALIZER_TIMEOUT seconds.
+        """
+        if self.in_forked_child or self.result is not None:
+            return
+        self.mark_closing()
+        here = self.inline and not self.engine.in_step
+        if not here or not self.engine.lock.acquire(timeout=FINALIZER_TIMEOUT):
+            self._start_timer(0.0, lambda: self.cancel(reason))
+            if wait and not self.engine.in_step:
+                self._graph_lock.wait_released(FINALIZER_TIMEOUT)
+            return
+        try:
+            self.engine.end(reason)
+            self._finish()
+        finally:
+            self.engine.lock.release()
+        self.cancellation.cancel(reason)
+        self._apply_effects()
+
+    # Effects
+
+    def _apply_effects(self) -> None:
+        """Carry out what the engine's steps ask for. Called without the engine's lock."""
+        effects = self._effects
+        effects.pending = False  # first: what is added from now on sets it again
+        try:
+            if effects.result is not None and self.result is None:
+                self._finish()
+            if effects.wake:
+                effects.wake = False
+                self.bus.wake()
+            if effects.abandoned:
+                self._cancel_abandoned()
+            if effects.cancel_reason is not None:
+                reason, effects.cancel_reason = effects.cancel_reason, None
+                self.cancel(reason)
+            if effects.timers:
+                self._start_timers()
+            if effects.span_ends:
+                self._end_spans()
+            if self._has_outlets:
+                self.bus.pump()
+        except BaseException:
+            effects.pending = True  # the rest is done when the run is ended because of this
+            raise
+        if self.result is not None:  # nothing that outlives the run may hold it
+            if self._parent_registration is not None:
+                self._parent_registration.remove()
+            for timer in self._timers:
+                timer.cancel()
+
+    def _cancel_abandoned(self) -> None:
+        """Cancel abandoned attempts, and have their workers replaced."""
+        effects = self._effects
+        with self.engine.lock:
+            abandoned, effects.abandoned = effects.abandoned, []
+        try:
+            while abandoned:
+                attempt = abandoned[-1]
+                attempt.cancellation.cancel(str(attempt.abandoned))
+                self.backend.replace_worker(attempt)
+                abandoned.pop()
+        finally:
+            if abandoned:  # Ctrl-C: the rest is done when the run is ended because of it
+                with self.engine.lock:
+                    effects.abandoned += abandoned
+
+    def _start_timers(self) -> None:
+        timers = self._effects.timers
+        while timers:
+            try:
+                moment, attempt = timers.popleft()
+            except IndexError:  # another thread has taken it
+                return
+            if attempt is None:
+                self._add_timer(moment, self._release_due)
+            else:
+                self._start_timeout(moment, attempt)
+
+    def _start_timeout(self, moment: float, attempt: Attempt) -> None:
+        attempt.timer = timer = self._start_timer(moment, lambda: self._expire(attempt))
+        if not self.engine.is_running(attempt):  # the engine has not seen the timer
+            timer.cancel()
+
+    def _finish(self) -> None:
+        """Publish the result. If Ctrl-C interrupts this, the end of the run calls it again."""
+        with self.engine.lock:
+            result = self._effects.result
+            if result is None or self.result is not None:
+                return
+            self._on_finished(self, result)
+            release(self.engine.state.nodes, self._graph_lock)
+            self._graph_lock.set_released()
+            if self._has_outlets:
+                self._effects.publish(RunFinished(result, time.time()))
+            if self._hooks is not None:
+                self._effects.end_span(self, result, None)
+            self.result = result
+            self._effects.wake_waiters()
+
+    def _end_spans(self) -> None:
+        """Report the ends of spans in their order, from one thread at a time.
+
+        So the end of the run is the last one.
+        """
+        span_ends = self._effects.span_ends
+        while span_ends and self._ending_spans.acquire(False):
+            try:
+                while span_ends:
+                    owner, result, error = span_ends[0]
+                    if owner.watch is not None:
+                        owner.watch.end(result, error)
+                    span_ends.popleft()  # last: waiting threads wait until it is empty
+            finally:
+                self._ending_spans.release()
+        self.bus.wake()

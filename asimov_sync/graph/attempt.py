@@ -1,0 +1,108 @@
+"""Attempt: what the engine keeps about one attempt of a task."""
+
+import itertools
+import time
+from typing import Any, Dict, Optional
+
+from asimov_sync._json import format_error
+from asimov_sync.cancellation import Cancellation
+from asimov_sync.concurrency.timers import Timer
+from asimov_sync.errors import TaskTimeout
+from asimov_sync.graph.results import Outcome
+from asimov_sync.graph.state import RunState
+from asimov_sync.instrumentation import Observation
+from asimov_sync.tasks import TaskStatus
+from asimov_sync.usage import UsageCounter
+
+__all__ = ["Attempt", "failed_outcome"]
+
+
+class Attempt:
+    """One attempt of a task. The handler sees a TaskContext that is made of it.
+
+    run_id, name: the run, and the name of the task in it.
+    node, index: the task with its options, and its index in the run's state.
+    worker: the pool's job in which it runs, so that a stuck worker can be replaced; None elsewhere.
+    number, visit: counted from 1.
+    inputs, failed, feedback: what the handler finds in its context.
+    abandoned: the error for which the run went on without this attempt; None while it counts.
+    start: the `time.perf_counter()` of its start; None until its `when` was evaluated.
+    deadline: the `time.monotonic()` moment at which its own time-out expires.
+    """
+
+    __slots__ = (
+        "abandoned",
+        "cancellation",
+        "deadline",
+        "failed",
+        "feedback",
+        "index",
+        "inputs",
+        "name",
+        "node",
+        "number",
+        "reply_numbers",
+        "run_id",
+        "start",
+        "timer",
+        "usage_counter",
+        "visit",
+        "watch",
+        "worker",
+    )
+
+    def __init__(
+        self, run_id: str, index: int, state: RunState, parent: Cancellation, worker: Any
+    ) -> None:
+        node = self.node = state.nodes[index]
+        self.run_id = run_id
+        self.index = index
+        self.name = node.name
+        self.worker = worker
+        self.number = state.attempts[index] or 1
+        self.visit = state.visits[index] or 1
+        self.inputs: Dict[str, Any] = state.inputs(index) if state.dependencies[index] else {}
+        self.failed: Dict[str, str] = state.failed_dependencies(index) if node.allow_failure else {}
+        self.feedback: Dict[str, Any] = state.feedback.get(index) or {}
+        self.cancellation = Cancellation(parent=parent)
+        self.usage_counter = UsageCounter()
+        self.abandoned: Optional[BaseException] = None
+        self.start: Optional[float] = None
+        self.deadline: Optional[float] = None
+        self.timer: Optional[Timer] = None
+        self.watch: Optional[Observation] = None
+        self.reply_numbers: "Optional[itertools.count[int]]" = None
+
+    def begin(self, parent: Cancellation) -> None:
+        """Start its time. parent: the token of the run."""
+        self.start = time.perf_counter()
+        if self.node.timeout is not None:
+            # Its own deadline, since the token's may be the run's. Set before the token's, so that
+            # a handler that the token frees counts as overdue.
+            self.deadline = time.monotonic() + self.node.timeout
+            self.cancellation = Cancellation(self.node.timeout, parent=parent)
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether its own time-out has expired."""
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+    def timeout_error(self) -> TaskTimeout:
+        """Return the error of an overdue attempt."""
+        return TaskTimeout(f"{self.name!r} took longer than {self.node.timeout} s")
+
+    def __repr__(self) -> str:
+        return f"<Attempt {self.number} of {self.name!r}>"
+
+
+def failed_outcome(attempt: Attempt, error: BaseException) -> Outcome:
+    """Return the outcome of an attempt that raised: FAILED, with a wait if it may be retried."""
+    retry, wait = attempt.node.retry, None
+    started = attempt.start is not None  # otherwise its `when` raised
+    if retry is not None and started and attempt.number < retry.attempts:
+        if retry.should_retry(error):
+            try:
+                wait = retry.wait_seconds(attempt.number, error)
+            except Exception as broken:  # wait= is the user's code and may raise, too
+                error = broken
+    return Outcome(TaskStatus.FAILED, None, format_error(error), error, None, wait)

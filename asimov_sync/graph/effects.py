@@ -1,0 +1,104 @@
+"""Effects: what the steps of a run's engine ask the outside to do.
+
+The engine fills an Effects under the run's lock and makes no calls; ActiveRun carries the effects
+out after the lock is released. They are kept with the run rather than returned from each step,
+because Ctrl-C may strike between a return and the use of what was returned: the effects of an
+interrupted step are still there when the run is ended.
+"""
+
+import collections
+from typing import Any, Callable, Deque, List, NamedTuple, Optional, Sequence
+
+from asimov_sync.graph.attempt import Attempt
+from asimov_sync.graph.results import RunResult
+from asimov_sync.messages import Event
+
+__all__ = ["Effects", "SpanEnd", "TimerRequest"]
+
+
+class SpanEnd(NamedTuple):
+    """The end of an observed operation.
+
+    owner: an attempt or a run; its `watch` is the observation, or None if it was never observed.
+    """
+
+    owner: Any
+    result: Any
+    error: Optional[BaseException]
+
+
+class TimerRequest(NamedTuple):
+    """A timer to start, for a `time.monotonic()` moment.
+
+    attempt: the attempt whose time-out expires then; None for a retry that is due.
+    """
+
+    moment: float
+    attempt: Optional[Attempt]
+
+
+class Effects:
+    """What is left to do after the steps of one run.
+
+    outlets: functions that queue an event for a reader or a callback. They make no calls.
+
+    pending: whether there may be something to do. Read without the lock, after each step.
+    abandoned: attempts that the run went on without: to be cancelled, and their workers replaced.
+    timers: timers to start.
+    span_ends: the ends of observed operations, in their order.
+    cancel_reason: why to cancel the run; set by a signal handler or a destructor in mid-step.
+    wake: whether to wake the threads that wait for the run.
+    result: the result of the run, once it is over.
+    """
+
+    __slots__ = (
+        "_outlets",
+        "abandoned",
+        "cancel_reason",
+        "pending",
+        "result",
+        "span_ends",
+        "timers",
+        "wake",
+    )
+
+    def __init__(self, outlets: Sequence[Callable[[Event], Any]]) -> None:
+        self._outlets = outlets
+        self.pending = False
+        self.abandoned: List[Attempt] = []
+        self.timers: Deque[TimerRequest] = collections.deque()
+        self.span_ends: Deque[SpanEnd] = collections.deque()
+        self.cancel_reason: Optional[str] = None
+        self.wake = False
+        self.result: Optional[RunResult] = None
+
+    @property
+    def has_outlets(self) -> bool:
+        """Whether events have a receiver; if not, the engine does not make any."""
+        return bool(self._outlets)
+
+    def publish(self, event: Event) -> None:
+        """Queue an event for delivery."""
+        for outlet in self._outlets:
+            outlet(event)
+        self.pending = True
+
+    def abandon(self, attempt: Attempt) -> None:
+        """Have an attempt cancelled and its worker replaced."""
+        self.abandoned.append(attempt)
+        self.pending = True
+
+    def start_timer(self, moment: float, attempt: Optional[Attempt] = None) -> None:
+        """Have a timer started."""
+        self.timers.append(TimerRequest(moment, attempt))
+        self.pending = True
+
+    def end_span(self, owner: Any, result: Any, error: Optional[BaseException]) -> None:
+        """Have the end of an observed operation reported."""
+        self.span_ends.append(SpanEnd(owner, result, error))
+        self.pending = True
+
+    def wake_waiters(self) -> None:
+        """Have the threads that wait for the run look again."""
+        self.wake = True
+        self.pending = True

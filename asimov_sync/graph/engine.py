@@ -1,0 +1,425 @@
+"""RunEngine: decides what happens next in one run. It owns the run's state and its lock.
+
+Each public method is a step: it takes the lock, changes the state, records in the run's Effects
+what the outside has to do, and makes no calls.
+
+A worker that finds another worker already finishing attempts queues its outcome for that one and
+returns. If it blocked on the lock instead, the interpreter might have just switched threads inside
+of it, and from then on every worker would wait for every other at each task (a lock convoy).
+"""
+
+import collections
+import itertools
+import threading
+import time
+from typing import Any, Callable, Deque, Dict, Iterator, Optional, Set, Tuple
+
+from asimov_sync._json import format_error
+from asimov_sync.cancellation import Cancellation
+from asimov_sync.errors import BudgetExceeded, Cancelled, GraphError
+from asimov_sync.graph.attempt import Attempt, failed_outcome
+from asimov_sync.graph.effects import Effects
+from asimov_sync.graph.events import (
+    TaskFinished,
+    TaskProgress,
+    TaskRetried,
+    TaskSkipped,
+    TaskStarted,
+    TaskText,
+)
+from asimov_sync.graph.graph_lock import RunLock, acquire, release
+from asimov_sync.graph.node import Node
+from asimov_sync.graph.results import Outcome, RunResult
+from asimov_sync.graph.state import EXECUTING, FAILED, WAITING, RunState
+from asimov_sync.messages import Usage
+from asimov_sync.tasks import Task, TaskStatus
+from asimov_sync.usage import Budget, UsageCounter
+
+__all__ = ["RunEngine"]
+
+
+class RunEngine:
+    """The state of one run and the steps that change it.
+
+    id: the id of the run.
+    state: the run's state, which only the engine changes.
+    effects: receives what the outside has to do.
+    cancellation: the run's token, the parent of each attempt's.
+    usage_counter: counts the tokens that the run uses.
+    graph_lock: locks the tasks of the run.
+    check_node: raises GraphError for a spawned node that cannot run.
+    worker_limit: how many workers may work on the run at once.
+    budget: the run's budget; a request that it refuses ends the run.
+    observed: whether attempts are observed, so that the ends of their spans are recorded.
+
+    lock: guards everything here. Re-entrant: before Python 3.10 Ctrl-C may strike between the end
+        of a `with` and the release of its lock, and the same thread then ends the run.
+    workers: the number of workers on the run, those that are starting included.
+    """
+
+    def __init__(
+        self,
+        id: str,
+        state: RunState,
+        effects: Effects,
+        cancellation: Cancellation,
+        usage_counter: UsageCounter,
+        graph_lock: RunLock,
+        check_node: Callable[[Node], None],
+        worker_limit: int,
+        budget: Optional[Budget],
+        observed: bool,
+    ) -> None:
+        self.id = id
+        self.state = state
+        self.effects = effects
+        self.lock = threading.RLock()
+        self.workers = 0
+        self._starting = 0
+        self._cancellation = cancellation
+        self._usage_counter = usage_counter
+        self._graph_lock = graph_lock
+        self._check_node = check_node
+        self._worker_limit = worker_limit
+        self._budget = budget
+        self._observed = observed
+        self._publishes = effects.has_outlets
+        self._finishing = threading.Lock()  # its holder finishes what is in _outcomes
+        self._outcomes: Deque[Tuple[Attempt, Optional[Outcome]]] = collections.deque()
+        self._attempts: Dict[int, Attempt] = {}  # those that are running
+        self._exceptions: Dict[int, BaseException] = {}  # in the order of failure
+        self._seconds: Dict[int, float] = {}
+        self._usages: Dict[int, Usage] = {}
+        self._start = time.perf_counter()
+
+    @property
+    def in_step(self) -> bool:
+        """Whether the calling thread is inside of a step: in a signal handler or a destructor."""
+        # threading.Condition uses this method, too.
+        return self.lock._is_owned()  # type: ignore[attr-defined,no-any-return]
+
+    def is_running(self, attempt: Attempt) -> bool:
+        """Return whether an attempt still counts."""
+        return self._attempts.get(attempt.index) is attempt
+
+    # For workers
+
+    def needs_workers(self) -> bool:
+        """Return whether the run could use more workers. Takes no lock: call it after a step."""
+        return self.workers < self._worker_limit and len(self.state.ready) > self._starting
+
+    def reserve_workers(self, limit: int) -> int:
+        """Return how many workers to start, at most `limit`, so that every ready task has one.
+
+        Each of them then calls `next_attempt` once.
+        """
+        with self.lock:
+            missing = len(self.state.ready) - self._starting
+            count = max(0, min(missing, self._worker_limit - self.workers, limit))
+            self.workers += count
+            self._starting += count
+        return count
+
+    def next_attempt(self, worker: Any) -> Optional[Attempt]:
+        """Start the first attempt of a worker that was reserved; None if no task is ready.
+
+        worker: the pool's job in which it runs, if it may be replaced.
+        """
+        with self.lock:
+            self._starting -= 1
+            return self._start_next(worker)
+
+    def next_attempt_for_helper(self) -> Optional[Attempt]:
+        """Start an attempt on a thread that waits for the run; None if no task is ready."""
+        with self.lock:
+            self.workers += 1
+            # The thread waits inside of another task, and is not replaced because of this one.
+            return self._start_next(None)
+
+    def _start_next(self, worker: Any) -> Optional[Attempt]:
+        state = self.state
+        index = state.start_next(time.monotonic() if state.delayed else 0.0)
+        if state.changes:
+            self._apply_changes("")
+            self._record_end()
+        if index is None:
+            self.workers -= 1
+            return None
+        attempt = Attempt(self.id, index, state, self._cancellation, worker)
+        self._attempts[index] = attempt
+        if state.phases[index] is EXECUTING:
+            self._begin(attempt)
+        return attempt
+
+    def _begin(self, attempt: Attempt) -> None:
+        attempt.begin(self._cancellation)
+        if attempt.deadline is not None:
+            self.effects.start_timer(attempt.deadline, attempt)
+        if self._publishes:
+            task = attempt.node.task.model_copy()
+            self.effects.publish(
+                TaskStarted(attempt.name, task, time.time(), attempt.number, attempt.visit)
+            )
+
+    def apply_condition(self, attempt: Attempt, met: bool) -> bool:
+        """Start an attempt whose `when` was evaluated, or end it. Return whether it started."""
+        with self.lock:
+            if not self.is_running(attempt):
+                return False
+            started = self.state.apply_condition(attempt.index, met)
+            if started:
+                attempt.visit = self.state.visits[attempt.index]
+                self._begin(attempt)
+            else:
+                self._close_attempt(attempt)
+                self._apply_changes("")
+                self._record_end()
+            return started
+
+    def finish_attempt(
+        self, attempt: Attempt, outcome: Optional[Outcome], take_next: bool
+    ) -> Optional[Attempt]:
+        """End an attempt, unless the run went on without it.
+
+        outcome: how it ended; None if `apply_condition` has ended it already.
+        take_next: whether the worker wants another attempt.
+
+        Returns the worker's next attempt. None if no task is ready, if the worker does not want
+        one, or if another thread finishes this attempt.
+        """
+        following = None
+        self._outcomes.append((attempt, outcome))
+        while self._outcomes and self._finishing.acquire(False):
+            try:
+                with self.lock:
+                    while self._outcomes:
+                        one, its_outcome = self._outcomes.popleft()
+                        if self._attempts.get(one.index) is one:
+                            assert its_outcome is not None
+                            self._close_attempt(one)
+                            self._record_outcome(one, its_outcome)
+                        if one.abandoned is not None:
+                            continue  # its worker was written off when it was abandoned
+                        if one is attempt and take_next:
+                            following = self._start_next(attempt.worker)
+                        else:
+                            self.workers -= 1
+            finally:
+                self._finishing.release()
+        return following
+
+    # For handlers
+
+    def report(self, attempt: Attempt, fraction: Optional[float], text: str) -> None:
+        """Publish the progress of a running attempt."""
+        if self._publishes:
+            with self.lock:
+                if self.is_running(attempt):
+                    task = attempt.node.task.model_copy()
+                    self.effects.publish(
+                        TaskProgress(attempt.name, task, time.time(), fraction, text)
+                    )
+
+    def publish_text(self, attempt: Attempt, reply: int, text: str) -> None:
+        """Publish a piece of a reply that a running attempt receives."""
+        with self.lock:
+            if self.is_running(attempt):
+                task = attempt.node.task.model_copy()
+                self.effects.publish(TaskText(attempt.name, task, time.time(), text, reply))
+
+    def spawn(self, attempt: Attempt, node: Node) -> Task:
+        """Add a task on behalf of a running attempt, and return it.
+
+        node: its name is local to the attempt's namespace; empty for a generated one.
+
+        Raises GraphError if the attempt does not count any more, or if the node is invalid.
+        """
+        with self.lock:
+            if not self.is_running(attempt):
+                raise GraphError(f"{attempt.name!r} has ended, and cannot spawn tasks")
+            node = node._replace(name=self._full_name(node))
+            self._check_node(node)
+            is_new = node.task.id not in self.state.indexes  # otherwise the state raises
+            if is_new:
+                # Without waiting: this lock is held, and the end of another run may need it.
+                acquire([node], self._graph_lock, wait_if_closing=False)
+            try:
+                self.state.spawn(attempt.index, node)
+            except BaseException:
+                if is_new:
+                    release([node], self._graph_lock)
+                raise
+            self._apply_changes("")
+        return node.task
+
+    def _full_name(self, node: Node) -> str:
+        prefix = node.namespaces[0] if node.namespaces else ""
+        if node.name:
+            return prefix + node.name
+        numbers = itertools.count(len(self.state.nodes) + 1)
+        generated = (f"{prefix}{node.task.type}-{number}" for number in numbers)
+        return next(name for name in generated if name not in self.state.indexes)
+
+    # For timers, and for the end of the run
+
+    def begin_run(self) -> None:
+        """End a run without tasks."""
+        with self.lock:
+            self._record_end()
+
+    def expire(self, attempt: Attempt) -> None:
+        """Go on without an attempt whose time-out has expired."""
+        error = attempt.timeout_error()
+        outcome = failed_outcome(attempt, error)
+        with self.lock:
+            if self.is_running(attempt):
+                self._abandon(attempt, error)
+                self._record_outcome(attempt, outcome)
+                self.effects.wake_waiters()  # inline, the waiting caller runs the next task
+
+    def release_due(self) -> None:
+        """Make the tasks ready whose retry is due."""
+        with self.lock:
+            self.state.release_due(time.monotonic())
+            self.effects.wake_waiters()
+
+    def end(self, reason: str) -> None:
+        """End the run now: fail what is running, skip the rest, and abandon all attempts."""
+        with self.lock:
+            self._end(reason)
+
+    # The rest is called with the lock held
+
+    def _end(self, reason: str) -> None:
+        if self.effects.result is not None:
+            return
+        cancelled = Cancelled(reason)
+        for index in self.state.end(f"the run ended early: {reason}", format_error(cancelled)):
+            self._exceptions.pop(index, None)  # of an earlier visit
+            self._exceptions[index] = cancelled
+            self._publish_finished(index)
+        self._apply_changes(reason)
+        # The attempts of these tasks, and those that an interrupted step was about to close.
+        for attempt in list(self._attempts.values()):
+            self._abandon(attempt, cancelled)
+        self._record_end()
+
+    def _record_outcome(self, attempt: Attempt, outcome: Outcome) -> None:
+        """Apply the outcome of an attempt to its task and to others."""
+        index = attempt.index
+        error = outcome.exception
+        over_budget = self._budget is not None and any(
+            isinstance(cause, BudgetExceeded) and cause.budget is self._budget
+            for cause in _causes(error)
+        )
+        if outcome.wait is not None and not over_budget and self.state.can_retry(index):
+            moment = time.monotonic() + outcome.wait
+            self.state.retry(index, moment)
+            self.effects.start_timer(moment)
+            if self._observed:
+                self.effects.end_span(attempt, None, error)
+            if self._publishes:
+                task, text = attempt.node.task.model_copy(), outcome.error or ""
+                self.effects.publish(
+                    TaskRetried(attempt.name, task, time.time(), attempt.number, text, outcome.wait)
+                )
+        else:
+            status = self.state.finish(
+                index, outcome.status, outcome.result, outcome.error, outcome.route
+            )
+            if status is TaskStatus.FAILED:
+                self._exceptions.pop(index, None)  # of an earlier visit
+                error = self._exceptions[index] = error or self.state.engine_errors[index]
+            if self._observed:
+                self.effects.end_span(attempt, status, error)
+            if self._publishes:
+                route_was_valid = status is outcome.status
+                self._publish_finished(index, outcome if route_was_valid else None)
+        if self.state.changes:
+            self._apply_changes("a loop went back to what came before it")
+        if over_budget:
+            self._end(str(error))  # in this step, before a task that waited for this one can start
+        self._record_end()
+
+    def _apply_changes(self, reason: str) -> None:
+        """Publish side effects on other tasks, and abandon those of their attempts that run.
+
+        reason: why they are abandoned.
+        """
+        changes, self.state.changes = self.state.changes, []
+        for index, phase in changes:
+            if index in self._attempts:
+                self._abandon(self._attempts[index], Cancelled(reason))
+            if phase is FAILED:
+                self._exceptions.pop(index, None)
+                self._exceptions[index] = self.state.engine_errors[index]
+                self._publish_finished(index)
+            elif phase is not WAITING and self._publishes:
+                node, why = self.state.nodes[index], self.state.errors[index] or ""
+                self.effects.publish(
+                    TaskSkipped(node.name, node.task.model_copy(), time.time(), why)
+                )
+
+    def _close_attempt(self, attempt: Attempt) -> None:
+        """Record the time and the tokens of an attempt that does not run any more."""
+        index = attempt.index
+        del self._attempts[index]
+        if attempt.timer is not None:
+            attempt.timer.cancel()
+        if attempt.start is not None:
+            seconds = time.perf_counter() - attempt.start
+            self._seconds[index] = self._seconds.get(index, 0.0) + seconds
+        usage = attempt.usage_counter.usage_or_none
+        if usage is not None:
+            self._usages[index] = self._usages.get(index, Usage()) + usage
+
+    def _abandon(self, attempt: Attempt, error: BaseException) -> None:
+        """Go on without an attempt: it is cancelled, its outcome ignored, its worker replaced."""
+        self._close_attempt(attempt)
+        attempt.abandoned = error
+        self.workers -= 1
+        self.effects.abandon(attempt)
+        if self._observed:
+            self.effects.end_span(attempt, None, error)
+
+    def _publish_finished(self, index: int, outcome: Optional[Outcome] = None) -> None:
+        """Publish that a task is final.
+
+        outcome: its outcome; needed if a loop may have reset the task in the same step.
+        """
+        if self._publishes:
+            node = self.state.nodes[index]
+            update = None
+            if outcome is not None:
+                update = {
+                    "status": outcome.status,
+                    "result": outcome.result,
+                    "error": outcome.error,
+                }
+            task = node.task.model_copy(update=update)
+            self.effects.publish(TaskFinished(node.name, task, time.time()))
+
+    def _record_end(self) -> None:
+        """Record the result, if the run is over."""
+        if self.effects.result is not None or not self.state.finished:
+            return
+        seconds = time.perf_counter() - self._start
+        self.effects.result = RunResult(
+            self.state,
+            self._exceptions,
+            self._seconds,
+            self._usages,
+            self.id,
+            self._usage_counter.usage,
+            seconds,
+        )
+        self.effects.pending = True
+
+
+def _causes(error: Optional[BaseException]) -> Iterator[BaseException]:
+    """Iterate over an exception and those that it was raised from, or while handling."""
+    seen: Set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,144 @@
+"""Node: a task in a graph with its name, its dependencies and its options."""
+
+import collections
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Tuple,
+    TypeVar,
+    Union,
+)
+
+from asimov_sync.errors import GraphError
+from asimov_sync.graph.retry import Retry
+from asimov_sync.tasks import Task
+
+__all__ = [
+    "DEFAULT_MAX_VISITS",
+    "Dependencies",
+    "Dependency",
+    "Group",
+    "Node",
+    "When",
+    "check_dependencies",
+    "check_name",
+    "make_node",
+]
+
+DEFAULT_MAX_VISITS = 5
+
+Dependency = Union[Task, str]
+Dependencies = Union[Dependency, Iterable[Dependency]]
+When = Callable[[Dict[str, Any]], Any]
+T = TypeVar("T")
+
+
+class Node(NamedTuple):
+    """A task and the arguments that it was added with.
+
+    namespaces: for a task in a subgraph, the name prefixes of the subgraphs around it, innermost
+        first.
+    """
+
+    name: str
+    task: Task
+    depends_on: Tuple[Dependency, ...]
+    when: Optional[When]
+    allow_failure: bool
+    retry: Optional[Retry]
+    timeout: Optional[float]
+    max_visits: int
+    namespaces: Tuple[str, ...]
+
+    def local_name(self, name: str) -> str:
+        """Return the name by which this task knows another: its short name in a subgraph."""
+        for prefix in self.namespaces:
+            if name.startswith(prefix):
+                return name[len(prefix) :]
+        return name
+
+    def local_names(self, names: Iterable[str]) -> Dict[str, str]:
+        """Map full names to local names; a local name that is not unique stays a full name."""
+        local_names = {name: self.local_name(name) for name in names}
+        uses = collections.Counter(local_names.values())
+        uses.update(name for name, local in local_names.items() if local != name)
+        return {name: local if uses[local] == 1 else name for name, local in local_names.items()}
+
+    def resolve(self, name: str, values: Mapping[Any, T]) -> Optional[T]:
+        """Look up a name that this task uses, innermost namespace first; None if unknown."""
+        for prefix in self.namespaces:
+            if prefix + name in values:
+                return values[prefix + name]
+        return values.get(name)
+
+
+class Group(NamedTuple):
+    """The tasks that the name of a map or a subgraph stands for.
+
+    members: the names of its tasks.
+    depends_on: its dependencies, which stand in for it if it has no members.
+    """
+
+    members: Tuple[str, ...]
+    depends_on: Tuple[Dependency, ...]
+
+
+def check_name(name: object) -> str:
+    """Return the name; raises GraphError if it is not a string."""
+    if not isinstance(name, str):
+        raise GraphError(f"name= is a string, not {name!r}")
+    return name
+
+
+def check_dependencies(depends_on: Dependencies, name: str) -> Tuple[Dependency, ...]:
+    """Return one or several dependencies as a tuple.
+
+    depends_on: a task, a name, or an iterable of them.
+    name: the name of the dependent task, for the error message.
+
+    Raises GraphError if they are neither tasks nor names.
+    """
+    if isinstance(depends_on, (str, Task)):
+        return (depends_on,)
+    # None does not mean "nothing": a function that forgot its return statement returns it, and
+    # the task would start too early.
+    dependencies = tuple(depends_on) if isinstance(depends_on, Iterable) else None
+    if dependencies is None or not all(isinstance(one, (str, Task)) for one in dependencies):
+        raise GraphError(
+            f"depends_on= of {name!r} takes tasks and names, one or several; not {depends_on!r}"
+        )
+    return dependencies
+
+
+def make_node(
+    task: Task,
+    name: str,
+    depends_on: Dependencies,
+    when: Optional[When],
+    allow_failure: bool,
+    retry: Optional[Retry],
+    timeout: Optional[float],
+    max_visits: int,
+    namespaces: Tuple[str, ...],
+) -> Node:
+    """Return a node; raises GraphError for an invalid argument."""
+    if not isinstance(task, Task):
+        raise GraphError(f"a graph holds Tasks, not {type(task).__name__}")
+    check_name(name)
+    if when is not None and not callable(when):
+        raise GraphError(f"when= of {name!r} is a function of the task's inputs, not {when!r}")
+    if retry is not None and not isinstance(retry, Retry):
+        raise GraphError(f"retry= of {name!r} is a Retry, such as Retry(attempts=3); not {retry!r}")
+    if timeout is not None and not (isinstance(timeout, (int, float)) and timeout > 0):
+        raise GraphError(f"timeout= of {name!r} is a number of seconds above 0, not {timeout!r}")
+    if not (isinstance(max_visits, int) and max_visits >= 1):
+        raise GraphError(f"max_visits= of {name!r} is an integer of at least 1, not {max_visits!r}")
+    dependencies = check_dependencies(depends_on, name)
+    return Node(
+        name, task, dependencies, when, allow_failure, retry, timeout, max_visits, namespaces
+    )

@@ -1,0 +1,297 @@
+"""TaskScheduler: runs task graphs. A task starts as soon as its own dependencies are done."""
+
+from concurrent.futures import Executor
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    List,
+    Mapping,
+    Optional,
+    Set,
+    Tuple,
+    TypeVar,
+    overload,
+)
+
+from asimov_sync.cache.contract import Cache
+from asimov_sync.cancellation import Cancellation, require_number
+from asimov_sync.concurrency.fork import ForkSafeLock
+from asimov_sync.errors import ClosedError
+from asimov_sync.graph.active_run import ActiveRun
+from asimov_sync.graph.backends import make_backend
+from asimov_sync.graph.context import Handler, Middleware
+from asimov_sync.graph.graph_lock import RunLock, acquire, release
+from asimov_sync.graph.handlers import HandlerRegistry
+from asimov_sync.graph.results import RunResult
+from asimov_sync.graph.run import Run, RunEvents
+from asimov_sync.graph.subscribers import Callback, Subscriber
+from asimov_sync.graph.task_graph import TaskGraph
+from asimov_sync.usage import Budget
+
+__all__ = ["TaskScheduler"]
+
+AnyHandler = TypeVar("AnyHandler", bound=Handler)
+AnyMiddleware = TypeVar("AnyMiddleware", bound=Middleware)
+AnyCallback = TypeVar("AnyCallback", bound=Callback)
+
+
+class TaskScheduler:
+    """Runs task graphs: each task by the handler of its type.
+
+    A handler that raises makes its task FAILED and affects nothing else. A scheduler may be used
+    from any thread, and in a forked child.
+
+    handlers: callables `(task, context) -> value` by task type; default none.
+    max_workers: how many tasks run at once, in all of its runs together; default 8. 0 runs
+        everything on the thread that waits, for debuggers and for tests that own a transaction.
+    cache: the cache behind `context.cache`; by default a MemoryCache of its own.
+    executor: a `concurrent.futures.Executor` of threads to call the handlers on. Its size then
+        limits how many tasks run at once, and the thread of a handler that ignores its
+        cancellation is not replaced. By default the scheduler has threads of its own.
+    """
+
+    def __init__(
+        self,
+        handlers: Optional[Mapping[str, Handler]] = None,
+        max_workers: int = 8,
+        cache: Optional[Cache] = None,
+        executor: Optional[Executor] = None,
+    ) -> None:
+        self.handlers: Dict[str, Handler] = dict(handlers or {})
+        self.max_workers = max_workers
+        self.last_result: Optional[RunResult] = None
+        """The result of the run that ended last; runs that its own tasks started do not count.
+
+        After an exception in `run()`, the result of that call: what its run had finished.
+        """
+        self._cache = cache
+        self._backend = make_backend(max_workers, executor)
+        self._registry = HandlerRegistry(self.handlers)
+        self._guard = ForkSafeLock()  # guards everything below, and the creation of the cache
+        self._callbacks: Tuple[Tuple[Callback, bool], ...] = ()
+        self._runs: Set[ActiveRun] = set()
+        self._closed = False
+
+    @property
+    def cache(self) -> Cache:
+        """The cache that was given, or a MemoryCache that is made on first use."""
+        with self._guard.lock:
+            if self._cache is None:
+                from asimov_sync.cache.memory import MemoryCache
+
+                self._cache = MemoryCache()
+            return self._cache
+
+    @property
+    def stuck_threads(self) -> int:
+        """The number of threads that were replaced because their handler ignored its cancellation.
+
+        A thread counts until its handler returns. Always 0 with max_workers=0 or an executor.
+        """
+        return self._backend.stuck_threads
+
+    # Handlers, middleware, callbacks
+
+    def handler(self, type: str) -> Callable[[AnyHandler], AnyHandler]:
+        """Return a decorator that registers the handler of a task type."""
+
+        def register(function: AnyHandler) -> AnyHandler:
+            self.handlers[type] = function
+            return function
+
+        return register
+
+    def middleware(self, function: AnyMiddleware) -> AnyMiddleware:
+        """Call `function(call_next, task, context)` around every handler. Also a decorator.
+
+        It calls `call_next(task, context)`, or `call_next()`, once, several times or not at all;
+        what it returns is the handler's value. The first one that is registered is the outermost.
+
+        Returns the function.
+        """
+        with self._guard.lock:
+            self._registry.middleware += (function,)
+        return function
+
+    @overload
+    def on_event(self, callback: AnyCallback, blocking: bool = False) -> AnyCallback: ...
+
+    @overload
+    def on_event(self, *, blocking: bool = False) -> Callable[[AnyCallback], AnyCallback]: ...
+
+    def on_event(self, callback: Optional[AnyCallback] = None, blocking: bool = False) -> Any:
+        """Call `callback(event)` for every event of the runs that start from now on.
+
+        Also a decorator, with or without arguments. For each run the callback is called in the
+        order of the events, with one at a time. `run()` and `result()` return after it has had
+        the run's last event. What it raises is logged.
+
+        callback: the function.
+        blocking: call it on the thread on which the event happens, which waits for it. By default
+            it is called on a separate thread, so that a slow callback delays nothing. With
+            max_workers=0 it is always called on the waiting thread.
+
+        Returns the callback.
+        """
+        if callback is None:
+            return lambda function: self.on_event(function, blocking)
+        with self._guard.lock:
+            self._callbacks += ((callback, blocking),)
+        return callback
+
+    # Three ways to run
+
+    def submit(
+        self,
+        graph: TaskGraph,
+        run_id: Optional[str] = None,
+        timeout: Optional[float] = None,
+        on_failure: str = "continue",
+        budget: Optional[Budget] = None,
+        cancellation: Optional[Cancellation] = None,
+    ) -> Run:
+        """Start a run and return its handle.
+
+        With max_workers=0 it makes progress while a thread waits for its result or its events.
+
+        graph: the graph to run.
+        run_id: the id of the run; by default a generated one.
+        timeout: the seconds after which the run is cancelled; by default unlimited.
+        on_failure: "continue" (the default) skips what depends on a FAILED task; "stop" starts
+            nothing more after one.
+        budget: limits what all its tasks together request from models; by default unlimited. A
+            request that it refuses ends the run.
+        cancellation: a token that ends the run; by default the current one.
+
+        Raises GraphError, before any task runs, for a cycle, an unknown dependency, a type without
+        a handler, or a graph that is in another run; ClosedError after `close()`.
+        """
+        return self._submit(graph, run_id, timeout, on_failure, budget, cancellation, True, [])
+
+    def run(
+        self,
+        graph: TaskGraph,
+        run_id: Optional[str] = None,
+        timeout: Optional[float] = None,
+        on_failure: str = "continue",
+        budget: Optional[Budget] = None,
+        cancellation: Optional[Cancellation] = None,
+    ) -> RunResult:
+        """Run a graph to its end and return the result.
+
+        The arguments are those of `submit`. Failures are in the result, whose
+        `raise_for_failure()` raises them. Whatever interrupts the wait, such as Ctrl-C, cancels
+        the run and is raised again at once; `last_result` then has what was finished.
+        """
+        started: List[ActiveRun] = []
+        try:
+            run = self._submit(
+                graph, run_id, timeout, on_failure, budget, cancellation, False, started
+            )
+            return run.result()
+        except BaseException as interruption:  # anywhere between the first line and the last
+            for active_run in started:
+                active_run.interrupt(interruption)
+                if active_run.result is not None:
+                    # Another thread's run may have ended since.
+                    self._on_finished(active_run, active_run.result)
+            raise
+
+    def stream(
+        self,
+        graph: TaskGraph,
+        run_id: Optional[str] = None,
+        timeout: Optional[float] = None,
+        on_failure: str = "continue",
+        budget: Optional[Budget] = None,
+        cancellation: Optional[Cancellation] = None,
+    ) -> RunEvents:
+        """Run a graph and iterate over its events; the last one is RunFinished.
+
+        The arguments are those of `submit`. Closing the iterator cancels the run.
+        """
+        return self._submit(
+            graph, run_id, timeout, on_failure, budget, cancellation, True, []
+        ).events()
+
+    def _submit(
+        self,
+        graph: TaskGraph,
+        run_id: Optional[str],
+        timeout: Optional[float],
+        on_failure: str,
+        budget: Optional[Budget],
+        cancellation: Optional[Cancellation],
+        recording: bool,
+        started: List[ActiveRun],
+    ) -> Run:
+        """Start a run; `started` receives it as soon as it has to be ended."""
+        if on_failure not in ("continue", "stop"):
+            raise ValueError(f'on_failure= is "continue" or "stop", not {on_failure!r}')
+        require_number("timeout=", timeout)
+        plan = graph.plan()
+        self._registry.check(plan.nodes)
+        graph_lock = RunLock()
+        try:
+            acquire(plan.nodes, graph_lock)
+            backend = self._backend
+            active_run = ActiveRun(
+                plan,
+                graph_lock,
+                run_id,
+                graph.name,
+                on_failure,
+                budget,
+                cancellation,
+                backend,
+                self._registry,
+                [
+                    Subscriber(callback, blocking or backend.inline)
+                    for callback, blocking in self._callbacks
+                ],
+                recording,
+                lambda: self.cache,
+                self._on_finished,
+            )
+            started.append(active_run)
+            with self._guard.lock:
+                if self._closed:
+                    raise ClosedError("this scheduler was closed: make a new one")
+                self._runs.add(active_run)
+            active_run.begin(timeout)
+            backend.start_workers(active_run)
+            return Run(active_run)
+        except BaseException as interruption:
+            for active_run in started:
+                active_run.interrupt(interruption)
+            release(plan.nodes, graph_lock)
+            raise
+
+    def _on_finished(self, active_run: ActiveRun, result: RunResult) -> None:
+        """Remember the result of a run that is over."""
+        with self._guard.lock:
+            self._runs.discard(active_run)
+            if not active_run.nested:
+                self.last_result = result
+
+    # The end
+
+    def close(self) -> None:
+        """Cancel all runs and accept no more. Never waits."""
+        with self._guard.lock:
+            self._closed = True
+            runs = list(self._runs)
+        for active_run in runs:
+            active_run.cancel("the scheduler was closed")
+        self._backend.close()
+
+    def __enter__(self) -> "TaskScheduler":
+        return self
+
+    def __exit__(self, *exc_info: Any) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        types = ", ".join(sorted(self.handlers)) or "no types"
+        return f"<TaskScheduler of {types}, {self._backend!r}>"

@@ -1,0 +1,146 @@
+"""Streams of events that are dropped, left early, or read by several threads."""
+
+import gc
+import subprocess
+import sys
+
+import pytest
+
+from asimov_sync import GraphError, Task, TaskGraph, TaskScheduler, TaskStatus
+
+from ..tiers import suite
+from ..waiting import Background, wait_for
+from .graphs import single, wide
+from .test_scheduler import diamond, echo
+
+
+@pytest.fixture(params=[2, 0], ids=["threads", "calling thread"])
+def scheduler(request):
+    """Return a scheduler with threads, and one without."""
+    with TaskScheduler({"echo": echo}, max_workers=request.param) as made:
+        yield made
+
+
+@suite
+def test_stream_dropped_before_its_first_event(scheduler):
+    """The run is cancelled, and the graph can run again."""
+    graph = single()
+    scheduler.stream(graph)
+    gc.collect()
+    assert scheduler.run(graph).status is TaskStatus.COMPLETE
+    scheduler.stream(graph).close()
+    assert scheduler.run(graph).status is TaskStatus.COMPLETE
+
+
+def test_leaving_a_stream_unlocks_its_graph(scheduler):
+    """After a break in the middle of its events, the graph can run again at once."""
+    graph = diamond()
+    for _ in scheduler.stream(graph):
+        break
+    assert scheduler.run(graph).results["d"] == "dbaca"
+
+
+@suite
+def test_stream_closed_by_the_garbage_collector():
+    """Iterators in reference cycles, collected on any thread, cause no deadlock."""
+    with TaskScheduler(
+        {"echo": lambda task, context: [[] for _ in range(50)]}, max_workers=4
+    ) as scheduler:
+
+        def litter():
+            for _ in range(40):
+                graph = TaskGraph()
+                graph.map(Task(type="echo"), range(30))
+                events = scheduler.stream(graph)
+                next(events)
+                cycle = [events]
+                cycle.append(cycle)
+                del events, cycle
+
+        threshold = gc.get_threshold()
+        gc.set_threshold(20, 2, 2)
+        try:
+            for call in [Background(litter) for _ in range(3)]:
+                call.result(30)
+        finally:
+            gc.set_threshold(*threshold)
+        assert scheduler.run(single()).status is TaskStatus.COMPLETE
+
+
+def event_types(events):
+    """Iterate over the types of events; its end may be that of a destructor, as in web servers."""
+    with events:
+        for event in events:
+            yield event.type
+
+
+@pytest.mark.parametrize(
+    "around", [iter, event_types], ids=["the stream itself", "a generator around it"]
+)
+def test_stream_dropped_while_a_worker_starts(around):
+    """A destructor on a thread that is starting a worker waits for no lock of the pool."""
+    with TaskScheduler(
+        {"wait": lambda task, context: context.cancellation.wait(20), "echo": echo}
+    ) as scheduler:
+        graph = single("wait")
+        dropped = [around(scheduler.stream(graph))]
+        next(dropped[0])
+        wait_for(lambda: graph["x"].status is TaskStatus.EXECUTING)
+        with scheduler._backend._pool._lock:
+            Background(dropped.clear).result()
+        scheduler.handlers["wait"] = echo
+        assert scheduler.run(graph).status is TaskStatus.COMPLETE
+
+
+@suite
+@pytest.mark.parametrize("workers", [2, 0], ids=["threads", "calling thread"])
+def test_stream_left_to_the_end_of_the_process(workers):
+    """A program that ends with a half-read stream ends at once, without a complaint."""
+    program = f"""
+from asimov_sync import Task, TaskGraph, TaskScheduler
+scheduler = TaskScheduler({{"t": lambda task, context: context.name}}, max_workers={workers})
+graph = TaskGraph()
+graph.map(Task(type="t"), range(100))
+events = scheduler.stream(graph)
+print(next(events).type)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=20
+    )
+    assert (done.returncode, done.stdout.split()) == (0, [b"task_started"]), done.stderr
+    assert (
+        b"__del__" not in done.stderr
+    )  # Python 3.7 itself may print that a thread was just starting
+
+
+@suite
+def test_leaving_a_stream_of_a_busy_run():
+    """The graph is unlocked at once, whatever the workers are doing."""
+
+    def busy(task, context):
+        for _ in range(3):
+            context.report(0.5)
+
+    with TaskScheduler({"busy": busy}, max_workers=6) as scheduler:
+        graph = wide("busy", 200)
+        for _ in range(60):
+            for number, _event in enumerate(scheduler.stream(graph)):
+                if number == 20:
+                    break
+            del _event
+            scheduler.submit(graph).cancel()
+
+
+def test_several_readers_and_waiters():
+    """Readers on several threads each get all events; several threads can call result()."""
+    with TaskScheduler(
+        {"t": lambda task, context: context.report(0.5)}, max_workers=3
+    ) as scheduler:
+        run = scheduler.submit(wide("t", 100))
+        readers = [Background(lambda: [id(event) for event in run.events()]) for _ in range(4)]
+        waiters = [Background(run.result) for _ in range(4)]
+        assert len({tuple(reader.result()) for reader in readers}) == 1
+        assert len({id(waiter.result()) for waiter in waiters}) == 1
+        assert len(readers[0].result()) == 301
+        with pytest.raises(GraphError):
+            scheduler.submit(single("nobody"))
