@@ -1,7 +1,7 @@
 """A router: a model is asked several times which dependent of a task runs; the most votes win."""
 
+import contextlib
 import logging
-import queue
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 from pydantic import BeforeValidator, Field, create_model
@@ -11,6 +11,7 @@ from asimov_sync._json import format_error
 from asimov_sync.agents.prompt import block, escape_tags, prompt, wrap_in_tag
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.concurrency import scope
+from asimov_sync.concurrency.fan_out import CallFinished, fan_out
 from asimov_sync.concurrency.pool import WorkerPool
 from asimov_sync.errors import NoDecision, OutputInvalid
 from asimov_sync.graph.context import TaskContext
@@ -23,9 +24,6 @@ from asimov_sync.tasks import Task
 __all__ = ["Ballot", "Choice", "Decision", "ModelRouter", "Vote", "plurality"]
 
 logger = logging.getLogger(__name__)
-
-POLL_SECONDS = 0.2
-"""The longest single wait for a vote. On Windows a wait cannot be interrupted, hence the limit."""
 
 MAX_QUOTE = 100
 """The maximum number of characters that an error message quotes from an invalid answer."""
@@ -200,37 +198,17 @@ class ModelRouter:
 
         If the wait ends early, the voters are cancelled, but not waited for.
         """
-        answers: List[Union[Vote, Exception]] = []
-        arrivals: "queue.SimpleQueue[Union[None, Vote, BaseException]]" = queue.SimpleQueue()
         token = Cancellation(parent=cancellation)
-
-        def vote() -> None:
-            try:
-                arrivals.put(self._vote(question, token))
-            except BaseException as error:
-                arrivals.put(error)
-
-        try:
-            with cancellation.on_cancel(lambda: arrivals.put(None)):  # wakes the loop below
-                for _ in range(self.voters):
-                    self._workers.submit(vote)
-                while True:
-                    cancellation.raise_if_cancelled()
-                    if len(answers) == self.voters:
-                        return answers
-                    remaining = cancellation.remaining
-                    timeout = POLL_SECONDS if remaining is None else min(POLL_SECONDS, remaining)
-                    try:
-                        arrival = arrivals.get(timeout=timeout)
-                    except queue.Empty:
-                        continue
-                    if isinstance(arrival, BaseException) and not isinstance(arrival, Exception):
-                        raise arrival  # SystemExit, for example: not a failed request
-                    if arrival is not None:
-                        answers.append(arrival)
-        except BaseException as interruption:
-            token.cancel(f"interrupted by {type(interruption).__name__}")
-            raise
+        calls = [lambda: self._vote(question, token)] * self.voters
+        answers: List[Union[Vote, Exception]] = []
+        with contextlib.closing(fan_out(calls, self._workers, token)) as events:
+            for event in events:
+                if isinstance(event, CallFinished):
+                    if event.error is not None and not isinstance(event.error, Exception):
+                        raise event.error  # SystemExit, for example: not a failed request
+                    answers.append(event.value if event.error is None else event.error)
+        cancellation.raise_if_cancelled()
+        return answers
 
     def __repr__(self) -> str:
         return f"<ModelRouter of {self.client!r}, {len(self.choices)} choices>"

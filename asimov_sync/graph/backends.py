@@ -49,7 +49,6 @@ WARN_AFTER = 1.0
 # Worker slots
 
 
-
 @contextlib.contextmanager
 def yield_worker_slots() -> Iterator[None]:
     """Give up the worker slots that the current context occupies, for the length of the block."""

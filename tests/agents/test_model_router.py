@@ -37,9 +37,8 @@ from asimov_sync import (
     TaskTimeout,
     tool,
 )
-from asimov_sync.agents import model_router
 from asimov_sync.agents.model_router import Ballot, plurality
-from asimov_sync.concurrency import pool, scope
+from asimov_sync.concurrency import fan_out, pool, scope
 from asimov_sync.testing import (
     Failure,
     Fault,
@@ -534,7 +533,7 @@ def test_voters_that_ignore_a_cancellation(monkeypatch):
     """The caller does not wait for voters that ignore the cancellation; the cancellation itself
     wakes it.
     """
-    monkeypatch.setattr(model_router, "POLL_SECONDS", 60.0)
+    monkeypatch.setattr(fan_out, "POLL_SECONDS", 60.0)
     token, release, asked = Cancellation(), threading.Event(), threading.Semaphore(0)
 
     def model(body):

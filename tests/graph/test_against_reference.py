@@ -365,7 +365,9 @@ def stopped(specs, scheduler):
     assert set(result.skipped) == {
         name for name, task in result.tasks.items() if task.status is TaskStatus.WAITING
     }
-    assert all(task.status.is_final or name in result.skipped for name, task in result.tasks.items())
+    assert all(
+        task.status.is_final or name in result.skipped for name, task in result.tasks.items()
+    )
     assert (result.status is TaskStatus.COMPLETE) == all(
         task.status is TaskStatus.COMPLETE
         or kind(result.skipped.get(name, "the run")) == "ruled out"

@@ -167,7 +167,9 @@ def test_no_listener_without_a_subscriber():
     from asimov_sync.concurrency import scope
 
     seen = []
-    with TaskScheduler({"handler": lambda task, context: seen.append(scope.current().text_listeners)}) as scheduler:
+    with TaskScheduler(
+        {"handler": lambda task, context: seen.append(scope.current().text_listeners)}
+    ) as scheduler:
         scheduler.run(single("handler"))
         list(scheduler.stream(single("handler")))
         scheduler.on_event(lambda event: None)
