@@ -154,11 +154,11 @@ def test_many_eventful_runs_at_once(workers):
 
 def left_over():
     """Return how many of a hundred runs stay in memory. Needs a process of its own."""
-    drivers = []
+    references = []
     with TaskScheduler({"act": act, "leaf": lambda task, context: 1}, max_workers=4) as scheduler:
         for number in range(100):
             run = scheduler.submit(eventful(number), timeout=0.01 if number % 5 == 0 else None)
-            drivers.append(weakref.ref(run._active_run))
+            references.append(weakref.ref(run._active_run))
             if number % 7 == 0:
                 run.cancel()
             run.result(DEADLINE)
@@ -167,11 +167,11 @@ def left_over():
         end = time.monotonic() + DEADLINE  # timers for stuck workers keep a run for a second
         while (
             gc.collect() >= 0
-            and any(driver() is not None for driver in drivers)
+            and any(reference() is not None for reference in references)
             and time.monotonic() < end
         ):
             time.sleep(0.05)
-    return sum(driver() is not None for driver in drivers)
+    return sum(reference() is not None for reference in references)
 
 
 @suite
