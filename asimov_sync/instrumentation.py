@@ -43,7 +43,7 @@ class Instrumentation(NamedTuple):
     """Hooks. Each is called when an operation begins and returns the function to call when it ends.
 
     run: called with the run id and the name of the graph or None; the result is a RunResult.
-    task: called with the TaskContext of an attempt; the result is a TaskStatus.
+    task: called with the Attempt; the result is a TaskStatus.
     agent: called with the Agent and the messages; the result is a ToolRun.
     request: called with the client and the Request; the result is a Reply.
     tool: called with the ToolCall and its Tool or None; the result is a CalledTool.
