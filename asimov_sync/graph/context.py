@@ -5,7 +5,7 @@ import itertools
 import time
 from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Sequence
 
-from asimov_sync.cache.contract import Cache
+from asimov_sync.cache.base import Cache
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.errors import TaskTimeout
 from asimov_sync.graph.nodes import MAX_VISITS, Dependencies, When, node_of

@@ -4,7 +4,7 @@ from concurrent.futures import Executor
 from typing import Any, Callable, Dict, List, Mapping, Optional, Set, Tuple, TypeVar, overload
 
 from asimov_sync.budget import Budget
-from asimov_sync.cache.contract import Cache
+from asimov_sync.cache.base import Cache
 from asimov_sync.cancellation import Cancellation, require_number
 from asimov_sync.errors import WorkersClosed
 from asimov_sync.forking import ForkSafeLock

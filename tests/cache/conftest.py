@@ -30,13 +30,22 @@ def cluster_port(tmp_path_factory, redis_url):
     """The port of a server in cluster mode that has all slots; redis_url has seen to it that there is a program."""
     program = find_server()
     if program is None:
-        pytest.skip("ASIMOV_TEST_REDIS_URL names a server, and there is no program to start a cluster")
+        pytest.skip(
+            "ASIMOV_TEST_REDIS_URL names a server, and there is no program to start a cluster"
+        )
     folder = str(tmp_path_factory.mktemp("cluster"))
-    with RedisServer(program, folder, "--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf") as server:
+    with RedisServer(
+        program, folder, "--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf"
+    ) as server:
         with redis.Redis(host="127.0.0.1", port=server.port) as node:
             node.execute_command("CLUSTER ADDSLOTS", *range(16384))
             # A dict or text, as the release of redis-py will have it.
-            wait_for(lambda: "fail" not in str(node.execute_command("CLUSTER INFO")).split("cluster_slots")[0])
+            wait_for(
+                lambda: (
+                    "fail"
+                    not in str(node.execute_command("CLUSTER INFO")).split("cluster_slots")[0]
+                )
+            )
         yield server.port
 
 
@@ -65,7 +74,11 @@ def make_cache(request, backend, through, unique):
         store = MemoryCache()
 
         def make(bounded=True, prefix="", suffix=""):
-            return through(store.with_prefix(unique) if bounded else store).with_prefix(prefix).with_suffix(suffix)
+            return (
+                through(store.with_prefix(unique) if bounded else store)
+                .with_prefix(prefix)
+                .with_suffix(suffix)
+            )
 
     else:
         if backend == "fakeredis":

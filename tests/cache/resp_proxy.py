@@ -41,7 +41,7 @@ class _Stream:
         kind, number = line[:1], line[1:-2]
         if kind in b"+-:_#,(":
             return line, [number]
-        assert kind in b"$*%~", "not a reply: {!r}".format(line)
+        assert kind in b"$*%~", f"not a reply: {line!r}"
         if int(number) < 0:
             return line, [None]
         if kind == b"$":

@@ -28,7 +28,9 @@ def cluster(tmp_path_factory, redis_url):
     """The cluster of this module; redis_url has seen to it that there is a program."""
     program = find_server()
     if program is None:
-        pytest.skip("ASIMOV_TEST_REDIS_URL names a server, and there is no program to start a cluster")
+        pytest.skip(
+            "ASIMOV_TEST_REDIS_URL names a server, and there is no program to start a cluster"
+        )
     with RedisClusterOfSix(program, str(tmp_path_factory.mktemp("six"))) as cluster:
         yield cluster
 
@@ -62,7 +64,7 @@ class Load:
                 self.failures.append((kind, error))
 
     def _publish(self):
-        name = "message-{}".format(len(self.published))
+        name = f"message-{len(self.published)}"
         while not self._stop.is_set():  # by its id, so that it may be published again
             try:
                 self.cache.publish_to_mailbox("box", name, message_id=name)
@@ -93,7 +95,9 @@ class Load:
 
     def _compare(self):
         now = self.reader.get("compared", default=None)
-        if not self.cache.compare_and_set("compared", MISSING if now is None else now, (now or 0) + 1):
+        if not self.cache.compare_and_set(
+            "compared", MISSING if now is None else now, (now or 0) + 1
+        ):
             self.refused += 1
 
     def proceed(self, seconds, calls=CALLS):
@@ -103,7 +107,9 @@ class Load:
         while any(self.calls[kind] < count + calls for kind, count in before.items()):
             for thread in self._threads:
                 assert thread.thread.is_alive(), thread.result()
-            assert time.monotonic() < end, "{} s: {}, {}, {}".format(seconds, before, self.calls, self.failures[-3:])
+            assert time.monotonic() < end, (
+                f"{seconds} s: {before}, {self.calls}, {self.failures[-3:]}"
+            )
             time.sleep(0.005)
 
     def recover(self):
@@ -136,7 +142,9 @@ class Load:
 def client_of(cluster):
     """A client that knows the cluster as it is now."""
     wait_for(cluster.healthy, "a healthy cluster")
-    return RedisCluster(host="127.0.0.1", port=next(server.port for server in cluster.servers if server.running))
+    return RedisCluster(
+        host="127.0.0.1", port=next(server.port for server in cluster.servers if server.running)
+    )
 
 
 @pytest.fixture
@@ -164,9 +172,14 @@ def slot(unique):
 @pytest.fixture
 def blocked(cache, cluster, slot):
     """Readers that wait without limit, before the fault; after it they are to get what is published then."""
-    readers = [Background(getattr(cache, how), "quiet-" + how) for how in ("receive", "get_message")]
+    readers = [
+        Background(getattr(cache, how), "quiet-" + how) for how in ("receive", "get_message")
+    ]
     owner = cluster.owner(slot)
-    wait_for(lambda: b"blocked_clients:2\r\n" in cluster.call(owner, "INFO", "clients"), "the readers' waits")
+    wait_for(
+        lambda: b"blocked_clients:2\r\n" in cluster.call(owner, "INFO", "clients"),
+        "the readers' waits",
+    )
 
     def finish():
         for reader, how in zip(readers, ("receive", "get_message")):
@@ -191,11 +204,15 @@ def test_a_replica_takes_over_for_a_killed_master(cluster, cache, reader, slot, 
             count = len(load.published)
             cluster.replicated(old, "{" + unique + "}marker")
             assert cluster.servers[old].kill() == -9
-            wait_for(lambda: cluster.is_master(heir) and cluster.healthy(), "the replica to take over")
+            wait_for(
+                lambda: cluster.is_master(heir) and cluster.healthy(), "the replica to take over"
+            )
             assert cluster.owner(slot) == heir != old
             later = len(load.published)
             load.recover()
-            unsafe.update(load.published[count : later + 1])  # what the replica may not have received
+            unsafe.update(
+                load.published[count : later + 1]
+            )  # what the replica may not have received
             cluster.servers[old].start()
             wait_for(lambda: not cluster.is_master(old), "the old master to follow the new one")
     assert load.failures, "nobody noticed the death of the master"
@@ -226,7 +243,10 @@ def test_a_failover_loses_nothing(cluster, cache, reader, slot, blocked):
             wait_for(taken_over, "the replica to take over")
             assert cluster.owner(slot) == heir and not cluster.is_master(old)
             # Redis 6.2.7 holds back for 10 s what it received while it handed over: that is no recovery yet.
-            wait_for(lambda: b"blocked_clients:0\r\n" in cluster.call(old, "INFO", "clients"), "the old master's answers")
+            wait_for(
+                lambda: b"blocked_clients:0\r\n" in cluster.call(old, "INFO", "clients"),
+                "the old master's answers",
+            )
             load.recover()
     assert cluster.errors("MOVED") > moved, "the cache met no MOVED"
     load.drain()
@@ -249,13 +269,20 @@ def test_slots_move_under_load(cluster, cache, reader, slot, blocked):
                 before = cluster.errors("ASK"), cluster.errors("TRYAGAIN")
 
                 def both_met(before=before):
-                    return cluster.errors("ASK") > before[0] + 10 and cluster.errors("TRYAGAIN") > before[1]
+                    return (
+                        cluster.errors("ASK") > before[0] + 10
+                        and cluster.errors("TRYAGAIN") > before[1]
+                    )
 
                 cluster.move_slot(slot, to, lambda: wait_for(both_met, "ASK and TRYAGAIN"))
                 wait_for(cluster.healthy, "a healthy cluster")
                 assert cluster.owner(slot) == to
                 load.recover()
-    assert cluster.errors("MOVED") > moved and cluster.errors("ASK") > asked and cluster.errors("TRYAGAIN") > split
+    assert (
+        cluster.errors("MOVED") > moved
+        and cluster.errors("ASK") > asked
+        and cluster.errors("TRYAGAIN") > split
+    )
     assert load.failures == []
     load.drain()
     assert set(load.published) == load.received
@@ -271,7 +298,10 @@ def test_a_cluster_that_is_down_is_waited_for(cluster, cache, slot, blocked):
     owner = cluster.owner(slot)
     other = slot + 1 if cluster.owner(slot + 1) == owner else slot - 1
     cluster.call(owner, "CLUSTER", "DELSLOTS", other)
-    wait_for(lambda: b"cluster_state:fail" in cluster.call(owner, "CLUSTER", "INFO"), "the cluster to be down")
+    wait_for(
+        lambda: b"cluster_state:fail" in cluster.call(owner, "CLUSTER", "INFO"),
+        "the cluster to be down",
+    )
     calls = [
         Background(cache.increment, "counter"),
         Background(cache.compare_and_set, "compared", MISSING, 1),
@@ -281,7 +311,10 @@ def test_a_cluster_that_is_down_is_waited_for(cluster, cache, slot, blocked):
     ]
     wait_for(lambda: cluster.errors("CLUSTERDOWN") >= refused + 10, "the refusals")
     assert all(call.thread.is_alive() for call in calls)
-    wait_for(lambda: b"blocked_clients:0\r\n" in cluster.call(owner, "INFO", "clients"), "the refusal of the blocked readers")
+    wait_for(
+        lambda: b"blocked_clients:0\r\n" in cluster.call(owner, "INFO", "clients"),
+        "the refusal of the blocked readers",
+    )
     cluster.call(owner, "CLUSTER", "ADDSLOTS", other)
     told = [call.result() for call in calls]
     assert told[:2] == [1, True] and told[3].message == 1

@@ -34,7 +34,19 @@ class Point(pydantic.BaseModel):
     when: datetime.datetime
 
 
-VALUES = [None, True, 0, -1.5, "", "é\u2028\U0001f600", [], [1, [None]], {}, {"a": {"b": ["c"]}}, "x" * 100000]
+VALUES = [
+    None,
+    True,
+    0,
+    -1.5,
+    "",
+    "é\u2028\U0001f600",
+    [],
+    [1, [None]],
+    {},
+    {"a": {"b": ["c"]}},
+    "x" * 100000,
+]
 
 
 @suite
@@ -63,7 +75,15 @@ def test_what_is_not_json_goes_in_as_json(cache):
     point = Point(x=1, when=datetime.datetime(2026, 11, 22, 12, 0, tzinfo=datetime.timezone.utc))
     identity = uuid.uuid4()
     cache.set("point", point)
-    cache.set("mixed", {"id": identity, "day": datetime.date(2026, 11, 22), "colour": Colour.RED, "points": [point]})
+    cache.set(
+        "mixed",
+        {
+            "id": identity,
+            "day": datetime.date(2026, 11, 22),
+            "colour": Colour.RED,
+            "points": [point],
+        },
+    )
     assert cache.get("point", type=Point) == point
     mixed = cache.get("mixed")
     assert (mixed["id"], mixed["day"], mixed["colour"]) == (str(identity), "2026-11-22", "red")
@@ -86,7 +106,9 @@ def test_a_value_of_another_type_is_refused(cache):
         cache.get("point", type=Point)
 
 
-@pytest.mark.parametrize("value", [object(), {1, 2}, b"bytes", float("nan"), {"deep": [object()]}, {(1, 2): 3}], ids=repr)
+@pytest.mark.parametrize(
+    "value", [object(), {1, 2}, b"bytes", float("nan"), {"deep": [object()]}, {(1, 2): 3}], ids=repr
+)
 def test_what_cannot_be_stored_is_refused(cache, value):
     """A value that JSON cannot hold is a CacheValueError, and nothing is written, not by a bulk call either."""
     cache.set("key", "before")
@@ -157,7 +179,7 @@ def test_a_senseless_ttl_is_refused(cache, ttl):
 
 def test_in_bulk(cache):
     """Thousands of values are written, read, listed and cleared by bulk calls, and each is there."""
-    values = {"key-{}".format(number): number for number in range(2500)}
+    values = {f"key-{number}": number for number in range(2500)}
     assert cache.set_many(values) is True
     assert cache.get_all() == values
     assert cache.keys() == set(values)
@@ -195,12 +217,16 @@ def test_a_view_is_a_value(cache):
 
 
 @suite
-@pytest.mark.parametrize("prefix", ["a*[b]:", "[a", "a?", "\\", "a:b", "%", "^", "é", " ", "{tag}", "a\n"])
+@pytest.mark.parametrize(
+    "prefix", ["a*[b]:", "[a", "a?", "\\", "a:b", "%", "^", "é", " ", "{tag}", "a\n"]
+)
 def test_no_prefix_sees_a_neighbour(make_cache, prefix):
     """Whatever characters a prefix holds, it sees and clears its own keys only."""
     mine = make_cache(prefix=prefix)
     neighbours = [
-        make_cache(prefix=other) for other in ("a", "ab", "a*", "axb", "aa[b]", "a*b:", "\\\\", "") if other != prefix
+        make_cache(prefix=other)
+        for other in ("a", "ab", "a*", "axb", "aa[b]", "a*b:", "\\\\", "")
+        if other != prefix
     ]
     for number, neighbour in enumerate(neighbours[:-1]):
         neighbour.set("key", number)
@@ -211,7 +237,9 @@ def test_no_prefix_sees_a_neighbour(make_cache, prefix):
     assert mine.get_all() == {"key": "mine"}
     assert mine.clear() == 2
     assert mine.keys() == set()
-    assert [neighbour.get("key") for neighbour in neighbours[:-1]] == list(range(len(neighbours) - 1))
+    assert [neighbour.get("key") for neighbour in neighbours[:-1]] == list(
+        range(len(neighbours) - 1)
+    )
 
 
 def test_namespaces_do_not_meet(make_cache):
@@ -296,7 +324,9 @@ def test_a_timeout_passes(cache):
 def test_a_blocked_reader_is_woken(cache):
     """A message that comes while a reader waits reaches it at once."""
     reading = Background(cache.get_message, "box", timeout=15)
-    writing = Background(lambda: (threading.Event().wait(0.1), cache.publish_to_mailbox("box", "late")))
+    writing = Background(
+        lambda: (threading.Event().wait(0.1), cache.publish_to_mailbox("box", "late"))
+    )
     start = time.monotonic()
     assert reading.result() == "late"
     assert time.monotonic() - start < 5
@@ -343,7 +373,11 @@ def test_many_readers_get_each_message_once(cache):
 
     readers = [Background(read) for _ in range(8)]
     writers = [
-        Background(lambda part=part: [cache.publish_to_mailbox("box", part * 100 + number) for number in range(100)])
+        Background(
+            lambda part=part: [
+                cache.publish_to_mailbox("box", part * 100 + number) for number in range(100)
+            ]
+        )
         for part in range(4)
     ]
     for writer in writers:
@@ -360,19 +394,21 @@ def test_sixteen_threads_on_one_cache(cache):
     """Threads that write, read and list at once neither fail nor see another's values under their keys."""
 
     def use(number):
-        view = cache.with_prefix("thread-{}".format(number))
+        view = cache.with_prefix(f"thread-{number}")
         for turn in range(15):
             view.set("key", [number, turn])
             assert view.get("key") == [number, turn]
             assert view.get_all() == {"key": [number, turn]}
-            assert cache.get("thread-{}:key".format(number)) == [number, turn]
+            assert cache.get(f"thread-{number}:key") == [number, turn]
 
     for call in [Background(use, number) for number in range(16)]:
         call.result()
     assert len(cache.keys()) == 16
 
 
-@pytest.mark.parametrize("backend", ["memory", "redis"], indirect=True)  # fakeredis lives in one process only
+@pytest.mark.parametrize(
+    "backend", ["memory", "redis"], indirect=True
+)  # fakeredis lives in one process only
 def test_a_cache_works_in_a_forked_child(cache, backend):
     """A cache that was made and used before a fork works in the child, while the parent's reader waits."""
     cache.set("key", "value")

@@ -5,7 +5,9 @@ from hypothesis import strategies
 
 from asimov_sync.cache.keys import RAW, Namespace
 
-texts = strategies.text(strategies.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), max_size=6)
+texts = strategies.text(
+    strategies.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), max_size=6
+)
 affixes = strategies.lists(strategies.tuples(strategies.booleans(), texts), max_size=3)
 
 

@@ -31,7 +31,9 @@ FREE = b"\x00"
 
 def consume(url, prefix, told, place):
     """Handle messages until none comes for a while: record each, then acknowledge it. `told` says whether a lease is held."""
-    with RedisCache(url=url, default_prefix=prefix, max_deliveries=100) as cache, redis.Redis.from_url(url) as plain:
+    with RedisCache(
+        url=url, default_prefix=prefix, max_deliveries=100
+    ) as cache, redis.Redis.from_url(url) as plain:
         while True:
             delivery = cache.receive("box", timeout=5 * LEASE_SECONDS, lease=LEASE_SECONDS)
             if delivery is None:
@@ -40,7 +42,7 @@ def consume(url, prefix, told, place):
                 continue
             told[place : place + 1] = HOLDS
             time.sleep(WORK_SECONDS)  # the work
-            plain.rpush(prefix + ":handled", "{} {}".format(delivery.id, delivery.deliveries))
+            plain.rpush(prefix + ":handled", f"{delivery.id} {delivery.deliveries}")
             told[place : place + 1] = FREE
             delivery.ack()
 
@@ -66,7 +68,7 @@ def kill(pid, told, place):
     """Stop a consumer, look whether it holds a lease, and kill it. Looked at while it stands still, so it is true."""
     os.kill(pid, signal.SIGSTOP)
     _, status = os.waitpid(pid, os.WUNTRACED)
-    assert os.WIFSTOPPED(status), "the consumer ended by itself: status {}".format(status)
+    assert os.WIFSTOPPED(status), f"the consumer ended by itself: status {status}"
     held = told[place : place + 1] == HOLDS
     os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
@@ -112,25 +114,31 @@ def test_consumers_that_are_killed(redis_url, unique):
                     ended, status = os.waitpid(pid, os.WNOHANG)
                     if ended:
                         del consumers[place]
-                        assert status == 0, "a consumer failed: status {}".format(status)
-                assert time.monotonic() < end, "{} are still there".format(cache.mailbox_length("box"))
+                        assert status == 0, f"a consumer failed: status {status}"
+                assert time.monotonic() < end, "{} are still there".format(
+                    cache.mailbox_length("box")
+                )
                 time.sleep(0.01)
         finally:
             for pid in consumers.values():
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
             told.close()
-        print("killed: {}, with a lease: {}".format(kills, kills_with_lease))
+        print(f"killed: {kills}, with a lease: {kills_with_lease}")
         assert kills >= KILLS and kills_with_lease >= KILLS_WITH_LEASE
         with redis.Redis.from_url(redis_url) as plain:
-            records = [record.decode().split() for record in plain.lrange(unique + ":handled", 0, -1)]
+            records = [
+                record.decode().split() for record in plain.lrange(unique + ":handled", 0, -1)
+            ]
             plain.delete(unique + ":handled")
         deliveries = collections.defaultdict(list)
         for id, count in records:
             deliveries[id].append(int(count))
         assert sorted(map(int, deliveries)) == list(range(published))
         assert all(len(counts) == len(set(counts)) for counts in deliveries.values())
-        assert any(max(counts) > 1 for counts in deliveries.values()), "no killed consumer's message came again"
+        assert any(max(counts) > 1 for counts in deliveries.values()), (
+            "no killed consumer's message came again"
+        )
         assert cache.mailbox_length("box") == 0
         assert cache.dead_letters("box") == []
         assert cache.receive("box", timeout=0) is None

@@ -8,10 +8,10 @@ import uuid
 import pytest
 import redis
 
-import asimov_sync.cache.redis
+import asimov_sync.cache.redis_connection
 import asimov_sync.cache.redis_store
 from asimov_sync import MISSING, CacheUnavailable, OutcomeUnknown, RedisCache
-from asimov_sync.cache import scripts
+from asimov_sync.cache import lua
 
 from ..tiers import current, suite
 from ..waiting import Background, wait_for
@@ -76,19 +76,27 @@ class Scenario:
     def one_step(self):
         cache, direct = self.cache, self.direct
         for before, after in ((MISSING, 1), (1, 2)):
-            assert self.attempt(lambda: cache.compare_and_set("cas", before, after)) in (True, ABSENT)
+            assert self.attempt(lambda: cache.compare_and_set("cas", before, after)) in (
+                True,
+                ABSENT,
+            )
             assert direct.get_many(["cas"]).get("cas", MISSING) in (before, after)
             direct.set("cas", after)
         assert self.attempt(lambda: cache.compare_and_set("cas", "other", 3)) in (False, ABSENT)
         assert direct.get("cas") == 2
         for number in (1, 2):
-            wrote = self.attempt(lambda: cache.set_many({"g": number, "h": number}, guard=("cas", 2)))
+            wrote = self.attempt(
+                lambda: cache.set_many({"g": number, "h": number}, guard=("cas", 2))
+            )
             assert wrote in (True, ABSENT)
             found = direct.get_many(["g", "h"])
             assert len(set(found.values())) <= 1 and len(found) in (0, 2)
             if wrote is True:
                 assert found == {"g": number, "h": number}
-        assert self.attempt(lambda: cache.set_many({"g": 3, "h": 3}, guard=("cas", 1), ttl=9)) in (False, ABSENT)
+        assert self.attempt(lambda: cache.set_many({"g": 3, "h": 3}, guard=("cas", 1), ttl=9)) in (
+            False,
+            ABSENT,
+        )
         assert 3 not in direct.get_many(["g", "h"]).values()
         before = 0
         for _ in range(2):
@@ -142,7 +150,10 @@ class Scenario:
         assert (delivery.message, delivery.deliveries) == ("late", 1)
         assert delivery.ack() is True
         assert self.direct.mailbox_length("box") == 0
-        assert self.attempt(lambda: self.blocked(lambda: self.cache.get_message("box"))) in ("late", ABSENT)
+        assert self.attempt(lambda: self.blocked(lambda: self.cache.get_message("box"))) in (
+            "late",
+            ABSENT,
+        )
         assert self.direct.receive("box", timeout=0) is None or self.proxy.faulted
         self.direct.clear()
 
@@ -209,7 +220,7 @@ def name_of(words):
 
 
 TEXTS = {}
-for _name, _text in vars(scripts).items():
+for _name, _text in vars(lua).items():
     if _name.isupper() and not _name.startswith("_") and isinstance(_text, str):
         TEXTS[_text.encode()] = TEXTS[hashlib.sha1(_text.encode()).hexdigest()] = _name
 
@@ -219,7 +230,7 @@ def commands_in_the_source(redis_url):
     with redis.Redis.from_url(redis_url) as plain:
         known = {name.upper() for name in plain.command()}
     found = set()
-    for module in (asimov_sync.cache.redis, asimov_sync.cache.redis_store):
+    for module in (asimov_sync.cache.redis_connection, asimov_sync.cache.redis_store):
         for node in ast.walk(ast.parse(inspect.getsource(module))):
             if isinstance(node, ast.Call):
                 # A Str before Python 3.8, and a Constant since.
@@ -239,23 +250,33 @@ def test_every_command_lost_once(proxy, redis_url, mode):
     names = {command for command, _ in clean}
     assert names == commands_in_the_source(redis_url)
     ran = {(command, script) for command, script in clean if script is not None}
-    assert ran == {(command, script) for command in ("EVAL", "EVALSHA") for script in TEXTS.values()}
+    assert ran == {
+        (command, script) for command in ("EVAL", "EVALSHA") for script in TEXTS.values()
+    }
     # In the soak tier each command is lost; in the suite one of each kind, by command and script.
-    lost = range(len(clean)) if current() == "soak" else sorted({name: at for at, name in enumerate(clean)}.values())
+    lost = (
+        range(len(clean))
+        if current() == "soak"
+        else sorted({name: at for at, name in enumerate(clean)}.values())
+    )
     faulted, unknown = [], 0
     for number in lost:
         try:
             unknown += run(proxy, redis_url, number, mode)
         except BaseException:
-            print("the command that was lost: {}, {}".format(number, clean[number]))
+            print(f"the command that was lost: {number}, {clean[number]}")
             raise
         assert len(proxy.faulted) == 1
         faulted += [name_of(words) for words in proxy.faulted]
     assert faulted == [clean[number] for number in lost]
     # Sent once, and unanswered: the truth is not known. Everything else is repeated, or asked again.
-    asked_once = {"INCRBY", "UNLINK"}, {"COMPARE_AND_SET", "SET_GUARDED", "PUT_BACK"}
-    expected = sum(command in asked_once[0] or script in asked_once[1] for command, script in faulted)
-    at_most_once = 5  # get_message: three that find something, one that finds nothing and then waits
+    asked_once = {"INCRBY", "UNLINK"}, {"COMPARE_AND_SET", "SET_GUARDED", "REDRIVE"}
+    expected = sum(
+        command in asked_once[0] or script in asked_once[1] for command, script in faulted
+    )
+    at_most_once = (
+        5  # get_message: three that find something, one that finds nothing and then waits
+    )
     if current() == "soak":
         assert unknown == expected + at_most_once
     else:  # the last TAKE of a clean run is one of get_message
@@ -266,7 +287,9 @@ def test_a_lost_answer_costs_no_scan(proxy, redis_url, unique):
     """A waiting reader that lost the answer to a look asks again at each later one, and never walks the leases; the server
     keeps nothing of the token when the lease has ended.
     """
-    with RedisCache(url=redis_url, default_prefix=unique) as direct, redis.Redis.from_url(redis_url) as plain:
+    with RedisCache(url=redis_url, default_prefix=unique) as direct, redis.Redis.from_url(
+        redis_url
+    ) as plain:
         for number in range(5):
             direct.publish_to_mailbox("box", number)
             direct.receive("box", lease=1000)
@@ -276,16 +299,24 @@ def test_a_lost_answer_costs_no_scan(proxy, redis_url, unique):
             reading = Background(cache.receive, "box")
 
             def again():
-                return [words for words in proxy.commands if words[0] in (b"EVAL", b"EVALSHA") and words[-1] == b"again"]
+                return [
+                    words
+                    for words in proxy.commands
+                    if words[0] in (b"EVAL", b"EVALSHA") and words[-1] == b"retry"
+                ]
 
             wait_for(lambda: len(again()) > 2, "three looks after the lost one")
             assert [name_of(words)[1] for words in proxy.faulted] == ["TAKE"]
             direct.publish_to_mailbox("box", "late")
             delivery = reading.result()
             assert delivery.message == "late"
-            assert plain.info("commandstats").get("cmdstat_hgetall", {"calls": 0})["calls"] == before
-            holders = "{0}:box\0mailbox{{{0}:box}}holders".format(unique)
-            assert plain.hlen(holders) == 2 * 6  # an entry by its id and one by its token for each lease
+            assert (
+                plain.info("commandstats").get("cmdstat_hgetall", {"calls": 0})["calls"] == before
+            )
+            holders = f"{unique}:box\0mailbox{{{unique}:box}}holders"
+            assert (
+                plain.hlen(holders) == 2 * 6
+            )  # an entry by its id and one by its token for each lease
             assert delivery.ack() is True
             assert plain.hlen(holders) == 2 * 5
         direct.clear()

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from asimov_sync import Cancellation, Cancelled, Letter, RedisCache
-from asimov_sync.cache.mailboxes import REMEMBERED_SECONDS
+from asimov_sync.cache.store import ACKNOWLEDGED_SECONDS
 
 from ..tiers import suite, within
 from ..waiting import Background, wait_for
@@ -82,7 +82,7 @@ def test_a_stale_ack_across_a_republication_is_refused(cache, clock):
     stale = cache.receive("box", timeout=0, lease=1)
     clock.pass_by(2)
     assert cache.receive("box", timeout=0, lease=1).ack() is True
-    clock.pass_by(REMEMBERED_SECONDS + 1)
+    clock.pass_by(ACKNOWLEDGED_SECONDS + 1)
     cache.publish_to_mailbox("box", "new", message_id="id")
     assert stale.ack() is False
     holder = cache.receive("box", timeout=0, lease=100)
@@ -114,7 +114,7 @@ def test_the_same_id_is_delivered_once(cache, clock):
     cache.publish_to_mailbox("box", "second", message_id="id")
     assert delivery.ack() is True
     cache.publish_to_mailbox("box", "third", message_id="id")
-    clock.pass_by(REMEMBERED_SECONDS - 1)
+    clock.pass_by(ACKNOWLEDGED_SECONDS - 1)
     cache.publish_to_mailbox("box", "fourth", message_id="id")
     assert cache.receive("box", timeout=0) is None
     clock.pass_by(2)
@@ -294,9 +294,11 @@ def test_nothing_is_left_of_an_idle_mailbox(redis_url, unique):
     """What a mailbox keeps on the server after its last message ends by itself."""
     import redis
 
-    with RedisCache(url=redis_url, default_prefix=unique) as cache, redis.Redis.from_url(redis_url) as plain:
+    with RedisCache(url=redis_url, default_prefix=unique) as cache, redis.Redis.from_url(
+        redis_url
+    ) as plain:
         cache.publish_to_mailbox("box", 1)
         cache.receive("box", timeout=0).ack()
         keys = list(plain.scan_iter(unique + "*"))
         assert keys
-        assert all(0 < plain.pttl(key) <= REMEMBERED_SECONDS * 1000 for key in keys)
+        assert all(0 < plain.pttl(key) <= ACKNOWLEDGED_SECONDS * 1000 for key in keys)

@@ -33,7 +33,9 @@ def own_server(tmp_path, redis_url):
     """A server that a test may treat badly; redis_url has seen to it that there is one."""
     program = find_server()
     if program is None:
-        pytest.skip("ASIMOV_TEST_REDIS_URL names a server, and there is no program to start another")
+        pytest.skip(
+            "ASIMOV_TEST_REDIS_URL names a server, and there is no program to start another"
+        )
     with RedisServer(program, str(tmp_path), "--requirepass", "") as server:
         yield server
 
@@ -49,7 +51,7 @@ def test_values_are_readable_json(redis_url, unique):
     with RedisCache(url=redis_url, default_prefix=unique, default_suffix="s") as cache:
         cache.set("key", {"a": [1, None, "é"]})
         with redis.Redis.from_url(redis_url) as plain:
-            assert plain.get("{}:key:s".format(unique)) == '{"a":[1,null,"é"]}'.encode("utf-8")
+            assert plain.get(f"{unique}:key:s") == '{"a":[1,null,"é"]}'.encode("utf-8")
 
 
 def test_no_server():
@@ -80,7 +82,9 @@ def test_a_wrong_password(own_server):
         with pytest.raises(CacheAuthenticationError, match="password") as caught:
             cache.get("key")
     assert "wrong-secret" not in str(caught.value)
-    with RedisCache(port=own_server.port, host="127.0.0.1") as cache, pytest.raises(CacheAuthenticationError):
+    with RedisCache(port=own_server.port, host="127.0.0.1") as cache, pytest.raises(
+        CacheAuthenticationError
+    ):
         cache.get("key")
     with RedisCache(port=own_server.port, host="127.0.0.1", password="right") as cache:
         assert cache.get("key", default=None) is None
@@ -140,7 +144,18 @@ def test_a_replica(own_server, write):
 def test_a_user_without_permission(own_server, write):
     """What an ACL does not permit is a CacheAuthenticationError, for a command as for one inside a script."""
     with redis.Redis.from_url(own_server.url) as plain:
-        plain.execute_command("ACL", "SETUSER", "reader", "on", ">secret", "~*", "+@read", "+@connection", "+eval", "+time")
+        plain.execute_command(
+            "ACL",
+            "SETUSER",
+            "reader",
+            "on",
+            ">secret",
+            "~*",
+            "+@read",
+            "+@connection",
+            "+eval",
+            "+time",
+        )
         plain.execute_command("ACL", "SETUSER", "reader", "-hset", "-set")
     with RedisCache(url=own_server.url.replace("://", "://reader:secret@")) as cache:
         assert cache.get("nothing", default=None) is None
@@ -150,7 +165,9 @@ def test_a_user_without_permission(own_server, write):
 
 def test_a_user_of_the_documentation(own_server):
     """A user with the ACL that docs/cache.rst gives can do everything under its prefix, and nothing beside it."""
-    rules = "on >secret ~app:* resetchannels +@read +@write +@connection +@scripting +time -@dangerous"
+    rules = (
+        "on >secret ~app:* resetchannels +@read +@write +@connection +@scripting +time -@dangerous"
+    )
     with redis.Redis.from_url(own_server.url) as plain:
         plain.execute_command("ACL", "SETUSER", "app", *rules.split())
     url = own_server.url.replace("://", "://app:secret@")
@@ -168,7 +185,9 @@ def test_a_user_of_the_documentation(own_server):
         for write in WRITES.values():
             with pytest.raises(CacheAuthenticationError):
                 write(cache)
-    with RedisCache(url=own_server.url.replace("://", "://app:wrong-secret@"), default_prefix="app") as cache:
+    with RedisCache(
+        url=own_server.url.replace("://", "://app:wrong-secret@"), default_prefix="app"
+    ) as cache:
         with pytest.raises(CacheAuthenticationError) as caught:
             cache.publish_to_mailbox("box", 1)
         assert "wrong-secret" not in str(caught.value)
@@ -176,16 +195,20 @@ def test_a_user_of_the_documentation(own_server):
 
 def test_another_programs_key_in_a_script(redis_url, unique):
     """A key of another data type is a WrongKeyType where a script meets it, too."""
-    with RedisCache(url=redis_url, default_prefix=unique) as cache, redis.Redis.from_url(redis_url) as plain:
-        plain.rpush("{}:list".format(unique), "a")
+    with RedisCache(url=redis_url, default_prefix=unique) as cache, redis.Redis.from_url(
+        redis_url
+    ) as plain:
+        plain.rpush(f"{unique}:list", "a")
         with pytest.raises(WrongKeyType):
             cache.compare_and_set("list", 1, 2)
-        plain.delete("{}:list".format(unique))
+        plain.delete(f"{unique}:list")
 
 
 def test_the_script_cache_is_flushed(redis_url, unique):
     """A server that has forgotten the scripts is told them again, and nobody notices."""
-    with RedisCache(url=redis_url, default_prefix=unique) as cache, redis.Redis.from_url(redis_url) as plain:
+    with RedisCache(url=redis_url, default_prefix=unique) as cache, redis.Redis.from_url(
+        redis_url
+    ) as plain:
         for number in range(3):
             cache.publish_to_mailbox("box", number)
             plain.script_flush()
@@ -200,7 +223,7 @@ def test_tls_verifies():
     """A rediss:// url makes connections that verify the certificate and whose it is, unless the url itself says otherwise."""
 
     def connection(url):
-        pool = RedisCache(url=url)._store.server._client.connection_pool
+        pool = RedisCache(url=url)._store.connection._client.connection_pool
         return pool.connection_class(**pool.connection_kwargs)
 
     verifying = connection("rediss://user:secret@localhost:1/0")
@@ -218,7 +241,10 @@ def test_nothing_is_sent_across_slots(cluster_port, unique):
 
         def scripts():
             stats = node.info("commandstats")
-            return sum(stats.get("cmdstat_" + name, {"calls": 0})["calls"] for name in ("eval", "evalsha", "set", "mset"))
+            return sum(
+                stats.get("cmdstat_" + name, {"calls": 0})["calls"]
+                for name in ("eval", "evalsha", "set", "mset")
+            )
 
         with redis.cluster.RedisCluster(host="127.0.0.1", port=cluster_port) as client:
             before = scripts()
@@ -275,7 +301,7 @@ def test_the_clients_retries_do_not_repeat(proxy, retrying_client, unique):
         (lambda: cache.delete("m"), {"n": 3}),
     ):
         proxy.arm(0, "reply")
-        with pytest.raises(OutcomeUnknown, match="Look before you repeat") as caught:
+        with pytest.raises(OutcomeUnknown, match="Check before you repeat") as caught:
             call()
         assert isinstance(caught.value.__cause__, redis.ConnectionError)
         assert len(proxy.faulted) == len(proxy.commands) == 1
@@ -305,8 +331,10 @@ def test_a_wait_is_longer_than_the_clients_timeout(proxy, retrying_client, uniqu
 
 def test_another_programs_key(redis_url, unique):
     """A key that holds another data type is a WrongKeyType, and not in a listing's values."""
-    with RedisCache(url=redis_url, default_prefix=unique) as cache, redis.Redis.from_url(redis_url) as plain:
-        plain.rpush("{}:list".format(unique), "a")
+    with RedisCache(url=redis_url, default_prefix=unique) as cache, redis.Redis.from_url(
+        redis_url
+    ) as plain:
+        plain.rpush(f"{unique}:list", "a")
         with pytest.raises(WrongKeyType, match="prefix"):
             cache.get("list")
         assert cache.get_all() == {}
@@ -314,9 +342,16 @@ def test_another_programs_key(redis_url, unique):
 
 def test_hostile_values_are_only_wrong_values(redis_url, unique):
     """Bytes that are no JSON, a pickle say, are a CacheError that names the key; nothing is executed."""
-    with RedisCache(url=redis_url, default_prefix=unique) as cache, redis.Redis.from_url(redis_url) as plain:
-        for hostile in (b"\x80\x04\x95cos\nsystem\n(S'true'\ntR.", b"\xff\xfe", b"{", b"[" * 100000):
-            plain.set("{}:key".format(unique), hostile)
+    with RedisCache(url=redis_url, default_prefix=unique) as cache, redis.Redis.from_url(
+        redis_url
+    ) as plain:
+        for hostile in (
+            b"\x80\x04\x95cos\nsystem\n(S'true'\ntR.",
+            b"\xff\xfe",
+            b"{",
+            b"[" * 100000,
+        ):
+            plain.set(f"{unique}:key", hostile)
             with pytest.raises(CacheError, match="key"):
                 cache.get("key")
 

@@ -22,8 +22,12 @@ def lasting_server(tmp_path, redis_url):
     """A server that has written down what it acknowledges; redis_url has seen to it that there is a program."""
     program = find_server()
     if program is None:
-        pytest.skip("ASIMOV_TEST_REDIS_URL names a server, and there is no program to start another")
-    with RedisServer(program, str(tmp_path), "--appendonly", "yes", "--appendfsync", "always") as server:
+        pytest.skip(
+            "ASIMOV_TEST_REDIS_URL names a server, and there is no program to start another"
+        )
+    with RedisServer(
+        program, str(tmp_path), "--appendonly", "yes", "--appendfsync", "always"
+    ) as server:
         yield server
 
 
@@ -52,7 +56,7 @@ def test_a_server_that_is_restarted_under_load(lasting_server):
     def produce(cache, part):
         number = 0
         while not stop.is_set():
-            name = "{}-{}".format(part, number)
+            name = f"{part}-{number}"
             try:
                 cache.publish_to_mailbox("box", name, message_id=name)
             except UNKNOWN as error:
@@ -86,22 +90,31 @@ def test_a_server_that_is_restarted_under_load(lasting_server):
         lives = {run_id(server)}
         for _ in range(3):
             before = [len(names) for names in published]
-            wait_for(lambda: all(len(names) > count + 50 for names, count in zip(published, before)), "the load")
+            wait_for(
+                lambda: all(len(names) > count + 50 for names, count in zip(published, before)),
+                "the load",
+            )
             failures = len(outages)
             server.kill()
             wait_for(lambda: len(outages) > failures, "the outage to be noticed")
             server.start()
             lives.add(run_id(server))
         before = [len(names) for names in published]
-        wait_for(lambda: all(len(names) > count + 50 for names, count in zip(published, before)), "the load")
+        wait_for(
+            lambda: all(len(names) > count + 50 for names, count in zip(published, before)),
+            "the load",
+        )
         stop.set()
         for producer in producers:
             producer.result()
         acknowledged = set(published[0]) | set(published[1])
-        wait_for(lambda: acknowledged <= {name for name, _ in handled}, "every message that was published")
+        wait_for(
+            lambda: acknowledged <= {name for name, _ in handled},
+            "every message that was published",
+        )
         wait_for(lambda: cache.mailbox_length("box") == 0, "the end of the last lease")
         for number in range(3):
-            cache.publish_to_mailbox("box", "end", message_id="end-{}".format(number))
+            cache.publish_to_mailbox("box", "end", message_id=f"end-{number}")
         for consumer in consumers:
             consumer.result()
         assert cache.dead_letters("box") == []

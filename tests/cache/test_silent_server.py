@@ -9,10 +9,10 @@ import pytest
 import redis
 
 import asimov_sync.cache.limits
-import asimov_sync.cache.redis
+import asimov_sync.cache.redis_connection
 import asimov_sync.cache.redis_store
 from asimov_sync import CacheUnavailable, Cancellation, OutcomeUnknown, RedisCache
-from asimov_sync.cache.limits import Interruption
+from asimov_sync.cache.limits import SocketUnblocker
 from asimov_sync.errors import Cancelled
 
 from ..redis_server import RedisServer, find_server
@@ -31,7 +31,9 @@ def stopped(tmp_path, redis_url):
     """A server, its client with one message read before, and what stops the server; it goes on afterwards."""
     program = find_server()
     if program is None:
-        pytest.skip("ASIMOV_TEST_REDIS_URL names a server, and there is no program to start another")
+        pytest.skip(
+            "ASIMOV_TEST_REDIS_URL names a server, and there is no program to start another"
+        )
     with RedisServer(program, str(tmp_path)) as server:
         yield server
         server.signal(signal.SIGCONT)
@@ -62,7 +64,7 @@ class Timed:
         """See that the call has raised this kind of error at that moment, or shortly after it."""
         error, took = self._call.result(seconds + 45)
         assert type(error) is kind, repr(error)
-        assert seconds - 0.05 <= took < seconds + BOUND + MARGIN, "{} after {:.2f} s".format(error, took)
+        assert seconds - 0.05 <= took < seconds + BOUND + MARGIN, f"{error} after {took:.2f} s"
         return error
 
 
@@ -104,8 +106,10 @@ def test_every_call_ends_in_time(stopped, monkeypatch, connections):
     over connections that are open, and over those that have to be made.
     """
     for module in (asimov_sync.cache.limits, asimov_sync.cache.redis_store):
-        monkeypatch.setattr(module, "REPLY_SECONDS", 4.0)
-    with opened(stopped.url, connections) if connections else redis.Redis.from_url(stopped.url) as client:
+        monkeypatch.setattr(module, "CALL_SECONDS", 4.0)
+    with (
+        opened(stopped.url, connections) if connections else redis.Redis.from_url(stopped.url)
+    ) as client:
         cache = RedisCache(client=client)
         cache.set("key", 1)
         blocked = Timed(lambda: cache.receive("blocked", timeout=3))
@@ -116,8 +120,18 @@ def test_every_call_ends_in_time(stopped, monkeypatch, connections):
         calls = [
             (Timed(lambda: cache.receive("box", timeout=2)), CacheUnavailable, 2),
             (Timed(lambda: cache.get_message("box", timeout=2)), taken, 2),
-            (Timed(lambda: cancelled(1, lambda token: cache.receive("box", cancellation=token))), Cancelled, 1),
-            (Timed(lambda: cancelled(1, lambda token: cache.get_message("box", cancellation=token))), Cancelled, 1),
+            (
+                Timed(lambda: cancelled(1, lambda token: cache.receive("box", cancellation=token))),
+                Cancelled,
+                1,
+            ),
+            (
+                Timed(
+                    lambda: cancelled(1, lambda token: cache.get_message("box", cancellation=token))
+                ),
+                Cancelled,
+                1,
+            ),
             (Timed(lambda: within(1, lambda: cache.receive("box"))), Cancelled, 1),
             (Timed(lambda: within(1, lambda: cache.get("key"))), Cancelled, 1),
             (Timed(lambda: within(1, lambda: cache.set("key", 2))), Cancelled, 1),
@@ -165,11 +179,11 @@ def test_connecting_is_bounded(scheme, monkeypatch):
     """A server that accepts and then says nothing, to TLS or to a login, is given up within the time to connect, and at the
     call's deadline if that is sooner.
     """
-    monkeypatch.setattr(asimov_sync.cache.redis, "CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr(asimov_sync.cache.redis_connection, "CONNECT_SECONDS", 0.5)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(8)
-        url = "{}://user:password@127.0.0.1:{}".format(scheme, listener.getsockname()[1])
+        url = f"{scheme}://user:password@127.0.0.1:{listener.getsockname()[1]}"
         with RedisCache(url=url) as cache:
             Timed(lambda: within(0.2, lambda: cache.get("key"))).ended(Cancelled, 0.2)
             Timed(lambda: cache.increment("counter")).ended(CacheUnavailable, 0.5)
@@ -179,10 +193,16 @@ def test_a_late_callback_strikes_no_other_call(redis_url, unique):
     """A cancellation whose callback is called after its call has ended leaves the connection alone, which serves another call
     by then.
     """
-    with redis.Redis.from_url(redis_url, client_name=unique) as client, redis.Redis.from_url(redis_url) as direct:
+    with redis.Redis.from_url(redis_url, client_name=unique) as client, redis.Redis.from_url(
+        redis_url
+    ) as direct:
 
         def connections():
-            return sorted(one["id"] for one in direct.client_list() if one["name"] == unique and one["cmd"] == "blpop")
+            return sorted(
+                one["id"]
+                for one in direct.client_list()
+                if one["name"] == unique and one["cmd"] == "blpop"
+            )
 
         cache = RedisCache(client=client, default_prefix=unique)
         token, reached, go_on = Cancellation(parent=None), threading.Event(), threading.Event()
@@ -214,12 +234,12 @@ def test_an_interruption_ends_with_its_call():
     """An interruption shuts its socket down, and does nothing after the end of its call."""
     one, other = socket.socketpair()
     with one, other:
-        over = Interruption(one, 0.0)
+        over = SocketUnblocker(one, 0.0)
         assert over.end() is True
         over()
         other.send(b"x")
         assert one.recv(1) == b"x"
-        current = Interruption(one, 0.0)
+        current = SocketUnblocker(one, 0.0)
         current()
         assert one.recv(1) == b""
         assert current.end() is False
