@@ -1,5 +1,7 @@
-"""The caches that the contract is tested on: in memory, on fakeredis, on a real server, on a real cluster of one node, and two
-of them through their async facade.
+"""The caches that the contract is tested on.
+
+In memory, on fakeredis, on a real server, on a real cluster of one node, and two of them through
+their async facade.
 """
 
 import fakeredis
@@ -27,7 +29,7 @@ BACKENDS = [
 
 @pytest.fixture(scope="session")
 def cluster_port(tmp_path_factory, redis_url):
-    """The port of a server in cluster mode that has all slots; redis_url has seen to it that there is a program."""
+    """The port of a server in cluster mode that owns all slots."""
     program = find_server()
     if program is None:
         pytest.skip(
@@ -56,8 +58,8 @@ def backend(request):
 
 
 @pytest.fixture
-def through(request, backend):
-    """What a test sees of a cache: the cache itself, or its async facade, used from blocking code."""
+def wrap(request, backend):
+    """Wraps a cache for a test: unchanged, or as its async facade, used from blocking code."""
     if not request.node.callspec.params["backend"].endswith("async"):
         yield lambda cache: cache
         return
@@ -67,15 +69,15 @@ def through(request, backend):
 
 
 @pytest.fixture
-def make_cache(request, backend, through, unique):
-    """Makes caches on one and the same backend; `prefix` and `suffix` are put inside those of this test."""
+def make_cache(request, backend, wrap, unique):
+    """Creates caches on one backend; `prefix` and `suffix` are inside those of the test."""
     made = []
     if backend == "memory":
         store = MemoryCache()
 
         def make(bounded=True, prefix="", suffix=""):
             return (
-                through(store.with_prefix(unique) if bounded else store)
+                wrap(store.with_prefix(unique) if bounded else store)
                 .with_prefix(prefix)
                 .with_suffix(suffix)
             )
@@ -92,7 +94,7 @@ def make_cache(request, backend, through, unique):
         whole = "{" + unique + "}" if backend == "cluster" else unique
 
         def make(bounded=True, prefix="", suffix=""):
-            made.append(through(RedisCache(default_prefix=whole if bounded else "", **how)))
+            made.append(wrap(RedisCache(default_prefix=whole if bounded else "", **how)))
             return made[-1].with_prefix(prefix).with_suffix(suffix)
 
     yield make
@@ -107,7 +109,7 @@ def cache(make_cache):
 
 
 class Clock:
-    """Milliseconds that pass when a test says so."""
+    """A clock in milliseconds that a test advances."""
 
     def __init__(self):
         self.now = 1700000000000

@@ -1,4 +1,4 @@
-"""Every command that the library sends, lost once: executed without an answer, or never executed."""
+"""Every command that the library sends is lost once: without a reply, or before its execution."""
 
 import ast
 import hashlib
@@ -24,9 +24,11 @@ ABSENT = object()
 
 
 class Scenario:
-    """Every public method of a cache, and what has to be true of each, whichever of its commands is lost.
+    """Calls every public method, and checks what must hold whichever command is lost.
 
-    cache: through the proxy. direct: the same keys, without it.
+    cache: connected through the proxy.
+    direct: the same keys, connected directly.
+    unknown: how many calls ended with an unknown outcome.
     """
 
     def __init__(self, proxy, cache, direct):
@@ -36,7 +38,7 @@ class Scenario:
         self.unknown = 0
 
     def attempt(self, call):
-        """What a call returns that may end in an unknown outcome; ABSENT if it does."""
+        """Return the result of a call; ABSENT if its outcome is unknown."""
         try:
             return call()
         except UNKNOWN:
@@ -100,10 +102,10 @@ class Scenario:
         assert 3 not in direct.get_many(["g", "h"]).values()
         before = 0
         for _ in range(2):
-            told = self.attempt(lambda: cache.increment("n", 5))
+            total = self.attempt(lambda: cache.increment("n", 5))
             now = direct.get("n", default=0)
-            assert now in ((before, before + 5) if told is ABSENT else (told,))
-            assert told in (ABSENT, before + 5)
+            assert now in ((before, before + 5) if total is ABSENT else (total,))
+            assert total in (ABSENT, before + 5)
             before = now
 
     def mailbox_at_least_once(self):
@@ -133,8 +135,8 @@ class Scenario:
         cache.publish_to_mailbox("box", 3, message_id="three")
         assert cache.receive("box", timeout=0) is None
 
-    def blocked(self, read):
-        """What a read returns that waits at the bell before the message is published."""
+    def read_blocked(self, read):
+        """Return the result of a read that waits before its message is published."""
 
         def waits():
             return sum(words[0] == b"BLPOP" for words in self.proxy.commands)
@@ -146,11 +148,11 @@ class Scenario:
         return reading.result()
 
     def mailbox_blocked(self):
-        delivery = self.blocked(lambda: self.cache.receive("box", lease=100))
+        delivery = self.read_blocked(lambda: self.cache.receive("box", lease=100))
         assert (delivery.message, delivery.deliveries) == ("late", 1)
         assert delivery.ack() is True
         assert self.direct.mailbox_length("box") == 0
-        assert self.attempt(lambda: self.blocked(lambda: self.cache.get_message("box"))) in (
+        assert self.attempt(lambda: self.read_blocked(lambda: self.cache.get_message("box"))) in (
             "late",
             ABSENT,
         )
@@ -177,9 +179,9 @@ class Scenario:
             self.cache.publish_to_mailbox("box", number)
         got = [self.attempt(lambda: self.cache.get_message("box", timeout=0)) for _ in range(3)]
         left = self.direct.peek("box", 99)
-        told = [number for number in got if number is not ABSENT] + left
-        assert told == sorted(set(told)) and set(told) <= {0, 1, 2}  # in order, and none twice
-        assert len(told) >= 3 - self.unknown
+        found = [number for number in got if number is not ABSENT] + left
+        assert found == sorted(set(found)) and set(found) <= {0, 1, 2}  # in order, and none twice
+        assert len(found) >= 3 - self.unknown
 
     def clear(self):
         self.cache.set("last", 1)
@@ -191,7 +193,7 @@ class Scenario:
 
 @pytest.fixture
 def proxy(redis_url):
-    """A proxy before the server."""
+    """A proxy in front of the server."""
     settings = redis.Redis.from_url(redis_url).connection_pool.connection_kwargs
     proxy = RespProxy(settings["host"], settings["port"])
     yield proxy
@@ -199,7 +201,7 @@ def proxy(redis_url):
 
 
 def run(proxy, redis_url, number, mode):
-    """Run the scenario with fresh keys and one fault; how many outcomes it found unknown."""
+    """Run the scenario with fresh keys and one fault. Return its number of unknown outcomes."""
     prefix = "lost-" + uuid.uuid4().hex
     with RedisCache(url=redis_url, default_prefix=prefix) as direct:
         with RedisCache(host="127.0.0.1", port=proxy.port, default_prefix=prefix) as cache:
@@ -210,7 +212,7 @@ def run(proxy, redis_url, number, mode):
 
 
 def name_of(words):
-    """A command, and the script that it runs; which one is seen by its text, or by the digest of it."""
+    """Return a command and the script it runs, found by the script's text or digest."""
     command = words[0].decode()
     if command == "EVAL":
         return command, TEXTS[words[1]]
@@ -226,7 +228,7 @@ for _name, _text in vars(lua).items():
 
 
 def commands_in_the_source(redis_url):
-    """The Redis commands that the library's source names in a call."""
+    """Return the Redis commands that calls in the library's source name."""
     with redis.Redis.from_url(redis_url) as plain:
         known = {name.upper() for name in plain.command()}
     found = set()
@@ -240,9 +242,11 @@ def commands_in_the_source(redis_url):
 
 
 @pytest.mark.parametrize("mode", ["reply", "command"])
-def test_every_command_lost_once(proxy, redis_url, mode):
-    """Whichever one command is lost: reads and leases go on as if nothing had been, no message is lost or doubled, and a
-    write whose answer counts either tells the truth or says that it does not know.
+def test_each_command_lost_once(proxy, redis_url, mode):
+    """Losing any one command loses and doubles no message.
+
+    Reads and leases continue. A write that must not be repeated returns its true result, or raises
+    OutcomeUnknown.
     """
     assert run(proxy, redis_url, None, mode) == 0
     clean = [name_of(words) for words in proxy.commands]
@@ -283,9 +287,10 @@ def test_every_command_lost_once(proxy, redis_url, mode):
         assert unknown == expected + 1
 
 
-def test_a_lost_answer_costs_no_scan(proxy, redis_url, unique):
-    """A waiting reader that lost the answer to a look asks again at each later one, and never walks the leases; the server
-    keeps nothing of the token when the lease has ended.
+def test_lost_take_does_not_scan_leases(proxy, redis_url, unique):
+    """A reader whose first reply was lost retries without scanning the leases.
+
+    The server removes the request's token when the lease ends.
     """
     with RedisCache(url=redis_url, default_prefix=unique) as direct, redis.Redis.from_url(
         redis_url

@@ -1,4 +1,4 @@
-"""The two backends against each other: the same random operations, the same answers and the same state after each."""
+"""The memory and Redis backends compared: random operations give the same replies and state."""
 
 import os
 import uuid
@@ -47,7 +47,7 @@ MOMENTS = st.sampled_from(
 
 
 def outcome(call):
-    """What a call returns, or the type of what it raises."""
+    """Return the result of a call, or the type of its exception."""
     try:
         return "returned", call()
     except Exception as error:
@@ -59,7 +59,7 @@ def view(cache, affixes):
 
 
 class Caches(RuleBasedStateMachine):
-    """Does everything twice, and compares."""
+    """Runs every operation on both backends, and compares."""
 
     url = None
 
@@ -79,7 +79,7 @@ class Caches(RuleBasedStateMachine):
         self.redis.close()
 
     def both(self, call, affixes=("", "")):
-        """The outcome of a call on both, which is one."""
+        """Run a call on both backends, and return their equal outcome."""
         ours, theirs = (
             outcome(lambda: call(view(cache, affixes))) for cache in (self.memory, self.redis)
         )
@@ -230,8 +230,8 @@ class Caches(RuleBasedStateMachine):
             self.both(lambda cache: [letter[1:] for letter in cache.dead_letters(box)])
 
 
-def test_both_backends_do_the_same(redis_url):
-    """Whatever is done with it, a MemoryCache answers as a RedisCache does, and holds the same after each step."""
+def test_backends_are_equivalent(redis_url):
+    """MemoryCache and RedisCache return the same and hold the same after each step."""
 
     class Here(Caches):
         url = redis_url

@@ -1,4 +1,4 @@
-"""What concerns Redis alone: its errors, its settings, a server that goes away."""
+"""RedisCache only: errors, settings, and a server that becomes unavailable."""
 
 import ssl
 
@@ -30,7 +30,7 @@ from .resp_proxy import RespProxy
 
 @pytest.fixture
 def own_server(tmp_path, redis_url):
-    """A server that a test may treat badly; redis_url has seen to it that there is one."""
+    """A server of its own, for tests that stop or configure it."""
     program = find_server()
     if program is None:
         pytest.skip(
@@ -40,8 +40,8 @@ def own_server(tmp_path, redis_url):
         yield server
 
 
-def test_the_seed_usage():
-    """A RedisCache is made of these arguments, and connects to nothing before it is used."""
+def test_creation_does_not_connect():
+    """A RedisCache with the documented arguments connects at its first use."""
     cache = RedisCache(host="localhost", port=6379, db=0, password=None, default_prefix="")
     assert "RedisCache" in repr(cache)
 
@@ -55,15 +55,15 @@ def test_values_are_readable_json(redis_url, unique):
 
 
 def test_no_server():
-    """A server that is not there is a CacheUnavailable, a ConnectionError that names what to check and its cause."""
+    """Without a server, CacheUnavailable names what to check, and its cause."""
     with pytest.raises(CacheUnavailable, match="Check host and port") as caught:
         RedisCache(host="127.0.0.1", port=free_port()).get("key")
     assert isinstance(caught.value, ConnectionError)
     assert isinstance(caught.value.__cause__, redis.ConnectionError)
 
 
-def test_a_server_that_goes_away_and_comes_back(own_server):
-    """The same cache object fails while its server is away, and works again when it is back."""
+def test_server_restart(own_server):
+    """A cache fails while its server is down, and works again afterwards."""
     with RedisCache(url=own_server.url) as cache:
         cache.set("key", 1)
         own_server.kill()
@@ -74,8 +74,8 @@ def test_a_server_that_goes_away_and_comes_back(own_server):
         assert cache.get("key") == 3
 
 
-def test_a_wrong_password(own_server):
-    """A refused password is a CacheAuthenticationError, and is not in its message."""
+def test_wrong_password(own_server):
+    """A refused password is a CacheAuthenticationError whose message does not contain it."""
     with redis.Redis.from_url(own_server.url) as plain:
         plain.config_set("requirepass", "right")
     with RedisCache(port=own_server.port, host="127.0.0.1", password="wrong-secret") as cache:
@@ -100,8 +100,8 @@ WRITES = {
 
 
 @pytest.mark.parametrize("write", WRITES)
-def test_a_full_server(own_server, write):
-    """A server at its memory limit is a CacheFull, for a command as for a script; nothing is written."""
+def test_full_server(own_server, write):
+    """A server at its memory limit is a CacheFull, for commands and scripts; writes nothing."""
     with RedisCache(url=own_server.url) as cache, redis.Redis.from_url(own_server.url) as plain:
         plain.config_set("maxmemory-policy", "noeviction")
         plain.config_set("maxmemory", 1)
@@ -110,8 +110,8 @@ def test_a_full_server(own_server, write):
         assert plain.dbsize() == 0
 
 
-def test_a_full_server_can_be_emptied(own_server):
-    """What a full server holds can still be read, received and acknowledged, which is how it gets room again."""
+def test_full_server_can_be_emptied(own_server):
+    """Reading, receiving, acknowledging and deleting work on a full server."""
     with RedisCache(url=own_server.url) as cache, redis.Redis.from_url(own_server.url) as plain:
         cache.set("key", 1)
         for number in range(3):
@@ -131,8 +131,8 @@ def test_a_full_server_can_be_emptied(own_server):
 
 
 @pytest.mark.parametrize("write", WRITES)
-def test_a_replica(own_server, write):
-    """A server that takes no writes is a CacheReadOnly, for a command as for a script."""
+def test_replica(own_server, write):
+    """A read-only server is a CacheReadOnly, for commands and scripts."""
     with RedisCache(url=own_server.url) as cache, redis.Redis.from_url(own_server.url) as plain:
         plain.replicaof("127.0.0.1", free_port())
         with pytest.raises(CacheReadOnly, match="master"):
@@ -141,8 +141,8 @@ def test_a_replica(own_server, write):
 
 
 @pytest.mark.parametrize("write", WRITES)
-def test_a_user_without_permission(own_server, write):
-    """What an ACL does not permit is a CacheAuthenticationError, for a command as for one inside a script."""
+def test_user_without_permission(own_server, write):
+    """A command that an ACL forbids is a CacheAuthenticationError, inside scripts too."""
     with redis.Redis.from_url(own_server.url) as plain:
         plain.execute_command(
             "ACL",
@@ -163,8 +163,8 @@ def test_a_user_without_permission(own_server, write):
             WRITES[write](cache)
 
 
-def test_a_user_of_the_documentation(own_server):
-    """A user with the ACL that docs/cache.rst gives can do everything under its prefix, and nothing beside it."""
+def test_documented_acl(own_server):
+    """The ACL of docs/cache.rst permits everything under the prefix, and nothing else."""
     rules = (
         "on >secret ~app:* resetchannels +@read +@write +@connection +@scripting +time -@dangerous"
     )
@@ -193,8 +193,8 @@ def test_a_user_of_the_documentation(own_server):
         assert "wrong-secret" not in str(caught.value)
 
 
-def test_another_programs_key_in_a_script(redis_url, unique):
-    """A key of another data type is a WrongKeyType where a script meets it, too."""
+def test_wrong_key_type_in_a_script(redis_url, unique):
+    """A script that meets a key of another data type raises WrongKeyType."""
     with RedisCache(url=redis_url, default_prefix=unique) as cache, redis.Redis.from_url(
         redis_url
     ) as plain:
@@ -204,8 +204,8 @@ def test_another_programs_key_in_a_script(redis_url, unique):
         plain.delete(f"{unique}:list")
 
 
-def test_the_script_cache_is_flushed(redis_url, unique):
-    """A server that has forgotten the scripts is told them again, and nobody notices."""
+def test_flushed_script_cache(redis_url, unique):
+    """Scripts are sent again after the server has dropped them."""
     with RedisCache(url=redis_url, default_prefix=unique) as cache, redis.Redis.from_url(
         redis_url
     ) as plain:
@@ -220,7 +220,7 @@ def test_the_script_cache_is_flushed(redis_url, unique):
 
 
 def test_tls_verifies():
-    """A rediss:// url makes connections that verify the certificate and whose it is, unless the url itself says otherwise."""
+    """rediss:// verifies certificate and host name, unless the url says otherwise."""
 
     def connection(url):
         pool = RedisCache(url=url)._store.connection._client.connection_pool
@@ -235,8 +235,8 @@ def test_tls_verifies():
 
 
 @suite
-def test_nothing_is_sent_across_slots(cluster_port, unique):
-    """A guarded write over several slots of a cluster raises, and no script reaches the server; with a hash tag one does."""
+def test_cross_slot_write_is_not_sent(cluster_port, unique):
+    """A guarded write across slots raises before it is sent; a hash tag permits it."""
     with redis.Redis(host="127.0.0.1", port=cluster_port) as node:
 
         def scripts():
@@ -263,7 +263,7 @@ def test_nothing_is_sent_across_slots(cluster_port, unique):
 
 @pytest.fixture
 def proxy(redis_url):
-    """A proxy before the server."""
+    """A proxy in front of the server."""
     settings = redis.Redis.from_url(redis_url).connection_pool.connection_kwargs
     proxy = RespProxy(settings["host"], settings["port"])
     yield proxy
@@ -272,7 +272,7 @@ def proxy(redis_url):
 
 @pytest.fixture(params=[2, 3])
 def retrying_client(proxy, request):
-    """What redis-py from 6 on does by itself: every command again when its connection breaks."""
+    """A client that repeats every command on a broken connection, as redis-py from 6 on does."""
     with redis.Redis(
         host="127.0.0.1",
         port=proxy.port,
@@ -284,9 +284,10 @@ def retrying_client(proxy, request):
         yield client
 
 
-def test_the_clients_retries_do_not_repeat(proxy, retrying_client, unique):
-    """Where an answer is lost that counts, OutcomeUnknown is raised and the command was executed once; the client alone
-    would have sent it again, as is shown first.
+def test_client_retries_are_not_used(proxy, retrying_client, unique):
+    """A lost reply to a write that must not be repeated is an OutcomeUnknown.
+
+    The command is executed once. The client alone sends it again, as the first lines show.
     """
     retrying_client.set(unique, 0)
     proxy.arm(0, "reply")
@@ -317,8 +318,8 @@ def test_the_clients_retries_do_not_repeat(proxy, retrying_client, unique):
 
 
 @suite
-def test_a_wait_is_longer_than_the_clients_timeout(proxy, retrying_client, unique):
-    """A reader waits as long as it was told to, however short the client's own time-out is."""
+def test_wait_exceeds_the_socket_timeout(proxy, retrying_client, unique):
+    """A reader's time-out may be longer than the socket time-out of the client."""
     cache = RedisCache(client=retrying_client, default_prefix=unique)
     reading = Background(cache.receive, "box", timeout=20)
     wait_for(lambda: sum(words[0] == b"BLPOP" for words in proxy.commands) > 4, "several waits")
@@ -329,8 +330,8 @@ def test_a_wait_is_longer_than_the_clients_timeout(proxy, retrying_client, uniqu
     cache.clear()
 
 
-def test_another_programs_key(redis_url, unique):
-    """A key that holds another data type is a WrongKeyType, and not in a listing's values."""
+def test_wrong_key_type(redis_url, unique):
+    """A key of another data type is a WrongKeyType, and is left out of listings."""
     with RedisCache(url=redis_url, default_prefix=unique) as cache, redis.Redis.from_url(
         redis_url
     ) as plain:
@@ -340,8 +341,8 @@ def test_another_programs_key(redis_url, unique):
         assert cache.get_all() == {}
 
 
-def test_hostile_values_are_only_wrong_values(redis_url, unique):
-    """Bytes that are no JSON, a pickle say, are a CacheError that names the key; nothing is executed."""
+def test_hostile_values(redis_url, unique):
+    """Bytes that are not JSON, such as a pickle, are a CacheError that names the key."""
     with RedisCache(url=redis_url, default_prefix=unique) as cache, redis.Redis.from_url(
         redis_url
     ) as plain:
@@ -356,14 +357,14 @@ def test_hostile_values_are_only_wrong_values(redis_url, unique):
                 cache.get("key")
 
 
-def test_a_client_that_decodes_is_refused():
-    """A client of the application's that returns str would spoil raw values, and is refused at once."""
+def test_decoding_client_is_refused():
+    """A client with decode_responses=True is a ValueError."""
     with pytest.raises(ValueError, match="decode_responses"):
         RedisCache(client=fakeredis.FakeRedis(decode_responses=True))
 
 
-def test_a_given_client_is_not_closed(redis_url, unique):
-    """Closing the cache leaves a client that the application brought as it was."""
+def test_given_client_is_not_closed(redis_url, unique):
+    """Closing the cache leaves the application's client open."""
     with redis.Redis.from_url(redis_url) as client:
         with RedisCache(client=client, default_prefix=unique) as cache:
             cache.set("key", 1)
@@ -371,8 +372,8 @@ def test_a_given_client_is_not_closed(redis_url, unique):
         assert connections and connections[0]._sock is not None
 
 
-def test_a_closed_cache_may_be_used_again(redis_url, unique):
-    """close() gives back the connections; the next use opens new ones."""
+def test_closed_cache_reconnects(redis_url, unique):
+    """close() closes the connections; the next use opens new ones."""
     cache = RedisCache(url=redis_url, default_prefix=unique)
     cache.set("key", 1)
     cache.close()
