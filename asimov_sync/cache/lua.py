@@ -282,8 +282,8 @@ end
 return 1
 """
 
-# KEYS: the guard, then the keys to write. ARGV: the guard's text and "", or "" and "absent"; the ttl
-# in ms or ""; the texts to write.
+# KEYS: the guard, then the keys to write. ARGV: the guard's text and "", or "" and "absent"; the
+# ttl in ms or ""; the texts to write.
 SET_GUARDED = """
 local held = redis.call('GET', KEYS[1])
 if ARGV[2] == 'absent' then

@@ -465,7 +465,8 @@ class RedisConnection:
     ) -> Optional[Tuple[Address, bool]]:
         """Return the node that a refusal names, and whether it requires ASKING.
 
-        Returns None if the refusal names no node. Marks the slot table stale where the refusal shows that it is outdated.
+        Returns None if the refusal names no node. Marks the slot table stale if the refusal shows
+        that the table is outdated.
         """
         if isinstance(error, redis.exceptions.AskError):
             host = error.host or (address[0] if address else "")

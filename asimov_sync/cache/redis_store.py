@@ -10,7 +10,7 @@ import time
 import uuid
 from typing import Any, Callable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
-from asimov_sync.cache import lua
+import asimov_sync.cache.lua as lua
 from asimov_sync.cache.keys import MAILBOX
 from asimov_sync.cache.limits import CALL_SECONDS, GRACE_SECONDS, Limits
 from asimov_sync.cache.redis_connection import RedisConnection

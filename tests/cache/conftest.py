@@ -41,7 +41,7 @@ def cluster_port(tmp_path_factory, redis_url):
     ) as server:
         with redis.Redis(host="127.0.0.1", port=server.port) as node:
             node.execute_command("CLUSTER ADDSLOTS", *range(16384))
-            # A dict or text, as the release of redis-py will have it.
+            # A dict or text, depending on the release of redis-py.
             wait_for(
                 lambda: (
                     "fail"

@@ -97,7 +97,7 @@ class RespProxy:
     def _connection(self, client):
         try:
             with client, socket.create_connection(self._target) as server:
-                # A reply that is held back until an acknowledgement comes would cost 40 ms a command.
+                # Nagle's algorithm would delay each reply by 40 ms.
                 for peer in (client, server):
                     peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self._forward(client, server)

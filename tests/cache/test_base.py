@@ -2,6 +2,8 @@
 
 import datetime
 import enum
+import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -343,7 +345,7 @@ def test_blocked_reader_can_be_cancelled(cache, backend):
     token.cancel("enough")
     with pytest.raises(Cancelled, match="enough"):
         reading.result()
-    # A second is what fakeredis, which has no connection to break, waits for at a stretch.
+    # fakeredis has no connection to break, so a wait ends after SIGNAL_WAIT_SECONDS.
     assert time.monotonic() - start < within(2 if backend == "fakeredis" else 0.5)
     cache.publish_to_mailbox("box", "later")
     assert cache.get_message("box", timeout=5) == "later"
@@ -408,7 +410,7 @@ def test_sixteen_threads_on_one_cache(cache):
 
 @pytest.mark.parametrize(
     "backend", ["memory", "redis"], indirect=True
-)  # fakeredis lives in one process only
+)  # fakeredis exists in one process only
 def test_cache_works_in_a_forked_child(cache, backend):
     """A cache used before a fork works in the child while a reader waits in the parent."""
     cache.set("key", "value")
@@ -442,7 +444,25 @@ def test_missing_is_a_singleton():
     assert pickle.loads(pickle.dumps(MISSING)) is MISSING
 
 
-# One step
+def test_package_exports_its_nouns_lazily():
+    """asimov_sync.cache exports the public names of the cache; MemoryCache does not load redis."""
+    program = (
+        "import sys, asimov_sync\n"
+        "from asimov_sync.cache import MISSING, Cache, Delivery, Letter, MemoryCache\n"
+        "assert issubclass(MemoryCache, Cache) and MISSING is asimov_sync.MISSING\n"
+        "assert 'redis' not in sys.modules and 'asimov_sync.cache.redis' not in sys.modules\n"
+        "from asimov_sync.cache import RedisCache\n"
+        "assert RedisCache is asimov_sync.RedisCache and 'redis' in sys.modules\n"
+        "names = ['Cache', 'Delivery', 'Letter', 'MISSING', 'MemoryCache', 'RedisCache']\n"
+        "assert sorted(asimov_sync.cache.__all__) == names\n"
+        "assert set(names) <= set(dir(asimov_sync.cache))\n"
+    )
+    subprocess.check_call([sys.executable, "-c", program])
+    with pytest.raises(ImportError):
+        from asimov_sync.cache import NoSuchCache  # noqa: F401
+
+
+# Atomic operations
 
 
 def test_compare_and_set(cache):

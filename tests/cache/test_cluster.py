@@ -15,10 +15,10 @@ from ..waiting import Background, wait_for
 pytestmark = suite
 
 RECOVERY_SECONDS = 5.0
-"""How long after the recovery of the cluster a call may still fail."""
+"""Seconds after the cluster's recovery in which a call may still fail."""
 
 CALLS = by_tier(20, 200)
-"""How many calls of each kind have to succeed in a row."""
+"""Calls of each kind that must succeed in a row."""
 
 ROUNDS = by_tier(1, 5)
 
@@ -68,7 +68,7 @@ class Load:
 
     def _publish(self):
         name = f"message-{len(self.published)}"
-        while not self._stop.is_set():  # by its id, so that it may be published again
+        while not self._stop.is_set():  # the id makes publishing repeatable
             try:
                 self.cache.publish_to_mailbox("box", name, message_id=name)
                 self.published.append(name)
@@ -184,7 +184,7 @@ def blocked(cache, cluster, slot):
     owner = cluster.owner(slot)
     wait_for(
         lambda: b"blocked_clients:2\r\n" in cluster.call(owner, "INFO", "clients"),
-        "the readers' waits",
+        "the readers to block",
     )
 
     def finish():
@@ -222,7 +222,7 @@ def test_killed_master(cluster, cache, reader, slot, unique, blocked):
             )  # what the replica may not have received
             cluster.servers[old].start()
             wait_for(lambda: not cluster.is_master(old), "the old master to follow the new one")
-    assert load.failures, "nobody noticed the death of the master"
+    assert load.failures, "no call noticed that the master was killed"
     load.drain()
     assert set(load.published) - unsafe <= load.received
     blocked()
@@ -242,7 +242,7 @@ def test_failover(cluster, cache, reader, slot, blocked):
             asked = []
 
             def taken_over(heir=heir, asked=asked):
-                # One that the replica could not finish ends after 5 s, and has to be asked for again.
+                # A failover that the replica could not finish ends after 5 s; request another.
                 if not cluster.is_master(heir) and (not asked or time.monotonic() - asked[-1] > 6):
                     assert cluster.call(heir, "CLUSTER", "FAILOVER") == b"OK"
                     asked.append(time.monotonic())
@@ -250,13 +250,13 @@ def test_failover(cluster, cache, reader, slot, blocked):
 
             wait_for(taken_over, "the replica to take over")
             assert cluster.owner(slot) == heir and not cluster.is_master(old)
-            # Redis 6.2.7 holds back for 10 s what it received while it handed over: that is no recovery yet.
+            # Redis 6.2.7 holds clients for 10 s that it served during the failover. Wait for that.
             wait_for(
                 lambda: b"blocked_clients:0\r\n" in cluster.call(old, "INFO", "clients"),
                 "the old master's answers",
             )
             load.recover()
-    assert cluster.count_errors("MOVED") > moved, "the cache met no MOVED"
+    assert cluster.count_errors("MOVED") > moved, "no node replied MOVED"
     load.drain()
     assert set(load.published) <= load.received
     assert load.refused == 0
@@ -320,7 +320,7 @@ def test_cluster_down(cluster, cache, slot, blocked):
     assert all(call.thread.is_alive() for call in calls)
     wait_for(
         lambda: b"blocked_clients:0\r\n" in cluster.call(owner, "INFO", "clients"),
-        "the refusal of the blocked readers",
+        "the blocked readers to be refused",
     )
     cluster.call(owner, "CLUSTER", "ADDSLOTS", other)
     results = [call.result() for call in calls]

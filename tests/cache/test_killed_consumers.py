@@ -45,7 +45,7 @@ def consume(url, prefix, shared, index):
                     return
                 continue
             shared[index : index + 1] = HOLDS
-            time.sleep(WORK_SECONDS)  # the work
+            time.sleep(WORK_SECONDS)  # stands for the work
             plain.rpush(prefix + ":handled", f"{delivery.id} {delivery.deliveries}")
             shared[index : index + 1] = FREE
             delivery.ack()
@@ -104,7 +104,7 @@ def test_killed_consumers(redis_url, unique):
             for index in range(CONSUMERS):
                 consumers[index] = start(redis_url, unique, shared, index)
             while kills < KILLS or kills_with_lease < KILLS_WITH_LEASE:
-                # After so many messages, not after so much time, and a slow machine must not run out of them before its kills.
+                # Kills are spaced by messages, not by time, so a slow machine may need more.
                 if cache.mailbox_length("box") < 8 * CONSUMERS:
                     publish(range(published, published + 500))
                     published += 500
@@ -121,9 +121,8 @@ def test_killed_consumers(redis_url, unique):
                     if ended:
                         del consumers[index]
                         assert status == 0, f"a consumer failed: status {status}"
-                assert time.monotonic() < end, "{} are still there".format(
-                    cache.mailbox_length("box")
-                )
+                remaining = cache.mailbox_length("box")
+                assert time.monotonic() < end, f"{remaining} messages are still in the mailbox"
                 time.sleep(0.01)
         finally:
             for pid in consumers.values():
@@ -143,7 +142,7 @@ def test_killed_consumers(redis_url, unique):
         assert sorted(map(int, deliveries)) == list(range(published))
         assert all(len(counts) == len(set(counts)) for counts in deliveries.values())
         assert any(max(counts) > 1 for counts in deliveries.values()), (
-            "no killed consumer's message came again"
+            "no killed consumer's message was redelivered"
         )
         assert cache.mailbox_length("box") == 0
         assert cache.dead_letters("box") == []

@@ -61,7 +61,7 @@ class Scenario:
         cache.set("b", [2], ttl=100)
         cache.set("raw", b"raw", raw=True)
         cache.set_many({"c": 3, "d": 4})
-        for turn in range(2):  # twice, so that the script is sent whole and by its digest
+        for turn in range(2):  # twice, to send the script as text and by its digest
             cache.set_many({"e": turn, "f": turn}, ttl=100)
         assert self.direct.get_all() == {"a": 1, "b": [2], "c": 3, "d": 4, "e": 1, "f": 1}
         assert cache.get("a") == 1
@@ -180,7 +180,7 @@ class Scenario:
         got = [self.attempt(lambda: self.cache.get_message("box", timeout=0)) for _ in range(3)]
         left = self.direct.peek("box", 99)
         found = [number for number in got if number is not ABSENT] + left
-        assert found == sorted(set(found)) and set(found) <= {0, 1, 2}  # in order, and none twice
+        assert found == sorted(set(found)) and set(found) <= {0, 1, 2}  # in order, no duplicates
         assert len(found) >= 3 - self.unknown
 
     def clear(self):
@@ -235,7 +235,7 @@ def commands_in_the_source(redis_url):
     for module in (asimov_sync.cache.redis_connection, asimov_sync.cache.redis_store):
         for node in ast.walk(ast.parse(inspect.getsource(module))):
             if isinstance(node, ast.Call):
-                # A Str before Python 3.8, and a Constant since.
+                # A Str before Python 3.8, a Constant since.
                 words = [one for one in node.args if type(one).__name__ in ("Str", "Constant")]
                 found |= {word for word in map(ast.literal_eval, words) if word in known}
     return found
@@ -257,7 +257,7 @@ def test_each_command_lost_once(proxy, redis_url, mode):
     assert ran == {
         (command, script) for command in ("EVAL", "EVALSHA") for script in TEXTS.values()
     }
-    # In the soak tier each command is lost; in the suite one of each kind, by command and script.
+    # The soak tier loses each command, the suite one of each kind (command and script).
     lost = (
         range(len(clean))
         if current() == "soak"
@@ -273,17 +273,15 @@ def test_each_command_lost_once(proxy, redis_url, mode):
         assert len(proxy.faulted) == 1
         faulted += [name_of(words) for words in proxy.faulted]
     assert faulted == [clean[number] for number in lost]
-    # Sent once, and unanswered: the truth is not known. Everything else is repeated, or asked again.
+    # Commands that are sent once have an unknown outcome. All others are retried.
     asked_once = {"INCRBY", "UNLINK"}, {"COMPARE_AND_SET", "SET_GUARDED", "REDRIVE"}
     expected = sum(
         command in asked_once[0] or script in asked_once[1] for command, script in faulted
     )
-    at_most_once = (
-        5  # get_message: three that find something, one that finds nothing and then waits
-    )
+    at_most_once = 5  # get_message: three find a message, one finds none and then waits
     if current() == "soak":
         assert unknown == expected + at_most_once
-    else:  # the last TAKE of a clean run is one of get_message
+    else:  # the last TAKE of a clean run belongs to get_message
         assert unknown == expected + 1
 
 
@@ -319,9 +317,7 @@ def test_lost_take_does_not_scan_leases(proxy, redis_url, unique):
                 plain.info("commandstats").get("cmdstat_hgetall", {"calls": 0})["calls"] == before
             )
             holders = f"{unique}:box\0mailbox{{{unique}:box}}holders"
-            assert (
-                plain.hlen(holders) == 2 * 6
-            )  # an entry by its id and one by its token for each lease
+            assert plain.hlen(holders) == 2 * 6  # for each lease, an entry by id and one by token
             assert delivery.ack() is True
             assert plain.hlen(holders) == 2 * 5
         direct.clear()

@@ -71,7 +71,7 @@ class Caches(RuleBasedStateMachine):
         self.clock = Clock()
         for cache in (self.memory, self.redis):
             cache._store.clock = self.clock
-        self.deliveries = []  # of one message each: the memory's and Redis's
+        self.deliveries = []  # pairs for one message: the memory's and Redis's
         self.number = 0
 
     def teardown(self):
@@ -154,7 +154,7 @@ class Caches(RuleBasedStateMachine):
     @rule(affixes=VIEWS)
     def clear(self, affixes):
         self.both(lambda cache: cache.clear(), affixes)
-        self.clock.pass_by(0.001)  # Redis's fences are of the clock
+        self.clock.pass_by(0.001)  # Redis takes its fences from the clock
 
     # Mailboxes
 
@@ -218,7 +218,7 @@ class Caches(RuleBasedStateMachine):
         for cache in (self.memory, self.redis):
             cache._store.max_deliveries = count
 
-    # The state
+    # State
 
     @invariant()
     def one_state(self):

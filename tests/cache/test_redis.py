@@ -258,7 +258,7 @@ def test_cross_slot_write_is_not_sent(cluster_port, unique):
             tagged.clear()
 
 
-# A client that the application brings, with retries of its own
+# A client of the application, with retries of its own
 
 
 @pytest.fixture
@@ -355,6 +355,46 @@ def test_hostile_values(redis_url, unique):
             plain.set(f"{unique}:key", hostile)
             with pytest.raises(CacheError, match="key"):
                 cache.get("key")
+
+
+@pytest.mark.parametrize(
+    "arguments, conflicts",
+    [
+        ({"host": "localhost"}, "host="),
+        ({"port": 6379}, "port="),
+        ({"db": 0}, "db="),
+        ({"password": ""}, "password="),
+        ({"password": "secret", "host": "h", "db": 1}, "host=, db=, password="),
+    ],
+)
+def test_conflicting_arguments(arguments, conflicts):
+    """url= or client= beside another address is a ValueError that names the conflicts."""
+    client = fakeredis.FakeRedis()
+    url = "redis://:url-secret@localhost:1/0"
+    for chosen, given in (("url=", {"url": url}), ("client=", {"client": client})):
+        with pytest.raises(ValueError) as caught:
+            RedisCache(**given, **arguments)
+        assert str(caught.value).startswith(chosen) and str(caught.value).endswith(conflicts)
+        assert "secret" not in str(caught.value)
+    with pytest.raises(ValueError, match="^client=.* url=, ") as caught:
+        RedisCache(url=url, client=client, **arguments)
+    assert "secret" not in str(caught.value)
+
+
+def test_url_and_client_conflict():
+    """url= and client= together are a ValueError; either alone accepts the other arguments."""
+    url = "redis://localhost:1/0"
+    with pytest.raises(ValueError, match="^client=.* url=$"):
+        RedisCache(url=url, client=fakeredis.FakeRedis())
+    rest = {"default_prefix": "p", "default_suffix": "s", "separator": "/", "max_deliveries": 2}
+    RedisCache(url=url, password=None, **rest)
+    RedisCache(client=fakeredis.FakeRedis(), password=None, **rest)
+
+
+def test_default_address():
+    """Without arguments a RedisCache connects to database 0 of localhost, port 6379."""
+    settings = RedisCache()._store.connection._client.connection_pool.connection_kwargs
+    assert (settings["host"], settings["port"], settings["db"]) == ("localhost", 6379, 0)
 
 
 def test_decoding_client_is_refused():

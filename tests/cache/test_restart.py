@@ -63,7 +63,7 @@ def test_restarts_under_load(durable_server):
             except UNKNOWN as error:
                 outages.append(error)
                 stop.wait(0.02)
-                continue  # the same again: its id makes it one message
+                continue  # publish it again: the id prevents a duplicate
             published[part].append(name)
             number += 1
 
@@ -71,7 +71,7 @@ def test_restarts_under_load(durable_server):
         while True:
             try:
                 delivery = cache.receive("box", lease=1.0)
-            except UNKNOWN as error:  # a first look at a dead server is result at once
+            except UNKNOWN as error:  # a first read from a dead server fails at once
                 outages.append(error)
                 stop.wait(0.02)
                 continue
@@ -122,7 +122,7 @@ def test_restarts_under_load(durable_server):
     assert len(lives) == 4, "the server was not restarted three times"
     first = [name for name, deliveries in handled if deliveries == 1]
     assert len(first) == len(set(first)), "a message was delivered twice for the first time"
-    # A producer was stopped, perhaps, in the middle of a message that had been written down.
+    # A producer may have been stopped after its message was written to disk.
     assert len({name for name, _ in handled} - acknowledged) <= 2
 
 

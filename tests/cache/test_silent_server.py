@@ -20,10 +20,10 @@ from ..tiers import by_tier, suite
 from ..waiting import Background, wait_for
 
 BOUND = 0.5
-"""How long after its time-out, deadline or cancellation a call may end."""
+"""Seconds after its time-out, deadline or cancellation by which a call must end."""
 
 MARGIN = by_tier(1.5, 0.5)
-"""How much later it may be on a loaded machine: far less than the 20 s and more that it would be otherwise."""
+"""Further seconds for a loaded machine; far less than the 20 s of CALL_SECONDS."""
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def open_client(url, connections):
     together = threading.Barrier(connections)
 
     def use():
-        with client.client() as alone:  # holds a connection
+        with client.client() as alone:  # reserves a connection
             alone.ping()
             together.wait(20)
 
@@ -216,7 +216,7 @@ def test_late_cancellation_callback(redis_url, unique):
         before = connections()
         cancelling = Background(token.cancel)
         assert reached.wait(20)
-        cache.publish_to_mailbox("first", 1)  # wakes the reader, which sees that it is cancelled
+        cache.publish_to_mailbox("first", 1)  # wakes the reader, which notices its cancellation
         with pytest.raises(Cancelled):
             first.result()
         second = Background(cache.receive, "second")
