@@ -142,14 +142,14 @@ class RedisStore(Store):
         """Take the first message. Without one, wait for the ready signal, even through an outage.
 
         The time-out is also the limit for a silent server, plus GRACE_SECONDS and at least
-        MIN_TAKE_SECONDS. When it passes without a reply, the result is an error, because nobody
-        knows whether there is a message. The first reply must arrive within CALL_SECONDS.
+        MIN_TAKE_SECONDS. When it passes without a reply, the result is an error, because it is
+        unknown whether there is a message. The first reply must arrive within CALL_SECONDS.
         """
         start = time.monotonic()
         end = None if timeout is None else start + timeout
         latest = None if end is None else max(end + GRACE_SECONDS, start + MIN_TAKE_SECONDS)
         token = uuid.uuid4().hex  # identifies this request, to find a lease whose reply was lost
-        sent = waited = False
+        reply_lost = waited = False
         while True:
             outage: Optional[CacheError] = None
             until_lease_end: Optional[float] = None
@@ -157,7 +157,7 @@ class RedisStore(Store):
             bound = _seconds_until(latest, first_reply)
             limits = Limits(cancellation, min(CALL_SECONDS, bound or CALL_SECONDS))
             try:
-                leased, until_lease_end = self._try_take(mailbox, lease, token, sent, limits)
+                leased, until_lease_end = self._try_take(mailbox, lease, token, reply_lost, limits)
                 if leased is not None:
                     return leased
             except OutcomeUnknown as error:
@@ -165,10 +165,10 @@ class RedisStore(Store):
                     raise  # the message, if there was one, was removed and is lost
                 outage = CacheUnavailable(str(error))
                 outage.__cause__ = error
-                if not sent and limits.remaining() > 0:
-                    sent = True
+                if not reply_lost and limits.remaining() > 0:
+                    reply_lost = True
                     continue
-                sent = True
+                reply_lost = True
                 if not waited and limits.remaining() <= 0:
                     raise outage from error
             except CacheUnavailable as error:

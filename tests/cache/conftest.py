@@ -71,7 +71,7 @@ def wrap(request, backend):
 @pytest.fixture
 def make_cache(request, backend, wrap, unique):
     """Creates caches on one backend; `prefix` and `suffix` are inside those of the test."""
-    made = []
+    created = []
     if backend == "memory":
         store = MemoryCache()
 
@@ -84,21 +84,21 @@ def make_cache(request, backend, wrap, unique):
 
     else:
         if backend == "fakeredis":
-            how = {"client": fakeredis.FakeRedis(server=fakeredis.FakeServer())}
+            options = {"client": fakeredis.FakeRedis(server=fakeredis.FakeServer())}
         elif backend == "cluster":
             cluster = RedisCluster(host="127.0.0.1", port=request.getfixturevalue("cluster_port"))
             request.addfinalizer(cluster.close)
-            how = {"client": cluster}
+            options = {"client": cluster}
         else:
-            how = {"url": request.getfixturevalue("redis_url")}
+            options = {"url": request.getfixturevalue("redis_url")}
         whole = "{" + unique + "}" if backend == "cluster" else unique
 
         def make(bounded=True, prefix="", suffix=""):
-            made.append(wrap(RedisCache(default_prefix=whole if bounded else "", **how)))
-            return made[-1].with_prefix(prefix).with_suffix(suffix)
+            created.append(wrap(RedisCache(default_prefix=whole if bounded else "", **options)))
+            return created[-1].with_prefix(prefix).with_suffix(suffix)
 
     yield make
-    for cache in made:
+    for cache in created:
         cache.close()
 
 
