@@ -16,9 +16,8 @@ if TYPE_CHECKING:
         Decision as Decision,
         ModelRouter as ModelRouter,
     )
-    from asimov_sync.cache.contract import MISSING as MISSING, Cache as Cache
-    from asimov_sync.cache.delivery import Delivery as Delivery
-    from asimov_sync.cache.mailboxes import Letter as Letter
+    from asimov_sync.cache.base import MISSING as MISSING, Cache as Cache
+    from asimov_sync.cache.delivery import Delivery as Delivery, Letter as Letter
     from asimov_sync.cache.memory import MemoryCache as MemoryCache
     from asimov_sync.cache.redis import RedisCache as RedisCache
     from asimov_sync.cancellation import Cancellation as Cancellation
@@ -122,9 +121,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "agents.agent": "Agent",
     "agents.model_router": "Choice Decision ModelRouter",
-    "cache.contract": "Cache MISSING",
-    "cache.delivery": "Delivery",
-    "cache.mailboxes": "Letter",
+    "cache.base": "Cache MISSING",
+    "cache.delivery": "Delivery Letter",
     "cache.memory": "MemoryCache",
     "cache.redis": "RedisCache",
     "cancellation": "Cancellation",

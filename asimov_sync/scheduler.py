@@ -14,7 +14,7 @@ from typing import (
     overload,
 )
 
-from asimov_sync.cache.contract import Cache
+from asimov_sync.cache.base import Cache
 from asimov_sync.cancellation import Cancellation, require_number
 from asimov_sync.concurrency.fork import ForkSafeLock
 from asimov_sync.errors import ClosedError

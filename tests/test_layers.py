@@ -32,8 +32,6 @@ PLANNED = {"runs", "display", "web", "integrations", "cli"}
 """Parts that may not exist yet."""
 
 KNOWN_CIRCLES = [
-    {"cache.contract", "cache.delivery"},
-    {"cache.redis", "cache.redis_store"},
     {"inference.http.response", "inference.http.transport"},
 ]
 """Sets of files that import each other. To be emptied, and never extended."""

@@ -14,7 +14,7 @@ from asimov_sync.aio.client import AsyncInferenceClient
 from asimov_sync.aio.scheduler import AsyncRun, AsyncTaskScheduler
 from asimov_sync.aio.streams import AsyncReplyStream, AsyncRunEvents, AsyncToolStream
 from asimov_sync.aio.thread_bridge import MAX_THREADS, ThreadBridge
-from asimov_sync.cache.contract import Cache
+from asimov_sync.cache.base import Cache
 from asimov_sync.inference.client import InferenceClient
 from asimov_sync.scheduler import TaskScheduler
 

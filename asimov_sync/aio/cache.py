@@ -3,9 +3,8 @@
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Set, Tuple
 
 from asimov_sync.aio.thread_bridge import ThreadBridge
-from asimov_sync.cache.contract import MISSING, Cache
-from asimov_sync.cache.delivery import Delivery
-from asimov_sync.cache.mailboxes import Letter
+from asimov_sync.cache.base import MISSING, Cache
+from asimov_sync.cache.delivery import Delivery, Letter
 from asimov_sync.cancellation import Cancellation
 
 __all__ = ["AsyncCache", "AsyncDelivery"]

@@ -1,47 +1,71 @@
-"""A message in the hands of a reader: leased, and to be acknowledged."""
+"""Messages as a reader sees them: a leased one (`Delivery`) and a dead one (`Letter`)."""
 
-from typing import TYPE_CHECKING, Any, Optional
+from typing import Any, NamedTuple, Optional
 
-from asimov_sync.cache.mailboxes import Claim, message_name
+from asimov_sync.cache.keys import public_id
+from asimov_sync.cache.store import LeasedMessage, Store
 
-if TYPE_CHECKING:
-    from asimov_sync.cache.contract import Store
+__all__ = ["Delivery", "Letter"]
 
-__all__ = ["Delivery"]
+
+class Letter(NamedTuple):
+    """A dead letter: a message that was delivered too often without being acknowledged.
+
+    id: its message_id, or the generated one.
+    message: the published value.
+    deliveries: how often it was delivered.
+    """
+
+    id: str
+    message: Any
+    deliveries: int
 
 
 class Delivery:
-    """A message that is leased to one reader. Until it is acknowledged, it comes again when the lease runs out.
+    """A message that is leased to one reader.
 
-    message: what was published. id: its message_id, or the one that was made up for it. deliveries: how often it has been
-    delivered, this time included; more than 1 means that an earlier reader did not acknowledge it.
+    Unless it is acknowledged, it is delivered again when the lease ends.
+
+    message: the published value.
+    id: its message_id, or the generated one.
+    deliveries: how often it was delivered, this time included. More than 1 means that an earlier
+        reader did not acknowledge it.
     """
 
-    def __init__(self, store: "Store", mailbox: str, claim: Claim, message: Any, lease: float) -> None:
+    def __init__(
+        self, store: Store, mailbox: str, leased: LeasedMessage, message: Any, lease: float
+    ) -> None:
         self.message = message
-        self.id = message_name(claim.id)
-        self.deliveries = claim.deliveries
+        self.id = public_id(leased.id)
+        self.deliveries = leased.deliveries
         self._store = store
         self._mailbox = mailbox
-        self._claim = claim
+        self._leased = leased
         self._lease = lease
 
     def ack(self) -> bool:
-        """Remove the message from its mailbox: it is done. False, and nothing is done, if the lease ran out and somebody
-        else took over; True again if it was acknowledged by this very delivery before.
+        """Remove the message from its mailbox, because its work is done.
+
+        Returns False, and changes nothing, if the lease ended and another reader took the message.
+        Calling it again on the same delivery returns True again.
         """
-        return self._store.ack(self._mailbox, self._claim.id, self._claim.fence)
+        return self._store.ack(self._mailbox, self._leased.id, self._leased.fence)
 
     def release(self) -> None:
-        """Give the message back, to be the next that is read; nothing if the lease was lost meanwhile."""
-        self._store.release(self._mailbox, self._claim.id, self._claim.fence)
+        """Return the message to the front of its mailbox. Does nothing if the lease was lost."""
+        self._store.release(self._mailbox, self._leased.id, self._leased.fence)
 
     def extend(self, lease: Optional[float] = None) -> bool:
-        """Let the lease run out so many seconds from now, as many as at first where not given. False if it was lost."""
+        """Set the lease to end later.
+
+        lease: seconds from now, by default as many as the first lease.
+
+        Returns False if the lease was lost. Raises ValueError if `lease` is not positive.
+        """
         seconds = self._lease if lease is None else lease
         if not seconds > 0:
-            raise ValueError("lease is a positive number of seconds, not {!r}".format(lease))
-        return self._store.extend(self._mailbox, self._claim.id, self._claim.fence, seconds)
+            raise ValueError(f"lease is a positive number of seconds, not {lease!r}")
+        return self._store.extend(self._mailbox, self._leased.id, self._leased.fence, seconds)
 
     def __repr__(self) -> str:
-        return "<Delivery {} of {!r}>".format(self.deliveries, self.id)
+        return f"<Delivery {self.deliveries} of {self.id!r}>"

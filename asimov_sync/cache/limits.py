@@ -1,13 +1,15 @@
-"""The limits of one cache call: how long it may take, and what ends it early.
+"""The limits of one cache call: how long it may take, and how it is cancelled.
 
-A server can be silent: stopped, behind a broken network, busy with another program's script. A blocking call ends then, too:
+A server can be silent: stopped, behind a broken network, or busy with another program's script. A
+blocking call still ends:
 
-- after REPLY_SECONDS, whatever it does: connect, send, wait for the answer, try again;
-- when its Cancellation is cancelled or passes its deadline. A command that was sent is given ANSWER_SECONDS more for its
-  answer, because a server that works answers in that time, and the caller then knows what happened.
+- after CALL_SECONDS, whatever it does: connecting, sending, waiting for the reply, retrying;
+- when its Cancellation is cancelled or passes its deadline. A command that was already sent gets
+  GRACE_SECONDS more for its reply. A working server replies in that time, so the caller learns the
+  outcome.
 
-A call that begins under a Cancellation that is already cancelled is given ANSWER_SECONDS, so that what cleans up after a
-cancelled task (`delivery.release()`) still works.
+A call that begins under an already cancelled Cancellation gets GRACE_SECONDS in total, so clean-up
+after a cancelled task (`delivery.release()`) still works.
 """
 
 import contextvars
@@ -21,13 +23,20 @@ from asimov_sync.cancellation import Cancellation
 from asimov_sync.concurrency.timers import timers
 from asimov_sync.errors import AsimovError, CacheError, Cancelled
 
-__all__ = ["ANSWER_SECONDS", "REPLY_SECONDS", "ConnectTimeout", "Interruption", "Limits", "connect_aside"]
+__all__ = [
+    "CALL_SECONDS",
+    "GRACE_SECONDS",
+    "ConnectTimeout",
+    "Limits",
+    "SocketUnblocker",
+    "connect_in_thread",
+]
 
-REPLY_SECONDS = 20.0
-"""How long a call waits for a server that does not answer, its repetitions included."""
+CALL_SECONDS = 20.0
+"""How long a call waits for a server that does not reply, retries included."""
 
-ANSWER_SECONDS = 0.4
-"""How long a command that was sent waits for its answer after the call's deadline, time-out or cancellation."""
+GRACE_SECONDS = 0.4
+"""How long a sent command waits for its reply after the call's time-out or cancellation."""
 
 Result = TypeVar("Result")
 
@@ -36,8 +45,8 @@ class ConnectTimeout(Exception):
     """No connection was made within the limits of the call."""
 
 
-class _NoRegistration:
-    """Stands for a registration where nobody can cancel."""
+class _NullRegistration:
+    """Replaces the registration of a callback if the call cannot be cancelled."""
 
     def __enter__(self) -> None:
         return None
@@ -49,69 +58,78 @@ class _NoRegistration:
         """Do nothing."""
 
 
-_NO_REGISTRATION = _NoRegistration()
+_NULL_REGISTRATION = _NullRegistration()
 
 
 class Limits:
     """How long a call may still take, and the Cancellation that may end it.
 
-    token: the Cancellation; None if nobody can cancel the call.
-    seconds: how long the call may take without it; REPLY_SECONDS where not given.
+    cancellation: the call's Cancellation; None if the call cannot be cancelled.
+    seconds: the longest duration, apart from the Cancellation; CALL_SECONDS by default.
     """
 
-    __slots__ = ("_end", "_late", "token")
+    __slots__ = ("_cancelled_before", "_end", "cancellation")
 
-    def __init__(self, token: Optional[Cancellation], seconds: Optional[float] = None) -> None:
+    def __init__(
+        self, cancellation: Optional[Cancellation], seconds: Optional[float] = None
+    ) -> None:
         now = time.monotonic()
-        self._end = now + (REPLY_SECONDS if seconds is None else seconds)
-        self._late = False  # whether the token was cancelled before the call
-        self.token = token
-        if token is not None:
-            if token.cancelled:
-                self._late = True
-                self._end = min(self._end, now + ANSWER_SECONDS)
-            elif token.deadline is not None:
-                self._end = min(self._end, token.deadline + ANSWER_SECONDS)
+        self._end = now + (CALL_SECONDS if seconds is None else seconds)
+        self._cancelled_before = False
+        self.cancellation = cancellation
+        if cancellation is not None:
+            if cancellation.cancelled:
+                self._cancelled_before = True
+                self._end = min(self._end, now + GRACE_SECONDS)
+            elif cancellation.deadline is not None:
+                self._end = min(self._end, cancellation.deadline + GRACE_SECONDS)
 
     @classmethod
     def current(cls) -> "Limits":
-        """Return the limits of a call that begins now, under the surrounding Cancellation if there is one."""
+        """Return the limits of a call that begins now, under the current Cancellation if any."""
         return cls(Cancellation.entered())
 
-    def shorter(self, seconds: float) -> "Limits":
+    def with_timeout(self, seconds: float) -> "Limits":
         """Return limits that end after `seconds`, or together with these."""
-        limits = Limits(self.token, min(seconds, self.seconds()))
-        limits._late = self._late
+        limits = Limits(self.cancellation, min(seconds, self.remaining()))
+        limits._cancelled_before = self._cancelled_before
         return limits
 
-    def seconds(self) -> float:
-        """Return how long the next answer may take; not above 0 if the time is over."""
+    def remaining(self) -> float:
+        """Return how many seconds the call may still take; 0 or less if its time is over."""
         return self._end - time.monotonic()
 
     @property
     def cancelled(self) -> bool:
-        """Whether the call was cancelled, or has passed its deadline, after it began."""
-        return not self._late and self.token is not None and self.token.cancelled
+        """Whether the call was cancelled, or passed its deadline, after it began."""
+        return (
+            not self._cancelled_before
+            and self.cancellation is not None
+            and self.cancellation.cancelled
+        )
 
     def on_cancel(self, callback: Callable[[], Any]) -> Any:
-        """Register a callback at the Cancellation, if it can still be cancelled."""
-        if self.token is None or self._late:
-            return _NO_REGISTRATION
-        return self.token.on_cancel(callback)
+        """Register a callback with the Cancellation, if that can still be cancelled."""
+        if self.cancellation is None or self._cancelled_before:
+            return _NULL_REGISTRATION
+        return self.cancellation.on_cancel(callback)
 
     def pause(self, seconds: float) -> bool:
-        """Wait before the next attempt. Return False if there is no time for one, or the call is cancelled."""
-        seconds = min(seconds, self.seconds())
+        """Wait before the next attempt.
+
+        Returns False if the call's time is over or the call is cancelled.
+        """
+        seconds = min(seconds, self.remaining())
         if seconds > 0:
-            if self.token is None or self._late:
+            if self.cancellation is None or self._cancelled_before:
                 time.sleep(seconds)
             else:
-                self.token.wait(seconds)
-        return self.seconds() > 0 and not self.cancelled
+                self.cancellation.wait(seconds)
+        return self.remaining() > 0 and not self.cancelled
 
-    def failure(self, error: CacheError) -> AsimovError:
-        """Return the exception that ends the call: the error, or a Cancelled that is caused by it."""
-        reason = None if self.token is None else self.token.reason
+    def wrap_error(self, error: CacheError) -> AsimovError:
+        """Return the exception to raise: the error, or a Cancelled that is caused by it."""
+        reason = None if self.cancellation is None else self.cancellation.reason
         if reason is None:
             return error
         cancelled = Cancelled(reason)
@@ -119,16 +137,18 @@ class Limits:
         return cancelled
 
 
-class Interruption:
-    """Shuts down the socket of one call; called when its Cancellation is cancelled.
+class SocketUnblocker:
+    """Shuts down the socket of one call when its Cancellation is cancelled.
 
-    It frees the thread that reads from the socket and leaves the connection to that thread: redis-py connects again when it
-    sends on a connection that another thread has closed, and then waits on that.
+    That unblocks the thread that reads from the socket, and leaves the connection to that thread:
+    redis-py would reconnect when it sends on a connection that another thread has closed, and then
+    wait on the new one.
 
-    A callback that was already taken for calling may be called after `end()`, when the connection serves another call. It
-    does nothing then: whoever pops the socket out of the list, the callback or `end()`, has it to itself.
+    A callback that was already scheduled may run after `end()`, when the connection serves another
+    call. It then does nothing: the callback and `end()` compete for the one item of a list.
 
-    delay: seconds between the cancellation and the shutdown, in which the answer may still come.
+    connected: the socket.
+    delay: seconds between the cancellation and the shutdown, in which the reply may still arrive.
     """
 
     __slots__ = ("_delay", "_sockets", "lock")
@@ -148,16 +168,21 @@ class Interruption:
         try:
             connected = self._sockets.pop()
         except IndexError:
-            return  # the call is over
+            return  # the call has ended
         with self.lock:
             try:
-                # The plain socket's method: an SSLSocket's own drops its TLS state while the reader uses it.
+                # The plain socket's method: an SSLSocket's own drops its TLS state while another
+                # thread reads.
                 socket.socket.shutdown(connected, socket.SHUT_RDWR)
             except (AttributeError, OSError, ValueError, TypeError):
-                pass  # it is closed already; or fakeredis, which has no connection that could break
+                pass  # already closed; or fakeredis, which has no socket
 
     def end(self) -> bool:
-        """End the call. Return False if the socket was shut down, or is about to be: close it then, holding `lock`."""
+        """End the call.
+
+        Returns False if the socket was shut down, or is about to be. The caller then closes the
+        connection while it holds `lock`.
+        """
         try:
             self._sockets.pop()
         except IndexError:
@@ -165,60 +190,75 @@ class Interruption:
         return True
 
 
-def connect_aside(connect: Callable[[], Result], discard: Callable[[Result], Any], limits: Limits, seconds: float) -> Result:
-    """Call `connect()` on a thread of its own, and return or raise what it does; ConnectTimeout if the limits end first.
+def connect_in_thread(
+    connect: Callable[[], Result],
+    discard: Callable[[Result], Any],
+    limits: Limits,
+    seconds: float,
+) -> Result:
+    """Call `connect()` on a new thread, and return its result or raise its exception.
 
-    Only this bounds all of it: looking up the name, TCP, TLS, logging in, and asking Sentinel. A connection that is made too
-    late is given to `discard`.
+    Only a thread bounds all of it: name lookup, TCP, TLS, logging in, and asking Sentinel.
+
+    connect: returns a connection.
+    discard: receives a connection that was made too late.
+    limits: the limits of the call.
+    seconds: the longest duration, within the limits.
+
+    Raises ConnectTimeout if the time is over or the call is cancelled.
     """
-    undecided: List[None] = [None]  # whoever pops it decides: the thread that a connection is made, the caller to leave
-    told: "queue.SimpleQueue[Any]" = queue.SimpleQueue()
+    # One item: the thread pops it to deliver its outcome, the caller pops it to give up.
+    undecided: List[None] = [None]
+    outcomes: "queue.SimpleQueue[Any]" = queue.SimpleQueue()
 
-    def work() -> None:
-        made: Any = None
+    def run() -> None:
+        connection: Any = None
         error: Optional[BaseException] = None
         try:
-            made = connect()
+            connection = connect()
         except BaseException as raised:
             error = raised
         try:
             undecided.pop()
         except IndexError:
             if error is None:
-                discard(made)
+                discard(connection)
             return
-        told.put((made, error))
+        outcomes.put((connection, error))
 
-    thread = threading.Thread(target=contextvars.copy_context().run, args=(work,), name="asimov-cache-connect", daemon=True)
+    context = contextvars.copy_context()
+    thread = threading.Thread(
+        target=context.run, args=(run,), name="asimov-cache-connect", daemon=True
+    )
     try:
         thread.start()
     except RuntimeError:
-        return connect()  # no thread can be started any more: the interpreter is about to end
+        return connect()  # no thread can be started any more: the interpreter is shutting down
     outcome: Any = None
-    waiting: ContextManager[Any] = limits.on_cancel(lambda: told.put(None))
+    registration: ContextManager[Any] = limits.on_cancel(lambda: outcomes.put(None))
     try:
-        with waiting:
-            outcome = told.get(timeout=max(0.0, min(seconds, limits.seconds())))
+        with registration:
+            outcome = outcomes.get(timeout=max(0.0, min(seconds, limits.remaining())))
     except queue.Empty:
         pass
     finally:
         if outcome is None:
-            outcome = _left(undecided, told)
+            outcome = _give_up(undecided, outcomes)
     if outcome is None:
-        raise ConnectTimeout("no connection was made in the time that the call had")
-    made, error = outcome
+        raise ConnectTimeout("no connection was made within the time of the call")
+    connection, error = outcome
     if error is not None:
         raise error
-    return made  # type: ignore[no-any-return]
+    return connection  # type: ignore[no-any-return]
 
 
-def _left(undecided: List[None], told: "queue.SimpleQueue[Any]") -> Any:
-    """Decide to leave. Return the outcome instead if there is one by now."""
+def _give_up(undecided: List[None], outcomes: "queue.SimpleQueue[Any]") -> Any:
+    """Stop waiting for the thread. Return its outcome if it was faster, otherwise None."""
     try:
         undecided.pop()
     except IndexError:
         while True:
-            outcome = told.get()
+            outcome = outcomes.get()
             if outcome is not None:
                 return outcome
     return None

@@ -1,9 +1,9 @@
 """Which node of a Redis Cluster owns which slot.
 
-redis-py keeps such a table, too, and refreshes it only in its own calls, by ways that differ between its releases, one node
-after the other and each with the full time-out. This table is marked as stale by a refusal or a broken connection, and
-refreshed before the next command is sent: by one thread, while the others wait for it; with a bound for each node, and the
-node that failed asked last.
+redis-py keeps such a table, too, but refreshes it only in its own calls. How it does that differs
+between its releases: one node after the other, each with the full time-out. This table is marked
+stale by a refusal or a broken connection and refreshed before the next command: by one thread,
+while the others wait; with a time-out for each node, and with the failed node asked last.
 """
 
 import bisect
@@ -19,138 +19,154 @@ __all__ = ["Address", "SlotTable"]
 
 Address = Tuple[str, int]
 
-ASK_SECONDS = 1.0
+NODE_SECONDS = 1.0
 """How long one node is asked for the table before the next one is."""
 
 REFRESH_INTERVAL = 0.05
-"""How many seconds lie between two refreshes at least."""
+"""Minimum seconds between two refreshes."""
 
 
 class SlotTable:
     """Slot ranges and the masters that own them; empty until the first refresh.
 
-    ask: returns a node's answer to CLUSTER SLOTS within the limits, or raises. nodes: returns the addresses known elsewhere.
-    remap: returns the address to connect to for one that a node names.
+    fetch: returns a node's reply to CLUSTER SLOTS within the limits, or raises.
+    list_nodes: returns the addresses of further nodes to ask.
+    remap: returns the address to connect to, for an address that a node names.
+    failures: the exceptions that `fetch` raises if a node does not reply.
     """
 
     def __init__(
         self,
-        ask: Callable[[Address, Limits], Any],
-        nodes: Callable[[], Iterable[Address]],
+        fetch: Callable[[Address, Limits], Any],
+        list_nodes: Callable[[], Iterable[Address]],
         remap: Callable[[Address], Address],
         failures: Tuple[Any, ...],
     ) -> None:
-        self._ask = ask
-        self._nodes = nodes
+        self._fetch = fetch
+        self._list_nodes = list_nodes
         self._remap = remap
         self._failures = failures
         self._table: Tuple[List[int], List[int], List[Address], Set[Address]] = ([], [], [], set())
-        self._lock = ForkSafeLock()  # guards everything below; never held while a node is asked
+        # Guards everything below. Never held while a node is asked.
+        self._lock = ForkSafeLock()
         self._stale = False
         self._failed: Optional[Address] = None
-        self._informed: Optional[Address] = None
+        self._preferred: Optional[Address] = None
         self._refreshed = float("-inf")
-        self._waiting: "Optional[List[queue.SimpleQueue[None]]]" = None  # who waits for a running refresh
+        # The threads that wait for a running refresh; None if none is running.
+        self._waiters: "Optional[List[queue.SimpleQueue[None]]]" = None
         reset_after_fork(self)
 
     def reset(self) -> None:
-        """Forget a refresh that runs in the parent of a forked child."""
-        if self._waiting is not None:
-            self._waiting = None
+        """Forget a refresh that is running in the parent of a forked child."""
+        if self._waiters is not None:
+            self._waiters = None
             self._stale = True
 
     def owner(self, slot: int) -> Optional[Address]:
         """Return the master that owns a slot; None if that is not known."""
         starts, ends, owners, _ = self._table
-        place = bisect.bisect_right(starts, slot) - 1
-        return owners[place] if place >= 0 and slot <= ends[place] else None
+        index = bisect.bisect_right(starts, slot) - 1
+        return owners[index] if index >= 0 and slot <= ends[index] else None
 
     def masters(self) -> List[Address]:
         """Return all masters that own slots; empty before the first refresh."""
         return sorted(set(self._table[2]))
 
-    def mark_stale(self, failed: Optional[Address] = None, informed: Optional[Address] = None) -> None:
-        """Have the table refreshed before its next use.
+    def mark_stale(
+        self, failed: Optional[Address] = None, preferred: Optional[Address] = None
+    ) -> None:
+        """Request a refresh before the next use of the table.
 
-        failed: a node that did not answer, and is asked last. informed: one that is said to own a slot, and is asked first.
+        failed: a node that did not reply; it is asked last.
+        preferred: a node that owns a slot according to another node; it is asked first.
         """
         with self._lock.lock:
             self._stale = True
             self._failed = failed or self._failed
-            self._informed = informed or self._informed
+            self._preferred = preferred or self._preferred
 
     def refresh(self, limits: Limits) -> None:
-        """Refresh the table if it is stale, or wait for the thread that does. It stays as it is if no node answers."""
-        if not self._stale and self._waiting is None:
+        """Refresh the table if it is stale, or wait for the thread that is refreshing it.
+
+        The table stays as it is if no node replies.
+        """
+        if not self._stale and self._waiters is None:
             return
-        mine: "queue.SimpleQueue[None]" = queue.SimpleQueue()
+        done: "queue.SimpleQueue[None]" = queue.SimpleQueue()
         with self._lock.lock:
-            leading = self._waiting is None
+            leading = self._waiters is None
             if not leading:
-                assert self._waiting is not None
-                self._waiting.append(mine)
+                assert self._waiters is not None
+                self._waiters.append(done)
             elif not self._stale or time.monotonic() - self._refreshed < REFRESH_INTERVAL:
                 return
             else:
-                self._waiting = []
+                self._waiters = []
                 self._stale = False
-                failed, informed = self._failed, self._informed
-                self._failed = self._informed = None
+                failed, preferred = self._failed, self._preferred
+                self._failed = self._preferred = None
         if leading:
-            self._lead(limits, failed, informed)
+            self._run_refresh(limits, failed, preferred)
             return
-        with limits.on_cancel(lambda: mine.put(None)):
+        with limits.on_cancel(lambda: done.put(None)):
             try:
-                mine.get(timeout=max(0.0, limits.seconds()))
+                done.get(timeout=max(0.0, limits.remaining()))
             except queue.Empty:
                 pass
 
-    def _lead(self, limits: Limits, failed: Optional[Address], informed: Optional[Address]) -> None:
+    def _run_refresh(
+        self, limits: Limits, failed: Optional[Address], preferred: Optional[Address]
+    ) -> None:
         refreshed = False
         try:
-            refreshed = self._ask_nodes(limits, failed, informed)
+            refreshed = self._ask_nodes(limits, failed, preferred)
         finally:
             with self._lock.lock:
-                waiting, self._waiting = self._waiting, None
+                waiters, self._waiters = self._waiters, None
                 self._refreshed = time.monotonic()
                 if not refreshed:
                     self._stale = True
                     self._failed = self._failed or failed
-            for other in waiting or ():
-                other.put(None)
+            for done in waiters or ():
+                done.put(None)
 
-    def _ask_nodes(self, limits: Limits, failed: Optional[Address], informed: Optional[Address]) -> bool:
-        nodes = list(self._table[3].union(self._nodes()))
+    def _ask_nodes(
+        self, limits: Limits, failed: Optional[Address], preferred: Optional[Address]
+    ) -> bool:
+        nodes = list(self._table[3].union(self._list_nodes()))
         random.shuffle(nodes)
-        order = [node for node in nodes if node not in (failed, informed)]
-        if informed is not None:
-            order.insert(0, informed)
-        if failed is not None and failed != informed:
+        order = [node for node in nodes if node not in (failed, preferred)]
+        if preferred is not None:
+            order.insert(0, preferred)
+        if failed is not None and failed != preferred:
             order.append(failed)
         for node in order:
-            if limits.seconds() <= 0 or limits.cancelled:
+            if limits.remaining() <= 0 or limits.cancelled:
                 return False
             try:
-                answer = self._ask(node, limits.shorter(ASK_SECONDS))
+                reply = self._fetch(node, limits.with_timeout(NODE_SECONDS))
             except self._failures:
                 continue
-            if answer:
-                self._table = self._parsed(node, answer)
+            if reply:
+                self._table = self._parse(node, reply)
                 return True
         return False
 
-    def _parsed(self, asked: Address, answer: Any) -> Tuple[List[int], List[int], List[Address], Set[Address]]:
+    def _parse(
+        self, asked: Address, reply: Any
+    ) -> Tuple[List[int], List[int], List[Address], Set[Address]]:
         starts, ends, owners, nodes = [], [], [], set()
-        for first, last, *members in sorted(answer, key=lambda group: int(group[0])):
-            addresses = [self._address(asked, member) for member in members]
+        for first, last, *members in sorted(reply, key=lambda group: int(group[0])):
+            addresses = [self._parse_address(asked, member) for member in members]
             starts.append(int(first))
             ends.append(int(last))
             owners.append(addresses[0])
             nodes.update(addresses)
         return starts, ends, owners, nodes
 
-    def _address(self, asked: Address, member: Any) -> Address:
+    def _parse_address(self, asked: Address, member: Any) -> Address:
         host, port = member[0], int(member[1])
         host = host.decode("utf-8") if isinstance(host, bytes) else host
-        # An empty host, or none, is the one that was asked; "?" is one that the node does not know.
+        # An empty or missing host means the node that was asked; "?" means unknown.
         return self._remap((host if host and host != "?" else asked[0], port))

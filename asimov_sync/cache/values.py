@@ -1,4 +1,4 @@
-"""Values on their way in and out: JSON text, and nothing but JSON. Nothing is ever unpickled."""
+"""Values to and from JSON text. Nothing is ever unpickled."""
 
 import datetime
 import enum
@@ -12,11 +12,11 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from asimov_sync._json import MAX_DEPTH, exceeds_max_depth, loads
 from asimov_sync.errors import CacheValueError
 
-__all__ = ["decoded", "encoded"]
+__all__ = ["decode", "encode"]
 
 
-def _plain(value: Any) -> Any:
-    """What JSON has no word for, in the words that pydantic reads back."""
+def _to_json_type(value: Any) -> Any:
+    """Convert a value that JSON has no type for to one that pydantic can read back."""
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     if isinstance(value, uuid.UUID):
@@ -25,42 +25,57 @@ def _plain(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, enum.Enum):
         return value.value
-    raise TypeError("{} is not JSON".format(type(value).__name__))
+    raise TypeError(f"{type(value).__name__} is not JSON")
 
 
-_encode = json.JSONEncoder(default=_plain, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode
-_adapter = functools.lru_cache(maxsize=256)(TypeAdapter)
+_json_text = json.JSONEncoder(
+    default=_to_json_type, allow_nan=False, ensure_ascii=False, separators=(",", ":")
+).encode
+_cached_adapter = functools.lru_cache(maxsize=256)(TypeAdapter)
 
 
-def encoded(value: Any) -> bytes:
-    """JSON text of a value; pydantic models, UUIDs, dates, times and enums are accepted beside what JSON knows."""
+def encode(value: Any) -> bytes:
+    """Return the JSON text of a value.
+
+    Accepts pydantic models, UUIDs, dates, times and enums beside the types of JSON. Raises
+    CacheValueError for everything else.
+    """
     try:
-        text = _encode(value)
-        if exceeds_max_depth(text):  # it could not be read again
-            raise ValueError("it has more than {} levels".format(MAX_DEPTH))
+        text = _json_text(value)
+        if exceeds_max_depth(text):  # reading it again would fail
+            raise ValueError(f"it has more than {MAX_DEPTH} levels")
         return text.encode("utf-8")
     except (TypeError, ValueError, RecursionError) as error:
         raise CacheValueError(
-            "{} cannot be stored: {}. Store what JSON can hold, or bytes with raw=True".format(type(value).__name__, error)
+            f"{type(value).__name__} cannot be stored: {error}. "
+            "Store what JSON can hold, or bytes with raw=True"
         ) from error
 
 
-def decoded(key: str, data: bytes, type: Any = None) -> Any:
-    """The value of JSON text, validated as `type` where one is given; `key` is named in the error."""
+def decode(key: str, data: bytes, type: Any = None) -> Any:
+    """Return the value of JSON text.
+
+    key: the key or mailbox that the error names.
+    type: validates the value, if given.
+
+    Raises CacheValueError if the text is not JSON or not a valid `type`.
+    """
     try:
         if type is None:
             return loads(data.decode("utf-8"))
-        return _adapter_of(type).validate_json(data)
+        return _adapter_for(type).validate_json(data)
     except ValidationError as error:
-        raise CacheValueError("what is stored under {!r} is not a valid {!r}: {}".format(key, type, error)) from error
+        raise CacheValueError(
+            f"what is stored under {key!r} is not a valid {type!r}: {error}"
+        ) from error
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
         raise CacheValueError(
-            "what is stored under {!r} is not JSON ({}); bytes are read with raw=True".format(key, error)
+            f"what is stored under {key!r} is not JSON ({error}); bytes are read with raw=True"
         ) from error
 
 
-def _adapter_of(type: Any) -> "TypeAdapter[Any]":
+def _adapter_for(type: Any) -> "TypeAdapter[Any]":
     try:
-        return _adapter(type)
-    except TypeError:  # an unhashable annotation cannot be remembered
+        return _cached_adapter(type)
+    except TypeError:  # an unhashable annotation cannot be a key of the LRU cache
         return TypeAdapter(type)

@@ -13,7 +13,7 @@ import uuid
 from typing import Any, Callable, List, Optional
 
 from asimov_sync import instrumentation
-from asimov_sync.cache.contract import Cache
+from asimov_sync.cache.base import Cache
 from asimov_sync.cancellation import Cancellation, Registration
 from asimov_sync.concurrency import scope
 from asimov_sync.concurrency.timers import Timer, timers

@@ -2,7 +2,7 @@
 
 from typing import Any, Callable, Iterable, Optional
 
-from asimov_sync.cache.contract import Cache
+from asimov_sync.cache.base import Cache
 from asimov_sync.graph.attempt import Attempt
 from asimov_sync.graph.node import DEFAULT_MAX_VISITS, Dependencies, Node, When, make_node
 from asimov_sync.graph.retry import Retry

@@ -1,5 +1,7 @@
-"""The caches that the contract is tested on: in memory, on fakeredis, on a real server, on a real cluster of one node, and two
-of them through their async facade.
+"""The caches that the contract is tested on.
+
+In memory, on fakeredis, on a real server, on a real cluster of one node, and two of them through
+their async facade.
 """
 
 import fakeredis
@@ -27,16 +29,25 @@ BACKENDS = [
 
 @pytest.fixture(scope="session")
 def cluster_port(tmp_path_factory, redis_url):
-    """The port of a server in cluster mode that has all slots; redis_url has seen to it that there is a program."""
+    """The port of a server in cluster mode that owns all slots."""
     program = find_server()
     if program is None:
-        pytest.skip("ASIMOV_TEST_REDIS_URL names a server, and there is no program to start a cluster")
+        pytest.skip(
+            "ASIMOV_TEST_REDIS_URL names a server, and there is no program to start a cluster"
+        )
     folder = str(tmp_path_factory.mktemp("cluster"))
-    with RedisServer(program, folder, "--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf") as server:
+    with RedisServer(
+        program, folder, "--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf"
+    ) as server:
         with redis.Redis(host="127.0.0.1", port=server.port) as node:
             node.execute_command("CLUSTER ADDSLOTS", *range(16384))
-            # A dict or text, as the release of redis-py will have it.
-            wait_for(lambda: "fail" not in str(node.execute_command("CLUSTER INFO")).split("cluster_slots")[0])
+            # A dict or text, depending on the release of redis-py.
+            wait_for(
+                lambda: (
+                    "fail"
+                    not in str(node.execute_command("CLUSTER INFO")).split("cluster_slots")[0]
+                )
+            )
         yield server.port
 
 
@@ -47,8 +58,8 @@ def backend(request):
 
 
 @pytest.fixture
-def through(request, backend):
-    """What a test sees of a cache: the cache itself, or its async facade, used from blocking code."""
+def wrap(request, backend):
+    """Wraps a cache for a test: unchanged, or as its async facade, used from blocking code."""
     if not request.node.callspec.params["backend"].endswith("async"):
         yield lambda cache: cache
         return
@@ -58,32 +69,36 @@ def through(request, backend):
 
 
 @pytest.fixture
-def make_cache(request, backend, through, unique):
-    """Makes caches on one and the same backend; `prefix` and `suffix` are put inside those of this test."""
-    made = []
+def make_cache(request, backend, wrap, unique):
+    """Creates caches on one backend; `prefix` and `suffix` are inside those of the test."""
+    created = []
     if backend == "memory":
         store = MemoryCache()
 
         def make(bounded=True, prefix="", suffix=""):
-            return through(store.with_prefix(unique) if bounded else store).with_prefix(prefix).with_suffix(suffix)
+            return (
+                wrap(store.with_prefix(unique) if bounded else store)
+                .with_prefix(prefix)
+                .with_suffix(suffix)
+            )
 
     else:
         if backend == "fakeredis":
-            how = {"client": fakeredis.FakeRedis(server=fakeredis.FakeServer())}
+            options = {"client": fakeredis.FakeRedis(server=fakeredis.FakeServer())}
         elif backend == "cluster":
             cluster = RedisCluster(host="127.0.0.1", port=request.getfixturevalue("cluster_port"))
             request.addfinalizer(cluster.close)
-            how = {"client": cluster}
+            options = {"client": cluster}
         else:
-            how = {"url": request.getfixturevalue("redis_url")}
+            options = {"url": request.getfixturevalue("redis_url")}
         whole = "{" + unique + "}" if backend == "cluster" else unique
 
         def make(bounded=True, prefix="", suffix=""):
-            made.append(through(RedisCache(default_prefix=whole if bounded else "", **how)))
-            return made[-1].with_prefix(prefix).with_suffix(suffix)
+            created.append(wrap(RedisCache(default_prefix=whole if bounded else "", **options)))
+            return created[-1].with_prefix(prefix).with_suffix(suffix)
 
     yield make
-    for cache in made:
+    for cache in created:
         cache.close()
 
 
@@ -94,7 +109,7 @@ def cache(make_cache):
 
 
 class Clock:
-    """Milliseconds that pass when a test says so."""
+    """A clock in milliseconds that a test advances."""
 
     def __init__(self):
         self.now = 1700000000000

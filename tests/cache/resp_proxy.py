@@ -1,65 +1,69 @@
-"""A proxy that speaks Redis's protocol, and loses one command's reply, or the command, on demand."""
+"""A proxy for Redis's protocol that loses a command or its reply on demand."""
 
 import socket
 import threading
 
 HANDSHAKE = {b"CLIENT", b"HELLO", b"AUTH", b"SELECT", b"PING"}
-"""What a connection says for itself: passed on, and not counted."""
+"""Commands that set up a connection: forwarded, but not counted."""
 
 
 class _Closed(Exception):
-    """The peer hung up."""
+    """The peer closed the connection."""
 
 
 class _Stream:
-    """Commands and replies as the bytes they came in, exactly."""
+    """Splits a byte stream into commands or replies, without changing the bytes."""
 
     def __init__(self, peer):
         self._peer = peer
         self._buffer = b""
 
-    def _more(self):
+    def _receive(self):
         data = self._peer.recv(65536)
         if not data:
             raise _Closed()
         self._buffer += data
 
-    def _taken(self, length):
+    def _read(self, length):
         while len(self._buffer) < length:
-            self._more()
+            self._receive()
         data, self._buffer = self._buffer[:length], self._buffer[length:]
         return data
 
-    def _line(self):
+    def _read_line(self):
         while b"\r\n" not in self._buffer:
-            self._more()
-        return self._taken(self._buffer.index(b"\r\n") + 2)
+            self._receive()
+        return self._read(self._buffer.index(b"\r\n") + 2)
 
     def message(self):
-        """The bytes of one whole command or reply, of RESP2 or RESP3, and (of a command) its words."""
-        line = self._line()
+        """Return the bytes of one whole command or reply (RESP2 or RESP3), and its words."""
+        line = self._read_line()
         kind, number = line[:1], line[1:-2]
         if kind in b"+-:_#,(":
             return line, [number]
-        assert kind in b"$*%~", "not a reply: {!r}".format(line)
+        assert kind in b"$*%~", f"not a reply: {line!r}"
         if int(number) < 0:
             return line, [None]
         if kind == b"$":
-            data = self._taken(int(number) + 2)
+            data = self._read(int(number) + 2)
             return line + data, [data[:-2]]
         raw, words = [line], []
         for _ in range(int(number) * (2 if kind == b"%" else 1)):
-            part, told = self.message()
+            part, part_words = self.message()
             raw.append(part)
-            words.extend(told)
+            words.extend(part_words)
         return b"".join(raw), words
 
 
 class RespProxy:
-    """Listens on loopback before a server. `arm(number, mode)` faults the command of that number, from 0 on: the mode
-    "reply" lets the server execute it, swallows the answer and hangs up; "command" hangs up without passing it on.
+    """Listens on loopback and forwards to a server.
 
-    commands: what was counted since; faulted: which of them were faulted. Each is the list of a command's words.
+    `arm(number, mode)` selects the command that is lost, counted from 0. Mode "reply": the server
+    executes it, but the reply is dropped and the connection closed. Mode "command": the connection
+    is closed before the command is forwarded.
+
+    commands: the commands counted since `arm`, each a list of words.
+    faulted: those of them that were lost.
     """
 
     def __init__(self, host, port):
@@ -73,13 +77,13 @@ class RespProxy:
         threading.Thread(target=self._serve, daemon=True).start()
 
     def arm(self, number, mode):
-        """Begin to count anew."""
+        """Select the command to lose, and restart the count."""
         with self._lock:
             self._number, self._mode = number, mode
             self.commands, self.faulted = [], []
 
     def close(self):
-        """Listen no more; what is connected lives as long as its client."""
+        """Stop listening. Existing connections live as long as their clients."""
         self._listener.close()
 
     def _serve(self):
@@ -93,22 +97,22 @@ class RespProxy:
     def _connection(self, client):
         try:
             with client, socket.create_connection(self._target) as server:
-                # A reply that is held back until an acknowledgement comes would cost 40 ms a command.
+                # Nagle's algorithm would delay each reply by 40 ms.
                 for peer in (client, server):
                     peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self._pass(client, server)
+                self._forward(client, server)
         except (_Closed, OSError):
             pass
 
-    def _pass(self, client, server):
-        asking, answering = _Stream(client), _Stream(server)
+    def _forward(self, client, server):
+        commands, replies = _Stream(client), _Stream(server)
         while True:
-            raw, words = asking.message()
+            raw, words = commands.message()
             mode = self._fault(words)
             if mode == "command":
                 return
             server.sendall(raw)
-            reply, _ = answering.message()
+            reply, _ = replies.message()
             if mode == "reply":
                 return
             client.sendall(reply)

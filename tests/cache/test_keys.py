@@ -1,11 +1,13 @@
-"""Key arithmetic, by itself."""
+"""Namespaces and stored keys."""
 
 import hypothesis
 from hypothesis import strategies
 
 from asimov_sync.cache.keys import RAW, Namespace
 
-texts = strategies.text(strategies.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), max_size=6)
+texts = strategies.text(
+    strategies.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), max_size=6
+)
 affixes = strategies.lists(strategies.tuples(strategies.booleans(), texts), max_size=3)
 
 
@@ -17,23 +19,23 @@ def namespace(parts, separator=":"):
 
 
 @hypothesis.given(affixes, texts)
-def test_a_key_is_found_again(parts, name):
-    """What a namespace stores under a key, it reads as that key, whatever either consists of."""
+def test_split_reverses_key(parts, name):
+    """split() returns the name and kind that key() was called with, for any text."""
     made = namespace(parts)
     assert made.split(made.key(name)) == (name, "")
     assert made.split(made.key(name, RAW)) == (name, RAW)
 
 
 @hypothesis.given(texts.filter(bool), texts.filter(bool), texts)
-def test_two_prefixes_do_not_meet(one, other, name):
-    """Two prefixes share no key, unless they are the same."""
+def test_prefixes_are_disjoint(one, other, name):
+    """Two different prefixes share no key."""
     first, second = Namespace().with_prefix(one), Namespace().with_prefix(other)
     assert (second.split(first.key(name)) is None) == (one != other)
 
 
 @hypothesis.given(affixes, affixes, texts)
-def test_a_parent_sees_its_children(outer, inner, name):
-    """A child's key is a key of its parent, too."""
+def test_parent_contains_its_children(outer, inner, name):
+    """A child's key is a key of its parent."""
     parent = namespace(outer)
     child = namespace(outer + inner)
     seen = parent.split(child.key(name))
@@ -41,8 +43,8 @@ def test_a_parent_sees_its_children(outer, inner, name):
     assert parent.key(seen[0]) == child.key(name)
 
 
-def test_keys_read_as_the_contract_says():
-    """prefix:key:suffix, the outermost outside; separators inside of an affix are escaped."""
+def test_key_format():
+    """The format is prefix:key:suffix; a separator inside a prefix or suffix is escaped."""
     made = Namespace().with_prefix("app").with_prefix("user-7").with_suffix("draft")
     assert made.key("letter") == "app:user-7:letter:draft"
     assert Namespace().with_prefix("a:b%").key("c:d") == "a%3Ab%25:c:d"

@@ -1,4 +1,4 @@
-"""Consumers that are killed while they hold a lease: what they held is handled by another."""
+"""Consumers that are killed while they hold a lease: another consumer handles the message."""
 
 import collections
 import mmap
@@ -29,32 +29,38 @@ HOLDS = b"\x01"
 FREE = b"\x00"
 
 
-def consume(url, prefix, told, place):
-    """Handle messages until none comes for a while: record each, then acknowledge it. `told` says whether a lease is held."""
-    with RedisCache(url=url, default_prefix=prefix, max_deliveries=100) as cache, redis.Redis.from_url(url) as plain:
+def consume(url, prefix, shared, index):
+    """Handle messages until none arrives for a while: record each, then acknowledge it.
+
+    shared: one byte for each consumer, HOLDS while it holds a lease.
+    index: the consumer's index.
+    """
+    with RedisCache(
+        url=url, default_prefix=prefix, max_deliveries=100
+    ) as cache, redis.Redis.from_url(url) as plain:
         while True:
             delivery = cache.receive("box", timeout=5 * LEASE_SECONDS, lease=LEASE_SECONDS)
             if delivery is None:
                 if cache.mailbox_length("box") == 0:
                     return
                 continue
-            told[place : place + 1] = HOLDS
-            time.sleep(WORK_SECONDS)  # the work
-            plain.rpush(prefix + ":handled", "{} {}".format(delivery.id, delivery.deliveries))
-            told[place : place + 1] = FREE
+            shared[index : index + 1] = HOLDS
+            time.sleep(WORK_SECONDS)  # stands for the work
+            plain.rpush(prefix + ":handled", f"{delivery.id} {delivery.deliveries}")
+            shared[index : index + 1] = FREE
             delivery.ack()
 
 
-def start(url, prefix, told, place):
-    """The pid of a new consumer."""
-    told[place : place + 1] = FREE
+def start(url, prefix, shared, index):
+    """Start a consumer, and return its process id."""
+    shared[index : index + 1] = FREE
     pid = os.fork()
     if pid:
         return pid
     status = 1
     try:
         signal.alarm(LIMIT_SECONDS)
-        consume(url, prefix, told, place)
+        consume(url, prefix, shared, index)
         status = 0
     except BaseException:
         traceback.print_exc()
@@ -62,26 +68,28 @@ def start(url, prefix, told, place):
         os._exit(status)
 
 
-def kill(pid, told, place):
-    """Stop a consumer, look whether it holds a lease, and kill it. Looked at while it stands still, so it is true."""
+def kill(pid, shared, index):
+    """Kill a consumer. Return whether it held a lease, read while the process is stopped."""
     os.kill(pid, signal.SIGSTOP)
     _, status = os.waitpid(pid, os.WUNTRACED)
-    assert os.WIFSTOPPED(status), "the consumer ended by itself: status {}".format(status)
-    held = told[place : place + 1] == HOLDS
+    assert os.WIFSTOPPED(status), f"the consumer ended by itself: status {status}"
+    held = shared[index : index + 1] == HOLDS
     os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
     assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
     return held
 
 
-def test_consumers_that_are_killed(redis_url, unique):
-    """Eight consumers are killed at random, some with a lease in hand (KILLS, KILLS_WITH_LEASE): each message is handled,
-    none is left, and a message that is handled twice says so by its deliveries.
+def test_killed_consumers(redis_url, unique):
+    """Consumers are killed at random, some while they hold a lease.
+
+    Each message is handled and none is left. A message that is handled twice has different
+    delivery counts.
     """
     seed = random.SystemRandom().randrange(2**32)
     print("seed", seed)
     chance = random.Random(seed)
-    told = mmap.mmap(-1, CONSUMERS)  # shared with the children
+    shared = mmap.mmap(-1, CONSUMERS)  # shared with the children
     consumers = {}
     kills = kills_with_lease = 0
     with RedisCache(url=redis_url, default_prefix=unique, max_deliveries=100) as cache:
@@ -93,44 +101,48 @@ def test_consumers_that_are_killed(redis_url, unique):
         published = MESSAGES
         publish(range(published))
         try:
-            for place in range(CONSUMERS):
-                consumers[place] = start(redis_url, unique, told, place)
+            for index in range(CONSUMERS):
+                consumers[index] = start(redis_url, unique, shared, index)
             while kills < KILLS or kills_with_lease < KILLS_WITH_LEASE:
-                # After so many messages, not after so much time, and a slow machine must not run out of them before its kills.
+                # Kills are spaced by messages, not by time, so a slow machine may need more.
                 if cache.mailbox_length("box") < 8 * CONSUMERS:
                     publish(range(published, published + 500))
                     published += 500
                 left = max(0, cache.mailbox_length("box") - chance.randrange(8))
                 wait_for(lambda: cache.mailbox_length("box") <= left, "the consumers' progress")
-                place = chance.randrange(CONSUMERS)
-                kills_with_lease += kill(consumers.pop(place), told, place)
+                index = chance.randrange(CONSUMERS)
+                kills_with_lease += kill(consumers.pop(index), shared, index)
                 kills += 1
-                consumers[place] = start(redis_url, unique, told, place)
+                consumers[index] = start(redis_url, unique, shared, index)
             end = time.monotonic() + 3 * DEADLINE
             while consumers:
-                for place, pid in list(consumers.items()):
+                for index, pid in list(consumers.items()):
                     ended, status = os.waitpid(pid, os.WNOHANG)
                     if ended:
-                        del consumers[place]
-                        assert status == 0, "a consumer failed: status {}".format(status)
-                assert time.monotonic() < end, "{} are still there".format(cache.mailbox_length("box"))
+                        del consumers[index]
+                        assert status == 0, f"a consumer failed: status {status}"
+                assert time.monotonic() < end, f"{cache.mailbox_length('box')} messages are left"
                 time.sleep(0.01)
         finally:
             for pid in consumers.values():
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
-            told.close()
-        print("killed: {}, with a lease: {}".format(kills, kills_with_lease))
+            shared.close()
+        print(f"killed: {kills}, with a lease: {kills_with_lease}")
         assert kills >= KILLS and kills_with_lease >= KILLS_WITH_LEASE
         with redis.Redis.from_url(redis_url) as plain:
-            records = [record.decode().split() for record in plain.lrange(unique + ":handled", 0, -1)]
+            records = [
+                record.decode().split() for record in plain.lrange(unique + ":handled", 0, -1)
+            ]
             plain.delete(unique + ":handled")
         deliveries = collections.defaultdict(list)
         for id, count in records:
             deliveries[id].append(int(count))
         assert sorted(map(int, deliveries)) == list(range(published))
         assert all(len(counts) == len(set(counts)) for counts in deliveries.values())
-        assert any(max(counts) > 1 for counts in deliveries.values()), "no killed consumer's message came again"
+        assert any(max(counts) > 1 for counts in deliveries.values()), (
+            "no killed consumer's message was redelivered"
+        )
         assert cache.mailbox_length("box") == 0
         assert cache.dead_letters("box") == []
         assert cache.receive("box", timeout=0) is None

@@ -1,4 +1,4 @@
-"""Every command that the library sends, lost once: executed without an answer, or never executed."""
+"""Every command that the library sends is lost once: without a reply, or before its execution."""
 
 import ast
 import hashlib
@@ -8,10 +8,10 @@ import uuid
 import pytest
 import redis
 
-import asimov_sync.cache.redis
+import asimov_sync.cache.redis_connection
 import asimov_sync.cache.redis_store
 from asimov_sync import MISSING, CacheUnavailable, OutcomeUnknown, RedisCache
-from asimov_sync.cache import scripts
+from asimov_sync.cache import lua
 
 from ..tiers import current, suite
 from ..waiting import Background, wait_for
@@ -24,9 +24,11 @@ ABSENT = object()
 
 
 class Scenario:
-    """Every public method of a cache, and what has to be true of each, whichever of its commands is lost.
+    """Calls every public method, and checks what must hold whichever command is lost.
 
-    cache: through the proxy. direct: the same keys, without it.
+    cache: connected through the proxy.
+    direct: the same keys, connected directly.
+    unknown: how many calls ended with an unknown outcome.
     """
 
     def __init__(self, proxy, cache, direct):
@@ -36,7 +38,7 @@ class Scenario:
         self.unknown = 0
 
     def attempt(self, call):
-        """What a call returns that may end in an unknown outcome; ABSENT if it does."""
+        """Return the result of a call; ABSENT if its outcome is unknown."""
         try:
             return call()
         except UNKNOWN:
@@ -59,7 +61,7 @@ class Scenario:
         cache.set("b", [2], ttl=100)
         cache.set("raw", b"raw", raw=True)
         cache.set_many({"c": 3, "d": 4})
-        for turn in range(2):  # twice, so that the script is sent whole and by its digest
+        for turn in range(2):  # twice, to send the script as text and by its digest
             cache.set_many({"e": turn, "f": turn}, ttl=100)
         assert self.direct.get_all() == {"a": 1, "b": [2], "c": 3, "d": 4, "e": 1, "f": 1}
         assert cache.get("a") == 1
@@ -76,26 +78,34 @@ class Scenario:
     def one_step(self):
         cache, direct = self.cache, self.direct
         for before, after in ((MISSING, 1), (1, 2)):
-            assert self.attempt(lambda: cache.compare_and_set("cas", before, after)) in (True, ABSENT)
+            assert self.attempt(lambda: cache.compare_and_set("cas", before, after)) in (
+                True,
+                ABSENT,
+            )
             assert direct.get_many(["cas"]).get("cas", MISSING) in (before, after)
             direct.set("cas", after)
         assert self.attempt(lambda: cache.compare_and_set("cas", "other", 3)) in (False, ABSENT)
         assert direct.get("cas") == 2
         for number in (1, 2):
-            wrote = self.attempt(lambda: cache.set_many({"g": number, "h": number}, guard=("cas", 2)))
+            wrote = self.attempt(
+                lambda: cache.set_many({"g": number, "h": number}, guard=("cas", 2))
+            )
             assert wrote in (True, ABSENT)
             found = direct.get_many(["g", "h"])
             assert len(set(found.values())) <= 1 and len(found) in (0, 2)
             if wrote is True:
                 assert found == {"g": number, "h": number}
-        assert self.attempt(lambda: cache.set_many({"g": 3, "h": 3}, guard=("cas", 1), ttl=9)) in (False, ABSENT)
+        assert self.attempt(lambda: cache.set_many({"g": 3, "h": 3}, guard=("cas", 1), ttl=9)) in (
+            False,
+            ABSENT,
+        )
         assert 3 not in direct.get_many(["g", "h"]).values()
         before = 0
         for _ in range(2):
-            told = self.attempt(lambda: cache.increment("n", 5))
+            total = self.attempt(lambda: cache.increment("n", 5))
             now = direct.get("n", default=0)
-            assert now in ((before, before + 5) if told is ABSENT else (told,))
-            assert told in (ABSENT, before + 5)
+            assert now in ((before, before + 5) if total is ABSENT else (total,))
+            assert total in (ABSENT, before + 5)
             before = now
 
     def mailbox_at_least_once(self):
@@ -125,8 +135,8 @@ class Scenario:
         cache.publish_to_mailbox("box", 3, message_id="three")
         assert cache.receive("box", timeout=0) is None
 
-    def blocked(self, read):
-        """What a read returns that waits at the bell before the message is published."""
+    def read_blocked(self, read):
+        """Return the result of a read that waits before its message is published."""
 
         def waits():
             return sum(words[0] == b"BLPOP" for words in self.proxy.commands)
@@ -138,11 +148,14 @@ class Scenario:
         return reading.result()
 
     def mailbox_blocked(self):
-        delivery = self.blocked(lambda: self.cache.receive("box", lease=100))
+        delivery = self.read_blocked(lambda: self.cache.receive("box", lease=100))
         assert (delivery.message, delivery.deliveries) == ("late", 1)
         assert delivery.ack() is True
         assert self.direct.mailbox_length("box") == 0
-        assert self.attempt(lambda: self.blocked(lambda: self.cache.get_message("box"))) in ("late", ABSENT)
+        assert self.attempt(lambda: self.read_blocked(lambda: self.cache.get_message("box"))) in (
+            "late",
+            ABSENT,
+        )
         assert self.direct.receive("box", timeout=0) is None or self.proxy.faulted
         self.direct.clear()
 
@@ -166,9 +179,9 @@ class Scenario:
             self.cache.publish_to_mailbox("box", number)
         got = [self.attempt(lambda: self.cache.get_message("box", timeout=0)) for _ in range(3)]
         left = self.direct.peek("box", 99)
-        told = [number for number in got if number is not ABSENT] + left
-        assert told == sorted(set(told)) and set(told) <= {0, 1, 2}  # in order, and none twice
-        assert len(told) >= 3 - self.unknown
+        found = [number for number in got if number is not ABSENT] + left
+        assert found == sorted(set(found)) and set(found) <= {0, 1, 2}  # in order, no duplicates
+        assert len(found) >= 3 - self.unknown
 
     def clear(self):
         self.cache.set("last", 1)
@@ -180,7 +193,7 @@ class Scenario:
 
 @pytest.fixture
 def proxy(redis_url):
-    """A proxy before the server."""
+    """A proxy in front of the server."""
     settings = redis.Redis.from_url(redis_url).connection_pool.connection_kwargs
     proxy = RespProxy(settings["host"], settings["port"])
     yield proxy
@@ -188,7 +201,7 @@ def proxy(redis_url):
 
 
 def run(proxy, redis_url, number, mode):
-    """Run the scenario with fresh keys and one fault; how many outcomes it found unknown."""
+    """Run the scenario with fresh keys and one fault. Return its number of unknown outcomes."""
     prefix = "lost-" + uuid.uuid4().hex
     with RedisCache(url=redis_url, default_prefix=prefix) as direct:
         with RedisCache(host="127.0.0.1", port=proxy.port, default_prefix=prefix) as cache:
@@ -199,7 +212,7 @@ def run(proxy, redis_url, number, mode):
 
 
 def name_of(words):
-    """A command, and the script that it runs; which one is seen by its text, or by the digest of it."""
+    """Return a command and the script it runs, found by the script's text or digest."""
     command = words[0].decode()
     if command == "EVAL":
         return command, TEXTS[words[1]]
@@ -209,29 +222,31 @@ def name_of(words):
 
 
 TEXTS = {}
-for _name, _text in vars(scripts).items():
+for _name, _text in vars(lua).items():
     if _name.isupper() and not _name.startswith("_") and isinstance(_text, str):
         TEXTS[_text.encode()] = TEXTS[hashlib.sha1(_text.encode()).hexdigest()] = _name
 
 
 def commands_in_the_source(redis_url):
-    """The Redis commands that the library's source names in a call."""
+    """Return the Redis commands that calls in the library's source name."""
     with redis.Redis.from_url(redis_url) as plain:
         known = {name.upper() for name in plain.command()}
     found = set()
-    for module in (asimov_sync.cache.redis, asimov_sync.cache.redis_store):
+    for module in (asimov_sync.cache.redis_connection, asimov_sync.cache.redis_store):
         for node in ast.walk(ast.parse(inspect.getsource(module))):
             if isinstance(node, ast.Call):
-                # A Str before Python 3.8, and a Constant since.
+                # A Str before Python 3.8, a Constant since.
                 words = [one for one in node.args if type(one).__name__ in ("Str", "Constant")]
                 found |= {word for word in map(ast.literal_eval, words) if word in known}
     return found
 
 
 @pytest.mark.parametrize("mode", ["reply", "command"])
-def test_every_command_lost_once(proxy, redis_url, mode):
-    """Whichever one command is lost: reads and leases go on as if nothing had been, no message is lost or doubled, and a
-    write whose answer counts either tells the truth or says that it does not know.
+def test_each_command_lost_once(proxy, redis_url, mode):
+    """Losing any one command loses and doubles no message.
+
+    Reads and leases continue. A write that must not be repeated returns its true result, or raises
+    OutcomeUnknown.
     """
     assert run(proxy, redis_url, None, mode) == 0
     clean = [name_of(words) for words in proxy.commands]
@@ -239,34 +254,45 @@ def test_every_command_lost_once(proxy, redis_url, mode):
     names = {command for command, _ in clean}
     assert names == commands_in_the_source(redis_url)
     ran = {(command, script) for command, script in clean if script is not None}
-    assert ran == {(command, script) for command in ("EVAL", "EVALSHA") for script in TEXTS.values()}
-    # In the soak tier each command is lost; in the suite one of each kind, by command and script.
-    lost = range(len(clean)) if current() == "soak" else sorted({name: at for at, name in enumerate(clean)}.values())
+    assert ran == {
+        (command, script) for command in ("EVAL", "EVALSHA") for script in TEXTS.values()
+    }
+    # The soak tier loses each command, the suite one of each kind (command and script).
+    lost = (
+        range(len(clean))
+        if current() == "soak"
+        else sorted({name: at for at, name in enumerate(clean)}.values())
+    )
     faulted, unknown = [], 0
     for number in lost:
         try:
             unknown += run(proxy, redis_url, number, mode)
         except BaseException:
-            print("the command that was lost: {}, {}".format(number, clean[number]))
+            print(f"the command that was lost: {number}, {clean[number]}")
             raise
         assert len(proxy.faulted) == 1
         faulted += [name_of(words) for words in proxy.faulted]
     assert faulted == [clean[number] for number in lost]
-    # Sent once, and unanswered: the truth is not known. Everything else is repeated, or asked again.
-    asked_once = {"INCRBY", "UNLINK"}, {"COMPARE_AND_SET", "SET_GUARDED", "PUT_BACK"}
-    expected = sum(command in asked_once[0] or script in asked_once[1] for command, script in faulted)
-    at_most_once = 5  # get_message: three that find something, one that finds nothing and then waits
+    # Commands that are sent once have an unknown outcome. All others are retried.
+    asked_once = {"INCRBY", "UNLINK"}, {"COMPARE_AND_SET", "SET_GUARDED", "REDRIVE"}
+    expected = sum(
+        command in asked_once[0] or script in asked_once[1] for command, script in faulted
+    )
+    at_most_once = 5  # get_message: three find a message, one finds none and then waits
     if current() == "soak":
         assert unknown == expected + at_most_once
-    else:  # the last TAKE of a clean run is one of get_message
+    else:  # the last TAKE of a clean run belongs to get_message
         assert unknown == expected + 1
 
 
-def test_a_lost_answer_costs_no_scan(proxy, redis_url, unique):
-    """A waiting reader that lost the answer to a look asks again at each later one, and never walks the leases; the server
-    keeps nothing of the token when the lease has ended.
+def test_lost_take_does_not_scan_leases(proxy, redis_url, unique):
+    """A reader whose first reply was lost retries without scanning the leases.
+
+    The server removes the request's token when the lease ends.
     """
-    with RedisCache(url=redis_url, default_prefix=unique) as direct, redis.Redis.from_url(redis_url) as plain:
+    with RedisCache(url=redis_url, default_prefix=unique) as direct, redis.Redis.from_url(
+        redis_url
+    ) as plain:
         for number in range(5):
             direct.publish_to_mailbox("box", number)
             direct.receive("box", lease=1000)
@@ -276,16 +302,22 @@ def test_a_lost_answer_costs_no_scan(proxy, redis_url, unique):
             reading = Background(cache.receive, "box")
 
             def again():
-                return [words for words in proxy.commands if words[0] in (b"EVAL", b"EVALSHA") and words[-1] == b"again"]
+                return [
+                    words
+                    for words in proxy.commands
+                    if words[0] in (b"EVAL", b"EVALSHA") and words[-1] == b"retry"
+                ]
 
             wait_for(lambda: len(again()) > 2, "three looks after the lost one")
             assert [name_of(words)[1] for words in proxy.faulted] == ["TAKE"]
             direct.publish_to_mailbox("box", "late")
             delivery = reading.result()
             assert delivery.message == "late"
-            assert plain.info("commandstats").get("cmdstat_hgetall", {"calls": 0})["calls"] == before
-            holders = "{0}:box\0mailbox{{{0}:box}}holders".format(unique)
-            assert plain.hlen(holders) == 2 * 6  # an entry by its id and one by its token for each lease
+            assert (
+                plain.info("commandstats").get("cmdstat_hgetall", {"calls": 0})["calls"] == before
+            )
+            holders = f"{unique}:box\0mailbox{{{unique}:box}}holders"
+            assert plain.hlen(holders) == 2 * 6  # for each lease, an entry by id and one by token
             assert delivery.ack() is True
             assert plain.hlen(holders) == 2 * 5
         direct.clear()

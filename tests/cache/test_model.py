@@ -1,13 +1,20 @@
-"""The two backends against each other: the same random operations, the same answers and the same state after each."""
+"""The memory and Redis backends compared: random operations give the same replies and state."""
 
 import os
 import uuid
 
 from hypothesis import HealthCheck, settings, strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from asimov_sync import MISSING, MemoryCache, RedisCache
-from asimov_sync.cache.mailboxes import REMEMBERED_SECONDS, REMEMBERED_SHORTLY_SECONDS
+from asimov_sync.cache.store import ACKNOWLEDGED_SECONDS, ACKNOWLEDGED_SECONDS_GENERATED
 
 from ..tiers import suite
 from .conftest import Clock
@@ -28,15 +35,19 @@ IDS = st.sampled_from(["one", "two", "three"])
 INTEGERS = st.sampled_from([0, 1, -7, 2**63 - 1, -(2**63), 2**70])
 VALUES = st.one_of(
     INTEGERS,
-    st.sampled_from([None, True, 1.5, "1", "", "é", [], {"a": [1]}, MISSING, object(), float("nan")]),
+    st.sampled_from(
+        [None, True, 1.5, "1", "", "é", [], {"a": [1]}, MISSING, object(), float("nan")]
+    ),
 )
 VIEWS = st.sampled_from([("", ""), ("a", ""), ("b", ""), ("", "s"), ("a", "s"), ("*", "")])
 LEASES = st.sampled_from([0.0001, 1.0, 10.0, 4000.0])
-MOMENTS = st.sampled_from([0.001, 0.999, 1.0, 10.0, REMEMBERED_SHORTLY_SECONDS, REMEMBERED_SECONDS])
+MOMENTS = st.sampled_from(
+    [0.001, 0.999, 1.0, 10.0, ACKNOWLEDGED_SECONDS_GENERATED, ACKNOWLEDGED_SECONDS]
+)
 
 
 def outcome(call):
-    """What a call returns, or the type of what it raises."""
+    """Return the result of a call, or the type of its exception."""
     try:
         return "returned", call()
     except Exception as error:
@@ -48,7 +59,7 @@ def view(cache, affixes):
 
 
 class Caches(RuleBasedStateMachine):
-    """Does everything twice, and compares."""
+    """Runs every operation on both backends, and compares."""
 
     url = None
 
@@ -60,7 +71,7 @@ class Caches(RuleBasedStateMachine):
         self.clock = Clock()
         for cache in (self.memory, self.redis):
             cache._store.clock = self.clock
-        self.deliveries = []  # of one message each: the memory's and Redis's
+        self.deliveries = []  # pairs for one message: the memory's and Redis's
         self.number = 0
 
     def teardown(self):
@@ -68,8 +79,10 @@ class Caches(RuleBasedStateMachine):
         self.redis.close()
 
     def both(self, call, affixes=("", "")):
-        """The outcome of a call on both, which is one."""
-        ours, theirs = (outcome(lambda: call(view(cache, affixes))) for cache in (self.memory, self.redis))
+        """Run a call on both backends, and return their equal outcome."""
+        ours, theirs = (
+            outcome(lambda: call(view(cache, affixes))) for cache in (self.memory, self.redis)
+        )
         assert ours == theirs
         return ours
 
@@ -100,21 +113,36 @@ class Caches(RuleBasedStateMachine):
 
     @rule(key=KEYS, value=VALUES, affixes=VIEWS)
     def compare_with_what_is_there(self, key, value, affixes):
-        self.both(lambda cache: cache.compare_and_set(key, cache.get(key, default=MISSING), value), affixes)
+        self.both(
+            lambda cache: cache.compare_and_set(key, cache.get(key, default=MISSING), value),
+            affixes,
+        )
 
     @rule(key=KEYS, by=INTEGERS, affixes=VIEWS)
     def increment(self, key, by, affixes):
         self.both(lambda cache: cache.increment(key, by), affixes)
 
-    @rule(items=st.dictionaries(KEYS, VALUES, max_size=3), ttl=st.sampled_from([None, 1000]), affixes=VIEWS)
+    @rule(
+        items=st.dictionaries(KEYS, VALUES, max_size=3),
+        ttl=st.sampled_from([None, 1000]),
+        affixes=VIEWS,
+    )
     def set_many(self, items, ttl, affixes):
         self.both(lambda cache: cache.set_many(items, ttl=ttl), affixes)
         self.both(lambda cache: cache.get_many(items), affixes)
 
-    @rule(items=st.dictionaries(KEYS, VALUES, max_size=3), guard=KEYS, held=VALUES, right=st.booleans(), affixes=VIEWS)
+    @rule(
+        items=st.dictionaries(KEYS, VALUES, max_size=3),
+        guard=KEYS,
+        held=VALUES,
+        right=st.booleans(),
+        affixes=VIEWS,
+    )
     def guarded(self, items, guard, held, right, affixes):
         def write(cache):
-            return cache.set_many(items, guard=(guard, cache.get(guard, default=MISSING) if right else held))
+            return cache.set_many(
+                items, guard=(guard, cache.get(guard, default=MISSING) if right else held)
+            )
 
         self.both(write, affixes)
 
@@ -126,7 +154,7 @@ class Caches(RuleBasedStateMachine):
     @rule(affixes=VIEWS)
     def clear(self, affixes):
         self.both(lambda cache: cache.clear(), affixes)
-        self.clock.pass_by(0.001)  # Redis's fences are of the clock
+        self.clock.pass_by(0.001)  # Redis takes its fences from the clock
 
     # Mailboxes
 
@@ -190,7 +218,7 @@ class Caches(RuleBasedStateMachine):
         for cache in (self.memory, self.redis):
             cache._store.max_deliveries = count
 
-    # The state
+    # State
 
     @invariant()
     def one_state(self):
@@ -202,8 +230,8 @@ class Caches(RuleBasedStateMachine):
             self.both(lambda cache: [letter[1:] for letter in cache.dead_letters(box)])
 
 
-def test_both_backends_do_the_same(redis_url):
-    """Whatever is done with it, a MemoryCache answers as a RedisCache does, and holds the same after each step."""
+def test_backends_are_equivalent(redis_url):
+    """MemoryCache and RedisCache return the same and hold the same after each step."""
 
     class Here(Caches):
         url = redis_url

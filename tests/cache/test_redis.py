@@ -1,4 +1,4 @@
-"""What concerns Redis alone: its errors, its settings, a server that goes away."""
+"""RedisCache only: errors, settings, and a server that becomes unavailable."""
 
 import ssl
 
@@ -30,16 +30,18 @@ from .resp_proxy import RespProxy
 
 @pytest.fixture
 def own_server(tmp_path, redis_url):
-    """A server that a test may treat badly; redis_url has seen to it that there is one."""
+    """A server of its own, for tests that stop or configure it."""
     program = find_server()
     if program is None:
-        pytest.skip("ASIMOV_TEST_REDIS_URL names a server, and there is no program to start another")
+        pytest.skip(
+            "ASIMOV_TEST_REDIS_URL names a server, and there is no program to start another"
+        )
     with RedisServer(program, str(tmp_path), "--requirepass", "") as server:
         yield server
 
 
-def test_the_seed_usage():
-    """A RedisCache is made of these arguments, and connects to nothing before it is used."""
+def test_creation_does_not_connect():
+    """A RedisCache with the documented arguments connects at its first use."""
     cache = RedisCache(host="localhost", port=6379, db=0, password=None, default_prefix="")
     assert "RedisCache" in repr(cache)
 
@@ -49,19 +51,19 @@ def test_values_are_readable_json(redis_url, unique):
     with RedisCache(url=redis_url, default_prefix=unique, default_suffix="s") as cache:
         cache.set("key", {"a": [1, None, "é"]})
         with redis.Redis.from_url(redis_url) as plain:
-            assert plain.get("{}:key:s".format(unique)) == '{"a":[1,null,"é"]}'.encode("utf-8")
+            assert plain.get(f"{unique}:key:s") == '{"a":[1,null,"é"]}'.encode("utf-8")
 
 
 def test_no_server():
-    """A server that is not there is a CacheUnavailable, a ConnectionError that names what to check and its cause."""
+    """Without a server, CacheUnavailable names what to check, and its cause."""
     with pytest.raises(CacheUnavailable, match="Check host and port") as caught:
         RedisCache(host="127.0.0.1", port=free_port()).get("key")
     assert isinstance(caught.value, ConnectionError)
     assert isinstance(caught.value.__cause__, redis.ConnectionError)
 
 
-def test_a_server_that_goes_away_and_comes_back(own_server):
-    """The same cache object fails while its server is away, and works again when it is back."""
+def test_server_restart(own_server):
+    """A cache fails while its server is down, and works again afterwards."""
     with RedisCache(url=own_server.url) as cache:
         cache.set("key", 1)
         own_server.kill()
@@ -72,15 +74,17 @@ def test_a_server_that_goes_away_and_comes_back(own_server):
         assert cache.get("key") == 3
 
 
-def test_a_wrong_password(own_server):
-    """A refused password is a CacheAuthenticationError, and is not in its message."""
+def test_wrong_password(own_server):
+    """A refused password is a CacheAuthenticationError whose message does not contain it."""
     with redis.Redis.from_url(own_server.url) as plain:
         plain.config_set("requirepass", "right")
     with RedisCache(port=own_server.port, host="127.0.0.1", password="wrong-secret") as cache:
         with pytest.raises(CacheAuthenticationError, match="password") as caught:
             cache.get("key")
     assert "wrong-secret" not in str(caught.value)
-    with RedisCache(port=own_server.port, host="127.0.0.1") as cache, pytest.raises(CacheAuthenticationError):
+    with RedisCache(port=own_server.port, host="127.0.0.1") as cache, pytest.raises(
+        CacheAuthenticationError
+    ):
         cache.get("key")
     with RedisCache(port=own_server.port, host="127.0.0.1", password="right") as cache:
         assert cache.get("key", default=None) is None
@@ -96,8 +100,8 @@ WRITES = {
 
 
 @pytest.mark.parametrize("write", WRITES)
-def test_a_full_server(own_server, write):
-    """A server at its memory limit is a CacheFull, for a command as for a script; nothing is written."""
+def test_full_server(own_server, write):
+    """A server at its memory limit is a CacheFull, for commands and scripts; writes nothing."""
     with RedisCache(url=own_server.url) as cache, redis.Redis.from_url(own_server.url) as plain:
         plain.config_set("maxmemory-policy", "noeviction")
         plain.config_set("maxmemory", 1)
@@ -106,8 +110,8 @@ def test_a_full_server(own_server, write):
         assert plain.dbsize() == 0
 
 
-def test_a_full_server_can_be_emptied(own_server):
-    """What a full server holds can still be read, received and acknowledged, which is how it gets room again."""
+def test_full_server_can_be_emptied(own_server):
+    """Reading, receiving, acknowledging and deleting work on a full server."""
     with RedisCache(url=own_server.url) as cache, redis.Redis.from_url(own_server.url) as plain:
         cache.set("key", 1)
         for number in range(3):
@@ -127,8 +131,8 @@ def test_a_full_server_can_be_emptied(own_server):
 
 
 @pytest.mark.parametrize("write", WRITES)
-def test_a_replica(own_server, write):
-    """A server that takes no writes is a CacheReadOnly, for a command as for a script."""
+def test_replica(own_server, write):
+    """A read-only server is a CacheReadOnly, for commands and scripts."""
     with RedisCache(url=own_server.url) as cache, redis.Redis.from_url(own_server.url) as plain:
         plain.replicaof("127.0.0.1", free_port())
         with pytest.raises(CacheReadOnly, match="master"):
@@ -137,10 +141,21 @@ def test_a_replica(own_server, write):
 
 
 @pytest.mark.parametrize("write", WRITES)
-def test_a_user_without_permission(own_server, write):
-    """What an ACL does not permit is a CacheAuthenticationError, for a command as for one inside a script."""
+def test_user_without_permission(own_server, write):
+    """A command that an ACL forbids is a CacheAuthenticationError, inside scripts too."""
     with redis.Redis.from_url(own_server.url) as plain:
-        plain.execute_command("ACL", "SETUSER", "reader", "on", ">secret", "~*", "+@read", "+@connection", "+eval", "+time")
+        plain.execute_command(
+            "ACL",
+            "SETUSER",
+            "reader",
+            "on",
+            ">secret",
+            "~*",
+            "+@read",
+            "+@connection",
+            "+eval",
+            "+time",
+        )
         plain.execute_command("ACL", "SETUSER", "reader", "-hset", "-set")
     with RedisCache(url=own_server.url.replace("://", "://reader:secret@")) as cache:
         assert cache.get("nothing", default=None) is None
@@ -148,9 +163,11 @@ def test_a_user_without_permission(own_server, write):
             WRITES[write](cache)
 
 
-def test_a_user_of_the_documentation(own_server):
-    """A user with the ACL that docs/cache.rst gives can do everything under its prefix, and nothing beside it."""
-    rules = "on >secret ~app:* resetchannels +@read +@write +@connection +@scripting +time -@dangerous"
+def test_documented_acl(own_server):
+    """The ACL of docs/cache.rst permits everything under the prefix, and nothing else."""
+    rules = (
+        "on >secret ~app:* resetchannels +@read +@write +@connection +@scripting +time -@dangerous"
+    )
     with redis.Redis.from_url(own_server.url) as plain:
         plain.execute_command("ACL", "SETUSER", "app", *rules.split())
     url = own_server.url.replace("://", "://app:secret@")
@@ -168,24 +185,30 @@ def test_a_user_of_the_documentation(own_server):
         for write in WRITES.values():
             with pytest.raises(CacheAuthenticationError):
                 write(cache)
-    with RedisCache(url=own_server.url.replace("://", "://app:wrong-secret@"), default_prefix="app") as cache:
+    with RedisCache(
+        url=own_server.url.replace("://", "://app:wrong-secret@"), default_prefix="app"
+    ) as cache:
         with pytest.raises(CacheAuthenticationError) as caught:
             cache.publish_to_mailbox("box", 1)
         assert "wrong-secret" not in str(caught.value)
 
 
-def test_another_programs_key_in_a_script(redis_url, unique):
-    """A key of another data type is a WrongKeyType where a script meets it, too."""
-    with RedisCache(url=redis_url, default_prefix=unique) as cache, redis.Redis.from_url(redis_url) as plain:
-        plain.rpush("{}:list".format(unique), "a")
+def test_wrong_key_type_in_a_script(redis_url, unique):
+    """A script that meets a key of another data type raises WrongKeyType."""
+    with RedisCache(url=redis_url, default_prefix=unique) as cache, redis.Redis.from_url(
+        redis_url
+    ) as plain:
+        plain.rpush(f"{unique}:list", "a")
         with pytest.raises(WrongKeyType):
             cache.compare_and_set("list", 1, 2)
-        plain.delete("{}:list".format(unique))
+        plain.delete(f"{unique}:list")
 
 
-def test_the_script_cache_is_flushed(redis_url, unique):
-    """A server that has forgotten the scripts is told them again, and nobody notices."""
-    with RedisCache(url=redis_url, default_prefix=unique) as cache, redis.Redis.from_url(redis_url) as plain:
+def test_flushed_script_cache(redis_url, unique):
+    """Scripts are sent again after the server has dropped them."""
+    with RedisCache(url=redis_url, default_prefix=unique) as cache, redis.Redis.from_url(
+        redis_url
+    ) as plain:
         for number in range(3):
             cache.publish_to_mailbox("box", number)
             plain.script_flush()
@@ -197,10 +220,10 @@ def test_the_script_cache_is_flushed(redis_url, unique):
 
 
 def test_tls_verifies():
-    """A rediss:// url makes connections that verify the certificate and whose it is, unless the url itself says otherwise."""
+    """rediss:// verifies certificate and host name, unless the url says otherwise."""
 
     def connection(url):
-        pool = RedisCache(url=url)._store.server._client.connection_pool
+        pool = RedisCache(url=url)._store.connection._client.connection_pool
         return pool.connection_class(**pool.connection_kwargs)
 
     verifying = connection("rediss://user:secret@localhost:1/0")
@@ -212,13 +235,16 @@ def test_tls_verifies():
 
 
 @suite
-def test_nothing_is_sent_across_slots(cluster_port, unique):
-    """A guarded write over several slots of a cluster raises, and no script reaches the server; with a hash tag one does."""
+def test_cross_slot_write_is_not_sent(cluster_port, unique):
+    """A guarded write across slots raises before it is sent; a hash tag permits it."""
     with redis.Redis(host="127.0.0.1", port=cluster_port) as node:
 
         def scripts():
             stats = node.info("commandstats")
-            return sum(stats.get("cmdstat_" + name, {"calls": 0})["calls"] for name in ("eval", "evalsha", "set", "mset"))
+            return sum(
+                stats.get("cmdstat_" + name, {"calls": 0})["calls"]
+                for name in ("eval", "evalsha", "set", "mset")
+            )
 
         with redis.cluster.RedisCluster(host="127.0.0.1", port=cluster_port) as client:
             before = scripts()
@@ -232,12 +258,12 @@ def test_nothing_is_sent_across_slots(cluster_port, unique):
             tagged.clear()
 
 
-# A client that the application brings, with retries of its own
+# A client of the application, with retries of its own
 
 
 @pytest.fixture
 def proxy(redis_url):
-    """A proxy before the server."""
+    """A proxy in front of the server."""
     settings = redis.Redis.from_url(redis_url).connection_pool.connection_kwargs
     proxy = RespProxy(settings["host"], settings["port"])
     yield proxy
@@ -246,7 +272,7 @@ def proxy(redis_url):
 
 @pytest.fixture(params=[2, 3])
 def retrying_client(proxy, request):
-    """What redis-py from 6 on does by itself: every command again when its connection breaks."""
+    """A client that repeats every command on a broken connection, as redis-py from 6 on does."""
     with redis.Redis(
         host="127.0.0.1",
         port=proxy.port,
@@ -258,9 +284,10 @@ def retrying_client(proxy, request):
         yield client
 
 
-def test_the_clients_retries_do_not_repeat(proxy, retrying_client, unique):
-    """Where an answer is lost that counts, OutcomeUnknown is raised and the command was executed once; the client alone
-    would have sent it again, as is shown first.
+def test_client_retries_are_not_used(proxy, retrying_client, unique):
+    """A lost reply to a write that must not be repeated is an OutcomeUnknown.
+
+    The command is executed once. The client alone sends it again, as the first lines show.
     """
     retrying_client.set(unique, 0)
     proxy.arm(0, "reply")
@@ -275,7 +302,7 @@ def test_the_clients_retries_do_not_repeat(proxy, retrying_client, unique):
         (lambda: cache.delete("m"), {"n": 3}),
     ):
         proxy.arm(0, "reply")
-        with pytest.raises(OutcomeUnknown, match="Look before you repeat") as caught:
+        with pytest.raises(OutcomeUnknown, match="Check before you repeat") as caught:
             call()
         assert isinstance(caught.value.__cause__, redis.ConnectionError)
         assert len(proxy.faulted) == len(proxy.commands) == 1
@@ -291,8 +318,8 @@ def test_the_clients_retries_do_not_repeat(proxy, retrying_client, unique):
 
 
 @suite
-def test_a_wait_is_longer_than_the_clients_timeout(proxy, retrying_client, unique):
-    """A reader waits as long as it was told to, however short the client's own time-out is."""
+def test_wait_exceeds_the_socket_timeout(proxy, retrying_client, unique):
+    """A reader's time-out may be longer than the socket time-out of the client."""
     cache = RedisCache(client=retrying_client, default_prefix=unique)
     reading = Background(cache.receive, "box", timeout=20)
     wait_for(lambda: sum(words[0] == b"BLPOP" for words in proxy.commands) > 4, "several waits")
@@ -303,32 +330,81 @@ def test_a_wait_is_longer_than_the_clients_timeout(proxy, retrying_client, uniqu
     cache.clear()
 
 
-def test_another_programs_key(redis_url, unique):
-    """A key that holds another data type is a WrongKeyType, and not in a listing's values."""
-    with RedisCache(url=redis_url, default_prefix=unique) as cache, redis.Redis.from_url(redis_url) as plain:
-        plain.rpush("{}:list".format(unique), "a")
+def test_wrong_key_type(redis_url, unique):
+    """A key of another data type is a WrongKeyType, and is left out of listings."""
+    with RedisCache(url=redis_url, default_prefix=unique) as cache, redis.Redis.from_url(
+        redis_url
+    ) as plain:
+        plain.rpush(f"{unique}:list", "a")
         with pytest.raises(WrongKeyType, match="prefix"):
             cache.get("list")
         assert cache.get_all() == {}
 
 
-def test_hostile_values_are_only_wrong_values(redis_url, unique):
-    """Bytes that are no JSON, a pickle say, are a CacheError that names the key; nothing is executed."""
-    with RedisCache(url=redis_url, default_prefix=unique) as cache, redis.Redis.from_url(redis_url) as plain:
-        for hostile in (b"\x80\x04\x95cos\nsystem\n(S'true'\ntR.", b"\xff\xfe", b"{", b"[" * 100000):
-            plain.set("{}:key".format(unique), hostile)
+def test_hostile_values(redis_url, unique):
+    """Bytes that are not JSON, such as a pickle, are a CacheError that names the key."""
+    with RedisCache(url=redis_url, default_prefix=unique) as cache, redis.Redis.from_url(
+        redis_url
+    ) as plain:
+        for hostile in (
+            b"\x80\x04\x95cos\nsystem\n(S'true'\ntR.",
+            b"\xff\xfe",
+            b"{",
+            b"[" * 100000,
+        ):
+            plain.set(f"{unique}:key", hostile)
             with pytest.raises(CacheError, match="key"):
                 cache.get("key")
 
 
-def test_a_client_that_decodes_is_refused():
-    """A client of the application's that returns str would spoil raw values, and is refused at once."""
+@pytest.mark.parametrize(
+    "arguments, conflicts",
+    [
+        ({"host": "localhost"}, "host="),
+        ({"port": 6379}, "port="),
+        ({"db": 0}, "db="),
+        ({"password": ""}, "password="),
+        ({"password": "secret", "host": "h", "db": 1}, "host=, db=, password="),
+    ],
+)
+def test_conflicting_arguments(arguments, conflicts):
+    """url= or client= beside another address is a ValueError that names the conflicts."""
+    client = fakeredis.FakeRedis()
+    url = "redis://:url-secret@localhost:1/0"
+    for chosen, given in (("url=", {"url": url}), ("client=", {"client": client})):
+        with pytest.raises(ValueError) as caught:
+            RedisCache(**given, **arguments)
+        assert str(caught.value).startswith(chosen) and str(caught.value).endswith(conflicts)
+        assert "secret" not in str(caught.value)
+    with pytest.raises(ValueError, match="^client=.* url=, ") as caught:
+        RedisCache(url=url, client=client, **arguments)
+    assert "secret" not in str(caught.value)
+
+
+def test_url_and_client_conflict():
+    """url= and client= together are a ValueError; either alone accepts the other arguments."""
+    url = "redis://localhost:1/0"
+    with pytest.raises(ValueError, match="^client=.* url=$"):
+        RedisCache(url=url, client=fakeredis.FakeRedis())
+    rest = {"default_prefix": "p", "default_suffix": "s", "separator": "/", "max_deliveries": 2}
+    RedisCache(url=url, password=None, **rest)
+    RedisCache(client=fakeredis.FakeRedis(), password=None, **rest)
+
+
+def test_default_address():
+    """Without arguments a RedisCache connects to database 0 of localhost, port 6379."""
+    settings = RedisCache()._store.connection._client.connection_pool.connection_kwargs
+    assert (settings["host"], settings["port"], settings["db"]) == ("localhost", 6379, 0)
+
+
+def test_decoding_client_is_refused():
+    """A client with decode_responses=True is a ValueError."""
     with pytest.raises(ValueError, match="decode_responses"):
         RedisCache(client=fakeredis.FakeRedis(decode_responses=True))
 
 
-def test_a_given_client_is_not_closed(redis_url, unique):
-    """Closing the cache leaves a client that the application brought as it was."""
+def test_given_client_is_not_closed(redis_url, unique):
+    """Closing the cache leaves the application's client open."""
     with redis.Redis.from_url(redis_url) as client:
         with RedisCache(client=client, default_prefix=unique) as cache:
             cache.set("key", 1)
@@ -336,8 +412,8 @@ def test_a_given_client_is_not_closed(redis_url, unique):
         assert connections and connections[0]._sock is not None
 
 
-def test_a_closed_cache_may_be_used_again(redis_url, unique):
-    """close() gives back the connections; the next use opens new ones."""
+def test_closed_cache_reconnects(redis_url, unique):
+    """close() closes the connections; the next use opens new ones."""
     cache = RedisCache(url=redis_url, default_prefix=unique)
     cache.set("key", 1)
     cache.close()

@@ -1,4 +1,4 @@
-"""A server that is killed and comes back: what it acknowledged is there, and the readers go on."""
+"""A server that is killed and restarted: acknowledged data is kept, and readers continue."""
 
 import threading
 import time
@@ -18,32 +18,37 @@ UNKNOWN = (OutcomeUnknown, CacheUnavailable)
 
 
 @pytest.fixture
-def lasting_server(tmp_path, redis_url):
-    """A server that has written down what it acknowledges; redis_url has seen to it that there is a program."""
+def durable_server(tmp_path, redis_url):
+    """A server that writes each change to disk before it acknowledges it."""
     program = find_server()
     if program is None:
-        pytest.skip("ASIMOV_TEST_REDIS_URL names a server, and there is no program to start another")
-    with RedisServer(program, str(tmp_path), "--appendonly", "yes", "--appendfsync", "always") as server:
+        pytest.skip(
+            "ASIMOV_TEST_REDIS_URL names a server, and there is no program to start another"
+        )
+    with RedisServer(
+        program, str(tmp_path), "--appendonly", "yes", "--appendfsync", "always"
+    ) as server:
         yield server
 
 
 def run_id(server):
-    """What tells one life of a server from the next."""
+    """Return an id that changes with each start of the server."""
     with redis.Redis.from_url(server.url) as plain:
         return plain.info("server")["run_id"]
 
 
 def blocked_readers(server):
-    """How many clients wait in the server for a list."""
+    """Return how many clients of the server wait for a list."""
     with redis.Redis.from_url(server.url) as plain:
         return plain.info("clients")["blocked_clients"]
 
 
-def test_a_server_that_is_restarted_under_load(lasting_server):
-    """Killed three times while two producers and three consumers work: no message whose publication returned is lost, the
-    same threads go on, and what is handled twice says so.
+def test_restarts_under_load(durable_server):
+    """Three kills under load lose no message whose publication returned.
+
+    The same threads continue, and a message that is handled twice has a delivery count above 1.
     """
-    server = lasting_server
+    server = durable_server
     stop = threading.Event()
     published = [[], []]
     handled, lock = [], threading.Lock()
@@ -52,13 +57,13 @@ def test_a_server_that_is_restarted_under_load(lasting_server):
     def produce(cache, part):
         number = 0
         while not stop.is_set():
-            name = "{}-{}".format(part, number)
+            name = f"{part}-{number}"
             try:
                 cache.publish_to_mailbox("box", name, message_id=name)
             except UNKNOWN as error:
                 outages.append(error)
                 stop.wait(0.02)
-                continue  # the same again: its id makes it one message
+                continue  # publish it again: the id prevents a duplicate
             published[part].append(name)
             number += 1
 
@@ -66,7 +71,7 @@ def test_a_server_that_is_restarted_under_load(lasting_server):
         while True:
             try:
                 delivery = cache.receive("box", lease=1.0)
-            except UNKNOWN as error:  # a first look at a dead server is told at once
+            except UNKNOWN as error:  # a first read from a dead server fails at once
                 outages.append(error)
                 stop.wait(0.02)
                 continue
@@ -86,36 +91,45 @@ def test_a_server_that_is_restarted_under_load(lasting_server):
         lives = {run_id(server)}
         for _ in range(3):
             before = [len(names) for names in published]
-            wait_for(lambda: all(len(names) > count + 50 for names, count in zip(published, before)), "the load")
+            wait_for(
+                lambda: all(len(names) > count + 50 for names, count in zip(published, before)),
+                "the load",
+            )
             failures = len(outages)
             server.kill()
             wait_for(lambda: len(outages) > failures, "the outage to be noticed")
             server.start()
             lives.add(run_id(server))
         before = [len(names) for names in published]
-        wait_for(lambda: all(len(names) > count + 50 for names, count in zip(published, before)), "the load")
+        wait_for(
+            lambda: all(len(names) > count + 50 for names, count in zip(published, before)),
+            "the load",
+        )
         stop.set()
         for producer in producers:
             producer.result()
         acknowledged = set(published[0]) | set(published[1])
-        wait_for(lambda: acknowledged <= {name for name, _ in handled}, "every message that was published")
+        wait_for(
+            lambda: acknowledged <= {name for name, _ in handled},
+            "every message that was published",
+        )
         wait_for(lambda: cache.mailbox_length("box") == 0, "the end of the last lease")
         for number in range(3):
-            cache.publish_to_mailbox("box", "end", message_id="end-{}".format(number))
+            cache.publish_to_mailbox("box", "end", message_id=f"end-{number}")
         for consumer in consumers:
             consumer.result()
         assert cache.dead_letters("box") == []
     assert len(lives) == 4, "the server was not restarted three times"
     first = [name for name, deliveries in handled if deliveries == 1]
     assert len(first) == len(set(first)), "a message was delivered twice for the first time"
-    # A producer was stopped, perhaps, in the middle of a message that had been written down.
+    # A producer may have been stopped after its message was written to disk.
     assert len({name for name, _ in handled} - acknowledged) <= 2
 
 
 @pytest.mark.parametrize("how", ["receive", "get_message"])
-def test_a_blocked_reader_survives_a_restart(lasting_server, how):
-    """A reader that waits without limit while its server goes away and comes back gets the message that comes then."""
-    server = lasting_server
+def test_blocked_reader_survives_a_restart(durable_server, how):
+    """A reader that waits through a restart receives the next message."""
+    server = durable_server
     with RedisCache(url=server.url) as cache:
         reading = Background(getattr(cache, how), "box")
         wait_for(lambda: blocked_readers(server) == 1, "the reader's wait")
@@ -128,13 +142,13 @@ def test_a_blocked_reader_survives_a_restart(lasting_server, how):
         assert reading.thread.is_alive()
         with RedisCache(url=server.url) as other:
             other.publish_to_mailbox("box", "after")
-        told = reading.result()
-        assert (told.message if how == "receive" else told) == "after"
+        result = reading.result()
+        assert (result.message if how == "receive" else result) == "after"
 
 
-def test_a_reader_outlasts_an_outage_until_its_timeout(lasting_server):
-    """A reader whose time-out passes while the server is away raises CacheUnavailable then: it cannot say there was none."""
-    server = lasting_server
+def test_timeout_during_an_outage(durable_server):
+    """A read whose time-out passes during an outage raises CacheUnavailable, not None."""
+    server = durable_server
     with RedisCache(url=server.url) as cache:
         reading = Background(cache.receive, "box", timeout=1.0)
         wait_for(lambda: blocked_readers(server) == 1, "the reader's wait")
@@ -144,10 +158,10 @@ def test_a_reader_outlasts_an_outage_until_its_timeout(lasting_server):
 
 
 @pytest.mark.parametrize("call", ["receive", "get_message"])
-def test_a_dead_server_is_told_at_once(lasting_server, call):
-    """A first read from a server that is not there raises at once, however long it was willing to wait."""
-    lasting_server.kill()
-    with RedisCache(url=lasting_server.url) as cache:
+def test_first_read_fails_at_once(durable_server, call):
+    """A first read from a server that is down raises at once, whatever its time-out."""
+    durable_server.kill()
+    with RedisCache(url=durable_server.url) as cache:
         start = time.monotonic()
         with pytest.raises(CacheUnavailable):
             getattr(cache, call)("box")

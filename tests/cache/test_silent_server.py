@@ -1,4 +1,4 @@
-"""A server that is silent: it is connected, or accepts connections, and answers nothing. Every call ends all the same."""
+"""A silent server: connected or accepting connections, but not replying. Every call still ends."""
 
 import signal
 import socket
@@ -9,10 +9,10 @@ import pytest
 import redis
 
 import asimov_sync.cache.limits
-import asimov_sync.cache.redis
+import asimov_sync.cache.redis_connection
 import asimov_sync.cache.redis_store
 from asimov_sync import CacheUnavailable, Cancellation, OutcomeUnknown, RedisCache
-from asimov_sync.cache.limits import Interruption
+from asimov_sync.cache.limits import SocketUnblocker
 from asimov_sync.errors import Cancelled
 
 from ..redis_server import RedisServer, find_server
@@ -20,25 +20,27 @@ from ..tiers import by_tier, suite
 from ..waiting import Background, wait_for
 
 BOUND = 0.5
-"""How long after its time-out, deadline or cancellation a call may end."""
+"""Seconds after its time-out, deadline or cancellation by which a call must end."""
 
 MARGIN = by_tier(1.5, 0.5)
-"""How much later it may be on a loaded machine: far less than the 20 s and more that it would be otherwise."""
+"""Further seconds for a loaded machine; far less than the 20 s of CALL_SECONDS."""
 
 
 @pytest.fixture
-def stopped(tmp_path, redis_url):
-    """A server, its client with one message read before, and what stops the server; it goes on afterwards."""
+def server(tmp_path, redis_url):
+    """A server that tests stop with SIGSTOP; it is resumed afterwards."""
     program = find_server()
     if program is None:
-        pytest.skip("ASIMOV_TEST_REDIS_URL names a server, and there is no program to start another")
+        pytest.skip(
+            "ASIMOV_TEST_REDIS_URL names a server, and there is no program to start another"
+        )
     with RedisServer(program, str(tmp_path)) as server:
         yield server
         server.signal(signal.SIGCONT)
 
 
 def stop(server):
-    """Stop it, and see that it is silent."""
+    """Stop the server, and check that it is silent."""
     server.signal(signal.SIGSTOP)
     with redis.Redis(host="127.0.0.1", port=server.port, socket_timeout=0.1, retry=None) as client:
         with pytest.raises(redis.TimeoutError):
@@ -46,7 +48,7 @@ def stop(server):
 
 
 class Timed:
-    """A call on a thread of its own: what it raised, and how long it took."""
+    """A call on a thread of its own, with its error and duration."""
 
     def __init__(self, function):
         self._call = Background(self._run, function)
@@ -58,11 +60,11 @@ class Timed:
         except Exception as error:
             return error, time.monotonic() - start
 
-    def ended(self, kind, seconds):
-        """See that the call has raised this kind of error at that moment, or shortly after it."""
+    def check(self, kind, seconds):
+        """Check that the call raised this kind of error after `seconds`, or shortly later."""
         error, took = self._call.result(seconds + 45)
         assert type(error) is kind, repr(error)
-        assert seconds - 0.05 <= took < seconds + BOUND + MARGIN, "{} after {:.2f} s".format(error, took)
+        assert seconds - 0.05 <= took < seconds + BOUND + MARGIN, f"{error} after {took:.2f} s"
         return error
 
 
@@ -81,13 +83,13 @@ def cancelled(seconds, function):
         alarm.join()
 
 
-def opened(url, connections):
-    """A client whose pool holds so many open connections."""
+def open_client(url, connections):
+    """Return a client whose pool holds this many open connections."""
     client = redis.Redis.from_url(url)
     together = threading.Barrier(connections)
 
     def use():
-        with client.client() as alone:  # holds a connection
+        with client.client() as alone:  # reserves a connection
             alone.ping()
             together.wait(20)
 
@@ -98,26 +100,40 @@ def opened(url, connections):
 
 @suite
 @pytest.mark.parametrize("connections", [16, 0])
-def test_every_call_ends_in_time(stopped, monkeypatch, connections):
-    """Every call to a stopped server ends at its time-out (CacheUnavailable, or OutcomeUnknown where a message may be gone),
-    at its deadline or cancellation (Cancelled), and without any of these after one reply time-out for the whole call:
-    over connections that are open, and over those that have to be made.
+def test_every_call_ends_in_time(server, monkeypatch, connections):
+    """Every call to a stopped server ends in time.
+
+    At its time-out: CacheUnavailable, or OutcomeUnknown if a message may be lost. At its deadline
+    or cancellation: Cancelled. Without these: after CALL_SECONDS for the whole call. All of that
+    over open connections and over new ones.
     """
     for module in (asimov_sync.cache.limits, asimov_sync.cache.redis_store):
-        monkeypatch.setattr(module, "REPLY_SECONDS", 4.0)
-    with opened(stopped.url, connections) if connections else redis.Redis.from_url(stopped.url) as client:
+        monkeypatch.setattr(module, "CALL_SECONDS", 4.0)
+    with (
+        open_client(server.url, connections) if connections else redis.Redis.from_url(server.url)
+    ) as client:
         cache = RedisCache(client=client)
         cache.set("key", 1)
         blocked = Timed(lambda: cache.receive("blocked", timeout=3))
-        with redis.Redis(host="127.0.0.1", port=stopped.port) as direct:
+        with redis.Redis(host="127.0.0.1", port=server.port) as direct:
             wait_for(lambda: direct.info("clients")["blocked_clients"] == 1, "the blocked reader")
-        stop(stopped)
+        stop(server)
         taken = OutcomeUnknown if connections else CacheUnavailable
         calls = [
             (Timed(lambda: cache.receive("box", timeout=2)), CacheUnavailable, 2),
             (Timed(lambda: cache.get_message("box", timeout=2)), taken, 2),
-            (Timed(lambda: cancelled(1, lambda token: cache.receive("box", cancellation=token))), Cancelled, 1),
-            (Timed(lambda: cancelled(1, lambda token: cache.get_message("box", cancellation=token))), Cancelled, 1),
+            (
+                Timed(lambda: cancelled(1, lambda token: cache.receive("box", cancellation=token))),
+                Cancelled,
+                1,
+            ),
+            (
+                Timed(
+                    lambda: cancelled(1, lambda token: cache.get_message("box", cancellation=token))
+                ),
+                Cancelled,
+                1,
+            ),
             (Timed(lambda: within(1, lambda: cache.receive("box"))), Cancelled, 1),
             (Timed(lambda: within(1, lambda: cache.get("key"))), Cancelled, 1),
             (Timed(lambda: within(1, lambda: cache.set("key", 2))), Cancelled, 1),
@@ -130,30 +146,30 @@ def test_every_call_ends_in_time(stopped, monkeypatch, connections):
             (Timed(lambda: cache.clear(everything=True)), CacheUnavailable, 4),
         ]
         for call, kind, seconds in calls:
-            call.ended(kind, seconds)
+            call.check(kind, seconds)
 
 
 @suite
-def test_a_cancelled_increment_says_that_it_may_have_been_executed(stopped):
-    """What may not be repeated raises Cancelled, too, and its cause is the OutcomeUnknown."""
-    with RedisCache(url=stopped.url) as cache:
+def test_cancelled_increment_is_caused_by_outcome_unknown(server):
+    """The Cancelled of a call that must not be repeated has an OutcomeUnknown as its cause."""
+    with RedisCache(url=server.url) as cache:
         cache.increment("counter")
-        stop(stopped)
-        error = Timed(lambda: within(0.5, lambda: cache.increment("counter"))).ended(Cancelled, 0.5)
+        stop(server)
+        error = Timed(lambda: within(0.5, lambda: cache.increment("counter"))).check(Cancelled, 0.5)
         assert isinstance(error.__cause__, OutcomeUnknown)
 
 
 @suite
-def test_a_cancelled_task_can_still_clean_up(stopped):
-    """A call that begins after the cancellation is carried out if the server answers, and ends soon if it does not."""
-    with RedisCache(url=stopped.url) as cache:
+def test_cleanup_after_cancellation(server):
+    """A call that begins after the cancellation works if the server replies, and ends soon."""
+    with RedisCache(url=server.url) as cache:
         cache.publish_to_mailbox("box", 1)
         delivery = cache.receive("box")
         with Cancellation() as token:
             token.cancel()
             delivery.release()
             assert cache.peek("box") == [1]
-            stop(stopped)
+            stop(server)
             start = time.monotonic()
             with pytest.raises(Cancelled):
                 delivery.release()
@@ -162,27 +178,35 @@ def test_a_cancelled_task_can_still_clean_up(stopped):
 
 @pytest.mark.parametrize("scheme", ["redis", "rediss"])
 def test_connecting_is_bounded(scheme, monkeypatch):
-    """A server that accepts and then says nothing, to TLS or to a login, is given up within the time to connect, and at the
-    call's deadline if that is sooner.
+    """Connecting to a server that accepts and stays silent ends in time.
+
+    With TLS or a login, it ends after CONNECT_SECONDS, or at the call's deadline if that is sooner.
     """
-    monkeypatch.setattr(asimov_sync.cache.redis, "CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr(asimov_sync.cache.redis_connection, "CONNECT_SECONDS", 0.5)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(8)
-        url = "{}://user:password@127.0.0.1:{}".format(scheme, listener.getsockname()[1])
+        url = f"{scheme}://user:password@127.0.0.1:{listener.getsockname()[1]}"
         with RedisCache(url=url) as cache:
-            Timed(lambda: within(0.2, lambda: cache.get("key"))).ended(Cancelled, 0.2)
-            Timed(lambda: cache.increment("counter")).ended(CacheUnavailable, 0.5)
+            Timed(lambda: within(0.2, lambda: cache.get("key"))).check(Cancelled, 0.2)
+            Timed(lambda: cache.increment("counter")).check(CacheUnavailable, 0.5)
 
 
-def test_a_late_callback_strikes_no_other_call(redis_url, unique):
-    """A cancellation whose callback is called after its call has ended leaves the connection alone, which serves another call
-    by then.
+def test_late_cancellation_callback(redis_url, unique):
+    """A callback that runs after its call has ended does not disturb the connection.
+
+    The connection serves another call by then.
     """
-    with redis.Redis.from_url(redis_url, client_name=unique) as client, redis.Redis.from_url(redis_url) as direct:
+    with redis.Redis.from_url(redis_url, client_name=unique) as client, redis.Redis.from_url(
+        redis_url
+    ) as direct:
 
         def connections():
-            return sorted(one["id"] for one in direct.client_list() if one["name"] == unique and one["cmd"] == "blpop")
+            return sorted(
+                one["id"]
+                for one in direct.client_list()
+                if one["name"] == unique and one["cmd"] == "blpop"
+            )
 
         cache = RedisCache(client=client, default_prefix=unique)
         token, reached, go_on = Cancellation(parent=None), threading.Event(), threading.Event()
@@ -192,34 +216,40 @@ def test_a_late_callback_strikes_no_other_call(redis_url, unique):
         before = connections()
         cancelling = Background(token.cancel)
         assert reached.wait(20)
-        cache.publish_to_mailbox("first", 1)  # wakes the reader, which sees that it is cancelled
+        cache.publish_to_mailbox("first", 1)  # wakes the reader, which notices its cancellation
         with pytest.raises(Cancelled):
             first.result()
         second = Background(cache.receive, "second")
         wait_for(connections, "the second reader's wait")
         third = Background(cache.receive, "third")
-        wait_for(lambda: len(connections()) == 2, "the third reader's wait")
-        waiting = connections()
+        waiting = []
+
+        def both_wait():  # not in the moment between two waits of a reader
+            waiting[:] = connections()
+            return len(waiting) == 2
+
+        wait_for(both_wait, "the third reader's wait")
         assert before[0] in waiting, "the connection does not serve another call"
         go_on.set()
         cancelling.result()
-        assert connections() == waiting
+        # A connection that was shut down would be replaced by one with another id.
+        wait_for(lambda: connections() == waiting, "the same connections")
         for name, reader in (("second", second), ("third", third)):
             cache.publish_to_mailbox(name, 2)
             assert reader.result().message == 2
         cache.clear()
 
 
-def test_an_interruption_ends_with_its_call():
-    """An interruption shuts its socket down, and does nothing after the end of its call."""
+def test_socket_unblocker():
+    """SocketUnblocker shuts its socket down, and does nothing after the end of its call."""
     one, other = socket.socketpair()
     with one, other:
-        over = Interruption(one, 0.0)
+        over = SocketUnblocker(one, 0.0)
         assert over.end() is True
         over()
         other.send(b"x")
         assert one.recv(1) == b"x"
-        current = Interruption(one, 0.0)
+        current = SocketUnblocker(one, 0.0)
         current()
         assert one.recv(1) == b""
         assert current.end() is False

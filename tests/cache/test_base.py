@@ -1,7 +1,9 @@
-"""The contract of every cache, on every backend."""
+"""What every cache does, on every backend."""
 
 import datetime
 import enum
+import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -34,12 +36,24 @@ class Point(pydantic.BaseModel):
     when: datetime.datetime
 
 
-VALUES = [None, True, 0, -1.5, "", "é\u2028\U0001f600", [], [1, [None]], {}, {"a": {"b": ["c"]}}, "x" * 100000]
+VALUES = [
+    None,
+    True,
+    0,
+    -1.5,
+    "",
+    "é\u2028\U0001f600",
+    [],
+    [1, [None]],
+    {},
+    {"a": {"b": ["c"]}},
+    "x" * 100000,
+]
 
 
 @suite
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: repr(value)[:20])
-def test_what_goes_in_comes_out(cache, value):
+def test_json_values_round_trip(cache, value):
     """Every JSON value is returned as it was stored; None is a value."""
     cache.set("key", value)
     assert cache.get("key") == value
@@ -47,7 +61,7 @@ def test_what_goes_in_comes_out(cache, value):
     assert cache.get_many(["key"]) == {"key": value}
 
 
-def test_absent(cache):
+def test_absent_keys(cache):
     """An absent key is a KeyError that names it, or the default, None included."""
     with pytest.raises(KeyError, match="nothing"):
         cache.get("nothing")
@@ -58,20 +72,28 @@ def test_absent(cache):
     assert cache.get_all() == {}
 
 
-def test_what_is_not_json_goes_in_as_json(cache):
+def test_models_are_stored_as_json(cache):
     """Models, UUIDs, dates and enums are stored as JSON, and validated again with type=."""
     point = Point(x=1, when=datetime.datetime(2026, 11, 22, 12, 0, tzinfo=datetime.timezone.utc))
     identity = uuid.uuid4()
     cache.set("point", point)
-    cache.set("mixed", {"id": identity, "day": datetime.date(2026, 11, 22), "colour": Colour.RED, "points": [point]})
+    cache.set(
+        "mixed",
+        {
+            "id": identity,
+            "day": datetime.date(2026, 11, 22),
+            "colour": Colour.RED,
+            "points": [point],
+        },
+    )
     assert cache.get("point", type=Point) == point
     mixed = cache.get("mixed")
     assert (mixed["id"], mixed["day"], mixed["colour"]) == (str(identity), "2026-11-22", "red")
     assert cache.get("mixed", type=dict)["points"][0]["x"] == 1
 
 
-def test_a_task_comes_back_as_a_task(cache):
-    """A Task that is stored is a Task again with type=Task, its outcome with it."""
+def test_task_round_trip(cache):
+    """type=Task restores a stored Task with its outcome."""
     task = Task(type="t", objective="o", params={"a": [1]})
     task.move(TaskStatus.EXECUTING)
     task.move(TaskStatus.PARTIAL, result=[1], error="half")
@@ -79,16 +101,18 @@ def test_a_task_comes_back_as_a_task(cache):
     assert cache.get("task", type=Task) == task
 
 
-def test_a_value_of_another_type_is_refused(cache):
-    """get(type=…) of what does not fit is a CacheValueError that names the key."""
+def test_wrong_type(cache):
+    """get(type=…) of a value that does not fit is a CacheValueError that names the key."""
     cache.set("point", {"x": "no number"})
     with pytest.raises(CacheValueError, match="point"):
         cache.get("point", type=Point)
 
 
-@pytest.mark.parametrize("value", [object(), {1, 2}, b"bytes", float("nan"), {"deep": [object()]}, {(1, 2): 3}], ids=repr)
-def test_what_cannot_be_stored_is_refused(cache, value):
-    """A value that JSON cannot hold is a CacheValueError, and nothing is written, not by a bulk call either."""
+@pytest.mark.parametrize(
+    "value", [object(), {1, 2}, b"bytes", float("nan"), {"deep": [object()]}, {(1, 2): 3}], ids=repr
+)
+def test_unstorable_values(cache, value):
+    """A value that JSON cannot hold is a CacheValueError, and no call writes anything."""
     cache.set("key", "before")
     with pytest.raises(CacheValueError, match="cannot be stored"):
         cache.set("key", value)
@@ -99,7 +123,7 @@ def test_what_cannot_be_stored_is_refused(cache, value):
     assert cache.get_all() == {"key": "before"}
 
 
-def test_a_cycle_is_refused(cache):
+def test_cyclic_value(cache):
     """A value that contains itself is a CacheValueError."""
     cycle = []
     cycle.append(cycle)
@@ -107,8 +131,8 @@ def test_a_cycle_is_refused(cache):
         cache.set("key", cycle)
 
 
-def test_the_deepest_value(cache):
-    """A value of 200 levels comes back; one of 201 could not be read again, and is a CacheValueError."""
+def test_deepest_value(cache):
+    """A value of 200 levels is stored and read; one of 201 levels is a CacheValueError."""
     deepest = []
     for _ in range(199):
         deepest = [deepest]
@@ -120,7 +144,7 @@ def test_the_deepest_value(cache):
 
 
 def test_raw_bytes(cache):
-    """raw=True stores and returns bytes untouched, beside a JSON value of the same key; both go with delete."""
+    """raw=True stores bytes unchanged beside a JSON value of the same key; delete removes both."""
     data = bytes(range(256))
     cache.set("key", data, raw=True)
     assert cache.get("key", raw=True) == data
@@ -135,29 +159,29 @@ def test_raw_bytes(cache):
         cache.set("key", "text", raw=True)
 
 
-def test_a_ttl_ends(cache):
-    """A value with a ttl is gone after it; a later set without one stays."""
+def test_ttl_expires(cache):
+    """A value with a ttl expires; a later set without one keeps the key."""
     cache.set("short", 1, ttl=0.05)
     cache.set("long", 1, ttl=60)
     cache.set_many({"a": 1, "b": 2}, ttl=0.05)
     cache.set("kept", 1, ttl=0.05)
     cache.set("kept", 2)
-    wait_for(lambda: cache.keys() == {"long", "kept"}, "the end of the short lives")
+    wait_for(lambda: cache.keys() == {"long", "kept"}, "the expiry of the values")
     assert cache.get("short", default=None) is None
     assert cache.get("kept") == 2
 
 
 @pytest.mark.parametrize("ttl", [0, -1, float("nan")])
-def test_a_senseless_ttl_is_refused(cache, ttl):
-    """A ttl is above zero."""
+def test_invalid_ttl(cache, ttl):
+    """A ttl that is not above zero is a ValueError."""
     with pytest.raises(ValueError, match="ttl"):
         cache.set("key", 1, ttl=ttl)
     assert cache.keys() == set()
 
 
-def test_in_bulk(cache):
-    """Thousands of values are written, read, listed and cleared by bulk calls, and each is there."""
-    values = {"key-{}".format(number): number for number in range(2500)}
+def test_bulk_calls(cache):
+    """Bulk calls write, read, list and clear thousands of values completely."""
+    values = {f"key-{number}": number for number in range(2500)}
     assert cache.set_many(values) is True
     assert cache.get_all() == values
     assert cache.keys() == set(values)
@@ -169,7 +193,7 @@ def test_in_bulk(cache):
 
 
 def test_views_nest(make_cache):
-    """A prefix inside a prefix, a suffix inside a suffix; a parent sees its children's keys in its own words."""
+    """Prefixes and suffixes nest, and a parent lists its children's keys under longer names."""
     app = make_cache(prefix="app")
     user = app.with_prefix("user-7")
     draft = user.with_suffix("draft")
@@ -184,8 +208,8 @@ def test_views_nest(make_cache):
     assert isinstance(second, type(app))
 
 
-def test_a_view_is_a_value(cache):
-    """Making or leaving a view changes nothing about the cache that it was made of, nor closes it."""
+def test_view_is_independent(cache):
+    """Creating or leaving a view neither changes nor closes the cache it was created from."""
     with cache.with_prefix("a") as view:
         view.set("k", 1)
         cache.set("k", 2)
@@ -195,27 +219,33 @@ def test_a_view_is_a_value(cache):
 
 
 @suite
-@pytest.mark.parametrize("prefix", ["a*[b]:", "[a", "a?", "\\", "a:b", "%", "^", "é", " ", "{tag}", "a\n"])
-def test_no_prefix_sees_a_neighbour(make_cache, prefix):
-    """Whatever characters a prefix holds, it sees and clears its own keys only."""
-    mine = make_cache(prefix=prefix)
+@pytest.mark.parametrize(
+    "prefix", ["a*[b]:", "[a", "a?", "\\", "a:b", "%", "^", "é", " ", "{tag}", "a\n"]
+)
+def test_prefixes_are_isolated(make_cache, prefix):
+    """With any characters in its prefix, a view lists and clears its own keys only."""
+    own = make_cache(prefix=prefix)
     neighbours = [
-        make_cache(prefix=other) for other in ("a", "ab", "a*", "axb", "aa[b]", "a*b:", "\\\\", "") if other != prefix
+        make_cache(prefix=other)
+        for other in ("a", "ab", "a*", "axb", "aa[b]", "a*b:", "\\\\", "")
+        if other != prefix
     ]
     for number, neighbour in enumerate(neighbours[:-1]):
         neighbour.set("key", number)
-    mine.set("key", "mine")
-    mine.set("raw", b"mine", raw=True)
-    mine.publish_to_mailbox("box", "mine")
-    assert mine.keys() == {"key"}
-    assert mine.get_all() == {"key": "mine"}
-    assert mine.clear() == 2
-    assert mine.keys() == set()
-    assert [neighbour.get("key") for neighbour in neighbours[:-1]] == list(range(len(neighbours) - 1))
+    own.set("key", "mine")
+    own.set("raw", b"mine", raw=True)
+    own.publish_to_mailbox("box", "mine")
+    assert own.keys() == {"key"}
+    assert own.get_all() == {"key": "mine"}
+    assert own.clear() == 2
+    assert own.keys() == set()
+    assert [neighbour.get("key") for neighbour in neighbours[:-1]] == list(
+        range(len(neighbours) - 1)
+    )
 
 
-def test_namespaces_do_not_meet(make_cache):
-    """The prefix "a" with the key "b:c" and the prefix "a:b" with the key "c" are two things; suffixes likewise."""
+def test_namespaces_are_distinct(make_cache):
+    """Prefix "a" with key "b:c" differs from prefix "a:b" with key "c"; suffixes likewise."""
     make_cache(prefix="a").set("b:c", 1)
     make_cache(prefix="a:b").set("c", 2)
     make_cache(suffix="a").set("c:b", 3)
@@ -226,7 +256,7 @@ def test_namespaces_do_not_meet(make_cache):
 
 
 def test_prefix_and_suffix_do_not_overlap(make_cache):
-    """With the prefix and the suffix "a", the key "a" of the namespace above is not taken for a key inside."""
+    """With prefix and suffix "a", the key "a" of the parent is not listed inside."""
     make_cache().set("a:a", 1)
     make_cache().set("a", 1)
     inside = make_cache(prefix="a", suffix="a")
@@ -236,7 +266,7 @@ def test_prefix_and_suffix_do_not_overlap(make_cache):
 
 
 @pytest.mark.parametrize("key", ["a\0b", "\ud800", 7, None, b"a"], ids=repr)
-def test_a_key_that_is_none_is_refused(cache, key):
+def test_invalid_keys(cache, key):
     """Keys, prefixes and mailboxes are text without NUL."""
     for use in (cache.get, cache.delete, cache.get_message, lambda key: cache.set(key, 1)):
         with pytest.raises(CacheKeyError):
@@ -246,8 +276,8 @@ def test_a_key_that_is_none_is_refused(cache, key):
             cache.with_prefix(key).set("k", 1)
 
 
-def test_clear_refuses_a_whole_database():
-    """clear() without a namespace refuses, and says what to do; told to clear everything it does."""
+def test_unbounded_clear():
+    """clear() without a namespace raises and names the way out; everything=True clears."""
     cache = MemoryCache()
     cache.set("key", 1)
     with pytest.raises(UnboundedClear, match="everything=True"):
@@ -257,22 +287,22 @@ def test_clear_refuses_a_whole_database():
     assert cache.keys() == set()
 
 
-def test_clear_refuses_a_whole_redis_database(make_cache):
-    """So it does on every backend, before it reads a key."""
+def test_unbounded_clear_on_every_backend(make_cache):
+    """clear() without a namespace raises on every backend, before it reads a key."""
     with pytest.raises(UnboundedClear):
         make_cache(bounded=False).clear()
 
 
-def test_a_mailbox_is_first_in_first_out(cache):
-    """Messages come out in the order in which they went in, each once; None when there is none."""
+def test_mailbox_is_first_in_first_out(cache):
+    """Messages are read in the order of publication, each once; then None."""
     for number in range(3):
         cache.publish_to_mailbox("box", {"number": number})
     assert [cache.get_message("box", timeout=0)["number"] for _ in range(3)] == [0, 1, 2]
     assert cache.get_message("box", timeout=0) is None
 
 
-def test_mailboxes_are_no_values(cache):
-    """A mailbox and a value of the same name are two things; mailboxes are in no listing, and in their own namespace."""
+def test_mailboxes_and_values_are_separate(cache):
+    """A mailbox and a value may share a name; listings leave mailboxes out."""
     cache.set("name", "value")
     cache.publish_to_mailbox("name", "message")
     assert cache.keys() == {"name"}
@@ -283,8 +313,8 @@ def test_mailboxes_are_no_values(cache):
 
 
 @suite
-def test_a_timeout_passes(cache):
-    """A reader with a time-out gets None when it is over, and not before."""
+def test_read_times_out(cache):
+    """A reader with a time-out gets None when it has passed, and not before."""
     start = time.monotonic()
     assert cache.get_message("box", timeout=0.2) is None
     assert 0.15 < time.monotonic() - start < 5
@@ -293,10 +323,12 @@ def test_a_timeout_passes(cache):
 
 
 @suite
-def test_a_blocked_reader_is_woken(cache):
-    """A message that comes while a reader waits reaches it at once."""
+def test_publishing_wakes_a_reader(cache):
+    """A message that is published while a reader waits reaches it at once."""
     reading = Background(cache.get_message, "box", timeout=15)
-    writing = Background(lambda: (threading.Event().wait(0.1), cache.publish_to_mailbox("box", "late")))
+    writing = Background(
+        lambda: (threading.Event().wait(0.1), cache.publish_to_mailbox("box", "late"))
+    )
     start = time.monotonic()
     assert reading.result() == "late"
     assert time.monotonic() - start < 5
@@ -304,8 +336,8 @@ def test_a_blocked_reader_is_woken(cache):
 
 
 @suite
-def test_a_blocked_reader_can_be_cancelled(cache, backend):
-    """A cancellation frees a blocked reader at once; the message that comes later is still there."""
+def test_blocked_reader_can_be_cancelled(cache, backend):
+    """A cancellation ends a blocked read at once; a later message is not lost."""
     token = Cancellation()
     reading = Background(cache.get_message, "box", cancellation=token)
     wait_for(lambda: token._callbacks, "the reader's wait")
@@ -313,7 +345,7 @@ def test_a_blocked_reader_can_be_cancelled(cache, backend):
     token.cancel("enough")
     with pytest.raises(Cancelled, match="enough"):
         reading.result()
-    # A second is what fakeredis, which has no connection to break, waits for at a stretch.
+    # fakeredis has no connection to break, so a wait ends after SIGNAL_WAIT_SECONDS.
     assert time.monotonic() - start < within(2 if backend == "fakeredis" else 0.5)
     cache.publish_to_mailbox("box", "later")
     assert cache.get_message("box", timeout=5) == "later"
@@ -322,7 +354,7 @@ def test_a_blocked_reader_can_be_cancelled(cache, backend):
 
 
 @suite
-def test_a_deadline_frees_a_reader(cache):
+def test_deadline_ends_a_read(cache):
     """The current token's deadline ends a wait without a time-out."""
     with Cancellation(timeout=0.1), pytest.raises(Cancelled, match="deadline"):
         cache.get_message("box")
@@ -343,7 +375,11 @@ def test_many_readers_get_each_message_once(cache):
 
     readers = [Background(read) for _ in range(8)]
     writers = [
-        Background(lambda part=part: [cache.publish_to_mailbox("box", part * 100 + number) for number in range(100)])
+        Background(
+            lambda part=part: [
+                cache.publish_to_mailbox("box", part * 100 + number) for number in range(100)
+            ]
+        )
         for part in range(4)
     ]
     for writer in writers:
@@ -357,24 +393,26 @@ def test_many_readers_get_each_message_once(cache):
 
 @suite
 def test_sixteen_threads_on_one_cache(cache):
-    """Threads that write, read and list at once neither fail nor see another's values under their keys."""
+    """Sixteen threads write, read and list at once without errors or foreign values."""
 
     def use(number):
-        view = cache.with_prefix("thread-{}".format(number))
+        view = cache.with_prefix(f"thread-{number}")
         for turn in range(15):
             view.set("key", [number, turn])
             assert view.get("key") == [number, turn]
             assert view.get_all() == {"key": [number, turn]}
-            assert cache.get("thread-{}:key".format(number)) == [number, turn]
+            assert cache.get(f"thread-{number}:key") == [number, turn]
 
     for call in [Background(use, number) for number in range(16)]:
         call.result()
     assert len(cache.keys()) == 16
 
 
-@pytest.mark.parametrize("backend", ["memory", "redis"], indirect=True)  # fakeredis lives in one process only
-def test_a_cache_works_in_a_forked_child(cache, backend):
-    """A cache that was made and used before a fork works in the child, while the parent's reader waits."""
+@pytest.mark.parametrize(
+    "backend", ["memory", "redis"], indirect=True
+)  # fakeredis exists in one process only
+def test_cache_works_in_a_forked_child(cache, backend):
+    """A cache used before a fork works in the child while a reader waits in the parent."""
     cache.set("key", "value")
     token = Cancellation()
     reading = Background(cache.get_message, "box", cancellation=token)
@@ -395,8 +433,8 @@ def test_a_cache_works_in_a_forked_child(cache, backend):
         assert cache.get("child") == 1
 
 
-def test_missing_is_one_thing():
-    """MISSING is false, tells its name, and stays itself in copies and pickles."""
+def test_missing_is_a_singleton():
+    """MISSING is false, has a readable repr, and survives copy and pickle as itself."""
     import copy
     import pickle
 
@@ -406,11 +444,29 @@ def test_missing_is_one_thing():
     assert pickle.loads(pickle.dumps(MISSING)) is MISSING
 
 
-# One step
+def test_package_exports_its_nouns_lazily():
+    """asimov_sync.cache exports the public names of the cache; MemoryCache does not load redis."""
+    program = (
+        "import sys, asimov_sync\n"
+        "from asimov_sync.cache import MISSING, Cache, Delivery, Letter, MemoryCache\n"
+        "assert issubclass(MemoryCache, Cache) and MISSING is asimov_sync.MISSING\n"
+        "assert 'redis' not in sys.modules and 'asimov_sync.cache.redis' not in sys.modules\n"
+        "from asimov_sync.cache import RedisCache\n"
+        "assert RedisCache is asimov_sync.RedisCache and 'redis' in sys.modules\n"
+        "names = ['Cache', 'Delivery', 'Letter', 'MISSING', 'MemoryCache', 'RedisCache']\n"
+        "assert sorted(asimov_sync.cache.__all__) == names\n"
+        "assert set(names) <= set(dir(asimov_sync.cache))\n"
+    )
+    subprocess.check_call([sys.executable, "-c", program])
+    with pytest.raises(ImportError):
+        from asimov_sync.cache import NoSuchCache  # noqa: F401
+
+
+# Atomic operations
 
 
 def test_compare_and_set(cache):
-    """A value is stored if the key holds what is expected, and not otherwise; MISSING expects nothing."""
+    """A value is stored only if the key holds the expected one; MISSING expects no value."""
     assert cache.compare_and_set("key", MISSING, {"a": 1}) is True
     assert cache.compare_and_set("key", MISSING, 2) is False
     assert cache.compare_and_set("key", {"a": 2}, 2) is False
@@ -423,16 +479,16 @@ def test_compare_and_set(cache):
 
 
 @suite
-def test_compare_and_set_leaves_the_ttl(cache):
-    """A key that ends keeps its end."""
+def test_compare_and_set_keeps_the_ttl(cache):
+    """compare_and_set keeps the expiry of a key."""
     cache.set("key", 1, ttl=0.5)
     assert cache.compare_and_set("key", 1, 2) is True
-    wait_for(lambda: cache.keys() == set(), "the end of the key")
+    wait_for(lambda: cache.keys() == set(), "the expiry of the key")
 
 
 @suite
-def test_one_of_many_wins(cache):
-    """Of eight threads that compare and set at once, one succeeds, fifty times over; increments are all counted."""
+def test_compare_and_set_is_atomic(cache):
+    """Of eight concurrent compare_and_set calls one succeeds; all increments are counted."""
     start = threading.Barrier(8)
 
     def race(number):
@@ -449,7 +505,7 @@ def test_one_of_many_wins(cache):
 
 
 def test_increment(cache):
-    """The sum is returned and stored; an absent key is 0; what is no integer is refused and stays."""
+    """The sum is returned and stored; an absent key is 0; a non-integer is refused and kept."""
     assert [cache.increment("n"), cache.increment("n", 5), cache.increment("n", -10)] == [1, 6, -4]
     assert cache.get("n") == -4
     for value in ("text", 1.5, [1], None, True):
@@ -466,16 +522,16 @@ def test_increment(cache):
 
 
 @suite
-def test_increment_leaves_the_ttl(cache):
-    """A counter that ends keeps its end."""
+def test_increment_keeps_the_ttl(cache):
+    """increment keeps the expiry of a counter."""
     cache.set("n", 1, ttl=0.5)
     assert cache.increment("n") == 2
-    wait_for(lambda: cache.keys() == set(), "the end of the counter")
+    wait_for(lambda: cache.keys() == set(), "the expiry of the counter")
 
 
 @suite
 def test_guarded_writes(cache):
-    """All values are written while the guard holds, and none when it does not; the guard may be among them."""
+    """Either all values are written or, if the guard does not hold, none."""
     assert cache.set_many({"a": 1, "lock": "mine"}, guard=("lock", MISSING)) is True
     assert cache.set_many({"a": 2, "b": 2}, guard=("lock", MISSING)) is False
     assert cache.set_many({"a": 2, "b": 2}, guard=("lock", "yours")) is False
@@ -486,4 +542,4 @@ def test_guarded_writes(cache):
     assert cache.set_many({}, guard=("lock", "yours")) is False
     with pytest.raises(CacheValueError):
         cache.set_many({"c": object()}, guard=("lock", "mine"))
-    wait_for(lambda: cache.keys() == {"lock"}, "the end of what was written")
+    wait_for(lambda: cache.keys() == {"lock"}, "the expiry of the values")

@@ -1,4 +1,4 @@
-"""Mailboxes that lose nothing: leases, fences, dead letters; on every backend, with a clock that stands still."""
+"""Mailboxes on every backend: leases, fences and dead letters, with a clock that stands still."""
 
 import threading
 import time
@@ -6,14 +6,14 @@ import time
 import pytest
 
 from asimov_sync import Cancellation, Cancelled, Letter, RedisCache
-from asimov_sync.cache.mailboxes import REMEMBERED_SECONDS
+from asimov_sync.cache.store import ACKNOWLEDGED_SECONDS
 
 from ..tiers import suite, within
 from ..waiting import Background, wait_for
 
 
-def test_a_message_that_is_acknowledged_is_gone(cache, clock):
-    """A received message is leased, not ready; after its ack it is gone, and the ack may be repeated."""
+def test_ack_removes_the_message(cache, clock):
+    """A received message is leased; ack() removes it and may be repeated."""
     cache.publish_to_mailbox("box", {"a": 1}, message_id="one")
     delivery = cache.receive("box", timeout=0, lease=10)
     assert (delivery.message, delivery.id, delivery.deliveries) == ({"a": 1}, "one", 1)
@@ -27,8 +27,8 @@ def test_a_message_that_is_acknowledged_is_gone(cache, clock):
     assert cache.receive("box", timeout=0) is None
 
 
-def test_a_lease_runs_out(cache, clock):
-    """A message that is not acknowledged in time comes again, before newer ones, and says how often it came."""
+def test_expired_lease_redelivers(cache, clock):
+    """An expired message is redelivered before newer ones, with its delivery count."""
     cache.publish_to_mailbox("box", "first")
     cache.publish_to_mailbox("box", "second")
     assert cache.receive("box", timeout=0, lease=10).message == "first"
@@ -41,8 +41,8 @@ def test_a_lease_runs_out(cache, clock):
     assert [cache.receive("box", timeout=0).message for _ in range(2)] == ["second", "first"]
 
 
-def test_leases_that_run_out_together(cache, clock):
-    """Messages whose leases run out at the same moment come again in the order in which they were delivered."""
+def test_simultaneous_expiry_keeps_the_order(cache, clock):
+    """Messages whose leases end together are redelivered in the order of delivery."""
     for number in range(6):
         cache.publish_to_mailbox("box", number)
     for _ in range(6):
@@ -52,8 +52,8 @@ def test_leases_that_run_out_together(cache, clock):
     assert [cache.receive("box", timeout=0).message for _ in range(6)] == list(range(6))
 
 
-def test_a_stale_ack_is_refused(cache, clock):
-    """An ack after the lease ran out and somebody else took over is refused, and does not remove the message."""
+def test_stale_ack_is_refused(cache, clock):
+    """ack() returns False, and removes nothing, after another reader took the message."""
     cache.publish_to_mailbox("box", 1)
     stale = cache.receive("box", timeout=0, lease=1)
     clock.pass_by(2)
@@ -67,8 +67,8 @@ def test_a_stale_ack_is_refused(cache, clock):
     assert stale.ack() is False
 
 
-def test_a_late_ack_without_a_successor_counts(cache, clock):
-    """After the lease ran out, an ack is still accepted as long as nobody has taken over."""
+def test_late_ack_counts_if_nobody_took_the_message(cache, clock):
+    """After its lease has ended, ack() still succeeds until another reader takes over."""
     cache.publish_to_mailbox("box", 1)
     delivery = cache.receive("box", timeout=0, lease=1)
     clock.pass_by(2)
@@ -76,13 +76,13 @@ def test_a_late_ack_without_a_successor_counts(cache, clock):
     assert cache.mailbox_length("box") == 0
 
 
-def test_a_stale_ack_across_a_republication_is_refused(cache, clock):
-    """So it is when the same id was acknowledged and published again in between; fences only ever grow."""
+def test_stale_ack_after_republication(cache, clock):
+    """A stale ack() fails even if the same id was acknowledged and published again."""
     cache.publish_to_mailbox("box", "old", message_id="id")
     stale = cache.receive("box", timeout=0, lease=1)
     clock.pass_by(2)
     assert cache.receive("box", timeout=0, lease=1).ack() is True
-    clock.pass_by(REMEMBERED_SECONDS + 1)
+    clock.pass_by(ACKNOWLEDGED_SECONDS + 1)
     cache.publish_to_mailbox("box", "new", message_id="id")
     assert stale.ack() is False
     holder = cache.receive("box", timeout=0, lease=100)
@@ -92,8 +92,8 @@ def test_a_stale_ack_across_a_republication_is_refused(cache, clock):
     assert holder.ack() is True
 
 
-def test_a_stale_ack_across_a_clear_is_refused(cache, clock):
-    """Clearing the mailbox does not let its fences begin again."""
+def test_stale_ack_after_clear(cache, clock):
+    """Clearing a mailbox does not restart its fences."""
     cache.publish_to_mailbox("box", "old", message_id="id")
     stale = cache.receive("box", timeout=0, lease=100)
     cache.clear()
@@ -106,15 +106,15 @@ def test_a_stale_ack_across_a_clear_is_refused(cache, clock):
     assert holder.ack() is True
 
 
-def test_the_same_id_is_delivered_once(cache, clock):
-    """Publishing an id again does nothing while it is ready, leased or remembered; after that it is a new message."""
+def test_message_id_is_delivered_once(cache, clock):
+    """An id is ignored while it is ready, leased or remembered; later it is a new message."""
     for _ in range(2):
         cache.publish_to_mailbox("box", "first", message_id="id")
     delivery = cache.receive("box", timeout=0, lease=10)
     cache.publish_to_mailbox("box", "second", message_id="id")
     assert delivery.ack() is True
     cache.publish_to_mailbox("box", "third", message_id="id")
-    clock.pass_by(REMEMBERED_SECONDS - 1)
+    clock.pass_by(ACKNOWLEDGED_SECONDS - 1)
     cache.publish_to_mailbox("box", "fourth", message_id="id")
     assert cache.receive("box", timeout=0) is None
     clock.pass_by(2)
@@ -124,8 +124,8 @@ def test_the_same_id_is_delivered_once(cache, clock):
     assert cache.get_message("box", timeout=0) is None
 
 
-def test_extending(cache, clock):
-    """A lease that is extended runs out later."""
+def test_extend(cache, clock):
+    """extend() sets a later end of the lease."""
     cache.publish_to_mailbox("box", 1)
     delivery = cache.receive("box", timeout=0, lease=10)
     clock.pass_by(9)
@@ -140,8 +140,8 @@ def test_extending(cache, clock):
     assert delivery.extend() is False
 
 
-def test_releasing(cache, clock):
-    """A message that is released is the next that is read, at once."""
+def test_release(cache, clock):
+    """A released message is the next that is read, at once."""
     cache.publish_to_mailbox("box", "first")
     cache.publish_to_mailbox("box", "second")
     cache.receive("box", timeout=0, lease=100).release()
@@ -152,7 +152,7 @@ def test_releasing(cache, clock):
 
 
 def test_dead_letters(make_cache, backend):
-    """After max_deliveries a message goes to the dead letters, which can be listed, put back, and are then as new."""
+    """After max_deliveries a message is a dead letter; put_back() makes it new."""
     cache = make_cache()
     cache._store.max_deliveries = 2
     for name in ("a", "b"):
@@ -177,8 +177,8 @@ def test_dead_letters(make_cache, backend):
     assert cache.put_back("box") == 0
 
 
-def test_dead_letters_of_made_up_ids(cache):
-    """A message that was published without an id can be put back by the one that its letter shows."""
+def test_dead_letters_with_generated_ids(cache):
+    """put_back() accepts the generated id of a letter."""
     cache._store.max_deliveries = 1
     cache.publish_to_mailbox("box", "a")
     cache.receive("box", timeout=0, lease=100).release()
@@ -189,7 +189,7 @@ def test_dead_letters_of_made_up_ids(cache):
 
 
 def test_peek_and_length(cache, clock):
-    """peek() shows what would be read next and takes nothing; the length counts what is leased, too."""
+    """peek() takes nothing and skips leased messages; mailbox_length() counts them."""
     for number in range(5):
         cache.publish_to_mailbox("box", number)
     cache.receive("box", timeout=0, lease=10)
@@ -203,8 +203,8 @@ def test_peek_and_length(cache, clock):
 
 
 @suite
-def test_a_lease_that_runs_out_wakes_a_reader(cache):
-    """A reader that waits is given a message when the lease of another runs out."""
+def test_expired_lease_wakes_a_reader(cache):
+    """A blocked reader receives a message when another reader's lease on it ends."""
     cache.publish_to_mailbox("box", 1)
     cache.receive("box", timeout=0, lease=0.3)
     start = time.monotonic()
@@ -215,8 +215,8 @@ def test_a_lease_that_runs_out_wakes_a_reader(cache):
 
 @suite
 @pytest.mark.parametrize("how", ["publish", "release", "put back"])
-def test_whatever_makes_a_message_ready_wakes_a_reader(cache, how):
-    """A blocked reader is woken by a new message, a released one, and a dead one that is put back, well within its second."""
+def test_ready_message_wakes_a_reader(cache, how):
+    """Publishing, releasing and putting back wake a blocked reader well within a second."""
     if how != "publish":
         cache.publish_to_mailbox("box", 1)
         held = cache.receive("box", timeout=0, lease=100)
@@ -239,8 +239,8 @@ def test_whatever_makes_a_message_ready_wakes_a_reader(cache, how):
 
 
 @suite
-def test_a_cancelled_reader_takes_nothing(cache):
-    """A message that comes as its reader is cancelled is still there for the next."""
+def test_cancelled_reader_loses_no_message(cache):
+    """A message that arrives while its reader is cancelled goes to the next one."""
     for number in range(20):
         token = Cancellation()
         reading = Background(cache.receive, "box", cancellation=token, lease=100)
@@ -258,8 +258,8 @@ def test_a_cancelled_reader_takes_nothing(cache):
 
 
 @suite
-def test_an_idle_bell_does_not_ring(cache):
-    """After thousands of messages were taken, an empty mailbox makes nobody busy: a wait takes its time."""
+def test_empty_mailbox_causes_no_busy_waiting(cache):
+    """After hundreds of messages, waiting on the empty mailbox takes no CPU time."""
     for number in range(200):
         cache.publish_to_mailbox("box", number)
     for _ in range(200):
@@ -269,8 +269,8 @@ def test_an_idle_bell_does_not_ring(cache):
     assert time.process_time() - start < 0.25
 
 
-def test_senseless_arguments(cache):
-    """A lease is above zero, an id is text, a time-out is no less than zero."""
+def test_invalid_arguments(cache):
+    """A lease is above zero, an id is text, a time-out is not negative."""
     with pytest.raises(ValueError, match="lease"):
         cache.receive("box", lease=0)
     cache.publish_to_mailbox("box", 1)
@@ -282,21 +282,23 @@ def test_senseless_arguments(cache):
         cache.publish_to_mailbox("box", 1, message_id=7)
 
 
-def test_mailboxes_know_their_namespace(make_cache):
-    """Mailboxes of one name under two prefixes are two; a parent sees its child's under the longer name."""
+def test_mailboxes_belong_to_a_namespace(make_cache):
+    """Mailboxes under two prefixes are separate; a parent addresses a child's by prefix."""
     make_cache(prefix="a").publish_to_mailbox("box", 1)
     assert make_cache(prefix="b").receive("box", timeout=0) is None
     assert make_cache().receive("a:box", timeout=0).message == 1
     assert make_cache(prefix="a:b").mailbox_length("box") == 0
 
 
-def test_nothing_is_left_of_an_idle_mailbox(redis_url, unique):
-    """What a mailbox keeps on the server after its last message ends by itself."""
+def test_idle_mailbox_expires_on_the_server(redis_url, unique):
+    """All keys that a mailbox leaves on the server have an expiry."""
     import redis
 
-    with RedisCache(url=redis_url, default_prefix=unique) as cache, redis.Redis.from_url(redis_url) as plain:
+    with RedisCache(url=redis_url, default_prefix=unique) as cache, redis.Redis.from_url(
+        redis_url
+    ) as plain:
         cache.publish_to_mailbox("box", 1)
         cache.receive("box", timeout=0).ack()
         keys = list(plain.scan_iter(unique + "*"))
         assert keys
-        assert all(0 < plain.pttl(key) <= REMEMBERED_SECONDS * 1000 for key in keys)
+        assert all(0 < plain.pttl(key) <= ACKNOWLEDGED_SECONDS * 1000 for key in keys)
