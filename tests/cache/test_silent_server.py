@@ -212,8 +212,8 @@ def test_late_cancellation_callback(redis_url, unique):
         token, reached, go_on = Cancellation(parent=None), threading.Event(), threading.Event()
         token.on_cancel(lambda: (reached.set(), go_on.wait(20)))
         first = Background(cache.receive, "first", cancellation=token)
-        wait_for(connections, "the first reader's wait")
-        before = connections()
+        before = []
+        wait_for(lambda: before.extend(connections()) or before, "the first reader's wait")
         cancelling = Background(token.cancel)
         assert reached.wait(20)
         cache.publish_to_mailbox("first", 1)  # wakes the reader, which notices its cancellation

@@ -37,7 +37,8 @@ def run_types(max_workers, *types):
     """Run tasks of these types, one after the other, and return their results."""
     graph, before = TaskGraph(), []
     for type in types:
-        before = [graph.add(Task(type=type), name=type, depends_on=before)]
+        task = Task(type=type, objective="Count the notes.")
+        before = [graph.add(task, name=type, depends_on=before)]
     agent = Agent(ScriptedInferenceClient(answer), tools=[notes])
     with TaskScheduler(
         {"count": count, "write": write, "ask": agent}, max_workers=max_workers
