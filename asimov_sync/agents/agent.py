@@ -98,7 +98,7 @@ class Agent:
             return ask()
         watch = Watch(installed.agent, self, history)
         stream = watch.step(ask)
-        stream.watched_by(watch)
+        stream.attach_observation(watch)
         return stream
 
     def _asking(

@@ -7,8 +7,9 @@ from typing import Any, Dict, Iterator, List, Optional
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.inference.client import InferenceClient
 from asimov_sync.inference.providers.anthropic.wire import MessagesFold, decode_error, encode_request
+from asimov_sync.inference.reply_events import ReplyEvents
 from asimov_sync.inference.request import Request
-from asimov_sync.inference.retry import advised
+from asimov_sync.inference.retry import with_retry_headers
 from asimov_sync.messages import Event, Reply
 from asimov_sync.testing.script import Failure, Fault, Script, Scripted
 from asimov_sync.testing.wires import MESSAGES
@@ -32,7 +33,7 @@ class ScriptedInferenceClient(InferenceClient):
         self._script = Script(answers)
 
     @contextmanager
-    def _attempt(self, request: Request, cancellation: Cancellation, deadline: Optional[float]) -> Iterator[Iterator[Event]]:
+    def _send(self, request: Request, cancellation: Cancellation, deadline: Optional[float]) -> Iterator[ReplyEvents]:
         cancellation.raise_if_cancelled()
         body = encode_request(request)
         self.requests.append(body)
@@ -41,9 +42,9 @@ class ScriptedInferenceClient(InferenceClient):
             raise TypeError("a Fault is of the network, and there is none here: give it to a ModelServer")
         if isinstance(answer, Failure):
             error = decode_error(self.provider, answer.status, answer.headers, MESSAGES.failure_body(answer))
-            raise advised(error, answer.headers, time.time())
+            raise with_retry_headers(error, answer.headers, time.time())
         fold = MessagesFold(self.provider)
-        yield self._events(fold, answer, body, cancellation)
+        yield ReplyEvents(self._events(fold, answer, body, cancellation), fold.partial)
 
     def _events(self, fold: MessagesFold, answer: Reply, body: Dict[str, Any], cancellation: Cancellation) -> Iterator[Event]:
         for told in MESSAGES.reply_events(answer, body):

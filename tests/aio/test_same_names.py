@@ -45,7 +45,7 @@ PLAIN = {
 }
 """What waits for nobody, or returns what is to be awaited."""
 
-ITS_OWN = {"event", "finished", "leave", "watched_by"}
+ITS_OWN = {"event", "finished", "leave", "attach_observation"}
 """What is not for callers."""
 
 

@@ -25,7 +25,7 @@ from asimov_sync import (
     Usage,
     tool,
 )
-from asimov_sync.inference.stream import watched
+from asimov_sync.inference.reply_events import RetriedEvents
 from asimov_sync.telemetry import names
 from asimov_sync.testing import Failure, Fault, ModelServer, ScriptedInferenceClient, calls, tool_results
 
@@ -283,9 +283,9 @@ def test_the_request_itself_is_in_its_span(exported):
     current = []
 
     class Looking(ScriptedInferenceClient):
-        def _attempt(self, request, cancellation, deadline):
+        def _send(self, request, cancellation, deadline):
             current.append(trace.get_current_span().name)
-            return super()._attempt(request, cancellation, deadline)
+            return super()._send(request, cancellation, deadline)
 
     client = Looking([Failure(529, headers=NOW), "good evening"])
     with exported.span("caller") as caller:
@@ -419,5 +419,5 @@ def test_a_tool_that_ignores_its_cancellation(exported):
 def test_without_telemetry_a_stream_has_nothing_around_it():
     """Not installed, it costs a streamed event nothing: the events are the client's own."""
     stream = ScriptedInferenceClient(["good evening"]).stream("hello")
-    assert stream._events.gi_code.co_name == "_attempts" != watched.__name__
+    assert stream._events.gi_code is RetriedEvents.read.__code__
     stream.close()
