@@ -121,7 +121,7 @@ class Agent:
             return send()
         watch = Observation(installed.agent, self, history)
         stream = watch.run_step(send)
-        stream.watched_by(watch)
+        stream.attach_observation(watch)
         return stream
 
     def _bind(

@@ -1,35 +1,62 @@
-"""The contract of every inference client: what a request, a reply, a stream and a tool loop mean, whatever the provider.
+"""InferenceClient: the contract of every inference client, whatever its provider.
 
-A provider brings one method, `_attempt`: send a request once, check its status, hand on its events. Retries, folding,
-tools and metering are done here, once.
+A provider implements one method, `_send`: send a request once, check its status, return its events.
+Retries, usage, budgets, tools and structured output are implemented here, once.
 """
 
 import abc
 import contextlib
+import contextvars
 import copy
 import time
 from contextlib import AbstractContextManager
-from typing import Any, ClassVar, Dict, Generator, Iterable, Iterator, List, Optional, Tuple, TypeVar
+from typing import Any, ClassVar, Dict, Iterable, List, Optional, TypeVar
 
 from asimov_sync import instrumentation
 from asimov_sync.cancellation import Cancellation, require_number
 from asimov_sync.concurrency import scope
 from asimov_sync.concurrency.pool import WorkerPool
-from asimov_sync.errors import AsimovError, Cancelled, InferenceError, InvalidRequestError, RateLimitError, StreamInterrupted
-from asimov_sync.inference.error_hints import advise
+from asimov_sync.errors import (
+    AsimovError,
+    InferenceError,
+    InvalidRequestError,
+    RateLimitError,
+)
+from asimov_sync.inference.error_hints import add_option_hint
 from asimov_sync.inference.output.final_answer import FinalAnswer
 from asimov_sync.inference.output.schema import Output
-from asimov_sync.inference.output.strategy import OutputWays
+from asimov_sync.inference.output.strategy import OutputStrategy
 from asimov_sync.inference.prompt_cache import with_cache_markers
-from asimov_sync.inference.rate_limit import Pause, RateLimit, Slot, admitted, estimated_tokens
+from asimov_sync.inference.rate_limit import (
+    Pause,
+    RateLimit,
+    Reservation,
+    estimate_tokens,
+    wait_for_slot,
+)
+from asimov_sync.inference.reply_events import (
+    Accounts,
+    AttemptEvents,
+    EventSource,
+    Progress,
+    ReplyEvents,
+    RetriedEvents,
+)
 from asimov_sync.inference.request import Request, System, Timeout
-from asimov_sync.inference.retry import LONGEST_RETRY_AFTER, retrying
-from asimov_sync.inference.stream import ReplyStream, ToolStream, watched
-from asimov_sync.inference.tools.driving import driven
-from asimov_sync.inference.tools.loop import Approvals, Ask, Redact, ToolRun, ToolRunDone, conversation
+from asimov_sync.inference.retry import MAX_RETRY_AFTER, retrying
+from asimov_sync.inference.stream import ReplyStream, ToolStream, observe
+from asimov_sync.inference.tools.loop import (
+    Approvals,
+    Redact,
+    SendMessages,
+    ToolRun,
+    ToolRunDone,
+    tool_loop,
+)
+from asimov_sync.inference.tools.runner import ToolLoopEvents
 from asimov_sync.inference.tools.tool import AnyTool, as_tools
-from asimov_sync.instrumentation import Observation, listen_to_reply
-from asimov_sync.messages import Event, Messages, Reply, ReplyDone, Usage, as_messages
+from asimov_sync.instrumentation import Observation
+from asimov_sync.messages import Messages, Reply, ReplyDone, Usage, as_messages
 from asimov_sync.usage import Budget, UsageCounter, reserve_request
 
 __all__ = ["Client", "InferenceClient"]
@@ -38,18 +65,26 @@ Client = TypeVar("Client", bound="InferenceClient")
 
 
 class InferenceClient(abc.ABC):
-    """Asks a model. Safe from every thread, and in a forked child.
+    """Sends requests to a model. Safe to use from every thread, and in a forked child.
 
-    max_retries: how often a failed request is sent again where that may help (2, so three attempts). timeout: a Timeout.
-    options: sent with every request, unless the call gives its own; an option that is None is not sent.
+    model: the provider's id of the model.
+    max_retries: how often a failed request is sent again if its error is transient (2, which is
+        three attempts).
+    timeout: the limits of each call, in seconds (`Timeout()`).
+    budget: limits the cost of all requests; None for no limit.
+    rate_limit: limits the requests and tokens per minute; None for no limit.
+    options: sent with every request, unless the call passes another value. An option that is None
+        is not sent.
+
+    Raises ValueError for a time-out of NaN.
     """
 
     provider: ClassVar[str]
     default_options: ClassVar[Dict[str, Any]] = {}
-    """What the wire requires where the caller gives nothing."""
+    """Values of options that the provider requires."""
 
     _prefers_native_output: ClassVar[bool] = False
-    """Whether the provider's own structured output is tried before a tool that the model is made to call."""
+    """Whether the provider's own structured output is tried before a forced tool."""
 
     def __init__(
         self,
@@ -67,33 +102,37 @@ class InferenceClient(abc.ABC):
         self.budget = budget
         self.rate_limit = rate_limit
         self.options = dict(self.default_options, **options)
-        self._owner = True  # of the connections and workers, which its twins share
+        self._owner = True  # of the connections and workers, which the copies share
         self._meter = UsageCounter()
         self._pause = Pause()
-        self._output_ways = OutputWays(self.provider, self._prefers_native_output)
+        self._output_strategy = OutputStrategy(self.provider, self._prefers_native_output)
         self._tool_workers = WorkerPool(None, name="asimov-tool")
 
-    # What a provider brings
+    # Implemented by providers
 
     @abc.abstractmethod
-    def _attempt(
+    def _send(
         self, request: Request, cancellation: Cancellation, deadline: Optional[float]
-    ) -> "AbstractContextManager[Iterator[Event]]":
-        """Send a request once.
+    ) -> "AbstractContextManager[ReplyEvents]":
+        """Return a context manager that sends a request once.
 
-        Entering sends it and checks its status; the iterator gives what reaches the caller (no pings), and ends with
-        ReplyDone or raises. Leaving gives up the connection.
+        Entering it sends the request, checks the status and returns the events. Leaving it releases
+        the connection.
         """
 
-    def _count(self, request: Request, cancellation: Cancellation, deadline: Optional[float]) -> int:
-        """Ask the provider how many tokens the request's input has."""
-        raise InvalidRequestError("{} has no endpoint that counts tokens".format(self.provider), provider=self.provider)
+    def _count_tokens(
+        self, request: Request, cancellation: Cancellation, deadline: Optional[float]
+    ) -> int:
+        """Return the number of the request's input tokens, as the provider counts them."""
+        raise InvalidRequestError(
+            f"{self.provider} has no endpoint that counts tokens", provider=self.provider
+        )
 
     def _native_output(self, name: str, schema: Dict[str, Any]) -> Dict[str, Any]:
-        """The options that ask for the provider's own structured output; empty where it has none."""
+        """Return the options of the provider's own structured output; empty if it has none."""
         return {}
 
-    # Asking
+    # Requests
 
     def generate(
         self,
@@ -104,24 +143,38 @@ class InferenceClient(abc.ABC):
         cancellation: Optional[Cancellation] = None,
         **options: Any,
     ) -> Reply:
-        """Ask, and wait for the whole reply. A reply that is cut short on the way is asked for again.
+        """Send a request, and return the complete reply.
 
-        messages: a str, a message, or a list of these. tools: what the model may want called; nothing is called here
-        (see `run_tools`). output: a pydantic model that the reply is to be; `reply.parsed` is then one. A reply that does
-        not fit is asked for once more, with what was wrong; OutputInvalid if that does not help. Raises an InferenceError,
-        or Cancelled.
+        A reply that is cut short by the network is requested again.
+
+        messages: a str, a message, or a list of these.
+        system: the system prompt, or None.
+        tools: what the model may ask to call. No tool is called here; see `run_tools`.
+        output: a pydantic model for the data, which is then in `reply.parsed`. A reply that does
+            not match is requested once more, with its problem.
+        cancellation: ends the call; the current token if None.
+        options: options of this request, which override the client's.
+
+        Raises InferenceError, OutputInvalid if the second reply does not match either, or
+        Cancelled.
         """
         request = self._request(messages, system, tools, options)
         if output is None:
-            return self._whole_reply(request, cancellation)
-        wanted = Output(output, [definition["name"] for definition in request.tools])
-        native = self._native_options(wanted)
-        return self._output_ways.reply(request, wanted, native, lambda asked: self._whole_reply(asked, cancellation))
+            return self._complete_reply(request, cancellation)
+        output_type = Output(output, [definition["name"] for definition in request.tools])
+        return self._output_strategy.reply(
+            request,
+            output_type,
+            self._native_options(output_type),
+            lambda changed: self._complete_reply(changed, cancellation),
+        )
 
-    def _native_options(self, wanted: Output) -> Dict[str, Any]:
-        return {} if wanted.open_ended else self._native_output(wanted.name, wanted.schema)
+    def _native_options(self, output_type: Output) -> Dict[str, Any]:
+        if output_type.has_free_form_objects:
+            return {}
+        return self._native_output(output_type.name, output_type.schema)
 
-    def _whole_reply(self, request: Request, cancellation: Optional[Cancellation]) -> Reply:
+    def _complete_reply(self, request: Request, cancellation: Optional[Cancellation]) -> Reply:
         with self._stream(request._replace(streamed=False), cancellation) as stream:
             for _event in stream:
                 pass
@@ -135,10 +188,18 @@ class InferenceClient(abc.ABC):
         cancellation: Optional[Cancellation] = None,
         **options: Any,
     ) -> ReplyStream:
-        """Ask, check the status, and return the reply's events to iterate over, each handed on as it arrives.
+        """Send a request, check its status, and return an iterator over the reply's events.
 
-        A request that fails is sent again as long as nothing of its reply has been handed on; after that a failure is
-        raised as it is, StreamInterrupted where the stream just ended.
+        A failed request is sent again as long as none of its events was delivered. After that, the
+        error is raised; StreamInterrupted if the stream just ended.
+
+        messages: a str, a message, or a list of these.
+        system: the system prompt, or None.
+        tools: what the model may ask to call. No tool is called here; see `stream_tools`.
+        cancellation: ends the stream; the current token if None.
+        options: options of this request, which override the client's.
+
+        Raises InferenceError, or Cancelled.
         """
         return self._stream(self._request(messages, system, tools, options), cancellation)
 
@@ -155,33 +216,54 @@ class InferenceClient(abc.ABC):
         output: Any = None,
         **options: Any,
     ) -> ToolRun:
-        """Ask, call the tools that the model wants, tell it what came of that, and so on until it is done.
+        """Send requests and call the tools that the model asks for, until it is done.
 
-        max_iterations: how many requests may be made. max_workers: how many calls of one turn are made at once; None for
-        all of them (a hundred at the most), 0 for one after the other on this thread. Whatever a tool raises is told to the
-        model, and is in `.calls`; redact: what every result and exception text passes through before that.
+        messages: a str, a message, or a list of these: the history.
+        tools: the tools.
+        max_iterations: the most requests, at least 1 (10).
+        approvals: decisions about calls at the end of the history, by call id: True, or the reason
+            for a refusal as a str, which the model receives.
+        max_workers: the most parallel calls of one turn; None for 100, 0 for calls one after the
+            other on this thread.
+        system: the system prompt, or None.
+        redact: a function from str to str, applied to every tool result and exception before the
+            model receives it.
+        cancellation: ends the loop; the current token if None.
+        output: a type as for `generate`. `run.parsed` is then the data, and the stop reason is
+            "end_turn". The model gives the data by calling one more tool. If it ends with text, it
+            is asked for the data; if the data does not match, it is asked once more. These
+            requests count as iterations, so a loop that reaches max_iterations may have no data.
+        options: options of the requests, which override the client's.
 
-        The call of a tool that `requires_approval` is not made: the run ends with the stop_reason "approval" and the call
-        in `.pending`. `run_tools(run.messages, …, approvals={call.id: True})` goes on, in any process; a str in place of
-        True is a refusal, and the reason that the model is told.
+        An exception of a tool is sent to the model, and is in `run.calls`. A call of a tool that
+        `requires_approval` ends the run with the stop reason "approval" and the call in
+        `run.pending`. `run_tools(run.messages, …, approvals={call.id: True})` continues, in any
+        process.
 
-        output: a type as for `generate`; `run.parsed` is then one, and the stop_reason "end_turn". The model gives it by
-        calling one more tool when it is done. If it ends with words instead, it is asked for the data; if that does not fit,
-        it is told so once, and then it is an OutputInvalid. These requests count, too: at max_iterations there may be none.
-
-        Raises an InferenceError where the model cannot be asked, with the history so far in its `.messages`, or Cancelled.
+        Raises InferenceError, with the history so far in its `.messages`, OutputInvalid, or
+        Cancelled.
         """
-        own = cancellation or Cancellation.current()
-        loop = self._tool_loop(
-            messages, tools, max_iterations, approvals, max_workers, system, redact, own, output, options, False
+        token = cancellation or Cancellation.current()
+        source = self._tool_loop(
+            messages,
+            tools,
+            max_iterations,
+            approvals,
+            max_workers,
+            system,
+            redact,
+            token,
+            output,
+            options,
+            streamed=False,
         )
-        end = None
-        # Closed at once where Ctrl-C strikes between two events: the tools are told then, and not when the traceback is gone.
-        with contextlib.closing(loop):
-            for event in loop:
-                end = event
-        assert isinstance(end, ToolRunDone)
-        return end.run
+        last = None
+        # Ctrl-C between two events closes the loop at once, which cancels the running tools.
+        with contextlib.closing(source), contextlib.closing(source.read()) as events:
+            for event in events:
+                last = event
+        assert isinstance(last, ToolRunDone)
+        return last.run
 
     def stream_tools(
         self,
@@ -196,16 +278,29 @@ class InferenceClient(abc.ABC):
         output: Any = None,
         **options: Any,
     ) -> ToolStream:
-        """As `run_tools`, but returns the events to iterate over, each handed on as it happens; `.run` after the end.
+        """Like `run_tools`, but return an iterator over the events; `.run` holds the outcome.
 
-        The first request is sent, and its status checked, before it returns.
+        The first request is sent, and its status checked, before this returns. The parameters and
+        errors are those of `run_tools`.
         """
-        # A token of its own under the caller's, so that closing the stream frees its reader and nobody else.
-        own = Cancellation(parent=cancellation or Cancellation.current())
-        loop = self._tool_loop(
-            messages, tools, max_iterations, approvals, max_workers, system, redact, own, output, options, True
+        # The stream's own token: closing the stream unblocks its reader, and nothing else.
+        token = Cancellation(parent=cancellation or Cancellation.current())
+        context = contextvars.copy_context()
+        source = context.run(
+            self._tool_loop,
+            messages,
+            tools,
+            max_iterations,
+            approvals,
+            max_workers,
+            system,
+            redact,
+            token,
+            output,
+            options,
+            streamed=True,
         )
-        return ToolStream(loop, own)
+        return ToolStream(source, token, context)
 
     def _tool_loop(
         self,
@@ -220,24 +315,33 @@ class InferenceClient(abc.ABC):
         output: Any,
         options: Dict[str, Any],
         streamed: bool,
-    ) -> Generator[Optional[Event], None, None]:
+    ) -> ToolLoopEvents:
         named = as_tools(tools)
-        guarded = {name for name, tool in named.items() if tool.requires_approval}
+        needs_approval = {name for name, tool in named.items() if tool.requires_approval}
         request = self._request([], system, named.values(), options)._replace(streamed=streamed)
-        wanted = Output(output, named) if output is not None else None
-        final = FinalAnswer(wanted, self.provider, bool(named)) if wanted is not None else None
-        steps = conversation(as_messages(messages), max_iterations, guarded, approvals, redact, final)
+        output_type = Output(output, named) if output is not None else None
+        final: Optional[FinalAnswer] = None
+        if output_type is not None:
+            final = FinalAnswer(output_type, self.provider, bool(named))
+        steps = tool_loop(
+            as_messages(messages), max_iterations, needs_approval, approvals, redact, final
+        )
         if final is not None and named:
             request = request._replace(tools=request.tools + [final.definition])
 
-        def ask(step: Ask) -> ReplyStream:
-            asked = request._replace(messages=step.messages)
-            if wanted is None or not step.insist:
-                return self._stream(asked, cancellation)
-            native = self._native_options(wanted)
-            return self._output_ways.first(asked, wanted, native, lambda one: self._stream(one, cancellation))[1]
+        def send(step: SendMessages) -> ReplyStream:
+            with_history = request._replace(messages=step.messages)
+            if output_type is None or not step.force_output:
+                return self._stream(with_history, cancellation)
+            _method, stream = self._output_strategy.send_first_accepted(
+                with_history,
+                output_type,
+                self._native_options(output_type),
+                lambda changed: self._stream(changed, cancellation),
+            )
+            return stream
 
-        return driven(steps, ask, named, self._tool_workers, max_workers, cancellation)
+        return ToolLoopEvents(steps, send, named, self._tool_workers, max_workers, cancellation)
 
     def count_tokens(
         self,
@@ -247,36 +351,50 @@ class InferenceClient(abc.ABC):
         cancellation: Optional[Cancellation] = None,
         **options: Any,
     ) -> int:
-        """How many tokens a request's input has, as the provider counts them; nothing is generated.
+        """Return the number of a request's input tokens, as the provider counts them.
 
-        InvalidRequestError where the provider has no endpoint for it.
+        Nothing is generated. The parameters are those of `generate`.
+
+        Raises InvalidRequestError if the provider has no endpoint for it, another InferenceError,
+        or Cancelled.
         """
-        request = self._cached(self._request(messages, system, tools, options))
+        request = self._with_cache_markers(self._request(messages, system, tools, options))
         deadline = self._deadline()
-        own = Cancellation(parent=cancellation or Cancellation.current())
-        for attempt in retrying(self.max_retries, own, deadline, lambda: True):
+        token = Cancellation(parent=cancellation or Cancellation.current())
+        for attempt in retrying(self.max_retries, token, deadline, lambda: True):
             with attempt:
-                admitted(self._pause, None, 0, own, deadline, self.provider)
+                wait_for_slot(self._pause, None, 0, token, deadline, self.provider)
                 try:
-                    return self._count(request, own, deadline)
+                    return self._count_tokens(request, token, deadline)
                 except InferenceError as error:
-                    self._learn(error, request)
+                    self._note_failure(error, request)
                     raise
-        raise AssertionError("a retry that ends without a result or an error")
+        raise AssertionError("the retries ended without a result or an error")
 
-    # A request
+    # Sending
 
-    def _request(self, messages: Messages, system: System, tools: Iterable[AnyTool], options: Dict[str, Any]) -> Request:
-        merged = {name: value for name, value in dict(self.options, **options).items() if value is not None}
+    def _request(
+        self,
+        messages: Messages,
+        system: System,
+        tools: Iterable[AnyTool],
+        options: Dict[str, Any],
+    ) -> Request:
+        merged = {
+            name: value
+            for name, value in dict(self.options, **options).items()
+            if value is not None
+        }
         definitions: List[Dict[str, Any]] = [tool.definition for tool in as_tools(tools).values()]
         return Request(self.model, as_messages(messages), system, definitions, merged)
 
-    def _cached(self, request: Request) -> Request:
-        """The request with the cache markers that prompt_cache asks for."""
+    def _with_cache_markers(self, request: Request) -> Request:
+        """Apply the prompt_cache option."""
         if "prompt_cache" not in request.options:
             return request
-        if request.options["prompt_cache"] != "auto":
-            raise ValueError('prompt_cache is "auto", or not given; not {!r}'.format(request.options["prompt_cache"]))
+        value = request.options["prompt_cache"]
+        if value != "auto":
+            raise ValueError(f'prompt_cache must be "auto" or None, not {value!r}')
         options = {name: value for name, value in request.options.items() if name != "prompt_cache"}
         return with_cache_markers(request._replace(options=options))
 
@@ -284,92 +402,91 @@ class InferenceClient(abc.ABC):
         return None if self.timeout.total is None else time.monotonic() + self.timeout.total
 
     def _stream(self, request: Request, cancellation: Optional[Cancellation]) -> ReplyStream:
-        # A token of its own under the caller's, so that closing the stream frees its reader and nobody else.
-        own = Cancellation(parent=cancellation or Cancellation.current())
-        events = self._attempts(self._cached(request), own, self._deadline())
+        # The stream's own token: closing the stream unblocks its reader, and nothing else.
+        token = Cancellation(parent=cancellation or Cancellation.current())
+        marked = self._with_cache_markers(request)
+        deadline = self._deadline()
         installed = instrumentation.installed
-        if installed is not None:
-            events = watched(events, Observation(installed.request, self, request), own)
-        return ReplyStream(events, own)
+        if installed is None:
+            source: EventSource = self._send_with_retries(marked, token, deadline)
+        else:
+            source = observe(
+                lambda: self._send_with_retries(marked, token, deadline),
+                Observation(installed.request, self, request),
+                ReplyDone,
+            )
+        return ReplyStream(source, token)
 
-    def _attempts(
+    def _send_with_retries(
         self, request: Request, cancellation: Cancellation, deadline: Optional[float]
-    ) -> Generator[Optional[Event], None, None]:
-        """The events of a reply, after a first None once a status is good; retries while nothing was handed on."""
-        # Those of whoever asked: the events may be read elsewhere.
-        meters = scope.current().usage_counters + (self._meter,)
-        taps = scope.current().text_listeners
-        budgets = tuple(dict.fromkeys(scope.current().budgets + ((self.budget,) if self.budget is not None else ())))
+    ) -> RetriedEvents:
+        """Send a request until a status is good; return its events.
+
+        Failures are retried until an event was delivered, or to the end if the caller receives only
+        the complete reply.
+        """
+        # Taken from the caller's context: another thread may read the events.
+        listeners = scope.current().text_listeners
+        own_budgets = (self.budget,) if self.budget is not None else ()
+        budgets = tuple(dict.fromkeys(scope.current().budgets + own_budgets))
+        accounts = Accounts(scope.current().usage_counters + (self._meter,), budgets, request.model, self.provider)
         reserve_request(budgets, request.model, self.provider)
-        opened = handed_on = whole = False
-        for attempt in retrying(self.max_retries, cancellation, deadline, lambda: not (request.streamed and handed_on)):
-            with attempt:
-                slot = self._admitted(request, cancellation, deadline)
-                for budget in budgets:
-                    budget.check(self.provider)
-                try:
-                    with self._attempt(request, cancellation, deadline) as events:
-                        if not opened:
-                            opened = True
-                            yield None
-                        tell = listen_to_reply(taps)
-                        for event in events:
-                            handed_on = True
-                            if tell is not None:
-                                tell(event)
-                            if isinstance(event, ReplyDone):
-                                whole = True
-                                self._charge(event.reply.usage, request, meters, budgets, slot)
-                            yield event
-                except GeneratorExit:
-                    if not whole:
-                        self._charge(_figures(_so_far(events)), request, meters, budgets, slot)
-                    raise
-                except (InferenceError, Cancelled) as failed:
-                    self._charge(_figures(failed.partial), request, meters, budgets, slot)
-                    self._learn(failed, request)
-                    raise
+        progress = Progress()
 
-    def _admitted(self, request: Request, cancellation: Cancellation, deadline: Optional[float]) -> Optional[Slot]:
+        def open_attempt() -> AttemptEvents:
+            reservation = self._wait_for_slot(request, cancellation, deadline)
+            accounts.check_budgets()
+            return AttemptEvents(
+                self._send(request, cancellation, deadline),
+                accounts,
+                reservation,
+                listeners,
+                progress,
+                lambda error: self._note_failure(error, request),
+            )
+
+        retries = retrying(
+            self.max_retries,
+            cancellation,
+            deadline,
+            lambda: not (request.streamed and progress.delivered),
+        )
+        return RetriedEvents(open_attempt, retries)
+
+    def _wait_for_slot(
+        self, request: Request, cancellation: Cancellation, deadline: Optional[float]
+    ) -> Optional[Reservation]:
         limit = self.rate_limit
-        tokens = estimated_tokens(request) if limit is not None and limit.tokens_per_minute is not None else 0
-        return admitted(self._pause, limit, tokens, cancellation, deadline, self.provider)
+        tokens = 0
+        if limit is not None and limit.tokens_per_minute is not None:
+            tokens = estimate_tokens(request)
+        return wait_for_slot(self._pause, limit, tokens, cancellation, deadline, self.provider)
 
-    def _learn(self, error: AsimovError, request: Request) -> None:
-        """What a failure says to this client's other threads, and to whoever reads it."""
-        if isinstance(error, RateLimitError) and error.retry_after and error.retry_after <= LONGEST_RETRY_AFTER:
-            self._pause.extend(time.monotonic() + error.retry_after)
+    def _note_failure(self, error: AsimovError, request: Request) -> None:
+        """Pause the client's other requests after a Retry-After; add a hint to a rejected option."""
+        if isinstance(error, RateLimitError):
+            seconds = error.retry_after
+            if seconds and seconds <= MAX_RETRY_AFTER:
+                self._pause.extend(time.monotonic() + seconds)
         if isinstance(error, InvalidRequestError):
-            advise(error, request)
-
-    def _charge(
-        self,
-        usage: Optional[Usage],
-        request: Request,
-        meters: Tuple[UsageCounter, ...],
-        budgets: Tuple[Budget, ...],
-        slot: Optional[Slot],
-    ) -> None:
-        if usage is None:
-            return
-        for meter in meters:
-            meter.add(usage)
-        for budget in budgets:
-            budget.add(usage, request.model, self.provider)
-        if slot is not None:
-            slot.tokens = usage.total_tokens
+            add_option_hint(error, request)
 
     # The client itself
 
     @property
     def usage(self) -> Usage:
-        """The tokens of all replies that this client, and those made `with_options` of it, have received; those of replies
-        that were cut short, as far as they were told.
+        """The tokens of all replies of this client and its `with_options` copies.
+
+        Includes incomplete replies, as far as their usage was reported.
         """
         return self._meter.usage
 
     def with_options(self: Client, **options: Any) -> Client:
-        """This client with other options: the same connections, the same usage. None takes an option back."""
+        """Return a copy with other options, which shares the connections and the usage.
+
+        options: model, max_retries, timeout, budget, rate_limit, and options of requests. None
+            resets an option.
+        """
         twin = copy.copy(self)
         twin._owner = False
         for name in ("model", "max_retries", "timeout", "budget", "rate_limit"):
@@ -380,7 +497,10 @@ class InferenceClient(abc.ABC):
         return twin
 
     def close(self) -> None:
-        """Close the connections that nobody uses, and take no more tool calls; nothing for a client made `with_options`."""
+        """Close the idle connections, and refuse further tool calls.
+
+        Does nothing for a `with_options` copy.
+        """
         if self._owner:
             self._tool_workers.shutdown(wait=False)
 
@@ -391,21 +511,7 @@ class InferenceClient(abc.ABC):
         self.close()
 
     def __repr__(self) -> str:
-        return "<{} of {}>".format(type(self).__name__, self.model)
-
-
-def _so_far(events: Iterator[Event]) -> Optional[Reply]:
-    """What had arrived of a reply whose reader has given it up; None where its events do not know."""
-    given_up = StreamInterrupted("the reader has given it up")
-    if isinstance(events, Generator):
-        with contextlib.suppress(StreamInterrupted):
-            events.throw(given_up)
-    return given_up.partial
-
-
-def _figures(cut: Optional[Reply]) -> Optional[Usage]:
-    """What a reply that was cut short is charged with: it is billed all the same. None where it had told nothing yet."""
-    return cut.usage if cut is not None and cut.usage.total_tokens else None
+        return f"<{type(self).__name__} of {self.model}>"
 
 
 def _require_numbers(timeout: Timeout) -> None:

@@ -1,4 +1,7 @@
-"""prompt_cache="auto": where to ask for caching so that a growing conversation is read from the provider's cache."""
+"""prompt_cache="auto": places cache markers so that a provider reuses a growing conversation.
+
+Facts about markers are from Anthropic's documentation, "Prompt caching".
+"""
 
 from typing import Any, Dict, List, Tuple
 
@@ -8,64 +11,81 @@ from asimov_sync.messages import Block, ChatMessage, ChatRole
 __all__ = ["with_cache_markers"]
 
 TURNS = 2
-"""How many of the last turns are marked: the last for the next request, the one before it to find what the last one wrote."""
+"""How many of the user's last turns are marked.
 
-MARKERS = 4
-"""How many markers a request may have; a fifth is a 400 (Anthropic, "Prompt caching")."""
+The next request reads from the last marker; this request finds the previous one's entry at the one
+before.
+"""
 
-Place = Tuple[int, int, int]
-"""Where a marker is: the part of the prompt, the message in it, the block in that. They sort as a provider reads them."""
+MAX_MARKERS = 4
+"""The most markers in one request. A provider rejects a fifth with status 400."""
+
+Position = Tuple[int, int, int]
+"""Where a marker is: the part of the prompt, the index of the message in it, the block's index.
+
+Positions sort in the order in which a provider reads the prompt.
+"""
 
 TOOLS, SYSTEM, INSTRUCTIONS, CONVERSATION = range(4)
 
 
 def with_cache_markers(request: Request) -> Request:
-    """The request with markers on the last tool, the system prompt and the last two turns of the user, four at the most.
+    """Return the request with at most four cache markers.
 
-    Markers of the caller's own come first; where they alone are more than four, the last four stay. A marker for an hour
-    must not come behind one for five minutes (Anthropic, "Prompt caching"), so what is marked before one of the caller's for
-    an hour is marked for an hour, too.
+    The last tool, the system prompt and the user's last two turns are marked. Markers that the
+    caller set take precedence; if there are more than four, the last four stay. A marker for one
+    hour must not follow one for five minutes, so a marker that is added before the caller's one-hour
+    marker lasts one hour as well.
     """
     system, messages = _blocks(request.system), list(request.messages)
-    own = _own(system, messages)
-    while len(own) > MARKERS:
-        _unmark(min(own), system, messages)
-        own = _own(system, messages)
-    last_long = max((place for place, lifetime in own.items() if lifetime == "1h"), default=(-1, 0, 0))
+    existing = _existing(system, messages)
+    while len(existing) > MAX_MARKERS:
+        _remove(min(existing), system, messages)
+        existing = _existing(system, messages)
+    last_long = max(
+        (position for position, lifetime in existing.items() if lifetime == "1h"),
+        default=(-1, 0, 0),
+    )
     tools = [dict(tool) for tool in request.tools]
-    for place in _wanted(tools, system, messages, own)[: MARKERS - len(own)]:
-        part, number, block = place
-        lifetime = {"ttl": "1h"} if place < last_long else {}
+    candidates = _candidates(tools, system, messages, existing)
+    for position in candidates[: MAX_MARKERS - len(existing)]:
+        part, index, block = position
+        lifetime = {"ttl": "1h"} if position < last_long else {}
         if part == TOOLS:
             tools[-1]["cache_control"] = dict({"type": "ephemeral"}, **lifetime)
         elif part == SYSTEM:
             system[block]["cache_control"] = dict({"type": "ephemeral"}, **lifetime)
         else:
-            messages[number] = messages[number].model_copy(update={"cache_marker": lifetime.get("ttl", True)})
+            marker = {"cache_marker": lifetime.get("ttl", True)}
+            messages[index] = messages[index].model_copy(update=marker)
     return request._replace(tools=tools, system=system or request.system, messages=messages)
 
 
 def _blocks(system: Any) -> List[Block]:
-    return [dict(block) for block in ChatMessage(role=ChatRole.SYSTEM, content=system or "").blocks]
+    message = ChatMessage(role=ChatRole.SYSTEM, content=system or "")
+    return [dict(block) for block in message.blocks]
 
 
 def _part(message: ChatMessage) -> int:
     return INSTRUCTIONS if message.role is ChatRole.SYSTEM else CONVERSATION
 
 
-def _own(system: List[Block], messages: List[ChatMessage]) -> Dict[Place, Any]:
-    """The caller's own markers: where they are, and their lifetimes. A message's cache_marker is behind its last block."""
-    own: Dict[Place, Any] = {}
-    for place, block in enumerate(system):
+def _existing(system: List[Block], messages: List[ChatMessage]) -> Dict[Position, Any]:
+    """Return the lifetimes of the caller's own markers by position.
+
+    A message's `cache_marker` is at the position after its last block.
+    """
+    existing: Dict[Position, Any] = {}
+    for block_index, block in enumerate(system):
         if "cache_control" in block:
-            own[SYSTEM, 0, place] = _lifetime(block)
-    for number, message in enumerate(messages):
-        for place, block in enumerate(message.blocks):
+            existing[SYSTEM, 0, block_index] = _lifetime(block)
+    for index, message in enumerate(messages):
+        for block_index, block in enumerate(message.blocks):
             if "cache_control" in block:
-                own[_part(message), number, place] = _lifetime(block)
+                existing[_part(message), index, block_index] = _lifetime(block)
         if message.cache_marker:
-            own[_part(message), number, len(message.blocks)] = message.cache_marker
-    return own
+            existing[_part(message), index, len(message.blocks)] = message.cache_marker
+    return existing
 
 
 def _lifetime(block: Block) -> Any:
@@ -73,42 +93,56 @@ def _lifetime(block: Block) -> Any:
     return control.get("ttl") if isinstance(control, dict) else None
 
 
-def _unmark(place: Place, system: List[Block], messages: List[ChatMessage]) -> None:
-    part, number, block = place
+def _remove(position: Position, system: List[Block], messages: List[ChatMessage]) -> None:
+    part, index, block = position
     if part == SYSTEM:
         del system[block]["cache_control"]
         return
-    message = messages[number]
+    message = messages[index]
     if block == len(message.blocks):
-        messages[number] = message.model_copy(update={"cache_marker": False})
+        messages[index] = message.model_copy(update={"cache_marker": False})
         return
     blocks = list(message.blocks)
-    blocks[block] = {name: value for name, value in blocks[block].items() if name != "cache_control"}
-    messages[number] = message.model_copy(update={"content": blocks})
+    blocks[block] = {
+        name: value for name, value in blocks[block].items() if name != "cache_control"
+    }
+    messages[index] = message.model_copy(update={"content": blocks})
 
 
-def _wanted(
-    tools: List[Dict[str, Any]], system: List[Block], messages: List[ChatMessage], own: Dict[Place, Any]
-) -> List[Place]:
-    """Where to mark what the caller has not, the most useful place first."""
-    ends = [(_part(message), number, _end(message.blocks)) for number, message in enumerate(messages) if _marks(message)]
-    said = [place for place in ends if place[0] == CONVERSATION]
-    instructions = [place for place in ends if place[0] == INSTRUCTIONS]
-    prompt = [(SYSTEM, 0, _end(system))] if _end(system) >= 0 else instructions[-1:]
-    wanted = said[-1:] + prompt + ([(TOOLS, 0, 0)] if tools else []) + said[-TURNS:-1]
-    marked = {place[:2] for place in own}
-    return [place for place in wanted if place[:2] not in marked]
-
-
-def _marks(message: ChatMessage) -> bool:
-    return message.role is not ChatRole.ASSISTANT and _end(message.blocks) >= 0
-
-
-def _end(blocks: List[Block]) -> int:
-    """The last block that may be marked, which thinking and empty text may not; -1 where there is none."""
-    places = [
-        place
-        for place, block in enumerate(blocks)
-        if block.get("type") not in ("thinking", "redacted_thinking") and (block.get("type") != "text" or block.get("text"))
+def _candidates(
+    tools: List[Dict[str, Any]],
+    system: List[Block],
+    messages: List[ChatMessage],
+    existing: Dict[Position, Any],
+) -> List[Position]:
+    """Return the positions to mark that the caller has not marked, the most useful first."""
+    ends = [
+        (_part(message), index, _last_markable(message.blocks))
+        for index, message in enumerate(messages)
+        if _can_mark(message)
     ]
-    return places[-1] if places else -1
+    turns = [position for position in ends if position[0] == CONVERSATION]
+    instructions = [position for position in ends if position[0] == INSTRUCTIONS]
+    system_end = _last_markable(system)
+    prompt = [(SYSTEM, 0, system_end)] if system_end >= 0 else instructions[-1:]
+    candidates = turns[-1:] + prompt + ([(TOOLS, 0, 0)] if tools else []) + turns[-TURNS:-1]
+    marked = {position[:2] for position in existing}
+    return [position for position in candidates if position[:2] not in marked]
+
+
+def _can_mark(message: ChatMessage) -> bool:
+    return message.role is not ChatRole.ASSISTANT and _last_markable(message.blocks) >= 0
+
+
+def _last_markable(blocks: List[Block]) -> int:
+    """Return the index of the last block that may be marked, or -1.
+
+    Providers reject a marker on thinking and on empty text.
+    """
+    indexes = [
+        index
+        for index, block in enumerate(blocks)
+        if block.get("type") not in ("thinking", "redacted_thinking")
+        and (block.get("type") != "text" or block.get("text"))
+    ]
+    return indexes[-1] if indexes else -1

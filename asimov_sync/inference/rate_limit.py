@@ -1,4 +1,4 @@
-"""How fast requests may be sent: limits that the caller sets, and pauses that a provider asks for."""
+"""When a request may be sent: the caller's rate limits, and pauses that a provider asks for."""
 
 import collections
 import json
@@ -10,15 +10,19 @@ from asimov_sync.concurrency.fork import ForkSafeLock
 from asimov_sync.errors import DeadlineExceeded
 from asimov_sync.inference.request import Request
 
-__all__ = ["Pause", "RateLimit", "Slot", "admitted", "estimated_tokens"]
+__all__ = ["Pause", "RateLimit", "Reservation", "estimate_tokens", "wait_for_slot"]
 
 MINUTE = 60.0
 
-_slots = ForkSafeLock()  # guards every limit's slots, and every pause's end
+_lock = ForkSafeLock()  # guards the reservations of every limit, and the end of every pause
 
 
-class Slot:
-    """A request's place in time: the `time.monotonic()` moment at which it may be sent, and the tokens it counts for."""
+class Reservation:
+    """A request's slot in a rate limit.
+
+    moment: the `time.monotonic()` moment at which the request may be sent.
+    tokens: how many tokens it counts for: an estimate, until its reply reports the usage.
+    """
 
     __slots__ = ("moment", "tokens")
 
@@ -28,103 +32,138 @@ class Slot:
 
 
 class RateLimit:
-    """At most so many requests, and so many tokens, in any sixty seconds; None for no limit.
+    """Limits the requests and the tokens in any sixty seconds.
 
-    One limit may be shared by several clients. Requests that have to wait are sent in the order in which they came; one that
-    a provider's Retry-After holds up meanwhile takes its place anew. A request counts for an estimate of its input's tokens
-    (a token for every four characters) until its reply tells how many it took, in and out. A request that is larger than
-    the whole limit is sent when nothing else counts. Every attempt counts.
+    requests_per_minute: the most requests, at least 1; None for no limit.
+    tokens_per_minute: the most tokens, input and output, at least 1; None for no limit.
+
+    Several clients may share one limit. Every attempt counts. Waiting requests are sent in order of
+    arrival; if a provider's Retry-After delays a request meanwhile, it queues again. A request
+    counts with an estimate of its input's tokens (one for every four characters) until its reply
+    reports the actual number. A request that exceeds the whole limit is sent once nothing else
+    counts.
     """
 
-    def __init__(self, requests_per_minute: Optional[int] = None, tokens_per_minute: Optional[int] = None) -> None:
-        for name, limit in (("requests_per_minute", requests_per_minute), ("tokens_per_minute", tokens_per_minute)):
+    def __init__(
+        self, requests_per_minute: Optional[int] = None, tokens_per_minute: Optional[int] = None
+    ) -> None:
+        for name, limit in (
+            ("requests_per_minute", requests_per_minute),
+            ("tokens_per_minute", tokens_per_minute),
+        ):
             if limit is not None and limit < 1:
-                raise ValueError("{} is 1 at least, not {}".format(name, limit))
+                raise ValueError(f"{name} must be at least 1, not {limit}")
         self.requests_per_minute = requests_per_minute
         self.tokens_per_minute = tokens_per_minute
-        self._taken: Deque[Slot] = collections.deque()  # in the order of their moments
+        self._reservations: Deque[Reservation] = collections.deque()  # sorted by moment
 
-    def take(self, now: float, tokens: int) -> Slot:
-        """The next free slot for a request of so many tokens; its moment may be `now` or later."""
-        with _slots.lock:
-            while self._taken and self._taken[0].moment <= now - MINUTE:
-                self._taken.popleft()
-            moment = max(now, self._taken[-1].moment) if self._taken else now
+    def take(self, now: float, tokens: int) -> Reservation:
+        """Reserve the next free slot for a request; its moment is `now` or later."""
+        with _lock.lock:
+            reservations = self._reservations
+            while reservations and reservations[0].moment <= now - MINUTE:
+                reservations.popleft()
+            moment = max(now, reservations[-1].moment) if reservations else now
             limit = self.requests_per_minute
-            if limit is not None and len(self._taken) >= limit:
-                moment = max(moment, self._taken[-limit].moment + MINUTE)
+            if limit is not None and len(reservations) >= limit:
+                moment = max(moment, reservations[-limit].moment + MINUTE)
             if self.tokens_per_minute is not None:
-                moment = max(moment, self._room(moment, tokens, self.tokens_per_minute))
-            slot = Slot(moment, tokens)
-            self._taken.append(slot)
-            return slot
+                moment = max(moment, self._earliest(moment, tokens, self.tokens_per_minute))
+            reservation = Reservation(moment, tokens)
+            reservations.append(reservation)
+            return reservation
 
-    def give_back(self, slot: Slot) -> None:
-        """Take a slot out again whose request was not sent: no later request has to wait for it."""
-        with _slots.lock:
-            if slot in self._taken:
-                self._taken.remove(slot)
+    def give_back(self, reservation: Reservation) -> None:
+        """Remove the reservation of a request that was not sent; later requests do not wait for it."""
+        with _lock.lock:
+            if reservation in self._reservations:
+                self._reservations.remove(reservation)
 
-    def _room(self, moment: float, tokens: int, limit: int) -> float:
-        """From when on so many tokens have room, `moment` at the earliest. Holds the lock."""
-        counting: List[Slot] = [slot for slot in self._taken if slot.moment > moment - MINUTE]
-        total = sum(slot.tokens for slot in counting)
-        for slot in counting:
+    def _earliest(self, moment: float, tokens: int, limit: int) -> float:
+        """Return the first moment, from `moment` on, at which the tokens fit. Holds the lock."""
+        counted: List[Reservation] = [
+            reservation
+            for reservation in self._reservations
+            if reservation.moment > moment - MINUTE
+        ]
+        total = sum(reservation.tokens for reservation in counted)
+        for reservation in counted:
             if total + tokens <= limit:
                 break
-            total -= slot.tokens
-            moment = slot.moment + MINUTE
+            total -= reservation.tokens
+            moment = reservation.moment + MINUTE
         return moment
 
     def __repr__(self) -> str:
-        return "RateLimit(requests_per_minute={}, tokens_per_minute={})".format(
-            self.requests_per_minute, self.tokens_per_minute
+        return (
+            f"RateLimit(requests_per_minute={self.requests_per_minute}, "
+            f"tokens_per_minute={self.tokens_per_minute})"
         )
 
 
 class Pause:
-    """The moment until which a client's requests wait, because the provider asked one of them to."""
+    """The moment until which a client sends nothing, because the provider sent a Retry-After."""
 
     def __init__(self) -> None:
         self.until = float("-inf")
 
     def extend(self, until: float) -> None:
-        """Wait until this `time.monotonic()` moment, if that is later than what was asked for before."""
-        with _slots.lock:
+        """Pause until this `time.monotonic()` moment, unless the pause is already longer."""
+        with _lock.lock:
             self.until = max(self.until, until)
 
 
-def admitted(
-    pause: Pause, limit: Optional[RateLimit], tokens: int, cancellation: Cancellation, deadline: Optional[float], provider: str
-) -> Optional[Slot]:
-    """Wait until a request may be sent: until the pause is over, and the limit, where there is one, has a slot.
+def wait_for_slot(
+    pause: Pause,
+    limit: Optional[RateLimit],
+    tokens: int,
+    cancellation: Cancellation,
+    deadline: Optional[float],
+    provider: str,
+) -> Optional[Reservation]:
+    """Wait until a request may be sent: after the pause, and when the limit has a slot.
 
-    Cancelled, or DeadlineExceeded at once if the deadline comes first; the slot is then given back.
+    pause: the client's pause.
+    limit: the client's rate limit, or None.
+    tokens: how many tokens the request counts for.
+    cancellation: interrupts the wait.
+    deadline: the `time.monotonic()` moment by which the request must be sent; None for none.
+    provider: the provider's name, for the error.
+
+    Returns the reservation; None without a limit. Raises Cancelled, or DeadlineExceeded, without
+    waiting, if the slot is after the deadline; the reservation is then removed.
     """
     while True:
         _wait_out(pause, cancellation, deadline, provider)
         if limit is None:
             return None
-        slot = limit.take(time.monotonic(), tokens)
-        sent = False
+        reservation = limit.take(time.monotonic(), tokens)
+        keep = False
         try:
-            _wait_until(slot.moment, cancellation, deadline, provider)
-            sent = pause.until <= time.monotonic()  # another thread may have been told to wait in the meantime
+            _wait_until(reservation.moment, cancellation, deadline, provider)
+            keep = pause.until <= time.monotonic()  # another thread may have extended the pause
         finally:
-            if not sent:
-                limit.give_back(slot)
-        if sent:
-            return slot
+            if not keep:
+                limit.give_back(reservation)
+        if keep:
+            return reservation
 
 
-def _wait_out(pause: Pause, cancellation: Cancellation, deadline: Optional[float], provider: str) -> None:
-    while pause.until > time.monotonic():  # it may be extended while it is waited for
+def _wait_out(
+    pause: Pause, cancellation: Cancellation, deadline: Optional[float], provider: str
+) -> None:
+    while pause.until > time.monotonic():  # the pause may be extended during the wait
         _wait_until(pause.until, cancellation, deadline, provider)
 
 
-def _wait_until(moment: float, cancellation: Cancellation, deadline: Optional[float], provider: str) -> None:
+def _wait_until(
+    moment: float, cancellation: Cancellation, deadline: Optional[float], provider: str
+) -> None:
     if deadline is not None and moment >= deadline and moment > time.monotonic():
-        raise DeadlineExceeded("the rate limit lets the request go only after the deadline (timeout.total)", provider=provider)
+        raise DeadlineExceeded(
+            "the rate limit allows the request only after the deadline (timeout.total)",
+            provider=provider,
+        )
     while True:
         seconds = moment - time.monotonic()
         if seconds <= 0:
@@ -133,7 +172,8 @@ def _wait_until(moment: float, cancellation: Cancellation, deadline: Optional[fl
         cancellation.raise_if_cancelled()
 
 
-def estimated_tokens(request: Request) -> int:
-    """A rough count of what a request's input takes: a token for every four characters of its JSON."""
-    told: Any = [[message.content for message in request.messages], request.system, request.tools]
-    return max(1, len(json.dumps(told, ensure_ascii=False, default=str)) // 4)
+def estimate_tokens(request: Request) -> int:
+    """Return a rough count of a request's input tokens: one for every four characters of JSON."""
+    contents = [message.content for message in request.messages]
+    parts: Any = [contents, request.system, request.tools]
+    return max(1, len(json.dumps(parts, ensure_ascii=False, default=str)) // 4)

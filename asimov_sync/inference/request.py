@@ -1,4 +1,4 @@
-"""What is asked of a model, before any provider's wire: a value."""
+"""A request to a model, and the time-outs of a call: values that do not depend on a provider."""
 
 from typing import Any, Dict, List, NamedTuple, Optional, Union
 
@@ -13,8 +13,12 @@ System = Union[None, str, List[Block]]
 class Request(NamedTuple):
     """One request to a model.
 
-    tools: their definitions, as {"name", "description", "input_schema"}. options: what else was given, unset ones absent.
-    streamed: whether its events are handed on as they arrive.
+    model: the provider's id of the model.
+    messages: the conversation.
+    system: the system prompt, or None.
+    tools: the tools' definitions, as {"name", "description", "input_schema"}.
+    options: the other options of the request; an option that is not set is absent.
+    streamed: whether the caller receives the events as they arrive.
     """
 
     model: str
@@ -26,10 +30,12 @@ class Request(NamedTuple):
 
 
 class Timeout(NamedTuple):
-    """How long a call may take, in seconds; None for no limit.
+    """How long a call may take, in seconds; None means no limit.
 
-    connect: until there is a connection. idle: without a single byte (a provider's pings are bytes), before the reply and
-    within it. total: the whole call, retries and their waits included.
+    connect: until a connection is established (5).
+    idle: without a received byte, before the reply and within it (90). A provider's pings count as
+        bytes.
+    total: the whole call, including retries and the waits between them (None).
     """
 
     connect: Optional[float] = 5.0

@@ -1,7 +1,8 @@
-"""What is tried again, when, and how often; the only file that imports tenacity.
+"""Which failed requests are sent again, when, and how often. Only this file imports tenacity.
 
-By error type, not by status: an `overloaded_error` inside a stream has the status 200. The waits are those of the official
-SDKs: half a second, doubled each time, 8 s at most, up to a quarter less by chance; a provider's Retry-After comes first.
+The error's type decides, not its status: an `overloaded_error` inside a stream has the status 200.
+The waits are those of the official SDKs: 0.5 s, doubled for each retry up to 8 s, minus a random
+part of up to a quarter. A provider's Retry-After takes precedence.
 """
 
 import email.utils
@@ -24,39 +25,59 @@ from asimov_sync.errors import (
     StreamInterrupted,
 )
 
-__all__ = ["advised", "retry_after", "retrying"]
+__all__ = ["MAX_RETRY_AFTER", "RetryPolicy", "retry_after", "retrying", "with_retry_headers"]
 
-FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0
-LONGEST_RETRY_AFTER = 60.0
-"""A provider that asks for more is not waited for: its error is raised, with retry_after, and the caller may decide."""
+RetryPolicy = tenacity.Retrying
+"""Iterate over it for attempts, each of which is a context manager that records its outcome."""
 
-TRANSIENT = (RateLimitError, OverloadedError, ProviderError, ConnectionFailed, IdleTimeout, StreamInterrupted)
+FIRST_WAIT, MAX_WAIT = 0.5, 8.0
+"""Seconds before the first retry, and the most before a later one."""
+
+MAX_RETRY_AFTER = 60.0
+"""Seconds. If a provider asks for more, its error is raised at once, with `retry_after` set."""
+
+RETRYABLE_ERRORS = (
+    RateLimitError,
+    OverloadedError,
+    ProviderError,
+    ConnectionFailed,
+    IdleTimeout,
+    StreamInterrupted,
+)
 
 
 def retrying(
-    max_retries: int, cancellation: Cancellation, deadline: Optional[float], may_retry: Callable[[], bool]
-) -> tenacity.Retrying:
-    """A tenacity policy: `for attempt in retrying(…): with attempt: …`.
+    max_retries: int,
+    cancellation: Cancellation,
+    deadline: Optional[float],
+    may_retry: Callable[[], bool],
+) -> RetryPolicy:
+    """Return a policy, for `for attempt in retrying(…): with attempt: …`.
 
-    deadline: the monotonic moment after which nothing is tried again. may_retry: asked after each failure; False once
-    something was handed out that cannot be taken back. Waits end when the cancellation does.
+    max_retries: how often a failed attempt may be repeated.
+    cancellation: interrupts the waits between attempts.
+    deadline: the `time.monotonic()` moment after which no attempt starts; None for none.
+    may_retry: called after each failure; returns False once events were delivered.
+
+    Raises the last error of the attempts, DeadlineExceeded if the next attempt would start too
+    late, or Cancelled.
     """
 
     last: List[InferenceError] = []
 
-    def again(state: tenacity.RetryCallState) -> bool:
+    def should_retry(state: tenacity.RetryCallState) -> bool:
         error = state.outcome.exception() if state.outcome else None
         if not isinstance(error, InferenceError):
             return False
         last[:] = [error]
         error.attempts = state.attempt_number
-        return state.attempt_number <= max_retries and may_retry() and transient(error)
+        return state.attempt_number <= max_retries and may_retry() and is_retryable(error)
 
     def sleep(seconds: float) -> None:
         cancellation.raise_if_cancelled()
         if deadline is not None and time.monotonic() + seconds >= deadline:
             raise DeadlineExceeded(
-                "the next attempt would begin after the deadline (timeout.total)",
+                "the next attempt would start after the deadline (timeout.total)",
                 provider=last[0].provider,
                 attempts=last[0].attempts,
                 retry_after=last[0].retry_after,
@@ -64,44 +85,56 @@ def retrying(
         cancellation.wait(seconds)
         cancellation.raise_if_cancelled()
 
-    return tenacity.Retrying(retry=again, wait=_wait, sleep=sleep, reraise=True)
+    return RetryPolicy(retry=should_retry, wait=_wait_seconds, sleep=sleep, reraise=True)
 
 
-def transient(error: InferenceError) -> bool:
-    """Whether the same request may succeed if it is sent again."""
-    if (error.retry_after or 0) > LONGEST_RETRY_AFTER:
+def is_retryable(error: InferenceError) -> bool:
+    """Return whether the same request may succeed when it is sent again."""
+    if (error.retry_after or 0) > MAX_RETRY_AFTER:
         return False
     if error.should_retry is not None:
         return error.should_retry
-    return isinstance(error, TRANSIENT) or error.status in (408, 409)
+    return isinstance(error, RETRYABLE_ERRORS) or error.status in (408, 409)
 
 
-def _wait(state: tenacity.RetryCallState) -> float:
+def _wait_seconds(state: tenacity.RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome else None
     if isinstance(error, InferenceError) and error.retry_after is not None:
         return error.retry_after
-    return min(FIRST_WAIT * 2.0 ** (state.attempt_number - 1), LONGEST_WAIT) * (1 - 0.25 * random.random())
+    seconds = min(FIRST_WAIT * 2.0 ** (state.attempt_number - 1), MAX_WAIT)
+    return seconds * (1 - 0.25 * random.random())
 
 
-def advised(error: InferenceError, headers: Mapping[str, str], now: float) -> InferenceError:
-    """The error itself, with what the response's headers say of trying again."""
+def with_retry_headers(
+    error: InferenceError, headers: Mapping[str, str], now: float
+) -> InferenceError:
+    """Set `retry_after` and `should_retry` of an error from the response's headers; return it.
+
+    headers: with names in lower case.
+    now: seconds since the epoch.
+    """
     error.retry_after = retry_after(headers, now)
     error.should_retry = {"true": True, "false": False}.get(headers.get("x-should-retry", ""))
     return error
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> Optional[float]:
-    """How many seconds the provider asks to wait, from retry-after-ms, or Retry-After in seconds or as a date.
+    """Return how many seconds the provider asks the client to wait.
 
-    now: seconds since the epoch. None where it does not ask, or asks for nonsense.
+    Reads retry-after-ms, then Retry-After as seconds or as a date.
+
+    headers: with names in lower case.
+    now: seconds since the epoch.
+
+    Returns None if the headers are absent or invalid.
     """
-    for name, seconds_of in (
-        ("retry-after-ms", lambda told: float(told) / 1000),
+    for name, parse in (
+        ("retry-after-ms", lambda value: float(value) / 1000),
         ("retry-after", float),
-        ("retry-after", lambda told: email.utils.parsedate_to_datetime(told).timestamp() - now),
+        ("retry-after", lambda value: email.utils.parsedate_to_datetime(value).timestamp() - now),
     ):
         try:
-            seconds = seconds_of(headers[name])
+            seconds = parse(headers[name])
         except (KeyError, TypeError, ValueError):
             continue
         if math.isfinite(seconds):

@@ -1,56 +1,54 @@
-"""Events while they happen, as iterators: of one reply, and of a tool loop. They end with the whole, or with an error."""
+"""Streams: iterators over the events of a reply, or of a tool loop, as they arrive."""
 
 import contextvars
-from typing import Any, ClassVar, Dict, Generator, Iterator, Optional, Type
+from typing import Any, Callable, ClassVar, Dict, Iterator, Optional, Type
 
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.concurrency.timers import timers
 from asimov_sync.errors import AsimovError, Cancelled
+from asimov_sync.inference.reply_events import EventReader, EventSource
 from asimov_sync.inference.tools.loop import ToolRun, ToolRunDone
 from asimov_sync.instrumentation import Observation
 from asimov_sync.messages import Event, Reply, ReplyDone, TextDelta
 
-__all__ = ["EventStream", "ReplyStream", "ToolStream", "watched"]
+__all__ = ["EventStream", "ReplyStream", "ToolStream", "observe"]
 
 
 class EventStream(Iterator[Event]):
-    """Iterate over it for events as they arrive. Close it (or use it in a `with`) to stop early.
+    """An iterator over events as they arrive. Close it, or use it in a `with`, to stop early.
 
-    The first request was sent and its status checked when it was made.
+    The first request was sent, and its status checked, when the stream was made.
     """
 
-    _final: ClassVar[Type[Event]]
+    _last_event: ClassVar[Type[Event]]
 
-    def __init__(self, events: Generator[Optional[Event], None, None], cancellation: Cancellation) -> None:
-        self._events = events
+    def __init__(self, source: EventSource, cancellation: Cancellation) -> None:
+        self._source = source
+        self._events = source.read()
         self._cancellation = cancellation
         self._end: Optional[Event] = None
-        self._step()  # up to the status
-
-    def _step(self) -> Optional[Event]:
-        return next(self._events, None)
 
     def __next__(self) -> Event:
         if self._end is not None:
             raise StopIteration
         try:
-            event = self._step()
+            event = next(self._events, None)
         except ValueError:
             if not self._cancellation.cancelled:
                 raise
-            event = None  # another thread is just closing it
+            event = None  # another thread is closing the stream right now
         if event is None:
-            # It was closed between two events. What came so far is not the whole, so this is not the end of an iteration.
+            # The stream was closed between two events. StopIteration would look like its end.
             raise Cancelled(self._cancellation.reason or "the stream was closed")
-        if isinstance(event, self._final):
+        if isinstance(event, self._last_event):
             self._end = event
-            self._events.close()  # the connection is free for the next request
+            self._events.close()  # frees the connection for the next request
         return event
 
-    def watched_by(self, watch: Observation) -> None:
-        """Tell a watch how it ends."""
-        self._events = watched(_opened(self._events), watch, self._cancellation, self._final)
-        next(self._events)  # into it, or it would not hear that it is closed
+    def attach_observation(self, observation: Observation) -> None:
+        """Report the end of the stream to an observation. Call it before the first event is read."""
+        self._source = ObservedEvents(self._source, observation, self._last_event)
+        self._events = self._source.read()
 
     @property
     def text_stream(self) -> Iterator[str]:
@@ -58,13 +56,17 @@ class EventStream(Iterator[Event]):
         return (event.text for event in self if isinstance(event, TextDelta))
 
     def close(self) -> None:
-        """Stop: close the connection, and free a thread that waits for the next event. Harmless after the end."""
+        """Close the connection, and unblock a thread that waits for the next event.
+
+        Does nothing after the end.
+        """
         if self._end is None:
             self._cancellation.cancel("the stream was closed")
         try:
             self._events.close()
         except ValueError:
-            pass  # another thread is in it, and is just being freed
+            return  # another thread is reading; the cancellation makes it close the source
+        self._source.close()
 
     def __enter__(self) -> Any:
         return self
@@ -76,82 +78,111 @@ class EventStream(Iterator[Event]):
 class ReplyStream(EventStream):
     """The events of a reply as they arrive; the last one is ReplyDone.
 
-    A stream that ends before the provider's own final event raises StreamInterrupted with what had arrived.
+    Raises StreamInterrupted, with the partial reply, if the stream ends before the provider's own
+    final event.
     """
 
-    _final = ReplyDone
+    _last_event = ReplyDone
 
     def __enter__(self) -> "ReplyStream":
         return self
 
     @property
     def reply(self) -> Reply:
-        """The whole reply, once the stream was read to its end."""
+        """The complete reply. Raises AsimovError before the end of the stream."""
         if not isinstance(self._end, ReplyDone):
-            raise AsimovError("the reply is whole only at the end of the stream: iterate over it first")
+            raise AsimovError("the reply is complete only at the end of the stream: read it first")
         return self._end.reply
 
 
 class ToolStream(EventStream):
-    """The events of a tool loop as they happen: those of each reply, ToolStarted, ToolFinished; the last is ToolRunDone.
+    """The events of a tool loop as they happen; the last one is ToolRunDone.
 
-    A reply that fails before anything of it was handed on is asked for again; one that is cut later is raised as it is.
+    They are the events of each reply, ToolStarted and ToolFinished. A reply that fails before its
+    first event is requested again; one that fails later raises its error.
+
+    Each event is read in `context`, so that usage, budgets and spans belong to the caller that made
+    the stream, not to its reader.
     """
 
-    _final = ToolRunDone
+    _last_event = ToolRunDone
 
-    def __init__(self, events: Generator[Optional[Event], None, None], cancellation: Cancellation) -> None:
-        # Each step runs in the context in which the stream was made: whose meters, budgets and spans they are does not
-        # depend on who reads.
-        self._context = contextvars.copy_context()
-        super().__init__(events, cancellation)
+    def __init__(
+        self, source: EventSource, cancellation: Cancellation, context: contextvars.Context
+    ) -> None:
+        super().__init__(source, cancellation)
+        self._context = context
 
-    def _step(self) -> Optional[Event]:
-        return self._context.run(next, self._events, None)
+    def __next__(self) -> Event:
+        return self._context.run(super().__next__)
 
     def __enter__(self) -> "ToolStream":
         return self
 
     @property
     def run(self) -> ToolRun:
-        """What came of the loop, once the stream was read to its end."""
+        """The loop's outcome. Raises AsimovError before the end of the stream."""
         if not isinstance(self._end, ToolRunDone):
-            raise AsimovError("the run is there only at the end of the stream: iterate over it first")
+            raise AsimovError("the run is complete only at the end of the stream: read it first")
         return self._end.run
 
 
-# Watching
+# Observation
 
-WHOLE: Dict[Type[Event], str] = {ReplyDone: "reply", ToolRunDone: "run"}
-"""Where a last event has the whole."""
-
-
-def watched(
-    events: Generator[Optional[Event], None, None],
-    watch: Observation,
-    cancellation: Cancellation,
-    final: Type[Event] = ReplyDone,
-) -> Generator[Optional[Event], None, None]:
-    """The same events, each step made in the context of a watch, which is told how they end."""
-    timers.start()  # while it is safe to
-    try:
-        while True:
-            event = watch.run_step(next, events, None)
-            if event is not None:
-                watch.first_chunk()
-            if isinstance(event, final):
-                watch.end(getattr(event, WHOLE[final]))
-            yield event
-    except GeneratorExit:
-        events.close()
-        if cancellation.cancelled:
-            watch.end()
-        else:  # it was dropped, perhaps by the garbage collector, and so perhaps inside of somebody's lock
-            timers.call_at(0.0, watch.end)
-        raise
+RESULT_ATTRIBUTE: Dict[Type[Event], str] = {ReplyDone: "reply", ToolRunDone: "run"}
+"""The attribute of a last event that holds the whole result."""
 
 
-def _opened(events: Generator[Optional[Event], None, None]) -> Generator[Optional[Event], None, None]:
-    """The rest of events whose first None was taken, after another one."""
-    yield None
-    yield from events
+class ObservedEvents(EventSource):
+    """Events that are read in the context of an observation, and report their end to it.
+
+    source: the events.
+    observation: the observation.
+    last_event: the type of the last event.
+    """
+
+    def __init__(self, source: EventSource, observation: Observation, last_event: Type[Event]) -> None:
+        self._source = source
+        self._observation = observation
+        self._last_event = last_event
+        self._ended = False
+        timers.start()  # a destructor, which needs it, must not start a thread
+
+    def read(self) -> EventReader:
+        """Return a generator of the events."""
+        events = self._source.read()
+        observation = self._observation
+        try:
+            while True:
+                try:
+                    event: Optional[Event] = observation.run_step(next, events, None)
+                except BaseException:
+                    self._ended = True  # `step` has reported the error
+                    raise
+                if event is None:
+                    return
+                observation.first_chunk()
+                if isinstance(event, self._last_event):
+                    self._ended = True
+                    observation.end(getattr(event, RESULT_ATTRIBUTE[self._last_event]))
+                yield event
+        finally:
+            events.close()
+
+    def close(self) -> None:
+        """Close the source, and report an end without a result."""
+        self._source.close()
+        self._ended = True
+        self._observation.end()
+
+    def __del__(self) -> None:
+        if not self._ended:
+            # The garbage collector may call this on any thread, even inside another lock.
+            timers.call_at(0.0, self._observation.end)
+
+
+def observe(
+    open_events: Callable[[], EventSource], observation: Observation, last_event: Type[Event]
+) -> ObservedEvents:
+    """Open events in the context of an observation; an error while opening is reported to it."""
+    return ObservedEvents(observation.run_step(open_events), observation, last_event)

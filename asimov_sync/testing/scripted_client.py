@@ -11,8 +11,9 @@ from asimov_sync.inference.providers.anthropic.wire import (
     decode_error,
     encode_request,
 )
+from asimov_sync.inference.reply_events import ReplyEvents
 from asimov_sync.inference.request import Request
-from asimov_sync.inference.retry import advised
+from asimov_sync.inference.retry import with_retry_headers
 from asimov_sync.messages import Event, Reply
 from asimov_sync.testing.script import Answers, Failure, Fault, Script
 from asimov_sync.testing.wires import MESSAGES
@@ -41,9 +42,9 @@ class ScriptedInferenceClient(InferenceClient):
         self._script = Script(answers)
 
     @contextmanager
-    def _attempt(
+    def _send(
         self, request: Request, cancellation: Cancellation, deadline: Optional[float]
-    ) -> Iterator[Iterator[Event]]:
+    ) -> Iterator[ReplyEvents]:
         cancellation.raise_if_cancelled()
         body = encode_request(request)
         self.requests.append(body)
@@ -53,9 +54,9 @@ class ScriptedInferenceClient(InferenceClient):
         if isinstance(answer, Failure):
             failure_body = MESSAGES.failure_body(answer)
             error = decode_error(self.provider, answer.status, answer.headers, failure_body)
-            raise advised(error, answer.headers, time.time())
+            raise with_retry_headers(error, answer.headers, time.time())
         fold = MessagesFold(self.provider)
-        yield self._events(fold, answer, body, cancellation)
+        yield ReplyEvents(self._events(fold, answer, body, cancellation), fold.partial)
 
     def _events(
         self, fold: MessagesFold, answer: Reply, body: Dict[str, Any], cancellation: Cancellation

@@ -55,7 +55,7 @@ NOT_COROUTINES = {
 }
 """Methods that do not wait, or that return an awaitable."""
 
-INTERNAL = {"mark_closing", "watched_by"}
+INTERNAL = {"mark_closing", "attach_observation"}
 """Internal methods without a leading underscore."""
 
 

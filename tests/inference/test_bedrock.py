@@ -774,9 +774,9 @@ def test_counting_tokens(serve, api):
     request = Request(MODEL, as_messages("hello"), "be brief", [], {"max_tokens": 9})
     if "CountTokens" not in HAS:
         with pytest.raises(InvalidRequestError, match=r"count_tokens.*1\.40\.14"):
-            client._count(request, Cancellation(), None)
+            client._count_tokens(request, Cancellation(), None)
         return
-    assert client._count(request, Cancellation(), None) == 17
+    assert client._count_tokens(request, Cancellation(), None) == 17
     assert server.requests[0].path.endswith("/count-tokens")
     counted = json.loads(server.requests[0].body.decode())["input"]
     if api == "invoke":
@@ -791,4 +791,4 @@ def test_counting_tokens(serve, api):
     for odd in (b"{}", b'{"inputTokens": -5}', b'{"inputTokens": 1.9}', b'{"inputTokens": true}', b'{"inputTokens": 1e999}'):
         server.answer_with(Answer(odd))
         with pytest.raises(ProviderError, match="count"):
-            client._count(request, Cancellation(), None)
+            client._count_tokens(request, Cancellation(), None)

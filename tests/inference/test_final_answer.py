@@ -147,7 +147,7 @@ def test_one_correction():
 def test_then_it_is_an_error(tools, last):
     """After one correction it is an OutputInvalid, with the reply, and with messages that can be sent again."""
     client = ScriptedInferenceClient([WRONG, last, "never asked"])
-    with pytest.raises(OutputInvalid, match="the reply is no Weather: ") as caught:
+    with pytest.raises(OutputInvalid, match="the reply is not a valid Weather: ") as caught:
         client.run_tools("go", tools, output=Weather)
     assert len(client.requests) == 2
     assert (caught.value.provider, caught.value.reply.text) == ("scripted", last if isinstance(last, str) else "")
@@ -170,7 +170,7 @@ def test_cut_short(stop_reason, tools):
     """A reply that was cut short is not asked for again, whether it has words or a call, and even if that would fit."""
     for reply in (cut(stop_reason, '{"city": "Rome", "degrees": 3}'), cut(stop_reason, "", ANSWER)):
         client = ScriptedInferenceClient([reply])
-        with pytest.raises(OutputInvalid, match="cut short .it stopped with {}".format(stop_reason)) as caught:
+        with pytest.raises(OutputInvalid, match="cut short .stop reason {}".format(stop_reason)) as caught:
             client.run_tools("go", tools, output=Weather)
         assert_sendable(caught.value.messages)
 
@@ -193,7 +193,7 @@ def test_an_answer_beside_calls():
     assert (run.parsed.degrees, run.iterations) == (21.5, 2)
     assert [made.result for made in run.calls] == [21.5]
     told = tool_results(client.requests[1])
-    assert (told["measure"], told["Weather"].partition(":")[0]) == ("21.5", "not taken")
+    assert (told["measure"], told["Weather"].partition(":")[0]) == ("21.5", "not accepted")
     assert "tool_choice" not in client.requests[1]
     assert_sendable(run.messages)
 

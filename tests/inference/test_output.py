@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, field_validator
 from typing_extensions import TypedDict
 
 from asimov_sync import Budget, BudgetExceeded, ChatMessage, InvalidRequestError, OutputInvalid, Reply, ToolCall, Usage, tool
-from asimov_sync.inference.output.schema import Output, closed
+from asimov_sync.inference.output.schema import Output, strict_schema
 from asimov_sync.inference.request import Request
 from asimov_sync.testing import Failure, ScriptedInferenceClient, calls
 
@@ -218,7 +218,7 @@ def test_objects_of_any_keys_are_not_asked_for_in_the_format(serve):
         with pytest.raises(InvalidRequestError, match="no prompt"):
             client.generate("x", output=wanted)
     assert model.seen == ["tool", "prompt"] * 3
-    assert not Output(Weather).open_ended and not Output(Node).open_ended
+    assert not Output(Weather).has_free_form_objects and not Output(Node).has_free_form_objects
 
 
 def test_a_request_that_is_wrong_in_every_way(serve):
@@ -226,7 +226,7 @@ def test_a_request_that_is_wrong_in_every_way(serve):
     client, server = serve(refusing("tool", "format", "prompt"), {"max_retries": 0})
     with pytest.raises(InvalidRequestError, match="no prompt for this model") as caught:
         client.generate("x", output=Weather)
-    assert "leave out" not in str(caught.value)
+    assert "omit" not in str(caught.value)
     with pytest.raises(InvalidRequestError, match="too long"):
         serve([Failure(400, "invalid_request_error", "prompt is too long: 5 tokens > 4 maximum")])[0].generate(
             "x", output=Weather
@@ -241,7 +241,7 @@ def test_the_schema_of_the_format():
         pattern: str = Field("a", pattern="a+")
         kind: Unit = Unit.CELSIUS
 
-    schema = closed(Output(Odd).schema)
+    schema = strict_schema(Output(Odd).schema)
     assert set(schema["properties"]) == {"default", "pattern", "kind"}
     assert "default" not in schema["properties"]["default"] and "pattern" not in schema["properties"]["pattern"]
     assert schema["additionalProperties"] is False
@@ -295,7 +295,7 @@ def test_giving_up():
     """A second reply that does not fit is an OutputInvalid, a ValueError, with the raw reply, and what was wrong."""
     client = ScriptedInferenceClient([calls(("Weather", {})), calls(("Weather", {"degrees": 1})), "never"])
     with pytest.raises(
-        OutputInvalid, match="the reply is no Weather: .*place: Field required.*stopped with tool_use"
+        OutputInvalid, match="the reply is not a valid Weather: .*place: Field required.*stop reason tool_use"
     ) as caught:
         client.generate("x", output=Weather)
     assert isinstance(caught.value, ValueError)
@@ -323,7 +323,7 @@ def test_a_reply_that_was_cut_short(stop_reason, reply):
     """It is not asked for again, and never taken for whole, even where what is left of it fits."""
     cut = reply.model_copy(update={"stop_reason": stop_reason, "raw_stop_reason": stop_reason})
     client = ScriptedInferenceClient([cut, "never"])
-    with pytest.raises(OutputInvalid, match="cut short .it stopped with {}".format(stop_reason)) as caught:
+    with pytest.raises(OutputInvalid, match="cut short .stop reason {}".format(stop_reason)) as caught:
         client.generate("x", output=Lax)
     assert caught.value.reply.stop_reason == stop_reason
     assert len(client.requests) == 1
@@ -344,9 +344,9 @@ def test_text_and_fences(text):
     reply = answered(text.replace("{}", '{"city": "Rome"}'))
     if text.startswith("```{"):
         with pytest.raises(ValueError, match="does not fit"):
-            Output(Place).filled(reply)
+            Output(Place).parse(reply)
     else:
-        assert Output(Place).filled(reply).parsed.city == "Rome"
+        assert Output(Place).parse(reply).parsed.city == "Rome"
 
 
 def test_a_hostile_fence():
@@ -354,7 +354,7 @@ def test_a_hostile_fence():
     start = time.process_time()
     for text in ("```json\n" + " \n" * 200000, "```" + "`" * 200000, "```json\n" + "\n" * 200000 + "x```"):
         with pytest.raises(ValueError):
-            Output(Place).filled(answered(text))
+            Output(Place).parse(answered(text))
     assert time.process_time() - start < 5
 
 
@@ -403,6 +403,6 @@ def test_what_is_asked_changes_nothing():
     request = Request("m", [], "be brief", [], {"output_config": {"effort": "low"}})
     output = Output(Place)
     for way in ("tool", "format", "prompt"):
-        asked = output.asked(request, way, {"output_config": {"format": {}}})
+        asked = output.apply_to(request, way, {"output_config": {"format": {}}})
         assert asked != request
     assert request == Request("m", [], "be brief", [], {"output_config": {"effort": "low"}})

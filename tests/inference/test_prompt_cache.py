@@ -122,7 +122,7 @@ def test_beside_the_callers_own(number, how):
 
 def test_other_words():
     """prompt_cache is "auto" or nothing; and an empty history is told as what it is."""
-    with pytest.raises(ValueError, match='prompt_cache is "auto", or not given; not True'):
+    with pytest.raises(ValueError, match='prompt_cache must be "auto" or None, not True'):
         ScriptedInferenceClient(["hello"]).generate("x", prompt_cache=True)
     with pytest.raises(ValueError, match="messages is empty"):
         ScriptedInferenceClient(["hello"], prompt_cache="auto").generate([])

@@ -8,7 +8,7 @@ from hypothesis import given, strategies as st
 
 from asimov_sync import Cancellation, Cancelled, DeadlineExceeded, RateLimit, RateLimitError, Timeout
 from asimov_sync.inference import rate_limit
-from asimov_sync.inference.rate_limit import MINUTE, Pause, admitted
+from asimov_sync.inference.rate_limit import MINUTE, Pause, wait_for_slot
 from asimov_sync.testing import Failure, ScriptedInferenceClient
 
 from ..tiers import suite
@@ -76,12 +76,12 @@ def test_what_a_reply_tells_counts():
     assert limit.take(1.0, 50).moment == 1.0
     client = ScriptedInferenceClient(["hello"], rate_limit=RateLimit(tokens_per_minute=1000))
     reply = client.generate("x" * 400)
-    assert [slot.tokens for slot in client.rate_limit._taken] == [reply.usage.total_tokens]
+    assert [slot.tokens for slot in client.rate_limit._reservations] == [reply.usage.total_tokens]
 
 
 def test_a_limit_that_is_none():
     """Less than one request a minute is an error; the repr shows the limits."""
-    with pytest.raises(ValueError, match="requests_per_minute is 1 at least, not 0"):
+    with pytest.raises(ValueError, match="requests_per_minute must be at least 1, not 0"):
         RateLimit(requests_per_minute=0)
     with pytest.raises(ValueError, match="tokens_per_minute"):
         RateLimit(tokens_per_minute=-1)
@@ -101,11 +101,11 @@ def test_clients_share_a_limit(serve):
     for client in (one, two, one.with_options(temperature=0)):
         token = Cancellation()
         waiting = Background(client.generate, "x", cancellation=token)
-        wait_for(lambda: len(limit._taken) == 3)
+        wait_for(lambda: len(limit._reservations) == 3)
         token.cancel("enough")
         with pytest.raises(Cancelled, match="enough"):
             waiting.result(5)
-        assert len(limit._taken) == 2
+        assert len(limit._reservations) == 2
     assert (len(server.requests), len(other.requests)) == (1, 1)
 
 
@@ -185,7 +185,7 @@ def test_a_pause_that_is_extended():
     """Who waits for a pause to end waits on where it is extended meanwhile."""
     pause = Pause()
     pause.extend(time.monotonic() + 0.1)
-    waiting = Background(admitted, pause, None, 0, Cancellation(), None, "test")
+    waiting = Background(wait_for_slot, pause, None, 0, Cancellation(), None, "test")
     until = time.monotonic() + 0.4
     pause.extend(until)
     pause.extend(until - 0.3)  # shorter ones change nothing
@@ -198,12 +198,12 @@ def test_a_pause_while_waiting_for_a_slot():
     """Who waits for a slot while a provider asks for a pause waits for both, and takes its slot anew."""
     pause, limit = Pause(), RateLimit(requests_per_minute=1)
     limit.take(time.monotonic() - MINUTE + 0.2, 1)
-    waiting = Background(admitted, pause, limit, 1, Cancellation(), None, "test")
-    wait_for(lambda: len(limit._taken) == 2)
+    waiting = Background(wait_for_slot, pause, limit, 1, Cancellation(), None, "test")
+    wait_for(lambda: len(limit._reservations) == 2)
     until = time.monotonic() + 0.5
     pause.extend(until)
     assert waiting.result().moment >= until
-    assert len(limit._taken) == 1
+    assert len(limit._reservations) == 1
 
 
 def test_a_pause_after_the_deadline():
@@ -211,5 +211,5 @@ def test_a_pause_after_the_deadline():
     pause, limit = Pause(), RateLimit(requests_per_minute=1)
     pause.extend(time.monotonic() + 30)
     with pytest.raises(DeadlineExceeded):
-        admitted(pause, limit, 1, Cancellation(), time.monotonic() + 10, "test")
-    assert len(limit._taken) == 0
+        wait_for_slot(pause, limit, 1, Cancellation(), time.monotonic() + 10, "test")
+    assert len(limit._reservations) == 0

@@ -17,7 +17,7 @@ from asimov_sync import (
     StreamInterrupted,
     Timeout,
 )
-from asimov_sync.inference.retry import retry_after, retrying, transient
+from asimov_sync.inference.retry import is_retryable, retry_after, retrying
 from asimov_sync.testing import ScriptedInferenceClient
 
 
@@ -41,7 +41,7 @@ from asimov_sync.testing import ScriptedInferenceClient
 )
 def test_what_may_help(error, again):
     """By type; the provider's own word comes first, and nobody waits for more than a minute."""
-    assert transient(error) is again
+    assert is_retryable(error) is again
 
 
 @pytest.mark.parametrize(

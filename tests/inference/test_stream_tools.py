@@ -22,6 +22,7 @@ from asimov_sync import (
     Usage,
     tool,
 )
+from asimov_sync.inference.reply_events import EventSource
 from asimov_sync.inference.stream import ReplyStream
 from asimov_sync.testing import Failure, ScriptedInferenceClient, calls, tool_results
 from asimov_sync.usage import UsageCounter
@@ -309,15 +310,18 @@ def test_reading_while_another_thread_closes():
     """A reader that comes while the stream is being closed is told so, too."""
     closing, go_on = threading.Event(), threading.Event()
 
-    def events():
-        try:
-            yield None
-            yield TextDelta("a")
-        finally:
-            closing.set()
-            assert go_on.wait(20)
+    class Slow(EventSource):
+        def read(self):
+            try:
+                yield TextDelta("a")
+            finally:
+                closing.set()
+                assert go_on.wait(20)
 
-    stream = ReplyStream(events(), Cancellation())
+        def close(self):
+            pass
+
+    stream = ReplyStream(Slow(), Cancellation())
     assert next(stream).text == "a"
     closer = Background(stream.close)
     assert closing.wait(20)

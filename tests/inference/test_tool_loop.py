@@ -26,7 +26,7 @@ from asimov_sync import (
     tool,
 )
 from asimov_sync.concurrency import scope
-from asimov_sync.inference.tools.loop import Ask, Call, CalledTool, conversation
+from asimov_sync.inference.tools.loop import CalledTool, CallTools, SendMessages, tool_loop
 from asimov_sync.messages import as_messages
 from asimov_sync.testing import Failure, ScriptedInferenceClient, calls, last_text, tool_results
 
@@ -50,12 +50,12 @@ def reply(text="", stop_reason="end_turn", wanted=()):
 def driven(replies, max_iterations=10):
     """The steps of a conversation that gets these replies, where each call returns its own name; and its run."""
     steps = []
-    loop = conversation(as_messages("question"), max_iterations)
+    loop = tool_loop(as_messages("question"), max_iterations)
     step, answers = next(loop), iter(replies)
     while True:
         steps.append(step)
         try:
-            if isinstance(step, Ask):
+            if isinstance(step, SendMessages):
                 step = loop.send(next(answers))
             else:
                 step = loop.send([CalledTool(call, call.name, None, 0.0) for call in step.calls])
@@ -69,7 +69,7 @@ ONE, TWO = calls(("one", {"a": 1}), ("two", {}))
 def test_a_conversation():
     """Ask, call, ask: every call is answered, in order, and the usage is that of all replies."""
     steps, run = driven([reply("hm", "tool_use", [ONE, TWO]), reply("done")])
-    assert [type(step) for step in steps] == [Ask, Call, Ask]
+    assert [type(step) for step in steps] == [SendMessages, CallTools, SendMessages]
     assert steps[1].calls == [ONE, TWO]
     assert [message.role.value for message in run.messages] == ["user", "assistant", "tool_result", "assistant"]
     assert [block["tool_use_id"] for block in run.messages[2].content] == [ONE.id, TWO.id]
@@ -81,7 +81,7 @@ def test_a_conversation():
 def test_only_whole_calls_are_made(stop_reason):
     """Calls of a reply that did not stop for them are not made, and have a result that says so."""
     steps, run = driven([reply("", stop_reason, [ONE])])
-    assert [type(step) for step in steps] == [Ask]
+    assert [type(step) for step in steps] == [SendMessages]
     assert (run.stop_reason, run.calls) == (stop_reason, [])
     (block,) = run.messages[-1].blocks
     assert (block["tool_use_id"], block["is_error"]) == (ONE.id, True)
@@ -91,11 +91,11 @@ def test_only_whole_calls_are_made(stop_reason):
 def test_a_pause_is_continued():
     """After pause_turn the history is sent again as it is; a call that came with it is answered first."""
     steps, run = driven([reply("so far", "pause_turn"), reply("done")])
-    assert [type(step) for step in steps] == [Ask, Ask]
+    assert [type(step) for step in steps] == [SendMessages, SendMessages]
     assert [message.role.value for message in steps[1].messages] == ["user", "assistant"]
     assert run.text == "done"
     steps, run = driven([reply("so far", "pause_turn", [ONE]), reply("done")])
-    assert [type(step) for step in steps] == [Ask, Ask]
+    assert [type(step) for step in steps] == [SendMessages, SendMessages]
     assert [message.role.value for message in steps[1].messages] == ["user", "assistant", "tool_result"]
     assert (run.text, run.calls) == ("done", [])
 
@@ -103,7 +103,7 @@ def test_a_pause_is_continued():
 def test_the_limit():
     """At the limit the calls are still made, and the history can be sent again as it is."""
     steps, run = driven([reply("", "tool_use", [ONE])] * 5, max_iterations=2)
-    assert [type(step) for step in steps] == [Ask, Call, Ask, Call]
+    assert [type(step) for step in steps] == [SendMessages, CallTools, SendMessages, CallTools]
     assert (run.stop_reason, run.iterations) == ("max_iterations", 2)
     assert run.messages[-1].role.value == "tool_result"
     with pytest.raises(ValueError, match="max_iterations"):
@@ -509,19 +509,26 @@ def test_ctrl_c_between_two_events(monkeypatch):
     client = ScriptedInferenceClient([calls(("slow", {})), "done"])
     loop = client._tool_loop
 
-    class Struck:
-        """The events of a loop, and Ctrl-C when a tool has started."""
+    class Interrupted:
+        """The events of a loop, and Ctrl-C in their reader when a tool has started."""
 
+        def __init__(self, source):
+            self.source, self.close = source, source.close
+
+        def read(self):
+            return InterruptedReader(self.source.read())
+
+    class InterruptedReader:
         def __init__(self, events):
             self.events, self.close = events, events.close
 
         def __iter__(self):
             for event in self.events:
-                if event is not None and event.type == "tool_started":
+                if event.type == "tool_started":
                     raise KeyboardInterrupt
                 yield event
 
-    monkeypatch.setattr(client, "_tool_loop", lambda *args: Struck(loop(*args)))
+    monkeypatch.setattr(client, "_tool_loop", lambda *args, **options: Interrupted(loop(*args, **options)))
     with pytest.raises(KeyboardInterrupt) as caught:
         client.run_tools("go", [slow])
     assert caught.tb is not None  # and with it all frames
@@ -687,7 +694,7 @@ def test_results_that_are_there_already():
     ids = [block["id"] for block in history[1].content if block["type"] == "tool_use"]
     last = [{"type": "tool_result", "tool_use_id": ids[1], "content": "2"}, {"type": "text", "text": "and?"}]
     history.append(ChatMessage(role="user", content=last, cache_marker="1h"))
-    loop = conversation(history, 5)
+    loop = tool_loop(history, 5)
     step = next(loop)
     assert [call.name for call in step.calls] == ["one", "three"]
     step = loop.send([CalledTool(call, call.name, None, 0.0) for call in step.calls])

@@ -367,16 +367,16 @@ def test_kinds_of_callables(function, name, description, result):
 
 def test_a_method_without_its_object():
     """A function of a class that still wants its self is a ToolDefinitionError that says what to do."""
-    with pytest.raises(ToolDefinitionError, match=r"make the tool of the bound one, tool\(thing.find\)"):
+    with pytest.raises(ToolDefinitionError, match=r"make a tool of the bound method, tool\(thing.find\)"):
         tool(Shelf.find)
 
 
 def test_names():
     """A name that no provider takes is a ToolDefinitionError when the tool is made, and not a 400 later; one may be given."""
     for function in (lambda: None, functools.partial(lambda: None)):
-        with pytest.raises(ToolDefinitionError, match="'<lambda>' is no name for a tool"):
+        with pytest.raises(ToolDefinitionError, match="'<lambda>' is not a valid tool name"):
             tool(function)
-        with pytest.raises(ToolDefinitionError, match="'<lambda>' is no name for a tool"):
+        with pytest.raises(ToolDefinitionError, match="'<lambda>' is not a valid tool name"):
             as_tools([(function, {"type": "object"})])
         assert list(as_tools([(function, {"name": "mine", "input_schema": {}})])) == ["mine"]
 

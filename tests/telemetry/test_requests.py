@@ -25,7 +25,7 @@ from asimov_sync import (
     Usage,
     tool,
 )
-from asimov_sync.inference.stream import watched
+from asimov_sync.inference.reply_events import RetriedEvents
 from asimov_sync.telemetry import names
 from asimov_sync.testing import (
     Failure,
@@ -331,9 +331,9 @@ def test_span_is_current_during_request(exported):
     current = []
 
     class SpanRecordingClient(ScriptedInferenceClient):
-        def _attempt(self, request, cancellation, deadline):
+        def _send(self, request, cancellation, deadline):
             current.append(trace.get_current_span().name)
-            return super()._attempt(request, cancellation, deadline)
+            return super()._send(request, cancellation, deadline)
 
     client = SpanRecordingClient([Failure(529, headers=NOW), "good evening"])
     with exported.span("caller") as caller:
@@ -488,5 +488,5 @@ def test_tool_ignores_cancellation(exported):
 def test_no_wrapper_without_telemetry():
     """Without telemetry, a stream's events are the client's own, with no wrapper."""
     stream = ScriptedInferenceClient(["good evening"]).stream("hello")
-    assert stream._events.gi_code.co_name == "_attempts" != watched.__name__
+    assert stream._events.gi_code is RetriedEvents.read.__code__
     stream.close()

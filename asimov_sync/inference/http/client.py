@@ -17,9 +17,10 @@ from asimov_sync.inference.http.sse import SSEParser
 from asimov_sync.inference.http.transport import HttpTransport, Session
 from asimov_sync.inference.providers.errors import MESSAGE_CHARACTERS, as_body
 from asimov_sync.inference.providers.fold import Fold, all_at_once, folded
+from asimov_sync.inference.reply_events import ReplyEvents
 from asimov_sync.inference.request import Request
-from asimov_sync.inference.retry import advised
-from asimov_sync.messages import Event, Reply
+from asimov_sync.inference.retry import with_retry_headers
+from asimov_sync.messages import Reply
 
 __all__ = ["Headers", "HttpInferenceClient", "NetworkClient", "key_of"]
 
@@ -106,17 +107,19 @@ class HttpInferenceClient(NetworkClient):
     # One attempt
 
     @contextmanager
-    def _attempt(self, request: Request, cancellation: Cancellation, deadline: Optional[float]) -> Iterator[Iterator[Event]]:
+    def _send(self, request: Request, cancellation: Cancellation, deadline: Optional[float]) -> Iterator[ReplyEvents]:
         with self._post(self.api_url, self._encoded(request), cancellation, deadline) as exchange:
             if exchange.headers.get("content-type", "").lower().startswith("text/event-stream"):
                 fold = self._fold()
                 exchange.complete = lambda: fold.done
                 request_id = exchange.headers.get(self.request_id_header)
-                yield folded(
+                events = folded(
                     fold, _server_sent(exchange), fold.feed_text, self.provider, request_id, lambda: exchange.delimited
                 )
+                yield ReplyEvents(events, fold.partial)
             else:
-                yield all_at_once(self._read(exchange, self._decoded))
+                reply = self._read(exchange, self._decoded)
+                yield ReplyEvents(all_at_once(reply), lambda: reply)
 
     @contextmanager
     def _post(
@@ -132,7 +135,7 @@ class HttpInferenceClient(NetworkClient):
             with self._transport.post(url, self._headers, data, cancellation, deadline) as exchange:
                 if exchange.status != 200:
                     error = self._error(exchange.status, exchange.headers, as_body(exchange.refusal()))
-                    raise advised(error, exchange.headers, time.time())
+                    raise with_retry_headers(error, exchange.headers, time.time())
                 yield exchange
 
     def _read(self, exchange: Exchange, decoded: Callable[[Any], T]) -> T:

@@ -1,1 +1,1 @@
-"""Structured output: replies that are instances of a pydantic model."""
+"""Structured output: replies that are validated against a pydantic model."""

@@ -1,23 +1,31 @@
-"""The data that a tool loop is to end with: which reply is it, and what is said to a model that has not given it. Pure.
+"""Structured output at the end of a tool loop: recognizes the final answer, or asks for it.
 
-Beside the tools the model has one more, whose arguments are the answer. It calls it when it is done, so that most loops take
-no more requests than they would for a text; only a model that ends with words is asked again, and made to give the data.
+The model has one more tool besides the caller's, whose arguments are the answer. It calls that tool
+when it is done, so most loops take no more requests than they would for text. Only a model that
+ends with text is asked again, with the tool forced.
+
+Pure: no IO, no clock.
 """
 
 from typing import Any, Dict, List, Optional
 
 from asimov_sync.errors import OutputInvalid
-from asimov_sync.inference.output.schema import CUT_SHORT, Output
-from asimov_sync.inference.tools.history import answer, not_made
+from asimov_sync.inference.output.schema import TRUNCATED_REASONS, Output
+from asimov_sync.inference.tools.history import append_results, skipped_result
 from asimov_sync.messages import Block, ChatMessage, ChatRole, Reply, ToolCall
 
 __all__ = ["FinalAnswer"]
 
 
 class FinalAnswer:
-    """What is known of the answer while a loop goes on.
+    """The state of the final answer during a loop.
 
-    insist: whether the next request makes the model give it. So does every one where it has no tools that it could call first.
+    output: the type of the answer.
+    provider: the provider's name, for errors.
+    tools: whether the model has other tools.
+
+    force_output: whether the next request must make the model give the answer. Always True if the
+        model has no other tool that it could call first.
     """
 
     def __init__(self, output: Output, provider: str, tools: bool) -> None:
@@ -25,66 +33,74 @@ class FinalAnswer:
         self._provider = provider
         self._tools = tools
         self._corrected = False
-        self.insist = not tools
+        self.force_output = not tools
 
     @property
     def definition(self) -> Dict[str, Any]:
-        """The tool by which the answer is given, beside tools that do something."""
-        told = self._output.definition
-        return dict(told, description=told["description"] + " Call this to give the final answer.")
+        """The definition of the tool whose arguments are the answer."""
+        definition = self._output.definition
+        description = definition["description"] + " Call this to give the final answer."
+        return dict(definition, description=description)
 
-    def given_by(self, call: ToolCall) -> bool:
-        """Whether a call is no call of a tool, but the answer."""
+    def is_answer(self, call: ToolCall) -> bool:
+        """Return whether a call is the final answer, not a call of the caller's tools."""
         return call.name == self._output.name
 
-    def put_off(self, given: List[ToolCall]) -> List[Block]:
-        """Where calls of tools are made: the model goes on with their results, whatever was insisted on before.
+    def defer(self, answer_calls: List[ToolCall]) -> List[Block]:
+        """Defer the final answer, because other tools are called in this turn.
 
-        given: answers that came beside these calls; their results are returned.
+        answer_calls: the answers in the same turn. Returns their (error) results.
         """
-        self.insist = not self._tools
-        text = "not taken: give the answer once you have seen the results of the other calls"
-        return [_result(call, text, is_error=True) for call in given]
+        self.force_output = not self._tools
+        text = "not accepted: give the answer after the results of the other calls"
+        return [_result(call, text, is_error=True) for call in answer_calls]
 
-    def taken_from(self, reply: Reply, history: List[ChatMessage]) -> Optional[Reply]:
-        """The reply with its data in `.parsed`, its calls answered in the history; None where it is to be asked for (again).
+    def extract(self, reply: Reply, history: List[ChatMessage]) -> Optional[Reply]:
+        """Return the reply with its data in `.parsed`; None if the model has to be asked (again).
 
-        history: ends with the reply; what is to be said to the model is added. OutputInvalid if it was corrected before, or
-        the reply was cut short; the history is then as it was with its calls answered.
+        reply: the last reply.
+        history: ends with the reply. Results of its calls, or a request for the data, are appended.
+
+        Raises OutputInvalid if the reply is cut short, or was already corrected once; the history
+        then ends with the results of the reply's calls.
         """
         try:
-            filled = self._output.filled(reply)
+            parsed = self._output.parse(reply)
         except ValueError as error:
-            wrong = str(error)
+            problem = str(error)
         else:
-            answer(history, [self._received(call, reply) for call in reply.tool_calls])
-            return filled
-        cut = reply.stop_reason in CUT_SHORT
-        told = self._output.correction(reply, wrong)[-1]
-        if not cut and not reply.tool_calls and not self.insist:
-            told = ChatMessage(role=ChatRole.USER, content="Give this answer in the form of {}.".format(self._output.name))
-            self.insist = True
-        elif cut or self._corrected:
+            append_results(history, [self._acknowledge(call, reply) for call in reply.tool_calls])
+            return parsed
+        truncated = reply.stop_reason in TRUNCATED_REASONS
+        message = self._output.correction(reply, problem)[-1]
+        if not truncated and not reply.tool_calls and not self.force_output:
+            request = f"Give this answer in the form of {self._output.name}."
+            message = ChatMessage(role=ChatRole.USER, content=request)
+            self.force_output = True
+        elif truncated or self._corrected:
             if reply.tool_calls:
-                answer(history, told.blocks)
+                append_results(history, message.blocks)
             raise OutputInvalid(
-                "the reply is no {}: {} (it stopped with {})".format(self._output.name, wrong, reply.stop_reason),
+                f"the reply is not a valid {self._output.name}: {problem} "
+                f"(stop reason {reply.stop_reason})",
                 provider=self._provider,
                 partial=reply,
                 messages=history,
             )
         else:
-            self.insist = self._corrected = True
-        if told.role is ChatRole.TOOL_RESULT:
-            answer(history, told.blocks)
+            self.force_output = self._corrected = True
+        if message.role is ChatRole.TOOL_RESULT:
+            append_results(history, message.blocks)
         else:
-            if not reply.message.blocks:  # a message without content is one that no provider takes
+            if not reply.message.blocks:  # providers reject a message without content
                 history.pop()
-            history.append(told)
+            history.append(message)
         return None
 
-    def _received(self, call: ToolCall, reply: Reply) -> Block:
-        return _result(call, "received") if self.given_by(call) else not_made(call, reply.stop_reason)
+    def _acknowledge(self, call: ToolCall, reply: Reply) -> Block:
+        if self.is_answer(call):
+            return _result(call, "received")
+        return skipped_result(call, reply.stop_reason)
 
 
 def _result(call: ToolCall, text: str, **more: Any) -> Dict[str, Any]:

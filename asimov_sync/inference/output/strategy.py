@@ -1,74 +1,98 @@
-"""Asking for structured output: one way after the other until the model takes one, and once more if a reply does not fit."""
+"""Chooses how to ask a model for structured output, and asks again if a reply does not match."""
 
 from typing import Any, Callable, Dict, List, Tuple, TypeVar
 
 from asimov_sync.errors import ContextLengthExceeded, InvalidRequestError, OutputInvalid
-from asimov_sync.inference.output.schema import CUT_SHORT, FORMAT, PROMPT, TOOL, Output
+from asimov_sync.inference.output.schema import FORMAT, PROMPT, TOOL, TRUNCATED_REASONS, Output
 from asimov_sync.inference.request import Request
 from asimov_sync.messages import Reply
 
-__all__ = ["OutputWays"]
+__all__ = ["OutputStrategy"]
 
-Asked = TypeVar("Asked")
+Sent = TypeVar("Sent")
 
 
-class OutputWays:
-    """Which way of asking for structured output a client's models take: tried once, and remembered."""
+class OutputStrategy:
+    """Finds the method of asking that a client's model accepts, and remembers it.
+
+    provider: the provider's name, for errors.
+    native_first: whether the provider's own output format is tried before a forced tool.
+    """
 
     def __init__(self, provider: str, native_first: bool) -> None:
         self._provider = provider
         self._native_first = native_first
-        self._taken: Dict[Tuple[str, bool], str] = {}  # by the model, and whether it was to think
+        self._accepted: Dict[Tuple[str, bool], str] = {}  # by model, and whether it thinks
 
-    def reply(self, request: Request, output: Output, native: Dict[str, Any], ask: Callable[[Request], Reply]) -> Reply:
-        """The reply with its data in `.parsed`, after one correction at the most; OutputInvalid with the reply otherwise.
+    def reply(
+        self,
+        request: Request,
+        output: Output,
+        native: Dict[str, Any],
+        send: Callable[[Request], Reply],
+    ) -> Reply:
+        """Return the reply with its data in `.parsed`, after at most one correction.
 
-        native: the options that ask for the provider's own structured output, empty where it has none.
+        request: the request, without structured output.
+        output: the type of the data.
+        native: the options of the provider's own output format; empty if it has none.
+        send: sends a request and returns its reply.
+
+        Raises OutputInvalid, with the reply, if the corrected reply does not match either.
         """
-        way, reply = self.first(request, output, native, ask)
+        method, reply = self.send_first_accepted(request, output, native, send)
         try:
-            return output.filled(reply)
+            return output.parse(reply)
         except ValueError as error:
-            wrong = str(error)
-        if reply.stop_reason not in CUT_SHORT:
-            corrected = request._replace(messages=request.messages + output.correction(reply, wrong))
-            reply = ask(output.asked(corrected, way, native))
+            problem = str(error)
+        if reply.stop_reason not in TRUNCATED_REASONS:
+            messages = request.messages + output.correction(reply, problem)
+            corrected = request._replace(messages=messages)
+            reply = send(output.apply_to(corrected, method, native))
             try:
-                return output.filled(reply)
+                return output.parse(reply)
             except ValueError as error:
-                wrong = str(error)
+                problem = str(error)
         raise OutputInvalid(
-            "the reply is no {}: {} (it stopped with {})".format(output.name, wrong, reply.stop_reason),
+            f"the reply is not a valid {output.name}: {problem} (stop reason {reply.stop_reason})",
             provider=self._provider,
             partial=reply,
         )
 
-    def first(
-        self, request: Request, output: Output, native: Dict[str, Any], ask: Callable[[Request], Asked]
-    ) -> Tuple[str, Asked]:
-        """The first way that the model takes, and what came of asking in it; arguments as of `reply`.
+    def send_first_accepted(
+        self,
+        request: Request,
+        output: Output,
+        native: Dict[str, Any],
+        send: Callable[[Request], Sent],
+    ) -> Tuple[str, Sent]:
+        """Send the request with each method until one is accepted.
 
-        ask: raises InvalidRequestError for a way that is not taken; its last one is raised where there is none.
+        The parameters are those of `reply`; `send` raises InvalidRequestError for a method that the
+        model rejects.
+
+        Returns the method, and what `send` returned. Raises the last error if all are rejected.
         """
         key = (request.model, "thinking" in request.options)
-        ways = self._ways(key, bool(native))
+        methods = self._methods(key, bool(native))
         while True:
-            way = ways.pop(0)
+            method = methods.pop(0)
             try:
-                asked = ask(output.asked(request, way, native))
+                sent = send(output.apply_to(request, method, native))
             except InvalidRequestError as error:
-                # What the last way asks for is in the prompt alone: it is the request itself that is wrong.
-                if not ways or isinstance(error, ContextLengthExceeded):
+                # The last method changes the prompt only, so the request itself is invalid.
+                if not methods or isinstance(error, ContextLengthExceeded):
                     raise
                 continue
-            self._taken[key] = way
-            return way, asked
+            self._accepted[key] = method
+            return method, sent
 
-    def _ways(self, key: Tuple[str, bool], native: bool) -> List[str]:
-        """The ways that are still to be tried, the best first; what was refused before is not asked for again."""
+    def _methods(self, key: Tuple[str, bool], native: bool) -> List[str]:
+        """Return the methods to try, the best first, without those that were rejected before."""
         # Thinking and a forced tool exclude each other (Anthropic, "Extended thinking").
-        ways = [FORMAT, TOOL, PROMPT] if self._native_first or key[1] else [TOOL, FORMAT, PROMPT]
+        native_first = self._native_first or key[1]
+        methods = [FORMAT, TOOL, PROMPT] if native_first else [TOOL, FORMAT, PROMPT]
         if not native:
-            ways.remove(FORMAT)
-        taken = self._taken.get(key)
-        return ways[ways.index(taken) :] if taken in ways else ways
+            methods.remove(FORMAT)
+        accepted = self._accepted.get(key)
+        return methods[methods.index(accepted) :] if accepted in methods else methods

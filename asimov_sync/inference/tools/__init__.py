@@ -1,1 +1,1 @@
-"""Tools: what a model may call, the loop that calls them, and the threads that they run on."""
+"""Tools: functions that a model may call, the loop that calls them, and their threads."""

@@ -1,23 +1,27 @@
-"""The end of a history: which calls are still open there, and how they get their results. Pure: no IO, no clock."""
+"""The end of a conversation's history: its unanswered calls, and their results.
+
+Pure: no IO, no clock.
+"""
 
 from typing import Any, Counter, List, Optional, Tuple
 
 from asimov_sync.messages import Block, ChatMessage, ChatRole, Reply, ToolCall
 
-__all__ = ["answer", "not_made", "open_reply"]
+__all__ = ["append_results", "skipped_result", "unanswered_calls"]
 
 
-def open_reply(history: List[ChatMessage]) -> Optional[Reply]:
-    """The reply whose calls are still open at the end of a history, with just these; None where there are none."""
+def unanswered_calls(history: List[ChatMessage]) -> Optional[Reply]:
+    """Return the last reply of a history with its calls that have no result; None if there are none."""
     last, answered = _last_turn(history)
     if last is None:
         return None
-    left = Counter(answered)
+    remaining = Counter(answered)
     calls = []
     for block in last.blocks:
         if block.get("type") == "tool_use":
-            if left[str(block.get("id"))]:
-                left[str(block.get("id"))] -= 1
+            call_id = str(block.get("id"))
+            if remaining[call_id]:
+                remaining[call_id] -= 1
             else:
                 calls.append(ToolCall.from_block(block))
     if not calls:
@@ -26,7 +30,7 @@ def open_reply(history: List[ChatMessage]) -> Optional[Reply]:
 
 
 def _last_turn(history: List[ChatMessage]) -> Tuple[Optional[ChatMessage], List[str]]:
-    """The message of the assistant that a history ends with, and the ids of the calls that were answered after it."""
+    """Return the assistant message that ends a history, and the ids of the calls answered after it."""
     answered: List[str] = []
     for message in reversed(history):
         if message.role is ChatRole.ASSISTANT:
@@ -38,23 +42,29 @@ def _last_turn(history: List[ChatMessage]) -> Tuple[Optional[ChatMessage], List[
     return None, []
 
 
-def answer(history: List[ChatMessage], results: List[Block]) -> None:
-    """Add results to the history: one message for all calls of a turn, in the order of the calls."""
+def append_results(history: List[ChatMessage], results: List[Block]) -> None:
+    """Append results to a history.
+
+    The results of one turn share one message, in the order of their calls. If the history ends with
+    such a message, that one is extended.
+    """
     if not results:
         return
-    told = ChatMessage(role=ChatRole.TOOL_RESULT, content=[])
+    message = ChatMessage(role=ChatRole.TOOL_RESULT, content=[])
     if history[-1].role is not ChatRole.ASSISTANT:
-        told = history.pop()
-    order = [block.get("id") for block in history[-1].blocks if block.get("type") == "tool_use"]
-    blocks = sorted(told.blocks + results, key=lambda block: _place(order, block.get("tool_use_id")))
-    history.append(told.model_copy(update={"content": blocks}))
+        message = history.pop()
+    call_ids = [block.get("id") for block in history[-1].blocks if block.get("type") == "tool_use"]
+    blocks = sorted(
+        message.blocks + results, key=lambda block: _index(call_ids, block.get("tool_use_id"))
+    )
+    history.append(message.model_copy(update={"content": blocks}))
 
 
-def _place(order: List[Any], wanted: Any) -> int:
-    return order.index(wanted) if wanted in order else len(order)
+def _index(call_ids: List[Any], call_id: Any) -> int:
+    return call_ids.index(call_id) if call_id in call_ids else len(call_ids)
 
 
-def not_made(call: ToolCall, stop_reason: Optional[str]) -> Block:
-    """The result of a call that came with a reply that did not stop for it."""
-    text = "the call was not made, because the reply stopped with {}".format(stop_reason)
+def skipped_result(call: ToolCall, stop_reason: Optional[str]) -> Block:
+    """Return the error result of a call whose reply did not stop with "tool_use"."""
+    text = f"the call was not made, because the reply stopped with {stop_reason}"
     return {"type": "tool_result", "tool_use_id": call.id, "content": text, "is_error": True}

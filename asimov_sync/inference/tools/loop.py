@@ -1,7 +1,7 @@
-"""The tool loop, pure: ask the model, call the tools that it wants, tell it what came of that, until it is done.
+"""The tool loop without IO: ask the model, call the tools it wants, send the results, repeat.
 
-`conversation` is a generator that yields what is to be done and is sent what happened; who does it, on which threads, is
-no concern of it.
+`tool_loop` is a generator: it yields what to do next, and is sent the result. `runner` does it, on
+threads.
 """
 
 import logging
@@ -23,33 +23,33 @@ from typing import (
 from asimov_sync._json import format_error
 from asimov_sync.errors import ToolRefused
 from asimov_sync.inference.output.final_answer import FinalAnswer
-from asimov_sync.inference.tools.history import answer, not_made, open_reply
+from asimov_sync.inference.tools.history import append_results, skipped_result, unanswered_calls
 from asimov_sync.inference.tools.tool import result_text
 from asimov_sync.messages import Block, ChatMessage, Event, Reply, ToolCall, Usage
 
 __all__ = [
     "Approvals",
-    "Ask",
-    "Call",
+    "CallTools",
     "CalledTool",
     "Redact",
+    "SendMessages",
     "ToolFinished",
     "ToolRun",
     "ToolRunDone",
     "ToolStarted",
-    "conversation",
+    "tool_loop",
 ]
 
 logger = logging.getLogger(__name__)
 
-GOES_ON = ("pause_turn",)
-"""Stop reasons after which the history is sent again as it is: the provider has not finished its turn."""
+CONTINUE_REASONS = ("pause_turn",)
+"""Stop reasons after which the history is sent again unchanged: the provider's turn is not over."""
 
 Approvals = Mapping[str, Union[bool, str]]
-"""What was decided about calls that wait for approval, by their ids: True, or the reason for which it was refused."""
+"""Decisions about calls that require approval, by call id: True, or the reason for a refusal."""
 
 Redact = Callable[[str], str]
-"""Takes the text of a tool's result, or of its exception, and returns what the model may read of it."""
+"""Takes the text of a tool's result or exception; returns the text that the model receives."""
 
 
 # Values
@@ -57,10 +57,14 @@ Redact = Callable[[str], str]
 
 @dataclass
 class CalledTool:
-    """One call that was made: what the function returned or raised, and how many seconds it took.
+    """One tool call and its outcome.
 
-    A call that was refused has a ToolRefused for its exception. text: what came of it in words, which the model is told
-    (after `redact=`); made once, with the object itself, which raises where JSON cannot hold the result.
+    call: the model's call.
+    result: the function's return value; None if it raised.
+    exception: the exception that it raised, or None. ToolRefused for a call that was refused.
+    seconds: the duration of the call.
+    text: the outcome as text, which the model receives after `redact=`. Computed at creation, which
+        raises if JSON cannot represent the result.
     """
 
     call: ToolCall
@@ -70,18 +74,26 @@ class CalledTool:
     text: str = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.text = result_text(self.result) if self.exception is None else format_error(self.exception)
+        self.text = (
+            result_text(self.result) if self.exception is None else format_error(self.exception)
+        )
 
 
 @dataclass
 class ToolRun:
-    """What came of a tool loop.
+    """The outcome of a tool loop.
 
-    messages: the whole history, every call with its result but those in `pending`, ready to be sent again. reply: the last
-    reply. usage: of all requests together. iterations: how many requests that were. stop_reason: the last reply's, or
-    "max_iterations" where the model wanted to go on, or "approval". calls: every call, in the order of the replies. pending:
-    the calls that wait for approval: `run_tools(run.messages, …, approvals={call.id: True})` goes on, in any process. parsed:
-    the data that `output=` asked for; None where the loop ended before it.
+    messages: the whole history, with a result for every call that is not in `pending`; it can be
+        sent again as it is.
+    reply: the last reply.
+    usage: the usage of all requests together.
+    iterations: the number of requests.
+    stop_reason: that of the last reply; "max_iterations" if the model wanted to continue after the
+        last allowed request; "approval" if calls are pending.
+    calls: every call, in the order of the replies.
+    pending: the calls that wait for approval. `run_tools(run.messages, …,
+        approvals={call.id: True})` continues, in any process.
+    parsed: the data that `output=` asked for; None if the loop ended without it.
     """
 
     messages: List[ChatMessage]
@@ -101,7 +113,7 @@ class ToolRun:
 
 @dataclass
 class ToolStarted(Event):
-    """A tool is being called."""
+    """A tool call has started."""
 
     __slots__ = ("call",)
     type = "tool_started"
@@ -110,7 +122,11 @@ class ToolStarted(Event):
 
 @dataclass
 class ToolFinished(Event):
-    """A tool has returned its result, or failed: then error is its exception in one line, and result is None."""
+    """A tool call has ended.
+
+    result: the tool's result; None if it failed.
+    error: the exception in one line, or None.
+    """
 
     __slots__ = ("call", "error", "result")
     type = "tool_finished"
@@ -128,120 +144,161 @@ class ToolRunDone(Event):
     run: ToolRun
 
 
-class Ask(NamedTuple):
-    """Wanted: the reply to these messages; insist: whether the model is made to give its answer as data."""
+class SendMessages(NamedTuple):
+    """A step: send these messages, and answer with the Reply.
+
+    force_output: whether the request must make the model give its final answer as data.
+    """
 
     messages: List[ChatMessage]
-    insist: bool = False
+    force_output: bool = False
 
 
-class Call(NamedTuple):
-    """Wanted: what came of these calls, in the same order."""
+class CallTools(NamedTuple):
+    """A step: make these calls, and answer with a CalledTool for each, in the same order."""
 
     calls: List[ToolCall]
 
 
-Step = Union[Ask, Call]
+Step = Union[SendMessages, CallTools]
 
 
 # The loop
 
 
-def conversation(
+def tool_loop(
     messages: List[ChatMessage],
     max_iterations: int,
-    guarded: AbstractSet[str] = frozenset(),
+    needs_approval: AbstractSet[str] = frozenset(),
     approvals: Optional[Approvals] = None,
     redact: Optional[Redact] = None,
     final: Optional[FinalAnswer] = None,
 ) -> Generator[Step, Any, ToolRun]:
-    """The loop without any IO: yields Ask and is sent a Reply, yields Call and is sent a list of CalledTool.
+    """Run the loop as a generator of steps; returns the ToolRun.
 
-    guarded: the names of the tools whose calls need approval. Calls that the history ends with, and that have no result, are
-    taken up first; approvals are for these alone, since models use the same id again. Tools are called only where the model
-    stopped for them: a call that was cut short by max_tokens, or that came with a refusal, is answered with an error. After
-    the last allowed request its calls are still made, so that the history has no open call. final: where the loop is to end
-    with data; OutputInvalid, with the history in its `.messages`, where it does not. ValueError for an approval of a call that
-    the history does not have.
+    Send it a Reply for each SendMessages, and a list of CalledTool for each CallTools.
+
+    messages: the history. Unanswered calls at its end are made first.
+    max_iterations: the most requests, at least 1. The calls of the last reply are still made, so
+        that the history has no unanswered call.
+    needs_approval: the names of the tools whose calls need an approval.
+    approvals: decisions about the unanswered calls of the history. They do not apply to later
+        calls, because models reuse ids.
+    redact: applied to the text of every result and exception.
+    final: the data that the loop must end with; None if it may end with text.
+
+    Calls are made only after the stop reason "tool_use". The calls of any other reply (cut short by
+    max_tokens, or a refusal) are answered with an error.
+
+    Raises ValueError for an approval of a call that is not in the history, and OutputInvalid, with
+    the history in `.messages`, if the loop ends without valid data.
     """
     if max_iterations < 1:
         raise ValueError(
-            "max_iterations is the number of requests that may be made, 1 at least; not {}".format(max_iterations)
+            f"max_iterations is the most requests to make, at least 1; not {max_iterations}"
         )
     history = list(messages)
-    decided = _decided(history, approvals or {})
+    decisions = _check_approvals(history, approvals or {})
     usage = Usage()
     called: List[CalledTool] = []
     iterations = 0
-    reply = open_reply(history)
+    reply = unanswered_calls(history)
     while True:
         calls = reply.tool_calls if reply is not None else []
-        given = [call for call in calls if final is not None and final.given_by(call)]
-        calls = [call for call in calls if call not in given]
+        answer_calls = [call for call in calls if final is not None and final.is_answer(call)]
+        calls = [call for call in calls if call not in answer_calls]
         if calls and reply is not None and reply.stop_reason == "tool_use":
-            # What is malformed is not to be approved of: nobody could say what would be done.
-            undecided = [call for call in calls if call.name in guarded and call.id not in decided]
+            # A malformed call is never pending: nobody could tell what an approval would permit.
+            undecided = [
+                call for call in calls if call.name in needs_approval and call.id not in decisions
+            ]
             pending = [call for call in undecided if call.malformed is None]
-            settled = [_refused(call, decided[call.id]) for call in calls if decided.get(call.id, True) is not True]
-            open_calls = [call for call in calls if call not in pending and decided.get(call.id, True) is True]
-            made = cast(List[CalledTool], (yield Call(open_calls))) if open_calls else []
-            called.extend(_in_order(calls, made + settled))
-            put_off = final.put_off(given) if final is not None else []
-            answer(history, [_result_block(one, redact) for one in made + settled] + put_off)
+            refused = [
+                _refuse(call, decisions[call.id])
+                for call in calls
+                if decisions.get(call.id, True) is not True
+            ]
+            to_make = [
+                call
+                for call in calls
+                if call not in pending and decisions.get(call.id, True) is True
+            ]
+            made = cast(List[CalledTool], (yield CallTools(to_make))) if to_make else []
+            called.extend(_in_call_order(calls, made + refused))
+            deferred = final.defer(answer_calls) if final is not None else []
+            results = [_result_block(one, redact) for one in made + refused]
+            append_results(history, results + deferred)
             if pending:
                 return ToolRun(history, reply, usage, iterations, "approval", called, pending)
-            decided = {}
-        elif reply is not None and (final is None or reply.stop_reason in GOES_ON):
-            answer(history, [not_made(call, reply.stop_reason) for call in reply.tool_calls])
-            if reply.stop_reason not in GOES_ON:
+            decisions = {}
+        elif reply is not None and (final is None or reply.stop_reason in CONTINUE_REASONS):
+            skipped = [skipped_result(call, reply.stop_reason) for call in reply.tool_calls]
+            append_results(history, skipped)
+            if reply.stop_reason not in CONTINUE_REASONS:
                 return ToolRun(history, reply, usage, iterations, reply.stop_reason, called)
         elif reply is not None and final is not None:
-            whole = final.taken_from(reply, history)
-            if whole is not None:
-                stop_reason = "end_turn" if whole.stop_reason == "tool_use" else whole.stop_reason
-                return ToolRun(history, whole, usage, iterations, stop_reason, called, parsed=whole.parsed)
+            answer = final.extract(reply, history)
+            if answer is not None:
+                reason = "end_turn" if answer.stop_reason == "tool_use" else answer.stop_reason
+                return ToolRun(
+                    history, answer, usage, iterations, reason, called, parsed=answer.parsed
+                )
         if iterations == max_iterations:
             assert reply is not None
             return ToolRun(history, reply, usage, iterations, "max_iterations", called)
-        reply = cast(Reply, (yield Ask(list(history), final is not None and final.insist)))
+        force_output = final is not None and final.force_output
+        reply = cast(Reply, (yield SendMessages(list(history), force_output)))
         iterations += 1
         usage = usage + reply.usage
         history.append(reply.message)
 
 
-def _decided(history: List[ChatMessage], approvals: Approvals) -> Dict[str, Union[bool, str]]:
-    known = {block.get("id") for message in history for block in message.blocks if block.get("type") == "tool_use"}
-    for wanted, decision in approvals.items():
-        if wanted not in known:
-            raise ValueError("there is no call {!r} in the messages to be approved".format(wanted))
+def _check_approvals(
+    history: List[ChatMessage], approvals: Approvals
+) -> Dict[str, Union[bool, str]]:
+    known = {
+        block.get("id")
+        for message in history
+        for block in message.blocks
+        if block.get("type") == "tool_use"
+    }
+    for call_id, decision in approvals.items():
+        if call_id not in known:
+            raise ValueError(f"there is no call {call_id!r} in the messages to be approved")
         if not isinstance(decision, (bool, str)):
-            raise TypeError("an approval is True, or the reason for a refusal; not {!r}".format(decision))
+            raise TypeError(
+                f"an approval is True, or the reason for a refusal (a str); not {decision!r}"
+            )
     return dict(approvals)
 
 
-def _in_order(calls: List[ToolCall], called: List[CalledTool]) -> List[CalledTool]:
-    return sorted(called, key=lambda one: next(place for place, call in enumerate(calls) if call is one.call))
+def _in_call_order(calls: List[ToolCall], called: List[CalledTool]) -> List[CalledTool]:
+    return sorted(
+        called, key=lambda one: next(i for i, call in enumerate(calls) if call is one.call)
+    )
 
 
-def _refused(call: ToolCall, reason: Union[bool, str]) -> CalledTool:
+def _refuse(call: ToolCall, reason: Union[bool, str]) -> CalledTool:
     return CalledTool(call, None, ToolRefused(reason or "the call was not approved"), 0.0)
 
 
-def _result_block(made: CalledTool, redact: Optional[Redact]) -> Block:
-    block: Block = {"type": "tool_result", "tool_use_id": made.call.id}
-    block["content"] = made.text
-    if made.exception is not None:
+def _result_block(called: CalledTool, redact: Optional[Redact]) -> Block:
+    block: Block = {"type": "tool_result", "tool_use_id": called.call.id}
+    block["content"] = called.text
+    if called.exception is not None:
         block["is_error"] = True
     if redact is not None:
         try:
-            block["content"] = redact(made.text)
+            block["content"] = redact(called.text)
             if not isinstance(block["content"], str):
-                raise TypeError("redact= returned {}, not text".format(type(block["content"]).__name__))
-        except Exception as error:  # what cannot be redacted is not told, and its error, which may quote it, not logged
+                raise TypeError(f"redact= returned {type(block['content']).__name__}, not text")
+        except Exception as error:
+            # The text must not reach the model unredacted. The error may quote it, so its message
+            # is not logged.
             logger.error(
-                "redact= failed with %s on a result of the tool %s; the model is told nothing of it",
+                "redact= failed with %s on a result of the tool %s; the result is withheld",
                 type(error).__name__,
-                made.call.name,
+                called.call.name,
             )
             block.update(content="the result was withheld", is_error=True)
     return block

@@ -1,4 +1,4 @@
-"""The tool loop's other half: makes the calls of one turn, at once, on threads."""
+"""Runs the tool loop: sends its requests, and makes the calls of a turn in parallel, on threads."""
 
 import collections
 import collections.abc
@@ -6,52 +6,155 @@ import inspect
 import itertools
 import queue
 import time
-from typing import Any, Deque, Dict, Generator, List, Optional, Tuple
+from typing import Any, Callable, Deque, Dict, Generator, List, Optional, Tuple
 
 from asimov_sync import instrumentation
 from asimov_sync._json import format_error
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.concurrency import scope
 from asimov_sync.concurrency.pool import WorkerPool
-from asimov_sync.errors import Cancelled
-from asimov_sync.inference.tools.loop import CalledTool, ToolFinished, ToolStarted
+from asimov_sync.errors import Cancelled, InferenceError
+from asimov_sync.inference.reply_events import EventReader, EventSource
+from asimov_sync.inference.stream import ReplyStream
+from asimov_sync.inference.tools.loop import (
+    CalledTool,
+    CallTools,
+    SendMessages,
+    Step,
+    ToolFinished,
+    ToolRun,
+    ToolRunDone,
+    ToolStarted,
+)
 from asimov_sync.inference.tools.tool import Tool
 from asimov_sync.instrumentation import Observation
 from asimov_sync.messages import Event, ToolCall
 
-__all__ = ["calling"]
+__all__ = ["ToolLoopEvents", "execute_calls"]
 
-SLICE_SECONDS = 0.2
-"""How long tools are waited for at a stretch, where a wait cannot be interrupted (Windows)."""
+POLL_SECONDS = 0.2
+"""The longest uninterrupted wait for a tool, where Ctrl-C cannot interrupt a wait (Windows)."""
+
+MAX_PARALLEL = 100
+"""The most parallel calls of one turn without max_workers. The model chooses their number."""
 
 
-MOST_AT_ONCE = 100
-"""How many calls of one turn are made at once where the caller sets no bound; how many there are is the model's choice."""
+class ToolLoopEvents(EventSource):
+    """The events of a tool loop; the last one is ToolRunDone.
 
+    Opening it sends the first request and checks its status. If the loop starts with calls, or has
+    nothing to do, nothing is sent.
 
-def calling(
-    calls: List[ToolCall], tools: Dict[str, Tool], pool: WorkerPool, max_workers: Optional[int], cancellation: Cancellation
-) -> Generator[Event, None, List[CalledTool]]:
-    """Make the calls, at most `max_workers` at once (None: a hundred), and return them in the same order.
+    steps: the loop.
+    send: sends the messages of a step.
+    tools: the tools by name.
+    pool: the threads for the calls.
+    max_workers: the most parallel calls; None for MAX_PARALLEL, 0 for calls on the reader's thread.
+    cancellation: ends the loop.
 
-    One after the other on this thread where max_workers is 0, or run_inline is set.
-
-    Yields ToolStarted and ToolFinished as that happens. The call of a sequential tool is made alone: after those before it,
-    and before those behind it. Whatever a tool raises is in its CalledTool. Cancelled if the cancellation comes first: the
-    tools are told, and not waited for.
+    Raises ValueError for a negative max_workers. An InferenceError has the history so far in its
+    `.messages`, with a result for every call that was made, so continuing from it repeats none.
     """
-    made: List[CalledTool] = []
+
+    def __init__(
+        self,
+        steps: Generator[Step, Any, ToolRun],
+        send: Callable[[SendMessages], ReplyStream],
+        tools: Dict[str, Tool],
+        pool: WorkerPool,
+        max_workers: Optional[int],
+        cancellation: Cancellation,
+    ) -> None:
+        if max_workers is not None and max_workers < 0:
+            raise ValueError(
+                f"max_workers is None, 0, or the most parallel calls; not {max_workers}"
+            )
+        self._steps = steps
+        self._send = send
+        self._tools = tools
+        self._pool = pool
+        self._max_workers = max_workers
+        self._cancellation = cancellation
+        self._stream: Optional[ReplyStream] = None
+        self._run: Optional[ToolRun] = None
+        self._advance(None)
+
+    def _advance(self, result: Any) -> None:
+        """Send the result of a step to the loop, and open the next reply if it wants one."""
+        try:
+            self._step = self._steps.send(result)
+        except StopIteration as end:
+            self._run = end.value
+            return
+        if isinstance(self._step, SendMessages):
+            try:
+                self._stream = self._send(self._step)
+            except InferenceError as error:
+                error.messages = self._step.messages
+                raise
+
+    def read(self) -> EventReader:
+        """Return a generator of the events."""
+        while self._run is None:
+            if isinstance(self._step, CallTools):
+                result: Any = yield from execute_calls(
+                    self._step.calls,
+                    self._tools,
+                    self._pool,
+                    self._max_workers,
+                    self._cancellation,
+                )
+            else:
+                stream, self._stream = self._stream, None
+                assert stream is not None
+                try:
+                    with stream:
+                        yield from stream
+                except InferenceError as error:
+                    error.messages = self._step.messages
+                    raise
+                result = stream.reply
+            self._advance(result)
+        yield ToolRunDone(self._run)
+
+    def close(self) -> None:
+        """Close the reply that nobody has started to read."""
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.close()
+
+
+def execute_calls(
+    calls: List[ToolCall],
+    tools: Dict[str, Tool],
+    pool: WorkerPool,
+    max_workers: Optional[int],
+    cancellation: Cancellation,
+) -> Generator[Event, None, List[CalledTool]]:
+    """Make the calls of one turn, and return their outcomes in the same order.
+
+    Yields ToolStarted and ToolFinished as they happen. A call of a sequential tool runs alone,
+    after the calls before it and before those after it. An exception of a tool is in its CalledTool.
+
+    calls: the calls.
+    tools: the tools by name.
+    pool: the threads.
+    max_workers: the most parallel calls; None for MAX_PARALLEL. With 0, or where run_inline is set, the
+        calls run one after the other on this thread.
+    cancellation: ends the wait with Cancelled. Running tools are cancelled, but not awaited.
+    """
+    called: List[CalledTool] = []
     inline = max_workers == 0 or scope.current().run_inline
-    for group in _groups(calls, tools):
+    for group in _group_calls(calls, tools):
         if inline:
-            made += yield from _on_this_thread(group, tools, cancellation)
+            called += yield from _execute_inline(group, tools, cancellation)
         else:
-            made += yield from _on_threads(group, tools, pool, max_workers, cancellation)
-    return made
+            called += yield from _execute_on_threads(group, tools, pool, max_workers, cancellation)
+    return called
 
 
-def _groups(calls: List[ToolCall], tools: Dict[str, Tool]) -> List[List[ToolCall]]:
-    """The calls in the groups that may be made at once."""
+def _group_calls(calls: List[ToolCall], tools: Dict[str, Tool]) -> List[List[ToolCall]]:
+    """Split the calls into groups that may run in parallel, in order."""
     numbered: List[Tuple[int, ToolCall]] = []
     number = 0
     for call in calls:
@@ -59,110 +162,123 @@ def _groups(calls: List[ToolCall], tools: Dict[str, Tool]) -> List[List[ToolCall
         number += 1 if alone else 0
         numbered.append((number, call))
         number += 1 if alone else 0
-    return [[call for _, call in group] for _, group in itertools.groupby(numbered, key=lambda one: one[0])]
+    groups = itertools.groupby(numbered, key=lambda one: one[0])
+    return [[call for _, call in group] for _, group in groups]
 
 
-def _on_this_thread(
+def _execute_inline(
     calls: List[ToolCall], tools: Dict[str, Tool], cancellation: Cancellation
 ) -> Generator[Event, None, List[CalledTool]]:
-    made = []
+    called = []
     for call in calls:
         yield ToolStarted(call)
         with cancellation:
-            made.append(_call(call, tools, cancellation))
-        yield _finished(made[-1])
-    return made
+            called.append(_execute_observed(call, tools, cancellation))
+        yield _finished_event(called[-1])
+    return called
 
 
-def _on_threads(
-    calls: List[ToolCall], tools: Dict[str, Tool], pool: WorkerPool, max_workers: Optional[int], cancellation: Cancellation
+def _execute_on_threads(
+    calls: List[ToolCall],
+    tools: Dict[str, Tool],
+    pool: WorkerPool,
+    max_workers: Optional[int],
+    cancellation: Cancellation,
 ) -> Generator[Event, None, List[CalledTool]]:
-    made: Dict[int, CalledTool] = {}
-    open_calls: Deque[int] = collections.deque(range(len(calls)))
-    happened: "queue.SimpleQueue[Optional[Event]]" = queue.SimpleQueue()  # not an Event, whose wait Ctrl-C may break
-    # A token of the tools' own: they are told, too, when it is the wait that is interrupted (Ctrl-C).
-    told = Cancellation(parent=cancellation)
+    called: Dict[int, CalledTool] = {}
+    waiting: Deque[int] = collections.deque(range(len(calls)))
+    # None wakes the reader. Not a threading.Event: Ctrl-C may break the lock inside its wait.
+    events: "queue.SimpleQueue[Optional[Event]]" = queue.SimpleQueue()
+    # The tools' own token, so that they are also cancelled if only the wait is interrupted (Ctrl-C).
+    tool_token = Cancellation(parent=cancellation)
 
     def work() -> None:
         try:
-            while open_calls and not told.cancelled:
+            while waiting and not tool_token.cancelled:
                 try:
-                    place = open_calls.popleft()
+                    index = waiting.popleft()
                 except IndexError:
-                    return  # another worker was faster
-                happened.put(ToolStarted(calls[place]))
-                with told:
-                    made[place] = _call(calls[place], tools, told)
-                happened.put(_finished(made[place]))
+                    return  # another worker took the last call
+                events.put(ToolStarted(calls[index]))
+                with tool_token:
+                    called[index] = _execute_observed(calls[index], tools, tool_token)
+                events.put(_finished_event(called[index]))
         except BaseException as error:
-            told.cancel("a tool ended with {}".format(type(error).__name__))
+            tool_token.cancel(f"a tool ended with {type(error).__name__}")
             raise
         finally:
-            happened.put(None)
+            events.put(None)
 
     try:
-        with cancellation.on_cancel(lambda: happened.put(None)):
-            for _ in range(min(len(calls), max_workers or MOST_AT_ONCE)):
+        with cancellation.on_cancel(lambda: events.put(None)):
+            for _ in range(min(len(calls), max_workers or MAX_PARALLEL)):
                 pool.submit(work)
             finished = 0
             while finished < len(calls):
                 cancellation.raise_if_cancelled()
-                told.raise_if_cancelled()  # by one of the tools
+                tool_token.raise_if_cancelled()  # cancelled by a worker
                 remaining = cancellation.remaining
+                timeout = POLL_SECONDS if remaining is None else min(POLL_SECONDS, remaining)
                 try:
-                    event = happened.get(timeout=SLICE_SECONDS if remaining is None else min(SLICE_SECONDS, remaining))
+                    event = events.get(timeout=timeout)
                 except queue.Empty:
                     continue
                 finished += isinstance(event, ToolFinished)
                 if event is not None:
                     yield event
-    except BaseException as interruption:
-        told.cancel("interrupted by {}".format(type(interruption).__name__))
+    except BaseException as error:
+        tool_token.cancel(f"interrupted by {type(error).__name__}")
         raise
-    return [made[place] for place in range(len(calls))]
+    return [called[index] for index in range(len(calls))]
 
 
-def _finished(made: CalledTool) -> ToolFinished:
-    return ToolFinished(made.call, made.result, None if made.exception is None else format_error(made.exception))
+def _finished_event(called: CalledTool) -> ToolFinished:
+    error = None if called.exception is None else format_error(called.exception)
+    return ToolFinished(called.call, called.result, error)
 
 
-def _call(call: ToolCall, tools: Dict[str, Tool], cancellation: Cancellation) -> CalledTool:
+def _execute_observed(
+    call: ToolCall, tools: Dict[str, Tool], cancellation: Cancellation
+) -> CalledTool:
     installed = instrumentation.installed
     if installed is None:
-        return _made(call, tools, cancellation)
+        return _execute(call, tools, cancellation)
     watch = Observation(installed.tool, call, tools.get(call.name))
-    # A tool that ignores its cancellation is not waited for; its watch does not wait for it, either.
+    # The observation of a tool that ignores its cancellation ends with the cancellation.
     with cancellation.on_cancel(lambda: watch.end(None, Cancelled(cancellation.reason or ""))):
-        return watch.run(_made, call, tools, cancellation)
+        return watch.run(_execute, call, tools, cancellation)
 
 
-def _made(call: ToolCall, tools: Dict[str, Tool], cancellation: Cancellation) -> CalledTool:
+def _execute(call: ToolCall, tools: Dict[str, Tool], cancellation: Cancellation) -> CalledTool:
     start = time.perf_counter()
     exception: BaseException
     cancellation.raise_if_cancelled()
     try:
         if call.name not in tools:
-            raise LookupError(
-                "there is no tool named {!r}; there are {}".format(call.name, ", ".join(sorted(tools)) or "none")
-            )
+            names = ", ".join(sorted(tools)) or "none"
+            raise LookupError(f"there is no tool named {call.name!r}; there are {names}")
         if call.malformed is not None:
-            raise ValueError("the arguments are not a JSON object: {}".format(call.malformed[:500]))
-        result = _whole(tools[call.name].call(call.arguments))
-        # Raises where the result cannot be told to the model: that is the tool's error, too.
+            raise ValueError(f"the arguments are not a JSON object: {call.malformed[:500]}")
+        result = _materialize(tools[call.name].call(call.arguments))
+        # Raises if JSON cannot represent the result, which counts as the tool's error.
         return CalledTool(call, result, None, time.perf_counter() - start)
     except Cancelled as cancelled:
         cancellation.raise_if_cancelled()
-        exception = cancelled  # of a token of the tool's own
+        exception = cancelled  # from a token that the tool made itself
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # a SystemExit (of argparse, say) would end a program, and is not to end an agent
+    except BaseException as error:
+        # Includes SystemExit, of argparse for example: it must not end the agent's program.
         exception = error
     return CalledTool(call, None, exception, time.perf_counter() - start)
 
 
-def _whole(result: Any) -> Any:
-    """What a tool returned; of a generator, a list of what it yields. TypeError for a coroutine, which nobody would await."""
+def _materialize(result: Any) -> Any:
+    """Return a tool's result; the items of an iterator as a list.
+
+    Raises TypeError for a coroutine, which nothing would await.
+    """
     if inspect.iscoroutine(result):
         result.close()
-        raise TypeError("the tool returned a coroutine: it has to run it itself, with asyncio.run(…)")
+        raise TypeError("the tool returned a coroutine: run it in the tool, with asyncio.run(…)")
     return list(result) if isinstance(result, collections.abc.Iterator) else result

@@ -6,7 +6,7 @@ from asimov_sync.cancellation import Cancellation
 from asimov_sync.errors import AuthenticationError, InferenceError
 from asimov_sync.inference.http.client import HttpInferenceClient, key_of
 from asimov_sync.inference.http.transport import Session
-from asimov_sync.inference.output.schema import closed
+from asimov_sync.inference.output.schema import strict_schema
 from asimov_sync.inference.providers.anthropic.wire import MessagesFold, decode_error, decode_reply, encode_request
 from asimov_sync.inference.providers.coerce import whole_number
 from asimov_sync.inference.providers.fold import Fold
@@ -79,13 +79,13 @@ class AnthropicInferenceClient(HttpInferenceClient):
     def _error(self, status: int, headers: Mapping[str, str], body: Any) -> InferenceError:
         return decode_error(self.provider, status, headers, body)
 
-    def _count(self, request: Request, cancellation: Cancellation, deadline: Optional[float]) -> int:
+    def _count_tokens(self, request: Request, cancellation: Cancellation, deadline: Optional[float]) -> int:
         body = {name: value for name, value in encode_request(request).items() if name in COUNTED}
         with self._post(self.api_url + "/count_tokens", body, cancellation, deadline) as exchange:
             return self._read(exchange, _decoded_count)
 
     def _native_output(self, name: str, schema: Dict[str, Any]) -> Dict[str, Any]:
-        return {"output_config": {"format": {"type": "json_schema", "schema": closed(schema)}}}
+        return {"output_config": {"format": {"type": "json_schema", "schema": strict_schema(schema)}}}
 
 
 def _decoded_count(body: Any) -> int:

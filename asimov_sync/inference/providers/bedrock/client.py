@@ -18,8 +18,9 @@ from asimov_sync.inference.providers.bedrock.runtime import KEY_VARIABLE, Runtim
 from asimov_sync.inference.providers.coerce import whole_number
 from asimov_sync.inference.providers.errors import as_body
 from asimov_sync.inference.providers.fold import Fold, all_at_once, folded
+from asimov_sync.inference.reply_events import ReplyEvents
 from asimov_sync.inference.request import Request
-from asimov_sync.messages import Event, Reply
+from asimov_sync.messages import Reply
 
 __all__ = ["BedrockInferenceClient"]
 
@@ -97,7 +98,7 @@ class BedrockInferenceClient(NetworkClient):
     # One attempt
 
     @contextmanager
-    def _attempt(self, request: Request, cancellation: Cancellation, deadline: Optional[float]) -> Iterator[Iterator[Event]]:
+    def _send(self, request: Request, cancellation: Cancellation, deadline: Optional[float]) -> Iterator[ReplyEvents]:
         operation = OPERATIONS[self.api, request.streamed]
         idle = None if request.streamed else self._patience(request)
         with self._called(operation, self._encoded(request), cancellation, deadline, idle) as exchange:
@@ -105,9 +106,11 @@ class BedrockInferenceClient(NetworkClient):
             if request.streamed:
                 fold = self._fold(request, request_id)
                 exchange.complete = lambda: fold.done
-                yield folded(fold, events(exchange), fold.feed, self.provider, request_id, lambda: exchange.delimited)
+                typed = folded(fold, events(exchange), fold.feed, self.provider, request_id, lambda: exchange.delimited)
+                yield ReplyEvents(typed, fold.partial)
             else:
-                yield all_at_once(self._whole(request, exchange))
+                reply = self._whole(request, exchange)
+                yield ReplyEvents(all_at_once(reply), lambda: reply)
 
     def _patience(self, request: Request) -> Optional[float]:
         """The idle limit of an answer that comes at once: nothing is heard until it is done."""
@@ -142,7 +145,7 @@ class BedrockInferenceClient(NetworkClient):
             request_id=exchange.headers.get(REQUEST_ID),
         )
 
-    def _count(self, request: Request, cancellation: Cancellation, deadline: Optional[float]) -> int:
+    def _count_tokens(self, request: Request, cancellation: Cancellation, deadline: Optional[float]) -> int:
         """How many tokens the input of a request has, by Bedrock's CountTokens, for the models that it counts for."""
         encoded = self._encoded(request)
         if self.api == "invoke":

@@ -33,7 +33,7 @@ from asimov_sync.inference.providers.bedrock.errors import PROVIDER, decode_erro
 from asimov_sync.inference.providers.coerce import text
 from asimov_sync.inference.providers.errors import as_body
 from asimov_sync.inference.providers.fold import Garbled
-from asimov_sync.inference.retry import advised
+from asimov_sync.inference.retry import with_retry_headers
 
 if TYPE_CHECKING:
     from boto3 import Session as Session
@@ -178,7 +178,7 @@ class _Call:
             exchange = self.exchange = self._post(request.url, headers, request.body or b"")
             if exchange.status != 200:
                 error = decode_refusal(exchange.status, exchange.headers, as_body(exchange.refusal()))
-                raise advised(error, exchange.headers, time.time())
+                raise with_retry_headers(error, exchange.headers, time.time())
             return exchange
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from asimov_sync import ContextLengthExceeded, InvalidRequestError
-from asimov_sync.inference.error_hints import advise
+from asimov_sync.inference.error_hints import add_option_hint
 from asimov_sync.inference.request import Request
 from asimov_sync.testing import Failure, ScriptedInferenceClient
 
@@ -24,11 +24,11 @@ GIVEN = {
 def advice(told, kind=InvalidRequestError, given=None):
     """What is added to a message, without its brackets and the sentence about the client; None where nothing is."""
     error = kind(told)
-    advise(error, Request("m", [], None, [], dict(GIVEN if given is None else given)))
+    add_option_hint(error, Request("m", [], None, [], dict(GIVEN if given is None else given)))
     message = str(error)
     assert message.startswith(told)
     added = message[len(told) :].strip(" []")
-    return added.replace("; what the client was made with is taken back by None", "") or None
+    return added.replace("; pass None to reset an option of the client", "") or None
 
 
 # Found in issues of public projects, which quote what Anthropic, Bedrock, OpenAI and others answered.
@@ -37,52 +37,52 @@ def advice(told, kind=InvalidRequestError, given=None):
     [
         (
             "`temperature` and `top_p` cannot both be specified for this model. Please use only one.",
-            "leave out temperature= or top_p=",
+            "omit temperature= or top_p=",
         ),
         (
             "The model returned the following errors: `temperature` and `top_p` cannot both be specified for this model. "
             "Please use only one.",
-            "leave out temperature= or top_p=",
+            "omit temperature= or top_p=",
         ),
-        ("`temperature` is deprecated for this model.", "leave out temperature="),
-        ("temperature: Extra inputs are not permitted", "leave out temperature="),
-        ("temperature: range: 0..1", "leave out temperature="),
-        ("temperature must be non-negative, got -1.0.", "leave out temperature="),
-        ("top_k: Input should be greater than or equal to 0", "leave out top_k="),
+        ("`temperature` is deprecated for this model.", "omit temperature="),
+        ("temperature: Extra inputs are not permitted", "omit temperature="),
+        ("temperature: range: 0..1", "omit temperature="),
+        ("temperature must be non-negative, got -1.0.", "omit temperature="),
+        ("top_k: Input should be greater than or equal to 0", "omit top_k="),
         (
             "`temperature` may only be set to 1 when thinking is enabled. Please consult our documentation",
-            "leave out temperature=",
+            "omit temperature=",
         ),
-        ("Thinking may not be enabled when tool_choice forces tool use.", "leave out thinking= or tool_choice="),
-        ('tool_choice: Input tag "x" found using "type" does not match', "leave out tool_choice="),
-        ("thinking.enabled.budget_tokens: Input should be greater than or equal to 1024", "leave out thinking="),
+        ("Thinking may not be enabled when tool_choice forces tool use.", "omit thinking= or tool_choice="),
+        ('tool_choice: Input tag "x" found using "type" does not match', "omit tool_choice="),
+        ("thinking.enabled.budget_tokens: Input should be greater than or equal to 1024", "omit thinking="),
         (
             "max_tokens: 21333 > 4096, which is the maximum allowed number of output tokens for claude-3-opus-20240229",
             "change max_tokens=",
         ),
         (
             "`max_tokens` must be greater than `thinking.budget_tokens`.",
-            "change max_tokens=, or leave out thinking=",
+            "change max_tokens=, or omit thinking=",
         ),
         (
             "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
-            "leave out max_tokens=",
+            "omit max_tokens=",
         ),
         (
             "Unsupported value: 'temperature' does not support 0.16 with this model. Only the default (1) value is supported.",
-            "leave out temperature=",
+            "omit temperature=",
         ),
-        ("Unsupported parameter: 'stop' is not supported with this model.", "leave out stop_sequences="),
-        ("Unrecognized request argument supplied: top_k", "leave out top_k="),
-        ("Unrecognized request argument supplied: seed", "leave out extra={'seed': …}"),
-        ("Invalid type for 'user': expected a string, but got an object instead.", "leave out extra={'user': …}"),
+        ("Unsupported parameter: 'stop' is not supported with this model.", "omit stop_sequences="),
+        ("Unrecognized request argument supplied: top_k", "omit top_k="),
+        ("Unrecognized request argument supplied: seed", "omit extra={'seed': …}"),
+        ("Invalid type for 'user': expected a string, but got an object instead.", "omit extra={'user': …}"),
         (
             "Malformed input request: #: extraneous key [temperature] is not permitted, please reformat your input",
-            "leave out temperature=",
+            "omit temperature=",
         ),
-        ("Malformed input request: #: extraneous key [topP] is not permitted", "leave out top_p="),
-        ("metadata.user_id: String should have at most 256 characters", "leave out metadata="),
-        ("output_config.effort: Extra inputs are not permitted", "leave out output_config="),
+        ("Malformed input request: #: extraneous key [topP] is not permitted", "omit top_p="),
+        ("metadata.user_id: String should have at most 256 characters", "omit metadata="),
+        ("output_config.effort: Extra inputs are not permitted", "omit output_config="),
     ],
 )
 def test_real_wordings(told, expected):
@@ -118,7 +118,7 @@ def test_what_must_not_be_misread(told):
 
 def test_what_was_not_given():
     """Only what the request has is named: what a provider misses cannot be left out."""
-    assert advice("`temperature` and `top_p` cannot both be specified", given={"top_p": 1}) == "leave out top_p="
+    assert advice("`temperature` and `top_p` cannot both be specified", given={"top_p": 1}) == "omit top_p="
     assert advice("max_tokens: Field required", given={}) is None
     assert advice("logit_bias: nope", given={"extra": None}) is None
 
@@ -130,15 +130,15 @@ def test_too_long():
 
 
 def test_the_caller_reads_it():
-    """The error that a client raises has the provider's own words, and then which option to leave out, and how."""
+    """The error that a client raises has the provider's own words, and then which option to omit, and how."""
     client = ScriptedInferenceClient([Failure(400, "invalid_request_error", "`top_k` is not for you")] * 4, top_k=5)
     for ask in (client.generate, client.stream, lambda text: client.run_tools(text, [])):
         with pytest.raises(InvalidRequestError) as caught:
             ask("x")
         assert str(caught.value) == (
-            "`top_k` is not for you [leave out top_k=; what the client was made with is taken back by None] "
+            "`top_k` is not for you [omit top_k=; pass None to reset an option of the client] "
             "(status 400, type invalid_request_error)"
         )
     with pytest.raises(InvalidRequestError) as caught:
         client.with_options(top_k=None).generate("x")
-    assert ("leave out" in str(caught.value), "top_k" in client.requests[-1]) == (False, False)
+    assert ("omit" in str(caught.value), "top_k" in client.requests[-1]) == (False, False)

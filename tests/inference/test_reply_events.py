@@ -1,0 +1,133 @@
+"""Sources of events: what is opened, closed and recorded, for readers that stop at any point."""
+
+import gc
+import weakref
+
+import pytest
+
+from asimov_sync import InferenceClient, OverloadedError, Usage
+from asimov_sync.inference.reply_events import RetriedEvents
+from asimov_sync.inference.stream import ObservedEvents
+from asimov_sync.testing import Failure, ScriptedInferenceClient
+
+from ..waiting import wait_for
+from .test_stream_tools import held_after
+
+NOW = {"retry-after-ms": "1"}
+
+
+def test_the_package_exports_its_nouns():
+    """The names of the inference package are those of the top level, and an unknown one is an error."""
+    from asimov_sync import inference
+
+    assert inference.InferenceClient is InferenceClient
+    assert set(inference.__all__) <= set(dir(inference))
+    for name in inference.__all__:
+        assert getattr(inference, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        _ = inference.Nothing
+
+
+@pytest.mark.parametrize("end", ["close", "drop"])
+@pytest.mark.parametrize("read", [0, 1])
+def test_a_stream_that_stops_early(serve, end, read):
+    """A stream closes its connection when it is closed or dropped, whether or not it was read."""
+    client, server = serve(["hello there"], before_event=held_after(4))
+    stream = client.stream("x")
+    for _ in range(read):
+        next(stream)
+    gc.disable()  # reference counts alone must free a stream
+    try:
+        if end == "close":
+            stream.close()
+        del stream
+        assert server.requests[0].disconnected.wait(20)
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("end", ["close", "drop"])
+def test_the_usage_of_a_partial_reply(end):
+    """A reply that is abandoned is recorded with the usage that it had reported; an unread one with none."""
+    client = ScriptedInferenceClient(["good evening", "unread"])
+    stream = client.stream("x")
+    next(stream)
+    if end == "close":
+        stream.close()
+    del stream
+    recorded = client.usage
+    assert recorded.input_tokens > 0
+    stream = client.stream("x")
+    if end == "close":
+        stream.close()
+    del stream
+    assert client.usage == recorded
+
+
+def test_a_failure_while_opening_is_retried():
+    """A source is open once a status is good; the error of the last attempt is raised while it is opened."""
+    client = ScriptedInferenceClient([Failure(529, headers=NOW)] * 2 + ["hello"])
+    stream = client.stream("x")
+    assert isinstance(stream._source, RetriedEvents)
+    assert len(client.requests) == 3
+    assert list(stream)[-1].reply.text == "hello"
+    client = ScriptedInferenceClient([Failure(529, headers=NOW)] * 3)
+    with pytest.raises(OverloadedError) as caught:
+        client.stream("x")
+    assert caught.value.attempts == 3
+    assert client.usage == Usage()
+
+
+def test_a_source_does_not_refer_to_its_reader():
+    """Without a cycle, a dropped source is freed at once, together with its reader."""
+    gc.disable()
+    try:
+        stream = ScriptedInferenceClient(["good evening"]).stream("x")
+        next(stream)
+        source = weakref.ref(stream._source)
+        del stream
+        assert source() is None
+    finally:
+        gc.enable()
+
+
+class Recorded:
+    """An observation that records its end."""
+
+    def __init__(self):
+        self.ends = []
+
+    def run_step(self, function, *args):
+        return function(*args)
+
+    def first_chunk(self):
+        pass
+
+    def end(self, result=None, error=None):
+        self.ends.append((result, error))
+
+
+@pytest.mark.parametrize("read", [0, 1])
+def test_an_observed_stream_that_is_dropped(read):
+    """Its observation ends without a result, soon, on another thread, whether or not it was read."""
+    stream = ScriptedInferenceClient(["good evening"]).stream("x")
+    observation = Recorded()
+    stream.attach_observation(observation)
+    assert isinstance(stream._source, ObservedEvents)
+    for _ in range(read):
+        next(stream)
+    del stream
+    wait_for(lambda: observation.ends == [(None, None)])
+
+
+def test_an_observed_stream_that_is_read():
+    """Its observation ends once, with the reply."""
+    stream = ScriptedInferenceClient(["good evening"]).stream("x")
+    observation = Recorded()
+    stream.attach_observation(observation)
+    for _event in stream:
+        pass
+    assert observation.ends == [(stream.reply, None)]
+    del stream
+    gc.collect()
+    assert len(observation.ends) == 1
