@@ -1,27 +1,36 @@
 """JSON: parse untrusted text with a limit on its nesting, and make any value JSON-compatible.
 
-The parser of the standard library recurses once for each level of nesting. Text with a thousand
-levels brings it close to the interpreter's recursion limit. If the garbage collector runs a
-destructor there, Python 3.7 and 3.8 abort the process ("Cannot recover from stack overflow"). Text
-from a network peer must not be able to do that.
+The parser of pydantic_core does most of the work: it takes half the time of the standard parser or
+less, reads bytes, limits the nesting, and makes no Python calls, so that it does not approach the
+interpreter's recursion limit.
+
+The standard parser reads what pydantic_core rejects, such as the escape of a lone surrogate, and
+reports the errors. It recurses once for each level of nesting. Text with a thousand levels brings
+it close to the recursion limit. If the garbage collector runs a destructor there, Python 3.7 and
+3.8 abort the process ("Cannot recover from stack overflow"). Text from a network peer must not be
+able to do that, so the depth is checked before the standard parser runs.
 """
 
 import itertools
 import json
 import math
 import re
-from typing import Any
+from typing import Any, Union
 
-from pydantic_core import to_jsonable_python
+from pydantic_core import from_json, to_jsonable_python
 
 __all__ = ["MAX_DEPTH", "MAX_INT_BITS", "exceeds_max_depth", "format_error", "loads", "to_jsonable"]
 
 MAX_DEPTH = 200
-"""Highest accepted number of nested lists and objects. Pydantic's own parser accepts one more."""
+"""Highest accepted number of nested lists and objects. The parser of pydantic_core accepts the same
+number, and one more if the innermost list or object is empty."""
 
 MAX_INT_BITS = 1024
 """Longest integer, in bits, that is kept as a number. Browsers read a longer one as infinity, and
 Python may refuse to write it."""
+
+_SHORT = 2 * MAX_DEPTH + 1
+"""Longest text, in characters or bytes, that cannot hold MAX_DEPTH + 1 closed levels."""
 
 _decode = (
     json.JSONDecoder().decode
@@ -30,13 +39,28 @@ _NOT_BRACKETS = re.compile(r"[^\[\]{}]+")
 _DEPTH_STEPS = {"[": 1, "{": 1, "]": -1, "}": -1}
 
 
-def loads(text: str) -> Any:
-    """Parse JSON text.
+def loads(text: Union[str, bytes]) -> Any:
+    """Parse JSON.
 
-    text: the JSON document.
+    text: the JSON document; bytes are UTF-8 without a byte order mark.
 
-    Returns the value. Raises ValueError if the text is not JSON or has more than MAX_DEPTH levels.
+    Returns the value. Raises ValueError if the text is not JSON, is not UTF-8 or has more than
+    MAX_DEPTH levels.
     """
+    try:
+        if len(text) <= _SHORT:
+            return from_json(text)
+        # One list around the document uses up the level that pydantic_core grants to an empty list.
+        # The list holds one value exactly if the document is valid: "1, 2" makes two, "" makes none.
+        (value,) = from_json("[" + text + "]" if isinstance(text, str) else b"[" + text + b"]")
+        return value
+    except (TypeError, ValueError):  # TypeError: a str with a lone surrogate, in new versions
+        pass
+    # Outside of the except clause: the error must not carry the one of pydantic_core.
+    return _loads_by_standard_parser(text if isinstance(text, str) else str(text, "utf-8"))
+
+
+def _loads_by_standard_parser(text: str) -> Any:
     if exceeds_max_depth(text):
         raise ValueError(f"JSON of more than {MAX_DEPTH} levels")
     return _decode(text)
