@@ -1,6 +1,6 @@
 """The cache on a Redis server."""
 
-from typing import Any, Optional
+from typing import Any, Dict, List, Optional
 
 from asimov_sync.cache.base import Cache
 from asimov_sync.cache.keys import Namespace
@@ -8,6 +8,9 @@ from asimov_sync.cache.redis_connection import RedisConnection, client_from_url,
 from asimov_sync.cache.redis_store import RedisStore
 
 __all__ = ["RedisCache"]
+
+DEFAULT_ADDRESS: Dict[str, Any] = {"host": "localhost", "port": 6379, "db": 0, "password": None}
+"""The defaults of the arguments that name a server. Another value excludes url= and client=."""
 
 
 class RedisCache(Cache):
@@ -30,15 +33,15 @@ class RedisCache(Cache):
 
     Connects at the first use. Safe to use from every thread and in a forked child.
 
-    Raises ValueError if url is combined with host, port, db or password, if client is combined with
-    any of these five, or if the client decodes replies.
+    Raises ValueError if url is combined with another host, port, db or password than the defaults,
+    if client is combined with one of these or with url, or if the client decodes replies.
     """
 
     def __init__(
         self,
-        host: Optional[str] = None,
-        port: Optional[int] = None,
-        db: Optional[int] = None,
+        host: str = "localhost",
+        port: int = 6379,
+        db: int = 0,
         password: Optional[str] = None,
         default_prefix: str = "",
         default_suffix: str = "",
@@ -47,21 +50,17 @@ class RedisCache(Cache):
         url: Optional[str] = None,
         client: Any = None,
     ) -> None:
-        parts = {"host": host, "port": port, "db": db, "password": password}
+        address: Dict[str, Any] = {"host": host, "port": port, "db": db, "password": password}
+        changed = [name for name, value in address.items() if value != DEFAULT_ADDRESS[name]]
         if client is not None:
-            _refuse_conflicts("client", url=url, **parts)
+            _refuse_conflicts("client", changed if url is None else ["url"] + changed)
         elif url is not None:
-            _refuse_conflicts("url", **parts)
+            _refuse_conflicts("url", changed)
         owned = client is None
         if url is not None:
             client = client_from_url(url)
         elif client is None:
-            client = create_client(
-                host="localhost" if host is None else host,
-                port=6379 if port is None else port,
-                db=0 if db is None else db,
-                password=password,
-            )
+            client = create_client(**address)
         if client.get_connection_kwargs().get("decode_responses"):
             raise ValueError(
                 "this client decodes what it reads (decode_responses=True), "
@@ -72,9 +71,7 @@ class RedisCache(Cache):
         super().__init__(RedisStore(RedisConnection(client, owned), max_deliveries), namespace)
 
 
-def _refuse_conflicts(chosen: str, **others: Any) -> None:
-    conflicts = [f"{name}=" for name, value in others.items() if value is not None]
-    if conflicts:
-        raise ValueError(
-            f"{chosen}= says where the server is, so it excludes {', '.join(conflicts)}"
-        )
+def _refuse_conflicts(chosen: str, names: List[str]) -> None:
+    if names:
+        conflicts = ", ".join(f"{name}=" for name in names)
+        raise ValueError(f"{chosen}= says where the server is, so it excludes {conflicts}")
