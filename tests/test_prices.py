@@ -6,7 +6,7 @@ import types
 import pytest
 
 from asimov_sync import Price, Usage
-from asimov_sync.inference.providers.coerce import count
+from asimov_sync.inference.providers.coerce import as_count
 from asimov_sync.prices import _PROVIDERS, dollars
 
 MILLION = 1_000_000
@@ -42,8 +42,8 @@ def test_a_part_that_is_more_than_the_whole():
 
 def test_a_figure_without_end():
     """A figure of hundreds of digits is no figure, and spoils no reply: no price could be multiplied by it."""
-    assert count({"input_tokens": 10**400}, "input_tokens") == 0
-    assert Price(1.0, 1.0).cost(Usage(input_tokens=count({"n": 10**15}, "n"))) == 10**9
+    assert as_count({"input_tokens": 10**400}, "input_tokens") == 0
+    assert Price(1.0, 1.0).cost(Usage(input_tokens=as_count({"n": 10**15}, "n"))) == 10**9
 
 
 def test_nobody_knows(monkeypatch):

@@ -38,7 +38,7 @@ class Answer:
             told["content-length"] = str(self.length)
         else:
             told["connection"] = "close"
-        lines = ["HTTP/1.1 {} Said".format(self.status)] + ["{}: {}".format(*header) for header in told.items()]
+        lines = [f"HTTP/1.1 {self.status} Said"] + ["{}: {}".format(*header) for header in told.items()]
         head = "\r\n".join(lines + ["", ""]).encode("latin-1")
         pieces = list(self.pieces[: self.hold])
         if self.framing == "chunked":
@@ -81,7 +81,7 @@ class ByteServer:
         self._listener = socket.socket()
         self._listener.bind(("127.0.0.1", 0))
         self._listener.listen(64)
-        self.url = "http://127.0.0.1:{}".format(self._listener.getsockname()[1])
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self._lock = threading.Lock()  # guards what follows
         self._open = set()
         self._waiting = 1  # how many threads wait for a connection

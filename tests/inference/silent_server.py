@@ -28,7 +28,7 @@ class SilentServer:
         self.point = point
         self.reached = []
         self._answer = (
-            "HTTP/1.1 200 OK\r\ncontent-type: {}\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n".format(content_type, len(body))
+            f"HTTP/1.1 200 OK\r\ncontent-type: {content_type}\r\ntransfer-encoding: chunked\r\n\r\n{len(body):x}\r\n"
         ).encode() + body
         self._open = []
         self._closing = False

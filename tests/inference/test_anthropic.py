@@ -112,7 +112,7 @@ def test_each_event_is_handed_on_when_it_arrives(serve, framing):
     stream = client.stream("hello")
     pieces = iter(stream)
     for number, text in ((3, "one "), (4, "two "), (5, "three")):
-        wait_for(lambda: gates.reached == number, "the server at event {}".format(number))
+        wait_for(lambda: gates.reached == number, f"the server at event {number}")
         waiting = Background(next, pieces)
         assert not waiting._outcome
         gates.let(number)
@@ -436,9 +436,9 @@ def test_connections_are_used_again(serve):
 def test_many_threads_on_one_client(serve):
     """Thirty threads on one client get each its own answer, and the usage is exact."""
     client, server = serve(lambda body: body["messages"][0]["content"])
-    asked = [Background(client.generate, "question {}".format(number)) for number in range(30)]
+    asked = [Background(client.generate, f"question {number}") for number in range(30)]
     replies = [one.result() for one in asked]
-    assert [reply.text for reply in replies] == ["question {}".format(number) for number in range(30)]
+    assert [reply.text for reply in replies] == [f"question {number}" for number in range(30)]
     assert client.usage == sum((reply.usage for reply in replies), Usage())
 
 

@@ -39,7 +39,7 @@ from asimov_sync.inference.providers.bedrock.converse import ConverseFold
 from asimov_sync.inference.providers.bedrock.errors import decode_error
 from asimov_sync.inference.providers.bedrock.invoke import InvokeFold
 from asimov_sync.inference.providers.bedrock.runtime import events
-from asimov_sync.inference.providers.fold import folded
+from asimov_sync.inference.providers.fold import fold_stream
 from asimov_sync.inference.request import Request
 from asimov_sync.messages import as_messages
 
@@ -471,7 +471,7 @@ class Pieces:
 def parsed(*pieces, fold=None):
     """The events of a stream that arrives in these pieces, of InvokeModel unless there is another fold."""
     fold = fold or InvokeFold("bedrock")
-    return list(folded(fold, events(Pieces(*pieces)), fold.feed, "bedrock", None, lambda: True))
+    return list(fold_stream(fold, events(Pieces(*pieces)), fold.feed, "bedrock", None, lambda: True))
 
 
 FOLDS = {"invoke": lambda: InvokeFold("bedrock"), "converse": lambda: ConverseFold("m", None)}
@@ -481,7 +481,7 @@ FOLDS = {"invoke": lambda: InvokeFold("bedrock"), "converse": lambda: ConverseFo
 @pytest.mark.parametrize("api", list(FOLDS))
 def test_cut_at_every_byte(api):
     """A stream of thirty events that is cut anywhere is StreamInterrupted, with all the text whose frames came whole."""
-    texts = ["{} ".format(number) for number in range(30 - len(streamed(api).pieces))]
+    texts = [f"{number} " for number in range(30 - len(streamed(api).pieces))]
     made = streamed(api, *texts).pieces
     assert len(made) == 30
     data = b"".join(made)
@@ -592,7 +592,7 @@ HOSTILE = [b"", b"null", b"7", b"[]", b"{}", b'"text"', b"not json", b"\xff", b"
 def test_answers_that_are_none(serve, api, body):
     """A 200 that is no message is a ProviderError that names the API, and holds nothing of boto3's."""
     client, _ = serve(Answer(body), api=api)
-    with pytest.raises(ProviderError, match='api="{}"'.format(api)) as caught:
+    with pytest.raises(ProviderError, match=f'api="{api}"') as caught:
         client.generate("hello")
     assert caught.value.status == 200
     assert (caught.value.__cause__, caught.value.__context__) == (None, None)

@@ -16,7 +16,7 @@ from asimov_sync import (
     NotFoundError,
     Timeout,
 )
-from asimov_sync.inference.http.response import Exchange
+from asimov_sync.inference.http.response import Response
 from asimov_sync.testing import ModelServer
 
 from ..tiers import within
@@ -153,13 +153,13 @@ def test_a_redirect_is_not_followed(status):
 def test_keepalive(by_proxy, monkeypatch):
     """TCP keepalive is on, to a proxy too: a peer that is gone without a word is noticed."""
     seen = []
-    on_socket = Exchange.on_socket
+    register_socket = Response.register_socket
 
-    def noted(exchange, sock):
+    def noted(response, sock):
         seen.append(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
-        on_socket(exchange, sock)
+        register_socket(response, sock)
 
-    monkeypatch.setattr(Exchange, "on_socket", noted)
+    monkeypatch.setattr(Response, "register_socket", noted)
     with ByteServer(Answer(BODY, headers={"content-type": "text/event-stream"})) as server:
         url, proxies = ("http://models.test/", {"http": server.url}) if by_proxy else (server.url, None)
         with AnthropicInferenceClient("m", KEY, url, proxies=proxies) as client:

@@ -226,7 +226,7 @@ def test_many_threads(start):
     def ask(number):
         together.wait(20)
         for turn in range(3):
-            question = "question {}-{}".format(number, turn)
+            question = f"question {number}-{turn}"
             with client.stream(question) as stream:
                 assert "".join(stream.text_stream) == "answer to " + question
 
@@ -238,6 +238,6 @@ def test_many_threads(start):
 
 def test_a_key_that_is_quoted(start):
     """A server that quotes the key that it refuses does not bring it into the error."""
-    client, server = start([Failure(403, message="the key {} may not do this".format(KEY))])
+    client, server = start([Failure(403, message=f"the key {KEY} may not do this")])
     with pytest.raises(PermissionDeniedError, match="the key … may not do this"):
         client.generate("hello")

@@ -22,7 +22,7 @@ from asimov_sync import (
     OpenAIInferenceClient,
     Timeout,
 )
-from asimov_sync.inference.http import connect as dialling
+from asimov_sync.inference.http import connect
 
 from ..tiers import suite, within
 from ..waiting import Background, wait_for
@@ -38,7 +38,7 @@ FREED = within(0.5)
 CHUNK = {"id": "c", "choices": [{"index": 0, "delta": {"content": "half"}, "finish_reason": None}]}
 SAID = {
     "anthropic": (EVENTS, "text/event-stream"),
-    "openai": ("data: {}\n\n".format(json.dumps(CHUNK)).encode(), "text/event-stream"),
+    "openai": (f"data: {json.dumps(CHUNK)}\n\n".encode(), "text/event-stream"),
     "bedrock": (b"\x00\x00", "application/vnd.amazon.eventstream"),  # the beginning of a frame
 }
 """What each wire's server says before it falls silent in the body."""
@@ -90,7 +90,7 @@ def test_cancelling_frees(wire, point, way):
 
 def in_connect(server):
     """Whether a socket of this process is in the middle of connecting to the server's port, as the kernel tells."""
-    wanted = ":{:04X}".format(server.address[1])
+    wanted = f":{server.address[1]:04X}"
     with open("/proc/net/tcp", encoding="ascii") as table:
         rows = [line.split() for line in table.readlines()[1:]]
     # 02 is SYN_SENT; one is the server's own, which made sure that its queue is full.
@@ -157,7 +157,7 @@ def test_a_name_that_is_not_resolved(monkeypatch):
             answer.wait(20)
         return real(host, port, *args, **kwargs)
 
-    monkeypatch.setattr(dialling.socket, "getaddrinfo", slow)
+    monkeypatch.setattr(connect.socket, "getaddrinfo", slow)
     asking = AnthropicInferenceClient("m", KEY, "http://slow.test/", max_retries=0)
     try:
         cancellation = Cancellation()
@@ -186,9 +186,9 @@ def test_each_address_gets_its_share(monkeypatch):
             (socket.AF_INET, socket.SOCK_STREAM, 6, "", silent.address),
             (socket.AF_INET, socket.SOCK_STREAM, 6, "", listener.getsockname()),
         ]
-        monkeypatch.setattr(dialling.socket, "getaddrinfo", lambda *args: addresses)
+        monkeypatch.setattr(connect.socket, "getaddrinfo", lambda *args: addresses)
         start = time.monotonic()
-        with dialling.dial("two.test", 1, 1.0, lambda: False) as sock:
+        with connect.connect("two.test", 1, 1.0, lambda: False) as sock:
             assert sock.getpeername() == listener.getsockname()
         assert time.monotonic() - start < within(0.9)
 
@@ -197,7 +197,7 @@ def test_a_refused_connection_and_an_unknown_name():
     """Nobody listens, or nobody has the name: ConnectionFailed, and not a time-out."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        address = "http://127.0.0.1:{}/".format(free.getsockname()[1])
+        address = f"http://127.0.0.1:{free.getsockname()[1]}/"
     for url in (address, "http://no-such-host.invalid/", "http://{}.test/".format("x" * 70)):
         with pytest.raises(ConnectionFailed) as caught:
             AnthropicInferenceClient("m", KEY, url, max_retries=0).generate("hello")

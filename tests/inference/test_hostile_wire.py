@@ -187,7 +187,7 @@ def test_headers_that_drip_end_at_the_deadline():
                     return
 
     dripping = Background(drip)
-    url = "http://127.0.0.1:{}/".format(listener.getsockname()[1])
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
     slow = AnthropicInferenceClient(model="m", api_key="k", api_url=url, max_retries=0, timeout=Timeout(total=0.3))
     with pytest.raises(DeadlineExceeded, match="0.3"):
         Background(slow.generate, "hello").result(5)
@@ -303,7 +303,7 @@ def test_a_large_request_is_not_bounded_by_the_connect_timeout(serve):
             connection.sendall(b"".join(said(sse(START, BLOCK, TEXT, STOP, END)).writes()))
 
     reading = Background(read_late)
-    url = "http://127.0.0.1:{}/".format(listener.getsockname()[1])
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
     slow = AnthropicInferenceClient(model="m", api_key="k", api_url=url, max_retries=0, timeout=Timeout(connect=0.3, idle=10))
     assert slow.generate("x" * 12000000).text == "half"
     reading.result()

@@ -18,8 +18,8 @@ from asimov_sync import (
     RateLimitError,
     Timeout,
 )
-from asimov_sync.inference.http import connect as dialling
-from asimov_sync.inference.http.response import Exchange
+from asimov_sync.inference.http import connect
+from asimov_sync.inference.http.response import RequestOptions, Response
 from asimov_sync.inference.http.transport import HttpTransport
 
 from ..tiers import suite
@@ -147,8 +147,8 @@ def test_an_interrupted_connect_leaves_no_socket(monkeypatch):
 
     with SilentServer("connect") as server:
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-            patched.setattr(dialling.socket, "socket", Recorded)
-            dialling.dial("127.0.0.1", server.address[1], 5, interrupted)
+            patched.setattr(connect.socket, "socket", Recorded)
+            connect.connect("127.0.0.1", server.address[1], 5, interrupted)
         assert [sock.fileno() for sock in made] == [-1]
 
 
@@ -160,24 +160,24 @@ def test_a_signal_handler_may_cancel_anywhere():
         def settimeout(self, seconds):
             cancellation.cancel("a signal")
 
-    with exchange(cancellation) as made:
-        Background(made.on_socket, Socket()).result(5)
+    with make_response(cancellation) as made:
+        Background(made.register_socket, Socket()).result(5)
 
 
 def test_a_cancellation_through_tls_inside_of_tls():
     """What urllib3 makes for a proxy of https is no socket: the one inside of it is shut down."""
     ours, theirs = socket.socketpair()
-    with ours, theirs, exchange(Cancellation()) as made:
+    with ours, theirs, make_response(Cancellation()) as made:
         theirs.settimeout(5)
         transport = SSLTransport.__new__(SSLTransport)
         transport.socket = ours
-        made.on_socket(transport)
+        made.register_socket(transport)
         made.abort()
         assert theirs.recv(1) == b""
 
 
-def exchange(cancellation):
-    return Exchange(HttpTransport("anthropic", Timeout()), requests.Session(), cancellation, None, None)
+def make_response(cancellation):
+    return Response(requests.Session(), RequestOptions("anthropic", Timeout(idle=None)), lambda session: None, cancellation, None)
 
 
 def test_a_hook_that_raises_for_the_status():
@@ -210,20 +210,20 @@ def test_a_hook_that_fails(kind):
 
 
 def test_an_interrupt_while_the_end_of_the_body_is_waited_for():
-    """Ctrl-C in a drain closes the connection, and takes the exchange from its cancellation."""
+    """Ctrl-C in a drain closes the connection, and takes the response from its cancellation."""
     cancellation = Cancellation()
     transport = HttpTransport("anthropic", Timeout())
     with ByteServer(Answer(b"all", b"more", hold=1)) as server:
-        exchange = transport.post(server.url, {}, b"{}", cancellation, None)
-        assert next(exchange.chunks()) == b"all"
-        sock = exchange._socket
+        response = transport.post(server.url, {}, b"{}", cancellation, None)
+        assert next(response.chunks()) == b"all"
+        sock = response._socket
 
         def interrupted():
             raise KeyboardInterrupt
 
-        exchange.complete = interrupted
+        response.is_body_done = interrupted
         with pytest.raises(KeyboardInterrupt):
-            exchange.close()
+            response.close()
         assert sock.fileno() == -1
         cancellation.cancel()  # reaches nobody
 

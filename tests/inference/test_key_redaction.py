@@ -19,8 +19,7 @@ from asimov_sync import (
     StreamInterrupted,
 )
 from asimov_sync.errors import AsimovError
-from asimov_sync.inference.http.client import Headers
-from asimov_sync.inference.http.redaction import redact_error
+from asimov_sync.inference.http.redaction import Headers, redact_error
 from asimov_sync.inference.providers.errors import MESSAGE_CHARACTERS
 
 from ..secrets import holds_secret
@@ -28,7 +27,7 @@ from .byte_server import Answer, ByteServer
 from .event_stream import exception
 
 KEY = "sk-secret-0123456789"
-QUOTED = "the key {} is not known".format(KEY)
+QUOTED = f"the key {KEY} is not known"
 JSON = {"content-type": "application/json"}
 SSE = {"content-type": "text/event-stream"}
 EVENT_STREAM = {"content-type": "application/vnd.amazon.eventstream"}
@@ -118,7 +117,7 @@ def test_a_key_in_a_status_line_is_hidden():
 
     thread = threading.Thread(target=reply)
     thread.start()
-    url = "http://127.0.0.1:{}/".format(listener.getsockname()[1])
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
     with pytest.raises(ConnectionFailed) as caught:
         AnthropicInferenceClient("m", api_key=KEY, api_url=url, max_retries=0).generate("hello")
     thread.join()
@@ -135,14 +134,14 @@ def test_a_key_that_is_cut_is_hidden():
             anthropic(server).generate("hello")
         assert KEY[:6] not in str(caught.value)
     text = "." * (MESSAGE_CHARACTERS - 3) + "abc and more"
-    assert Headers({"x-api-key": KEY}).hidden_in(text) == text
+    assert Headers({"x-api-key": KEY}).redact(text) == text
 
 
 def test_a_key_with_escapes_is_hidden():
     """A key that JSON or Python writes with escapes is found in that form."""
     headers = Headers({"x-api-key": 'sk"secret\\0123'})
     for written in ('sk"secret\\0123', json.dumps('sk"secret\\0123'), repr('sk"secret\\0123')):
-        assert "secret" not in headers.hidden_in("the key " + written)
+        assert "secret" not in headers.redact("the key " + written)
 
 
 def test_redaction_follows_causes_and_contexts():
@@ -153,7 +152,7 @@ def test_redaction_follows_causes_and_contexts():
     cause.__context__.__cause__ = cause
     error = ProviderError(QUOTED, error_type=KEY, request_id=KEY, status=200)
     error.__cause__ = cause
-    redact_error(error, Headers({"authorization": "Bearer " + KEY}).hidden_in)
+    redact_error(error, Headers({"authorization": "Bearer " + KEY}).redact)
     assert holds_secret(error) is None
     assert (error.status, cause.args, cause.line) == (200, ("…", 5), "…".encode())
 

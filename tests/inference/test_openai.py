@@ -42,7 +42,7 @@ def said(body, status=200, kind="text/event-stream", **headers):
 
 
 def sse(*events):
-    return "".join("data: {}\n\n".format(one if isinstance(one, str) else json.dumps(one)) for one in events)
+    return "".join(f"data: {one if isinstance(one, str) else json.dumps(one)}\n\n" for one in events)
 
 
 def refused(status, told, **headers):
@@ -139,7 +139,7 @@ def encoded(url, **options):
     asking = OpenAIInferenceClient("m", api_key=KEY, api_url=url)
     said = {"type": "thinking", "thinking": "hm", "field": "reasoning_content"}
     history = [{"role": "user", "content": "x"}, {"role": "assistant", "content": [said]}]
-    return asking._encoded(asking._request(history, None, (), options))
+    return asking._encode(asking._request(history, None, (), options))
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_the_key(monkeypatch):
 @pytest.mark.parametrize("header", ["authorization", "api-key"])
 def test_no_key_in_an_error(header):
     """A server that quotes the key that it refuses does not get it into the error, nor is it in the client's repr."""
-    told = wrong("invalid_api_key", "Incorrect API key provided: {}.".format(KEY))
+    told = wrong("invalid_api_key", f"Incorrect API key provided: {KEY}.")
     options = {} if header == "authorization" else {"api_key": "", "headers": {header: KEY}}
     with serving(refused(401, told)) as server:
         asking = client(server, **options)

@@ -24,9 +24,13 @@ from asimov_sync import (
     StreamInterrupted,
     Usage,
 )
-from asimov_sync.inference.providers.bedrock.converse import ConverseFold, decode_reply, encode_request
+from asimov_sync.inference.providers.bedrock.converse import (
+    ConverseFold,
+    decode_reply,
+    encode_request,
+)
 from asimov_sync.inference.providers.bedrock.errors import decode_refusal
-from asimov_sync.inference.providers.fold import folded
+from asimov_sync.inference.providers.fold import fold_stream
 from asimov_sync.inference.request import Request
 
 from ..recorded import recorded
@@ -379,7 +383,7 @@ def test_converse_without_boto3(record):
     if streamed(record):
         fold = ConverseFold("a-model", "id")
         wire = [{headers[":event-type"]: json.loads(payload.decode())} for headers, payload in read(record.body)]
-        reply = list(folded(fold, wire, fold.feed, "bedrock", None, lambda: True))[-1].reply
+        reply = list(fold_stream(fold, wire, fold.feed, "bedrock", None, lambda: True))[-1].reply
     else:
         reply = decode_reply(json.loads(record.body.decode()), "a-model", "id")
     check_converse(record, answer, reply)

@@ -7,7 +7,13 @@ import json
 
 import pytest
 
-from asimov_sync import AnthropicInferenceClient, ChatMessage, InferenceError, StreamInterrupted, ToolCallReady
+from asimov_sync import (
+    AnthropicInferenceClient,
+    ChatMessage,
+    InferenceError,
+    StreamInterrupted,
+    ToolCallReady,
+)
 from asimov_sync.inference.providers.anthropic.wire import encode_request
 from asimov_sync.inference.request import Request
 from asimov_sync.messages import as_messages
@@ -82,7 +88,7 @@ def read_stream(body):
             elif delta["type"] == "compaction_delta":
                 block["content"] = delta["content"]
             else:
-                raise AssertionError("a delta that this reading does not know: {}".format(delta))
+                raise AssertionError(f"a delta that this reading does not know: {delta}")
         elif event["type"] == "message_delta":
             stop = event["delta"].get("stop_reason") or stop
             usage.update({key: value for key, value in (event.get("usage") or {}).items() if value is not None})

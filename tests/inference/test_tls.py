@@ -8,7 +8,13 @@ import pytest
 import requests
 import trustme
 
-from asimov_sync import AnthropicInferenceClient, Cancellation, Cancelled, ConnectionFailed, OpenAIInferenceClient
+from asimov_sync import (
+    AnthropicInferenceClient,
+    Cancellation,
+    Cancelled,
+    ConnectionFailed,
+    OpenAIInferenceClient,
+)
 from asimov_sync.testing import ModelServer
 
 from ..tiers import within

@@ -28,7 +28,9 @@ def can_be_marked(block: Block) -> bool:
     return block.get("type") not in ("thinking", "redacted_thinking") and not is_blank(block)
 
 
-def without_blank_text(messages: List[ChatMessage], keep_cited: bool = False) -> List[Optional[ChatMessage]]:
+def without_blank_text(
+    messages: List[ChatMessage], keep_cited: bool = False
+) -> List[Optional[ChatMessage]]:
     """The messages without their blank text; None in place of a message that has no content left.
 
     A cache marker on something that is left out moves to the block or message before it: the prompt up to there is
@@ -47,7 +49,11 @@ def without_blank_text(messages: List[ChatMessage], keep_cited: bool = False) ->
             kept.append(None)
             continue
         last = len(kept)
-        kept.append(message if content is message.content else message.model_copy(update={"content": content}))
+        kept.append(
+            message
+            if content is message.content
+            else message.model_copy(update={"content": content})
+        )
     return kept
 
 

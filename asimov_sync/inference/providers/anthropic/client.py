@@ -4,11 +4,16 @@ from typing import Any, Dict, Iterable, Mapping, Optional
 
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.errors import AuthenticationError, InferenceError
-from asimov_sync.inference.http.client import HttpInferenceClient, key_of
+from asimov_sync.inference.http.client import HttpInferenceClient, resolve_api_key
 from asimov_sync.inference.http.transport import Session
 from asimov_sync.inference.output.schema import closed
-from asimov_sync.inference.providers.anthropic.wire import MessagesFold, decode_error, decode_reply, encode_request
-from asimov_sync.inference.providers.coerce import whole_number
+from asimov_sync.inference.providers.anthropic.wire import (
+    MessagesFold,
+    decode_error,
+    decode_reply,
+    encode_request,
+)
+from asimov_sync.inference.providers.coerce import as_int
 from asimov_sync.inference.providers.fold import Fold
 from asimov_sync.inference.request import Request
 from asimov_sync.messages import Reply
@@ -50,8 +55,8 @@ class AnthropicInferenceClient(HttpInferenceClient):
         **options: Any,
     ) -> None:
         try:
-            key = key_of(self.provider, api_key, "ANTHROPIC_API_KEY") if auth_token is None else ""
-            token = key_of(self.provider, auth_token, "ANTHROPIC_AUTH_TOKEN") if not key else ""
+            key = resolve_api_key(self.provider, api_key, "ANTHROPIC_API_KEY") if auth_token is None else ""
+            token = resolve_api_key(self.provider, auth_token, "ANTHROPIC_AUTH_TOKEN") if not key else ""
         except AuthenticationError:
             api_key = auth_token = None
             raise
@@ -65,24 +70,24 @@ class AnthropicInferenceClient(HttpInferenceClient):
             sent["anthropic-beta"] = ",".join(betas)
         super().__init__(model, api_url, sent, headers, proxies, session, options)
 
-    def _encoded(self, request: Request) -> Dict[str, Any]:
+    def _encode(self, request: Request) -> Dict[str, Any]:
         return dict({"stream": True}, **encode_request(request))
 
-    def _decoded(self, body: Any) -> Reply:
+    def _decode(self, body: Any) -> Reply:
         if body["type"] == "error":
             raise decode_error(self.provider, 200, {}, body)
         return decode_reply(body)
 
-    def _fold(self) -> Fold:
+    def _new_fold(self) -> Fold:
         return MessagesFold(self.provider)
 
-    def _error(self, status: int, headers: Mapping[str, str], body: Any) -> InferenceError:
+    def _decode_error(self, status: int, headers: Mapping[str, str], body: Any) -> InferenceError:
         return decode_error(self.provider, status, headers, body)
 
     def _count(self, request: Request, cancellation: Cancellation, deadline: Optional[float]) -> int:
         body = {name: value for name, value in encode_request(request).items() if name in COUNTED}
-        with self._post(self.api_url + "/count_tokens", body, cancellation, deadline) as exchange:
-            return self._read(exchange, _decoded_count)
+        with self._post(self.api_url + "/count_tokens", body, cancellation, deadline) as response:
+            return self._read(response, _decoded_count)
 
     def _native_output(self, name: str, schema: Dict[str, Any]) -> Dict[str, Any]:
         return {"output_config": {"format": {"type": "json_schema", "schema": closed(schema)}}}
@@ -90,7 +95,7 @@ class AnthropicInferenceClient(HttpInferenceClient):
 
 def _decoded_count(body: Any) -> int:
     """The number of tokens in an answer to count_tokens. ValueError if it is not a whole number."""
-    tokens = whole_number(body["input_tokens"])
+    tokens = as_int(body["input_tokens"])
     if tokens is None:
         raise ValueError(f"input_tokens must be a whole number, not {body['input_tokens']!r}")
     return tokens

@@ -18,8 +18,8 @@ from asimov_sync.errors import (
     RateLimitError,
 )
 from asimov_sync.inference.providers.blank_text import can_be_marked, without_blank_text
-from asimov_sync.inference.providers.coerce import block_index, count, json_object, text
-from asimov_sync.inference.providers.errors import Kinds, refusal
+from asimov_sync.inference.providers.coerce import as_count, as_str, block_index, parse_object
+from asimov_sync.inference.providers.errors import ErrorMap, error_from
 from asimov_sync.inference.providers.fold import BlockFold, StreamedBlock, tool_calls
 from asimov_sync.inference.request import Request
 from asimov_sync.messages import (
@@ -177,24 +177,24 @@ def _checked(block: Any) -> Block:
 def _reply(message: Mapping[str, Any], blocks: List[Block], malformed: Mapping[int, str]) -> Reply:
     return Reply(
         message=ChatMessage(role=ChatRole.ASSISTANT, content=blocks),
-        stop_reason=text(message.get("stop_reason")),
-        raw_stop_reason=text(message.get("stop_reason")),
+        stop_reason=as_str(message.get("stop_reason")),
+        raw_stop_reason=as_str(message.get("stop_reason")),
         tool_calls=tool_calls(blocks, malformed),
         usage=_usage(message.get("usage")),
-        model=text(message.get("model")),
-        id=text(message.get("id")),
+        model=as_str(message.get("model")),
+        id=as_str(message.get("id")),
     )
 
 
 def _usage(figures: Any) -> Usage:
     return Usage(
-        input_tokens=count(figures, "input_tokens"),
-        output_tokens=count(figures, "output_tokens"),
-        cache_read_input_tokens=count(figures, "cache_read_input_tokens"),
-        cache_write_input_tokens=count(figures, "cache_creation_input_tokens"),
-        cache_write_5m_input_tokens=count(figures, "cache_creation", "ephemeral_5m_input_tokens"),
-        cache_write_1h_input_tokens=count(figures, "cache_creation", "ephemeral_1h_input_tokens"),
-        reasoning_tokens=count(figures, "output_tokens_details", "thinking_tokens"),
+        input_tokens=as_count(figures, "input_tokens"),
+        output_tokens=as_count(figures, "output_tokens"),
+        cache_read_input_tokens=as_count(figures, "cache_read_input_tokens"),
+        cache_write_input_tokens=as_count(figures, "cache_creation_input_tokens"),
+        cache_write_5m_input_tokens=as_count(figures, "cache_creation", "ephemeral_5m_input_tokens"),
+        cache_write_1h_input_tokens=as_count(figures, "cache_creation", "ephemeral_1h_input_tokens"),
+        reasoning_tokens=as_count(figures, "output_tokens_details", "thinking_tokens"),
         requests=1,
     )
 
@@ -241,7 +241,7 @@ class MessagesFold(BlockFold):
         A start that repeats the id of the message is a duplicate, which proxies send, and changes nothing.
         """
         if self._message_started:
-            if not text(message.get("id")) or message["id"] != self._message.get("id"):
+            if not as_str(message.get("id")) or message["id"] != self._message.get("id"):
                 raise ValueError("a second message starts in the same stream")
             return
         self._message_started = True
@@ -309,28 +309,28 @@ class MessagesFold(BlockFold):
             self._require_field(block, field)
             block.pieces[field] = [piece]
 
-    def _folded(self, block: StreamedBlock) -> Tuple[Block, Optional[str]]:
+    def _join_block(self, block: StreamedBlock) -> Tuple[Block, Optional[str]]:
         """A block with all its deltas, and its input as text if that is not a JSON object."""
         whole = dict(block.start)
         malformed = None
         for field, pieces in block.pieces.items():
             told = "".join(pieces)
             if field != "input":
-                whole[field] = (text(whole.get(field)) or "") + told
+                whole[field] = (as_str(whole.get(field)) or "") + told
             elif told:
-                whole["input"], malformed = json_object(told)
+                whole["input"], malformed = parse_object(told)
         return whole, malformed
 
     def partial(self) -> Reply:
         """The reply of what was fed so far; without a stop_reason until it is done."""
-        blocks, malformed = self._so_far()
+        blocks, malformed = self._join_blocks()
         message = self._message if self.done else dict(self._message, stop_reason=None)
         return _reply(message, blocks, malformed)
 
 
 # Errors
 
-_KINDS: Kinds = {
+_ERRORS: ErrorMap = {
     "authentication_error": AuthenticationError,
     "permission_error": PermissionDeniedError,
     "billing_error": PermissionDeniedError,
@@ -351,5 +351,5 @@ def decode_error(provider: str, status: Optional[int], headers: Mapping[str, str
     """
     told = body.get("error") if isinstance(body, Mapping) else body
     told = told if isinstance(told, Mapping) else {"message": told if isinstance(told, str) else None}
-    request_id = headers.get("request-id") or (text(body.get("request_id")) if isinstance(body, Mapping) else None)
-    return refusal(provider, status, text(told.get("type")), str(told.get("message") or ""), request_id, _KINDS)
+    request_id = headers.get("request-id") or (as_str(body.get("request_id")) if isinstance(body, Mapping) else None)
+    return error_from(provider, status, as_str(told.get("type")), str(told.get("message") or ""), request_id, _ERRORS)

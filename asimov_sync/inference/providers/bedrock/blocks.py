@@ -12,7 +12,7 @@ import base64
 import re
 from typing import Any, Callable, Dict, List, Mapping, Optional, Set
 
-from asimov_sync.inference.providers.coerce import text
+from asimov_sync.inference.providers.coerce import as_str
 from asimov_sync.messages import Block
 
 __all__ = ["Outgoing", "blob", "cache_points", "from_converse", "without_nulls"]
@@ -134,13 +134,13 @@ class Outgoing:
         sent: List[Dict[str, Any]] = []
         for block in blocks:
             kind = block.get("type")
-            if kind == "text" and not block.get("citations") and not (text(block.get("text")) or "").strip():
+            if kind == "text" and not block.get("citations") and not (as_str(block.get("text")) or "").strip():
                 continue
             make = _TO.get(kind) if isinstance(kind, str) else None
             try:
                 sent.append(_as_sent(block) if make is None else make(self, block))
             except KeyError as missing:
-                raise ValueError("a block of type {!r} without {}".format(kind, missing)) from None
+                raise ValueError(f"a block of type {kind!r} without {missing}") from None
             sent.extend(cache_points(block))
         return sent
 
@@ -208,7 +208,7 @@ class Outgoing:
         name, number = plain, 1
         while name in self._names:
             number += 1
-            name = "{} {}".format(plain, number)
+            name = f"{plain} {number}"
         self._names.add(name)
         return name
 
@@ -259,7 +259,7 @@ def blob(data: Any) -> bytes:
     try:
         return base64.b64decode(data, validate=True)
     except (TypeError, ValueError) as wrong:
-        raise ValueError("bytes that are not base64: {}".format(wrong)) from None
+        raise ValueError(f"bytes that are not base64: {wrong}") from None
 
 
 def _as_sent(value: Any) -> Any:

@@ -7,17 +7,22 @@ from typing import Any, Dict, Iterable, Iterator, Mapping, Optional
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.errors import AuthenticationError, ProviderError, described
 from asimov_sync.foreign_json import parsed
-from asimov_sync.inference.http.client import Headers, NetworkClient, key_of
-from asimov_sync.inference.http.response import Exchange
+from asimov_sync.inference.http.client import NetworkClient, resolve_api_key
+from asimov_sync.inference.http.redaction import Headers
+from asimov_sync.inference.http.response import Response
 from asimov_sync.inference.http.transport import HttpTransport
 from asimov_sync.inference.providers.anthropic.wire import decode_reply
-from asimov_sync.inference.providers.bedrock.converse import ConverseFold, decode_reply as decode_converse, encode_request
+from asimov_sync.inference.providers.bedrock.converse import (
+    ConverseFold,
+    decode_reply as decode_converse,
+    encode_request,
+)
 from asimov_sync.inference.providers.bedrock.errors import PROVIDER, REQUEST_ID
 from asimov_sync.inference.providers.bedrock.invoke import InvokeFold, encode_body
 from asimov_sync.inference.providers.bedrock.runtime import KEY_VARIABLE, Runtime, Session, events
-from asimov_sync.inference.providers.coerce import whole_number
-from asimov_sync.inference.providers.errors import as_body
-from asimov_sync.inference.providers.fold import Fold, all_at_once, folded
+from asimov_sync.inference.providers.coerce import DECODE_ERRORS, as_int
+from asimov_sync.inference.providers.errors import parse_error_body
+from asimov_sync.inference.providers.fold import Fold, events_of, fold_stream
 from asimov_sync.inference.request import Request
 from asimov_sync.messages import Event, Reply
 
@@ -72,13 +77,13 @@ class BedrockInferenceClient(NetworkClient):
         **options: Any,
     ) -> None:
         if api not in ("invoke", "converse"):
-            raise ValueError('api is "invoke" or "converse", and not {!r}'.format(api))
+            raise ValueError(f'api is "invoke" or "converse", and not {api!r}')
         if api == "invoke":  # which requires it
             options = dict({"max_tokens": 4096}, **options)
         super().__init__(model, **options)
         self.api = api
         try:
-            key = key_of(self.provider, api_key, KEY_VARIABLE)
+            key = resolve_api_key(self.provider, api_key, KEY_VARIABLE)
         except AuthenticationError:
             api_key = None
             raise
@@ -100,14 +105,14 @@ class BedrockInferenceClient(NetworkClient):
     def _attempt(self, request: Request, cancellation: Cancellation, deadline: Optional[float]) -> Iterator[Iterator[Event]]:
         operation = OPERATIONS[self.api, request.streamed]
         idle = None if request.streamed else self._patience(request)
-        with self._called(operation, self._encoded(request), cancellation, deadline, idle) as exchange:
-            request_id = exchange.headers.get(REQUEST_ID)
+        with self._called(operation, self._encode(request), cancellation, deadline, idle) as response:
+            request_id = response.headers.get(REQUEST_ID)
             if request.streamed:
                 fold = self._fold(request, request_id)
-                exchange.complete = lambda: fold.done
-                yield folded(fold, events(exchange), fold.feed, self.provider, request_id, lambda: exchange.delimited)
+                response.is_body_done = lambda: fold.done
+                yield fold_stream(fold, events(response), fold.feed, self.provider, request_id, lambda: response.length_known)
             else:
-                yield all_at_once(self._whole(request, exchange))
+                yield events_of(self._whole(request, response))
 
     def _patience(self, request: Request) -> Optional[float]:
         """The idle limit of an answer that comes at once: nothing is heard until it is done."""
@@ -116,7 +121,7 @@ class BedrockInferenceClient(NetworkClient):
         tokens = request.options.get("max_tokens")
         return max(self.timeout.idle, tokens * SECONDS_PER_TOKEN if isinstance(tokens, int) else UNBOUNDED_SECONDS)
 
-    def _encoded(self, request: Request) -> Dict[str, Any]:
+    def _encode(self, request: Request) -> Dict[str, Any]:
         """boto3's parameters for a request."""
         if self.api == "converse":
             return dict({"modelId": request.model}, **encode_request(request, self._betas))
@@ -126,37 +131,37 @@ class BedrockInferenceClient(NetworkClient):
     def _fold(self, request: Request, request_id: Optional[str]) -> Fold:
         return InvokeFold(self.provider) if self.api == "invoke" else ConverseFold(request.model, request_id)
 
-    def _whole(self, request: Request, exchange: Exchange) -> Reply:
-        data = exchange.read()
+    def _whole(self, request: Request, response: Response) -> Reply:
+        data = response.read()
         try:
             body = parsed(data.decode("utf-8"))
             if self.api == "invoke":
                 return decode_reply(body)
-            return decode_converse(body, request.model, exchange.headers.get(REQUEST_ID))
-        except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError) as wrong:
+            return decode_converse(body, request.model, response.headers.get(REQUEST_ID))
+        except DECODE_ERRORS as wrong:
             unread = described(wrong)
         raise ProviderError(
-            'the response is no message ({}); is the model of those that api="{}" is for?'.format(unread, self.api),
+            f'the response is no message ({unread}); is the model of those that api="{self.api}" is for?',
             provider=self.provider,
-            status=exchange.status,
-            request_id=exchange.headers.get(REQUEST_ID),
+            status=response.status,
+            request_id=response.headers.get(REQUEST_ID),
         )
 
     def _count(self, request: Request, cancellation: Cancellation, deadline: Optional[float]) -> int:
         """How many tokens the input of a request has, by Bedrock's CountTokens, for the models that it counts for."""
-        encoded = self._encoded(request)
+        encoded = self._encode(request)
         if self.api == "invoke":
             counted = {"invokeModel": {"body": encoded["body"]}}
         else:
             names = ("messages", "system", "toolConfig", "additionalModelRequestFields")
             counted = {"converse": {name: encoded[name] for name in names if name in encoded}}
         parameters = {"modelId": request.model, "input": counted}
-        with self._called("count_tokens", parameters, cancellation, deadline, None) as exchange:
-            answer = as_body(exchange.read())
-            tokens = whole_number(answer.get("inputTokens")) if isinstance(answer, dict) else None
+        with self._called("count_tokens", parameters, cancellation, deadline, None) as response:
+            answer = parse_error_body(response.read())
+            tokens = as_int(answer.get("inputTokens")) if isinstance(answer, dict) else None
             if tokens is not None:
                 return tokens
-            raise ProviderError("the response holds no count", provider=self.provider, status=exchange.status)
+            raise ProviderError("the response holds no count", provider=self.provider, status=response.status)
 
     def _called(
         self,
@@ -165,8 +170,8 @@ class BedrockInferenceClient(NetworkClient):
         cancellation: Cancellation,
         deadline: Optional[float],
         idle: Optional[float],
-    ) -> "AbstractContextManager[Exchange]":
-        def post(url: str, headers: Headers, body: bytes) -> Exchange:
+    ) -> "AbstractContextManager[Response]":
+        def post(url: str, headers: Headers, body: bytes) -> Response:
             headers.update(self._added)
             return self._transport.post(url, headers, body, cancellation, deadline, idle)
 

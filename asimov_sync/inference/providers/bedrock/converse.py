@@ -10,8 +10,14 @@ import base64
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from asimov_sync.inference.providers.anthropic.wire import encode_request as encode_messages
-from asimov_sync.inference.providers.bedrock.blocks import Outgoing, blob, cache_points, from_converse, without_nulls
-from asimov_sync.inference.providers.coerce import block_index, count, json_object
+from asimov_sync.inference.providers.bedrock.blocks import (
+    Outgoing,
+    blob,
+    cache_points,
+    from_converse,
+    without_nulls,
+)
+from asimov_sync.inference.providers.coerce import as_count, block_index, parse_object
 from asimov_sync.inference.providers.fold import BlockFold, StreamedBlock, tool_calls
 from asimov_sync.inference.request import Request
 from asimov_sync.messages import (
@@ -157,16 +163,16 @@ def _reply(
 
 
 def _usage(figures: Any) -> Usage:
-    read, written = count(figures, "cacheReadInputTokens"), count(figures, "cacheWriteInputTokens")
-    told, output = count(figures, "inputTokens"), count(figures, "outputTokens")
-    if count(figures, "totalTokens") == told + output:
+    read, written = as_count(figures, "cacheReadInputTokens"), as_count(figures, "cacheWriteInputTokens")
+    told, output = as_count(figures, "inputTokens"), as_count(figures, "outputTokens")
+    if as_count(figures, "totalTokens") == told + output:
         told = max(0, told - read - written)  # some models count cached tokens as input, which their total gives away
     parts = {"5m": 0, "1h": 0}
     details = figures.get("cacheDetails") if isinstance(figures, Mapping) else None
     for detail in details if isinstance(details, list) else []:
         lifetime = detail.get("ttl") if isinstance(detail, Mapping) else None
         if lifetime in ("5m", "1h"):
-            parts[lifetime] += count(detail, "inputTokens")
+            parts[lifetime] += as_count(detail, "inputTokens")
     return Usage(
         input_tokens=told,
         output_tokens=output,
@@ -245,7 +251,7 @@ class ConverseFold(BlockFold):
         elif kind == "image":
             self._add(index, "image", "bytes", told["source"]["bytes"])
         else:
-            raise ValueError("a delta of an unknown kind, {!r}".format(kind))
+            raise ValueError(f"a delta of an unknown kind, {kind!r}")
         return ()
 
     def _add(self, index: int, kind: str, part: str, piece: Any) -> None:
@@ -264,7 +270,7 @@ class ConverseFold(BlockFold):
                 raise ValueError("a reasoning that is redacted, and is not")
         block.pieces.setdefault(part, []).append(piece)
 
-    def _folded(self, block: StreamedBlock) -> Tuple[Block, Optional[str]]:
+    def _join_block(self, block: StreamedBlock) -> Tuple[Block, Optional[str]]:
         """A block with all its deltas, and its input as text if that is not a JSON object."""
         ((kind, start),) = block.start.items()
         pieces = block.pieces
@@ -277,7 +283,7 @@ class ConverseFold(BlockFold):
         malformed = None
         if kind == "toolUse":
             told = "".join(pieces.get("input", ()))
-            arguments, malformed = json_object(told) if told else ({}, None)
+            arguments, malformed = parse_object(told) if told else ({}, None)
             whole = dict(start, input=arguments)
         elif kind == "toolResult":
             whole = dict(start, content=pieces.get("content", []))
@@ -291,7 +297,7 @@ class ConverseFold(BlockFold):
 
     def partial(self) -> Reply:
         """The reply of what was fed so far; without a stop_reason until it is done."""
-        blocks, malformed = self._so_far()
+        blocks, malformed = self._join_blocks()
         stopped = self._stopped if self.done else None
         return _reply(blocks, malformed, stopped, self._figures, self._model, self._request_id)
 

@@ -18,8 +18,8 @@ from asimov_sync.errors import (
     ProviderError,
     RateLimitError,
 )
-from asimov_sync.inference.providers.coerce import text
-from asimov_sync.inference.providers.errors import Kinds, refusal
+from asimov_sync.inference.providers.coerce import as_str
+from asimov_sync.inference.providers.errors import ErrorMap, error_from
 
 __all__ = ["PROVIDER", "REQUEST_ID", "decode_error", "decode_exception", "decode_refusal"]
 
@@ -27,7 +27,7 @@ PROVIDER = "bedrock"
 REQUEST_ID = "x-amzn-requestid"
 """The header that names a request."""
 
-_KINDS: Kinds = {
+_ERRORS: ErrorMap = {
     "accessdeniedexception": PermissionDeniedError,
     "optinrequired": PermissionDeniedError,
     "expiredtoken": AuthenticationError,
@@ -60,13 +60,13 @@ def decode_error(status: Optional[int], code: Optional[str], message: str, reque
     """The error that an exception of Amazon's stands for; status None inside of a stream."""
     if _NO_SUCH_MODEL in message.lower():
         return NotFoundError(message, provider=PROVIDER, status=status, error_type=code, request_id=request_id)
-    return refusal(PROVIDER, status, code, message, request_id, _KINDS)
+    return error_from(PROVIDER, status, code, message, request_id, _ERRORS)
 
 
 def decode_refusal(status: int, headers: Mapping[str, str], body: Any) -> InferenceError:
     """The error that a response's status stands for. headers: lower-case names; body: decoded JSON, or text."""
     told: Mapping[str, Any] = body if isinstance(body, Mapping) else {}
-    code = headers.get("x-amzn-errortype") or text(told.get("__type")) or text(told.get("code")) or text(told.get("Code"))
+    code = headers.get("x-amzn-errortype") or as_str(told.get("__type")) or as_str(told.get("code")) or as_str(told.get("Code"))
     if code is not None:  # "ValidationException:http://internal…", or "com.amazon.coral.service#ValidationException"
         code = code.split(":")[0].rpartition("#")[2]
     return decode_error(status, code or None, _message(body), headers.get(REQUEST_ID))
@@ -79,4 +79,4 @@ def decode_exception(name: Optional[str], body: Any) -> InferenceError:
 
 def _message(body: Any) -> str:
     told: Mapping[str, Any] = body if isinstance(body, Mapping) else {}
-    return text(told.get("message")) or text(told.get("Message")) or (body if isinstance(body, str) else "")
+    return as_str(told.get("message")) or as_str(told.get("Message")) or (body if isinstance(body, str) else "")

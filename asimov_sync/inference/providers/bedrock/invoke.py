@@ -11,7 +11,7 @@ from typing import Any, Dict, Mapping, Sequence, Set
 
 from asimov_sync.foreign_json import parsed
 from asimov_sync.inference.providers.anthropic.wire import MessagesFold, encode_request
-from asimov_sync.inference.providers.coerce import count
+from asimov_sync.inference.providers.coerce import as_count
 from asimov_sync.inference.request import Request
 from asimov_sync.messages import Event
 
@@ -61,9 +61,9 @@ class InvokeFold(MessagesFold):
         elif kind == "message_stop":
             metrics = event.get(_METRICS)
             missing = {
-                ours: count(metrics, theirs)
+                ours: as_count(metrics, theirs)
                 for theirs, ours in _FIGURES.items()
-                if ours not in self._told and count(metrics, theirs)
+                if ours not in self._told and as_count(metrics, theirs)
             }
             if missing:
                 super().feed({"type": "message_delta", "usage": missing})

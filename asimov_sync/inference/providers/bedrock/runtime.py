@@ -1,8 +1,8 @@
 """Bedrock's runtime by way of boto3: the only file that imports boto3 and botocore, and it does so on the first call.
 
-boto3 knows the requests, the addresses, the credentials and the signature. What it is not asked for is the HTTP exchange: it
+boto3 knows the requests, the addresses, the credentials and the signature. What it is not asked for is the HTTP response: it
 cannot be cancelled, and has no total time. botocore's event `before-send` hands out the signed request and takes a response
-for it, in place of sending it, so the exchange is made by the same transport as every other provider's. The response that
+for it, in place of sending it, so the response is made by the same transport as every other provider's. The response that
 botocore gets is empty, and the real one is read here: botocore drops what its version does not know (citations, the kind of a
 tool call, the name of an exception in a stream), and its parser raises whatever comes of bytes that are of no wire.
 
@@ -27,13 +27,17 @@ from asimov_sync.errors import (
 )
 from asimov_sync.foreign_json import parsed
 from asimov_sync.forking import renew_in_child
-from asimov_sync.inference.http.client import Headers
-from asimov_sync.inference.http.redaction import redact_errors
-from asimov_sync.inference.http.response import Exchange
-from asimov_sync.inference.providers.bedrock.errors import PROVIDER, decode_error, decode_exception, decode_refusal
-from asimov_sync.inference.providers.coerce import text
-from asimov_sync.inference.providers.errors import as_body
-from asimov_sync.inference.providers.fold import Garbled
+from asimov_sync.inference.http.redaction import Headers, redact_errors
+from asimov_sync.inference.http.response import Response
+from asimov_sync.inference.providers.bedrock.errors import (
+    PROVIDER,
+    decode_error,
+    decode_exception,
+    decode_refusal,
+)
+from asimov_sync.inference.providers.coerce import as_str
+from asimov_sync.inference.providers.errors import parse_error_body
+from asimov_sync.inference.providers.fold import MalformedEvent
 from asimov_sync.inference.retry import advised
 
 if TYPE_CHECKING:
@@ -43,7 +47,7 @@ else:
 
 __all__ = ["KEY_VARIABLE", "Runtime", "Session", "events"]
 
-Post = Callable[[str, Headers, bytes], Exchange]
+Post = Callable[[str, Headers, bytes], Response]
 
 KEY_VARIABLE = "AWS_BEARER_TOKEN_BEDROCK"
 SINCE = {"converse": "1.34.116", "converse_stream": "1.34.116", "count_tokens": "1.40.14"}
@@ -80,19 +84,19 @@ class Runtime:
         return self._client
 
     @contextmanager
-    def called(self, operation: str, parameters: Dict[str, Any], post: Post) -> Iterator[Exchange]:
-        """Call an operation: the exchange by which it is answered, its status 200 and its body still to be read.
+    def called(self, operation: str, parameters: Dict[str, Any], post: Post) -> Iterator[Response]:
+        """Call an operation: the response by which it is answered, its status 200 and its body still to be read.
 
         post: sends a request that boto3 has made, and is given its address, its headers and its body. Raises what `post`
         raises, the error that a refusal stands for, or that of what boto3 lacks (credentials, the operation); ValueError
-        without a region. Errors that are raised while the exchange is used show no key.
+        without a region. Errors that are raised while the response is used show no key.
         """
         call = _Call(post)
-        with redact_errors(call.headers.hidden_in), self._called(operation, parameters, call) as exchange:
-            yield exchange
+        with redact_errors(call.headers.redact), self._called(operation, parameters, call) as response:
+            yield response
 
     @contextmanager
-    def _called(self, operation: str, parameters: Dict[str, Any], call: "_Call") -> Iterator[Exchange]:
+    def _called(self, operation: str, parameters: Dict[str, Any], call: "_Call") -> Iterator[Response]:
         failure = None
         _calling.call = call
         try:
@@ -111,11 +115,11 @@ class Runtime:
                 _calling.call = None
             if failure is not None:
                 raise failure  # outside of the except: botocore's errors hold requests
-            assert call.exchange is not None
-            yield call.exchange
+            assert call.response is not None
+            yield call.response
         finally:
-            if call.exchange is not None:
-                call.exchange.close()
+            if call.response is not None:
+                call.response.close()
 
     def _made(self) -> Any:
         import boto3
@@ -138,7 +142,7 @@ class Runtime:
         return client
 
 
-# The exchange
+# The response
 
 _calling = threading.local()  # .call: what this thread asks boto3 for just now
 
@@ -157,15 +161,15 @@ def _keyless(record: logging.LogRecord) -> bool:
 class _Call:
     """One call of boto3's client.
 
-    headers: those of its request; exchange: what it is answered by. Both are filled when the request is sent.
+    headers: those of its request; response: what it is answered by. Both are filled when the request is sent.
     """
 
     def __init__(self, post: Post) -> None:
         self._post = post
         self.headers = Headers()
-        self.exchange: Optional[Exchange] = None
+        self.response: Optional[Response] = None
 
-    def send(self, request: Any) -> Exchange:
+    def send(self, request: Any) -> Response:
         """Send boto3's request. A status that is not 200 is raised as the error that it stands for.
 
         It shows no key from the start, since botocore logs it on its way to `Runtime.called`.
@@ -175,20 +179,20 @@ class _Call:
         headers["accept-encoding"] = "identity"
         for name, value in request.headers.items():
             headers[name.lower()] = value.decode("utf-8") if isinstance(value, bytes) else value
-        with redact_errors(headers.hidden_in):
-            exchange = self.exchange = self._post(request.url, headers, request.body or b"")
-            if exchange.status != 200:
-                error = decode_refusal(exchange.status, exchange.headers, as_body(exchange.refusal()))
-                raise advised(error, exchange.headers, time.time())
-            return exchange
+        with redact_errors(headers.redact):
+            response = self.response = self._post(request.url, headers, request.body or b"")
+            if response.status != 200:
+                error = decode_refusal(response.status, response.headers, parse_error_body(response.error_body()))
+                raise advised(error, response.headers, time.time())
+            return response
 
 
 def _send(request: Any, **_: Any) -> Any:
     """botocore's handler for `before-send`, on the thread that calls boto3: what it returns takes the place of a response."""
     from botocore.awsrequest import AWSResponse
 
-    exchange = _calling.call.send(request)
-    return AWSResponse(request.url, exchange.status, {}, _NoBody())
+    response = _calling.call.send(request)
+    return AWSResponse(request.url, response.status, {}, _NoBody())
 
 
 class _NoBody:
@@ -198,12 +202,12 @@ class _NoBody:
         return iter(())
 
 
-def events(exchange: Exchange) -> Iterator[Any]:
-    """The events of a stream, each as {name: payload}. What else it holds is raised: the provider's own error, or Garbled."""
+def events(response: Response) -> Iterator[Any]:
+    """The events of a stream, each as {name: payload}. What else it holds is raised: the provider's own error, or MalformedEvent."""
     from botocore.eventstream import EventStreamBuffer
 
     buffer = EventStreamBuffer()
-    for chunk in exchange.chunks():
+    for chunk in response.chunks():
         buffer.add_data(chunk)
         while True:
             garbled = None
@@ -213,7 +217,7 @@ def events(exchange: Exchange) -> Iterator[Any]:
             except InferenceError:
                 raise
             except Exception as error:  # bytes that are no frame raise whatever comes of them in botocore's decoder
-                garbled = Garbled("an event that cannot be read: {}".format(described(error)), provider=PROVIDER)
+                garbled = MalformedEvent(f"an event that cannot be read: {described(error)}", provider=PROVIDER)
             if garbled is not None:
                 raise garbled
             if event is None:
@@ -224,9 +228,9 @@ def events(exchange: Exchange) -> Iterator[Any]:
 def _event(headers: Mapping[str, Any], payload: bytes) -> Dict[str, Any]:
     kind = headers.get(":message-type")
     if kind == "exception":
-        raise decode_exception(text(headers.get(":exception-type")), as_body(payload))
+        raise decode_exception(as_str(headers.get(":exception-type")), parse_error_body(payload))
     if kind == "error":
-        raise decode_exception(text(headers.get(":error-code")), text(headers.get(":error-message")))
+        raise decode_exception(as_str(headers.get(":error-code")), as_str(headers.get(":error-message")))
     return {headers[":event-type"]: parsed(payload.decode("utf-8")) if payload else {}}
 
 
@@ -264,11 +268,11 @@ def _failure(error: Exception) -> Optional[InferenceError]:
             provider=PROVIDER,
         )
     if isinstance(error, exceptions.HTTPClientError):
-        return ConnectionFailed("no connection to what gives the credentials: {}".format(error), provider=PROVIDER)
+        return ConnectionFailed(f"no connection to what gives the credentials: {error}", provider=PROVIDER)
     if isinstance(error, tuple(getattr(exceptions, name) for name in _CREDENTIALS)):
-        return AuthenticationError("boto3 has no credentials: {}".format(error), provider=PROVIDER)
+        return AuthenticationError(f"boto3 has no credentials: {error}", provider=PROVIDER)
     if isinstance(error, exceptions.BotoCoreError):  # a parameter that is none, say, or a region
-        return InvalidRequestError("boto3 does not make the request: {}".format(error), provider=PROVIDER)
+        return InvalidRequestError(f"boto3 does not make the request: {error}", provider=PROVIDER)
     return None
 
 
@@ -277,6 +281,6 @@ def _absent(operation: str) -> InvalidRequestError:
 
     instead = ', or use api="invoke"' if operation.startswith("converse") else ""
     return InvalidRequestError(
-        "boto3 {} has no {}: install {} or newer{}".format(boto3.__version__, operation, SINCE.get(operation), instead),
+        f"boto3 {boto3.__version__} has no {operation}: install {SINCE.get(operation)} or newer{instead}",
         provider=PROVIDER,
     )

@@ -4,7 +4,7 @@ from typing import Any, Dict, Mapping, Optional
 from urllib.parse import urlsplit
 
 from asimov_sync.errors import AuthenticationError, InferenceError
-from asimov_sync.inference.http.client import HttpInferenceClient, key_of
+from asimov_sync.inference.http.client import HttpInferenceClient, resolve_api_key
 from asimov_sync.inference.http.transport import Session
 from asimov_sync.inference.providers.fold import Fold
 from asimov_sync.inference.providers.openai.errors import decode_error
@@ -51,7 +51,7 @@ class OpenAIInferenceClient(HttpInferenceClient):
         **options: Any,
     ) -> None:
         try:
-            key = key_of(self.provider, api_key, "OPENAI_API_KEY")
+            key = resolve_api_key(self.provider, api_key, "OPENAI_API_KEY")
         except AuthenticationError:
             api_key = None
             raise
@@ -62,7 +62,7 @@ class OpenAIInferenceClient(HttpInferenceClient):
         own_headers = {"authorization": "Bearer " + key} if key else {}
         super().__init__(model, api_url, own_headers, headers, proxies, session, options)
 
-    def _encoded(self, request: Request) -> Dict[str, Any]:
+    def _encode(self, request: Request) -> Dict[str, Any]:
         body = encode_request(
             request,
             completion_limit=_is_at(self.api_url, OPENAI),
@@ -73,17 +73,17 @@ class OpenAIInferenceClient(HttpInferenceClient):
             body.pop("stream_options", None)  # OpenAI refuses it beside a reply that is not streamed
         return body
 
-    def _decoded(self, body: Any) -> Reply:
+    def _decode(self, body: Any) -> Reply:
         return decode_reply(self.provider, body)
 
-    def _fold(self) -> Fold:
+    def _new_fold(self) -> Fold:
         return ChatFold(self.provider)
 
     def _native_output(self, name: str, schema: Dict[str, Any]) -> Dict[str, Any]:
         # Not "strict", which takes only a part of JSON schema, and is not told apart by most servers.
         return {"response_format": {"type": "json_schema", "json_schema": {"name": name, "schema": schema}}}
 
-    def _error(self, status: int, headers: Mapping[str, str], body: Any) -> InferenceError:
+    def _decode_error(self, status: int, headers: Mapping[str, str], body: Any) -> InferenceError:
         error = decode_error(self.provider, status, headers, body)
         if status in (404, 405) and not urlsplit(self.api_url).path.rstrip("/").endswith(ENDPOINT):
             hint = "{} (api_url is the whole address of the endpoint, and usually ends with {})"

@@ -18,12 +18,12 @@ from asimov_sync.errors import (
     ProviderError,
     RateLimitError,
 )
-from asimov_sync.inference.providers.coerce import text
-from asimov_sync.inference.providers.errors import Kinds, refusal
+from asimov_sync.inference.providers.coerce import as_str
+from asimov_sync.inference.providers.errors import ErrorMap, error_from
 
 __all__ = ["decode_error"]
 
-_KINDS: Kinds = {
+_ERRORS: ErrorMap = {
     "authentication_error": AuthenticationError,
     "invalid_api_key": AuthenticationError,
     "invalid_authentication_error": AuthenticationError,
@@ -52,7 +52,7 @@ _KINDS: Kinds = {
     "server_error": ProviderError,
     "internal_server_error": ProviderError,
 }
-_UNTOLD: Kinds = {"invalid_request_error": InvalidRequestError}
+_UNTOLD: ErrorMap = {"invalid_request_error": InvalidRequestError}
 """A word that OpenAI uses with 400, 401 and 404 alike: it decides only where no status does."""
 _WRAPPINGS = ("error", "errors", "detail", "message")
 
@@ -67,12 +67,12 @@ def decode_error(provider: str, status: Optional[int], headers: Mapping[str, str
     told = _unwrapped(body)
     if status is None:
         status = _status(told)
-    words = [word for word in (text(told.get("code")), text(told.get("type"))) if word]
-    known = _KINDS if status else dict(_KINDS, **_UNTOLD)
+    words = [word for word in (as_str(told.get("code")), as_str(told.get("type"))) if word]
+    known = _ERRORS if status else dict(_ERRORS, **_UNTOLD)
     kind = next((known[word.lower()] for word in words if word.lower() in known), None)
     word = words[0] if words else None
     kinds = {word.lower(): kind} if word and kind else {}
-    return refusal(provider, status, word, _message(told, body), headers.get("x-request-id"), kinds)
+    return error_from(provider, status, word, _message(told, body), headers.get("x-request-id"), kinds)
 
 
 def _unwrapped(body: Any) -> Mapping[str, Any]:
@@ -87,7 +87,7 @@ def _unwrapped(body: Any) -> Mapping[str, Any]:
         if not (inner and inner[0]):
             return body
         body = inner[0]
-    return {"message": text(body)}
+    return {"message": as_str(body)}
 
 
 def _status(told: Mapping[str, Any]) -> Optional[int]:
@@ -100,18 +100,18 @@ def _status(told: Mapping[str, Any]) -> Optional[int]:
 
 
 def _message(told: Mapping[str, Any], body: Any) -> str:
-    message = next((told[name] for name in ("message", "msg", "detail", "error") if text(told.get(name))), "")
+    message = next((told[name] for name in ("message", "msg", "detail", "error") if as_str(told.get(name))), "")
     if not message and body:
-        message = text(body) or json.dumps(body, ensure_ascii=False)
+        message = as_str(body) or json.dumps(body, ensure_ascii=False)
     metadata = told.get("metadata")
-    raw = text(metadata.get("raw")) if isinstance(metadata, Mapping) else None
+    raw = as_str(metadata.get("raw")) if isinstance(metadata, Mapping) else None
     if raw:  # OpenRouter's own message is "Provider returned error"
-        message = "{}: {}".format(message, raw)
+        message = f"{message}: {raw}"
     parameter = told.get("param") or told.get("loc")
     if isinstance(parameter, list):
         parameter = ".".join(_steps(parameter))
     if isinstance(parameter, str) and parameter and parameter not in message:
-        message = "{} (parameter: {})".format(message, parameter)
+        message = f"{message} (parameter: {parameter})"
     return str(message)
 
 

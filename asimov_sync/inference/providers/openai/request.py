@@ -23,7 +23,7 @@ OPTIONS = frozenset(
 PARTS = frozenset("audio_url file image_url input_audio reference refusal video_url".split())
 """The parts of a content in this wire's own dialect: blocks of these types are sent as they are."""
 
-KEPT_OF_CALLS = ("extra_content",)
+KEPT_CALL_KEYS = ("extra_content",)
 """Keys of a tool call that have to be sent back: Google's signatures are in it, and without them it refuses the request
 (https://ai.google.dev/gemini-api/docs/thought-signatures)."""
 
@@ -121,7 +121,7 @@ def _result(block: Block) -> Tuple[Dict[str, Any], List[Part]]:
     name = block.get("tool_use_id")
     if shown:
         told.append("(The rest of this result is shown in the user's next message.)")
-        shown.insert(0, _text("(Of the result of the tool call {}:)".format(name)))
+        shown.insert(0, _text(f"(Of the result of the tool call {name}:)"))
     words = "\n".join(told)
     if block.get("is_error"):
         words = "Error: " + words  # the wire has no field for it
@@ -251,5 +251,5 @@ def _call(block: Block) -> Dict[str, Any]:
         "type": "function",
         "function": {"name": block.get("name"), "arguments": arguments},
     }
-    call.update((name, block[name]) for name in KEPT_OF_CALLS if name in block)
+    call.update((name, block[name]) for name in KEPT_CALL_KEYS if name in block)
     return call

@@ -20,7 +20,7 @@ from asimov_sync.inference.providers.anthropic.wire import MessagesFold
 from asimov_sync.inference.providers.bedrock import converse
 from asimov_sync.inference.providers.bedrock.converse import ConverseFold
 from asimov_sync.inference.providers.bedrock.invoke import InvokeFold
-from asimov_sync.inference.providers.fold import folded
+from asimov_sync.inference.providers.fold import fold_stream
 from asimov_sync.inference.providers.openai import request as chat_request
 from asimov_sync.inference.providers.openai.reply import ChatFold
 from asimov_sync.inference.request import Request
@@ -182,10 +182,10 @@ STREAMS = {
     "chat": (CHAT + ["[DONE]", CHAT_ERROR], lambda: ChatFold("test"), lambda e: e if e == "[DONE]" else json.dumps(e)),
 }
 BODIES = {
-    "messages": ([MESSAGES_BODY, MESSAGES_ERROR], lambda body: ANTHROPIC._read(Received(body), ANTHROPIC._decoded)),
+    "messages": ([MESSAGES_BODY, MESSAGES_ERROR], lambda body: ANTHROPIC._read(Received(body), ANTHROPIC._decode)),
     "invoke": ([MESSAGES_BODY], lambda body: INVOKE._whole(REQUEST, Received(body))),
     "converse": ([CONVERSE_BODY], lambda body: CONVERSE_CLIENT._whole(REQUEST, Received(body))),
-    "chat": ([CHAT_BODY, CHAT_ERROR], lambda body: OPENAI._read(Received(body), OPENAI._decoded)),
+    "chat": ([CHAT_BODY, CHAT_ERROR], lambda body: OPENAI._read(Received(body), OPENAI._decode)),
 }
 
 VALUES = [None, True, 0, 1, -5, 1.9, float("inf"), float("nan"), 10**400, "", " ", "x", "text", "tool_use", "thinking"]
@@ -254,7 +254,7 @@ def test_a_mutated_stream_gives_a_reply_or_a_typed_error(wire):
         fold = make_fold()
         texts = [as_text(event) for event in mutated(given_events, mutations)]
         try:
-            for event in folded(fold, texts, fold.feed_text, "test", "r", lambda: True):
+            for event in fold_stream(fold, texts, fold.feed_text, "test", "r", lambda: True):
                 json.dumps(event.to_dict(), allow_nan=False)
                 if isinstance(event, ReplyDone):
                     use(event.reply)

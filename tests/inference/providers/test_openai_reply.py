@@ -24,7 +24,7 @@ from asimov_sync import (
     Usage,
 )
 from asimov_sync.inference.http.sse import SSEParser
-from asimov_sync.inference.providers.fold import folded
+from asimov_sync.inference.providers.fold import fold_stream
 from asimov_sync.inference.providers.openai.errors import decode_error
 from asimov_sync.inference.providers.openai.reply import ChatFold, decode_reply
 from asimov_sync.inference.providers.openai.request import encode_request
@@ -423,7 +423,7 @@ def test_what_is_not_of_the_wire(odd):
     fold = ChatFold("test")
     events = [one if isinstance(one, str) else json.dumps(one) for one in [said_hello(), odd] + END]
     with pytest.raises(StreamInterrupted) as caught:
-        list(folded(fold, events, fold.feed_text, "test", None, lambda: True))
+        list(fold_stream(fold, events, fold.feed_text, "test", None, lambda: True))
     assert caught.value.text == "hello"
     assert caught.value.partial.stop_reason is None
 
@@ -449,7 +449,7 @@ def test_no_shape_breaks_the_fold(deltas, odd):
         FINAL,
     ]
     try:
-        reply = list(folded(fold, events, fold.feed_text, "test", None, lambda: True))[-1].reply
+        reply = list(fold_stream(fold, events, fold.feed_text, "test", None, lambda: True))[-1].reply
     except InferenceError as error:
         reply = error.partial
     assert reply.text.startswith("hello")
@@ -471,7 +471,7 @@ def test_a_piece_of_a_call_that_was_whole():
 
 
 def framed(*chunks, end="\n\n"):
-    return "".join("data: {}{}".format(one if isinstance(one, str) else json.dumps(one), end) for one in chunks).encode()
+    return "".join(f"data: {one if isinstance(one, str) else json.dumps(one)}{end}" for one in chunks).encode()
 
 
 WORDS = [chunk({"content": word}) for word in "naïve words — every one of them “counts”, and U+2028:\u2028 too".split(" ")]
@@ -503,7 +503,7 @@ def outcome(pieces, delimited):
             yield event[1]
 
     try:
-        events = list(folded(fold, filter(None, wire()), fold.feed_text, "test", None, lambda: delimited))
+        events = list(fold_stream(fold, filter(None, wire()), fold.feed_text, "test", None, lambda: delimited))
     except StreamInterrupted as interrupted:
         return interrupted
     return events[-1].reply
@@ -562,12 +562,12 @@ def test_a_stream_folds_to_what_was_sent(reasoning, said, calls, cuts):
     for index, (name, arguments) in enumerate(calls):
         told = json.dumps(arguments)
         size = cuts[index % len(cuts)] if cuts else len(told)
-        chunks.append(piece("", index, id="id{}".format(index), name=name))
+        chunks.append(piece("", index, id=f"id{index}", name=name))
         chunks += [piece(told[at : at + size], index) for at in range(0, len(told), size)]
     reply = reply_of(*(chunks + END))
     assert reply.text == "".join(said)
     assert [(call.id, call.name, call.arguments) for call in reply.tool_calls] == [
-        ("id{}".format(index), name, arguments) for index, (name, arguments) in enumerate(calls)
+        (f"id{index}", name, arguments) for index, (name, arguments) in enumerate(calls)
     ]
     sent = encode_request(Request("m", [reply.message], None, [], {}))["messages"][0]
     assert sent.get("reasoning_content", "") == "".join(reasoning)

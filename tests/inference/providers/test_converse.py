@@ -16,8 +16,12 @@ from asimov_sync import (
     ToolCallReady,
     Usage,
 )
-from asimov_sync.inference.providers.bedrock.converse import ConverseFold, decode_reply, encode_request
-from asimov_sync.inference.providers.fold import folded
+from asimov_sync.inference.providers.bedrock.converse import (
+    ConverseFold,
+    decode_reply,
+    encode_request,
+)
+from asimov_sync.inference.providers.fold import fold_stream
 from asimov_sync.inference.request import Request
 from asimov_sync.messages import as_messages
 
@@ -289,7 +293,7 @@ def stream(*content, stop="end_turn", figures=None):
 
 def fold(events):
     made = ConverseFold("m", "id")
-    return list(folded(made, events, made.feed, "bedrock", None, lambda: True))
+    return list(fold_stream(made, events, made.feed, "bedrock", None, lambda: True))
 
 
 CITATION = {"title": "t", "location": {"documentChar": {"documentIndex": 0, "start": 0, "end": 3}}}
@@ -632,7 +636,7 @@ def test_a_block_that_starts_at_an_open_index_is_refused():
     fold = ConverseFold("m", None)
     wire = [next(words(0, "hi"))] + list(tool(0, "a", "f"))
     with pytest.raises(StreamInterrupted, match="index 0 while another one is open") as caught:
-        list(folded(fold, wire, fold.feed, "bedrock", None, lambda: True))
+        list(fold_stream(fold, wire, fold.feed, "bedrock", None, lambda: True))
     assert caught.value.text == "hi"
 
 

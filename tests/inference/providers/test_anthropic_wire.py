@@ -22,7 +22,12 @@ from asimov_sync import (
     ToolCallReady,
     Usage,
 )
-from asimov_sync.inference.providers.anthropic.wire import MessagesFold, decode_error, decode_reply, encode_request
+from asimov_sync.inference.providers.anthropic.wire import (
+    MessagesFold,
+    decode_error,
+    decode_reply,
+    encode_request,
+)
 from asimov_sync.inference.request import Request
 from asimov_sync.messages import as_messages
 from asimov_sync.testing.wires import MESSAGES
