@@ -38,7 +38,7 @@ from asimov_sync import (
 from asimov_sync.inference.providers.bedrock.converse import ConverseFold
 from asimov_sync.inference.providers.bedrock.errors import decode_error
 from asimov_sync.inference.providers.bedrock.invoke import InvokeFold
-from asimov_sync.inference.providers.bedrock.runtime import events
+from asimov_sync.inference.providers.bedrock.runtime import read_events
 from asimov_sync.inference.providers.fold import fold_stream
 from asimov_sync.inference.request import Request
 from asimov_sync.messages import as_messages
@@ -471,7 +471,7 @@ class Pieces:
 def parsed(*pieces, fold=None):
     """The events of a stream that arrives in these pieces, of InvokeModel unless there is another fold."""
     fold = fold or InvokeFold("bedrock")
-    return list(fold_stream(fold, events(Pieces(*pieces)), fold.feed, "bedrock", None, lambda: True))
+    return list(fold_stream(fold, read_events(Pieces(*pieces)), fold.feed, "bedrock", None, lambda: True))
 
 
 FOLDS = {"invoke": lambda: InvokeFold("bedrock"), "converse": lambda: ConverseFold("m", None)}
@@ -670,13 +670,13 @@ def test_how_long_an_answer_may_take():
     """An hour for 128,000 tokens, ten minutes where they are not bounded, and never less than timeout.idle."""
     client = BedrockInferenceClient(MODEL, api_key=KEY)
 
-    def patience(timeout=None, **options):
-        return client.with_options(timeout=timeout or Timeout())._patience(Request("m", [], None, [], options))
+    def idle_limit(timeout=None, **options):
+        return client.with_options(timeout=timeout or Timeout())._idle_limit(Request("m", [], None, [], options))
 
-    assert patience(max_tokens=128000) == 3600
-    assert patience(max_tokens=1) == Timeout().idle
-    assert patience() == 600
-    assert patience(Timeout(idle=None)) is None
+    assert idle_limit(max_tokens=128000) == 3600
+    assert idle_limit(max_tokens=1) == Timeout().idle
+    assert idle_limit() == 600
+    assert idle_limit(Timeout(idle=None)) is None
 
 
 # Threads, forks, twins

@@ -29,7 +29,7 @@ from asimov_sync.inference.providers.bedrock.converse import (
     decode_reply,
     encode_request,
 )
-from asimov_sync.inference.providers.bedrock.errors import decode_refusal
+from asimov_sync.inference.providers.bedrock.errors import decode_response_error
 from asimov_sync.inference.providers.fold import fold_stream
 from asimov_sync.inference.request import Request
 
@@ -146,7 +146,7 @@ def test_invoke(answering, record):
             assert caught.value.request_id == record.headers["x-amzn-requestid"]
             continue
         if record.name in NO_MESSAGE:
-            with pytest.raises(StreamInterrupted if streams else ProviderError, match="KeyError|no message"):
+            with pytest.raises(StreamInterrupted if streams else ProviderError, match="KeyError|not a message"):
                 asked(answering, "invoke", record, pieces, streams)
             continue
         if record.name in CUT:
@@ -371,7 +371,7 @@ def as_boto3(value):
 def test_converse_without_boto3(record):
     """The codec alone reads every record of Converse right, on every Python, and sends it back as it came."""
     if record.status != 200:
-        error = decode_refusal(record.status, record.headers, json.loads(record.body.decode()))
+        error = decode_response_error(record.status, record.headers, json.loads(record.body.decode()))
         assert isinstance(error, InvalidRequestError) and "video content block" in str(error)
         return
     if record.name.startswith("midstream"):

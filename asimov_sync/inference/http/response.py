@@ -38,7 +38,7 @@ READ_BYTES = 65536
 ERROR_BYTES = 65536
 """How much of an error's body is read."""
 DRAIN_SECONDS = 0.25
-"""How long to wait for the end of a body after its last event, to be able to keep the connection."""
+"""How long to wait for the end of a body after its last event, to keep the connection."""
 MAX_TIMEOUT = 1e6
 """The longest socket time-out, in seconds (11 days). Sockets accept at most 2^31 milliseconds."""
 

@@ -1,4 +1,4 @@
-"""Reads values that a provider sent, which may be anything: the right type, or a harmless default."""
+"""Converts values that a provider sent, which may be anything, or returns a harmless default."""
 
 from typing import Any, Dict, Mapping, Optional, Tuple
 

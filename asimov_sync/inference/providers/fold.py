@@ -105,7 +105,7 @@ class BlockFold(Fold):
 
     @abc.abstractmethod
     def _join_block(self, block: StreamedBlock) -> Tuple[Block, Optional[str]]:
-        """Return a block with all its deltas, and its input as text if that is not a JSON object."""
+        """Return a block with its deltas, and its input as text if that is not a JSON object."""
 
     def _stop_block(self, block: StreamedBlock) -> Sequence[Event]:
         """Mark a block as stopped; returns ToolCallReady if it is a tool call.

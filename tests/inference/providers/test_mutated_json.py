@@ -183,8 +183,8 @@ STREAMS = {
 }
 BODIES = {
     "messages": ([MESSAGES_BODY, MESSAGES_ERROR], lambda body: ANTHROPIC._read(Received(body), ANTHROPIC._decode)),
-    "invoke": ([MESSAGES_BODY], lambda body: INVOKE._whole(REQUEST, Received(body))),
-    "converse": ([CONVERSE_BODY], lambda body: CONVERSE_CLIENT._whole(REQUEST, Received(body))),
+    "invoke": ([MESSAGES_BODY], lambda body: INVOKE._read_reply(REQUEST, Received(body))),
+    "converse": ([CONVERSE_BODY], lambda body: CONVERSE_CLIENT._read_reply(REQUEST, Received(body))),
     "chat": ([CHAT_BODY, CHAT_ERROR], lambda body: OPENAI._read(Received(body), OPENAI._decode)),
 }
 
