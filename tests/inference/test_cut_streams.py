@@ -10,7 +10,7 @@ import pytest
 from asimov_sync import AnthropicInferenceClient, StreamInterrupted
 
 from ..tiers import positions, suite
-from .byte_server import Answer, ByteServer
+from .byte_server import ByteServer, RawResponse
 from .conftest import KEY
 
 pytestmark = suite
@@ -20,16 +20,35 @@ INPUT = ["", '{"city"', ': "Ro', "me", '"}']
 
 
 def events():
-    yield {"type": "message_start", "message": {"id": "m", "content": [], "usage": {"input_tokens": 9, "output_tokens": 1}}}
+    yield {
+        "type": "message_start",
+        "message": {"id": "m", "content": [], "usage": {"input_tokens": 9, "output_tokens": 1}},
+    }
     yield {"type": "ping"}
-    yield {"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": "", "signature": ""}}
+    yield {
+        "type": "content_block_start",
+        "index": 0,
+        "content_block": {"type": "thinking", "thinking": "", "signature": ""},
+    }
     for piece in ("h", "m"):
-        yield {"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": piece}}
-    yield {"type": "content_block_delta", "index": 0, "delta": {"type": "signature_delta", "signature": "sealed"}}
+        yield {
+            "type": "content_block_delta",
+            "index": 0,
+            "delta": {"type": "thinking_delta", "thinking": piece},
+        }
+    yield {
+        "type": "content_block_delta",
+        "index": 0,
+        "delta": {"type": "signature_delta", "signature": "sealed"},
+    }
     yield {"type": "content_block_stop", "index": 0}
     yield {"type": "content_block_start", "index": 1, "content_block": {"type": "text", "text": ""}}
     for piece in TEXT:
-        yield {"type": "content_block_delta", "index": 1, "delta": {"type": "text_delta", "text": piece}}
+        yield {
+            "type": "content_block_delta",
+            "index": 1,
+            "delta": {"type": "text_delta", "text": piece},
+        }
     yield {"type": "content_block_stop", "index": 1}
     yield {"type": "ping"}
     yield {
@@ -38,15 +57,24 @@ def events():
         "content_block": {"type": "tool_use", "id": "t", "name": "f", "input": {}},
     }
     for piece in INPUT:
-        yield {"type": "content_block_delta", "index": 2, "delta": {"type": "input_json_delta", "partial_json": piece}}
+        yield {
+            "type": "content_block_delta",
+            "index": 2,
+            "delta": {"type": "input_json_delta", "partial_json": piece},
+        }
     yield {"type": "content_block_stop", "index": 2}
-    yield {"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {"output_tokens": 7}}
+    yield {
+        "type": "message_delta",
+        "delta": {"stop_reason": "tool_use"},
+        "usage": {"output_tokens": 7},
+    }
     yield {"type": "message_stop"}
 
 
 EVENTS = list(events())
 BODY = b"".join(
-    "data: {}\n\n".format(json.dumps(event, ensure_ascii=False, separators=(",", ":"))).encode() for event in EVENTS
+    ("data: " + json.dumps(event, ensure_ascii=False, separators=(",", ":")) + "\n\n").encode()
+    for event in EVENTS
 )
 CONTENT = [
     {"type": "thinking", "thinking": "hm", "signature": "sealed"},
@@ -67,10 +95,12 @@ CUTS = {
 @pytest.fixture(scope="module")
 def asked():
     """What comes out of a stream that a server cuts, or splits: a reply, or an error."""
-    with ByteServer() as server, AnthropicInferenceClient("m", KEY, server.url, max_retries=0) as client:
+    with ByteServer() as server, AnthropicInferenceClient(
+        "m", KEY, server.url, max_retries=0
+    ) as client:
 
         def ask(*pieces, **options):
-            server.answer_with(Answer(*pieces, headers=STREAM, **options))
+            server.set_responses(RawResponse(*pieces, headers=STREAM, **options))
             with client.stream("hello") as stream:
                 for _event in stream:
                     pass
@@ -81,7 +111,11 @@ def asked():
 
 def check_whole(reply):
     assert reply.message.content == CONTENT
-    assert (reply.stop_reason, reply.usage.input_tokens, reply.usage.output_tokens) == ("tool_use", 9, 7)
+    assert (reply.stop_reason, reply.usage.input_tokens, reply.usage.output_tokens) == (
+        "tool_use",
+        9,
+        7,
+    )
 
 
 def test_there_are_thirty_events():

@@ -1,4 +1,6 @@
-"""What holds for every client, whatever its wire: one script, asked over each of them on a real socket."""
+"""What holds for every client, whatever its wire: one script, asked over each of them on a real
+socket.
+"""
 
 import threading
 
@@ -79,13 +81,25 @@ def weather_script(body):
         )
     if "weather" in last_text(body):
         return calls(("get_weather", {"city": "Rome"}), ("get_weather", {"city": "Oslo"}))
-    return "Good evening, " + (body.get("system") if isinstance(body.get("system"), str) else "you") + "."
+    return (
+        "Good evening, "
+        + (body.get("system") if isinstance(body.get("system"), str) else "you")
+        + "."
+    )
 
 
 def test_a_reply(start):
     """Text, stop reason and usage are what the server decided on, streamed and not."""
-    usage = Usage(input_tokens=20, output_tokens=5, cache_read_input_tokens=7, cache_write_input_tokens=3, requests=1)
-    said = ChatMessage(role="assistant", content=[{"type": "text", "text": "Wörds of a reply\u2028."}])
+    usage = Usage(
+        input_tokens=20,
+        output_tokens=5,
+        cache_read_input_tokens=7,
+        cache_write_input_tokens=3,
+        requests=1,
+    )
+    said = ChatMessage(
+        role="assistant", content=[{"type": "text", "text": "Wörds of a reply\u2028."}]
+    )
     answer = Reply(message=said, stop_reason="max_tokens", usage=usage, model="m", id="r")
     client, server = start([answer, answer])
     whole = client.generate("hello")
@@ -106,7 +120,9 @@ def test_a_system_prompt_and_a_conversation(start):
 
 @suite
 def test_the_tool_loop(start):
-    """Calls are made, results and failures told in order, and the usage of the run is the server's count."""
+    """Calls are made, results and failures told in order, and the usage of the run is the server's
+    count.
+    """
     client, server = start(weather_script)
     run = client.run_tools("How is the weather?", [get_weather])
     told = run.text.split(": ", 1)[1].split(" / ")
@@ -115,7 +131,9 @@ def test_the_tool_loop(start):
     assert [type(called.exception) for called in run.calls] == [type(None), LookupError]
     stream = client.stream_tools("How is the weather?", [get_weather])
     events = list(stream)
-    assert sorted(event.call.arguments["city"] for event in events if isinstance(event, ToolFinished)) == ["Oslo", "Rome"]
+    assert sorted(
+        event.call.arguments["city"] for event in events if isinstance(event, ToolFinished)
+    ) == ["Oslo", "Rome"]
     assert stream.run.text == run.text
     assert "".join(event.text for event in events if event.type == "text_delta") == run.text
 
@@ -144,20 +162,29 @@ def test_counting_tokens(start):
     if client.wire_of_test == "openai":
         with pytest.raises(InvalidRequestError, match="counts tokens"):
             client.count_tokens("hello")
-    elif client.wire_of_test != "anthropic" and not hasattr(client._runtime.client(), "count_tokens"):
+    elif client.wire_of_test != "anthropic" and not hasattr(
+        client._runtime.client(), "count_tokens"
+    ):
         with pytest.raises(InvalidRequestError, match="boto3"):
             client.count_tokens("hello")
     else:
-        short, long = client.count_tokens("hello"), client.count_tokens("hello " * 100, system="You are brief.")
+        short, long = (
+            client.count_tokens("hello"),
+            client.count_tokens("hello " * 100, system="You are brief."),
+        )
         assert 0 < short < long
     assert client.usage == Usage()
 
 
 def test_a_wrong_key(start):
-    """A key that is not accepted is an AuthenticationError, raised by stream() itself, or a refusal of permission."""
+    """A key that is not accepted is an AuthenticationError, raised by stream() itself, or a refusal
+    of permission.
+    """
     client, server = start(["hello"])
     server.api_key = "another"
-    with pytest.raises(AuthenticationError if client.wire_of_test in ("anthropic", "openai") else Exception) as caught:
+    with pytest.raises(
+        AuthenticationError if client.wire_of_test in ("anthropic", "openai") else Exception
+    ) as caught:
         client.stream("hello")
     assert caught.value.status in (401, 403)
     assert len(server.requests) == 1
@@ -168,13 +195,18 @@ def test_a_wrong_key(start):
     "failure, kind",
     [
         (Failure(429, message="slowly", headers={"retry-after-ms": "1"}), RateLimitError),
-        (Failure(529, message="busy", headers={"retry-after-ms": "1"}), (OverloadedError, ProviderError)),
+        (
+            Failure(529, message="busy", headers={"retry-after-ms": "1"}),
+            (OverloadedError, ProviderError),
+        ),
         (Failure(500, message="broken", headers={"retry-after-ms": "1"}), ProviderError),
     ],
     ids=["429", "529", "500"],
 )
 def test_what_passes_is_tried_again(start, failure, kind):
-    """Two failures and then an answer is an answer; failures without end are three attempts and their error."""
+    """Two failures and then an answer is an answer; failures without end are three attempts and
+    their error.
+    """
     client, server = start([failure, failure, "hello"] + [failure] * 3)
     assert client.generate("hello").text == "hello"
     with pytest.raises(kind) as caught:
@@ -194,7 +226,9 @@ def test_a_request_that_is_wrong(start):
 @suite
 @pytest.mark.parametrize("reset", [False, True], ids=["close", "reset"])
 def test_a_cut(start, reset):
-    """A stream that is cut after content is StreamInterrupted with what had arrived, and is not asked for again."""
+    """A stream that is cut after content is StreamInterrupted with what had arrived, and is not
+    asked for again.
+    """
     text = "one two three four five six " * 20
     client, server = start([Fault(text, cut_at=3000, reset=reset), "whole"])
     with pytest.raises(StreamInterrupted) as caught:
@@ -209,7 +243,13 @@ def test_a_cut(start, reset):
 def test_an_error_inside_a_stream(start):
     """An error event after a 200 is the error of its type; before any content it is tried again."""
     busy = Failure(529, message="busy")
-    client, server = start([Fault("one two", error_at=0, error=busy), "hello", Fault("one two", error_at=5, error=busy)])
+    client, server = start(
+        [
+            Fault("one two", error_at=0, error=busy),
+            "hello",
+            Fault("one two", error_at=5, error=busy),
+        ]
+    )
     assert list(client.stream("hello").text_stream)[-1] == "hello"
     with pytest.raises((OverloadedError, ProviderError), match="busy") as caught:
         list(client.stream("hello"))

@@ -20,18 +20,22 @@ from asimov_sync.messages import as_messages
 
 from ..recorded import CHUNKINGS, pieces, recorded
 from ..tiers import suite
-from .byte_server import Answer, ByteServer
+from .byte_server import ByteServer, RawResponse
 from .conftest import KEY
 
 RECORDS = recorded("anthropic", "anthropic_attested", "anthropic_reconstructed")
 
 
 def is_stream(record):
-    return b"event: message_start" in record.body or "text/event-stream" in record.headers.get("content-type", "")
+    return b"event: message_start" in record.body or "text/event-stream" in record.headers.get(
+        "content-type", ""
+    )
 
 
 def of(kind):
-    """The records of a kind; where the traffic is absent, the one parameter that says so and is skipped."""
+    """The records of a kind; where the traffic is absent, the one parameter that says so and is
+    skipped.
+    """
     if RECORDS[0].values[0] is None:
         return RECORDS
     return [record for record in RECORDS if kind(record.values[0])]
@@ -59,7 +63,9 @@ def client(server):
 
 
 def read_stream(body):
-    """(content, streamed text, stop reason, usage, error, whole) of a recorded stream, by an independent reading."""
+    """(content, streamed text, stop reason, usage, error, whole) of a recorded stream, by an
+    independent reading.
+    """
     blocks, inputs, usage, spoken, stop, error, whole = {}, {}, {}, "", None, None, False
     for line in body.decode("utf-8").replace("\r\n", "\n").split("\n"):
         if not line.startswith("data:"):
@@ -91,7 +97,13 @@ def read_stream(body):
                 raise AssertionError(f"a delta that this reading does not know: {delta}")
         elif event["type"] == "message_delta":
             stop = event["delta"].get("stop_reason") or stop
-            usage.update({key: value for key, value in (event.get("usage") or {}).items() if value is not None})
+            usage.update(
+                {
+                    key: value
+                    for key, value in (event.get("usage") or {}).items()
+                    if value is not None
+                }
+            )
         elif event["type"] == "message_stop":
             whole = True
         elif event["type"] == "error":
@@ -125,13 +137,19 @@ def check(reply, content, stop, usage):
     assert (reply.stop_reason, reply.raw_stop_reason) == (stop, stop)
     assert dict(reply.usage) == figures(usage)
     wanted = [block for block in content if block["type"] == "tool_use"]
-    assert [(call.id, call.name) for call in reply.tool_calls] == [(block["id"], block["name"]) for block in wanted]
-    assert [call.arguments for call in reply.tool_calls] == [block["input"] or {} for block in wanted]
+    assert [(call.id, call.name) for call in reply.tool_calls] == [
+        (block["id"], block["name"]) for block in wanted
+    ]
+    assert [call.arguments for call in reply.tool_calls] == [
+        block["input"] or {} for block in wanted
+    ]
     assert reply.text == "".join(block["text"] for block in content if block["type"] == "text")
 
 
 def check_history(reply, content):
-    """Sent back as history, and stored as JSON in between, it is what came in, without the blank text that is refused."""
+    """Sent back as history, and stored as JSON in between, it is what came in, without the blank
+    text that is refused.
+    """
     stored = ChatMessage.model_validate_json(reply.message.model_dump_json())
     body = encode_request(Request("m", as_messages(["x", stored]), None, [], {}))
     sent = [block for block in content if block["type"] != "text" or block["text"].strip()]
@@ -148,7 +166,9 @@ def check_history(reply, content):
 def test_a_recorded_stream(record, chunking, framing, server, client):
     """A recorded stream folds to what it says, however its bytes are cut and framed."""
     stream = {"content-type": "text/event-stream"}
-    server.answer_with(Answer(*pieces(record.body, chunking), headers=stream, framing=framing))
+    server.set_responses(
+        RawResponse(*pieces(record.body, chunking), headers=stream, framing=framing)
+    )
     content, spoken, stop, usage, error, whole = read_stream(record.body)
     stream = client.stream("hello")
     if error is not None or not whole:
@@ -157,14 +177,19 @@ def test_a_recorded_stream(record, chunking, framing, server, client):
         if error is None:
             assert isinstance(caught.value, StreamInterrupted)
         else:
-            assert (type(caught.value).__name__, caught.value.error_type) == (CLASSES[error["type"]], error["type"])
+            assert (type(caught.value).__name__, caught.value.error_type) == (
+                CLASSES[error["type"]],
+                error["type"],
+            )
         assert caught.value.partial.message.content == content
         return
     events = list(stream)
     check(stream.reply, content, stop, usage)
     check_history(stream.reply, content)
     assert "".join(event.text for event in events if event.type == "text_delta") == spoken
-    assert [event.call for event in events if isinstance(event, ToolCallReady)] == stream.reply.tool_calls
+    assert [
+        event.call for event in events if isinstance(event, ToolCallReady)
+    ] == stream.reply.tool_calls
 
 
 # Answers in one piece
@@ -173,7 +198,7 @@ def test_a_recorded_stream(record, chunking, framing, server, client):
 @pytest.mark.parametrize("record", WHOLE)
 def test_a_recorded_answer(record, server, client):
     """A recorded answer in one piece is the reply that it says."""
-    server.answer_with(Answer(record.body, framing="length"))
+    server.set_responses(RawResponse(record.body, framing="length"))
     told = json.loads(record.body.decode("utf-8"))
     reply = client.generate("hello")
     check(reply, told["content"], told["stop_reason"], told["usage"])
@@ -193,7 +218,7 @@ CLASSES = {
 @pytest.mark.parametrize("record", REFUSALS)
 def test_a_recorded_refusal(record, server, client):
     """A recorded error is the error class of its type, with the provider's words."""
-    server.answer_with(Answer(record.body, status=record.status, framing="length"))
+    server.set_responses(RawResponse(record.body, status=record.status, framing="length"))
     told = json.loads(record.body.decode("utf-8"))["error"]
     with pytest.raises(InferenceError) as caught:
         client.generate("hello")

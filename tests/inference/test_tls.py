@@ -1,4 +1,6 @@
-"""Over TLS: the certificate is verified, events arrive one at a time, and whoever waits can be freed."""
+"""Over TLS: the certificate is verified, events arrive one at a time, and whoever waits can be
+freed.
+"""
 
 import ssl
 import threading
@@ -41,7 +43,9 @@ def context(authority, host="127.0.0.1"):
 def test_events_arrive_one_at_a_time(authority):
     """An event is handed on when it was sent, while the next one is held back."""
     gates = [threading.Event() for _ in range(50)]
-    with ModelServer(["one two three"], tls=context(authority), before_event=lambda request, n: gates[n]) as server:
+    with ModelServer(
+        ["one two three"], tls=context(authority), before_event=lambda request, n: gates[n]
+    ) as server:
         client = AnthropicInferenceClient("m", KEY, server.url)
         for gate in gates[:4]:
             gate.set()
@@ -69,11 +73,17 @@ def test_connections_are_used_again(authority):
 def test_cancelling_in_the_body(authority):
     """A reader of a silent TLS connection is freed at once."""
     gates = [threading.Event() for _ in range(50)]
-    with ModelServer(["one two three"], tls=context(authority), before_event=lambda request, n: gates[n]) as server:
+    with ModelServer(
+        ["one two three"], tls=context(authority), before_event=lambda request, n: gates[n]
+    ) as server:
         for gate in gates[:4]:
             gate.set()
         cancellation = Cancellation()
-        call = Background(AnthropicInferenceClient("m", KEY, server.url).generate, "hello", cancellation=cancellation)
+        call = Background(
+            AnthropicInferenceClient("m", KEY, server.url).generate,
+            "hello",
+            cancellation=cancellation,
+        )
         wait_for(lambda: server.requests and server.requests[0].sent == 4)
         moment = time.monotonic()
         cancellation.cancel("enough")
@@ -84,7 +94,9 @@ def test_cancelling_in_the_body(authority):
 
 @pytest.mark.parametrize("wrong", ["authority", "host"])
 def test_a_certificate_that_is_not_trusted(authority, wrong, monkeypatch):
-    """A certificate of an unknown authority, or for another host, is a ConnectionFailed, and no key is sent."""
+    """A certificate of an unknown authority, or for another host, is a ConnectionFailed, and no key
+    is sent.
+    """
     made = context(trustme.CA()) if wrong == "authority" else context(authority, "models.test")
     with ModelServer(["hello"], api_key=KEY, tls=made) as server:
         client = AnthropicInferenceClient("m", KEY, server.url, max_retries=0)
@@ -99,4 +111,7 @@ def test_the_authorities_of_a_session_come_before_the_environments(authority, tm
     other.cert_pem.write_to_path(str(bundle))
     with ModelServer(["hello"], tls=context(other)) as server, requests.Session() as session:
         session.verify = str(bundle)
-        assert AnthropicInferenceClient("m", KEY, server.url, session=session).generate("hello").text == "hello"
+        assert (
+            AnthropicInferenceClient("m", KEY, server.url, session=session).generate("hello").text
+            == "hello"
+        )

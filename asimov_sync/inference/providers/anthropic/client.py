@@ -34,8 +34,8 @@ class AnthropicInferenceClient(HttpInferenceClient):
     model: name of the model.
     api_key: default: $ANTHROPIC_API_KEY.
     api_url: the whole address of the messages endpoint.
-    auth_token: a key sent as `Authorization: Bearer` in place of api_key; default without either
-        key: $ANTHROPIC_AUTH_TOKEN.
+    auth_token: a key sent as `Authorization: Bearer` in place of api_key; default, if there is no
+        api_key: $ANTHROPIC_AUTH_TOKEN.
     anthropic_version: the API version header.
     betas: names for the anthropic-beta header.
     headers: sent with every request; they replace headers of the same name.

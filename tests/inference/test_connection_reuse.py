@@ -1,4 +1,6 @@
-"""Whose a connection is: kept ones go back whole, a late cancellation reaches nobody else's, and a fork begins without any."""
+"""Whose a connection is: kept ones go back whole, a late cancellation reaches nobody else's, and a
+fork begins without any.
+"""
 
 import gzip
 import os
@@ -24,7 +26,7 @@ from asimov_sync.inference.http.transport import HttpTransport
 
 from ..tiers import suite
 from ..waiting import Background, in_child, wait_for
-from .byte_server import Answer, ByteServer
+from .byte_server import ByteServer, RawResponse
 from .conftest import KEY
 from .silent_server import SilentServer
 from .test_cut_streams import BODY, check_whole
@@ -37,8 +39,12 @@ def client(url, **options):
 
 
 def test_an_interim_response_is_not_the_last():
-    """After a status below 200 the connection is not used again: the next request would get the answer to this one."""
-    with ByteServer(Answer(status=103, framing="length"), Answer(BODY, headers=STREAM)) as server:
+    """After a status below 200 the connection is not used again: the next request would get the
+    answer to this one.
+    """
+    with ByteServer(
+        RawResponse(status=103, framing="length"), RawResponse(BODY, headers=STREAM)
+    ) as server:
         asking = client(server.url)
         with pytest.raises(ProviderError):
             asking.generate("hello")
@@ -50,11 +56,15 @@ def test_an_interim_response_is_not_the_last():
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("way", ["direct", "proxy"])
 def test_a_session_of_ones_own_in_a_forked_child(way):
-    """The child makes connections of its own, and the parent keeps its one: no answer goes to the wrong process."""
-    with ByteServer(Answer(BODY, headers=STREAM)) as server:
+    """The child makes connections of its own, and the parent keeps its one: no answer goes to the
+    wrong process.
+    """
+    with ByteServer(RawResponse(BODY, headers=STREAM)) as server:
         session = requests.Session()
         options = {"proxies": {"http": server.url}} if way == "proxy" else {}
-        asking = client("http://models.test/" if way == "proxy" else server.url, session=session, **options)
+        asking = client(
+            "http://models.test/" if way == "proxy" else server.url, session=session, **options
+        )
         check_whole(asking.generate("hello"))
 
         def use():
@@ -69,11 +79,19 @@ def test_a_session_of_ones_own_in_a_forked_child(way):
 
 
 def test_a_late_cancellation_leaves_a_connection_that_is_back_in_the_pool():
-    """urllib3 puts a connection back as soon as a compressed body is read; from then on it may be another thread's."""
-    whole = Answer(gzip.compress(BODY), headers=dict(STREAM, **{"content-encoding": "gzip"}), framing="length")
-    with ByteServer(whole, Answer(b"mine", framing="length")) as server, requests.Session() as session:
+    """urllib3 puts a connection back as soon as a compressed body is read; from then on it may be
+    another thread's.
+    """
+    whole = RawResponse(
+        gzip.compress(BODY), headers=dict(STREAM, **{"content-encoding": "gzip"}), framing="length"
+    )
+    with ByteServer(
+        whole, RawResponse(b"mine", framing="length")
+    ) as server, requests.Session() as session:
         cancellation = Cancellation()
-        with client(server.url, session=session).stream("hello", cancellation=cancellation) as stream:
+        with client(server.url, session=session).stream(
+            "hello", cancellation=cancellation
+        ) as stream:
             next(stream)
             cancellation.cancel()
         assert session.post(server.url, data=b"x", timeout=5).text == "mine"
@@ -81,8 +99,10 @@ def test_a_late_cancellation_leaves_a_connection_that_is_back_in_the_pool():
 
 
 def test_no_time_out_of_ours_stays_on_a_connection_of_the_applications():
-    """What urllib3 sends over a kept connection is bounded by the time-out that it was left with: not by that of a drain."""
-    with ByteServer(Answer(BODY, headers=STREAM)) as server, requests.Session() as session:
+    """What urllib3 sends over a kept connection is bounded by the time-out that it was left with:
+    not by that of a drain.
+    """
+    with ByteServer(RawResponse(BODY, headers=STREAM)) as server, requests.Session() as session:
         check_whole(client(server.url, session=session, timeout=Timeout(5, 30)).generate("hello"))
         manager = session.get_adapter(server.url).poolmanager
         (pool,) = [manager.pools[key] for key in manager.pools.keys()]
@@ -92,11 +112,18 @@ def test_no_time_out_of_ours_stays_on_a_connection_of_the_applications():
 
 @pytest.mark.parametrize("used_before", [False, True])
 def test_cancelling_behind_a_proxy_with_a_session_of_ones_own(used_before):
-    """The connections of an ordinary session to its proxies can be given up, too, before a byte has come."""
+    """The connections of an ordinary session to its proxies can be given up, too, before a byte has
+    come.
+    """
     with SilentServer("headers") as server, requests.Session() as session:
         if used_before:
             session.get_adapter("http://").proxy_manager_for(server.url)
-        asking = client("http://models.test/", session=session, proxies={"http": server.url}, timeout=Timeout(30, 30))
+        asking = client(
+            "http://models.test/",
+            session=session,
+            proxies={"http": server.url},
+            timeout=Timeout(30, 30),
+        )
         cancellation = Cancellation()
         call = Background(asking.generate, "hello", cancellation=cancellation)
         wait_for(lambda: server.reached)
@@ -108,7 +135,7 @@ def test_cancelling_behind_a_proxy_with_a_session_of_ones_own(used_before):
 def test_the_proxies_of_a_session_come_before_the_environments(monkeypatch):
     """What the application set its session to holds; requests alone would take the environment's."""
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    with ByteServer(Answer(BODY, headers=STREAM)) as server, requests.Session() as session:
+    with ByteServer(RawResponse(BODY, headers=STREAM)) as server, requests.Session() as session:
         session.proxies["http"] = server.url
         check_whole(client("http://models.test/", session=session).generate("hello"))
 
@@ -116,7 +143,7 @@ def test_the_proxies_of_a_session_come_before_the_environments(monkeypatch):
 @pytest.mark.parametrize("seconds", [1e7, 1e20, float("inf")])
 def test_time_outs_without_an_end(seconds):
     """A time-out that no socket can be set to is none."""
-    with ByteServer(Answer(BODY, headers=STREAM)) as server, Cancellation(timeout=seconds):
+    with ByteServer(RawResponse(BODY, headers=STREAM)) as server, Cancellation(timeout=seconds):
         with client(server.url, timeout=Timeout(seconds, seconds, seconds)) as asking:
             check_whole(asking.generate("hello"))
 
@@ -153,7 +180,9 @@ def test_an_interrupted_connect_leaves_no_socket(monkeypatch):
 
 
 def test_a_signal_handler_may_cancel_anywhere():
-    """A cancellation that comes while the same thread sets a time-out, as a signal handler's does, is no deadlock."""
+    """A cancellation that comes while the same thread sets a time-out, as a signal handler's does,
+    is no deadlock.
+    """
     cancellation = Cancellation()
 
     class Socket(socket.socket):
@@ -177,12 +206,20 @@ def test_a_cancellation_through_tls_inside_of_tls():
 
 
 def make_response(cancellation):
-    return Response(requests.Session(), RequestOptions("anthropic", Timeout(idle=None)), lambda session: None, cancellation, None)
+    return Response(
+        requests.Session(),
+        RequestOptions("anthropic", Timeout(idle=None)),
+        lambda session: None,
+        cancellation,
+        None,
+    )
 
 
 def test_a_hook_that_raises_for_the_status():
     """The provider's error is raised, as without the hook, and its connection is used again."""
-    refused = Answer(b'{"error": {"type": "rate_limit_error", "message": "slow down"}}', status=429)
+    refused = RawResponse(
+        b'{"error": {"type": "rate_limit_error", "message": "slow down"}}', status=429
+    )
     session = requests.Session()
     session.hooks["response"].append(lambda response, **_: response.raise_for_status())
     with ByteServer(refused) as server, session:
@@ -203,7 +240,7 @@ def test_a_hook_that_fails(kind):
         raise kind("mine")
 
     session.hooks["response"].append(fail)
-    with ByteServer(Answer(BODY, headers=STREAM)) as server, session:
+    with ByteServer(RawResponse(BODY, headers=STREAM)) as server, session:
         with pytest.raises(kind):
             client(server.url, session=session).generate("hello")
         assert sockets[0].fileno() == -1
@@ -213,7 +250,7 @@ def test_an_interrupt_while_the_end_of_the_body_is_waited_for():
     """Ctrl-C in a drain closes the connection, and takes the response from its cancellation."""
     cancellation = Cancellation()
     transport = HttpTransport("anthropic", Timeout())
-    with ByteServer(Answer(b"all", b"more", hold=1)) as server:
+    with ByteServer(RawResponse(b"all", b"more", hold=1)) as server:
         response = transport.post(server.url, {}, b"{}", cancellation, None)
         assert next(response.chunks()) == b"all"
         sock = response._socket
@@ -230,5 +267,7 @@ def test_an_interrupt_while_the_end_of_the_body_is_waited_for():
 
 def test_the_type_of_a_stream_in_other_letters():
     """A media type is the same in upper case."""
-    with ByteServer(Answer(BODY, headers={"content-type": "Text/Event-Stream"})) as server, client(server.url) as asking:
+    with ByteServer(
+        RawResponse(BODY, headers={"content-type": "Text/Event-Stream"})
+    ) as server, client(server.url) as asking:
         check_whole(asking.generate("hello"))

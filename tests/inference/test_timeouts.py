@@ -56,7 +56,9 @@ def client(server, wire="anthropic", **timeout):
     if wire == "openai":
         return OpenAIInferenceClient("m", KEY, server.url, **options)
     if wire == "bedrock":
-        made = BedrockInferenceClient("m", "us-east-1", api_key=KEY, endpoint_url=server.url.rstrip("/"), **options)
+        made = BedrockInferenceClient(
+            "m", "us-east-1", api_key=KEY, endpoint_url=server.url.rstrip("/"), **options
+        )
         made._runtime.client()  # boto3 takes its time to be imported and to read its data, once
         return made
     return AnthropicInferenceClient("m", KEY, server.url, **options)
@@ -89,7 +91,9 @@ def test_cancelling_frees(wire, point, way):
 
 
 def in_connect(server):
-    """Whether a socket of this process is in the middle of connecting to the server's port, as the kernel tells."""
+    """Whether a socket of this process is in the middle of connecting to the server's port, as the
+    kernel tells.
+    """
     wanted = f":{server.address[1]:04X}"
     with open("/proc/net/tcp", encoding="ascii") as table:
         rows = [line.split() for line in table.readlines()[1:]]
@@ -145,7 +149,9 @@ def test_silence(wire, point):
 
 
 def test_a_name_that_is_not_resolved(monkeypatch):
-    """The resolver has no time-out that a caller could set; the caller is freed all the same, by timeout.connect too."""
+    """The resolver has no time-out that a caller could set; the caller is freed all the same, by
+    timeout.connect too.
+    """
     asked, answer = threading.Event(), threading.Event()
     real = socket.getaddrinfo
 
@@ -198,7 +204,7 @@ def test_a_refused_connection_and_an_unknown_name():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{free.getsockname()[1]}/"
-    for url in (address, "http://no-such-host.invalid/", "http://{}.test/".format("x" * 70)):
+    for url in (address, "http://no-such-host.invalid/", f"http://{'x' * 70}.test/"):
         with pytest.raises(ConnectionFailed) as caught:
             AnthropicInferenceClient("m", KEY, url, max_retries=0).generate("hello")
         assert not isinstance(caught.value, TimeoutError), url
