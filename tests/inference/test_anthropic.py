@@ -260,7 +260,7 @@ def test_retries_before_content(serve):
 
 
 def test_attempts_are_limited(serve):
-    """Three attempts by default, and the error says so."""
+    """By default a request is tried three times; the error names the number."""
     client, server = serve([Failure(529, "overloaded_error", "busy", {"retry-after": "0"})] * 4)
     with pytest.raises(OverloadedError) as caught:
         client.generate("hello")
@@ -434,7 +434,7 @@ def test_an_idle_server(serve, place):
 
 
 def test_a_server_that_drips(serve):
-    """A stream that goes on and on ends at timeout.total, although it is never idle."""
+    """An endless stream ends at timeout.total, although it is never idle."""
     client, _ = serve(
         ["word " * 500],
         {"timeout": Timeout(total=0.3)},
@@ -511,7 +511,7 @@ def test_many_threads_on_one_client(serve):
 
 
 def test_a_client_works_in_a_forked_child(serve):
-    """A client that has open connections works in a forked child, and goes on in the parent."""
+    """A client with open connections works in a forked child, and keeps working in the parent."""
     client, server = serve(lambda body: body["messages"][0]["content"])
     client.generate("before")
 

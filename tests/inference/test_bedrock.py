@@ -178,7 +178,7 @@ def test_arguments_that_are_wrong():
 
 
 def test_no_region(nobody, monkeypatch):
-    """Without a region the error says what to set; $AWS_REGION and the session's are one."""
+    """Without a region the error names the settings; $AWS_REGION and the session's region are used."""
     with pytest.raises(ValueError, match="region_name.*AWS_REGION"):
         BedrockInferenceClient(MODEL, api_key=KEY).generate("hello")
     session = boto3.Session("a", "b", region_name="eu-west-3")
@@ -193,9 +193,7 @@ def test_no_region(nobody, monkeypatch):
 
 @pytest.mark.parametrize("profile", [None, "not-there"])
 def test_no_credentials(nobody, monkeypatch, profile):
-    """Without credentials the error says what to set, and names a profile that there is not;
-    nothing is chained.
-    """
+    """Without credentials the error names the settings, or the unknown profile; no secret is shown."""
     if profile:
         monkeypatch.setenv("AWS_PROFILE", profile)
     with ByteServer(RawResponse()) as server:
@@ -320,7 +318,7 @@ def test_what_is_sent_with_converse(serve):
 
 @pytest.mark.parametrize("api", APIS)
 def test_who_waits_for_events(serve, api):
-    """generate() asks for the reply in one piece, stream() for its events; what comes is the same."""
+    """generate() requests a whole reply, stream() its events; both give the same reply."""
     client, server = serve(whole(api, "one two"), streamed(api, "one ", "two"), api=api)
     reply = client.generate("hello")
     stream = client.stream("hello")
@@ -474,14 +472,14 @@ def test_refusals(serve, code, status, kind, where):
     "body", [b"", b"null", b"[1]", b'"text"', b"{", b"\xff", b'{"message": 7}', b"[" * 100000]
 )
 def test_odd_error_bodies(serve, body):
-    """A status says what is wrong, whatever the body is."""
+    """The status determines the error, whatever the body is."""
     client, _ = serve(RawResponse(body, status=403))
     with pytest.raises(PermissionDeniedError):
         client.generate("hello")
 
 
 def test_the_words_of_a_refusal():
-    """A prompt that is too long, and a model that there is not, are told by their words."""
+    """A prompt that is too long and an unknown model are recognised by the message."""
     assert type(
         decode_error(400, "ValidationException", "Input is too long for requested model.", None)
     ) is (ContextLengthExceeded)
@@ -720,7 +718,7 @@ def test_answers_that_are_none(serve, api, body):
 @pytest.mark.parametrize("api", APIS)
 @pytest.mark.parametrize("framing", ["length", "chunked"])
 def test_an_answer_that_is_cut(serve, api, framing):
-    """An answer whose end is missing is no answer."""
+    """An answer that ends early is an error."""
     body = whole(api, "fine").pieces[0]
     client, _ = serve(
         RawResponse(body[:-9], framing=framing, length=len(body), reset=framing == "chunked"),
@@ -735,7 +733,7 @@ def test_an_answer_that_is_cut(serve, api, framing):
 
 @pytest.mark.parametrize("api", APIS)
 def test_events_are_handed_on_as_they_arrive(serve, api):
-    """A text is there as soon as its frame is, though the stream goes on."""
+    """A text arrives with its frame, while the stream is still open."""
     client, server = serve(streamed(api, "one", "two", hold=FIRST[api] + 1), api=api)
     stream = client.stream("hello")
     assert Background(next, stream).result(5) == TextDelta("one")
@@ -804,7 +802,7 @@ def test_an_answer_in_one_piece_takes_its_time(serve, api):
 
 
 def test_how_long_an_answer_may_take():
-    """An hour for 128,000 tokens, ten minutes where they are not bounded, and never less than
+    """The idle limit is an hour for 128,000 tokens, ten minutes without a limit, and at least
     timeout.idle.
     """
     client = BedrockInferenceClient(MODEL, api_key=KEY)

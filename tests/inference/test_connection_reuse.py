@@ -1,5 +1,5 @@
-"""Whose a connection is: kept ones go back whole, a late cancellation reaches nobody else's, and a
-fork begins without any.
+"""Reuse of connections: a kept one is clean, a late cancellation reaches no other request, and a
+forked child starts without any.
 """
 
 import gzip
@@ -39,9 +39,7 @@ def client(url, **options):
 
 
 def test_an_interim_response_is_not_the_last():
-    """After a status below 200 the connection is not used again: the next request would get the
-    answer to this one.
-    """
+    """After a status below 200 the connection is closed: the final response is still to come."""
     with ByteServer(
         RawResponse(status=103, framing="length"), RawResponse(BODY, headers=STREAM)
     ) as server:
@@ -56,9 +54,7 @@ def test_an_interim_response_is_not_the_last():
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("way", ["direct", "proxy"])
 def test_a_session_of_ones_own_in_a_forked_child(way):
-    """The child makes connections of its own, and the parent keeps its one: no answer goes to the
-    wrong process.
-    """
+    """A forked child opens its own connections, and the parent keeps its one."""
     with ByteServer(RawResponse(BODY, headers=STREAM)) as server:
         session = requests.Session()
         options = {"proxies": {"http": server.url}} if way == "proxy" else {}
@@ -79,8 +75,8 @@ def test_a_session_of_ones_own_in_a_forked_child(way):
 
 
 def test_a_late_cancellation_leaves_a_connection_that_is_back_in_the_pool():
-    """urllib3 puts a connection back as soon as a compressed body is read; from then on it may be
-    another thread's.
+    """urllib3 returns a connection once a compressed body is read; a later cancellation must not
+    reach it.
     """
     whole = RawResponse(
         gzip.compress(BODY), headers=dict(STREAM, **{"content-encoding": "gzip"}), framing="length"
@@ -99,9 +95,7 @@ def test_a_late_cancellation_leaves_a_connection_that_is_back_in_the_pool():
 
 
 def test_no_time_out_of_ours_stays_on_a_connection_of_the_applications():
-    """What urllib3 sends over a kept connection is bounded by the time-out that it was left with:
-    not by that of a drain.
-    """
+    """A kept connection has the idle time-out again, not that of the drain."""
     with ByteServer(RawResponse(BODY, headers=STREAM)) as server, requests.Session() as session:
         check_whole(client(server.url, session=session, timeout=Timeout(5, 30)).generate("hello"))
         manager = session.get_adapter(server.url).poolmanager
@@ -112,9 +106,7 @@ def test_no_time_out_of_ours_stays_on_a_connection_of_the_applications():
 
 @pytest.mark.parametrize("used_before", [False, True])
 def test_cancelling_behind_a_proxy_with_a_session_of_ones_own(used_before):
-    """The connections of an ordinary session to its proxies can be given up, too, before a byte has
-    come.
-    """
+    """A cancellation frees a call through a proxy on an ordinary session, before the first byte."""
     with SilentServer("headers") as server, requests.Session() as session:
         if used_before:
             session.get_adapter("http://").proxy_manager_for(server.url)
@@ -133,7 +125,7 @@ def test_cancelling_behind_a_proxy_with_a_session_of_ones_own(used_before):
 
 
 def test_the_proxies_of_a_session_come_before_the_environments(monkeypatch):
-    """What the application set its session to holds; requests alone would take the environment's."""
+    """The session's proxies go before those of the environment."""
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     with ByteServer(RawResponse(BODY, headers=STREAM)) as server, requests.Session() as session:
         session.proxies["http"] = server.url
@@ -142,7 +134,7 @@ def test_the_proxies_of_a_session_come_before_the_environments(monkeypatch):
 
 @pytest.mark.parametrize("seconds", [1e7, 1e20, float("inf")])
 def test_time_outs_without_an_end(seconds):
-    """A time-out that no socket can be set to is none."""
+    """A time-out too long for a socket means no time-out."""
     with ByteServer(RawResponse(BODY, headers=STREAM)) as server, Cancellation(timeout=seconds):
         with client(server.url, timeout=Timeout(seconds, seconds, seconds)) as asking:
             check_whole(asking.generate("hello"))
@@ -151,7 +143,7 @@ def test_time_outs_without_an_end(seconds):
 @suite
 @pytest.mark.parametrize("seconds", [0, -1])
 def test_time_outs_that_are_over(seconds):
-    """A time-out of nothing has passed at once, and is told as what it is."""
+    """A time-out of zero or less expires at once, with its own error."""
     with SilentServer("headers") as server:
         with pytest.raises(IdleTimeout):
             client(server.url, timeout=Timeout(5, seconds)).generate("hello")
@@ -161,7 +153,7 @@ def test_time_outs_that_are_over(seconds):
 
 
 def test_an_interrupted_connect_leaves_no_socket(monkeypatch):
-    """Ctrl-C while a connection is made closes what was begun."""
+    """Ctrl-C during a connect closes the socket."""
     made = []
 
     class Recorded(socket.socket):
@@ -180,9 +172,7 @@ def test_an_interrupted_connect_leaves_no_socket(monkeypatch):
 
 
 def test_a_signal_handler_may_cancel_anywhere():
-    """A cancellation that comes while the same thread sets a time-out, as a signal handler's does,
-    is no deadlock.
-    """
+    """A cancellation by a signal handler, while the thread sets a time-out, does not deadlock."""
     cancellation = Cancellation()
 
     class Socket(socket.socket):
@@ -194,7 +184,7 @@ def test_a_signal_handler_may_cancel_anywhere():
 
 
 def test_a_cancellation_through_tls_inside_of_tls():
-    """What urllib3 makes for a proxy of https is no socket: the one inside of it is shut down."""
+    """TLS inside TLS (an https proxy) is not a socket: the socket inside it is shut down."""
     ours, theirs = socket.socketpair()
     with ours, theirs, make_response(Cancellation()) as made:
         theirs.settimeout(5)
@@ -216,7 +206,7 @@ def make_response(cancellation):
 
 
 def test_a_hook_that_raises_for_the_status():
-    """The provider's error is raised, as without the hook, and its connection is used again."""
+    """A hook that raises for the status changes neither the error nor the connection's reuse."""
     refused = RawResponse(
         b'{"error": {"type": "rate_limit_error", "message": "slow down"}}', status=429
     )
@@ -231,7 +221,7 @@ def test_a_hook_that_raises_for_the_status():
 
 @pytest.mark.parametrize("kind", [RuntimeError, KeyboardInterrupt])
 def test_a_hook_that_fails(kind):
-    """Whatever is raised inside of requests, Ctrl-C too, closes the connection."""
+    """An exception inside requests, Ctrl-C included, closes the connection."""
     session = requests.Session()
     sockets = []
 
@@ -247,7 +237,7 @@ def test_a_hook_that_fails(kind):
 
 
 def test_an_interrupt_while_the_end_of_the_body_is_waited_for():
-    """Ctrl-C in a drain closes the connection, and takes the response from its cancellation."""
+    """Ctrl-C in a drain closes the connection and unregisters the response from its cancellation."""
     cancellation = Cancellation()
     transport = HttpTransport("anthropic", Timeout())
     with ByteServer(RawResponse(b"all", b"more", hold=1)) as server:

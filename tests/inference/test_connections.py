@@ -1,6 +1,4 @@
-"""What a user may set about connections: headers, bearer keys, proxies, a session of the
-application's own.
-"""
+"""Settings of connections: headers, bearer keys, proxies, an application's own session."""
 
 import socket
 import threading
@@ -36,9 +34,7 @@ def server():
 
 
 def test_headers_of_the_callers_own(server):
-    """Custom headers are sent, in place of ours where the names are the same, and keys are not
-    shown.
-    """
+    """Custom headers replace headers of the same name, and no key is shown."""
     client = AnthropicInferenceClient(
         "m",
         KEY,
@@ -58,9 +54,7 @@ def test_headers_of_the_callers_own(server):
 
 
 def test_a_bearer_key(server, monkeypatch):
-    """auth_token= is sent as a bearer key in place of x-api-key; $ANTHROPIC_AUTH_TOKEN where no key
-    is given.
-    """
+    """auth_token= is sent as a bearer key in place of x-api-key; default: $ANTHROPIC_AUTH_TOKEN."""
     AnthropicInferenceClient("m", api_url=server.url, auth_token=KEY).generate("hello")
     monkeypatch.setenv("ANTHROPIC_AUTH_TOKEN", KEY)
     AnthropicInferenceClient("m", api_url=server.url).generate("hello")
@@ -70,7 +64,7 @@ def test_a_bearer_key(server, monkeypatch):
 
 
 def test_no_key_at_all():
-    """Without a key the error says what to set."""
+    """Without a key the error names the environment variable."""
     with pytest.raises(AuthenticationError, match="ANTHROPIC_API_KEY"):
         AnthropicInferenceClient("m")
 
@@ -116,9 +110,7 @@ def test_a_proxy_that_is_not_there(server):
 
 
 def test_the_session_that_is_brought(server):
-    """Every request goes through it, with what it is set to; it is not closed, and no other is
-    made.
-    """
+    """The given session sends every request with its settings; it is not closed."""
     seen = []
     session = requests.Session()
     session.headers["X-App"] = "mine"
@@ -134,7 +126,7 @@ def test_the_session_that_is_brought(server):
 
 @pytest.mark.parametrize("point", ["connect", "headers", "body"])
 def test_cancelling_with_a_session_of_ones_own(point):
-    """The connections of an ordinary session can be given up, too, wherever the wait is."""
+    """A cancellation also frees a call on an ordinary session, wherever it waits."""
     with SilentServer(point) as server:
         client = AnthropicInferenceClient(
             "m", KEY, server.url, session=requests.Session(), timeout=Timeout(30, 30)
@@ -167,9 +159,7 @@ def test_a_session_for_many_threads():
 
 @pytest.mark.parametrize("status", [301, 307])
 def test_a_redirect_is_not_followed(status):
-    """A redirect, which would take the key along, is told as a wrong address, and is not tried
-    again.
-    """
+    """A redirect is a NotFoundError and is not retried: its target would receive the key."""
     with ByteServer(
         RawResponse(b"moved", status=status, headers={"location": "http://elsewhere.test/"})
     ) as server:
@@ -180,7 +170,7 @@ def test_a_redirect_is_not_followed(status):
 
 @pytest.mark.parametrize("by_proxy", [False, True])
 def test_keepalive(by_proxy, monkeypatch):
-    """TCP keepalive is on, to a proxy too: a peer that is gone without a word is noticed."""
+    """TCP keepalive is on, to a proxy as well."""
     seen = []
     register_socket = Response.register_socket
 
@@ -199,9 +189,7 @@ def test_keepalive(by_proxy, monkeypatch):
 
 
 def test_a_session_whose_auth_asks_a_model():
-    """A request that is made inside of another's does not take its connection from it: both can be
-    given up.
-    """
+    """A request inside another one does not take over its socket: both can be cancelled."""
     told = []
     with ByteServer(
         RawResponse(BODY, headers={"content-type": "text/event-stream"})

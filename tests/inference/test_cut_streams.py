@@ -94,7 +94,7 @@ CUTS = {
 
 @pytest.fixture(scope="module")
 def asked():
-    """What comes out of a stream that a server cuts, or splits: a reply, or an error."""
+    """Return the result of a stream that a server cuts or splits: a reply, or an error."""
     with ByteServer() as server, AnthropicInferenceClient(
         "m", KEY, server.url, max_retries=0
     ) as client:
@@ -125,7 +125,7 @@ def test_there_are_thirty_events():
 
 @pytest.mark.parametrize("cut", list(CUTS))
 def test_cut_at_every_byte(cut, asked):
-    """Cut anywhere, however the connection ends: the whole reply, or an error with a part of it."""
+    """A stream that is cut anywhere gives the whole reply, or an error with the partial reply."""
     interrupted = 0
     places = positions(len(BODY) + 1)
     for place in places:
@@ -143,6 +143,6 @@ def test_cut_at_every_byte(cut, asked):
 
 
 def test_split_at_every_byte(asked):
-    """Split anywhere into two pieces: always the whole reply."""
+    """A stream that is split anywhere into two pieces gives the whole reply."""
     for place in positions(len(BODY))[1:]:
         check_whole(asked(BODY[:place], BODY[place:]))

@@ -89,7 +89,7 @@ def weather_script(body):
 
 
 def test_a_reply(start):
-    """Text, stop reason and usage are what the server decided on, streamed and not."""
+    """Text, stop reason and usage are those of the server, streamed and not."""
     usage = Usage(
         input_tokens=20,
         output_tokens=5,
@@ -112,7 +112,7 @@ def test_a_reply(start):
 
 
 def test_a_system_prompt_and_a_conversation(start):
-    """System prompts and earlier turns arrive as what they are."""
+    """System prompts and earlier turns arrive in their roles."""
     client, server = start(weather_script)
     history = [ChatMessage(role="user", content="hello"), client.generate("hello").message, "again"]
     assert client.generate(history, system="Ada").text == "Good evening, Ada."
@@ -157,7 +157,7 @@ def test_structured_output(start):
 
 
 def test_counting_tokens(start):
-    """The provider's count, where the wire has one; where it has none, an error that says so."""
+    """count_tokens returns the provider's count; a wire without one raises an error."""
     client, server = start(weather_script)
     if client.wire_of_test == "openai":
         with pytest.raises(InvalidRequestError, match="counts tokens"):

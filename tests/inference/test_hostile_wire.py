@@ -47,7 +47,7 @@ JSON = {"content-type": "application/json"}
 
 
 def said(body, **options):
-    """An answer in one piece, of this length, and of the kind of a stream unless told otherwise."""
+    """Return an answer with a content-length; by default with the type of a stream."""
     options = dict(
         {"headers": {"content-type": "text/event-stream"}, "framing": "length"}, **options
     )
@@ -143,7 +143,7 @@ def test_a_stream_that_only_looks_whole(events):
     ids=str,
 )
 def test_json_that_is_no_message(body):
-    """A 200 whose JSON is not a finished message is a ProviderError."""
+    """A status 200 with JSON that is not a complete message is a ProviderError."""
     with ByteServer(said(json.dumps(body).encode(), headers=JSON)) as server:
         with pytest.raises(ProviderError, match="Messages API"):
             client(server).generate("hello")
@@ -162,7 +162,7 @@ def test_json_that_is_no_message(body):
     ids=str,
 )
 def test_odd_error_bodies(body, told):
-    """A 400 is an InvalidRequestError, whatever its body; what can be read of it is told."""
+    """A 400 is an InvalidRequestError, whatever its body; a readable message is shown."""
     with ByteServer(said(json.dumps(body).encode(), status=400, headers=JSON)) as server:
         with pytest.raises(InvalidRequestError, match=told):
             client(server).generate("hello")
@@ -170,7 +170,7 @@ def test_odd_error_bodies(body, told):
 
 @pytest.mark.parametrize("stall", [False, True], ids=["cut", "stalled"])
 def test_a_refusal_is_told_by_its_status(stall):
-    """A 401 whose body is cut or never comes is an AuthenticationError, and is not tried again."""
+    """A 401 with a truncated or missing body is an AuthenticationError, and is not retried."""
     refusal = said(
         b'{"type": "err', status=401, headers=JSON, length=500, hold=1 if stall else None
     )
@@ -238,7 +238,7 @@ def test_text_that_has_no_utf8_is_sent_all_the_same():
 
 
 def test_tools_that_exit():
-    """A tool that calls sys.exit() ends itself; the model is told, and nobody waits for ever."""
+    """A tool that calls sys.exit() ends only itself; the model gets an error and no thread hangs."""
     import sys
 
     @tool
@@ -278,7 +278,7 @@ def test_a_tool_that_cancels_ends_the_run(max_workers):
 
 
 def test_what_was_cut_is_charged():
-    """The tokens of a reply that was cut short are in the client's usage, as far as they were told."""
+    """The client's usage includes the tokens of a truncated reply, as far as they were reported."""
     with ByteServer(said(sse(START, BLOCK, TEXT))) as server:
         cut = client(server)
         with pytest.raises(InferenceError):
@@ -287,7 +287,7 @@ def test_what_was_cut_is_charged():
 
 
 def test_a_failure_before_the_first_figure_is_not_charged():
-    """A stream that fails before it told any figure costs nothing, and counts as no request."""
+    """A stream that fails before its first usage figure adds no usage and no request."""
     error = {"type": "error", "error": {"type": "overloaded_error", "message": "busy"}}
     with ByteServer(said(sse(error))) as server:
         busy = client(server)

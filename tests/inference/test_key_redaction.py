@@ -163,7 +163,7 @@ def test_a_key_in_a_status_line_is_hidden():
 
 
 def test_a_key_that_is_cut_is_hidden():
-    """A message is cut at MESSAGE_CHARACTERS, and what is left of a key there is hidden, too."""
+    """A key that is cut at MESSAGE_CHARACTERS is hidden, too."""
     for before in range(MESSAGE_CHARACTERS - len(KEY), MESSAGE_CHARACTERS - 5):
         error = {"type": "error", "error": {"type": "x", "message": "." * before + KEY + "…"}}
         with ByteServer(answer(error, JSON, 400)) as server, pytest.raises(

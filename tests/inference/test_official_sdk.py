@@ -27,7 +27,7 @@ def server():
 
 
 def plain(block):
-    """A block of the SDK as JSON, without what nobody sent."""
+    """Return a block of the SDK as JSON, without fields that were not sent."""
     told = json.loads(block.to_json(exclude_unset=True))
     if told["type"] == "compaction" and told.get("encrypted_content", "") is None:
         del told["encrypted_content"]  # set by the accumulation itself

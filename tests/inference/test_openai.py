@@ -38,7 +38,7 @@ def serving(*answers):
 
 
 def said(body, status=200, kind="text/event-stream", **headers):
-    """A response whose end is the connection's, as a server that is cut off looks."""
+    """A response that ends with the connection, as after a crash of the server."""
     body = body if isinstance(body, str) else json.dumps(body)
     return RawResponse(
         body.encode(),
@@ -217,9 +217,7 @@ def encoded(url, **options):
     ],
 )
 def test_what_depends_on_the_server(url, limit, reasoning):
-    """Where max_tokens has another name, and where reasoning is not taken back, is known of the
-    host.
-    """
+    """The host determines the name of max_tokens, and whether reasoning is sent back."""
     body = encoded(url, max_tokens=5)
     assert [name for name in body if "tokens" in name] == [limit]
     assert ("reasoning_content" in body["messages"][1]) is reasoning
@@ -324,7 +322,7 @@ def test_a_refusal_tells_what_the_server_told():
 
 
 def test_a_quota_is_not_waited_for():
-    """A 429 that says that the account is used up is not tried again."""
+    """A 429 for an account without credit is not retried."""
     told = {
         "message": "You exceeded your current quota",
         "type": "insufficient_quota",
@@ -338,7 +336,7 @@ def test_a_quota_is_not_waited_for():
 
 @suite
 def test_a_stream_that_is_cut():
-    """A stream that just ends is an interruption with what had arrived, and generate asks again."""
+    """A stream that just ends is a StreamInterrupted with the partial reply; generate retries."""
     cut = said(sse(*HELLO[:3]))
     with serving(cut, cut, STREAM) as server:
         with pytest.raises(StreamInterrupted) as caught:

@@ -269,7 +269,7 @@ def merge(block, delta):
 
 
 def dialect(block):
-    """What a block of Converse is in the Messages API."""
+    """Return the Messages block of a Converse block."""
     ((kind, told),) = block.items()
     if kind == "text":
         return {"type": "text", "text": told}
@@ -396,7 +396,7 @@ def test_converse(answering, record):
 
 
 def as_boto3(value):
-    """What boto3 is given for what came: bytes for base64."""
+    """Return a received block as boto3 takes it: bytes in place of base64."""
     if isinstance(value, list):
         return [as_boto3(one) for one in value]
     if not isinstance(value, dict):

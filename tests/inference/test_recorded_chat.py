@@ -247,7 +247,7 @@ def figures(usage):
 
 
 def check(reply, reading):
-    """A reply is what the reading says, and its message goes back as it came."""
+    """A reply equals the independent reading, and its message is sent back unchanged."""
     message = reading.message
     assert reply.text == said(message)
     blocks = reply.message.content
@@ -362,7 +362,7 @@ def test_a_recorded_stream(replay, record):
 
 @pytest.mark.parametrize("record", ANSWERS)
 def test_a_recorded_answer(replay, record):
-    """A reply that was not streamed is what was recorded."""
+    """A reply that was not streamed equals the recorded one."""
     check(replay(record).generate("hello"), reading_of_answer(record))
 
 

@@ -147,9 +147,7 @@ def check(reply, content, stop, usage):
 
 
 def check_history(reply, content):
-    """Sent back as history, and stored as JSON in between, it is what came in, without the blank
-    text that is refused.
-    """
+    """A reply stored as JSON and sent back as history is unchanged, without the blank text."""
     stored = ChatMessage.model_validate_json(reply.message.model_dump_json())
     body = encode_request(Request("m", as_messages(["x", stored]), None, [], {}))
     sent = [block for block in content if block["type"] != "text" or block["text"].strip()]
@@ -164,7 +162,7 @@ def check_history(reply, content):
 @pytest.mark.parametrize("chunking", CHUNKINGS)
 @pytest.mark.parametrize("record", STREAMS)
 def test_a_recorded_stream(record, chunking, framing, server, client):
-    """A recorded stream folds to what it says, however its bytes are cut and framed."""
+    """A recorded stream folds to its reply, however its bytes are split and framed."""
     stream = {"content-type": "text/event-stream"}
     server.set_responses(
         RawResponse(*pieces(record.body, chunking), headers=stream, framing=framing)
@@ -197,7 +195,7 @@ def test_a_recorded_stream(record, chunking, framing, server, client):
 
 @pytest.mark.parametrize("record", WHOLE)
 def test_a_recorded_answer(record, server, client):
-    """A recorded answer in one piece is the reply that it says."""
+    """A recorded answer that was not streamed decodes to its reply."""
     server.set_responses(RawResponse(record.body, framing="length"))
     told = json.loads(record.body.decode("utf-8"))
     reply = client.generate("hello")

@@ -1,6 +1,6 @@
-"""Whoever waits for a model is freed at the moment that was asked for, wherever the wait is.
+"""Cancellations and time-outs free a waiting caller in time, wherever it waits.
 
-The server keeps its sockets open until after the assertion: it is not the server that frees the caller.
+The server keeps its sockets open until after the assertion, so that it does not free the caller.
 """
 
 import json
@@ -91,9 +91,7 @@ def test_cancelling_frees(wire, point, way):
 
 
 def in_connect(server):
-    """Whether a socket of this process is in the middle of connecting to the server's port, as the
-    kernel tells.
-    """
+    """Whether the kernel lists a socket that is connecting to the server's port."""
     wanted = f":{server.address[1]:04X}"
     with open("/proc/net/tcp", encoding="ascii") as table:
         rows = [line.split() for line in table.readlines()[1:]]
@@ -104,7 +102,7 @@ def in_connect(server):
 @pytest.mark.parametrize("point", POINTS)
 @pytest.mark.parametrize("wire", WIRES)
 def test_the_total_time_frees(wire, point):
-    """timeout.total ends the call at its moment."""
+    """timeout.total ends the call on time."""
     with silent(point, wire) as server:
         asking = client(server, wire, total=0.4)
         start = time.monotonic()
@@ -116,7 +114,7 @@ def test_the_total_time_frees(wire, point):
 @pytest.mark.parametrize("point", POINTS)
 @pytest.mark.parametrize("wire", WIRES)
 def test_a_cancellation_with_a_deadline_frees(wire, point):
-    """The deadline of the surrounding cancellation ends the call at its moment."""
+    """The deadline of the surrounding cancellation ends the call on time."""
     with silent(point, wire) as server:
         asking = client(server, wire)
         start = time.monotonic()
@@ -140,7 +138,7 @@ def test_no_connection_in_time(wire, point):
 @pytest.mark.parametrize("point", ["headers", "body"])
 @pytest.mark.parametrize("wire", WIRES)
 def test_silence(wire, point):
-    """timeout.idle ends a wait in which not a byte comes, before the headers and in the body."""
+    """timeout.idle ends a wait without a byte, before the headers and in the body."""
     with silent(point, wire) as server:
         asking = client(server, wire, idle=0.4)
         with pytest.raises(IdleTimeout):
@@ -149,9 +147,7 @@ def test_silence(wire, point):
 
 
 def test_a_name_that_is_not_resolved(monkeypatch):
-    """The resolver has no time-out that a caller could set; the caller is freed all the same, by
-    timeout.connect too.
-    """
+    """The resolver has no time-out; a cancellation and timeout.connect free the caller anyway."""
     asked, answer = threading.Event(), threading.Event()
     real = socket.getaddrinfo
 
@@ -200,7 +196,7 @@ def test_each_address_gets_its_share(monkeypatch):
 
 
 def test_a_refused_connection_and_an_unknown_name():
-    """Nobody listens, or nobody has the name: ConnectionFailed, and not a time-out."""
+    """A refused connection or an unknown name is a ConnectionFailed, not a time-out."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{free.getsockname()[1]}/"

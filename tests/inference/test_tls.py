@@ -1,6 +1,4 @@
-"""Over TLS: the certificate is verified, events arrive one at a time, and whoever waits can be
-freed.
-"""
+"""TLS: the certificate is verified, events arrive one by one, and a waiting caller can be freed."""
 
 import ssl
 import threading
@@ -106,7 +104,7 @@ def test_a_certificate_that_is_not_trusted(authority, wrong, monkeypatch):
 
 
 def test_the_authorities_of_a_session_come_before_the_environments(authority, tmp_path):
-    """A session's own certificates hold, where requests alone would take $REQUESTS_CA_BUNDLE."""
+    """A session's own certificates go before $REQUESTS_CA_BUNDLE."""
     other, bundle = trustme.CA(), tmp_path / "other.pem"
     other.cert_pem.write_to_path(str(bundle))
     with ModelServer(["hello"], tls=context(other)) as server, requests.Session() as session:

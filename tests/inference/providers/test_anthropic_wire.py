@@ -48,7 +48,7 @@ def test_only_what_was_given_is_sent():
 
 
 def test_options_and_extra():
-    """Options go where the wire has them; extra is merged as it is; an unknown option is refused."""
+    """Options get the wire's names; extra is merged unchanged; an unknown option is rejected."""
     made = body(
         max_tokens=5,
         temperature=0.5,
@@ -67,7 +67,7 @@ def test_options_and_extra():
 
 
 def test_roles_on_the_wire():
-    """System messages join the system prompt; tool results are said by the user."""
+    """System messages join the system prompt; tool results belong to a user's turn."""
     result = {"type": "tool_result", "tool_use_id": "1", "content": "x"}
     messages = [
         ChatMessage(role=ChatRole.SYSTEM, content="be kind"),
@@ -380,7 +380,7 @@ def test_a_block_that_starts_at_an_open_index_is_refused():
 
 
 def test_blocks_that_start_out_of_order_are_in_the_order_of_their_indexes():
-    """An index says where a block belongs in the reply, as long as no two blocks have the same."""
+    """The index orders the blocks of a reply, as long as no two blocks share one."""
     late = block(1, {"type": "text", "text": "b"})
     early = block(0, {"type": "text", "text": "a"})
     assert folded(stream(*late, *early))[-1].reply.text == "ab"
@@ -440,7 +440,7 @@ def test_a_delta_of_another_kind_than_its_block_is_refused(start, delta):
 
 
 def test_a_new_kind_of_block_takes_any_delta():
-    """What the deltas of a block of an unknown type may be is not known."""
+    """A block of an unknown type accepts any delta."""
     made = block(
         0,
         {"type": "hologram"},

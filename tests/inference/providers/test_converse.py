@@ -33,7 +33,7 @@ def body(messages="hello", system=None, tools=(), betas=(), **options):
 
 
 def blocks(*given, role="user"):
-    """What blocks become in a request."""
+    """Return the blocks of a request as Converse receives them."""
     return body([{"role": role, "content": list(given)}])["messages"][0]["content"]
 
 
@@ -50,9 +50,7 @@ def test_only_what_was_given_is_sent():
 
 
 def test_options_have_their_places():
-    """What every model has goes to inferenceConfig, the rest to the model; extra is merged as it
-    is.
-    """
+    """Options of every model go to inferenceConfig, others to the model; extra is merged unchanged."""
     made = body(
         max_tokens=5,
         temperature=0.5,
@@ -107,7 +105,7 @@ SPEC = {
     ids=str,
 )
 def test_tools_and_their_choice(choice, sent, additional):
-    """Tools become toolSpecs; what Converse cannot say of their choice is said to Anthropic's model
+    """Tools become toolSpecs; a tool_choice that Converse lacks is sent to Anthropic's model
     itself.
     """
     made = body(tools=[TOOL], tool_choice=choice)
@@ -296,8 +294,8 @@ def test_cache_points():
     ids=lambda block: str(block)[:40],
 )
 def test_blocks_on_the_wire(block, sent):
-    """A block of the Messages dialect becomes Converse's, with bytes where boto3 wants bytes;
-    unknown ones stay.
+    """A block of the Messages API becomes a Converse block, with raw bytes for boto3; returned
+    blocks are converted back.
     """
     assert blocks(block) == [sent]
 
@@ -327,7 +325,7 @@ def test_documents_have_names_of_their_own():
     ids=str,
 )
 def test_blocks_that_cannot_be_sent(block, told):
-    """A block that Converse cannot take is a ValueError that says why."""
+    """A block that Converse does not support is a ValueError that names the reason."""
     with pytest.raises(ValueError, match=told):
         blocks(block)
 
@@ -500,7 +498,7 @@ def test_an_answer_and_a_stream(whole, deltas, made):
 
 
 def as_boto3(value):
-    """What boto3 is given for what came: bytes for base64."""
+    """Return a received block as boto3 takes it: bytes in place of base64."""
     if isinstance(value, list):
         return [as_boto3(one) for one in value]
     if not isinstance(value, dict):
@@ -553,7 +551,7 @@ def test_the_events_of_a_stream():
 
 @pytest.mark.parametrize("arguments", ['{"a": ', "[1]", "nonsense"])
 def test_malformed_arguments(arguments):
-    """Arguments that are no JSON object are kept as they came; the call says so."""
+    """Arguments that are not a JSON object are kept as text in `malformed`."""
     reply = fold(
         stream(
             (0, {"start": {"toolUse": {"toolUseId": "t", "name": "f"}}}),
@@ -578,7 +576,7 @@ def test_malformed_arguments(arguments):
     ],
 )
 def test_stop_reasons(told, ours):
-    """A reply stops in Anthropic's words, where there is one; the wire's own is beside it."""
+    """The stop reason uses Anthropic's terms; the wire's own is in raw_stop_reason."""
     for reply in (decode_reply(answer(stop=told), "m", None), fold(stream(stop=told))[-1].reply):
         assert (reply.stop_reason, reply.raw_stop_reason) == (ours, told)
 
@@ -682,7 +680,7 @@ GARBAGE = [
 
 @pytest.mark.parametrize("garbage", GARBAGE, ids=str)
 def test_garbage_interrupts_a_stream(garbage):
-    """An event that is not of the wire is a StreamInterrupted with what had arrived."""
+    """An event that is not of the wire is a StreamInterrupted with the partial reply."""
     before = list(stream((0, {"text": "half"}), (1, {"reasoningContent": {"text": "hm"}})))
     with pytest.raises(StreamInterrupted) as caught:
         fold(before[:5] + [garbage] + before[5:])
@@ -705,7 +703,7 @@ def test_a_stream_that_only_looks_whole(missing):
 
 
 def test_new_events_are_passed_over():
-    """An event that nobody knew when this was written does no harm."""
+    """An unknown event is ignored."""
     assert (
         fold([{"weather": {"sunny": True}}] + list(stream((0, {"text": "a"}))))[-1].reply.text
         == "a"
@@ -745,7 +743,7 @@ def test_blocks_that_are_new():
     ids=str,
 )
 def test_answers_that_are_none(whole):
-    """What is no answer is one of the errors that a client makes a ProviderError of."""
+    """A body that is not an answer raises one of DECODE_ERRORS."""
     with pytest.raises((AttributeError, KeyError, TypeError, ValueError)):
         decode_reply(whole, "m", None)
 

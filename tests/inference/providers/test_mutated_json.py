@@ -219,7 +219,7 @@ CHAT_ERROR = {
 
 
 class Received:
-    """What a client needs of an exchange whose body is there."""
+    """A response whose body has arrived, as far as a client uses it."""
 
     status = 200
     headers = {"x-amzn-requestid": "r"}
@@ -347,7 +347,7 @@ def mutated(events, mutations):
 
 
 def use(reply):
-    """Do with a reply what applications do: read it, store it, and send it back on each wire."""
+    """Use a reply as applications do: read it, store it, and send it back on each wire."""
     assert isinstance(reply.text, str)
     stored = ChatMessage.model_validate_json(reply.message.model_dump_json())
     for message in (reply.message, stored):

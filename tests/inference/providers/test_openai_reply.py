@@ -166,7 +166,7 @@ def test_what_figures_mean(figures, expected):
 
 @pytest.mark.parametrize("usage", [7, [], "many", {"prompt_tokens": None}])
 def test_figures_never_spoil_a_reply(usage):
-    """A reply whose usage cannot be read is a reply."""
+    """Unreadable usage does not make a reply fail."""
     assert (
         reply_of(said_hello(usage=usage), chunk({}, "stop", usage=usage, x_groq=usage), FINAL).text
         == "hello"
@@ -480,7 +480,7 @@ def test_stop_reasons_that_the_rest_contradicts():
     ],
 )
 def test_what_the_final_event_is_worth(chunks, whole):
-    """[DONE] ends a reply that told its reason or its totals; after anything else it is no end."""
+    """[DONE] ends a reply only after its finish reason or its final usage."""
     _, fold = fed(*chunks)
     assert fold.done is whole
     assert (fold.partial().stop_reason is not None) is whole
@@ -529,8 +529,8 @@ def test_an_end_without_the_final_event(chunks, delimited, whole):
     ],
 )
 def test_an_error_inside_a_stream(told, expected):
-    """An error in a chunk, or a reason that says the server gave up, is raised as its error,
-    whatever comes after.
+    """An error in a chunk, or the finish reason of a failure, is raised as its error with the
+    partial reply.
     """
     with pytest.raises(expected) as caught:
         fed(said_hello(), told, FINAL)
@@ -819,7 +819,7 @@ def test_a_body_that_is_no_reply(odd):
 
 
 def test_an_error_with_the_status_200():
-    """An error in place of a reply is raised as what it stands for."""
+    """An error in place of a reply is raised as its error."""
     with pytest.raises(InvalidRequestError, match="filtered"):
         decode_reply(
             "test", {"error": {"message": "filtered", "code": "content_filter", "status": 400}}

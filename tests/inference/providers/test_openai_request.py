@@ -40,7 +40,7 @@ def test_only_what_was_given_is_sent():
 
 
 def test_options_and_extra():
-    """Options go where the wire has them; extra is merged as it is; an unknown option is refused."""
+    """Options get the wire's names; extra is merged unchanged; an unknown option is rejected."""
     made = body(
         max_tokens=5, temperature=0.5, stop_sequences=["x"], extra={"top_k": 3, "temperature": 1}
     )
@@ -179,9 +179,7 @@ def test_system_messages_stay_in_their_place():
     ids=lambda value: value.get("type", "") if isinstance(value, dict) else "",
 )
 def test_what_a_user_shows(block, parts):
-    """Images and documents have their own parts; what the wire has none for is told as text, as far
-    as it can be read.
-    """
+    """Images and documents have their own parts; a block without one is sent as readable text."""
     made = body([user(dict(text("see"), cache_control={"type": "ephemeral"}), block, PNG)])
     assert made["messages"][0]["content"] == [text("see")] + parts + [PNG_PART]
 
@@ -205,8 +203,8 @@ def result(name, content=None, **more):
 
 
 def test_tool_results():
-    """Each result is a message of its own, before whatever else the turn holds; an error is told in
-    its text.
+    """Each tool result is a message of its own, before the rest of the turn; an error starts with
+    "Error: ".
     """
     blocks = [
         text("and?"),
@@ -262,8 +260,8 @@ CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{
     ],
 )
 def test_what_the_model_said(blocks, message):
-    """A turn of the model is one message; what came over this wire goes back where it was,
-    another's thinking does not.
+    """A turn of the model is one message; reasoning of this wire goes back to its field, that of
+    another is left out.
     """
     assert body([assistant(*blocks)])["messages"] == [dict(message, role="assistant")]
 
