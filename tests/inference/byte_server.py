@@ -115,7 +115,7 @@ class ByteServer:
         self._responses = list(responses)
 
     def _serve(self):
-        """Serve connections one by one; start another thread if none would wait for the next one."""
+        """Serve connections one by one; start another thread if none is left to accept the next."""
         while True:
             connection, _ = self._listener.accept()
             with self._lock:
@@ -154,7 +154,7 @@ class ByteServer:
         for header in iter(lambda: received.readline().decode().strip(), ""):
             name, _, value = header.partition(":")
             headers[name.lower()] = value.strip()
-        # Read the whole request: closing a socket with unread bytes resets it, and the answer is lost.
+        # Read the whole request: closing a socket with unread bytes resets it.
         self.requests.append(
             ReceivedRequest(line, headers, received.read(int(headers["content-length"])))
         )

@@ -26,7 +26,7 @@ EVENTS = b"".join(
 
 
 class SilentServer:
-    """Stops responding in connect (its backlog is full), the TLS handshake, the headers or the body.
+    """Stops responding in connect (its backlog is full), the TLS handshake, headers or body.
 
     reached: the `time.monotonic()` moments at which it stopped, one for each connection.
     """
@@ -35,7 +35,8 @@ class SilentServer:
         self.point = point
         self.reached = []
         self._answer = (
-            f"HTTP/1.1 200 OK\r\ncontent-type: {content_type}\r\ntransfer-encoding: chunked\r\n\r\n{len(body):x}\r\n"
+            f"HTTP/1.1 200 OK\r\ncontent-type: {content_type}\r\n"
+            f"transfer-encoding: chunked\r\n\r\n{len(body):x}\r\n"
         ).encode() + body
         self._open = []
         self._closing = False

@@ -247,7 +247,7 @@ def test_a_cut_is_never_a_short_reply(serve):
 
 
 def test_retries_before_content(serve):
-    """A stream that fails before any content is asked for again, unseen; after content it is not."""
+    """A stream that fails before any content is retried unseen; after content it is not."""
     client, server = serve(
         [
             Failure(529, "overloaded_error", "busy", {"retry-after": "0"}),

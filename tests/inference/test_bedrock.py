@@ -178,7 +178,7 @@ def test_arguments_that_are_wrong():
 
 
 def test_no_region(nobody, monkeypatch):
-    """Without a region the error names the settings; $AWS_REGION and the session's region are used."""
+    """Without a region the error names the settings; $AWS_REGION and the session's region count."""
     with pytest.raises(ValueError, match="region_name.*AWS_REGION"):
         BedrockInferenceClient(MODEL, api_key=KEY).generate("hello")
     session = boto3.Session("a", "b", region_name="eu-west-3")
@@ -193,7 +193,7 @@ def test_no_region(nobody, monkeypatch):
 
 @pytest.mark.parametrize("profile", [None, "not-there"])
 def test_no_credentials(nobody, monkeypatch, profile):
-    """Without credentials the error names the settings, or the unknown profile; no secret is shown."""
+    """Without credentials the error names the settings, or the unknown profile; no secret."""
     if profile:
         monkeypatch.setenv("AWS_PROFILE", profile)
     with ByteServer(RawResponse()) as server:
@@ -522,9 +522,7 @@ EXCEPTIONS = [
 @pytest.mark.parametrize("api", APIS)
 @pytest.mark.parametrize("code, kind", EXCEPTIONS, ids=str)
 def test_exceptions_in_a_stream(serve, api, code, kind):
-    """An exception after the status 200 is the error of the same meaning, with what had arrived,
-    and without boto3's.
-    """
+    """An exception after the status 200 is raised as its error, with the partial reply."""
     before = streamed(api, "half").pieces[: FIRST[api] + 1]
     client, _ = serve(RawResponse(*before, exception(code, "because"), headers=STREAM), api=api)
     stream = client.stream("hello")
@@ -591,7 +589,7 @@ def test_cut_at_every_byte(api):
 
 
 def test_split_at_every_byte():
-    """A stream that arrives in two pieces, whatever they are, or byte by byte, is the same reply."""
+    """A stream gives the same reply in any two pieces and byte by byte."""
     data = b"".join(invoke_events("hel", "lö"))
     reply = parsed(data)[-1].reply
     assert reply.text == "hellö"
@@ -707,7 +705,9 @@ HOSTILE = [
 @pytest.mark.parametrize("api", APIS)
 @pytest.mark.parametrize("body", HOSTILE, ids=lambda body: repr(body[:30]))
 def test_answers_that_are_none(serve, api, body):
-    """A 200 that is no message is a ProviderError that names the API, and holds nothing of boto3's."""
+    """A status 200 without a message is a ProviderError that names the API; it holds no boto3
+    object.
+    """
     client, _ = serve(RawResponse(body), api=api)
     with pytest.raises(ProviderError, match=f'api="{api}"') as caught:
         client.generate("hello")
@@ -894,9 +894,7 @@ def test_tools_are_called(serve):
     ids=str,
 )
 def test_usage_of_a_stream(told):
-    """Figures that the model does not tell are taken from Amazon's; where both tell one, the
-    model's holds.
-    """
+    """Missing figures are taken from Amazon's metrics; if both are present, the model's count."""
     start = {"id": "m", "content": [], "usage": {} if "amazon" in told else {"input_tokens": 3}}
     stop = {"type": "message_stop"}
     if "anthropic" not in told:
@@ -928,8 +926,8 @@ def test_usage_of_a_stream(told):
 
 @pytest.mark.parametrize("api", APIS)
 def test_counting_tokens(serve, api):
-    """CountTokens is asked with what would be sent; where boto3 has none, the error names the
-    version that has.
+    """CountTokens gets the request as it would be sent; a boto3 without it gives an error with the
+    version.
     """
     client, server = serve(RawResponse(b'{"inputTokens": 17}'), api=api)
     request = Request(MODEL, as_messages("hello"), "be brief", [], {"max_tokens": 9})

@@ -237,7 +237,7 @@ def test_a_hook_that_fails(kind):
 
 
 def test_an_interrupt_while_the_end_of_the_body_is_waited_for():
-    """Ctrl-C in a drain closes the connection and unregisters the response from its cancellation."""
+    """Ctrl-C in a drain closes the connection and removes the registration for cancellation."""
     cancellation = Cancellation()
     transport = HttpTransport("anthropic", Timeout())
     with ByteServer(RawResponse(b"all", b"more", hold=1)) as server:

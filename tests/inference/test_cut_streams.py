@@ -1,6 +1,7 @@
-"""A stream of thirty events, cut at every byte and split at every byte, on a real socket.
+"""A stream of thirty events, cut and split at every byte, on a real socket.
 
-What comes out is the whole reply or a StreamInterrupted with what had arrived: never a short reply that looks whole.
+The result is the whole reply or a StreamInterrupted with the partial one, never a truncated reply
+that looks whole.
 """
 
 import json

@@ -1,6 +1,4 @@
-"""What holds for every client, whatever its wire: one script, asked over each of them on a real
-socket.
-"""
+"""Behaviour of every client: one script, run over each wire on a real server."""
 
 import threading
 
@@ -120,8 +118,8 @@ def test_a_system_prompt_and_a_conversation(start):
 
 @suite
 def test_the_tool_loop(start):
-    """Calls are made, results and failures told in order, and the usage of the run is the server's
-    count.
+    """Tools are called, results and failures sent back in order, and the run's usage is the
+    server's.
     """
     client, server = start(weather_script)
     run = client.run_tools("How is the weather?", [get_weather])

@@ -1,5 +1,5 @@
-"""Servers that send what the wire does not allow: a typed error each time, and never a short reply
-that looks whole.
+"""Servers that break the wire: a typed error each time, and never a truncated reply that looks
+whole.
 """
 
 import json
@@ -87,9 +87,7 @@ def client(server, **options):
     ids=lambda odd: str(odd)[:60],
 )
 def test_garbage_interrupts_the_stream(odd):
-    """An event that cannot be read is a StreamInterrupted with what had arrived, whatever it
-    consists of.
-    """
+    """An unreadable event is a StreamInterrupted with the partial reply."""
     with ByteServer(said(sse(START, BLOCK, TEXT, odd, STOP, END))) as server:
         stream = client(server).stream("hello")
         assert next(stream).text == "half"
@@ -238,7 +236,7 @@ def test_text_that_has_no_utf8_is_sent_all_the_same():
 
 
 def test_tools_that_exit():
-    """A tool that calls sys.exit() ends only itself; the model gets an error and no thread hangs."""
+    """A tool that calls sys.exit() ends only itself; the model gets an error, no thread hangs."""
     import sys
 
     @tool
@@ -367,8 +365,8 @@ INFINITE = b'{"type":"content_block_start","index":1e999,"content_block":{"type"
     ],
 )
 def test_a_value_of_a_wrong_type_interrupts_the_stream(odd):
-    """An index beyond all numbers, or a text that is a number, is a StreamInterrupted that says so,
-    with what had arrived.
+    """An infinite index, or a number in place of text, is a StreamInterrupted that names the
+    problem.
     """
     with ByteServer(said(sse(START, BLOCK, TEXT, odd, STOP, END))) as server:
         with pytest.raises(StreamInterrupted, match="must be a (whole number|string)") as caught:
@@ -377,9 +375,7 @@ def test_a_value_of_a_wrong_type_interrupts_the_stream(odd):
 
 
 def test_an_answer_whose_text_is_a_number():
-    """A ProviderError that says so, and not whatever the number does to the code that reads the
-    reply.
-    """
+    """A number in place of text in a whole answer is a ProviderError that names the problem."""
     body = {"type": "message", "content": [{"type": "text", "text": 5}], "stop_reason": "end_turn"}
     with ByteServer(said(json.dumps(body).encode(), headers=JSON)) as server:
         with pytest.raises(ProviderError, match="the text of a block must be a string, not int"):
@@ -391,9 +387,7 @@ NO_COUNTS = [b"null", b"1e999", b"NaN", b"-5", b"1.9", b"true", b'"5"', b"[1]"]
 
 @pytest.mark.parametrize("odd", NO_COUNTS, ids=bytes.decode)
 def test_a_count_of_tokens_that_is_no_count(odd):
-    """A number of tokens is a whole number from 0 on; anything else is a ProviderError that says
-    so.
-    """
+    """A token count must be a whole number from 0; anything else is a ProviderError that names it."""
     with ByteServer(said(b'{"input_tokens": %s}' % odd, headers=JSON)) as server:
         with pytest.raises(ProviderError, match="input_tokens must be a whole number"):
             client(server).count_tokens("hello")

@@ -1,6 +1,6 @@
-"""A key that a server quotes is in no error and no log record, whatever the status and the place where it is quoted.
+"""A key that a server quotes appears in no error and no log record.
 
-The watch over the whole run (tests/secrets.py) looks at each of these errors as well.
+The check over the whole run (tests/secrets.py) inspects each of these errors as well.
 """
 
 import json
@@ -226,9 +226,7 @@ def test_a_key_that_cannot_be_sent_is_in_no_frame(make):
 
 
 def test_a_key_in_the_address_is_not_logged(caplog):
-    """urllib3 logs the address of a request at DEBUG; its query, where some servers take the key,
-    is left out.
-    """
+    """urllib3 logs a request's address at DEBUG; the query, which may hold a key, is removed."""
     caplog.set_level(logging.DEBUG)
     key = "AIza-0123456789"  # not KEY, since an address is an attribute of its client
     with ByteServer(answer(ERROR, JSON, 401)) as server, pytest.raises(AsimovError):

@@ -1,6 +1,4 @@
-"""The client of chat completions, against a raw server on a socket: what it sends, where, and what
-it makes of the answers.
-"""
+"""The client of chat completions with a raw server: its requests, and its replies and errors."""
 
 import contextlib
 import json

@@ -1,8 +1,8 @@
-"""Recorded traffic of Bedrock, over a real socket into a real boto3: the reply is what an independent reading gives.
+"""Recorded traffic of Bedrock, sent over a real socket into a real boto3.
 
-The reading here knows the wire and nothing of the codecs: it puts a stream together as the body that the same reply would have
-had without one, and tells what blocks, figures and words that body stands for. Where boto3 has no Converse, its records go
-through the codec alone.
+An independent reading in this file, which shares no code with the codecs, joins a stream into the
+body of the same reply without streaming and reads its blocks, figures and text. The client's reply
+has to equal it. If boto3 has no Converse, its records go through the codec alone.
 """
 
 import base64
@@ -111,30 +111,30 @@ def whole_message(record):
     if not streamed(record):
         return json.loads(record.body.decode())
     message = {}
-    for told in messages(record.body):
-        kind = told["type"]
+    for event in messages(record.body):
+        kind = event["type"]
         if kind == "message_start":
-            message = told["message"]
+            message = event["message"]
         elif kind == "content_block_start":
-            message["content"].append(told["content_block"])
-            if told["content_block"]["type"] == "tool_use":
+            message["content"].append(event["content_block"])
+            if event["content_block"]["type"] == "tool_use":
                 message["content"][-1]["input"] = ""
         elif kind == "content_block_delta":
-            block, delta = message["content"][told["index"]], told["delta"]
+            block, delta = message["content"][event["index"]], event["delta"]
             if delta["type"] == "text_delta":
                 block["text"] += delta["text"]
             else:
                 assert delta["type"] == "input_json_delta"
                 block["input"] += delta["partial_json"]
         elif kind == "content_block_stop":
-            block = message["content"][told["index"]]
+            block = message["content"][event["index"]]
             if block["type"] == "tool_use":
                 block["input"] = json.loads(block["input"] or "{}")
         elif kind == "message_delta":
-            message.update(told["delta"])
-            message["usage"].update(told["usage"])
+            message.update(event["delta"])
+            message["usage"].update(event["usage"])
         elif kind == "message_stop":
-            metrics = told["amazon-bedrock-invocationMetrics"]
+            metrics = event["amazon-bedrock-invocationMetrics"]
             assert metrics["inputTokenCount"] == message["usage"]["input_tokens"]
             assert metrics["outputTokenCount"] == message["usage"]["output_tokens"]
     return message
@@ -229,15 +229,15 @@ def whole_answer(record):
         return json.loads(record.body.decode())
     blocks, answer = {}, {}
     for headers, payload in read(record.body):
-        kind, told = headers[":event-type"], json.loads(payload.decode())
+        kind, data = headers[":event-type"], json.loads(payload.decode())
         if kind == "contentBlockStart":
-            blocks[told["contentBlockIndex"]] = told["start"]
+            blocks[data["contentBlockIndex"]] = data["start"]
         elif kind == "contentBlockDelta":
-            merge(blocks.setdefault(told["contentBlockIndex"], {}), told["delta"])
+            merge(blocks.setdefault(data["contentBlockIndex"], {}), data["delta"])
         elif kind == "messageStop":
-            answer["stopReason"] = told["stopReason"]
+            answer["stopReason"] = data["stopReason"]
         elif kind == "metadata":
-            answer["usage"] = told["usage"]
+            answer["usage"] = data["usage"]
     content = [blocks[place] for place in sorted(blocks)]
     for block in content:
         if "toolUse" in block:
@@ -263,34 +263,36 @@ def merge(block, delta):
         assert not block  # in one piece
         block["reasoningContent"] = delta["reasoningContent"]
     else:
-        told = block.setdefault("reasoningContent", {}).setdefault("reasoningText", {"text": ""})
+        reasoning = block.setdefault("reasoningContent", {}).setdefault(
+            "reasoningText", {"text": ""}
+        )
         for name, piece in delta["reasoningContent"].items():
-            told[name] = told.get(name, "") + piece
+            reasoning[name] = reasoning.get(name, "") + piece
 
 
 def dialect(block):
     """Return the Messages block of a Converse block."""
-    ((kind, told),) = block.items()
+    ((kind, value),) = block.items()
     if kind == "text":
-        return {"type": "text", "text": told}
+        return {"type": "text", "text": value}
     if kind == "toolUse":
         return {
-            "type": told.get("type", "tool_use"),
-            "id": told["toolUseId"],
-            "name": told["name"],
-            "input": told["input"],
+            "type": value.get("type", "tool_use"),
+            "id": value["toolUseId"],
+            "name": value["name"],
+            "input": value["input"],
         }
     if kind == "citationsContent":
-        text = "".join(one["text"] for one in told.get("content", []))
-        return {"type": "text", "text": text, "citations": told["citations"]}
-    if kind == "reasoningContent" and "redactedContent" in told:
+        text = "".join(one["text"] for one in value.get("content", []))
+        return {"type": "text", "text": text, "citations": value["citations"]}
+    if kind == "reasoningContent" and "redactedContent" in value:
         return {
             "type": "redacted_thinking",
-            "data": base64.b64decode(told["redactedContent"]).decode(),
+            "data": base64.b64decode(value["redactedContent"]).decode(),
         }
     if kind == "reasoningContent":
-        told = dict(told["reasoningText"])
-        return dict({"type": "thinking", "thinking": told.pop("text")}, **told)
+        value = dict(value["reasoningText"])
+        return dict({"type": "thinking", "thinking": value.pop("text")}, **value)
     return block
 
 
@@ -310,9 +312,7 @@ def expected_usage(usage):
 
 
 def goes_back(content):
-    """What is sent of a content that came: all of it, but blank text, which is refused, and the
-    type of ordinary calls.
-    """
+    """Return a received content as it is sent back: without blank text, which is rejected."""
     for block in copy.deepcopy(content):
         if "text" in block and not block["text"].strip():
             continue
@@ -354,9 +354,10 @@ def known(shape, value):
 
 @pytest.mark.parametrize("record", CONVERSE)
 def test_converse(answering, record):
-    """Every record of Converse, in three chunkings, is read right, or is the error it stands for, and can be sent again.
+    """Every record of Converse, in three chunkings, gives its reply, which can be sent back, or its
+    error.
 
-    Where boto3 has no Converse, the error names the version that has, and the API that every one has.
+    If boto3 has no Converse, the error names the version that has it and the other API.
     """
     client = answering.clients["converse"]
     model = model_of(client)

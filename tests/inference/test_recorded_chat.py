@@ -1,7 +1,8 @@
-"""Recorded chat-completions traffic, served again by a real socket, is read as an independent reading of it says.
+"""Recorded chat-completions traffic, served by a real socket.
 
-The reading in this file knows nothing of the codec: it merges the deltas of a stream as JSON, whatever they mean, and looks
-at what came out. Every stream is served, as it was recorded, in three framings; what is no reply must be the right error.
+An independent reading in this file, which shares no code with the codec, merges the deltas of a
+stream as JSON. The client's reply has to equal it. Every stream is served as recorded, in three
+framings; a record without a reply must give the right error.
 """
 
 import collections
@@ -36,7 +37,7 @@ ALL = recorded("openai", "openai_reconstructed")
 
 
 def chosen(test):
-    """The records that a test is of; where there are none at all, the one parameter that says so."""
+    """Return a test's records; without any, a single parameter that names the reason."""
     return [one for one in ALL if one.values[0] is None or test(one.values[0])]
 
 
@@ -159,22 +160,24 @@ def reading_of_stream(record):
         for choice in [one for one in chunk["choices"] if one["index"] == 0]:
             message = merged(message, choice.get("delta") or {})
             reason = choice.get("finish_reason") or reason
-        told = chunk.get("usage") or chunk.get("x_groq", {}).get("usage") or {}
-        usage = dict(usage, **{key: value for key, value in told.items() if value is not None})
+        figures_of_chunk = chunk.get("usage") or chunk.get("x_groq", {}).get("usage") or {}
+        usage = dict(
+            usage, **{key: value for key, value in figures_of_chunk.items() if value is not None}
+        )
     return Reading(
         message, reason, usage, next(filter(None, ids), None), next(filter(None, models), None)
     )
 
 
 def reading_of_answer(record):
-    told = json.loads(record.body)
-    choice = told["choices"][0]
+    body = json.loads(record.body)
+    choice = body["choices"][0]
     return Reading(
         choice["message"],
         choice["finish_reason"],
-        told.get("usage") or {},
-        told["id"],
-        told["model"],
+        body.get("usage") or {},
+        body["id"],
+        body["model"],
     )
 
 
@@ -256,15 +259,15 @@ def check(reply, reading):
     )
     calls = [(call.id, call.name, call.arguments) for call in reply.tool_calls]
     assert [
-        (told or made, name, given)
-        for (made, _, _), (told, name, given) in zip(calls, called(message))
+        (original or made, name, given)
+        for (made, _, _), (original, name, given) in zip(calls, called(message))
     ] == calls
     assert len(calls) == len(called(message))
     assert all(call.malformed is None for call in reply.tool_calls)
     assert (reply.stop_reason, reply.raw_stop_reason) == (stopped(reading), reading.reason)
     usage = reply.usage
-    told = (usage.input_tokens, usage.cache_read_input_tokens, usage.cache_write_input_tokens)
-    assert told + (usage.output_tokens, usage.reasoning_tokens) == figures(reading.usage)
+    counted = (usage.input_tokens, usage.cache_read_input_tokens, usage.cache_write_input_tokens)
+    assert counted + (usage.output_tokens, usage.reasoning_tokens) == figures(reading.usage)
     assert usage.requests == 1
     assert (reply.id, reply.model) == (reading.id, reading.model)
 
@@ -390,19 +393,23 @@ def test_a_recorded_refusal(replay, record):
     """An error is of the class that its status and its words stand for, and has the server's
     message and the request's id.
     """
-    told = json.loads(record.body).get("error", {}) if record.body.startswith(b"{") else {}
-    word = next((told[name] for name in ("code", "type") if isinstance(told.get(name), str)), None)
+    error_body = json.loads(record.body).get("error", {}) if record.body.startswith(b"{") else {}
+    word = next(
+        (error_body[name] for name in ("code", "type") if isinstance(error_body.get(name), str)),
+        None,
+    )
     kind = EXPECTED[
-        record.status, "prompt too long" if "prompt too long" in told.get("message", "") else word
+        record.status,
+        "prompt too long" if "prompt too long" in error_body.get("message", "") else word,
     ]
     with pytest.raises(InferenceError) as caught:
         replay(record).generate("hello")
     error = caught.value
     assert type(error) is kind
-    assert told.get("message", "") in str(error)
+    assert error_body.get("message", "") in str(error)
     assert error.error_type == word
-    assert error.status == told.get("status", record.status)
-    if told.get("param"):
-        assert told["param"] in error.args[0]
+    assert error.status == error_body.get("status", record.status)
+    if error_body.get("param"):
+        assert error_body["param"] in error.args[0]
     if record.status >= 400:
         assert error.request_id == "req-1"

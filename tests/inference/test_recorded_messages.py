@@ -1,6 +1,7 @@
-"""Real traffic of the Messages API, its bytes as they were recorded, through a real socket and the real client.
+"""Recorded traffic of the Messages API, sent byte by byte through a real socket.
 
-What the client makes of them is held against a reading of the same bytes that shares no code with the library.
+The client's reply has to equal an independent reading of the same bytes, which shares no code with
+the library.
 """
 
 import json

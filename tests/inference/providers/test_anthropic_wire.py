@@ -187,8 +187,8 @@ def block(index, start, *deltas):
 
 
 def test_cumulative_figures_overwrite():
-    """The usage of message_delta replaces what message_start said; it is never added, and a null
-    replaces nothing.
+    """The usage of message_delta replaces that of message_start; it is never added, and null
+    changes nothing.
     """
     usage = {
         "input_tokens": 12,
@@ -334,8 +334,8 @@ def test_a_compaction_comes_whole_with_what_belongs_to_it():
 
 
 def test_a_delta_that_is_new_loses_nothing():
-    """What a delta of an unknown type brings is joined to its block: text and lists grow, the rest
-    is set.
+    """An unknown delta is merged into its block: text and lists are appended, other values
+    replaced.
     """
     start = {"type": "hologram", "beam": "a", "parts": [1]}
     deltas = [
@@ -373,7 +373,7 @@ def test_each_call_keeps_its_own_arguments_where_an_index_is_used_again():
 
 
 def test_a_block_that_starts_at_an_open_index_is_refused():
-    """While a block is open, nothing tells its deltas from those of another one at the same index."""
+    """An index cannot be used twice while its block is open: the deltas would be ambiguous."""
     opened = list(call_block(0, "a", "f", '{"a": 1}'))[:-1]
     with pytest.raises(ValueError, match="index 0 while another one is open"):
         folded(stream(*opened, *call_block(0, "b", "g")))

@@ -48,7 +48,7 @@ def test_a_blank_reply_is_not_sent_back(content):
 
 @pytest.mark.parametrize("content", BLANK[:-1], ids=repr)
 def test_a_conversation_goes_on_after_a_blank_reply(content):
-    """The messages of a run that ended with a blank reply can be sent again with another question."""
+    """The messages of a run that ended with a blank reply can be sent with another question."""
 
     def look() -> str:
         return "a result"
@@ -76,7 +76,7 @@ def test_blank_text_beside_other_blocks_is_left_out():
 
 
 def test_blank_text_in_a_tool_result_is_left_out():
-    """A tool result keeps its other content; one that has only blank text is sent without content."""
+    """A tool result keeps its other content; one of only blank text is sent without content."""
     image = {"type": "image", "source": {"type": "url", "url": "u"}}
     result = {"type": "tool_result", "tool_use_id": "t"}
     blank = dict(result, content=[text(""), text(" ", cache_control=EPHEMERAL)])

@@ -50,7 +50,7 @@ def test_only_what_was_given_is_sent():
 
 
 def test_options_have_their_places():
-    """Options of every model go to inferenceConfig, others to the model; extra is merged unchanged."""
+    """Options of every model go to inferenceConfig, others to the model; extra is unchanged."""
     made = body(
         max_tokens=5,
         temperature=0.5,
@@ -165,8 +165,8 @@ def test_roles_alternate():
 
 
 def test_cache_points():
-    """cache_control, wherever it stands, is a cachePoint after what it stands on; an hour is said,
-    five minutes are not.
+    """cache_control becomes a cachePoint after its block, message or tool, with a ttl of one hour
+    if set.
     """
     marked = {"type": "ephemeral"}
     made = body(
@@ -616,7 +616,7 @@ def test_stop_reasons(told, ours):
     ids=str,
 )
 def test_usage(figures, usage):
-    """input_tokens counts no cached tokens, whatever the model's own does; nonsense counts nothing."""
+    """input_tokens excludes cached tokens, whatever the model reports; invalid figures count as 0."""
     expected = usage.model_copy(update={"output_tokens": 2, "requests": 1})
     whole = answer(**figures)
     assert decode_reply(whole, "m", None).usage == expected
@@ -711,9 +711,7 @@ def test_new_events_are_passed_over():
 
 
 def test_blocks_that_are_new():
-    """A block that nobody knew when this was written is kept as it came, and sent back; its deltas
-    cannot be guessed.
-    """
+    """An unknown block is kept and sent back unchanged; its deltas are an error."""
     new = {"hologram": {"depth": {"bytes": DATA}}}
     reply = decode_reply(answer(new), "m", None)
     assert reply.message.content == [new]

@@ -1,6 +1,4 @@
-"""Mutated JSON on the four wires: whatever a server sends, what comes out is a reply or an error of
-this library.
-"""
+"""Mutated JSON on the four wires: the result is a reply or an error of this library."""
 
 import base64
 import copy

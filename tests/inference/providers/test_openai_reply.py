@@ -1,4 +1,4 @@
-"""The chat-completions codec, the other way: chunks and bodies to a reply, errors to their classes."""
+"""Chat completions, the reply: chunks and bodies to a reply, errors to their classes."""
 
 import json
 
@@ -450,7 +450,7 @@ def test_a_whole_message_as_a_chunk():
     ],
 )
 def test_why_it_stopped(word, reason):
-    """Each server's word becomes Anthropic's, and is kept beside it; an unknown one stays as it is."""
+    """Stop reasons become Anthropic's terms; the raw one is kept, an unknown one is unchanged."""
     reply = reply_of(said_hello(), chunk({}, word), FINAL)
     assert (reply.stop_reason, reply.raw_stop_reason) == (reason, word)
 
@@ -580,8 +580,10 @@ def test_what_is_not_of_the_wire(odd):
 
 
 NAMES = (
-    "annotations arguments audio choices citations code content data delta error extra_content field finish_reason function "
-    "function_call id images index message model name reasoning reasoning_content reasoning_details refusal role text "
+    "annotations arguments audio choices citations code content data delta error extra_content "
+    "field finish_reason function "
+    "function_call id images index message model name reasoning reasoning_content "
+    "reasoning_details refusal role text "
     "thinking tool_calls transcript type usage x_groq"
 ).split()
 ODD = st.recursive(
@@ -597,8 +599,8 @@ ODD = st.recursive(
     deltas=st.lists(st.dictionaries(st.sampled_from(NAMES), ODD, max_size=4), max_size=4), odd=ODD
 )
 def test_no_shape_breaks_the_fold(deltas, odd):
-    """Whatever a server sends, what comes of it is a reply that can be sent back, or an error of
-    this library's.
+    """Whatever a server sends, the result is a reply that can be sent back, or an error of this
+    library.
     """
     fold = ChatFold("test")
     events = [
@@ -673,7 +675,7 @@ STREAMS = {
 
 
 def outcome(pieces, delimited):
-    """What comes of a body in these pieces: the reply, or the interruption."""
+    """Return the reply of a body in these pieces, or the interruption."""
     parser, fold = SSEParser(), ChatFold("test")
 
     def wire():

@@ -60,9 +60,7 @@ def test_options_and_extra():
 
 
 def test_the_limit_has_two_names():
-    """max_tokens is sent under the name that the server takes; where both are given, the newer one
-    counts.
-    """
+    """max_tokens is sent under the server's name; if both names are given, the newer one counts."""
     made = body(max_tokens=5, completion_limit=True)
     assert made["max_completion_tokens"] == 5 and "max_tokens" not in made
     made = body(max_tokens=5, max_completion_tokens=6, completion_limit=True)
@@ -111,7 +109,7 @@ def test_tools():
 
 
 def test_system_messages_stay_in_their_place():
-    """system= comes first; a SYSTEM message is one where it stands; blocks that are only text are
+    """system= comes first; a SYSTEM message stays in its position; blocks of only text become one
     text.
     """
     made = body(
@@ -291,9 +289,7 @@ def test_what_the_model_said(blocks, message):
     ],
 )
 def test_a_reply_goes_back_as_it_came(message):
-    """What a server says of its reasoning goes back verbatim, unless the server is known to refuse
-    it.
-    """
+    """Reasoning goes back verbatim, unless the server is known to reject it."""
     choice = {"index": 0, "message": dict(message, role="assistant"), "finish_reason": "stop"}
     reply = decode_reply("test", {"choices": [choice]})
     assert body([reply.message])["messages"] == [dict(message, role="assistant")]
