@@ -67,8 +67,8 @@ def test_the_seed_usage():
 
 
 def test_the_key(monkeypatch):
-    """The key comes from the environment where it is not given; without one the error says where it
-    is looked for.
+    """The key comes from the environment if none is given; without both the error names the
+    variable.
     """
     with pytest.raises(AuthenticationError, match="ANTHROPIC_API_KEY"):
         AnthropicInferenceClient(model="m")
@@ -81,7 +81,7 @@ def test_the_key(monkeypatch):
         assert client.generate("hello").text == "fine"
 
 
-def test_what_is_sent(serve):
+def test_request(serve):
     """Headers, defaults and options on the wire: nothing that was not asked for, but max_tokens."""
     client, server = serve(["a", "b", "c"])
     client.generate("hello")
@@ -276,7 +276,7 @@ def test_a_rate_limit_tells_when(serve):
     assert len(server.requests) == 1
 
 
-def test_an_answer_that_is_not_the_wire(serve):
+def test_answer_of_another_wire(serve):
     """An address that answers something else is a ProviderError that asks about api_url; an unknown
     path a NotFoundError.
     """

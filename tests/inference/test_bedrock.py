@@ -211,7 +211,7 @@ def test_no_credentials(nobody, monkeypatch, profile):
     )
 
 
-def test_what_boto3_refuses(serve):
+def test_parameters_rejected_by_boto3(serve):
     """A request that boto3 does not let through is an InvalidRequestError with its words."""
     client, server = serve(RawResponse(), model="")
     with pytest.raises(InvalidRequestError, match="modelId") as caught:
@@ -228,9 +228,9 @@ def test_what_boto3_refuses(serve):
 
 def signature(sent, access, secret):
     """AWS's signature, version 4, of a request, by its description and without botocore."""
-    told = sent.headers["authorization"]
-    signed = told.split("SignedHeaders=")[1].split(",")[0].split(";")
-    day, region = sent.headers["x-amz-date"][:8], told.split("/")[2]
+    authorization = sent.headers["authorization"]
+    signed = authorization.split("SignedHeaders=")[1].split(",")[0].split(";")
+    day, region = sent.headers["x-amz-date"][:8], authorization.split("/")[2]
     scope = "/".join([day, region, "bedrock", "aws4_request"])
     lines = [sent.method, urllib.parse.quote(sent.path, safe="/~"), ""]
     lines += [name + ":" + " ".join(sent.headers[name].split()) for name in signed]
@@ -271,7 +271,7 @@ def test_the_signature(serve, monkeypatch, api):
     assert sent.headers["accept-encoding"] == "identity"
 
 
-def test_what_is_sent(serve):
+def test_request(serve):
     """The model is in the address, quoted; the body is that of the Messages API, with the version
     and the betas in it.
     """
@@ -294,10 +294,8 @@ def test_what_is_sent(serve):
     assert json.loads(server.requests[1].body.decode())["max_tokens"] == 7
 
 
-def test_what_is_sent_with_converse(serve):
-    """Converse is asked for nothing that was not given; where boto3 has none, the error says which
-    version has.
-    """
+def test_parameters_of_converse(serve):
+    """Only given options are sent to Converse; a boto3 without it gives an error."""
     client, server = serve(whole("converse", "a"), api="converse", betas=("b-1",))
     if "Converse" not in HAS:
         for ask in (client.generate, client.stream):
@@ -317,7 +315,7 @@ def test_what_is_sent_with_converse(serve):
 
 
 @pytest.mark.parametrize("api", APIS)
-def test_who_waits_for_events(serve, api):
+def test_streamed_and_whole_requests(serve, api):
     """generate() requests a whole reply, stream() its events; both give the same reply."""
     client, server = serve(whole(api, "one two"), streamed(api, "one ", "two"), api=api)
     reply = client.generate("hello")
@@ -396,9 +394,7 @@ def test_the_authorities(monkeypatch, tmp_path):
 
 
 def values(error):
-    """Everything that is reachable from an exception: its chain, its attributes, what these hold;
-    frames aside.
-    """
+    """Yield everything reachable from an exception: its chain, its attributes and their values."""
     seen, pending = set(), [error]
     while pending:
         value = pending.pop()
@@ -463,9 +459,9 @@ def test_refusals(serve, code, status, kind, where):
             "req-1",
             0.07,
         )
-        told = server.requests[0].headers["authorization"].split("Signature=")[1]
+        signature = server.requests[0].headers["authorization"].split("Signature=")[1]
         for value in values(error):
-            assert not any(secret in str(value) for secret in (SECRET, TOKEN, told))
+            assert not any(secret in str(value) for secret in (SECRET, TOKEN, signature))
 
 
 @pytest.mark.parametrize(
@@ -522,7 +518,9 @@ EXCEPTIONS = [
 @pytest.mark.parametrize("api", APIS)
 @pytest.mark.parametrize("code, kind", EXCEPTIONS, ids=str)
 def test_exceptions_in_a_stream(serve, api, code, kind):
-    """An exception after the status 200 is raised as its error, with the partial reply."""
+    """An exception after the status 200 is raised as its error, with the partial reply and
+    without boto3's exception.
+    """
     before = streamed(api, "half").pieces[: FIRST[api] + 1]
     client, _ = serve(RawResponse(*before, exception(code, "because"), headers=STREAM), api=api)
     stream = client.stream("hello")
@@ -633,9 +631,7 @@ ODD = [
 
 @pytest.mark.parametrize("odd", ODD, ids=lambda odd: repr(odd[-60:]))
 def test_odd_events(odd):
-    """A frame that is whole, and holds no event of the wire, is StreamInterrupted with what had
-    arrived.
-    """
+    """A complete frame without an event is a StreamInterrupted with the partial reply."""
     made = list(invoke_events("half"))
     with pytest.raises(StreamInterrupted) as caught:
         parsed(*made[:3], odd, *made[3:])
@@ -705,7 +701,7 @@ HOSTILE = [
 @pytest.mark.parametrize("api", APIS)
 @pytest.mark.parametrize("body", HOSTILE, ids=lambda body: repr(body[:30]))
 def test_answers_that_are_none(serve, api, body):
-    """A status 200 without a message is a ProviderError that names the API; it holds no boto3
+    """A status 200 without a message is a ProviderError that names the API and holds no boto3
     object.
     """
     client, _ = serve(RawResponse(body), api=api)
@@ -889,17 +885,21 @@ def test_tools_are_called(serve):
 
 
 @pytest.mark.parametrize(
-    "told",
+    "reporters",
     [{"anthropic": {"input_tokens": 3}}, {"amazon": {"inputTokenCount": 3}}, "both"],
     ids=str,
 )
-def test_usage_of_a_stream(told):
+def test_usage_of_a_stream(reporters):
     """Missing figures are taken from Amazon's metrics; if both are present, the model's count."""
-    start = {"id": "m", "content": [], "usage": {} if "amazon" in told else {"input_tokens": 3}}
+    start = {
+        "id": "m",
+        "content": [],
+        "usage": {} if "amazon" in reporters else {"input_tokens": 3},
+    }
     stop = {"type": "message_stop"}
-    if "anthropic" not in told:
+    if "anthropic" not in reporters:
         stop["amazon-bedrock-invocationMetrics"] = {
-            "inputTokenCount": 3 if "amazon" in told else 99,
+            "inputTokenCount": 3 if "amazon" in reporters else 99,
             "outputTokenCount": 99,
             "cacheReadInputTokenCount": 5,
             "cacheWriteInputTokenCount": "many",
@@ -915,7 +915,7 @@ def test_usage_of_a_stream(told):
         ),
         chunk(stop),
     )[-1].reply
-    read = 0 if "anthropic" in told else 5
+    read = 0 if "anthropic" in reporters else 5
     assert reply.usage == Usage(
         input_tokens=3, output_tokens=2, cache_read_input_tokens=read, requests=1
     )

@@ -53,7 +53,7 @@ def test_an_interim_response_is_not_the_last():
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("way", ["direct", "proxy"])
-def test_a_session_of_ones_own_in_a_forked_child(way):
+def test_given_session_in_a_forked_child(way):
     """A forked child opens its own connections, and the parent keeps its one."""
     with ByteServer(RawResponse(BODY, headers=STREAM)) as server:
         session = requests.Session()
@@ -74,7 +74,7 @@ def test_a_session_of_ones_own_in_a_forked_child(way):
         session.close()
 
 
-def test_a_late_cancellation_leaves_a_connection_that_is_back_in_the_pool():
+def test_late_cancellation_spares_pooled_connections():
     """urllib3 returns a connection once a compressed body is read; a later cancellation must not
     reach it.
     """
@@ -94,7 +94,7 @@ def test_a_late_cancellation_leaves_a_connection_that_is_back_in_the_pool():
         assert server.connections == 1
 
 
-def test_no_time_out_of_ours_stays_on_a_connection_of_the_applications():
+def test_kept_connections_lose_the_drain_timeout():
     """A kept connection has the idle time-out again, not that of the drain."""
     with ByteServer(RawResponse(BODY, headers=STREAM)) as server, requests.Session() as session:
         check_whole(client(server.url, session=session, timeout=Timeout(5, 30)).generate("hello"))
@@ -105,7 +105,7 @@ def test_no_time_out_of_ours_stays_on_a_connection_of_the_applications():
 
 
 @pytest.mark.parametrize("used_before", [False, True])
-def test_cancelling_behind_a_proxy_with_a_session_of_ones_own(used_before):
+def test_cancelling_through_a_proxy_with_a_given_session(used_before):
     """A cancellation frees a call through a proxy on an ordinary session, before the first byte."""
     with SilentServer("headers") as server, requests.Session() as session:
         if used_before:
@@ -124,7 +124,7 @@ def test_cancelling_behind_a_proxy_with_a_session_of_ones_own(used_before):
             call.result(5)
 
 
-def test_the_proxies_of_a_session_come_before_the_environments(monkeypatch):
+def test_session_proxies_before_environment(monkeypatch):
     """The session's proxies go before those of the environment."""
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     with ByteServer(RawResponse(BODY, headers=STREAM)) as server, requests.Session() as session:
@@ -133,7 +133,7 @@ def test_the_proxies_of_a_session_come_before_the_environments(monkeypatch):
 
 
 @pytest.mark.parametrize("seconds", [1e7, 1e20, float("inf")])
-def test_time_outs_without_an_end(seconds):
+def test_unlimited_timeouts(seconds):
     """A time-out too long for a socket means no time-out."""
     with ByteServer(RawResponse(BODY, headers=STREAM)) as server, Cancellation(timeout=seconds):
         with client(server.url, timeout=Timeout(seconds, seconds, seconds)) as asking:
@@ -142,7 +142,7 @@ def test_time_outs_without_an_end(seconds):
 
 @suite
 @pytest.mark.parametrize("seconds", [0, -1])
-def test_time_outs_that_are_over(seconds):
+def test_expired_timeouts(seconds):
     """A time-out of zero or less expires at once, with its own error."""
     with SilentServer("headers") as server:
         with pytest.raises(IdleTimeout):
@@ -236,7 +236,7 @@ def test_a_hook_that_fails(kind):
         assert sockets[0].fileno() == -1
 
 
-def test_an_interrupt_while_the_end_of_the_body_is_waited_for():
+def test_interrupted_drain():
     """Ctrl-C in a drain closes the connection and removes the registration for cancellation."""
     cancellation = Cancellation()
     transport = HttpTransport("anthropic", Timeout())

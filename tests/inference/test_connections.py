@@ -33,7 +33,7 @@ def server():
         yield opened
 
 
-def test_headers_of_the_callers_own(server):
+def test_custom_headers(server):
     """Custom headers replace headers of the same name, and no key is shown."""
     client = AnthropicInferenceClient(
         "m",
@@ -96,7 +96,7 @@ def test_a_proxy(given, server, monkeypatch):
     )
 
 
-def test_a_proxy_that_is_not_there(server):
+def test_unreachable_proxy(server):
     """A proxy that cannot be reached is a ConnectionFailed, and nothing goes past it."""
     client = AnthropicInferenceClient(
         "m", KEY, server.url, proxies={"http": "http://127.0.0.1:1"}, max_retries=0
@@ -109,7 +109,7 @@ def test_a_proxy_that_is_not_there(server):
 # A session that the application brings
 
 
-def test_the_session_that_is_brought(server):
+def test_given_session(server):
     """The given session sends every request with its settings; it is not closed."""
     seen = []
     session = requests.Session()
@@ -125,7 +125,7 @@ def test_the_session_that_is_brought(server):
 
 
 @pytest.mark.parametrize("point", ["connect", "headers", "body"])
-def test_cancelling_with_a_session_of_ones_own(point):
+def test_cancelling_with_a_given_session(point):
     """A cancellation also frees a call on an ordinary session, wherever it waits."""
     with SilentServer(point) as server:
         client = AnthropicInferenceClient(
@@ -188,7 +188,7 @@ def test_keepalive(by_proxy, monkeypatch):
     assert seen and all(seen)
 
 
-def test_a_session_whose_auth_asks_a_model():
+def test_auth_hook_that_calls_a_model():
     """A request inside another one does not take over its socket: both can be cancelled."""
     told = []
     with ByteServer(

@@ -90,7 +90,7 @@ CUTS = {
     "by its end": {"framing": "close"},
     "with a reset": {"framing": "close", "reset": True},
 }
-"""How the connection breaks behind what was sent."""
+"""How the connection breaks after the bytes that were sent."""
 
 
 @pytest.fixture(scope="module")

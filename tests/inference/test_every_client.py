@@ -201,7 +201,7 @@ def test_a_wrong_key(start):
     ],
     ids=["429", "529", "500"],
 )
-def test_what_passes_is_tried_again(start, failure, kind):
+def test_transient_failures_are_retried(start, failure, kind):
     """Two failures and then an answer is an answer; failures without end are three attempts and
     their error.
     """
@@ -224,8 +224,8 @@ def test_a_request_that_is_wrong(start):
 @suite
 @pytest.mark.parametrize("reset", [False, True], ids=["close", "reset"])
 def test_a_cut(start, reset):
-    """A stream that is cut after content is StreamInterrupted with what had arrived, and is not
-    asked for again.
+    """A stream that is cut after content is a StreamInterrupted with the partial reply, and is not
+    retried.
     """
     text = "one two three four five six " * 20
     client, server = start([Fault(text, cut_at=3000, reset=reset), "whole"])

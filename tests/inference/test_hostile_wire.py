@@ -140,7 +140,7 @@ def test_a_stream_that_only_looks_whole(events):
     ],
     ids=str,
 )
-def test_json_that_is_no_message(body):
+def test_json_without_a_message(body):
     """A status 200 with JSON that is not a complete message is a ProviderError."""
     with ByteServer(said(json.dumps(body).encode(), headers=JSON)) as server:
         with pytest.raises(ProviderError, match="Messages API"):
@@ -167,7 +167,7 @@ def test_odd_error_bodies(body, told):
 
 
 @pytest.mark.parametrize("stall", [False, True], ids=["cut", "stalled"])
-def test_a_refusal_is_told_by_its_status(stall):
+def test_status_determines_the_error(stall):
     """A 401 with a truncated or missing body is an AuthenticationError, and is not retried."""
     refusal = said(
         b'{"type": "err', status=401, headers=JSON, length=500, hold=1 if stall else None
@@ -220,7 +220,7 @@ def test_headers_that_drip_end_at_the_deadline():
     listener.close()
 
 
-def test_text_that_has_no_utf8_is_sent_all_the_same():
+def test_lone_surrogates_are_replaced():
     """A tool's result with a lone surrogate, as a file name may have, reaches the model with a
     question mark in it.
     """
@@ -275,7 +275,7 @@ def test_a_tool_that_cancels_ends_the_run(max_workers):
     assert 1 in made and (max_workers is None or made == [1])
 
 
-def test_what_was_cut_is_charged():
+def test_truncated_replies_are_charged():
     """The client's usage includes the tokens of a truncated reply, as far as they were reported."""
     with ByteServer(said(sse(START, BLOCK, TEXT))) as server:
         cut = client(server)
@@ -374,7 +374,7 @@ def test_a_value_of_a_wrong_type_interrupts_the_stream(odd):
     assert caught.value.text == "half"
 
 
-def test_an_answer_whose_text_is_a_number():
+def test_number_in_place_of_text():
     """A number in place of text in a whole answer is a ProviderError that names the problem."""
     body = {"type": "message", "content": [{"type": "text", "text": 5}], "stop_reason": "end_turn"}
     with ByteServer(said(json.dumps(body).encode(), headers=JSON)) as server:
@@ -386,8 +386,8 @@ NO_COUNTS = [b"null", b"1e999", b"NaN", b"-5", b"1.9", b"true", b'"5"', b"[1]"]
 
 
 @pytest.mark.parametrize("odd", NO_COUNTS, ids=bytes.decode)
-def test_a_count_of_tokens_that_is_no_count(odd):
-    """A token count must be a whole number from 0; anything else is a ProviderError that names it."""
+def test_invalid_token_count(odd):
+    """A token count must be a whole number from 0; anything else is a ProviderError."""
     with ByteServer(said(b'{"input_tokens": %s}' % odd, headers=JSON)) as server:
         with pytest.raises(ProviderError, match="input_tokens must be a whole number"):
             client(server).count_tokens("hello")

@@ -91,7 +91,7 @@ SERVERS = [
 @pytest.mark.parametrize(
     "make, told", [one[1:] for one in SERVERS], ids=[one[0] for one in SERVERS]
 )
-def test_a_key_that_is_quoted_is_hidden_whatever_the_status(make, told):
+def test_quoted_key_is_hidden(make, told):
     """In the message, the error_type and the request_id, of an event, a body or a frame with the
     status 200 as of a 401.
     """
@@ -125,7 +125,7 @@ def test_a_key_that_is_quoted_is_hidden_whatever_the_status(make, told):
     ],
     ids=["text", "no UTF-8", "a name", "an index", "an event", "Bedrock"],
 )
-def test_a_key_in_an_answer_that_cannot_be_read_is_hidden(make, told, kind):
+def test_key_in_an_unreadable_answer_is_hidden(make, told, kind):
     """The parser's exception, which holds the whole answer, is neither the cause nor the context of
     the error.
     """
@@ -207,7 +207,7 @@ def test_redaction_follows_causes_and_contexts():
     ],
     ids=["anthropic", "auth_token", "openai", "bedrock"],
 )
-def test_a_key_that_cannot_be_sent_is_in_no_frame(make):
+def test_invalid_key_is_in_no_frame(make):
     """The variables of this library's frames, which debuggers and reporters of errors show, do not
     hold it.
     """

@@ -1,4 +1,4 @@
-"""Real streams of the Messages API: the reply is what the official SDK makes of the same bytes.
+"""Real streams of the Messages API: the reply equals that of the official SDK.
 
 Collected only where the SDK is installed (`tox -e sdk`, Python 3.10 and later).
 """

@@ -52,8 +52,8 @@ def sse(*events):
     )
 
 
-def refused(status, told, **headers):
-    return said({"error": told}, status, "application/json", **headers)
+def refused(status, error, **headers):
+    return said({"error": error}, status, "application/json", **headers)
 
 
 FIGURES = {
@@ -214,7 +214,7 @@ def encoded(url, **options):
         ("https://notapi.openai.com/v1/chat/completions", "max_tokens", True),
     ],
 )
-def test_what_depends_on_the_server(url, limit, reasoning):
+def test_host_specific_parameters(url, limit, reasoning):
     """The host determines the name of max_tokens, and whether reasoning is sent back."""
     body = encoded(url, max_tokens=5)
     assert [name for name in body if "tokens" in name] == [limit]
@@ -252,9 +252,9 @@ def test_no_key_in_an_error(header):
     """A server that quotes the key that it refuses does not get it into the error, nor is it in the
     client's repr.
     """
-    told = wrong("invalid_api_key", f"Incorrect API key provided: {KEY}.")
+    details = wrong("invalid_api_key", f"Incorrect API key provided: {KEY}.")
     options = {} if header == "authorization" else {"api_key": "", "headers": {header: KEY}}
-    with serving(refused(401, told)) as server:
+    with serving(refused(401, details)) as server:
         asking = client(server, **options)
         with pytest.raises(AuthenticationError, match="Incorrect API key provided: ….") as caught:
             asking.generate("x")
@@ -266,7 +266,7 @@ def test_no_key_in_an_error(header):
 
 
 @pytest.mark.parametrize("answer", ["json", "text", "method"])
-def test_an_address_that_is_no_endpoint(answer):
+def test_wrong_endpoint(answer):
     """An address without the endpoint's name is refused with a word about api_url; a missing model
     is not blamed on it.
     """
@@ -289,22 +289,22 @@ def test_an_address_that_is_no_endpoint(answer):
     assert "api_url" not in str(caught.value)
 
 
-def test_an_answer_that_is_not_the_wire():
+def test_answer_of_another_wire():
     """A page with the status 200 is a ProviderError that asks about api_url."""
     with serving(said("<html>hello</html>", kind="text/html")) as server:
         with pytest.raises(ProviderError, match="chat-completions.*api_url"):
             client(server).generate("x")
 
 
-def test_a_refusal_tells_what_the_server_told():
+def test_error_shows_the_servers_message():
     """A refusal has the server's word, its message, the parameter, the request's id and the time to
     wait.
     """
-    told = dict(wrong("unsupported_parameter", "not with this model"), param="stop")
+    details = dict(wrong("unsupported_parameter", "not with this model"), param="stop")
     slow = refused(
         429, wrong("rate_limit_exceeded", "slow"), **{"retry-after": 99, "x-request-id": "req_1"}
     )
-    with serving(refused(400, told), slow) as server:
+    with serving(refused(400, details), slow) as server:
         with pytest.raises(
             InvalidRequestError, match=re.escape("not with this model (parameter: stop)")
         ) as caught:
@@ -321,12 +321,12 @@ def test_a_refusal_tells_what_the_server_told():
 
 def test_a_quota_is_not_waited_for():
     """A 429 for an account without credit is not retried."""
-    told = {
+    details = {
         "message": "You exceeded your current quota",
         "type": "insufficient_quota",
         "code": "insufficient_quota",
     }
-    with serving(refused(429, told)) as server:
+    with serving(refused(429, details)) as server:
         with pytest.raises(PermissionDeniedError) as caught:
             client(server, max_retries=3).generate("x")
     assert caught.value.attempts == 1
@@ -347,8 +347,8 @@ def test_a_stream_that_is_cut():
 
 @suite
 def test_an_error_in_the_middle():
-    """An error after the status 200 is raised with what had arrived; before any content it is tried
-    again, unseen.
+    """An error after the status 200 is raised with the partial reply; before any content it is
+    retried.
     """
     failure = {"error": {"message": "upstream is gone", "code": 502}}
     with serving(

@@ -204,7 +204,7 @@ def test_invoke(answering, record):
         assert sent["messages"][1] == {"role": "assistant", "content": message["content"]}
 
 
-def test_what_is_no_message_is_named():
+def test_answer_without_a_message():
     """The records that are not replies are these, and are still there."""
     names = {record.name for param in INVOKE for record in param.values if record is not None}
     if names:

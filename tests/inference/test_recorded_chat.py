@@ -104,7 +104,7 @@ def replay():
 # The independent reading
 
 CONSTANT = {"id", "type", "name", "role", "index", "format", "provider", "expires_at"}
-"""What is not told in pieces: said again, it is the same."""
+"""Fields that do not come in pieces; a repetition replaces the value."""
 
 
 def merged(old, new):
@@ -318,15 +318,13 @@ def test_every_record_has_its_place():
 FAILING = {
     "tool_use_failed": InvalidRequestError,
 }
-"""What an error inside a stream stands for, by its code."""
+"""The class of an error inside a stream, by its code."""
 
 
 @suite
 @pytest.mark.parametrize("record", STREAMS)
 def test_a_recorded_stream(replay, record):
-    """A stream gives the same events and the same reply in every framing, and they are what was
-    recorded.
-    """
+    """A stream gives the same events and the recorded reply in every framing."""
     failure = next((chunk["error"] for chunk in chunks_of(record.body) if chunk.get("error")), None)
     for chunking, framing in FRAMINGS:
         stream = replay(record, chunking, framing).stream("hello")
@@ -385,7 +383,7 @@ EXPECTED = {
     (429, "RateLimitReached"): RateLimitError,
     (429, None): RateLimitError,
 }
-"""The class of each recorded refusal, by its status and its own word for what is wrong."""
+"""The class of each recorded error, by its status and error code."""
 
 
 @pytest.mark.parametrize("record", REFUSALS)

@@ -34,9 +34,7 @@ def is_stream(record):
 
 
 def of(kind):
-    """The records of a kind; where the traffic is absent, the one parameter that says so and is
-    skipped.
-    """
+    """Return the records of a kind; without the traffic, a single parameter that is skipped."""
     if RECORDS[0].values[0] is None:
         return RECORDS
     return [record for record in RECORDS if kind(record.values[0])]

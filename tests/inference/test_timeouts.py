@@ -41,7 +41,7 @@ SAID = {
     "openai": (f"data: {json.dumps(CHUNK)}\n\n".encode(), "text/event-stream"),
     "bedrock": (b"\x00\x00", "application/vnd.amazon.eventstream"),  # the beginning of a frame
 }
-"""What each wire's server says before it falls silent in the body."""
+"""The bytes that each wire's server sends before it stops in the body."""
 
 WIRES = sorted(SAID)
 
@@ -146,7 +146,7 @@ def test_silence(wire, point):
         assert time.monotonic() - server.reached[0] < 0.4 + FREED
 
 
-def test_a_name_that_is_not_resolved(monkeypatch):
+def test_slow_resolver(monkeypatch):
     """The resolver has no time-out; a cancellation and timeout.connect free the caller anyway."""
     asked, answer = threading.Event(), threading.Event()
     real = socket.getaddrinfo

@@ -91,7 +91,7 @@ def test_cancelling_in_the_body(authority):
 
 
 @pytest.mark.parametrize("wrong", ["authority", "host"])
-def test_a_certificate_that_is_not_trusted(authority, wrong, monkeypatch):
+def test_untrusted_certificate(authority, wrong, monkeypatch):
     """A certificate of an unknown authority, or for another host, is a ConnectionFailed, and no key
     is sent.
     """

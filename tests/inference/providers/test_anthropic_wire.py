@@ -42,7 +42,7 @@ def folded(events):
     return [event for data in events for event in fold.feed(data)]
 
 
-def test_only_what_was_given_is_sent():
+def test_only_given_options_are_sent():
     """A request holds model and messages, and nothing that was not asked for."""
     assert body() == {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
 
@@ -125,7 +125,7 @@ REPLIES = [
 
 
 @pytest.mark.parametrize("blocks", REPLIES, ids=repr)
-def test_a_stream_folds_to_what_was_sent(blocks):
+def test_a_stream_folds_to_its_reply(blocks):
     """A reply that is streamed is the same as one that is not, and its message goes back as it
     came, but for blank text.
     """
@@ -209,7 +209,7 @@ def test_a_tool_call_may_come_whole():
 
 
 @pytest.mark.parametrize("told", ['{"a": ', "[1]", "nonsense"])
-def test_arguments_that_are_no_object(told):
+def test_malformed_arguments(told):
     """Arguments that are not a JSON object are kept as text, and are no arguments."""
     start = {"type": "tool_use", "id": "t", "name": "f", "input": {}}
     events = folded(stream(*block(0, start, {"type": "input_json_delta", "partial_json": told})))
@@ -218,7 +218,7 @@ def test_arguments_that_are_no_object(told):
     assert events[-1].reply.message.content[0]["input"] == {}
 
 
-def test_what_is_unknown_is_kept_or_passed_over():
+def test_unknown_blocks_are_kept_and_unknown_events_ignored():
     """Unknown events and deltas are passed over, unknown blocks and keys are kept; citations are
     gathered.
     """
@@ -319,7 +319,7 @@ def test_errors_have_their_class(status, error_type, message, expected):
     assert message in str(error)
 
 
-def test_a_compaction_comes_whole_with_what_belongs_to_it():
+def test_a_compaction_comes_whole():
     """A compaction's delta is the block's content and its sealed part, to be sent back as they are;
     null is a failure.
     """
@@ -463,7 +463,7 @@ def test_a_new_kind_of_block_takes_any_delta():
     ],
     ids=str,
 )
-def test_a_block_whose_type_or_text_is_no_string_is_refused(odd):
+def test_invalid_block_type_or_text(odd):
     """In a stream, at the start of the message, by a delta of an unknown kind, and in an answer in
     one piece.
     """
@@ -482,7 +482,7 @@ def test_a_block_whose_type_or_text_is_no_string_is_refused(odd):
 @pytest.mark.parametrize(
     "index", [float("inf"), float("nan"), 1.9, None, True, [0], {}, "x"], ids=str
 )
-def test_an_index_that_is_no_whole_number_is_refused(index):
+def test_invalid_block_index(index):
     """ValueError, which is the wire's; an index like 0.0 is the whole number that it is."""
     with pytest.raises(ValueError):
         folded(stream(*block(index, {"type": "text", "text": ""})))
@@ -495,7 +495,7 @@ def test_an_index_that_is_no_whole_number_is_refused(index):
     [-5, 1.9, float("inf"), float("nan"), True, "5", None, 10**400],
     ids=lambda one: str(one)[:9],
 )
-def test_a_figure_that_is_no_count_is_not_counted(figure):
+def test_invalid_usage_figures(figure):
     """Usage counts whole numbers from 0 on, and a reply is not lost for another one."""
     reply = folded(stream(usage={"input_tokens": figure, "output_tokens": 4}))[-1].reply
     assert reply.usage == Usage(

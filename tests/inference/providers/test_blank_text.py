@@ -47,7 +47,7 @@ def test_a_blank_reply_is_not_sent_back(content):
 
 
 @pytest.mark.parametrize("content", BLANK[:-1], ids=repr)
-def test_a_conversation_goes_on_after_a_blank_reply(content):
+def test_conversation_after_a_blank_reply(content):
     """The messages of a run that ended with a blank reply can be sent with another question."""
 
     def look() -> str:

@@ -44,7 +44,7 @@ def user(content, **options):
 # Requests
 
 
-def test_only_what_was_given_is_sent():
+def test_only_given_options_are_sent():
     """A request holds the messages, and nothing that was not asked for."""
     assert body() == {"messages": [{"role": "user", "content": [{"text": "hello"}]}]}
 
@@ -114,7 +114,7 @@ def test_tools_and_their_choice(choice, sent, additional):
     assert made.get("additionalModelRequestFields", {}).get("tool_choice") == additional
 
 
-def test_tools_that_are_no_functions():
+def test_tools_without_schema():
     """A tool without a schema is sent as it is, one without a description without one; "none" is
     refused.
     """
@@ -165,9 +165,7 @@ def test_roles_alternate():
 
 
 def test_cache_points():
-    """cache_control becomes a cachePoint after its block, message or tool, with a ttl of one hour
-    if set.
-    """
+    """cache_control becomes a cachePoint after its block, message or tool; an hour has a ttl."""
     marked = {"type": "ephemeral"}
     made = body(
         [
@@ -324,7 +322,7 @@ def test_documents_have_names_of_their_own():
     ],
     ids=str,
 )
-def test_blocks_that_cannot_be_sent(block, told):
+def test_unsupported_blocks(block, told):
     """A block that Converse does not support is a ValueError that names the reason."""
     with pytest.raises(ValueError, match=told):
         blocks(block)
@@ -616,7 +614,7 @@ def test_stop_reasons(told, ours):
     ids=str,
 )
 def test_usage(figures, usage):
-    """input_tokens excludes cached tokens, whatever the model reports; invalid figures count as 0."""
+    """input_tokens excludes cached tokens, whatever the model reports; invalid figures are 0."""
     expected = usage.model_copy(update={"output_tokens": 2, "requests": 1})
     whole = answer(**figures)
     assert decode_reply(whole, "m", None).usage == expected
@@ -802,7 +800,7 @@ def test_a_block_that_starts_at_an_open_index_is_refused():
 
 
 @pytest.mark.parametrize("index", [float("inf"), 1.9, None, [0]], ids=str)
-def test_an_index_that_is_no_whole_number_is_refused(index):
+def test_invalid_block_index(index):
     """ValueError, which is the wire's."""
     for events in (words(index, "hi"), tool(index, "a", "f"), list(words(index, "hi"))[1:]):
         with pytest.raises(ValueError, match="whole number"):

@@ -114,7 +114,7 @@ FIGURES = {"prompt_tokens": 10, "completion_tokens": 4, "total_tokens": 14}
         ],
     ],
 )
-def test_where_usage_is_told(chunks):
+def test_usage_in_any_chunk(chunks):
     """Wherever a server tells its figures, and however often, the last ones count; they are never
     added.
     """
@@ -154,7 +154,7 @@ def test_where_usage_is_told(chunks):
         ({"prompt_tokens_details": None, "completion_tokens_details": None}, {}),
     ],
 )
-def test_what_figures_mean(figures, expected):
+def test_usage_of_each_server(figures, expected):
     """Cached tokens are no input, reasoning is output, nothing is counted twice or below nothing,
     and nonsense is nothing.
     """
@@ -262,11 +262,11 @@ def test_a_call_is_announced_when_the_next_one_begins():
     assert events == [ToolCallReady(ToolCall(id="a", name="f"))]
 
 
-@pytest.mark.parametrize("told", ['{"a": ', "[1]", "nonsense"])
-def test_arguments_that_are_no_object(told):
+@pytest.mark.parametrize("text", ['{"a": ', "[1]", "nonsense"])
+def test_malformed_arguments(text):
     """Arguments that are not a JSON object are kept as text, and are no arguments."""
-    events, _ = fed(piece(told, id="a", name="f"), chunk({}, "length"), FINAL)
-    assert events[0].call == ToolCall(id="a", name="f", malformed=told)
+    events, _ = fed(piece(text, id="a", name="f"), chunk({}, "length"), FINAL)
+    assert events[0].call == ToolCall(id="a", name="f", malformed=text)
     assert events[-1].reply.stop_reason == "max_tokens"
 
 
@@ -385,10 +385,8 @@ def test_ids_fit_every_server():
         ),
     ],
 )
-def test_what_a_delta_may_hold(deltas, blocks):
-    """Text, reasoning, refusals and what is unknown each have their blocks; null and "" add
-    nothing.
-    """
+def test_fields_of_a_delta(deltas, blocks):
+    """Text, reasoning, refusals and unknown fields have their blocks; empty values add nothing."""
     blocks = [
         dict({"type": "thinking", "thinking": one[0]}, **one[1]) if isinstance(one, tuple) else one
         for one in blocks
@@ -479,7 +477,7 @@ def test_stop_reasons_that_the_rest_contradicts():
         ([said_hello(), chunk({}, usage=FIGURES), said_hello(), FINAL], False),
     ],
 )
-def test_what_the_final_event_is_worth(chunks, whole):
+def test_final_event(chunks, whole):
     """[DONE] ends a reply only after its finish reason or its final usage."""
     _, fold = fed(*chunks)
     assert fold.done is whole
@@ -512,7 +510,7 @@ def test_an_end_without_the_final_event(chunks, delimited, whole):
 
 
 @pytest.mark.parametrize(
-    "told, expected",
+    "error_chunk, expected",
     [
         ({"error": {"message": "busy", "code": 502}}, ProviderError),
         (dict(chunk({}, "error"), error={"message": "slow down", "code": 429}), RateLimitError),
@@ -528,12 +526,12 @@ def test_an_end_without_the_final_event(chunks, delimited, whole):
         (chunk({}, "abort"), ProviderError),
     ],
 )
-def test_an_error_inside_a_stream(told, expected):
+def test_an_error_inside_a_stream(error_chunk, expected):
     """An error in a chunk, or the finish reason of a failure, is raised as its error with the
     partial reply.
     """
     with pytest.raises(expected) as caught:
-        fed(said_hello(), told, FINAL)
+        fed(said_hello(), error_chunk, FINAL)
     assert type(caught.value) is expected
 
 
@@ -567,10 +565,8 @@ def test_an_error_inside_a_stream(told, expected):
     ],
     ids=lambda odd: (odd if isinstance(odd, str) else json.dumps(odd["choices"]))[:60],
 )
-def test_what_is_not_of_the_wire(odd):
-    """An event of another shape interrupts the stream, with what had arrived; it is never a raw
-    error or a short reply.
-    """
+def test_malformed_events(odd):
+    """A malformed event is a StreamInterrupted with the partial reply, never a raw exception."""
     fold = ChatFold("test")
     events = [one if isinstance(one, str) else json.dumps(one) for one in [said_hello(), odd] + END]
     with pytest.raises(StreamInterrupted) as caught:
@@ -628,9 +624,7 @@ def test_no_shape_breaks_the_fold(deltas, odd):
 
 
 def test_a_piece_of_a_call_that_was_whole():
-    """A piece that comes for a call that was announced interrupts the stream: what was announced
-    was not the call.
-    """
+    """A piece of a call that was returned as complete interrupts the stream."""
     with pytest.raises(ValueError, match="whole before"):
         fed(piece("{}", id="a", name="f"), piece("{}", 1, id="b", name="f"), piece("!"))
 
@@ -754,7 +748,7 @@ CALLS = st.lists(st.tuples(WORD, st.dictionaries(WORD, VALUES, max_size=3)), max
     calls=CALLS,
     cuts=st.lists(st.integers(1, 9)),
 )
-def test_a_stream_folds_to_what_was_sent(reasoning, said, calls, cuts):
+def test_a_stream_folds_to_its_reply(reasoning, said, calls, cuts):
     """A reply that is streamed in any pieces is the one that was sent, and its message goes back as
     it came.
     """
@@ -762,10 +756,10 @@ def test_a_stream_folds_to_what_was_sent(reasoning, said, calls, cuts):
         chunk({"content": word}) for word in said
     ]
     for index, (name, arguments) in enumerate(calls):
-        told = json.dumps(arguments)
-        size = cuts[index % len(cuts)] if cuts else len(told)
+        text = json.dumps(arguments)
+        size = cuts[index % len(cuts)] if cuts else len(text)
         chunks.append(piece("", index, id=f"id{index}", name=name))
-        chunks += [piece(told[at : at + size], index) for at in range(0, len(told), size)]
+        chunks += [piece(text[at : at + size], index) for at in range(0, len(text), size)]
     reply = reply_of(*(chunks + END))
     assert reply.text == "".join(said)
     assert [(call.id, call.name, call.arguments) for call in reply.tool_calls] == [
@@ -814,7 +808,7 @@ def test_calls_that_come_at_once():
     ],
     ids=json.dumps,
 )
-def test_a_body_that_is_no_reply(odd):
+def test_body_without_a_reply(odd):
     """A body of another shape is one of the errors that the client makes a ProviderError of."""
     with pytest.raises((AttributeError, KeyError, TypeError, ValueError)):
         decode_reply("test", odd)
@@ -836,7 +830,7 @@ def openai_error(kind, code=None, message="oh", param=None):
 
 
 @pytest.mark.parametrize(
-    "status, told, expected, word",
+    "status, body, expected, word",
     [
         (
             400,
@@ -945,11 +939,11 @@ def openai_error(kind, code=None, message="oh", param=None):
         (500, {"error": {"code": {"a": 1}, "type": ["b"], "message": 7}}, ProviderError, None),
     ],
 )
-def test_errors_have_their_class(status, told, expected, word):
+def test_errors_have_their_class(status, body, expected, word):
     """A status and a server's words, in any of their shapes, map to one class, which has the word
     and the request's id.
     """
-    error = decode_error("openai", status, {"x-request-id": "req_1"}, told)
+    error = decode_error("openai", status, {"x-request-id": "req_1"}, body)
     assert type(error) is expected
     assert (error.provider, error.status, error.error_type, error.request_id) == (
         "openai",
@@ -960,7 +954,7 @@ def test_errors_have_their_class(status, told, expected, word):
 
 
 @pytest.mark.parametrize(
-    "told, message",
+    "body, message",
     [
         (
             openai_error("x", message="not supported", param="stop"),
@@ -986,14 +980,14 @@ def test_errors_have_their_class(status, told, expected, word):
         (None, "the provider gave no reason"),
     ],
 )
-def test_what_an_error_says(told, message):
+def test_error_message(body, message):
     """The message is the server's own, with the parameter that it objects to where the message does
     not name it.
     """
-    assert decode_error("openai", 418, {}, told).args == (message,)
+    assert decode_error("openai", 418, {}, body).args == (message,)
 
 
-def test_a_call_that_is_told_twice():
+def test_repeated_tool_call():
     """A server that tells a call under its new and its old name (llama-cpp-python does) has made
     one call.
     """

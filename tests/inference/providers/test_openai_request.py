@@ -34,7 +34,7 @@ PNG = {"type": "image", "source": {"type": "base64", "media_type": "image/png", 
 PNG_PART = {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}}
 
 
-def test_only_what_was_given_is_sent():
+def test_only_given_options_are_sent():
     """A request holds model and messages, and nothing that was not asked for."""
     assert body() == {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
 
@@ -176,7 +176,7 @@ def test_system_messages_stay_in_their_place():
     ],
     ids=lambda value: value.get("type", "") if isinstance(value, dict) else "",
 )
-def test_what_a_user_shows(block, parts):
+def test_content_of_a_user(block, parts):
     """Images and documents have their own parts; a block without one is sent as readable text."""
     made = body([user(dict(text("see"), cache_control={"type": "ephemeral"}), block, PNG)])
     assert made["messages"][0]["content"] == [text("see")] + parts + [PNG_PART]
@@ -220,8 +220,8 @@ def test_tool_results():
 
 def test_an_image_that_a_tool_returns():
     """An image cannot be in a result: the user shows it next, and both messages say so."""
-    told, shown = body([user(result("1", [PNG]))])["messages"]
-    assert told["role"] == "tool" and "next message" in told["content"]
+    tool_message, shown = body([user(result("1", [PNG]))])["messages"]
+    assert tool_message["role"] == "tool" and "next message" in tool_message["content"]
     assert shown["role"] == "user" and "tool call 1" in shown["content"][0]["text"]
     assert shown["content"][1:] == [PNG_PART]
 
@@ -257,7 +257,7 @@ CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{
         ),
     ],
 )
-def test_what_the_model_said(blocks, message):
+def test_message_of_the_model(blocks, message):
     """A turn of the model is one message; reasoning of this wire goes back to its field, that of
     another is left out.
     """
