@@ -69,7 +69,7 @@ def without_blank_text(
 def _clean(message: ChatMessage, keep_cited: bool) -> Tuple[Union[str, List[Block]], Any]:
     """Return the content without blank text, and a cache_control without a block before it.
 
-    Content without blank text is returned as the same object.
+    If nothing is removed, the content is the same object.
     """
     if isinstance(message.content, str):
         return (message.content if message.content.strip() else ""), None
