@@ -199,10 +199,9 @@ def main(rounds: int) -> int:
     tracers.add_span_processor(SimpleSpanProcessor(memory))
     measures: Dict[str, Callable[[Any, str], float]] = {"task": time_task, "event": time_event}
     server_command = [sys.executable, streaming.__file__, "--serve"]
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        subprocess.Popen(server_command, stdout=subprocess.PIPE) as server,
-    ):
+    with tempfile.TemporaryDirectory() as folder, subprocess.Popen(
+        server_command, stdout=subprocess.PIPE
+    ) as server:
         try:
             cut = import_cut_copy(folder)
             assert server.stdout is not None

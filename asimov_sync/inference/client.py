@@ -429,7 +429,9 @@ class InferenceClient(abc.ABC):
         listeners = scope.current().text_listeners
         own_budgets = (self.budget,) if self.budget is not None else ()
         budgets = tuple(dict.fromkeys(scope.current().budgets + own_budgets))
-        accounts = Accounts(scope.current().usage_counters + (self._meter,), budgets, request.model, self.provider)
+        accounts = Accounts(
+            scope.current().usage_counters + (self._meter,), budgets, request.model, self.provider
+        )
         reserve_request(budgets, request.model, self.provider)
         progress = Progress()
 

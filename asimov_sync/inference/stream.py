@@ -141,7 +141,9 @@ class ObservedEvents(EventSource):
     last_event: the type of the last event.
     """
 
-    def __init__(self, source: EventSource, observation: Observation, last_event: Type[Event]) -> None:
+    def __init__(
+        self, source: EventSource, observation: Observation, last_event: Type[Event]
+    ) -> None:
         self._source = source
         self._observation = observation
         self._last_event = last_event

@@ -35,10 +35,9 @@ def consume(url, prefix, shared, index):
     shared: one byte for each consumer, HOLDS while it holds a lease.
     index: the consumer's index.
     """
-    with (
-        RedisCache(url=url, default_prefix=prefix, max_deliveries=100) as cache,
-        redis.Redis.from_url(url) as plain,
-    ):
+    with RedisCache(
+        url=url, default_prefix=prefix, max_deliveries=100
+    ) as cache, redis.Redis.from_url(url) as plain:
         while True:
             delivery = cache.receive("box", timeout=5 * LEASE_SECONDS, lease=LEASE_SECONDS)
             if delivery is None:

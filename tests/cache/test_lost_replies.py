@@ -290,10 +290,9 @@ def test_lost_take_does_not_scan_leases(proxy, redis_url, unique):
 
     The server removes the request's token when the lease ends.
     """
-    with (
-        RedisCache(url=redis_url, default_prefix=unique) as direct,
-        redis.Redis.from_url(redis_url) as plain,
-    ):
+    with RedisCache(url=redis_url, default_prefix=unique) as direct, redis.Redis.from_url(
+        redis_url
+    ) as plain:
         for number in range(5):
             direct.publish_to_mailbox("box", number)
             direct.receive("box", lease=1000)

@@ -294,10 +294,9 @@ def test_idle_mailbox_expires_on_the_server(redis_url, unique):
     """All keys that a mailbox leaves on the server have an expiry."""
     import redis
 
-    with (
-        RedisCache(url=redis_url, default_prefix=unique) as cache,
-        redis.Redis.from_url(redis_url) as plain,
-    ):
+    with RedisCache(url=redis_url, default_prefix=unique) as cache, redis.Redis.from_url(
+        redis_url
+    ) as plain:
         cache.publish_to_mailbox("box", 1)
         cache.receive("box", timeout=0).ack()
         keys = list(plain.scan_iter(unique + "*"))

@@ -82,9 +82,8 @@ def test_wrong_password(own_server):
         with pytest.raises(CacheAuthenticationError, match="password") as caught:
             cache.get("key")
     assert "wrong-secret" not in str(caught.value)
-    with (
-        RedisCache(port=own_server.port, host="127.0.0.1") as cache,
-        pytest.raises(CacheAuthenticationError),
+    with RedisCache(port=own_server.port, host="127.0.0.1") as cache, pytest.raises(
+        CacheAuthenticationError
     ):
         cache.get("key")
     with RedisCache(port=own_server.port, host="127.0.0.1", password="right") as cache:
@@ -196,10 +195,9 @@ def test_documented_acl(own_server):
 
 def test_wrong_key_type_in_a_script(redis_url, unique):
     """A script that meets a key of another data type raises WrongKeyType."""
-    with (
-        RedisCache(url=redis_url, default_prefix=unique) as cache,
-        redis.Redis.from_url(redis_url) as plain,
-    ):
+    with RedisCache(url=redis_url, default_prefix=unique) as cache, redis.Redis.from_url(
+        redis_url
+    ) as plain:
         plain.rpush(f"{unique}:list", "a")
         with pytest.raises(WrongKeyType):
             cache.compare_and_set("list", 1, 2)
@@ -208,10 +206,9 @@ def test_wrong_key_type_in_a_script(redis_url, unique):
 
 def test_flushed_script_cache(redis_url, unique):
     """Scripts are sent again after the server has dropped them."""
-    with (
-        RedisCache(url=redis_url, default_prefix=unique) as cache,
-        redis.Redis.from_url(redis_url) as plain,
-    ):
+    with RedisCache(url=redis_url, default_prefix=unique) as cache, redis.Redis.from_url(
+        redis_url
+    ) as plain:
         for number in range(3):
             cache.publish_to_mailbox("box", number)
             plain.script_flush()
@@ -335,10 +332,9 @@ def test_wait_exceeds_the_socket_timeout(proxy, retrying_client, unique):
 
 def test_wrong_key_type(redis_url, unique):
     """A key of another data type is a WrongKeyType, and is left out of listings."""
-    with (
-        RedisCache(url=redis_url, default_prefix=unique) as cache,
-        redis.Redis.from_url(redis_url) as plain,
-    ):
+    with RedisCache(url=redis_url, default_prefix=unique) as cache, redis.Redis.from_url(
+        redis_url
+    ) as plain:
         plain.rpush(f"{unique}:list", "a")
         with pytest.raises(WrongKeyType, match="prefix"):
             cache.get("list")
@@ -347,10 +343,9 @@ def test_wrong_key_type(redis_url, unique):
 
 def test_hostile_values(redis_url, unique):
     """Bytes that are not JSON, such as a pickle, are a CacheError that names the key."""
-    with (
-        RedisCache(url=redis_url, default_prefix=unique) as cache,
-        redis.Redis.from_url(redis_url) as plain,
-    ):
+    with RedisCache(url=redis_url, default_prefix=unique) as cache, redis.Redis.from_url(
+        redis_url
+    ) as plain:
         for hostile in (
             b"\x80\x04\x95cos\nsystem\n(S'true'\ntR.",
             b"\xff\xfe",

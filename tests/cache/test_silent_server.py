@@ -197,10 +197,9 @@ def test_late_cancellation_callback(redis_url, unique):
 
     The connection serves another call by then.
     """
-    with (
-        redis.Redis.from_url(redis_url, client_name=unique) as client,
-        redis.Redis.from_url(redis_url) as direct,
-    ):
+    with redis.Redis.from_url(redis_url, client_name=unique) as client, redis.Redis.from_url(
+        redis_url
+    ) as direct:
 
         def connections():
             return sorted(

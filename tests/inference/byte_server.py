@@ -1,4 +1,4 @@
-"""A loopback HTTP server that answers with given bytes, in given pieces; whole, held, cut, or reset."""
+"""A loopback HTTP server that sends given bytes in given pieces: whole, held, cut, or reset."""
 
 import json
 import socket
@@ -7,19 +7,32 @@ import threading
 
 from ..waiting import DEADLINE, Background
 
-HANDSHAKE = b"\x16"  # how TLS begins
+TLS_HANDSHAKE = b"\x16"  # the first byte of TLS
 
 
-class Answer:
-    """A response. pieces: its body. hold: after how many pieces (-1: before the headers) the server waits until it is closed.
+class RawResponse:
+    """A response of the server.
 
-    framing: "chunked", a chunk for each piece; "chunk", one chunk of `length` bytes, and the end of the connection before that
-    of the chunk; "length"; or "close", no framing but the end of the connection. length: what content-length, or that chunk,
-    says, where not the truth. pause: how many seconds the server thinks before the headers. reset: whether the connection is
-    reset at the end.
+    pieces: its body.
+    framing: "chunked", a chunk for each piece; "chunk", one chunk of `length` bytes in which the
+        connection ends early; "length", a content-length; or "close", the end of the connection.
+    length: the announced length, if it is not the real one.
+    hold: number of pieces after which the server waits until it is closed (-1: before the headers).
+    pause: seconds before the headers.
+    reset: reset the connection at the end.
     """
 
-    def __init__(self, *pieces, status=200, headers=None, framing="chunked", length=None, hold=None, pause=0, reset=False):
+    def __init__(
+        self,
+        *pieces,
+        status=200,
+        headers=None,
+        framing="chunked",
+        length=None,
+        hold=None,
+        pause=0,
+        reset=False,
+    ):
         self.pieces = pieces
         self.status = status
         self.headers = dict(headers or {})
@@ -30,31 +43,41 @@ class Answer:
         self.reset = reset
 
     def writes(self):
-        """What is written, one after the other: a piece each; chunks at once, for a client reads each by itself anyway."""
-        told = dict({"content-type": "application/json"}, **self.headers)
+        """Return the writes: one for each piece; all chunks at once, because clients read one by
+        one.
+        """
+        headers = dict({"content-type": "application/json"}, **self.headers)
         if self.framing in ("chunked", "chunk"):
-            told["transfer-encoding"] = "chunked"
+            headers["transfer-encoding"] = "chunked"
         elif self.framing == "length":
-            told["content-length"] = str(self.length)
+            headers["content-length"] = str(self.length)
         else:
-            told["connection"] = "close"
-        lines = ["HTTP/1.1 {} Said".format(self.status)] + ["{}: {}".format(*header) for header in told.items()]
+            headers["connection"] = "close"
+        lines = [f"HTTP/1.1 {self.status} Said"] + [
+            f"{name}: {value}" for name, value in headers.items()
+        ]
         head = "\r\n".join(lines + ["", ""]).encode("latin-1")
         pieces = list(self.pieces[: self.hold])
         if self.framing == "chunked":
             chunks = [b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces if piece]
-            return [b"".join([head] + chunks + ([] if self.hold is not None or self.reset else [b"0\r\n\r\n"]))]
+            return [
+                b"".join(
+                    [head]
+                    + chunks
+                    + ([] if self.hold is not None or self.reset else [b"0\r\n\r\n"])
+                )
+            ]
         return [head + b"%x\r\n" % self.length if self.framing == "chunk" else head] + pieces
 
-    def leaves_the_connection(self):
-        """Whether another request may follow on the connection."""
+    def keeps_alive(self):
+        """Whether the connection accepts another request."""
         if self.hold is not None or self.reset or self.framing in ("chunk", "close"):
             return False
         return self.length == sum(map(len, self.pieces))
 
 
-class Sent:
-    """A request that came. headers: lower-case names."""
+class ReceivedRequest:
+    """A received request. headers: with lower-case names."""
 
     def __init__(self, line, headers, body):
         self.method, self.path, _ = line.split(" ")
@@ -67,32 +90,32 @@ class Sent:
 
 
 class ByteServer:
-    """Answers the requests that come with the answers it was given, in their order; the last one answers all the others.
+    """Answers requests with the given responses, in order; the last one answers all later requests.
 
-    A TLS handshake is no request: it is answered in plain text.
+    A TLS handshake does not count as a request. It is answered in plain text.
     """
 
-    def __init__(self, *answers):
+    def __init__(self, *responses):
         self.requests = []
         self.connections = 0
         self.holding = threading.Event()  # set while an answer is held
-        self._answers = list(answers)
+        self._responses = list(responses)
         self._closed = threading.Event()
         self._listener = socket.socket()
         self._listener.bind(("127.0.0.1", 0))
         self._listener.listen(64)
-        self.url = "http://127.0.0.1:{}".format(self._listener.getsockname()[1])
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self._lock = threading.Lock()  # guards what follows
         self._open = set()
-        self._waiting = 1  # how many threads wait for a connection
+        self._waiting = 1  # number of threads that wait for a connection
         self._serving = [Background(self._serve)]
 
-    def answer_with(self, *answers):
-        """Answer the next requests with these; the last one answers all the others."""
-        self._answers = list(answers)
+    def set_responses(self, *responses):
+        """Use these responses for the next requests; the last one answers all later requests."""
+        self._responses = list(responses)
 
     def _serve(self):
-        """Serve connections, one after the other; start another thread where none would wait for the next connection."""
+        """Serve connections one by one; start another thread if none is left to accept the next."""
         while True:
             connection, _ = self._listener.accept()
             with self._lock:
@@ -117,11 +140,11 @@ class ByteServer:
                 while self._answer(connection, received):
                     pass
         except OSError:
-            pass  # the client had enough
+            pass  # the client closed the connection
 
     def _answer(self, connection, received):
-        """Answer a request; whether another may follow."""
-        if received.peek(1).startswith(HANDSHAKE):
+        """Answer a request; returns whether the connection accepts another one."""
+        if received.peek(1).startswith(TLS_HANDSHAKE):
             connection.sendall(b"HTTP/1.1 400 No TLS\r\n\r\n")
             return False
         line = received.readline().decode().strip()
@@ -131,22 +154,24 @@ class ByteServer:
         for header in iter(lambda: received.readline().decode().strip(), ""):
             name, _, value = header.partition(":")
             headers[name.lower()] = value.strip()
-        # The whole of the request: closing a socket with unread bytes resets it, and the answer may be lost.
-        self.requests.append(Sent(line, headers, received.read(int(headers["content-length"]))))
-        answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
-        if answer.hold != -1:
-            self._closed.wait(answer.pause)
-            for data in answer.writes():
+        # Read the whole request: closing a socket with unread bytes resets it.
+        self.requests.append(
+            ReceivedRequest(line, headers, received.read(int(headers["content-length"])))
+        )
+        response = self._responses.pop(0) if len(self._responses) > 1 else self._responses[0]
+        if response.hold != -1:
+            self._closed.wait(response.pause)
+            for data in response.writes():
                 connection.sendall(data)
-        if answer.hold is not None:
+        if response.hold is not None:
             self.holding.set()
             self._closed.wait(DEADLINE)
-        elif answer.reset:
+        elif response.reset:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        return answer.leaves_the_connection()
+        return response.keeps_alive()
 
     def close(self):
-        """End; what is held is let go."""
+        """Stop the server; a held response ends."""
         with self._lock:
             self._closed.set()
             for connection in self._open:
@@ -156,8 +181,8 @@ class ByteServer:
                     pass  # it is closed
         for _ in self._serving:
             socket.create_connection(self._listener.getsockname()).close()
-        for one in self._serving:
-            one.result()
+        for thread in self._serving:
+            thread.result()
         self._listener.close()
 
     def __enter__(self):

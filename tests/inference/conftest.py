@@ -20,7 +20,9 @@ def serve():
 
     def start(answers, options=None, **server_options):
         server = ModelServer(answers, api_key=KEY, **server_options)
-        client = AnthropicInferenceClient(model="claude-test", api_key=KEY, api_url=server.url, **(options or {}))
+        client = AnthropicInferenceClient(
+            model="claude-test", api_key=KEY, api_url=server.url, **(options or {})
+        )
         opened.extend([client, server])
         return client, server
 

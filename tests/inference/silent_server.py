@@ -1,4 +1,4 @@
-"""A loopback server that falls silent at a given point, and keeps its sockets open until the test is over."""
+"""A loopback server that stops responding at a given point and keeps its sockets open."""
 
 import json
 import selectors
@@ -9,26 +9,34 @@ from ..waiting import Background
 
 POINTS = ["connect", "handshake", "headers", "body"]
 EVENTS = b"".join(
-    "event: {}\ndata: {}\n\n".format(event["type"], json.dumps(event)).encode()
+    f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()
     for event in (
-        {"type": "message_start", "message": {"id": "m", "content": [], "usage": {"input_tokens": 1}}},
+        {
+            "type": "message_start",
+            "message": {"id": "m", "content": [], "usage": {"input_tokens": 1}},
+        },
         {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
-        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "half"}},
+        {
+            "type": "content_block_delta",
+            "index": 0,
+            "delta": {"type": "text_delta", "text": "half"},
+        },
     )
 )
 
 
 class SilentServer:
-    """Silent in connect (its queue of connections is full), in the TLS handshake, before the headers, or in the body.
+    """Stops responding in connect (its backlog is full), the TLS handshake, headers or body.
 
-    reached: the `time.monotonic()` moments at which it fell silent, one for each connection.
+    reached: the `time.monotonic()` moments at which it stopped, one for each connection.
     """
 
     def __init__(self, point, body=EVENTS, content_type="text/event-stream"):
         self.point = point
         self.reached = []
         self._answer = (
-            "HTTP/1.1 200 OK\r\ncontent-type: {}\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n".format(content_type, len(body))
+            f"HTTP/1.1 200 OK\r\ncontent-type: {content_type}\r\n"
+            f"transfer-encoding: chunked\r\n\r\n{len(body):x}\r\n"
         ).encode() + body
         self._open = []
         self._closing = False
@@ -43,10 +51,10 @@ class SilentServer:
 
     @property
     def url(self):
-        return "{}://127.0.0.1:{}/".format("https" if self.point == "handshake" else "http", self.address[1])
+        return f"{'https' if self.point == 'handshake' else 'http'}://127.0.0.1:{self.address[1]}/"
 
     def _fill(self):
-        """Connect until a connection is no longer made: whoever comes next waits in connect."""
+        """Fill the backlog, so that the next client waits in connect."""
         for _ in range(16):
             sock = socket.socket()
             self._open.append(sock)
@@ -56,7 +64,7 @@ class SilentServer:
                 selector.register(sock, selectors.EVENT_WRITE)
                 if not selector.select(0.3):
                     return
-        raise AssertionError("the queue of connections does not become full")
+        raise AssertionError("the backlog does not become full")
 
     def _serve(self):
         while True:
@@ -64,9 +72,9 @@ class SilentServer:
             self._open.append(connection)
             if self._closing:
                 return
-            self._open.append(Background(self._fall_silent, connection))
+            self._open.append(Background(self._stop_responding, connection))
 
-    def _fall_silent(self, connection):
+    def _stop_responding(self, connection):
         data = connection.recv(65536)
         while self.point != "handshake" and b"\r\n\r\n" not in data:
             data += connection.recv(65536)
@@ -74,7 +82,9 @@ class SilentServer:
             connection.sendall(self._answer)
         self.reached.append(time.monotonic())
         try:
-            while connection.recv(65536):  # a request's body; then nothing, until the client goes
+            while connection.recv(
+                65536
+            ):  # a request's body, then nothing until the client disconnects
                 pass
         except OSError:
             pass
@@ -88,6 +98,6 @@ class SilentServer:
             socket.create_connection(self.address).close()
             self._serving.result()
         self._listener.close()
-        for one in self._open:
-            if isinstance(one, socket.socket):
-                one.close()
+        for item in self._open:
+            if isinstance(item, socket.socket):
+                item.close()

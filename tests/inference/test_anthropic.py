@@ -67,17 +67,21 @@ def test_the_seed_usage():
 
 
 def test_the_key(monkeypatch):
-    """The key comes from the environment where it is not given; without one the error says where it is looked for."""
+    """The key comes from the environment if none is given; without both the error names the
+    variable.
+    """
     with pytest.raises(AuthenticationError, match="ANTHROPIC_API_KEY"):
         AnthropicInferenceClient(model="m")
     with pytest.raises(AuthenticationError, match="character"):
         AnthropicInferenceClient(model="m", api_key="sk-é")
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY + "\n")
-    with ModelServer(["fine"], api_key=KEY) as server, AnthropicInferenceClient(model="m", api_url=server.url) as client:
+    with ModelServer(["fine"], api_key=KEY) as server, AnthropicInferenceClient(
+        model="m", api_url=server.url
+    ) as client:
         assert client.generate("hello").text == "fine"
 
 
-def test_what_is_sent(serve):
+def test_request(serve):
     """Headers, defaults and options on the wire: nothing that was not asked for, but max_tokens."""
     client, server = serve(["a", "b", "c"])
     client.generate("hello")
@@ -91,8 +95,13 @@ def test_what_is_sent(serve):
     assert sent.headers["x-api-key"] == KEY
     assert sent.headers["anthropic-version"] == "2023-06-01"
     assert "anthropic-beta" not in sent.headers
-    client.with_options(temperature=0.5, max_tokens=None, model="other").generate("hello", system="be brief", max_tokens=7)
-    assert {name: server.requests[1].body[name] for name in ("temperature", "max_tokens", "model", "system")} == {
+    client.with_options(temperature=0.5, max_tokens=None, model="other").generate(
+        "hello", system="be brief", max_tokens=7
+    )
+    assert {
+        name: server.requests[1].body[name]
+        for name in ("temperature", "max_tokens", "model", "system")
+    } == {
         "temperature": 0.5,
         "max_tokens": 7,
         "model": "other",
@@ -112,7 +121,7 @@ def test_each_event_is_handed_on_when_it_arrives(serve, framing):
     stream = client.stream("hello")
     pieces = iter(stream)
     for number, text in ((3, "one "), (4, "two "), (5, "three")):
-        wait_for(lambda: gates.reached == number, "the server at event {}".format(number))
+        wait_for(lambda: gates.reached == number, f"the server at event {number}")
         waiting = Background(next, pieces)
         assert not waiting._outcome
         gates.let(number)
@@ -164,7 +173,11 @@ def test_a_refusal_is_raised_by_stream_itself(serve):
     wrong = AnthropicInferenceClient(model="m", api_key="wrong-key", api_url=server.url)
     with pytest.raises(AuthenticationError, match="invalid x-api-key") as caught:
         wrong.stream("hello")
-    assert (caught.value.status, caught.value.request_id, caught.value.attempts) == (401, "req_000000", 1)
+    assert (caught.value.status, caught.value.request_id, caught.value.attempts) == (
+        401,
+        "req_000000",
+        1,
+    )
     assert len(server.requests) == 1
 
 
@@ -181,8 +194,12 @@ never.wait()
 
 @pytest.mark.parametrize("framing", ["chunked", "close"])
 def test_a_server_that_is_killed_interrupts_the_stream(framing):
-    """When the server's process is killed in the middle, StreamInterrupted has the text so far; it is not tried again."""
-    process = subprocess.Popen([sys.executable, "-c", SERVER, framing], stdout=subprocess.PIPE, universal_newlines=True)
+    """When the server's process is killed in the middle, StreamInterrupted has the text so far; it
+    is not tried again.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVER, framing], stdout=subprocess.PIPE, universal_newlines=True
+    )
     try:
         url = process.stdout.readline().strip()
         with AnthropicInferenceClient(model="m", api_key="k", api_url=url) as client:
@@ -230,16 +247,20 @@ def test_a_cut_is_never_a_short_reply(serve):
 
 
 def test_retries_before_content(serve):
-    """A stream that fails before any content is asked for again, unseen; after content it is not."""
+    """A stream that fails before any content is retried unseen; after content it is not."""
     client, server = serve(
-        [Failure(529, "overloaded_error", "busy", {"retry-after": "0"}), Failure(500, headers={"retry-after-ms": "1"}), "fine"]
+        [
+            Failure(529, "overloaded_error", "busy", {"retry-after": "0"}),
+            Failure(500, headers={"retry-after-ms": "1"}),
+            "fine",
+        ]
     )
     assert "".join(client.stream("hello").text_stream) == "fine"
     assert len(server.requests) == 3
 
 
 def test_attempts_are_limited(serve):
-    """Three attempts by default, and the error says so."""
+    """By default a request is tried three times; the error names the number."""
     client, server = serve([Failure(529, "overloaded_error", "busy", {"retry-after": "0"})] * 4)
     with pytest.raises(OverloadedError) as caught:
         client.generate("hello")
@@ -255,27 +276,43 @@ def test_a_rate_limit_tells_when(serve):
     assert len(server.requests) == 1
 
 
-def test_an_answer_that_is_not_the_wire(serve):
-    """An address that answers something else is a ProviderError that asks about api_url; an unknown path a NotFoundError."""
+def test_answer_of_another_wire(serve):
+    """An address that answers something else is a ProviderError that asks about api_url; an unknown
+    path a NotFoundError.
+    """
     client, server = serve([])
-    elsewhere = AnthropicInferenceClient(model="m", api_key=KEY, api_url=server.url.replace("/v1/messages", "/nope"))
+    elsewhere = AnthropicInferenceClient(
+        model="m", api_key=KEY, api_url=server.url.replace("/v1/messages", "/nope")
+    )
     with pytest.raises(NotFoundError):
         elsewhere.generate("hello")
     with responses.RequestsMock() as mocked:
-        mocked.add(responses.POST, "https://example.test/", body="<html>hello</html>", content_type="text/html")
-        html = AnthropicInferenceClient(model="m", api_key=KEY, api_url="https://example.test/", max_retries=0)
+        mocked.add(
+            responses.POST,
+            "https://example.test/",
+            body="<html>hello</html>",
+            content_type="text/html",
+        )
+        html = AnthropicInferenceClient(
+            model="m", api_key=KEY, api_url="https://example.test/", max_retries=0
+        )
         with pytest.raises(ProviderError, match="api_url"):
             html.generate("hello")
 
 
 def test_a_reply_that_is_not_streamed():
-    """Where the answer is JSON although a stream was asked for, its events and its reply are the same."""
+    """Where the answer is JSON although a stream was asked for, its events and its reply are the
+    same.
+    """
     body = {
         "id": "msg_1",
         "type": "message",
         "role": "assistant",
         "model": "m",
-        "content": [{"type": "text", "text": "hi"}, {"type": "tool_use", "id": "t", "name": "f", "input": {"a": 1}}],
+        "content": [
+            {"type": "text", "text": "hi"},
+            {"type": "tool_use", "id": "t", "name": "f", "input": {"a": 1}},
+        ],
         "stop_reason": "tool_use",
         "usage": {"input_tokens": 1, "output_tokens": 2},
     }
@@ -289,14 +326,18 @@ def test_a_reply_that_is_not_streamed():
 
 def test_nobody_is_there():
     """A refused connection is a ConnectionFailed with the operating system's error as its cause."""
-    client = AnthropicInferenceClient(model="m", api_key=KEY, api_url="http://127.0.0.1:9/", max_retries=0)
+    client = AnthropicInferenceClient(
+        model="m", api_key=KEY, api_url="http://127.0.0.1:9/", max_retries=0
+    )
     with pytest.raises(ConnectionFailed) as caught:
         client.generate("hello")
     assert isinstance(caught.value.__cause__, ConnectionRefusedError)
 
 
 def reachable(error):
-    """Every object that can be reached from an exception, its chain and its attributes, frames and modules left out."""
+    """Every object that can be reached from an exception, its chain and its attributes, frames and
+    modules left out.
+    """
     seen, pending = {}, [error]
     while pending:
         one = pending.pop()
@@ -315,19 +356,28 @@ def reachable(error):
 
 
 @suite
-@pytest.mark.parametrize("failure", ["refused", "status", "cut", "idle", "garbage", "header", "address", "version"])
+@pytest.mark.parametrize(
+    "failure", ["refused", "status", "cut", "idle", "garbage", "header", "address", "version"]
+)
 def test_no_key_in_any_error(serve, failure, caplog):
-    """No object that can be reached from an error holds the key, nor does its text, the client's repr or the log."""
+    """No object that can be reached from an error holds the key, nor does its text, the client's
+    repr or the log.
+    """
     gates = Gates()
     gates.let(0, 1, 2, 3)
     client, server = serve(
-        [Failure(400, "invalid_request_error", "no"), "one two"], {"max_retries": 0, "timeout": Timeout(idle=0.3)}
+        [Failure(400, "invalid_request_error", "no"), "one two"],
+        {"max_retries": 0, "timeout": Timeout(idle=0.3)},
     )
     with caplog.at_level(logging.DEBUG), pytest.raises(Exception) as caught:
         if failure == "refused":
-            AnthropicInferenceClient(model="m", api_key=KEY, api_url="http://127.0.0.1:9/", max_retries=0).generate("x")
+            AnthropicInferenceClient(
+                model="m", api_key=KEY, api_url="http://127.0.0.1:9/", max_retries=0
+            ).generate("x")
         elif failure == "header":
-            AnthropicInferenceClient(model="m", api_key=KEY + "\nx", api_url=server.url, max_retries=0).generate("x")
+            AnthropicInferenceClient(
+                model="m", api_key=KEY + "\nx", api_url=server.url, max_retries=0
+            ).generate("x")
         elif failure == "status":
             client.generate("x")
         elif failure == "garbage":
@@ -335,7 +385,9 @@ def test_no_key_in_any_error(serve, failure, caplog):
                 mocked.add(
                     responses.POST,
                     server.url,
-                    body=requests.ConnectionError("odd", request=requests.Request(headers={"k": KEY})),
+                    body=requests.ConnectionError(
+                        "odd", request=requests.Request(headers={"k": KEY})
+                    ),
                 )
                 client.generate("x")
         else:
@@ -349,14 +401,20 @@ def test_no_key_in_any_error(serve, failure, caplog):
     texts = [one for one in reachable(caught.value) if isinstance(one, (str, bytes))]
     assert texts
     assert not [one for one in texts if (KEY.encode() if isinstance(one, bytes) else KEY) in one]
-    assert not [one for one in reachable(caught.value) if isinstance(one, (requests.Request, requests.PreparedRequest))]
+    assert not [
+        one
+        for one in reachable(caught.value)
+        if isinstance(one, (requests.Request, requests.PreparedRequest))
+    ]
     assert KEY not in repr(client) + repr(vars(client)) + caplog.text
 
 
 @suite
 @pytest.mark.parametrize("place", ["before the headers", "in the body"])
 def test_an_idle_server(serve, place):
-    """Not a byte for timeout.idle seconds is an IdleTimeout, before the reply and within it, with what had arrived."""
+    """Not a byte for timeout.idle seconds is an IdleTimeout, before the reply and within it, with
+    what had arrived.
+    """
     gates = Gates()
     if place == "in the body":
         gates.let(0, 1, 2, 3)
@@ -376,8 +434,12 @@ def test_an_idle_server(serve, place):
 
 
 def test_a_server_that_drips(serve):
-    """A stream that goes on and on ends at timeout.total, although it is never idle."""
-    client, _ = serve(["word " * 500], {"timeout": Timeout(total=0.3)}, before_event=lambda request, number: time.sleep(0.02))
+    """An endless stream ends at timeout.total, although it is never idle."""
+    client, _ = serve(
+        ["word " * 500],
+        {"timeout": Timeout(total=0.3)},
+        before_event=lambda request, number: time.sleep(0.02),
+    )
     start = time.monotonic()
     with pytest.raises(DeadlineExceeded) as caught:
         list(client.stream("hello"))
@@ -394,12 +456,18 @@ def test_a_cancellation_frees_the_caller(serve, place):
     def answer(body):
         if place == "before the headers":
             silent.wait(20)
-        return Failure(429, "rate_limit_error", "x", {"retry-after": "30"}) if place == "in a retry's wait" else "one two"
+        return (
+            Failure(429, "rate_limit_error", "x", {"retry-after": "30"})
+            if place == "in a retry's wait"
+            else "one two"
+        )
 
     client, server = serve(answer, before_event=gates)
     token = Cancellation()
     asking = Background(lambda: list(client.stream("hello", cancellation=token)))
-    wait_for(lambda: server.requests and (place != "in the body" or gates.reached == 4), "the request")
+    wait_for(
+        lambda: server.requests and (place != "in the body" or gates.reached == 4), "the request"
+    )
     time.sleep(0.05)
     start = time.monotonic()
     token.cancel("enough")
@@ -436,14 +504,14 @@ def test_connections_are_used_again(serve):
 def test_many_threads_on_one_client(serve):
     """Thirty threads on one client get each its own answer, and the usage is exact."""
     client, server = serve(lambda body: body["messages"][0]["content"])
-    asked = [Background(client.generate, "question {}".format(number)) for number in range(30)]
+    asked = [Background(client.generate, f"question {number}") for number in range(30)]
     replies = [one.result() for one in asked]
-    assert [reply.text for reply in replies] == ["question {}".format(number) for number in range(30)]
+    assert [reply.text for reply in replies] == [f"question {number}" for number in range(30)]
     assert client.usage == sum((reply.usage for reply in replies), Usage())
 
 
 def test_a_client_works_in_a_forked_child(serve):
-    """A client that has open connections works in a forked child, and goes on in the parent."""
+    """A client with open connections works in a forked child, and keeps working in the parent."""
     client, server = serve(lambda body: body["messages"][0]["content"])
     client.generate("before")
 

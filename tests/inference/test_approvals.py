@@ -72,11 +72,24 @@ def process(tmp_path):
 
     class Processes:
         store = str(tmp_path / "conversation.json")
-        place = str(tmp_path / "log")  # of what the tools did; in a cache, the key of the conversation, too
+        place = str(
+            tmp_path / "log"
+        )  # of what the tools did; in a cache, the key of the conversation, too
 
         def __call__(self, server, approvals=None, known="all"):
-            command = [sys.executable, "-c", PROCESS, server.url, self.store, self.place, known, json.dumps(approvals or {})]
-            done = subprocess.run(command, cwd=str(ROOT), stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)
+            command = [
+                sys.executable,
+                "-c",
+                PROCESS,
+                server.url,
+                self.store,
+                self.place,
+                known,
+                json.dumps(approvals or {}),
+            ]
+            done = subprocess.run(
+                command, cwd=str(ROOT), stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60
+            )
             assert done.returncode == 0, done.stderr.decode()
             return json.loads(done.stdout.decode())
 
@@ -175,10 +188,14 @@ def asked(wanted, *further):
 
 def test_what_waits():
     """A run that waits has the calls in .pending, and all other results in its history."""
-    client, files, run = asked(calls(("delete", {"name": "a"}), ("read", {"name": "b"}), ("nope", {})))
+    client, files, run = asked(
+        calls(("delete", {"name": "a"}), ("read", {"name": "b"}), ("nope", {}))
+    )
     assert isinstance(run, ToolRun) and [call.arguments for call in run.pending] == [{"name": "a"}]
     assert files.done == ["read b"]
-    assert [block["tool_use_id"] for block in run.messages[-1].content] == [one.call.id for one in run.calls]
+    assert [block["tool_use_id"] for block in run.messages[-1].content] == [
+        one.call.id for one in run.calls
+    ]
     assert [one.call.name for one in run.calls] == ["read", "nope"]
 
 
@@ -188,7 +205,9 @@ def test_a_refusal(decision):
     client, files, run = asked(calls(("delete", {"name": "a"})), "all right")
     run = client.run_tools(stored(run), files.tools, approvals={run.pending[0].id: decision})
     (made,) = run.calls
-    assert isinstance(made.exception, ToolRefused) and str(made.exception) == (decision or "the call was not approved")
+    assert isinstance(made.exception, ToolRefused) and str(made.exception) == (
+        decision or "the call was not approved"
+    )
     (block,) = client.requests[1]["messages"][-1]["content"]
     assert block["is_error"] and str(made.exception) in block["content"]
     assert (files.done, run.text) == ([], "all right")
@@ -210,14 +229,22 @@ def test_undecided():
 
 def test_the_same_decision_twice():
     """A decision that comes a second time, of a call that has its result, changes nothing: nothing is done twice."""
-    client, files, run = asked(calls(("delete", {"name": "a"}), ("delete", {"name": "b"})), "done", "again")
+    client, files, run = asked(
+        calls(("delete", {"name": "a"}), ("delete", {"name": "b"})), "done", "again"
+    )
     first, second = run.pending
     run = client.run_tools(stored(run), files.tools, approvals={first.id: True})
     run = client.run_tools(stored(run), files.tools, approvals={first.id: True})
     assert (run.stop_reason, files.done) == ("approval", ["delete a"])
-    run = client.run_tools(stored(run), files.tools, approvals={first.id: "too late", second.id: True})
+    run = client.run_tools(
+        stored(run), files.tools, approvals={first.id: "too late", second.id: True}
+    )
     assert (run.text, files.done) == ("done", ["delete a", "delete b"])
-    run = client.run_tools(stored(run) + [ChatMessage(role="user", content="?")], files.tools, approvals={first.id: True})
+    run = client.run_tools(
+        stored(run) + [ChatMessage(role="user", content="?")],
+        files.tools,
+        approvals={first.id: True},
+    )
     assert (run.text, files.done) == ("again", ["delete a", "delete b"])
 
 
@@ -225,7 +252,9 @@ def test_decisions_on_nothing():
     """An id that the history does not have is a ValueError, and a decision that is none a TypeError; nothing is done."""
     client, files, run = asked(calls(("delete", {"name": "a"})))
     with pytest.raises(ValueError, match="there is no call 'nope' in the messages to be approved"):
-        client.run_tools(stored(run), files.tools, approvals={"nope": True, run.pending[0].id: True})
+        client.run_tools(
+            stored(run), files.tools, approvals={"nope": True, run.pending[0].id: True}
+        )
     for decision in (None, 1, ["no"]):
         with pytest.raises(TypeError, match="an approval is True, or the reason for a refusal"):
             client.run_tools(stored(run), files.tools, approvals={run.pending[0].id: decision})
@@ -295,8 +324,14 @@ def test_a_history_that_broke_off():
     """Calls at the end of a history that nobody has made (a process that was killed) are made; guarded ones wait."""
     files = Files()
     wanted = calls(("read", {"name": "a"}), ("delete", {"name": "b"}))
-    blocks = [{"type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments} for call in wanted]
-    history = [ChatMessage(role="user", content="go"), ChatMessage(role="assistant", content=blocks)]
+    blocks = [
+        {"type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments}
+        for call in wanted
+    ]
+    history = [
+        ChatMessage(role="user", content="go"),
+        ChatMessage(role="assistant", content=blocks),
+    ]
     client = ScriptedInferenceClient(["done"])
     run = client.run_tools(history, files.tools)
     assert (run.stop_reason, files.done, len(client.requests)) == ("approval", ["read a"], 0)
@@ -319,7 +354,9 @@ def test_the_limit_and_the_wait():
     client = ScriptedInferenceClient([calls(("delete", {"name": "a"})), "done"])
     run = client.run_tools("go", files.tools, max_iterations=1)
     assert (run.stop_reason, files.done) == ("approval", [])
-    run = client.run_tools(stored(run), files.tools, max_iterations=1, approvals={run.pending[0].id: True})
+    run = client.run_tools(
+        stored(run), files.tools, max_iterations=1, approvals={run.pending[0].id: True}
+    )
     assert (run.stop_reason, run.text, files.done) == ("end_turn", "done", ["delete a"])
 
 
@@ -327,14 +364,24 @@ def test_refusals_are_redacted_too():
     """What is told of a refusal passes through redact=, as every result does."""
     client, files, run = asked(calls(("delete", {"name": "a"})), "done")
     decided = {run.pending[0].id: "Ann says no"}
-    client.run_tools(stored(run), files.tools, approvals=decided, redact=lambda text: text.replace("Ann", "somebody"))
-    assert client.requests[1]["messages"][-1]["content"][0]["content"] == "ToolRefused: somebody says no"
+    client.run_tools(
+        stored(run),
+        files.tools,
+        approvals=decided,
+        redact=lambda text: text.replace("Ann", "somebody"),
+    )
+    assert (
+        client.requests[1]["messages"][-1]["content"][0]["content"]
+        == "ToolRefused: somebody says no"
+    )
 
 
 def test_agents_wait_too():
     """An agent's run waits, and goes on without another question."""
     files = Files()
-    client = ScriptedInferenceClient(lambda body: tool_results(body).get("delete") or calls(("delete", {"name": "a"})))
+    client = ScriptedInferenceClient(
+        lambda body: tool_results(body).get("delete") or calls(("delete", {"name": "a"}))
+    )
     agent = Agent(client, tools=files.tools)
     run = agent.run("go")
     assert run.stop_reason == "approval"

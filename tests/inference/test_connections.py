@@ -1,4 +1,4 @@
-"""What a user may set about connections: headers, bearer keys, proxies, a session of the application's own."""
+"""Settings of connections: headers, bearer keys, proxies, an application's own session."""
 
 import socket
 import threading
@@ -16,12 +16,12 @@ from asimov_sync import (
     NotFoundError,
     Timeout,
 )
-from asimov_sync.inference.http.response import Exchange
+from asimov_sync.inference.http.response import Response
 from asimov_sync.testing import ModelServer
 
 from ..tiers import within
 from ..waiting import Background, wait_for
-from .byte_server import Answer, ByteServer
+from .byte_server import ByteServer, RawResponse
 from .conftest import KEY
 from .silent_server import SilentServer
 from .test_cut_streams import BODY, check_whole
@@ -29,24 +29,32 @@ from .test_cut_streams import BODY, check_whole
 
 @pytest.fixture
 def server():
-    with ByteServer(Answer(BODY, headers={"content-type": "text/event-stream"})) as opened:
+    with ByteServer(RawResponse(BODY, headers={"content-type": "text/event-stream"})) as opened:
         yield opened
 
 
-def test_headers_of_the_callers_own(server):
-    """Custom headers are sent, in place of ours where the names are the same, and keys are not shown."""
+def test_custom_headers(server):
+    """Custom headers replace headers of the same name, and no key is shown."""
     client = AnthropicInferenceClient(
-        "m", KEY, server.url, betas=["one", "two"], headers={"X-Team": "blue", "Anthropic-Version": "2026-10-21"}
+        "m",
+        KEY,
+        server.url,
+        betas=["one", "two"],
+        headers={"X-Team": "blue", "Anthropic-Version": "2026-10-21"},
     )
     check_whole(client.generate("hello"))
     sent = server.requests[0].headers
-    assert (sent["x-team"], sent["anthropic-version"], sent["anthropic-beta"]) == ("blue", "2026-10-21", "one,two")
+    assert (sent["x-team"], sent["anthropic-version"], sent["anthropic-beta"]) == (
+        "blue",
+        "2026-10-21",
+        "one,two",
+    )
     assert sent["x-api-key"] == KEY
     assert KEY not in repr(vars(client))
 
 
 def test_a_bearer_key(server, monkeypatch):
-    """auth_token= is sent as a bearer key in place of x-api-key; $ANTHROPIC_AUTH_TOKEN where no key is given."""
+    """auth_token= is sent as a bearer key in place of x-api-key; default: $ANTHROPIC_AUTH_TOKEN."""
     AnthropicInferenceClient("m", api_url=server.url, auth_token=KEY).generate("hello")
     monkeypatch.setenv("ANTHROPIC_AUTH_TOKEN", KEY)
     AnthropicInferenceClient("m", api_url=server.url).generate("hello")
@@ -56,7 +64,7 @@ def test_a_bearer_key(server, monkeypatch):
 
 
 def test_no_key_at_all():
-    """Without a key the error says what to set."""
+    """Without a key the error names the environment variable."""
     with pytest.raises(AuthenticationError, match="ANTHROPIC_API_KEY"):
         AnthropicInferenceClient("m")
 
@@ -68,7 +76,9 @@ def test_the_password_file_does_not_replace_the_key(server, monkeypatch, tmp_pat
     netrc.chmod(0o600)
     monkeypatch.setenv("NETRC", str(netrc))
     for session in (None, requests.Session()):
-        AnthropicInferenceClient("m", api_url=server.url, auth_token=KEY, session=session).generate("hello")
+        AnthropicInferenceClient("m", api_url=server.url, auth_token=KEY, session=session).generate(
+            "hello"
+        )
         assert server.requests[-1].headers["authorization"] == "Bearer " + KEY
 
 
@@ -80,12 +90,17 @@ def test_a_proxy(given, server, monkeypatch):
         monkeypatch.setenv("http_proxy", server.url)
     client = AnthropicInferenceClient("m", KEY, "http://models.test/v1/messages", proxies=proxies)
     check_whole(client.generate("hello"))
-    assert (server.requests[0].method, server.requests[0].path) == ("POST", "http://models.test/v1/messages")
+    assert (server.requests[0].method, server.requests[0].path) == (
+        "POST",
+        "http://models.test/v1/messages",
+    )
 
 
-def test_a_proxy_that_is_not_there(server):
+def test_unreachable_proxy(server):
     """A proxy that cannot be reached is a ConnectionFailed, and nothing goes past it."""
-    client = AnthropicInferenceClient("m", KEY, server.url, proxies={"http": "http://127.0.0.1:1"}, max_retries=0)
+    client = AnthropicInferenceClient(
+        "m", KEY, server.url, proxies={"http": "http://127.0.0.1:1"}, max_retries=0
+    )
     with pytest.raises(ConnectionFailed):
         client.generate("hello")
     assert server.requests == []
@@ -94,8 +109,8 @@ def test_a_proxy_that_is_not_there(server):
 # A session that the application brings
 
 
-def test_the_session_that_is_brought(server):
-    """Every request goes through it, with what it is set to; it is not closed, and no other is made."""
+def test_given_session(server):
+    """The given session sends every request with its settings; it is not closed."""
     seen = []
     session = requests.Session()
     session.headers["X-App"] = "mine"
@@ -105,15 +120,17 @@ def test_the_session_that_is_brought(server):
         check_whole(client.generate("hello"))
     assert server.requests[0].headers["x-app"] == "mine"
     assert seen == [200, 200]
-    server.answer_with(Answer(b"still open", framing="length"))
+    server.set_responses(RawResponse(b"still open", framing="length"))
     assert session.post(server.url, data=b"x", timeout=5).text == "still open"
 
 
 @pytest.mark.parametrize("point", ["connect", "headers", "body"])
-def test_cancelling_with_a_session_of_ones_own(point):
-    """The connections of an ordinary session can be given up, too, wherever the wait is."""
+def test_cancelling_with_a_given_session(point):
+    """A cancellation also frees a call on an ordinary session, wherever it waits."""
     with SilentServer(point) as server:
-        client = AnthropicInferenceClient("m", KEY, server.url, session=requests.Session(), timeout=Timeout(30, 30))
+        client = AnthropicInferenceClient(
+            "m", KEY, server.url, session=requests.Session(), timeout=Timeout(30, 30)
+        )
         cancellation = Cancellation()
         call = Background(client.generate, "hello", cancellation=cancellation)
         if point != "connect":
@@ -142,8 +159,10 @@ def test_a_session_for_many_threads():
 
 @pytest.mark.parametrize("status", [301, 307])
 def test_a_redirect_is_not_followed(status):
-    """A redirect, which would take the key along, is told as a wrong address, and is not tried again."""
-    with ByteServer(Answer(b"moved", status=status, headers={"location": "http://elsewhere.test/"})) as server:
+    """A redirect is a NotFoundError and is not retried: its target would receive the key."""
+    with ByteServer(
+        RawResponse(b"moved", status=status, headers={"location": "http://elsewhere.test/"})
+    ) as server:
         with pytest.raises(NotFoundError, match="redirect") as caught:
             AnthropicInferenceClient("m", KEY, server.url).generate("hello")
         assert (caught.value.status, len(server.requests)) == (status, 1)
@@ -151,35 +170,43 @@ def test_a_redirect_is_not_followed(status):
 
 @pytest.mark.parametrize("by_proxy", [False, True])
 def test_keepalive(by_proxy, monkeypatch):
-    """TCP keepalive is on, to a proxy too: a peer that is gone without a word is noticed."""
+    """TCP keepalive is on, to a proxy as well."""
     seen = []
-    on_socket = Exchange.on_socket
+    register_socket = Response.register_socket
 
-    def noted(exchange, sock):
+    def noted(response, sock):
         seen.append(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
-        on_socket(exchange, sock)
+        register_socket(response, sock)
 
-    monkeypatch.setattr(Exchange, "on_socket", noted)
-    with ByteServer(Answer(BODY, headers={"content-type": "text/event-stream"})) as server:
-        url, proxies = ("http://models.test/", {"http": server.url}) if by_proxy else (server.url, None)
+    monkeypatch.setattr(Response, "register_socket", noted)
+    with ByteServer(RawResponse(BODY, headers={"content-type": "text/event-stream"})) as server:
+        url, proxies = (
+            ("http://models.test/", {"http": server.url}) if by_proxy else (server.url, None)
+        )
         with AnthropicInferenceClient("m", KEY, url, proxies=proxies) as client:
             check_whole(client.generate("hello"))
     assert seen and all(seen)
 
 
-def test_a_session_whose_auth_asks_a_model():
-    """A request that is made inside of another's does not take its connection from it: both can be given up."""
+def test_auth_hook_that_calls_a_model():
+    """A request inside another one does not take over its socket: both can be cancelled."""
     told = []
-    with ByteServer(Answer(BODY, headers={"content-type": "text/event-stream"})) as inner, SilentServer("headers") as silent:
+    with ByteServer(
+        RawResponse(BODY, headers={"content-type": "text/event-stream"})
+    ) as inner, SilentServer("headers") as silent:
         session = requests.Session()
 
         def authorised(request):
-            told.append(AnthropicInferenceClient("m", KEY, inner.url).generate("which key?").stop_reason)
+            told.append(
+                AnthropicInferenceClient("m", KEY, inner.url).generate("which key?").stop_reason
+            )
             return request
 
         session.auth = authorised
         cancellation = Cancellation()
-        client = AnthropicInferenceClient("m", KEY, silent.url, session=session, timeout=Timeout(30, 30))
+        client = AnthropicInferenceClient(
+            "m", KEY, silent.url, session=session, timeout=Timeout(30, 30)
+        )
         call = Background(client.generate, "hello", cancellation=cancellation)
         wait_for(lambda: silent.reached)
         moment = time.monotonic()

@@ -1,6 +1,7 @@
-"""A stream of thirty events, cut at every byte and split at every byte, on a real socket.
+"""A stream of thirty events, cut and split at every byte, on a real socket.
 
-What comes out is the whole reply or a StreamInterrupted with what had arrived: never a short reply that looks whole.
+The result is the whole reply or a StreamInterrupted with the partial one, never a truncated reply
+that looks whole.
 """
 
 import json
@@ -10,7 +11,7 @@ import pytest
 from asimov_sync import AnthropicInferenceClient, StreamInterrupted
 
 from ..tiers import positions, suite
-from .byte_server import Answer, ByteServer
+from .byte_server import ByteServer, RawResponse
 from .conftest import KEY
 
 pytestmark = suite
@@ -20,16 +21,35 @@ INPUT = ["", '{"city"', ': "Ro', "me", '"}']
 
 
 def events():
-    yield {"type": "message_start", "message": {"id": "m", "content": [], "usage": {"input_tokens": 9, "output_tokens": 1}}}
+    yield {
+        "type": "message_start",
+        "message": {"id": "m", "content": [], "usage": {"input_tokens": 9, "output_tokens": 1}},
+    }
     yield {"type": "ping"}
-    yield {"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": "", "signature": ""}}
+    yield {
+        "type": "content_block_start",
+        "index": 0,
+        "content_block": {"type": "thinking", "thinking": "", "signature": ""},
+    }
     for piece in ("h", "m"):
-        yield {"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": piece}}
-    yield {"type": "content_block_delta", "index": 0, "delta": {"type": "signature_delta", "signature": "sealed"}}
+        yield {
+            "type": "content_block_delta",
+            "index": 0,
+            "delta": {"type": "thinking_delta", "thinking": piece},
+        }
+    yield {
+        "type": "content_block_delta",
+        "index": 0,
+        "delta": {"type": "signature_delta", "signature": "sealed"},
+    }
     yield {"type": "content_block_stop", "index": 0}
     yield {"type": "content_block_start", "index": 1, "content_block": {"type": "text", "text": ""}}
     for piece in TEXT:
-        yield {"type": "content_block_delta", "index": 1, "delta": {"type": "text_delta", "text": piece}}
+        yield {
+            "type": "content_block_delta",
+            "index": 1,
+            "delta": {"type": "text_delta", "text": piece},
+        }
     yield {"type": "content_block_stop", "index": 1}
     yield {"type": "ping"}
     yield {
@@ -38,15 +58,24 @@ def events():
         "content_block": {"type": "tool_use", "id": "t", "name": "f", "input": {}},
     }
     for piece in INPUT:
-        yield {"type": "content_block_delta", "index": 2, "delta": {"type": "input_json_delta", "partial_json": piece}}
+        yield {
+            "type": "content_block_delta",
+            "index": 2,
+            "delta": {"type": "input_json_delta", "partial_json": piece},
+        }
     yield {"type": "content_block_stop", "index": 2}
-    yield {"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {"output_tokens": 7}}
+    yield {
+        "type": "message_delta",
+        "delta": {"stop_reason": "tool_use"},
+        "usage": {"output_tokens": 7},
+    }
     yield {"type": "message_stop"}
 
 
 EVENTS = list(events())
 BODY = b"".join(
-    "data: {}\n\n".format(json.dumps(event, ensure_ascii=False, separators=(",", ":"))).encode() for event in EVENTS
+    ("data: " + json.dumps(event, ensure_ascii=False, separators=(",", ":")) + "\n\n").encode()
+    for event in EVENTS
 )
 CONTENT = [
     {"type": "thinking", "thinking": "hm", "signature": "sealed"},
@@ -61,16 +90,18 @@ CUTS = {
     "by its end": {"framing": "close"},
     "with a reset": {"framing": "close", "reset": True},
 }
-"""How the connection breaks behind what was sent."""
+"""How the connection breaks after the bytes that were sent."""
 
 
 @pytest.fixture(scope="module")
 def asked():
-    """What comes out of a stream that a server cuts, or splits: a reply, or an error."""
-    with ByteServer() as server, AnthropicInferenceClient("m", KEY, server.url, max_retries=0) as client:
+    """Return the result of a stream that a server cuts or splits: a reply, or an error."""
+    with ByteServer() as server, AnthropicInferenceClient(
+        "m", KEY, server.url, max_retries=0
+    ) as client:
 
         def ask(*pieces, **options):
-            server.answer_with(Answer(*pieces, headers=STREAM, **options))
+            server.set_responses(RawResponse(*pieces, headers=STREAM, **options))
             with client.stream("hello") as stream:
                 for _event in stream:
                     pass
@@ -81,7 +112,11 @@ def asked():
 
 def check_whole(reply):
     assert reply.message.content == CONTENT
-    assert (reply.stop_reason, reply.usage.input_tokens, reply.usage.output_tokens) == ("tool_use", 9, 7)
+    assert (reply.stop_reason, reply.usage.input_tokens, reply.usage.output_tokens) == (
+        "tool_use",
+        9,
+        7,
+    )
 
 
 def test_there_are_thirty_events():
@@ -91,7 +126,7 @@ def test_there_are_thirty_events():
 
 @pytest.mark.parametrize("cut", list(CUTS))
 def test_cut_at_every_byte(cut, asked):
-    """Cut anywhere, however the connection ends: the whole reply, or an error with a part of it."""
+    """A stream that is cut anywhere gives the whole reply, or an error with the partial reply."""
     interrupted = 0
     places = positions(len(BODY) + 1)
     for place in places:
@@ -109,6 +144,6 @@ def test_cut_at_every_byte(cut, asked):
 
 
 def test_split_at_every_byte(asked):
-    """Split anywhere into two pieces: always the whole reply."""
+    """A stream that is split anywhere into two pieces gives the whole reply."""
     for place in positions(len(BODY))[1:]:
         check_whole(asked(BODY[:place], BODY[place:]))

@@ -1,4 +1,4 @@
-"""What holds for every client, whatever its wire: one script, asked over each of them on a real socket."""
+"""Behaviour of every client: one script, run over each wire on a real server."""
 
 import threading
 
@@ -79,13 +79,25 @@ def weather_script(body):
         )
     if "weather" in last_text(body):
         return calls(("get_weather", {"city": "Rome"}), ("get_weather", {"city": "Oslo"}))
-    return "Good evening, " + (body.get("system") if isinstance(body.get("system"), str) else "you") + "."
+    return (
+        "Good evening, "
+        + (body.get("system") if isinstance(body.get("system"), str) else "you")
+        + "."
+    )
 
 
 def test_a_reply(start):
-    """Text, stop reason and usage are what the server decided on, streamed and not."""
-    usage = Usage(input_tokens=20, output_tokens=5, cache_read_input_tokens=7, cache_write_input_tokens=3, requests=1)
-    said = ChatMessage(role="assistant", content=[{"type": "text", "text": "Wörds of a reply\u2028."}])
+    """Text, stop reason and usage are those of the server, streamed and not."""
+    usage = Usage(
+        input_tokens=20,
+        output_tokens=5,
+        cache_read_input_tokens=7,
+        cache_write_input_tokens=3,
+        requests=1,
+    )
+    said = ChatMessage(
+        role="assistant", content=[{"type": "text", "text": "Wörds of a reply\u2028."}]
+    )
     answer = Reply(message=said, stop_reason="max_tokens", usage=usage, model="m", id="r")
     client, server = start([answer, answer])
     whole = client.generate("hello")
@@ -98,7 +110,7 @@ def test_a_reply(start):
 
 
 def test_a_system_prompt_and_a_conversation(start):
-    """System prompts and earlier turns arrive as what they are."""
+    """System prompts and earlier turns arrive in their roles."""
     client, server = start(weather_script)
     history = [ChatMessage(role="user", content="hello"), client.generate("hello").message, "again"]
     assert client.generate(history, system="Ada").text == "Good evening, Ada."
@@ -106,7 +118,9 @@ def test_a_system_prompt_and_a_conversation(start):
 
 @suite
 def test_the_tool_loop(start):
-    """Calls are made, results and failures told in order, and the usage of the run is the server's count."""
+    """Tools are called, results and failures sent back in order, and the run's usage is the
+    server's.
+    """
     client, server = start(weather_script)
     run = client.run_tools("How is the weather?", [get_weather])
     told = run.text.split(": ", 1)[1].split(" / ")
@@ -115,7 +129,9 @@ def test_the_tool_loop(start):
     assert [type(called.exception) for called in run.calls] == [type(None), LookupError]
     stream = client.stream_tools("How is the weather?", [get_weather])
     events = list(stream)
-    assert sorted(event.call.arguments["city"] for event in events if isinstance(event, ToolFinished)) == ["Oslo", "Rome"]
+    assert sorted(
+        event.call.arguments["city"] for event in events if isinstance(event, ToolFinished)
+    ) == ["Oslo", "Rome"]
     assert stream.run.text == run.text
     assert "".join(event.text for event in events if event.type == "text_delta") == run.text
 
@@ -139,25 +155,34 @@ def test_structured_output(start):
 
 
 def test_counting_tokens(start):
-    """The provider's count, where the wire has one; where it has none, an error that says so."""
+    """count_tokens returns the provider's count; a wire without one raises an error."""
     client, server = start(weather_script)
     if client.wire_of_test == "openai":
         with pytest.raises(InvalidRequestError, match="counts tokens"):
             client.count_tokens("hello")
-    elif client.wire_of_test != "anthropic" and not hasattr(client._runtime.client(), "count_tokens"):
+    elif client.wire_of_test != "anthropic" and not hasattr(
+        client._runtime.client(), "count_tokens"
+    ):
         with pytest.raises(InvalidRequestError, match="boto3"):
             client.count_tokens("hello")
     else:
-        short, long = client.count_tokens("hello"), client.count_tokens("hello " * 100, system="You are brief.")
+        short, long = (
+            client.count_tokens("hello"),
+            client.count_tokens("hello " * 100, system="You are brief."),
+        )
         assert 0 < short < long
     assert client.usage == Usage()
 
 
 def test_a_wrong_key(start):
-    """A key that is not accepted is an AuthenticationError, raised by stream() itself, or a refusal of permission."""
+    """A key that is not accepted is an AuthenticationError, raised by stream() itself, or a refusal
+    of permission.
+    """
     client, server = start(["hello"])
     server.api_key = "another"
-    with pytest.raises(AuthenticationError if client.wire_of_test in ("anthropic", "openai") else Exception) as caught:
+    with pytest.raises(
+        AuthenticationError if client.wire_of_test in ("anthropic", "openai") else Exception
+    ) as caught:
         client.stream("hello")
     assert caught.value.status in (401, 403)
     assert len(server.requests) == 1
@@ -168,13 +193,18 @@ def test_a_wrong_key(start):
     "failure, kind",
     [
         (Failure(429, message="slowly", headers={"retry-after-ms": "1"}), RateLimitError),
-        (Failure(529, message="busy", headers={"retry-after-ms": "1"}), (OverloadedError, ProviderError)),
+        (
+            Failure(529, message="busy", headers={"retry-after-ms": "1"}),
+            (OverloadedError, ProviderError),
+        ),
         (Failure(500, message="broken", headers={"retry-after-ms": "1"}), ProviderError),
     ],
     ids=["429", "529", "500"],
 )
-def test_what_passes_is_tried_again(start, failure, kind):
-    """Two failures and then an answer is an answer; failures without end are three attempts and their error."""
+def test_transient_failures_are_retried(start, failure, kind):
+    """Two failures and then an answer is an answer; failures without end are three attempts and
+    their error.
+    """
     client, server = start([failure, failure, "hello"] + [failure] * 3)
     assert client.generate("hello").text == "hello"
     with pytest.raises(kind) as caught:
@@ -194,7 +224,9 @@ def test_a_request_that_is_wrong(start):
 @suite
 @pytest.mark.parametrize("reset", [False, True], ids=["close", "reset"])
 def test_a_cut(start, reset):
-    """A stream that is cut after content is StreamInterrupted with what had arrived, and is not asked for again."""
+    """A stream that is cut after content is a StreamInterrupted with the partial reply, and is not
+    retried.
+    """
     text = "one two three four five six " * 20
     client, server = start([Fault(text, cut_at=3000, reset=reset), "whole"])
     with pytest.raises(StreamInterrupted) as caught:
@@ -209,7 +241,13 @@ def test_a_cut(start, reset):
 def test_an_error_inside_a_stream(start):
     """An error event after a 200 is the error of its type; before any content it is tried again."""
     busy = Failure(529, message="busy")
-    client, server = start([Fault("one two", error_at=0, error=busy), "hello", Fault("one two", error_at=5, error=busy)])
+    client, server = start(
+        [
+            Fault("one two", error_at=0, error=busy),
+            "hello",
+            Fault("one two", error_at=5, error=busy),
+        ]
+    )
     assert list(client.stream("hello").text_stream)[-1] == "hello"
     with pytest.raises((OverloadedError, ProviderError), match="busy") as caught:
         list(client.stream("hello"))
@@ -226,7 +264,7 @@ def test_many_threads(start):
     def ask(number):
         together.wait(20)
         for turn in range(3):
-            question = "question {}-{}".format(number, turn)
+            question = f"question {number}-{turn}"
             with client.stream(question) as stream:
                 assert "".join(stream.text_stream) == "answer to " + question
 
@@ -238,6 +276,6 @@ def test_many_threads(start):
 
 def test_a_key_that_is_quoted(start):
     """A server that quotes the key that it refuses does not bring it into the error."""
-    client, server = start([Failure(403, message="the key {} may not do this".format(KEY))])
+    client, server = start([Failure(403, message=f"the key {KEY} may not do this")])
     with pytest.raises(PermissionDeniedError, match="the key … may not do this"):
         client.generate("hello")

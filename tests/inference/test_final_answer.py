@@ -45,7 +45,10 @@ MEASURE = calls(("measure", {"city": "Rome"}))
 def cut(stop_reason, text="", wanted=()):
     """A reply with a stop_reason of its own."""
     blocks = [{"type": "text", "text": text}] if text else []
-    blocks += [{"type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments} for call in wanted]
+    blocks += [
+        {"type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments}
+        for call in wanted
+    ]
     return Reply(
         message=ChatMessage(role="assistant", content=blocks),
         stop_reason=stop_reason,
@@ -137,7 +140,9 @@ def test_one_correction():
     client = ScriptedInferenceClient([MEASURE, WRONG, ANSWER])
     run = client.run_tools("go", [measure], output=Weather)
     assert (run.parsed.degrees, run.iterations) == (21.5, 3)
-    assert tool_results(client.requests[2])["Weather"].startswith("the answer does not fit: degrees: ")
+    assert tool_results(client.requests[2])["Weather"].startswith(
+        "the answer does not fit: degrees: "
+    )
     assert client.requests[2]["tool_choice"] == {"type": "tool", "name": "Weather"}
     assert_sendable(run.messages)
 
@@ -150,8 +155,15 @@ def test_then_it_is_an_error(tools, last):
     with pytest.raises(OutputInvalid, match="the reply is not a valid Weather: ") as caught:
         client.run_tools("go", tools, output=Weather)
     assert len(client.requests) == 2
-    assert (caught.value.provider, caught.value.reply.text) == ("scripted", last if isinstance(last, str) else "")
-    assert [message.role.value for message in caught.value.messages][:3] == ["user", "assistant", "tool_result"]
+    assert (caught.value.provider, caught.value.reply.text) == (
+        "scripted",
+        last if isinstance(last, str) else "",
+    )
+    assert [message.role.value for message in caught.value.messages][:3] == [
+        "user",
+        "assistant",
+        "tool_result",
+    ]
     assert_sendable(caught.value.messages)
 
 
@@ -170,7 +182,9 @@ def test_cut_short(stop_reason, tools):
     """A reply that was cut short is not asked for again, whether it has words or a call, and even if that would fit."""
     for reply in (cut(stop_reason, '{"city": "Rome", "degrees": 3}'), cut(stop_reason, "", ANSWER)):
         client = ScriptedInferenceClient([reply])
-        with pytest.raises(OutputInvalid, match="cut short .stop reason {}".format(stop_reason)) as caught:
+        with pytest.raises(
+            OutputInvalid, match="cut short .stop reason {}".format(stop_reason)
+        ) as caught:
             client.run_tools("go", tools, output=Weather)
         assert_sendable(caught.value.messages)
 
@@ -202,8 +216,14 @@ def test_an_answer_beside_a_call_that_waits():
     """A pending call ends the run; with the approval it goes on to the answer."""
     client = ScriptedInferenceClient([calls(("heat", {"city": "Rome"})) + ANSWER, ANSWER])
     run = client.run_tools("go", [heat], output=Weather)
-    assert (run.stop_reason, run.parsed, [call.name for call in run.pending]) == ("approval", None, ["heat"])
-    stored = [ChatMessage.model_validate_json(message.model_dump_json()) for message in run.messages]
+    assert (run.stop_reason, run.parsed, [call.name for call in run.pending]) == (
+        "approval",
+        None,
+        ["heat"],
+    )
+    stored = [
+        ChatMessage.model_validate_json(message.model_dump_json()) for message in run.messages
+    ]
     run = client.run_tools(stored, [heat], approvals={run.pending[0].id: True}, output=Weather)
     assert run.parsed.city == "Rome"
     assert_sendable(run.messages)
@@ -241,7 +261,9 @@ def test_a_tool_of_the_same_name():
         """Another one."""
         return "sunny"
 
-    client = ScriptedInferenceClient([calls(("Weather", {"city": "Rome"})), calls(("Weather_output", ROME))])
+    client = ScriptedInferenceClient(
+        [calls(("Weather", {"city": "Rome"})), calls(("Weather_output", ROME))]
+    )
     run = client.run_tools("go", [Weather], output=globals()["Weather"])
     assert (run.parsed.city, run.calls[0].result) == ("Rome", "sunny")
 
@@ -281,7 +303,10 @@ def test_a_stream():
     kinds = [event.to_dict() for event in stream]
     assert stream.run.parsed.city == "Rome"
     assert [told["call"]["name"] for told in kinds if told["type"] == "tool_started"] == ["measure"]
-    assert [told["call"]["name"] for told in kinds if told["type"] == "tool_call_ready"] == ["measure", "Weather"]
+    assert [told["call"]["name"] for told in kinds if told["type"] == "tool_call_ready"] == [
+        "measure",
+        "Weather",
+    ]
     assert kinds[-1]["run"]["parsed"] == ROME
 
 
@@ -296,7 +321,9 @@ def test_over_the_wire_of_messages():
         return "warm" if tool_results(body) else MEASURE
 
     with ModelServer(model) as server:
-        with AnthropicInferenceClient(model="claude-3", api_key="key", api_url=server.url) as client:
+        with AnthropicInferenceClient(
+            model="claude-3", api_key="key", api_url=server.url
+        ) as client:
             run = client.run_tools("go", [measure], output=Weather)
             assert (run.parsed.city, run.iterations, len(server.requests)) == ("Rome", 3, 4)
             assert client.run_tools("go", [], output=Weather).parsed.city == "Rome"
@@ -315,6 +342,13 @@ def test_over_the_wire_of_chat():
         with OpenAIInferenceClient(model="gpt", api_key="key", api_url=server.chat_url) as client:
             run = client.run_tools("go", [measure], output=Weather)
             assert (run.parsed.city, run.iterations) == ("Rome", 3)
-            assert ["response_format" in request.body for request in server.requests] == [False, False, True]
+            assert ["response_format" in request.body for request in server.requests] == [
+                False,
+                False,
+                True,
+            ]
             assert client.run_tools("go", [], output=Weather).stop_reason == "end_turn"
-            assert "response_format" in server.requests[-1].body and "tools" not in server.requests[-1].body
+            assert (
+                "response_format" in server.requests[-1].body
+                and "tools" not in server.requests[-1].body
+            )

@@ -1,4 +1,6 @@
-"""Servers that send what the wire does not allow: a typed error each time, and never a short reply that looks whole."""
+"""Servers that break the wire: a typed error each time, and never a truncated reply that looks
+whole.
+"""
 
 import json
 import socket
@@ -27,28 +29,42 @@ from asimov_sync.testing import ScriptedInferenceClient, calls
 
 from ..tiers import suite
 from ..waiting import Background
-from .byte_server import Answer, ByteServer
+from .byte_server import ByteServer, RawResponse
 
-START = {"type": "message_start", "message": {"id": "m", "content": [], "usage": {"input_tokens": 3}}}
+START = {
+    "type": "message_start",
+    "message": {"id": "m", "content": [], "usage": {"input_tokens": 3}},
+}
 BLOCK = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
 TEXT = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "half"}}
-STOP = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 2}}
+STOP = {
+    "type": "message_delta",
+    "delta": {"stop_reason": "end_turn"},
+    "usage": {"output_tokens": 2},
+}
 END = {"type": "message_stop"}
 JSON = {"content-type": "application/json"}
 
 
 def said(body, **options):
-    """An answer in one piece, of this length, and of the kind of a stream unless told otherwise."""
-    options = dict({"headers": {"content-type": "text/event-stream"}, "framing": "length"}, **options)
-    return Answer(body, **options)
+    """Return an answer with a content-length; by default with the type of a stream."""
+    options = dict(
+        {"headers": {"content-type": "text/event-stream"}, "framing": "length"}, **options
+    )
+    return RawResponse(body, **options)
 
 
 def sse(*events):
-    return b"".join(b"data: %s\n\n" % (one if isinstance(one, bytes) else json.dumps(one).encode()) for one in events)
+    return b"".join(
+        b"data: %s\n\n" % (one if isinstance(one, bytes) else json.dumps(one).encode())
+        for one in events
+    )
 
 
 def client(server, **options):
-    return AnthropicInferenceClient(model="m", api_key="k", api_url=server.url, max_retries=0, **options)
+    return AnthropicInferenceClient(
+        model="m", api_key="k", api_url=server.url, max_retries=0, **options
+    )
 
 
 @pytest.mark.parametrize(
@@ -71,7 +87,7 @@ def client(server, **options):
     ids=lambda odd: str(odd)[:60],
 )
 def test_garbage_interrupts_the_stream(odd):
-    """An event that cannot be read is a StreamInterrupted with what had arrived, whatever it consists of."""
+    """An unreadable event is a StreamInterrupted with the partial reply."""
     with ByteServer(said(sse(START, BLOCK, TEXT, odd, STOP, END))) as server:
         stream = client(server).stream("hello")
         assert next(stream).text == "half"
@@ -82,7 +98,9 @@ def test_garbage_interrupts_the_stream(odd):
 
 
 @pytest.mark.parametrize(
-    "odd", [{"usage": [1]}, {"usage": {"output_tokens": "many", "cache_creation": 5}}, {"usage": None}], ids=str
+    "odd",
+    [{"usage": [1]}, {"usage": {"output_tokens": "many", "cache_creation": 5}}, {"usage": None}],
+    ids=str,
 )
 def test_odd_figures_do_not_spoil_a_reply(odd):
     """Usage that is no usage counts nothing, and the reply is whole."""
@@ -122,8 +140,8 @@ def test_a_stream_that_only_looks_whole(events):
     ],
     ids=str,
 )
-def test_json_that_is_no_message(body):
-    """A 200 whose JSON is not a finished message is a ProviderError."""
+def test_json_without_a_message(body):
+    """A status 200 with JSON that is not a complete message is a ProviderError."""
     with ByteServer(said(json.dumps(body).encode(), headers=JSON)) as server:
         with pytest.raises(ProviderError, match="Messages API"):
             client(server).generate("hello")
@@ -142,16 +160,18 @@ def test_json_that_is_no_message(body):
     ids=str,
 )
 def test_odd_error_bodies(body, told):
-    """A 400 is an InvalidRequestError, whatever its body; what can be read of it is told."""
+    """A 400 is an InvalidRequestError, whatever its body; a readable message is shown."""
     with ByteServer(said(json.dumps(body).encode(), status=400, headers=JSON)) as server:
         with pytest.raises(InvalidRequestError, match=told):
             client(server).generate("hello")
 
 
 @pytest.mark.parametrize("stall", [False, True], ids=["cut", "stalled"])
-def test_a_refusal_is_told_by_its_status(stall):
-    """A 401 whose body is cut or never comes is an AuthenticationError, and is not tried again."""
-    refusal = said(b'{"type": "err', status=401, headers=JSON, length=500, hold=1 if stall else None)
+def test_status_determines_the_error(stall):
+    """A 401 with a truncated or missing body is an AuthenticationError, and is not retried."""
+    refusal = said(
+        b'{"type": "err', status=401, headers=JSON, length=500, hold=1 if stall else None
+    )
     with ByteServer(refusal) as server:
         with pytest.raises(AuthenticationError):
             client(server, timeout=Timeout(idle=0.3)).with_options(max_retries=2).generate("hello")
@@ -160,7 +180,9 @@ def test_a_refusal_is_told_by_its_status(stall):
 
 def test_an_endless_error_body_is_not_read_to_its_end():
     """Of an error's body only so much is read."""
-    endless = said(b"x" * 1000000, status=500, headers={"content-type": "text/plain"}, length=10**9, hold=1)
+    endless = said(
+        b"x" * 1000000, status=500, headers={"content-type": "text/plain"}, length=10**9, hold=1
+    )
     with ByteServer(endless) as server:
         with pytest.raises(ProviderError) as caught:
             Background(client(server).generate, "hello").result(10)
@@ -187,8 +209,10 @@ def test_headers_that_drip_end_at_the_deadline():
                     return
 
     dripping = Background(drip)
-    url = "http://127.0.0.1:{}/".format(listener.getsockname()[1])
-    slow = AnthropicInferenceClient(model="m", api_key="k", api_url=url, max_retries=0, timeout=Timeout(total=0.3))
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+    slow = AnthropicInferenceClient(
+        model="m", api_key="k", api_url=url, max_retries=0, timeout=Timeout(total=0.3)
+    )
     with pytest.raises(DeadlineExceeded, match="0.3"):
         Background(slow.generate, "hello").result(5)
     done.set()
@@ -196,8 +220,10 @@ def test_headers_that_drip_end_at_the_deadline():
     listener.close()
 
 
-def test_text_that_has_no_utf8_is_sent_all_the_same():
-    """A tool's result with a lone surrogate, as a file name may have, reaches the model with a question mark in it."""
+def test_lone_surrogates_are_replaced():
+    """A tool's result with a lone surrogate, as a file name may have, reaches the model with a
+    question mark in it.
+    """
 
     @tool
     def names() -> str:
@@ -210,7 +236,7 @@ def test_text_that_has_no_utf8_is_sent_all_the_same():
 
 
 def test_tools_that_exit():
-    """A tool that calls sys.exit() ends itself; the model is told, and nobody waits for ever."""
+    """A tool that calls sys.exit() ends only itself; the model gets an error, no thread hangs."""
     import sys
 
     @tool
@@ -226,7 +252,9 @@ def test_tools_that_exit():
 
 @pytest.mark.parametrize("max_workers", [None, 1, 0])
 def test_a_tool_that_cancels_ends_the_run(max_workers):
-    """A tool that cancels the current token ends the tool loop with Cancelled, and later calls are not made."""
+    """A tool that cancels the current token ends the tool loop with Cancelled, and later calls are
+    not made.
+    """
     made = []
 
     @tool
@@ -235,14 +263,20 @@ def test_a_tool_that_cancels_ends_the_run(max_workers):
         Cancellation.current().cancel("by the tool")
         return ""
 
-    client = ScriptedInferenceClient([calls(("stop", {"number": 1}), ("stop", {"number": 2})), "done"])
+    client = ScriptedInferenceClient(
+        [calls(("stop", {"number": 1}), ("stop", {"number": 2})), "done"]
+    )
     with pytest.raises(Cancelled, match="by the tool"):
-        Background(lambda: client.run_tools("go", [stop], max_workers=max_workers, cancellation=Cancellation())).result()
+        Background(
+            lambda: client.run_tools(
+                "go", [stop], max_workers=max_workers, cancellation=Cancellation()
+            )
+        ).result()
     assert 1 in made and (max_workers is None or made == [1])
 
 
-def test_what_was_cut_is_charged():
-    """The tokens of a reply that was cut short are in the client's usage, as far as they were told."""
+def test_truncated_replies_are_charged():
+    """The client's usage includes the tokens of a truncated reply, as far as they were reported."""
     with ByteServer(said(sse(START, BLOCK, TEXT))) as server:
         cut = client(server)
         with pytest.raises(InferenceError):
@@ -251,7 +285,7 @@ def test_what_was_cut_is_charged():
 
 
 def test_a_failure_before_the_first_figure_is_not_charged():
-    """A stream that fails before it told any figure costs nothing, and counts as no request."""
+    """A stream that fails before its first usage figure adds no usage and no request."""
     error = {"type": "error", "error": {"type": "overloaded_error", "message": "busy"}}
     with ByteServer(said(sse(error))) as server:
         busy = client(server)
@@ -261,9 +295,13 @@ def test_a_failure_before_the_first_figure_is_not_charged():
 
 
 def test_a_tls_handshake_that_fails():
-    """A server that speaks no TLS is a ConnectionFailed, with the SSL error as its cause and no request in it."""
+    """A server that speaks no TLS is a ConnectionFailed, with the SSL error as its cause and no
+    request in it.
+    """
     with ByteServer() as server:
-        secure = AnthropicInferenceClient(model="m", api_key="k", api_url=server.url.replace("http:", "https:"), max_retries=0)
+        secure = AnthropicInferenceClient(
+            model="m", api_key="k", api_url=server.url.replace("http:", "https:"), max_retries=0
+        )
         with pytest.raises(ConnectionFailed) as caught:
             Background(secure.generate, "hello").result()
     assert isinstance(caught.value.__cause__, ssl.SSLError)
@@ -271,7 +309,9 @@ def test_a_tls_handshake_that_fails():
 
 
 def test_a_twin_closes_nothing(serve):
-    """Closing a client that was made with_options leaves the connections and tools of the one it was made of."""
+    """Closing a client that was made with_options leaves the connections and tools of the one it
+    was made of.
+    """
 
     def add(a: int) -> int:
         return a
@@ -283,7 +323,9 @@ def test_a_twin_closes_nothing(serve):
 
 @suite
 def test_a_large_request_is_not_bounded_by_the_connect_timeout(serve):
-    """timeout.connect is over once there is a connection: a server that reads slowly has timeout.idle."""
+    """timeout.connect is over once there is a connection: a server that reads slowly has
+    timeout.idle.
+    """
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     listener.bind(("127.0.0.1", 0))
@@ -303,8 +345,10 @@ def test_a_large_request_is_not_bounded_by_the_connect_timeout(serve):
             connection.sendall(b"".join(said(sse(START, BLOCK, TEXT, STOP, END)).writes()))
 
     reading = Background(read_late)
-    url = "http://127.0.0.1:{}/".format(listener.getsockname()[1])
-    slow = AnthropicInferenceClient(model="m", api_key="k", api_url=url, max_retries=0, timeout=Timeout(connect=0.3, idle=10))
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+    slow = AnthropicInferenceClient(
+        model="m", api_key="k", api_url=url, max_retries=0, timeout=Timeout(connect=0.3, idle=10)
+    )
     assert slow.generate("x" * 12000000).text == "half"
     reading.result()
     listener.close()
@@ -314,18 +358,24 @@ INFINITE = b'{"type":"content_block_start","index":1e999,"content_block":{"type"
 
 
 @pytest.mark.parametrize(
-    "odd", [INFINITE, {"type": "content_block_start", "index": 1, "content_block": {"type": "text", "text": 5}}]
+    "odd",
+    [
+        INFINITE,
+        {"type": "content_block_start", "index": 1, "content_block": {"type": "text", "text": 5}},
+    ],
 )
 def test_a_value_of_a_wrong_type_interrupts_the_stream(odd):
-    """An index beyond all numbers, or a text that is a number, is a StreamInterrupted that says so, with what had arrived."""
+    """An infinite index, or a number in place of text, is a StreamInterrupted that names the
+    problem.
+    """
     with ByteServer(said(sse(START, BLOCK, TEXT, odd, STOP, END))) as server:
         with pytest.raises(StreamInterrupted, match="must be a (whole number|string)") as caught:
             list(client(server).stream("hello"))
     assert caught.value.text == "half"
 
 
-def test_an_answer_whose_text_is_a_number():
-    """A ProviderError that says so, and not whatever the number does to the code that reads the reply."""
+def test_number_in_place_of_text():
+    """A number in place of text in a whole answer is a ProviderError that names the problem."""
     body = {"type": "message", "content": [{"type": "text", "text": 5}], "stop_reason": "end_turn"}
     with ByteServer(said(json.dumps(body).encode(), headers=JSON)) as server:
         with pytest.raises(ProviderError, match="the text of a block must be a string, not int"):
@@ -336,8 +386,8 @@ NO_COUNTS = [b"null", b"1e999", b"NaN", b"-5", b"1.9", b"true", b'"5"', b"[1]"]
 
 
 @pytest.mark.parametrize("odd", NO_COUNTS, ids=bytes.decode)
-def test_a_count_of_tokens_that_is_no_count(odd):
-    """A number of tokens is a whole number from 0 on; anything else is a ProviderError that says so."""
+def test_invalid_token_count(odd):
+    """A token count must be a whole number from 0; anything else is a ProviderError."""
     with ByteServer(said(b'{"input_tokens": %s}' % odd, headers=JSON)) as server:
         with pytest.raises(ProviderError, match="input_tokens must be a whole number"):
             client(server).count_tokens("hello")
@@ -351,7 +401,9 @@ def test_an_empty_count_is_a_count():
 
 @pytest.mark.parametrize("api_key", ["k", None])
 def test_an_address_that_cannot_be_parsed(api_key):
-    """A ConnectionFailed that tells one to look at the address, at the request, with a key or without."""
+    """A ConnectionFailed that tells one to look at the address, at the request, with a key or
+    without.
+    """
     for make in (AnthropicInferenceClient, OpenAIInferenceClient):
         if api_key is None and make is AnthropicInferenceClient:
             continue
@@ -366,7 +418,9 @@ def test_a_proxy_without_a_host(place, monkeypatch):
     if place == "environment":
         monkeypatch.setenv("http_proxy", proxies["http"])
         proxies = None
-    asking = OpenAIInferenceClient("m", api_key="k", api_url="http://192.0.2.1/chat/completions", proxies=proxies)
+    asking = OpenAIInferenceClient(
+        "m", api_key="k", api_url="http://192.0.2.1/chat/completions", proxies=proxies
+    )
     with pytest.raises(ConnectionFailed, match="the proxy for 'http' has no host") as caught:
         asking.generate("hello")
     assert caught.value.attempts == 1

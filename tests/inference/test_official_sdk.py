@@ -1,4 +1,4 @@
-"""Real streams of the Messages API: the reply is what the official SDK makes of the same bytes.
+"""Real streams of the Messages API: the reply equals that of the official SDK.
 
 Collected only where the SDK is installed (`tox -e sdk`, Python 3.10 and later).
 """
@@ -11,7 +11,7 @@ import pytest
 from asimov_sync import AnthropicInferenceClient, InferenceError
 
 from ..recorded import pieces
-from .byte_server import Answer, ByteServer
+from .byte_server import ByteServer, RawResponse
 from .conftest import KEY
 from .test_recorded_messages import STREAMS, read_stream
 
@@ -27,7 +27,7 @@ def server():
 
 
 def plain(block):
-    """A block of the SDK as JSON, without what nobody sent."""
+    """Return a block of the SDK as JSON, without fields that were not sent."""
     told = json.loads(block.to_json(exclude_unset=True))
     if told["type"] == "compaction" and told.get("encrypted_content", "") is None:
         del told["encrypted_content"]  # set by the accumulation itself
@@ -35,20 +35,26 @@ def plain(block):
 
 
 def first_message(body):
-    """The bytes up to the first message_stop: some records hold several streams, and the SDK reads on into the next."""
+    """The bytes up to the first message_stop: some records hold several streams, and the SDK reads
+    on into the next.
+    """
     end = body.find(b"\n\n", body.index(b'"message_stop"'))
     return body if end < 0 else body[: end + 2]
 
 
 @pytest.mark.parametrize("record", STREAMS)
 def test_the_official_accumulation(record, server):
-    """Content and stop reason are those of the official SDK's own accumulated message; where it fails, so do we."""
+    """Content and stop reason are those of the official SDK's own accumulated message; where it
+    fails, so do we.
+    """
     content, _, _, _, error, _ = read_stream(record.body)
     body = record.body if error is not None else first_message(record.body)
     stream = {"content-type": "text/event-stream"}
-    server.answer_with(Answer(*pieces(body, "events"), headers=stream, framing="close"))
+    server.set_responses(RawResponse(*pieces(body, "events"), headers=stream, framing="close"))
     sdk = anthropic.Anthropic(api_key=KEY, base_url=server.url, max_retries=0)
-    messages = sdk.beta.messages if any(block["type"] in BETA for block in content) else sdk.messages
+    messages = (
+        sdk.beta.messages if any(block["type"] in BETA for block in content) else sdk.messages
+    )
     asked = {"model": "m", "max_tokens": 10, "messages": [{"role": "user", "content": "hello"}]}
     client = AnthropicInferenceClient("m", KEY, server.url, max_retries=0)
     if error is not None:

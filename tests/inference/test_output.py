@@ -11,7 +11,17 @@ import pytest
 from pydantic import BaseModel, Field, field_validator
 from typing_extensions import TypedDict
 
-from asimov_sync import Budget, BudgetExceeded, ChatMessage, InvalidRequestError, OutputInvalid, Reply, ToolCall, Usage, tool
+from asimov_sync import (
+    Budget,
+    BudgetExceeded,
+    ChatMessage,
+    InvalidRequestError,
+    OutputInvalid,
+    Reply,
+    ToolCall,
+    Usage,
+    tool,
+)
 from asimov_sync.inference.output.schema import Output, strict_schema
 from asimov_sync.inference.request import Request
 from asimov_sync.testing import Failure, ScriptedInferenceClient, calls
@@ -69,7 +79,10 @@ ROME = {"place": {"city": "Rome"}, "degrees": 21.5}
 def answered(text="", stop_reason="end_turn", wanted=()):
     """A reply with a stop_reason of its own."""
     blocks = [{"type": "text", "text": text}] if text else []
-    blocks += [{"type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments} for call in wanted]
+    blocks += [
+        {"type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments}
+        for call in wanted
+    ]
     return Reply(
         message=ChatMessage(role="assistant", content=blocks),
         stop_reason=stop_reason,
@@ -97,8 +110,16 @@ def test_a_forced_tool():
 @pytest.mark.parametrize(
     "wanted, data, parsed",
     [
-        (Node, {"name": "a", "children": [{"name": "b"}]}, Node(name="a", children=[Node(name="b")])),
-        (Strict, {"day": "2026-11-22", "pair": [1, 2]}, Strict(day=datetime.date(2026, 11, 22), pair=(1, 2))),
+        (
+            Node,
+            {"name": "a", "children": [{"name": "b"}]},
+            Node(name="a", children=[Node(name="b")]),
+        ),
+        (
+            Strict,
+            {"day": "2026-11-22", "pair": [1, 2]},
+            Strict(day=datetime.date(2026, 11, 22), pair=(1, 2)),
+        ),
         (Point, {"x": 1}, Point(1)),
         (Label, {"name": "good", "score": 1}, {"name": "good", "score": 1.0}),
         (Dict[str, int], {"a": 1}, {"a": 1}),
@@ -111,7 +132,10 @@ def test_types(wanted, data, parsed):
     assert client.requests[0]["tools"][0]["input_schema"]["type"] == "object"
 
 
-@pytest.mark.parametrize("wanted", [int, str, List[Place], Optional[Place], Union[Place, Point], object, print, "Place", None])
+@pytest.mark.parametrize(
+    "wanted",
+    [int, str, List[Place], Optional[Place], Union[Place, Point], object, print, "Place", None],
+)
 def test_what_is_no_type_of_an_answer(wanted):
     """A type whose JSON is no object is a TypeError, and nothing is sent. None is no wish for structured output."""
     client = ScriptedInferenceClient(["text"])
@@ -172,9 +196,15 @@ def test_the_way_that_a_model_takes(serve, refused, options, ways):
     model = refusing(*refused)
     client, server = serve(model, {"max_retries": 0})
     for _ in range(2):
-        assert client.generate("x", system="be brief", output=Weather, **options).parsed.degrees == 21.5
+        assert (
+            client.generate("x", system="be brief", output=Weather, **options).parsed.degrees
+            == 21.5
+        )
     assert model.seen == ways + ways[-1:]
-    assert client.with_options(temperature=1).generate("x", output=Weather, **options).parsed.degrees == 21.5
+    assert (
+        client.with_options(temperature=1).generate("x", output=Weather, **options).parsed.degrees
+        == 21.5
+    )
     assert model.seen == ways + 2 * ways[-1:]
     body = server.requests[-2].body
     if ways[-1] == "format":
@@ -228,9 +258,9 @@ def test_a_request_that_is_wrong_in_every_way(serve):
         client.generate("x", output=Weather)
     assert "omit" not in str(caught.value)
     with pytest.raises(InvalidRequestError, match="too long"):
-        serve([Failure(400, "invalid_request_error", "prompt is too long: 5 tokens > 4 maximum")])[0].generate(
-            "x", output=Weather
-        )
+        serve([Failure(400, "invalid_request_error", "prompt is too long: 5 tokens > 4 maximum")])[
+            0
+        ].generate("x", output=Weather)
 
 
 def test_the_schema_of_the_format():
@@ -243,7 +273,10 @@ def test_the_schema_of_the_format():
 
     schema = strict_schema(Output(Odd).schema)
     assert set(schema["properties"]) == {"default", "pattern", "kind"}
-    assert "default" not in schema["properties"]["default"] and "pattern" not in schema["properties"]["pattern"]
+    assert (
+        "default" not in schema["properties"]["default"]
+        and "pattern" not in schema["properties"]["pattern"]
+    )
     assert schema["additionalProperties"] is False
     assert "celsius" in json.dumps(schema)
 
@@ -253,14 +286,23 @@ def test_the_schema_of_the_format():
 
 def test_a_correction():
     """A call that does not fit is answered with what was wrong, and the model is made to call again."""
-    wrong, right = calls(("Weather", {"place": {"city": 5}, "degrees": 500})), calls(("Weather", ROME))
+    wrong, right = (
+        calls(("Weather", {"place": {"city": 5}, "degrees": 500})),
+        calls(("Weather", ROME)),
+    )
     client = ScriptedInferenceClient([wrong, right])
     assert client.generate("x", output=Weather).parsed.degrees == 21.5
     question, reply, result = client.requests[1]["messages"]
-    assert (question, reply["content"][0]["input"]["degrees"]) == ({"role": "user", "content": "x"}, 500)
+    assert (question, reply["content"][0]["input"]["degrees"]) == (
+        {"role": "user", "content": "x"},
+        500,
+    )
     (block,) = result["content"]
     assert (block["tool_use_id"], block["is_error"]) == (wrong[0].id, True)
-    assert "place.city: Input should be a valid string; degrees: Input should be less than" in block["content"]
+    assert (
+        "place.city: Input should be a valid string; degrees: Input should be less than"
+        in block["content"]
+    )
     assert "http" not in block["content"]
     assert client.requests[1]["tool_choice"] == client.requests[0]["tool_choice"]
 
@@ -273,7 +315,9 @@ def test_a_correction_in_words(serve):
     assert client.generate("x", output=Weather).parsed.place.city == "Rome"
     question, reply, told = server.requests[-1].body["messages"]
     assert reply == {"role": "assistant", "content": [{"type": "text", "text": '{"place": {}}'}]}
-    assert told["content"].startswith("the answer does not fit: place.city: Field required; degrees: Field required")
+    assert told["content"].startswith(
+        "the answer does not fit: place.city: Field required; degrees: Field required"
+    )
     assert told["content"].endswith(". Answer again.")
 
 
@@ -293,9 +337,12 @@ def test_a_call_that_was_not_asked_for():
 
 def test_giving_up():
     """A second reply that does not fit is an OutputInvalid, a ValueError, with the raw reply, and what was wrong."""
-    client = ScriptedInferenceClient([calls(("Weather", {})), calls(("Weather", {"degrees": 1})), "never"])
+    client = ScriptedInferenceClient(
+        [calls(("Weather", {})), calls(("Weather", {"degrees": 1})), "never"]
+    )
     with pytest.raises(
-        OutputInvalid, match="the reply is not a valid Weather: .*place: Field required.*stop reason tool_use"
+        OutputInvalid,
+        match="the reply is not a valid Weather: .*place: Field required.*stop reason tool_use",
     ) as caught:
         client.generate("x", output=Weather)
     assert isinstance(caught.value, ValueError)
@@ -323,7 +370,9 @@ def test_a_reply_that_was_cut_short(stop_reason, reply):
     """It is not asked for again, and never taken for whole, even where what is left of it fits."""
     cut = reply.model_copy(update={"stop_reason": stop_reason, "raw_stop_reason": stop_reason})
     client = ScriptedInferenceClient([cut, "never"])
-    with pytest.raises(OutputInvalid, match="cut short .stop reason {}".format(stop_reason)) as caught:
+    with pytest.raises(
+        OutputInvalid, match="cut short .stop reason {}".format(stop_reason)
+    ) as caught:
         client.generate("x", output=Lax)
     assert caught.value.reply.stop_reason == stop_reason
     assert len(client.requests) == 1
@@ -352,7 +401,11 @@ def test_text_and_fences(text):
 def test_a_hostile_fence():
     """A fence of nothing but white space is read in no time."""
     start = time.process_time()
-    for text in ("```json\n" + " \n" * 200000, "```" + "`" * 200000, "```json\n" + "\n" * 200000 + "x```"):
+    for text in (
+        "```json\n" + " \n" * 200000,
+        "```" + "`" * 200000,
+        "```json\n" + "\n" * 200000 + "x```",
+    ):
         with pytest.raises(ValueError):
             Output(Place).parse(answered(text))
     assert time.process_time() - start < 5
@@ -373,7 +426,9 @@ def test_a_validator_that_fails_otherwise():
                 raise ValueError("say please")
             return word
 
-    client = ScriptedInferenceClient([calls(("Picky", {"word": "now"})), calls(("Picky", {"word": "please"}))])
+    client = ScriptedInferenceClient(
+        [calls(("Picky", {"word": "now"})), calls(("Picky", {"word": "please"}))]
+    )
     assert client.generate("x", output=Picky).parsed.word == "please"
     assert "say please" in client.requests[1]["messages"][-1]["content"][0]["content"]
     with pytest.raises(ZeroDivisionError):
@@ -391,9 +446,19 @@ def test_requests_are_counted():
 
 def test_on_many_threads(serve):
     """One client, many threads, each with a type of its own: nobody gets another's data."""
-    client, server = serve(lambda body: calls((body["tool_choice"]["name"], {"x": int(body["messages"][0]["content"])})))
-    types = [type("Type{}".format(number), (BaseModel,), {"__annotations__": {"x": int}}) for number in range(16)]
-    asking = [Background(client.generate, str(number), output=wanted) for number, wanted in enumerate(types)]
+    client, server = serve(
+        lambda body: calls(
+            (body["tool_choice"]["name"], {"x": int(body["messages"][0]["content"])})
+        )
+    )
+    types = [
+        type("Type{}".format(number), (BaseModel,), {"__annotations__": {"x": int}})
+        for number in range(16)
+    ]
+    asking = [
+        Background(client.generate, str(number), output=wanted)
+        for number, wanted in enumerate(types)
+    ]
     for number, (one, wanted) in enumerate(zip(asking, types)):
         assert one.result().parsed == wanted(x=number)
 

@@ -6,7 +6,14 @@ import time
 import pytest
 from hypothesis import given, strategies as st
 
-from asimov_sync import Cancellation, Cancelled, DeadlineExceeded, RateLimit, RateLimitError, Timeout
+from asimov_sync import (
+    Cancellation,
+    Cancelled,
+    DeadlineExceeded,
+    RateLimit,
+    RateLimitError,
+    Timeout,
+)
 from asimov_sync.inference import rate_limit
 from asimov_sync.inference.rate_limit import MINUTE, Pause, wait_for_slot
 from asimov_sync.testing import Failure, ScriptedInferenceClient
@@ -16,7 +23,9 @@ from ..waiting import Background, wait_for
 
 # A fake clock: in 64ths of a second, which floats add without error.
 MOMENTS = st.integers(0, 64 * 90).map(lambda ticks: ticks / 64.0)
-ARRIVALS = st.lists(st.tuples(MOMENTS, st.integers(1, 120), st.integers(0, 9)), min_size=1, max_size=60)
+ARRIVALS = st.lists(
+    st.tuples(MOMENTS, st.integers(1, 120), st.integers(0, 9)), min_size=1, max_size=60
+)
 
 
 def within(slots, requests, tokens):
@@ -30,7 +39,11 @@ def within(slots, requests, tokens):
     return True
 
 
-@given(arrivals=ARRIVALS, requests=st.none() | st.integers(1, 5), tokens=st.none() | st.integers(1, 200))
+@given(
+    arrivals=ARRIVALS,
+    requests=st.none() | st.integers(1, 5),
+    tokens=st.none() | st.integers(1, 200),
+)
 def test_slots(arrivals, requests, tokens):
     """In no sixty seconds are there more than the limits, but for one request that is too large for any; in order."""
     limit, now, slots = RateLimit(requests, tokens), 1000.0, []
@@ -112,7 +125,9 @@ def test_clients_share_a_limit(serve):
 def test_a_deadline_comes_first(serve):
     """A request whose slot lies after its deadline fails at once, and no later one has to wait for that slot."""
     limit = RateLimit(requests_per_minute=1)
-    client, server = serve(lambda body: "hello", {"rate_limit": limit, "timeout": Timeout(total=20)})
+    client, server = serve(
+        lambda body: "hello", {"rate_limit": limit, "timeout": Timeout(total=20)}
+    )
     client.generate("x")
     for _ in range(50):
         with pytest.raises(DeadlineExceeded, match="rate limit"):
@@ -155,7 +170,11 @@ def test_a_429_pauses_every_thread(serve):
     def model(body):
         with lock:
             seen.append(time.monotonic())
-            return Failure(429, "rate_limit_error", headers={"retry-after-ms": "400"}) if len(seen) == 1 else "hello"
+            return (
+                Failure(429, "rate_limit_error", headers={"retry-after-ms": "400"})
+                if len(seen) == 1
+                else "hello"
+            )
 
     client, server = serve(model)
     first = Background(client.generate, "x")
@@ -173,7 +192,9 @@ def test_a_429_pauses_every_thread(serve):
 
 def test_a_pause_too_long_to_wait_for(serve):
     """A Retry-After of more than a minute is not waited for by anybody: the error has it."""
-    client, server = serve([Failure(429, "rate_limit_error", headers={"retry-after": "3600"}), "hello"])
+    client, server = serve(
+        [Failure(429, "rate_limit_error", headers={"retry-after": "3600"}), "hello"]
+    )
     with pytest.raises(RateLimitError) as caught:
         client.generate("x")
     assert caught.value.retry_after == 3600

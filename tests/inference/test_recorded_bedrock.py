@@ -1,8 +1,8 @@
-"""Recorded traffic of Bedrock, over a real socket into a real boto3: the reply is what an independent reading gives.
+"""Recorded traffic of Bedrock, sent over a real socket into a real boto3.
 
-The reading here knows the wire and nothing of the codecs: it puts a stream together as the body that the same reply would have
-had without one, and tells what blocks, figures and words that body stands for. Where boto3 has no Converse, its records go
-through the codec alone.
+An independent reading in this file, which shares no code with the codecs, joins a stream into the
+body of the same reply without streaming and reads its blocks, figures and text. The client's reply
+has to equal it. If boto3 has no Converse, its records go through the codec alone.
 """
 
 import base64
@@ -24,17 +24,23 @@ from asimov_sync import (
     StreamInterrupted,
     Usage,
 )
-from asimov_sync.inference.providers.bedrock.converse import ConverseFold, decode_reply, encode_request
-from asimov_sync.inference.providers.bedrock.errors import decode_refusal
-from asimov_sync.inference.providers.fold import folded
+from asimov_sync.inference.providers.bedrock.converse import (
+    ConverseFold,
+    decode_reply,
+    encode_request,
+)
+from asimov_sync.inference.providers.bedrock.errors import decode_response_error
+from asimov_sync.inference.providers.fold import fold_stream
 from asimov_sync.inference.request import Request
 
 from ..recorded import recorded
-from .byte_server import Answer, ByteServer
+from .byte_server import ByteServer, RawResponse
 from .event_stream import exception, frames, messages, read
 
 INVOKE = recorded("bedrock_invoke", "bedrock_invoke_attested")
-CONVERSE = recorded("bedrock_converse", "bedrock_converse_attested", "bedrock_converse_reconstructed")
+CONVERSE = recorded(
+    "bedrock_converse", "bedrock_converse_attested", "bedrock_converse_reconstructed"
+)
 
 NO_MESSAGE = {
     "newrelic+newrelic-python-agent__external_botocore-_mock_external_bedrock_server_invoke_model.py__18_6a231f",
@@ -42,9 +48,12 @@ NO_MESSAGE = {
     "response-att__0_f5b02e",
     "traceloop+openllmetry__test_anthropic-test_anthropic_2_completion__0_991ff2",
 }
-"""Records of Claude 2's text completions, an older wire on the same address: they hold no message."""
+"""Records of Claude 2's text completions, an older wire on the same address: they hold no message.
+"""
 
-CUT = {"newrelic+newrelic-python-agent__external_botocore-_mock_external_bedrock_server_invoke_model.py__2_458a64"}
+CUT = {
+    "newrelic+newrelic-python-agent__external_botocore-_mock_external_bedrock_server_invoke_model.py__2_458a64"
+}
 """A stream that was made by hand, and ends without message_delta and message_stop."""
 
 ERRORS = {"ThrottlingException": RateLimitError, "UnrecognizedClientException": AuthenticationError}
@@ -67,9 +76,11 @@ def streamed(record):
 def answering():
     """A server whose next answer each test sets, and clients of both APIs on it."""
     session = boto3.Session("AKIDEXAMPLE", "secret", region_name="us-east-1")
-    with ByteServer(Answer()) as server:
+    with ByteServer(RawResponse()) as server:
         server.clients = {
-            api: BedrockInferenceClient("a-model", endpoint_url=server.url, api=api, session=session, max_retries=0)
+            api: BedrockInferenceClient(
+                "a-model", endpoint_url=server.url, api=api, session=session, max_retries=0
+            )
             for api in ("invoke", "converse")
         }
         yield server
@@ -82,7 +93,7 @@ def headers_of(record):
 
 
 def asked(server, api, record, pieces, streams, messages="hello"):
-    server.answer_with(Answer(*pieces, status=record.status, headers=headers_of(record)))
+    server.set_responses(RawResponse(*pieces, status=record.status, headers=headers_of(record)))
     client = server.clients[api]
     if not streams:
         return client.generate(messages)
@@ -100,30 +111,30 @@ def whole_message(record):
     if not streamed(record):
         return json.loads(record.body.decode())
     message = {}
-    for told in messages(record.body):
-        kind = told["type"]
+    for event in messages(record.body):
+        kind = event["type"]
         if kind == "message_start":
-            message = told["message"]
+            message = event["message"]
         elif kind == "content_block_start":
-            message["content"].append(told["content_block"])
-            if told["content_block"]["type"] == "tool_use":
+            message["content"].append(event["content_block"])
+            if event["content_block"]["type"] == "tool_use":
                 message["content"][-1]["input"] = ""
         elif kind == "content_block_delta":
-            block, delta = message["content"][told["index"]], told["delta"]
+            block, delta = message["content"][event["index"]], event["delta"]
             if delta["type"] == "text_delta":
                 block["text"] += delta["text"]
             else:
                 assert delta["type"] == "input_json_delta"
                 block["input"] += delta["partial_json"]
         elif kind == "content_block_stop":
-            block = message["content"][told["index"]]
+            block = message["content"][event["index"]]
             if block["type"] == "tool_use":
                 block["input"] = json.loads(block["input"] or "{}")
         elif kind == "message_delta":
-            message.update(told["delta"])
-            message["usage"].update(told["usage"])
+            message.update(event["delta"])
+            message["usage"].update(event["usage"])
         elif kind == "message_stop":
-            metrics = told["amazon-bedrock-invocationMetrics"]
+            metrics = event["amazon-bedrock-invocationMetrics"]
             assert metrics["inputTokenCount"] == message["usage"]["input_tokens"]
             assert metrics["outputTokenCount"] == message["usage"]["output_tokens"]
     return message
@@ -131,7 +142,9 @@ def whole_message(record):
 
 @pytest.mark.parametrize("record", INVOKE)
 def test_invoke(answering, record):
-    """Every record of InvokeModel, in three chunkings, is read right, or is the error it stands for, and can be sent again."""
+    """Every record of InvokeModel, in three chunkings, is read right, or is the error it stands
+    for, and can be sent again.
+    """
     streams = record.url.endswith("stream")
     for pieces in chunkings(record):
         if record.status != 200:
@@ -142,7 +155,9 @@ def test_invoke(answering, record):
             assert caught.value.request_id == record.headers["x-amzn-requestid"]
             continue
         if record.name in NO_MESSAGE:
-            with pytest.raises(StreamInterrupted if streams else ProviderError, match="KeyError|no message"):
+            with pytest.raises(
+                StreamInterrupted if streams else ProviderError, match="KeyError|not a message"
+            ):
                 asked(answering, "invoke", record, pieces, streams)
             continue
         if record.name in CUT:
@@ -168,25 +183,38 @@ def test_invoke(answering, record):
             output_tokens=usage["output_tokens"],
             cache_read_input_tokens=usage.get("cache_read_input_tokens") or 0,
             cache_write_input_tokens=usage.get("cache_creation_input_tokens") or 0,
-            cache_write_5m_input_tokens=usage.get("cache_creation", {}).get("ephemeral_5m_input_tokens", 0),
-            cache_write_1h_input_tokens=usage.get("cache_creation", {}).get("ephemeral_1h_input_tokens", 0),
+            cache_write_5m_input_tokens=usage.get("cache_creation", {}).get(
+                "ephemeral_5m_input_tokens", 0
+            ),
+            cache_write_1h_input_tokens=usage.get("cache_creation", {}).get(
+                "ephemeral_1h_input_tokens", 0
+            ),
             requests=1,
         )
         assert [call.arguments for call in reply.tool_calls] == [
             block["input"] for block in message["content"] if block["type"] == "tool_use"
         ]
-    if record.status == 200 and record.name not in NO_MESSAGE | CUT and not record.name.startswith("midstream"):
+    if (
+        record.status == 200
+        and record.name not in NO_MESSAGE | CUT
+        and not record.name.startswith("midstream")
+    ):
         asked(answering, "invoke", record, pieces, streams, ["question", reply.message, "and now?"])
         sent = json.loads(answering.requests[-1].body.decode())
         assert sent["messages"][1] == {"role": "assistant", "content": message["content"]}
 
 
-def test_what_is_no_message_is_named():
+def test_answer_without_a_message():
     """The records that are not replies are these, and are still there."""
     names = {record.name for param in INVOKE for record in param.values if record is not None}
     if names:
         assert NO_MESSAGE | CUT <= names
-        legacy = {record.name for param in INVOKE for record in param.values if "legacy-text-completions" in record.features}
+        legacy = {
+            record.name
+            for param in INVOKE
+            for record in param.values
+            if "legacy-text-completions" in record.features
+        }
         assert legacy == NO_MESSAGE
 
 
@@ -194,20 +222,22 @@ def test_what_is_no_message_is_named():
 
 
 def whole_answer(record):
-    """The body of a record of Converse; that of a stream is put together, with its bytes still in base64."""
+    """The body of a record of Converse; that of a stream is put together, with its bytes still in
+    base64.
+    """
     if not streamed(record):
         return json.loads(record.body.decode())
     blocks, answer = {}, {}
     for headers, payload in read(record.body):
-        kind, told = headers[":event-type"], json.loads(payload.decode())
+        kind, data = headers[":event-type"], json.loads(payload.decode())
         if kind == "contentBlockStart":
-            blocks[told["contentBlockIndex"]] = told["start"]
+            blocks[data["contentBlockIndex"]] = data["start"]
         elif kind == "contentBlockDelta":
-            merge(blocks.setdefault(told["contentBlockIndex"], {}), told["delta"])
+            merge(blocks.setdefault(data["contentBlockIndex"], {}), data["delta"])
         elif kind == "messageStop":
-            answer["stopReason"] = told["stopReason"]
+            answer["stopReason"] = data["stopReason"]
         elif kind == "metadata":
-            answer["usage"] = told["usage"]
+            answer["usage"] = data["usage"]
     content = [blocks[place] for place in sorted(blocks)]
     for block in content:
         if "toolUse" in block:
@@ -233,31 +263,36 @@ def merge(block, delta):
         assert not block  # in one piece
         block["reasoningContent"] = delta["reasoningContent"]
     else:
-        told = block.setdefault("reasoningContent", {}).setdefault("reasoningText", {"text": ""})
+        reasoning = block.setdefault("reasoningContent", {}).setdefault(
+            "reasoningText", {"text": ""}
+        )
         for name, piece in delta["reasoningContent"].items():
-            told[name] = told.get(name, "") + piece
+            reasoning[name] = reasoning.get(name, "") + piece
 
 
 def dialect(block):
-    """What a block of Converse is in the Messages API."""
-    ((kind, told),) = block.items()
+    """Return the Messages block of a Converse block."""
+    ((kind, value),) = block.items()
     if kind == "text":
-        return {"type": "text", "text": told}
+        return {"type": "text", "text": value}
     if kind == "toolUse":
         return {
-            "type": told.get("type", "tool_use"),
-            "id": told["toolUseId"],
-            "name": told["name"],
-            "input": told["input"],
+            "type": value.get("type", "tool_use"),
+            "id": value["toolUseId"],
+            "name": value["name"],
+            "input": value["input"],
         }
     if kind == "citationsContent":
-        text = "".join(one["text"] for one in told.get("content", []))
-        return {"type": "text", "text": text, "citations": told["citations"]}
-    if kind == "reasoningContent" and "redactedContent" in told:
-        return {"type": "redacted_thinking", "data": base64.b64decode(told["redactedContent"]).decode()}
+        text = "".join(one["text"] for one in value.get("content", []))
+        return {"type": "text", "text": text, "citations": value["citations"]}
+    if kind == "reasoningContent" and "redactedContent" in value:
+        return {
+            "type": "redacted_thinking",
+            "data": base64.b64decode(value["redactedContent"]).decode(),
+        }
     if kind == "reasoningContent":
-        told = dict(told["reasoningText"])
-        return dict({"type": "thinking", "thinking": told.pop("text")}, **told)
+        value = dict(value["reasoningText"])
+        return dict({"type": "thinking", "thinking": value.pop("text")}, **value)
     return block
 
 
@@ -277,7 +312,7 @@ def expected_usage(usage):
 
 
 def goes_back(content):
-    """What is sent of a content that came: all of it, but blank text, which is refused, and the type of ordinary calls."""
+    """Return a received content as it is sent back: without blank text, which is rejected."""
     for block in copy.deepcopy(content):
         if "text" in block and not block["text"].strip():
             continue
@@ -291,7 +326,9 @@ def check_converse(record, answer, reply):
     assert reply.message.content == list(map(dialect, content))
     json.dumps(reply.message.content)
     assert reply.raw_stop_reason == answer["stopReason"]
-    assert reply.stop_reason == {"guardrail_intervened": "refusal"}.get(answer["stopReason"], answer["stopReason"])
+    assert reply.stop_reason == {"guardrail_intervened": "refusal"}.get(
+        answer["stopReason"], answer["stopReason"]
+    )
     assert reply.usage == expected_usage(answer["usage"])
     assert [(call.id, call.name, call.arguments) for call in reply.tool_calls] == [
         (block["toolUse"]["toolUseId"], block["toolUse"]["name"], block["toolUse"]["input"])
@@ -310,14 +347,17 @@ def known(shape, value):
         return True
     if shape.type_name == "list":
         return all(known(shape.member, one) for one in value)
-    return all(name in shape.members and known(shape.members[name], one) for name, one in value.items())
+    return all(
+        name in shape.members and known(shape.members[name], one) for name, one in value.items()
+    )
 
 
 @pytest.mark.parametrize("record", CONVERSE)
 def test_converse(answering, record):
-    """Every record of Converse, in three chunkings, is read right, or is the error it stands for, and can be sent again.
+    """Every record of Converse, in three chunkings, gives its reply, which can be sent back, or its
+    error.
 
-    Where boto3 has no Converse, the error names the version that has, and the API that every one has.
+    If boto3 has no Converse, the error names the version that has it and the other API.
     """
     client = answering.clients["converse"]
     model = model_of(client)
@@ -350,24 +390,33 @@ def test_converse(answering, record):
             return
         asked(answering, "converse", record, pieces, streamed(record), history)
         sent = json.loads(answering.requests[-1].body.decode())["messages"]
-        assert [message["role"] for message in sent] == (["user", "assistant", "user"] if back else ["user"])
+        assert [message["role"] for message in sent] == (
+            ["user", "assistant", "user"] if back else ["user"]
+        )
         assert not back or sent[1]["content"] == back
 
 
 def as_boto3(value):
-    """What boto3 is given for what came: bytes for base64."""
+    """Return a received block as boto3 takes it: bytes in place of base64."""
     if isinstance(value, list):
         return [as_boto3(one) for one in value]
     if not isinstance(value, dict):
         return value
-    return {name: base64.b64decode(one) if name == "redactedContent" else as_boto3(one) for name, one in value.items()}
+    return {
+        name: base64.b64decode(one) if name == "redactedContent" else as_boto3(one)
+        for name, one in value.items()
+    }
 
 
 @pytest.mark.parametrize("record", CONVERSE)
 def test_converse_without_boto3(record):
-    """The codec alone reads every record of Converse right, on every Python, and sends it back as it came."""
+    """The codec alone reads every record of Converse right, on every Python, and sends it back as
+    it came.
+    """
     if record.status != 200:
-        error = decode_refusal(record.status, record.headers, json.loads(record.body.decode()))
+        error = decode_response_error(
+            record.status, record.headers, json.loads(record.body.decode())
+        )
         assert isinstance(error, InvalidRequestError) and "video content block" in str(error)
         return
     if record.name.startswith("midstream"):
@@ -378,8 +427,11 @@ def test_converse_without_boto3(record):
     content = answer["output"]["message"]["content"]
     if streamed(record):
         fold = ConverseFold("a-model", "id")
-        wire = [{headers[":event-type"]: json.loads(payload.decode())} for headers, payload in read(record.body)]
-        reply = list(folded(fold, wire, fold.feed, "bedrock", None, lambda: True))[-1].reply
+        wire = [
+            {headers[":event-type"]: json.loads(payload.decode())}
+            for headers, payload in read(record.body)
+        ]
+        reply = list(fold_stream(fold, wire, fold.feed, "bedrock", None, lambda: True))[-1].reply
     else:
         reply = decode_reply(json.loads(record.body.decode()), "a-model", "id")
     check_converse(record, answer, reply)

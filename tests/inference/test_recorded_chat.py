@@ -1,7 +1,8 @@
-"""Recorded chat-completions traffic, served again by a real socket, is read as an independent reading of it says.
+"""Recorded chat-completions traffic, served by a real socket.
 
-The reading in this file knows nothing of the codec: it merges the deltas of a stream as JSON, whatever they mean, and looks
-at what came out. Every stream is served, as it was recorded, in three framings; what is no reply must be the right error.
+An independent reading in this file, which shares no code with the codec, merges the deltas of a
+stream as JSON. The client's reply has to equal it. Every stream is served as recorded, in three
+framings; a record without a reply must give the right error.
 """
 
 import collections
@@ -30,13 +31,13 @@ from asimov_sync.messages import as_messages
 
 from ..recorded import pieces, recorded
 from ..tiers import suite
-from .byte_server import Answer, ByteServer
+from .byte_server import ByteServer, RawResponse
 
 ALL = recorded("openai", "openai_reconstructed")
 
 
 def chosen(test):
-    """The records that a test is of; where there are none at all, the one parameter that says so."""
+    """Return a test's records; without any, a single parameter that names the reason."""
     return [one for one in ALL if one.values[0] is None or test(one.values[0])]
 
 
@@ -49,14 +50,22 @@ def is_stream(record):
 
 
 def is_answer(record):
-    return record.status == 200 and record.body.lstrip().startswith(b"{") and "choices" in json.loads(record.body)
+    return (
+        record.status == 200
+        and record.body.lstrip().startswith(b"{")
+        and "choices" in json.loads(record.body)
+    )
 
 
 STREAMS = chosen(lambda record: is_chat(record) and record.status == 200 and is_stream(record))
 ANSWERS = chosen(lambda record: is_chat(record) and is_answer(record))
-REFUSALS = chosen(lambda record: is_chat(record) and not is_stream(record) and not is_answer(record))
+REFUSALS = chosen(
+    lambda record: is_chat(record) and not is_stream(record) and not is_answer(record)
+)
 ELSEWHERE = {}
-"""Records of other APIs than chat completions, by name: why they are not served here. There are none."""
+"""Records of other APIs than chat completions, by name: why they are not served here. There are
+none.
+"""
 
 
 FRAMINGS = [("whole", "close"), ("splinters", "chunked"), ("events", "chunked")]
@@ -68,14 +77,23 @@ def replay():
     """Serves a record to a real client, in these pieces and this framing."""
     served = []
     with ByteServer() as server, OpenAIInferenceClient(
-        "m", api_key="sk-test-0123456789", api_url=server.url + "/v1/chat/completions", max_retries=0
+        "m",
+        api_key="sk-test-0123456789",
+        api_url=server.url + "/v1/chat/completions",
+        max_retries=0,
     ) as client:
 
         def start(record, chunking="events", framing="chunked"):
-            kind = "text/event-stream" if is_stream(record) else record.headers.get("content-type", "application/json")
+            kind = (
+                "text/event-stream"
+                if is_stream(record)
+                else record.headers.get("content-type", "application/json")
+            )
             headers = {"content-type": kind, "x-request-id": "req-1"}
             parts = pieces(record.body, chunking)
-            server.answer_with(Answer(*parts, status=record.status, headers=headers, framing=framing))
+            server.set_responses(
+                RawResponse(*parts, status=record.status, headers=headers, framing=framing)
+            )
             served.append(record)
             return client
 
@@ -86,11 +104,13 @@ def replay():
 # The independent reading
 
 CONSTANT = {"id", "type", "name", "role", "index", "format", "provider", "expires_at"}
-"""What is not told in pieces: said again, it is the same."""
+"""Fields that do not come in pieces; a repetition replaces the value."""
 
 
 def merged(old, new):
-    """Two pieces of JSON as one: texts are joined, objects merged by key, lists by the index that their elements tell."""
+    """Two pieces of JSON as one: texts are joined, objects merged by key, lists by the index that
+    their elements tell.
+    """
     if old is None or new is None:
         return new if old is None else old
     if isinstance(old, str) and isinstance(new, str):
@@ -107,7 +127,12 @@ def merged(old, new):
         out = list(old)
         for one in new:
             at = next(
-                (i for i, had in enumerate(out) if isinstance(one, dict) and had.get("index", i) == one.get("index")), None
+                (
+                    i
+                    for i, had in enumerate(out)
+                    if isinstance(one, dict) and had.get("index", i) == one.get("index")
+                ),
+                None,
             )
             if at is None:
                 out.append(one)
@@ -118,7 +143,10 @@ def merged(old, new):
 
 
 def chunks_of(body):
-    return [json.loads(data) for data in re.findall(r"^data: *(\{.*\}) *\r?$", body.decode("utf-8"), re.MULTILINE)]
+    return [
+        json.loads(data)
+        for data in re.findall(r"^data: *(\{.*\}) *\r?$", body.decode("utf-8"), re.MULTILINE)
+    ]
 
 
 Reading = collections.namedtuple("Reading", "message reason usage id model")
@@ -132,15 +160,25 @@ def reading_of_stream(record):
         for choice in [one for one in chunk["choices"] if one["index"] == 0]:
             message = merged(message, choice.get("delta") or {})
             reason = choice.get("finish_reason") or reason
-        told = chunk.get("usage") or chunk.get("x_groq", {}).get("usage") or {}
-        usage = dict(usage, **{key: value for key, value in told.items() if value is not None})
-    return Reading(message, reason, usage, next(filter(None, ids), None), next(filter(None, models), None))
+        figures_of_chunk = chunk.get("usage") or chunk.get("x_groq", {}).get("usage") or {}
+        usage = dict(
+            usage, **{key: value for key, value in figures_of_chunk.items() if value is not None}
+        )
+    return Reading(
+        message, reason, usage, next(filter(None, ids), None), next(filter(None, models), None)
+    )
 
 
 def reading_of_answer(record):
-    told = json.loads(record.body)
-    choice = told["choices"][0]
-    return Reading(choice["message"], choice["finish_reason"], told.get("usage") or {}, told["id"], told["model"])
+    body = json.loads(record.body)
+    choice = body["choices"][0]
+    return Reading(
+        choice["message"],
+        choice["finish_reason"],
+        body.get("usage") or {},
+        body["id"],
+        body["model"],
+    )
 
 
 def said(message):
@@ -159,8 +197,16 @@ def thought(message):
             return message[field]
     content = message.get("content")
     if isinstance(content, list):
-        return "".join(one["text"] for part in content if part["type"] == "thinking" for one in part["thinking"])
-    return "".join(one.get("text") or one.get("summary") or "" for one in message.get("reasoning_details") or [])
+        return "".join(
+            one["text"]
+            for part in content
+            if part["type"] == "thinking"
+            for one in part["thinking"]
+        )
+    return "".join(
+        one.get("text") or one.get("summary") or ""
+        for one in message.get("reasoning_details") or []
+    )
 
 
 def called(message):
@@ -191,7 +237,9 @@ def stopped(reading):
 
 
 def figures(usage):
-    """(fresh, cached, written, out, reasoned), so that what went in and out adds up to the total wherever one was told."""
+    """(fresh, cached, written, out, reasoned), so that what went in and out adds up to the total
+    wherever one was told.
+    """
     within = usage.get("prompt_tokens_details") or {}
     cached = within.get("cached_tokens") or usage.get("prompt_cache_hit_tokens") or 0
     written = within.get("cache_write_tokens") or 0
@@ -202,23 +250,30 @@ def figures(usage):
 
 
 def check(reply, reading):
-    """A reply is what the reading says, and its message goes back as it came."""
+    """A reply equals the independent reading, and its message is sent back unchanged."""
     message = reading.message
     assert reply.text == said(message)
     blocks = reply.message.content
-    assert "".join(block["thinking"] for block in blocks if block["type"] == "thinking") == thought(message)
+    assert "".join(block["thinking"] for block in blocks if block["type"] == "thinking") == thought(
+        message
+    )
     calls = [(call.id, call.name, call.arguments) for call in reply.tool_calls]
-    assert [(told or made, name, given) for (made, _, _), (told, name, given) in zip(calls, called(message))] == calls
+    assert [
+        (original or made, name, given)
+        for (made, _, _), (original, name, given) in zip(calls, called(message))
+    ] == calls
     assert len(calls) == len(called(message))
     assert all(call.malformed is None for call in reply.tool_calls)
     assert (reply.stop_reason, reply.raw_stop_reason) == (stopped(reading), reading.reason)
     usage = reply.usage
-    told = (usage.input_tokens, usage.cache_read_input_tokens, usage.cache_write_input_tokens)
-    assert told + (usage.output_tokens, usage.reasoning_tokens) == figures(reading.usage)
+    counted = (usage.input_tokens, usage.cache_read_input_tokens, usage.cache_write_input_tokens)
+    assert counted + (usage.output_tokens, usage.reasoning_tokens) == figures(reading.usage)
     assert usage.requests == 1
     assert (reply.id, reply.model) == (reading.id, reading.model)
 
-    sent = encode_request(Request("m", as_messages(["hello", reply.message]), None, [], {}))["messages"][1]
+    sent = encode_request(Request("m", as_messages(["hello", reply.message]), None, [], {}))[
+        "messages"
+    ][1]
     assert sent["role"] == "assistant"
     if isinstance(message.get("content"), list):
         assert sent["content"] == message["content"]
@@ -235,16 +290,22 @@ def check(reply, reading):
     assert all(sent[name] == message[name] for name in names[:1])
     if message.get("audio"):
         assert sent["audio"] == {"id": message["audio"]["id"]}
-        assert [block["audio"] for block in blocks if block["type"] == "audio"] == [message["audio"]]
+        assert [block["audio"] for block in blocks if block["type"] == "audio"] == [
+            message["audio"]
+        ]
     if message.get("annotations"):
-        assert [block["annotations"] for block in blocks if block["type"] == "text"] == [message["annotations"]]
+        assert [block["annotations"] for block in blocks if block["type"] == "text"] == [
+            message["annotations"]
+        ]
 
 
 # What is checked
 
 
 def test_every_record_has_its_place():
-    """Each record is a stream, an answer or a refusal, and is served as that; one of another API is named, with the reason."""
+    """Each record is a stream, an answer or a refusal, and is served as that; one of another API is
+    named, with the reason.
+    """
     if ALL[0].values[0] is None:
         pytest.skip("the recorded traffic is not here: set ASIMOV_TEST_RECORDED to its folder")
     elsewhere = sorted(one.id for one in ALL if not is_chat(one.values[0]))
@@ -257,18 +318,20 @@ def test_every_record_has_its_place():
 FAILING = {
     "tool_use_failed": InvalidRequestError,
 }
-"""What an error inside a stream stands for, by its code."""
+"""The class of an error inside a stream, by its code."""
 
 
 @suite
 @pytest.mark.parametrize("record", STREAMS)
 def test_a_recorded_stream(replay, record):
-    """A stream gives the same events and the same reply in every framing, and they are what was recorded."""
+    """A stream gives the same events and the recorded reply in every framing."""
     failure = next((chunk["error"] for chunk in chunks_of(record.body) if chunk.get("error")), None)
     for chunking, framing in FRAMINGS:
         stream = replay(record, chunking, framing).stream("hello")
         if failure is not None:
-            with pytest.raises(FAILING[failure["code"]], match=re.escape(failure["message"])) as caught:
+            with pytest.raises(
+                FAILING[failure["code"]], match=re.escape(failure["message"])
+            ) as caught:
                 list(stream)
             said_before = "".join(
                 (choice.get("delta") or {}).get("content") or ""
@@ -282,15 +345,25 @@ def test_a_recorded_stream(replay, record):
         reply = stream.reply
         check(reply, reading_of_stream(record))
         assert "".join(event.text for event in events if isinstance(event, TextDelta)) == reply.text
-        thinking = "".join(block["thinking"] for block in reply.message.content if block["type"] == "thinking")
-        assert "".join(event.text for event in events if isinstance(event, ThinkingDelta)) == thinking
-        assert [event.call for event in events if isinstance(event, ToolCallReady)] == reply.tool_calls
-        assert [event for event in events if isinstance(event, ReplyDone)] == events[-1:] == [ReplyDone(reply)]
+        thinking = "".join(
+            block["thinking"] for block in reply.message.content if block["type"] == "thinking"
+        )
+        assert (
+            "".join(event.text for event in events if isinstance(event, ThinkingDelta)) == thinking
+        )
+        assert [
+            event.call for event in events if isinstance(event, ToolCallReady)
+        ] == reply.tool_calls
+        assert (
+            [event for event in events if isinstance(event, ReplyDone)]
+            == events[-1:]
+            == [ReplyDone(reply)]
+        )
 
 
 @pytest.mark.parametrize("record", ANSWERS)
 def test_a_recorded_answer(replay, record):
-    """A reply that was not streamed is what was recorded."""
+    """A reply that was not streamed equals the recorded one."""
     check(replay(record).generate("hello"), reading_of_answer(record))
 
 
@@ -310,23 +383,31 @@ EXPECTED = {
     (429, "RateLimitReached"): RateLimitError,
     (429, None): RateLimitError,
 }
-"""The class of each recorded refusal, by its status and its own word for what is wrong."""
+"""The class of each recorded error, by its status and error code."""
 
 
 @pytest.mark.parametrize("record", REFUSALS)
 def test_a_recorded_refusal(replay, record):
-    """An error is of the class that its status and its words stand for, and has the server's message and the request's id."""
-    told = json.loads(record.body).get("error", {}) if record.body.startswith(b"{") else {}
-    word = next((told[name] for name in ("code", "type") if isinstance(told.get(name), str)), None)
-    kind = EXPECTED[record.status, "prompt too long" if "prompt too long" in told.get("message", "") else word]
+    """An error is of the class that its status and its words stand for, and has the server's
+    message and the request's id.
+    """
+    error_body = json.loads(record.body).get("error", {}) if record.body.startswith(b"{") else {}
+    word = next(
+        (error_body[name] for name in ("code", "type") if isinstance(error_body.get(name), str)),
+        None,
+    )
+    kind = EXPECTED[
+        record.status,
+        "prompt too long" if "prompt too long" in error_body.get("message", "") else word,
+    ]
     with pytest.raises(InferenceError) as caught:
         replay(record).generate("hello")
     error = caught.value
     assert type(error) is kind
-    assert told.get("message", "") in str(error)
+    assert error_body.get("message", "") in str(error)
     assert error.error_type == word
-    assert error.status == told.get("status", record.status)
-    if told.get("param"):
-        assert told["param"] in error.args[0]
+    assert error.status == error_body.get("status", record.status)
+    if error_body.get("param"):
+        assert error_body["param"] in error.args[0]
     if record.status >= 400:
         assert error.request_id == "req-1"

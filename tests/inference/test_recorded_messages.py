@@ -1,31 +1,40 @@
-"""Real traffic of the Messages API, its bytes as they were recorded, through a real socket and the real client.
+"""Recorded traffic of the Messages API, sent byte by byte through a real socket.
 
-What the client makes of them is held against a reading of the same bytes that shares no code with the library.
+The client's reply has to equal an independent reading of the same bytes, which shares no code with
+the library.
 """
 
 import json
 
 import pytest
 
-from asimov_sync import AnthropicInferenceClient, ChatMessage, InferenceError, StreamInterrupted, ToolCallReady
+from asimov_sync import (
+    AnthropicInferenceClient,
+    ChatMessage,
+    InferenceError,
+    StreamInterrupted,
+    ToolCallReady,
+)
 from asimov_sync.inference.providers.anthropic.wire import encode_request
 from asimov_sync.inference.request import Request
 from asimov_sync.messages import as_messages
 
 from ..recorded import CHUNKINGS, pieces, recorded
 from ..tiers import suite
-from .byte_server import Answer, ByteServer
+from .byte_server import ByteServer, RawResponse
 from .conftest import KEY
 
 RECORDS = recorded("anthropic", "anthropic_attested", "anthropic_reconstructed")
 
 
 def is_stream(record):
-    return b"event: message_start" in record.body or "text/event-stream" in record.headers.get("content-type", "")
+    return b"event: message_start" in record.body or "text/event-stream" in record.headers.get(
+        "content-type", ""
+    )
 
 
 def of(kind):
-    """The records of a kind; where the traffic is absent, the one parameter that says so and is skipped."""
+    """Return the records of a kind; without the traffic, a single parameter that is skipped."""
     if RECORDS[0].values[0] is None:
         return RECORDS
     return [record for record in RECORDS if kind(record.values[0])]
@@ -53,7 +62,9 @@ def client(server):
 
 
 def read_stream(body):
-    """(content, streamed text, stop reason, usage, error, whole) of a recorded stream, by an independent reading."""
+    """(content, streamed text, stop reason, usage, error, whole) of a recorded stream, by an
+    independent reading.
+    """
     blocks, inputs, usage, spoken, stop, error, whole = {}, {}, {}, "", None, None, False
     for line in body.decode("utf-8").replace("\r\n", "\n").split("\n"):
         if not line.startswith("data:"):
@@ -82,10 +93,16 @@ def read_stream(body):
             elif delta["type"] == "compaction_delta":
                 block["content"] = delta["content"]
             else:
-                raise AssertionError("a delta that this reading does not know: {}".format(delta))
+                raise AssertionError(f"a delta that this reading does not know: {delta}")
         elif event["type"] == "message_delta":
             stop = event["delta"].get("stop_reason") or stop
-            usage.update({key: value for key, value in (event.get("usage") or {}).items() if value is not None})
+            usage.update(
+                {
+                    key: value
+                    for key, value in (event.get("usage") or {}).items()
+                    if value is not None
+                }
+            )
         elif event["type"] == "message_stop":
             whole = True
         elif event["type"] == "error":
@@ -119,13 +136,17 @@ def check(reply, content, stop, usage):
     assert (reply.stop_reason, reply.raw_stop_reason) == (stop, stop)
     assert dict(reply.usage) == figures(usage)
     wanted = [block for block in content if block["type"] == "tool_use"]
-    assert [(call.id, call.name) for call in reply.tool_calls] == [(block["id"], block["name"]) for block in wanted]
-    assert [call.arguments for call in reply.tool_calls] == [block["input"] or {} for block in wanted]
+    assert [(call.id, call.name) for call in reply.tool_calls] == [
+        (block["id"], block["name"]) for block in wanted
+    ]
+    assert [call.arguments for call in reply.tool_calls] == [
+        block["input"] or {} for block in wanted
+    ]
     assert reply.text == "".join(block["text"] for block in content if block["type"] == "text")
 
 
 def check_history(reply, content):
-    """Sent back as history, and stored as JSON in between, it is what came in, without the blank text that is refused."""
+    """A reply stored as JSON and sent back as history is unchanged, without the blank text."""
     stored = ChatMessage.model_validate_json(reply.message.model_dump_json())
     body = encode_request(Request("m", as_messages(["x", stored]), None, [], {}))
     sent = [block for block in content if block["type"] != "text" or block["text"].strip()]
@@ -140,9 +161,11 @@ def check_history(reply, content):
 @pytest.mark.parametrize("chunking", CHUNKINGS)
 @pytest.mark.parametrize("record", STREAMS)
 def test_a_recorded_stream(record, chunking, framing, server, client):
-    """A recorded stream folds to what it says, however its bytes are cut and framed."""
+    """A recorded stream folds to its reply, however its bytes are split and framed."""
     stream = {"content-type": "text/event-stream"}
-    server.answer_with(Answer(*pieces(record.body, chunking), headers=stream, framing=framing))
+    server.set_responses(
+        RawResponse(*pieces(record.body, chunking), headers=stream, framing=framing)
+    )
     content, spoken, stop, usage, error, whole = read_stream(record.body)
     stream = client.stream("hello")
     if error is not None or not whole:
@@ -151,14 +174,19 @@ def test_a_recorded_stream(record, chunking, framing, server, client):
         if error is None:
             assert isinstance(caught.value, StreamInterrupted)
         else:
-            assert (type(caught.value).__name__, caught.value.error_type) == (CLASSES[error["type"]], error["type"])
+            assert (type(caught.value).__name__, caught.value.error_type) == (
+                CLASSES[error["type"]],
+                error["type"],
+            )
         assert caught.value.partial.message.content == content
         return
     events = list(stream)
     check(stream.reply, content, stop, usage)
     check_history(stream.reply, content)
     assert "".join(event.text for event in events if event.type == "text_delta") == spoken
-    assert [event.call for event in events if isinstance(event, ToolCallReady)] == stream.reply.tool_calls
+    assert [
+        event.call for event in events if isinstance(event, ToolCallReady)
+    ] == stream.reply.tool_calls
 
 
 # Answers in one piece
@@ -166,8 +194,8 @@ def test_a_recorded_stream(record, chunking, framing, server, client):
 
 @pytest.mark.parametrize("record", WHOLE)
 def test_a_recorded_answer(record, server, client):
-    """A recorded answer in one piece is the reply that it says."""
-    server.answer_with(Answer(record.body, framing="length"))
+    """A recorded answer that was not streamed decodes to its reply."""
+    server.set_responses(RawResponse(record.body, framing="length"))
     told = json.loads(record.body.decode("utf-8"))
     reply = client.generate("hello")
     check(reply, told["content"], told["stop_reason"], told["usage"])
@@ -187,7 +215,7 @@ CLASSES = {
 @pytest.mark.parametrize("record", REFUSALS)
 def test_a_recorded_refusal(record, server, client):
     """A recorded error is the error class of its type, with the provider's words."""
-    server.answer_with(Answer(record.body, status=record.status, framing="length"))
+    server.set_responses(RawResponse(record.body, status=record.status, framing="length"))
     told = json.loads(record.body.decode("utf-8"))["error"]
     with pytest.raises(InferenceError) as caught:
         client.generate("hello")

@@ -135,7 +135,11 @@ def test_a_cancellation_ends_the_wait(seconds):
     """A token that is cancelled while a retry waits, or when it is about to, ends it with Cancelled."""
     token = Cancellation(parent=None, timeout=seconds)
     with pytest.raises(Cancelled, match="deadline"):
-        attempts([RateLimitError("x", retry_after=30)], deadline=0.0 if token.cancelled else None, token=token)
+        attempts(
+            [RateLimitError("x", retry_after=30)],
+            deadline=0.0 if token.cancelled else None,
+            token=token,
+        )
 
 
 @pytest.mark.parametrize("name", ["connect", "idle", "total"])

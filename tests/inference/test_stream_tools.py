@@ -35,7 +35,10 @@ def said_and_wanted(text, *wanted):
     """A reply that says something, and wants tools called."""
     made = calls(*wanted)
     blocks = [{"type": "text", "text": text}]
-    blocks += [{"type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments} for call in made]
+    blocks += [
+        {"type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments}
+        for call in made
+    ]
     return Reply(
         message=ChatMessage(role="assistant", content=blocks),
         stop_reason="tool_use",
@@ -77,14 +80,20 @@ class Page:
         if kind == "text_delta":
             self.replies[-1] += told["text"]
         elif kind == "tool_call_ready":
-            self.tools[told["call"]["id"]] = [told["call"]["name"], told["call"]["arguments"], "ready"]
+            self.tools[told["call"]["id"]] = [
+                told["call"]["name"],
+                told["call"]["arguments"],
+                "ready",
+            ]
         elif kind == "tool_started":
             self.tools[told["call"]["id"]][2] = "started"
         elif kind == "tool_finished":
             self.tools[told["call"]["id"]][2] = told["error"] or told["result"]
         elif kind == "reply_done":
             assert self.replies[-1] == "".join(
-                block["text"] for block in told["reply"]["message"]["content"] if block["type"] == "text"
+                block["text"]
+                for block in told["reply"]["message"]["content"]
+                if block["type"] == "text"
             )
             self.replies.append("")
         else:
@@ -109,8 +118,14 @@ def test_a_page_from_json_alone(serve):
     assert Usage.model_validate(page.done["usage"]) == run.usage
     assert Reply.model_validate(page.done["reply"]) == run.reply
     assert [ChatMessage.model_validate(one) for one in page.done["messages"]] == run.messages
-    assert [ToolCall.model_validate(one["call"]) for one in page.done["calls"]] == [one.call for one in run.calls]
-    assert [one["exception"] for one in page.done["calls"]] == [None, "RuntimeError: it broke", None]
+    assert [ToolCall.model_validate(one["call"]) for one in page.done["calls"]] == [
+        one.call for one in run.calls
+    ]
+    assert [one["exception"] for one in page.done["calls"]] == [
+        None,
+        "RuntimeError: it broke",
+        None,
+    ]
 
 
 def test_the_order_of_events(serve):
@@ -128,12 +143,20 @@ def test_the_same_as_run_tools():
     """What comes of a stream is what comes of run_tools."""
 
     def model(body):
-        return "done" if tool_results(body) else [ToolCall(id="t", name="weather", arguments={"city": "x"})]
+        return (
+            "done"
+            if tool_results(body)
+            else [ToolCall(id="t", name="weather", arguments={"city": "x"})]
+        )
 
     stream = ScriptedInferenceClient(model).stream_tools("x", [weather])
     assert list(stream)[-1].run is stream.run
     run = ScriptedInferenceClient(model).run_tools("x", [weather])
-    assert (stream.run.messages, stream.run.usage, stream.run.text) == (run.messages, run.usage, run.text)
+    assert (stream.run.messages, stream.run.usage, stream.run.text) == (
+        run.messages,
+        run.usage,
+        run.text,
+    )
 
 
 def test_events_while_they_happen(serve):
@@ -156,7 +179,9 @@ def test_events_while_they_happen(serve):
         gates[3].set()
         assert waiting.result().text == "one "
         events = iter(lambda: next(stream), None)
-        started = [event for event in (next(events) for _ in range(6)) if event.type == "tool_started"]
+        started = [
+            event for event in (next(events) for _ in range(6)) if event.type == "tool_started"
+        ]
         assert len(started) == 2
         finish[1].set()
         assert next(events).call.arguments == {"number": 1}
@@ -183,7 +208,10 @@ def test_a_401_is_raised_by_the_call(serve):
     server.api_key = "another"
     with pytest.raises(AuthenticationError) as caught:
         client.stream_tools("x", [weather])
-    assert (caught.value.status, [message.text for message in caught.value.messages]) == (401, ["x"])
+    assert (caught.value.status, [message.text for message in caught.value.messages]) == (
+        401,
+        ["x"],
+    )
 
 
 def test_what_is_wrong_with_the_call_itself(serve):
@@ -197,11 +225,17 @@ def test_what_is_wrong_with_the_call_itself(serve):
 
 def test_a_later_failure(serve):
     """A request that fails after tools were called is raised by the iteration, with the history so far."""
-    client, server = serve([calls(("weather", {"city": "Rome"})), Failure(401, "authentication_error")])
+    client, server = serve(
+        [calls(("weather", {"city": "Rome"})), Failure(401, "authentication_error")]
+    )
     stream = client.stream_tools("x", [weather])
     with pytest.raises(AuthenticationError) as caught:
         list(stream)
-    assert [message.role.value for message in caught.value.messages] == ["user", "assistant", "tool_result"]
+    assert [message.role.value for message in caught.value.messages] == [
+        "user",
+        "assistant",
+        "tool_result",
+    ]
     with pytest.raises(AsimovError, match="only at the end"):
         stream.run  # noqa: B018
     with pytest.raises(Cancelled):
@@ -402,17 +436,29 @@ def test_the_context_is_that_of_the_call(workers):
     def look() -> None:
         client.generate("leaf")
         seen.append(
-            (variable.get(), trace.get_current_span().get_span_context().span_id, Cancellation.current().deadline is not None)
+            (
+                variable.get(),
+                trace.get_current_span().get_span_context().span_id,
+                Cancellation.current().deadline is not None,
+            )
         )
 
     def model(body):
-        return "leaf" if body["messages"][0]["content"] == "leaf" or tool_results(body) else calls(("look", {}))
+        return (
+            "leaf"
+            if body["messages"][0]["content"] == "leaf" or tool_results(body)
+            else calls(("look", {}))
+        )
 
     client = ScriptedInferenceClient(model)
 
     def make():
         variable.set("the caller's")
-        otel_context.attach(trace.set_span_in_context(NonRecordingSpan(SpanContext(trace_id=1, span_id=5, is_remote=False))))
+        otel_context.attach(
+            trace.set_span_in_context(
+                NonRecordingSpan(SpanContext(trace_id=1, span_id=5, is_remote=False))
+            )
+        )
         with UsageCounter() as meter, Cancellation(timeout=60):
             return meter, client.stream_tools("x", [look], max_workers=workers)
 
@@ -434,7 +480,11 @@ def test_a_tool_that_streams_itself():
 
     def model(body):
         depth = int(body["messages"][0]["content"])
-        return "bottom" if depth == 0 or tool_results(body) else calls(("deeper", {"depth": depth - 1}))
+        return (
+            "bottom"
+            if depth == 0 or tool_results(body)
+            else calls(("deeper", {"depth": depth - 1}))
+        )
 
     client = ScriptedInferenceClient(model)
 
@@ -459,7 +509,9 @@ def test_tools_on_the_readers_thread():
     def where() -> None:
         threads.append(threading.get_ident())
 
-    stream = ScriptedInferenceClient([calls(("where", {})), "done"]).stream_tools("x", [where], max_workers=0)
+    stream = ScriptedInferenceClient([calls(("where", {})), "done"]).stream_tools(
+        "x", [where], max_workers=0
+    )
     for event in stream:
         assert (event.type == "tool_started") <= (threads == [])
     assert threads == [threading.get_ident()]
@@ -477,7 +529,9 @@ def test_a_pause_for_approval():
     told = json.loads(json.dumps(last.to_dict()))["run"]
     assert (told["stop_reason"], told["calls"]) == ("approval", [])
     (pending,) = told["pending"]
-    stream = client.stream_tools(told["messages"], [delete])  # undecided: still the same, and nothing is sent
+    stream = client.stream_tools(
+        told["messages"], [delete]
+    )  # undecided: still the same, and nothing is sent
     assert [event.type for event in stream] == ["tool_run_done"]
     assert [call.id for call in stream.run.pending] == [pending["id"]] and len(client.requests) == 1
     stream = client.stream_tools(told["messages"], [delete], approvals={pending["id"]: True})

@@ -1,4 +1,4 @@
-"""Over TLS: the certificate is verified, events arrive one at a time, and whoever waits can be freed."""
+"""TLS: the certificate is verified, events arrive one by one, and a waiting caller can be freed."""
 
 import ssl
 import threading
@@ -8,7 +8,13 @@ import pytest
 import requests
 import trustme
 
-from asimov_sync import AnthropicInferenceClient, Cancellation, Cancelled, ConnectionFailed, OpenAIInferenceClient
+from asimov_sync import (
+    AnthropicInferenceClient,
+    Cancellation,
+    Cancelled,
+    ConnectionFailed,
+    OpenAIInferenceClient,
+)
 from asimov_sync.testing import ModelServer
 
 from ..tiers import within
@@ -35,7 +41,9 @@ def context(authority, host="127.0.0.1"):
 def test_events_arrive_one_at_a_time(authority):
     """An event is handed on when it was sent, while the next one is held back."""
     gates = [threading.Event() for _ in range(50)]
-    with ModelServer(["one two three"], tls=context(authority), before_event=lambda request, n: gates[n]) as server:
+    with ModelServer(
+        ["one two three"], tls=context(authority), before_event=lambda request, n: gates[n]
+    ) as server:
         client = AnthropicInferenceClient("m", KEY, server.url)
         for gate in gates[:4]:
             gate.set()
@@ -63,11 +71,17 @@ def test_connections_are_used_again(authority):
 def test_cancelling_in_the_body(authority):
     """A reader of a silent TLS connection is freed at once."""
     gates = [threading.Event() for _ in range(50)]
-    with ModelServer(["one two three"], tls=context(authority), before_event=lambda request, n: gates[n]) as server:
+    with ModelServer(
+        ["one two three"], tls=context(authority), before_event=lambda request, n: gates[n]
+    ) as server:
         for gate in gates[:4]:
             gate.set()
         cancellation = Cancellation()
-        call = Background(AnthropicInferenceClient("m", KEY, server.url).generate, "hello", cancellation=cancellation)
+        call = Background(
+            AnthropicInferenceClient("m", KEY, server.url).generate,
+            "hello",
+            cancellation=cancellation,
+        )
         wait_for(lambda: server.requests and server.requests[0].sent == 4)
         moment = time.monotonic()
         cancellation.cancel("enough")
@@ -77,8 +91,10 @@ def test_cancelling_in_the_body(authority):
 
 
 @pytest.mark.parametrize("wrong", ["authority", "host"])
-def test_a_certificate_that_is_not_trusted(authority, wrong, monkeypatch):
-    """A certificate of an unknown authority, or for another host, is a ConnectionFailed, and no key is sent."""
+def test_untrusted_certificate(authority, wrong, monkeypatch):
+    """A certificate of an unknown authority, or for another host, is a ConnectionFailed, and no key
+    is sent.
+    """
     made = context(trustme.CA()) if wrong == "authority" else context(authority, "models.test")
     with ModelServer(["hello"], api_key=KEY, tls=made) as server:
         client = AnthropicInferenceClient("m", KEY, server.url, max_retries=0)
@@ -88,9 +104,12 @@ def test_a_certificate_that_is_not_trusted(authority, wrong, monkeypatch):
 
 
 def test_the_authorities_of_a_session_come_before_the_environments(authority, tmp_path):
-    """A session's own certificates hold, where requests alone would take $REQUESTS_CA_BUNDLE."""
+    """A session's own certificates go before $REQUESTS_CA_BUNDLE."""
     other, bundle = trustme.CA(), tmp_path / "other.pem"
     other.cert_pem.write_to_path(str(bundle))
     with ModelServer(["hello"], tls=context(other)) as server, requests.Session() as session:
         session.verify = str(bundle)
-        assert AnthropicInferenceClient("m", KEY, server.url, session=session).generate("hello").text == "hello"
+        assert (
+            AnthropicInferenceClient("m", KEY, server.url, session=session).generate("hello").text
+            == "hello"
+        )

@@ -36,7 +36,8 @@ from ..waiting import Background, in_child, wait_for
 
 def reply(text="", stop_reason="end_turn", wanted=()):
     blocks = [{"type": "text", "text": text}] + [
-        {"type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments} for call in wanted
+        {"type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments}
+        for call in wanted
     ]
     return Reply(
         message=ChatMessage(role="assistant", content=blocks),
@@ -71,13 +72,25 @@ def test_a_conversation():
     steps, run = driven([reply("hm", "tool_use", [ONE, TWO]), reply("done")])
     assert [type(step) for step in steps] == [SendMessages, CallTools, SendMessages]
     assert steps[1].calls == [ONE, TWO]
-    assert [message.role.value for message in run.messages] == ["user", "assistant", "tool_result", "assistant"]
+    assert [message.role.value for message in run.messages] == [
+        "user",
+        "assistant",
+        "tool_result",
+        "assistant",
+    ]
     assert [block["tool_use_id"] for block in run.messages[2].content] == [ONE.id, TWO.id]
-    assert (run.text, run.stop_reason, run.iterations, run.usage.requests) == ("done", "end_turn", 2, 2)
+    assert (run.text, run.stop_reason, run.iterations, run.usage.requests) == (
+        "done",
+        "end_turn",
+        2,
+        2,
+    )
     assert [made.call for made in run.calls] == [ONE, TWO]
 
 
-@pytest.mark.parametrize("stop_reason", ["max_tokens", "refusal", "end_turn", "stop_sequence", None])
+@pytest.mark.parametrize(
+    "stop_reason", ["max_tokens", "refusal", "end_turn", "stop_sequence", None]
+)
 def test_only_whole_calls_are_made(stop_reason):
     """Calls of a reply that did not stop for them are not made, and have a result that says so."""
     steps, run = driven([reply("", stop_reason, [ONE])])
@@ -85,7 +98,9 @@ def test_only_whole_calls_are_made(stop_reason):
     assert (run.stop_reason, run.calls) == (stop_reason, [])
     (block,) = run.messages[-1].blocks
     assert (block["tool_use_id"], block["is_error"]) == (ONE.id, True)
-    assert block["content"] == "the call was not made, because the reply stopped with {}".format(stop_reason)
+    assert block["content"] == "the call was not made, because the reply stopped with {}".format(
+        stop_reason
+    )
 
 
 def test_a_pause_is_continued():
@@ -96,7 +111,11 @@ def test_a_pause_is_continued():
     assert run.text == "done"
     steps, run = driven([reply("so far", "pause_turn", [ONE]), reply("done")])
     assert [type(step) for step in steps] == [SendMessages, SendMessages]
-    assert [message.role.value for message in steps[1].messages] == ["user", "assistant", "tool_result"]
+    assert [message.role.value for message in steps[1].messages] == [
+        "user",
+        "assistant",
+        "tool_result",
+    ]
     assert (run.text, run.calls) == ("done", [])
 
 
@@ -130,7 +149,13 @@ def odd() -> object:
 
 def test_whatever_goes_wrong_is_told_to_the_model():
     """Bad arguments, unknown tools, exceptions and results that are no JSON are error results, and are in .calls."""
-    wanted = calls(("double", {"number": 4}), ("double", {"number": "x"}), ("nope", {}), ("broken", {}), ("odd", {}))
+    wanted = calls(
+        ("double", {"number": 4}),
+        ("double", {"number": "x"}),
+        ("nope", {}),
+        ("broken", {}),
+        ("odd", {}),
+    )
     wanted.append(ToolCall(id="m", name="double", arguments={"number": 4}))
     asked = reply("", "tool_use", wanted)
     asked.message.content[-1]["input"] = [4]  # no JSON object
@@ -147,9 +172,17 @@ def test_whatever_goes_wrong_is_told_to_the_model():
         "serialize",
         "the arguments are not a JSON object: [4]",
     ]
-    assert len(blocks) == 6 and all(told in block["content"] for block, told in zip(blocks[1:], expected))
+    assert len(blocks) == 6 and all(
+        told in block["content"] for block, told in zip(blocks[1:], expected)
+    )
     kinds = [type(made.exception).__name__ for made in run.calls]
-    assert kinds[:4] + kinds[5:] == ["NoneType", "ValueError", "LookupError", "RuntimeError", "ValueError"]
+    assert kinds[:4] + kinds[5:] == [
+        "NoneType",
+        "ValueError",
+        "LookupError",
+        "RuntimeError",
+        "ValueError",
+    ]
     assert run.calls[0].result == 8
     assert run.text == "done"
 
@@ -165,7 +198,9 @@ def test_calls_of_one_turn_are_parallel():
         meet.wait(10)
         return variable.get() + str(number)
 
-    client = ScriptedInferenceClient([calls(*[("together", {"number": number}) for number in range(3)]), "done"])
+    client = ScriptedInferenceClient(
+        [calls(*[("together", {"number": number}) for number in range(3)]), "done"]
+    )
     run = client.run_tools("go", [together])
     assert [made.result for made in run.calls] == ["caller's0", "caller's1", "caller's2"]
 
@@ -198,7 +233,9 @@ def test_a_context_that_is_inline(workers):
         """Note the thread."""
         threads.append(threading.current_thread())
 
-    client = ScriptedInferenceClient(lambda body: "done" if tool_results(body) else calls(("where", {}), ("where", {})))
+    client = ScriptedInferenceClient(
+        lambda body: "done" if tool_results(body) else calls(("where", {}), ("where", {}))
+    )
 
     def both():
         scope.replace(run_inline=True)
@@ -237,7 +274,11 @@ def test_a_tool_may_use_the_same_client():
     def model(body):
         depth = int(body["messages"][0]["content"])
         answered = body["messages"][-1]["role"] == "user" and len(body["messages"]) > 1
-        return "bottom" if depth == 0 or answered else calls(("deeper", {"depth": depth - 1}), ("deeper", {"depth": 0}))
+        return (
+            "bottom"
+            if depth == 0 or answered
+            else calls(("deeper", {"depth": depth - 1}), ("deeper", {"depth": 0}))
+        )
 
     client = ScriptedInferenceClient(model)
 
@@ -289,14 +330,23 @@ class World:
             self.made[number] += 1
             return number
 
-        self.tools = [good, bad, tool(requires_approval=True)(guarded), tool(sequential=True)(alone)]
+        self.tools = [
+            good,
+            bad,
+            tool(requires_approval=True)(guarded),
+            tool(sequential=True)(alone),
+        ]
 
     def reply(self, stop_reason, kinds):
         wanted = []
         for kind in kinds:
             number = next(self.numbers)
             self.kinds[number], self.reasons[number] = kind, stop_reason
-            wanted.append(ToolCall(id="t{}".format(number), name=kind.split()[0], arguments={"number": number}))
+            wanted.append(
+                ToolCall(
+                    id="t{}".format(number), name=kind.split()[0], arguments={"number": number}
+                )
+            )
         made = reply("words", stop_reason, wanted)
         for block, kind in zip(made.message.content[1:], kinds):
             if "malformed" in kind:
@@ -310,14 +360,18 @@ def answers(messages):
     for message in messages:
         blocks = message.blocks
         if message.role.value == "assistant":
-            assert not expected or expected == [None], "calls without results before the model speaks again"
+            assert not expected or expected == [None], (
+                "calls without results before the model speaks again"
+            )
             expected = [block["id"] for block in blocks if block["type"] == "tool_use"] or [None]
             continue
         results = [block["tool_use_id"] for block in blocks if block["type"] == "tool_result"]
         places = [expected.index(one) for one in results]
         assert places == sorted(set(places)), "results in another order than the calls, or twice"
         assert not set(results) & set(told)
-        told.update((block["tool_use_id"], block) for block in blocks if block["type"] == "tool_result")
+        told.update(
+            (block["tool_use_id"], block) for block in blocks if block["type"] == "tool_result"
+        )
         expected = [one for one in expected if one not in results]
     return told
 
@@ -339,9 +393,16 @@ def test_every_call_has_one_result(turns, limits, workers, decisions):
     client = ScriptedInferenceClient([world.reply(*turn) for turn in turns] + ["the end"] * 20)
     history, approvals, decided, calls_made = as_messages("go"), {}, {}, 0
     for limit in itertools.chain(limits, itertools.repeat(5)):
-        run = client.run_tools(history, world.tools, max_iterations=limit, max_workers=workers, approvals=approvals)
+        run = client.run_tools(
+            history, world.tools, max_iterations=limit, max_workers=workers, approvals=approvals
+        )
         calls_made += len(run.calls)
-        ids = [block["id"] for message in run.messages for block in message.blocks if block["type"] == "tool_use"]
+        ids = [
+            block["id"]
+            for message in run.messages
+            for block in message.blocks
+            if block["type"] == "tool_use"
+        ]
         told = answers(run.messages)
         pending = [call.id for call in run.pending]
         assert set(ids) == set(told) | set(pending) and not set(told) & set(pending)
@@ -350,12 +411,23 @@ def test_every_call_has_one_result(turns, limits, workers, decisions):
         assert not set(pending) & set(decided)
         for number, kind in world.kinds.items():
             name = "t{}".format(number)
-            expected = name in told and world.reasons[number] == "tool_use" and kind in ("good", "bad", "guarded", "alone")
+            expected = (
+                name in told
+                and world.reasons[number] == "tool_use"
+                and kind in ("good", "bad", "guarded", "alone")
+            )
             if kind == "guarded":
                 expected = expected and decided.get(name) is True
             assert world.made[number] == expected, (kind, world.reasons[number])
-        approvals = {one: decisions.choice([True, "no", False]) for one in pending if decisions.random() < 0.7}
-        history = [ChatMessage.model_validate(json.loads(json.dumps(one.model_dump(mode="json")))) for one in run.messages]
+        approvals = {
+            one: decisions.choice([True, "no", False])
+            for one in pending
+            if decisions.random() < 0.7
+        }
+        history = [
+            ChatMessage.model_validate(json.loads(json.dumps(one.model_dump(mode="json"))))
+            for one in run.messages
+        ]
         if run.text == "the end":
             break
     assert world.made[-1] == 0
@@ -382,8 +454,18 @@ def test_a_sequential_call_is_alone():
         happened.append(("ends", number))
         return number
 
-    order = [("together", 0), ("together", 1), ("alone", 2), ("alone", 3), ("together", 4), ("together", 5), ("alone", 6)]
-    client = ScriptedInferenceClient([calls(*[(name, {"number": number}) for name, number in order]), "done"])
+    order = [
+        ("together", 0),
+        ("together", 1),
+        ("alone", 2),
+        ("alone", 3),
+        ("together", 4),
+        ("together", 5),
+        ("alone", 6),
+    ]
+    client = ScriptedInferenceClient(
+        [calls(*[(name, {"number": number}) for name, number in order]), "done"]
+    )
     run = client.run_tools("go", [together, alone])
     assert [made.result for made in run.calls] == list(range(7))
     places = {happening: place for place, happening in enumerate(happened)}
@@ -403,7 +485,9 @@ def test_one_at_a_time(workers):
         order.append(number)
         busy.release()
 
-    client = ScriptedInferenceClient([calls(*[("alone", {"number": number}) for number in range(20)]), "done"])
+    client = ScriptedInferenceClient(
+        [calls(*[("alone", {"number": number}) for number in range(20)]), "done"]
+    )
     run = client.run_tools("go", [alone], max_workers=workers)
     assert order == list(range(20)) and all(made.exception is None for made in run.calls)
 
@@ -425,7 +509,9 @@ def test_a_model_that_wants_too_much():
         assert go_on.wait(20)
         return number
 
-    client = ScriptedInferenceClient([calls(*[("count", {"number": number}) for number in range(300)]), "done"])
+    client = ScriptedInferenceClient(
+        [calls(*[("count", {"number": number}) for number in range(300)]), "done"]
+    )
     stream = client.stream_tools("go", [count])
     while next(stream).type != "tool_started":
         pass
@@ -441,7 +527,11 @@ def test_nested_runs_do_not_wait_for_each_other(workers):
 
     def model(body):
         depth = int(body["messages"][0]["content"])
-        return "bottom" if depth == 0 or len(body["messages"]) > 1 else calls(*[("deeper", {"depth": depth - 1})] * 2)
+        return (
+            "bottom"
+            if depth == 0 or len(body["messages"]) > 1
+            else calls(*[("deeper", {"depth": depth - 1})] * 2)
+        )
 
     client = ScriptedInferenceClient(model)
 
@@ -456,7 +546,9 @@ def test_nested_runs_do_not_wait_for_each_other(workers):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_a_forked_child():
     """A client whose tools have run before a fork runs them in the child, too."""
-    client = ScriptedInferenceClient(lambda body: tool_results(body).get("double") or calls(("double", {"number": 4})))
+    client = ScriptedInferenceClient(
+        lambda body: tool_results(body).get("double") or calls(("double", {"number": 4}))
+    )
     assert client.run_tools("go", [double]).text == "8"
 
     def child():
@@ -468,7 +560,9 @@ def test_a_forked_child():
 def test_nothing_is_left_behind():
     """A token that outlives many runs holds nothing of them."""
     token = Cancellation()
-    client = ScriptedInferenceClient(lambda body: tool_results(body).get("double") or calls(("double", {"number": 4})))
+    client = ScriptedInferenceClient(
+        lambda body: tool_results(body).get("double") or calls(("double", {"number": 4}))
+    )
     for _ in range(20):
         client.run_tools("go", [double], cancellation=token)
         with client.stream_tools("go", [double], cancellation=token) as stream:
@@ -528,7 +622,9 @@ def test_ctrl_c_between_two_events(monkeypatch):
                     raise KeyboardInterrupt
                 yield event
 
-    monkeypatch.setattr(client, "_tool_loop", lambda *args, **options: Interrupted(loop(*args, **options)))
+    monkeypatch.setattr(
+        client, "_tool_loop", lambda *args, **options: Interrupted(loop(*args, **options))
+    )
     with pytest.raises(KeyboardInterrupt) as caught:
         client.run_tools("go", [slow])
     assert caught.tb is not None  # and with it all frames
@@ -607,7 +703,11 @@ def test_an_error_carries_the_history(failing, streamed):
         made.append(number)
         return number
 
-    script = [calls(("count", {"number": 0}), ("count", {"number": 1})), calls(("count", {"number": 2})), "done"]
+    script = [
+        calls(("count", {"number": 0}), ("count", {"number": 1})),
+        calls(("count", {"number": 2})),
+        "done",
+    ]
     script.insert(failing, Failure(529, "overloaded_error"))
     client = ScriptedInferenceClient(script, max_retries=0)
 
@@ -637,7 +737,10 @@ def test_an_error_of_a_tools_own_agent():
 
     client = ScriptedInferenceClient([calls(("ask", {"question": "?"})), "done"])
     run = client.run_tools("go", [ask])
-    assert (run.text, [message.text for message in run.calls[0].exception.messages]) == ("done", ["?"])
+    assert (run.text, [message.text for message in run.calls[0].exception.messages]) == (
+        "done",
+        ["?"],
+    )
     assert isinstance(run.calls[0].exception, InvalidRequestError)
 
 
@@ -656,16 +759,22 @@ def test_redact():
         raise RuntimeError("hunter2 is wrong")
 
     client = ScriptedInferenceClient([calls(("secret", {}), ("leak", {}), ("hunter2", {})), "done"])
-    stream = client.stream_tools("go", [secret, leak], redact=lambda text: text.replace("hunter2", "***"), max_workers=1)
+    stream = client.stream_tools(
+        "go", [secret, leak], redact=lambda text: text.replace("hunter2", "***"), max_workers=1
+    )
     events = list(stream)
     contents = [block["content"] for block in client.requests[1]["messages"][-1]["content"]]
     assert contents[:2] == ['{"password": "***"}', "RuntimeError: *** is wrong"]
     assert contents[2] == "LookupError: there is no tool named '***'; there are leak, secret"
     assert stream.run.calls[0].result == {"password": "hunter2"}
-    assert [event.result for event in events if event.type == "tool_finished"][0] == {"password": "hunter2"}
+    assert [event.result for event in events if event.type == "tool_finished"][0] == {
+        "password": "hunter2"
+    }
 
 
-@pytest.mark.parametrize("fails", [lambda text: 1 / 0, lambda text: None, lambda text: b"***", lambda text: {}[text]])
+@pytest.mark.parametrize(
+    "fails", [lambda text: 1 / 0, lambda text: None, lambda text: b"***", lambda text: {}[text]]
+)
 def test_a_redact_that_fails(fails, caplog):
     """What cannot be redacted is withheld from the model, as an error, and is not in the log."""
 
@@ -678,7 +787,11 @@ def test_a_redact_that_fails(fails, caplog):
         run = client.run_tools("go", [secret], redact=fails)
     (block,) = client.requests[1]["messages"][-1]["content"]
     assert (block["content"], block["is_error"]) == ("the result was withheld", True)
-    assert "redact= failed with" in caplog.text and "secret" in caplog.text and "hunter2" not in caplog.text
+    assert (
+        "redact= failed with" in caplog.text
+        and "secret" in caplog.text
+        and "hunter2" not in caplog.text
+    )
     assert (run.text, run.calls[0].result) == ("done", "hunter2")
 
 
@@ -692,13 +805,21 @@ def test_results_that_are_there_already():
         reply("", "tool_use", calls(("one", {}), ("two", {}), ("three", {}))).message,
     ]
     ids = [block["id"] for block in history[1].content if block["type"] == "tool_use"]
-    last = [{"type": "tool_result", "tool_use_id": ids[1], "content": "2"}, {"type": "text", "text": "and?"}]
+    last = [
+        {"type": "tool_result", "tool_use_id": ids[1], "content": "2"},
+        {"type": "text", "text": "and?"},
+    ]
     history.append(ChatMessage(role="user", content=last, cache_marker="1h"))
     loop = tool_loop(history, 5)
     step = next(loop)
     assert [call.name for call in step.calls] == ["one", "three"]
     step = loop.send([CalledTool(call, call.name, None, 0.0) for call in step.calls])
-    assert [block.get("content") or block["text"] for block in step.messages[2].content] == ["one", "2", "three", "and?"]
+    assert [block.get("content") or block["text"] for block in step.messages[2].content] == [
+        "one",
+        "2",
+        "three",
+        "and?",
+    ]
     assert step.messages[2].cache_marker == "1h"
     assert len(history[2].content) == 2  # the caller's own is as it was
 
@@ -706,4 +827,7 @@ def test_results_that_are_there_already():
 def test_the_last_word_is_the_users():
     """A history that ends with a question is asked as it is."""
     client = ScriptedInferenceClient(lambda body: last_text(body).upper())
-    assert client.run_tools(["one", ChatMessage(role="assistant", content="1"), "two"], [double]).text == "TWO"
+    assert (
+        client.run_tools(["one", ChatMessage(role="assistant", content="1"), "two"], [double]).text
+        == "TWO"
+    )

@@ -32,7 +32,12 @@ class Place(pydantic.BaseModel):
 
 @tool
 def forecast(
-    place: Place, days: int = 3, unit: Unit = Unit.CELSIUS, model_name: str = "", *, json: bool = False
+    place: Place,
+    days: int = 3,
+    unit: Unit = Unit.CELSIUS,
+    model_name: str = "",
+    *,
+    json: bool = False,
 ) -> Dict[str, Any]:
     """Tell the weather of the coming days.
 
@@ -44,7 +49,9 @@ def forecast(
 def test_the_definition():
     """Name, description and schema come from the function; arguments may have any name."""
     assert forecast.definition["name"] == "forecast"
-    assert forecast.definition["description"].startswith("Tell the weather of the coming days.\n\ndays: how many.")
+    assert forecast.definition["description"].startswith(
+        "Tell the weather of the coming days.\n\ndays: how many."
+    )
     schema = forecast.definition["input_schema"]
     assert schema["type"] == "object"
     assert set(schema["properties"]) == {"place", "days", "unit", "model_name", "json"}
@@ -55,7 +62,13 @@ def test_the_definition():
 def test_a_call_is_validated():
     """Arguments arrive as the types of the hints, defaults where they were left out."""
     result = forecast.call({"place": {"city": "Rome"}, "unit": "fahrenheit", "days": 2})
-    assert result == {"city": "Rome", "days": 2, "unit": Unit.FAHRENHEIT, "model": "", "json": False}
+    assert result == {
+        "city": "Rome",
+        "days": 2,
+        "unit": Unit.FAHRENHEIT,
+        "model": "",
+        "json": False,
+    }
 
 
 @pytest.mark.parametrize(
@@ -122,9 +135,15 @@ def test_pairs_and_plain_functions():
         return a
 
     schema = {"type": "object", "properties": {"a": {}}}
-    given = as_tools([plain, (lambda a: a, {"name": "other", "description": "d", "input_schema": schema})])
+    given = as_tools(
+        [plain, (lambda a: a, {"name": "other", "description": "d", "input_schema": schema})]
+    )
     assert given["plain"].call({"a": "1"}) == 1
-    assert given["other"].definition == {"name": "other", "description": "d", "input_schema": schema}
+    assert given["other"].definition == {
+        "name": "other",
+        "description": "d",
+        "input_schema": schema,
+    }
     assert given["other"].call({"a": "1"}) == "1"
     bare = as_tools([(plain, schema)])["plain"]
     assert (bare.description, bare.input_schema) == ("Plain.", schema)
@@ -135,7 +154,10 @@ def test_pairs_and_plain_functions():
 def test_results_as_text():
     """Text is told as it is, everything else as JSON; what JSON cannot hold raises."""
     assert result_text("é") == "é"
-    assert result_text({"a": [Place(city="é"), Unit.CELSIUS]}) == '{"a": [{"city": "é", "zip": null}, "celsius"]}'
+    assert (
+        result_text({"a": [Place(city="é"), Unit.CELSIUS]})
+        == '{"a": [{"city": "é", "zip": null}, "celsius"]}'
+    )
     assert result_text(None) == "null"
     with pytest.raises(Exception, match="serialize"):
         result_text(object())
@@ -256,7 +278,11 @@ def an_untyped(value):
         (an_enum, "celsius", Unit.CELSIUS),
         (a_dataclass, {"x": 1, "y": 2}, Point(1, 2)),
         (a_typed_dict, {"name": "x"}, {"name": "x"}),
-        (a_model, {"name": "a", "children": [{"name": "b"}]}, Tree(name="a", children=[Tree(name="b")])),
+        (
+            a_model,
+            {"name": "a", "children": [{"name": "b"}]},
+            Tree(name="a", children=[Tree(name="b")]),
+        ),
         (a_strict_model, {"day": "2026-11-22"}, Strict(day=datetime.date(2026, 11, 22))),
         (a_union, {"x": 1}, Point(1)),
         (a_date, "2026-11-22", datetime.date(2026, 11, 22)),
@@ -298,7 +324,11 @@ def test_keyword_only_and_defaults():
         return {"text": text, "tags": tags, "urgent": urgent}
 
     assert note.definition["input_schema"]["required"] == ["text"]
-    assert note.call({"text": "x", "urgent": True, "tags": ["a"]}) == {"text": "x", "tags": ["a"], "urgent": True}
+    assert note.call({"text": "x", "urgent": True, "tags": ["a"]}) == {
+        "text": "x",
+        "tags": ["a"],
+        "urgent": True,
+    }
     assert note.call({"text": "x"}) == {"text": "x", "tags": [], "urgent": False}
 
 
@@ -349,7 +379,12 @@ def decorated(title: str) -> str:
         (Shelf.named, "named", "By its name.", "booksx"),
         (Shelf.static, "static", "Without a shelf.", "x"),
         (functools.partial(Shelf().find, copies=3), "find", "Find a book.", "3 books of x"),
-        (functools.partial(functools.partial(Shelf.find, Shelf()), copies=2), "find", "Find a book.", "2 books of x"),
+        (
+            functools.partial(functools.partial(Shelf.find, Shelf()), copies=2),
+            "find",
+            "Find a book.",
+            "2 books of x",
+        ),
         (Shelf(), "Shelf", "A shelf.", "1 books of x"),
         (decorated, "decorated", "Found in a log.", "logged x"),
     ],
@@ -367,7 +402,9 @@ def test_kinds_of_callables(function, name, description, result):
 
 def test_a_method_without_its_object():
     """A function of a class that still wants its self is a ToolDefinitionError that says what to do."""
-    with pytest.raises(ToolDefinitionError, match=r"make a tool of the bound method, tool\(thing.find\)"):
+    with pytest.raises(
+        ToolDefinitionError, match=r"make a tool of the bound method, tool\(thing.find\)"
+    ):
         tool(Shelf.find)
 
 
@@ -405,7 +442,15 @@ class Fetcher:
 
 
 @pytest.mark.parametrize(
-    "function", [fetch, fetch_all, functools.partial(fetch, url="x"), Fetcher(), Fetcher().fetch, functools.partial(Fetcher())]
+    "function",
+    [
+        fetch,
+        fetch_all,
+        functools.partial(fetch, url="x"),
+        Fetcher(),
+        Fetcher().fetch,
+        functools.partial(Fetcher()),
+    ],
 )
 def test_async_functions(function):
     """An async function is a ToolDefinitionError that says what to do: a model is never told of a coroutine."""
@@ -426,7 +471,9 @@ def test_a_function_that_returns_a_coroutine():
     def right(url: str) -> str:
         return asyncio.run(fetch(url))
 
-    client = ScriptedInferenceClient([calls(("hidden", {"url": "x"}), ("right", {"url": "y"})), "done"])
+    client = ScriptedInferenceClient(
+        [calls(("hidden", {"url": "x"}), ("right", {"url": "y"})), "done"]
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         run = client.run_tools("x", [hidden, right])
@@ -484,7 +531,10 @@ def deep():
         ("", ""),
         (None, "null"),
         (["é", 1.5, True], '["é", 1.5, true]'),
-        ({"day": datetime.date(2026, 11, 22), 5: Point(1)}, '{"day": "2026-11-22", "5": {"x": 1, "y": 0}}'),
+        (
+            {"day": datetime.date(2026, 11, 22), 5: Point(1)},
+            '{"day": "2026-11-22", "5": {"x": 1, "y": 0}}',
+        ),
         (Place(city="Rome"), '{"city": "Rome", "zip": null}'),
         ((1, {2}), "[1, [2]]"),
         (b"bytes", '"bytes"'),
@@ -547,7 +597,9 @@ def test_a_huge_result():
     assert json.loads(block["content"]) == list(range(300_000))
 
 
-@pytest.mark.parametrize("error, told", [(Hostile(), "Hostile"), (Silent(), "Silent"), (SystemExit(3), "SystemExit: 3")])
+@pytest.mark.parametrize(
+    "error, told", [(Hostile(), "Hostile"), (Silent(), "Silent"), (SystemExit(3), "SystemExit: 3")]
+)
 def test_exceptions(error, told):
     """An exception that cannot even say what it is, or that would end the program, is told to the model like any other."""
 
@@ -594,5 +646,9 @@ def test_a_function_that_changes_its_arguments():
     run = client.run_tools("x", [(sort, {"type": "object"}), sort_typed])
     assert [made.result for made in run.calls] == [["a", "b"]] * 2
     sent = client.requests[1]["messages"][1]["content"]
-    assert [block["input"] for block in sent] == [given] * 2 == [{"words": ["b", "a"], "options": {}}] * 2
+    assert (
+        [block["input"] for block in sent]
+        == [given] * 2
+        == [{"words": ["b", "a"], "options": {}}] * 2
+    )
     assert run.calls[0].call.arguments == given

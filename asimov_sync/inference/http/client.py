@@ -1,4 +1,4 @@
-"""What the clients of HTTP providers have in common: keys and headers, one exchange an attempt, a stream or a whole answer."""
+"""Shared parts of the clients of HTTP providers: keys, headers, and one attempt of a request."""
 
 import abc
 import json
@@ -11,54 +11,64 @@ from asimov_sync._json import format_error, loads
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.errors import AuthenticationError, InferenceError, ProviderError
 from asimov_sync.inference.client import InferenceClient
-from asimov_sync.inference.http.redaction import redact_errors
-from asimov_sync.inference.http.response import Exchange
+from asimov_sync.inference.http.redaction import Headers, redact_errors
+from asimov_sync.inference.http.response import Response
 from asimov_sync.inference.http.sse import SSEParser
 from asimov_sync.inference.http.transport import HttpTransport, Session
-from asimov_sync.inference.providers.errors import MESSAGE_CHARACTERS, as_body
-from asimov_sync.inference.providers.fold import Fold, all_at_once, folded
+from asimov_sync.inference.providers.coerce import DECODE_ERRORS
+from asimov_sync.inference.providers.errors import parse_error_body
+from asimov_sync.inference.providers.fold import Fold, events_of, fold_stream
 from asimov_sync.inference.reply_events import ReplyEvents
 from asimov_sync.inference.request import Request
 from asimov_sync.inference.retry import with_retry_headers
 from asimov_sync.messages import Reply
 
-__all__ = ["Headers", "HttpInferenceClient", "NetworkClient", "key_of"]
+__all__ = ["HttpInferenceClient", "NetworkClient", "resolve_api_key"]
 
 T = TypeVar("T")
-Networked = TypeVar("Networked", bound="NetworkClient")
+ClientT = TypeVar("ClientT", bound="NetworkClient")
 
 
 class NetworkClient(InferenceClient):
-    """A client whose requests go over a transport of this library's own, which twins with other time-outs do not share."""
+    """A client with a transport of its own.
+
+    Clients made by `with_options` share the transport unless their time-outs differ.
+    """
 
     _transport: HttpTransport
 
     @abc.abstractmethod
     def _new_transport(self) -> HttpTransport:
-        """A transport for the time-outs that this client has now."""
+        """Return a transport with this client's current time-outs."""
 
-    def with_options(self: Networked, **options: Any) -> Networked:
-        """This client with other options: the same connections, the same usage. None takes an option back."""
+    def with_options(self: ClientT, **options: Any) -> ClientT:
+        """Return this client with other options; it shares the connections and the usage.
+
+        An option that is None is removed.
+        """
         twin = super().with_options(**options)
         if twin.timeout != self.timeout:
             twin._transport = twin._new_transport()
         return twin
 
     def close(self) -> None:
-        """Close the connections that nobody uses, and take no more tool calls; nothing for a client made `with_options`."""
+        """Close the idle connections and accept no more tool calls.
+
+        Does nothing on a client made by `with_options`.
+        """
         super().close()
         if self._owner:
             self._transport.close()
 
 
 class HttpInferenceClient(NetworkClient):
-    """Asks over HTTP, with POST requests of JSON and server-sent events for answers.
+    """Sends POST requests of JSON; the answers are server-sent events, or JSON.
 
-    A provider brings its wire: `_encoded`, `_decoded`, `_fold` and `_error`.
+    A provider implements its wire: `_encode`, `_decode`, `_new_fold` and `_decode_error`.
     """
 
     wire: str
-    """What the wire is called, for the error about an address that speaks another."""
+    """The wire's name, for the error about an address that speaks another one."""
     request_id_header = "request-id"
 
     def __init__(
@@ -73,8 +83,10 @@ class HttpInferenceClient(NetworkClient):
     ) -> None:
         super().__init__(model, **options)
         self.api_url = api_url
-        # Compressed, events would come in the compressor's blocks, and not one by one.
-        self._headers = Headers({"accept-encoding": "identity", "content-type": "application/json"}, **own_headers)
+        # A compressed stream would arrive in the compressor's blocks and not event by event.
+        self._headers = Headers(
+            {"accept-encoding": "identity", "content-type": "application/json"}, **own_headers
+        )
         self._headers.update((name.lower(), value) for name, value in (headers or {}).items())
         self._proxies = dict(proxies or {})
         self._session = session
@@ -83,129 +95,115 @@ class HttpInferenceClient(NetworkClient):
     def _new_transport(self) -> HttpTransport:
         return HttpTransport(self.provider, self.timeout, self._proxies, self._session)
 
-    # What a provider brings
+    # Implemented by a provider
 
     @abc.abstractmethod
-    def _encoded(self, request: Request) -> Dict[str, Any]:
-        """The JSON body of a request for a stream."""
+    def _encode(self, request: Request) -> Dict[str, Any]:
+        """Return the JSON body of a request for a stream."""
 
     @abc.abstractmethod
-    def _decoded(self, body: Any) -> Reply:
-        """The reply of an answer that came in one piece. ValueError, KeyError or TypeError where it is none.
+    def _decode(self, body: Any) -> Reply:
+        """Return the reply of an answer that was not streamed.
 
-        An error that the provider sent with the status 200 is raised.
+        Raises one of DECODE_ERRORS if the body is not a reply, and the provider's own error if it
+        came with the status 200.
         """
 
     @abc.abstractmethod
-    def _fold(self) -> Fold:
-        """A fold for the events of one stream."""
+    def _new_fold(self) -> Fold:
+        """Return a fold for the events of one stream."""
 
     @abc.abstractmethod
-    def _error(self, status: int, headers: Mapping[str, str], body: Any) -> InferenceError:
-        """The error that a refusal stands for; body: decoded JSON, or text."""
+    def _decode_error(self, status: int, headers: Mapping[str, str], body: Any) -> InferenceError:
+        """Return the error of a response whose status is not 200.
+
+        body: decoded JSON, or text if it was not JSON.
+        """
 
     # One attempt
 
     @contextmanager
-    def _send(self, request: Request, cancellation: Cancellation, deadline: Optional[float]) -> Iterator[ReplyEvents]:
-        with self._post(self.api_url, self._encoded(request), cancellation, deadline) as exchange:
-            if exchange.headers.get("content-type", "").lower().startswith("text/event-stream"):
-                fold = self._fold()
-                exchange.complete = lambda: fold.done
-                request_id = exchange.headers.get(self.request_id_header)
-                events = folded(
-                    fold, _server_sent(exchange), fold.feed_text, self.provider, request_id, lambda: exchange.delimited
+    def _send(
+        self, request: Request, cancellation: Cancellation, deadline: Optional[float]
+    ) -> Iterator[ReplyEvents]:
+        body = self._encode(request)
+        with self._post(self.api_url, body, cancellation, deadline) as response:
+            content_type = response.headers.get("content-type", "").lower()
+            if content_type.startswith("text/event-stream"):
+                fold = self._new_fold()
+                response.is_body_done = lambda: fold.done
+                events = fold_stream(
+                    fold,
+                    _sse_data(response),
+                    fold.feed_text,
+                    self.provider,
+                    response.headers.get(self.request_id_header),
+                    lambda: response.length_known,
                 )
                 yield ReplyEvents(events, fold.partial)
             else:
-                reply = self._read(exchange, self._decoded)
-                yield ReplyEvents(all_at_once(reply), lambda: reply)
+                reply = self._read(response, self._decode)
+                yield ReplyEvents(events_of(reply), lambda: reply)
 
     @contextmanager
     def _post(
-        self, url: str, body: Dict[str, Any], cancellation: Cancellation, deadline: Optional[float]
-    ) -> Iterator[Exchange]:
-        """An exchange whose status is 200; anything else is raised as the error that it stands for.
+        self,
+        url: str,
+        body: Dict[str, Any],
+        cancellation: Cancellation,
+        deadline: Optional[float],
+    ) -> Iterator[Response]:
+        """Send a request and yield its response, whose status is 200.
 
-        Errors that are raised while the exchange is used show no key.
+        Any other status is raised as its error. Errors raised in the `with` block show no key.
         """
-        # A lone surrogate (of a file name, say) has no UTF-8; a question mark in its place is better than no request.
+        # A lone surrogate (of a file name, say) has no UTF-8 form; it is sent as a question mark.
         data = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
-        with redact_errors(self._headers.hidden_in):
-            with self._transport.post(url, self._headers, data, cancellation, deadline) as exchange:
-                if exchange.status != 200:
-                    error = self._error(exchange.status, exchange.headers, as_body(exchange.refusal()))
-                    raise with_retry_headers(error, exchange.headers, time.time())
-                yield exchange
+        with redact_errors(self._headers.redact):
+            post = self._transport.post
+            with post(url, self._headers, data, cancellation, deadline) as response:
+                if response.status != 200:
+                    error_body = parse_error_body(response.error_body())
+                    error = self._decode_error(response.status, response.headers, error_body)
+                    raise with_retry_headers(error, response.headers, time.time())
+                yield response
 
-    def _read(self, exchange: Exchange, decoded: Callable[[Any], T]) -> T:
-        """The answer in one piece; ProviderError if it is not what `decoded` takes."""
-        data = exchange.read()
+    def _read(self, response: Response, decode: Callable[[Any], T]) -> T:
+        """Read and decode a whole body; ProviderError if `decode` does not accept it."""
+        data = response.read()
         try:
-            return decoded(loads(data.decode("utf-8")))
-        except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError) as wrong:
-            unread = format_error(wrong)
-        # Outside of the except: the exception of a JSON parser holds the whole response.
+            return decode(loads(data.decode("utf-8")))
+        except DECODE_ERRORS as error:
+            reason = format_error(error)
+        # Outside of the except: a JSON parser's exception holds the whole response.
         raise ProviderError(
-            f"the response is not of {self.wire} ({unread}); does api_url name its endpoint?",
+            f"the response is not of {self.wire} ({reason}); does api_url name its endpoint?",
             provider=self.provider,
-            status=exchange.status,
+            status=response.status,
         )
 
 
-KEY_HEADERS = ("authorization", "api-key", "x-api-key")
-KEY_CHARACTERS = 6
-"""What is shorter is no secret, and may be part of any word."""
+def resolve_api_key(provider: str, key: Optional[str], variable: str) -> str:
+    """Return the given key, or that of an environment variable; "" if there is neither.
 
-
-class Headers(Dict[str, str]):
-    """Request headers whose repr shows no value, since one of them is the key."""
-
-    def hidden_in(self, message: str) -> str:
-        """A provider's message without the keys in these headers: servers quote a key that they do not accept.
-
-        A key is also found with escapes, as in JSON, and where a message that was too long was cut in the middle of it.
-        """
-        for name in KEY_HEADERS:
-            key = self.get(name, "").rpartition(" ")[2]
-            if len(key) >= KEY_CHARACTERS:
-                message = _without_cut_key(message, key)
-                for written in {key, repr(key)[1:-1], json.dumps(key)[1:-1]}:
-                    message = message.replace(written, "…")
-        return message
-
-    def __repr__(self) -> str:
-        return "<headers {}>".format(", ".join(self))
-
-
-def _without_cut_key(message: str, key: str) -> str:
-    """A message without the beginning of a key at the place where long messages are cut."""
-    head, rest = message[:MESSAGE_CHARACTERS], message[MESSAGE_CHARACTERS:]
-    if len(head) == MESSAGE_CHARACTERS:
-        for length in range(len(key) - 1, KEY_CHARACTERS - 1, -1):
-            if head.endswith(key[:length]) and not rest.startswith(key[length:]):
-                return head[:-length] + "…" + rest
-    return message
-
-
-def key_of(provider: str, given: Optional[str], variable: str) -> str:
-    """The key that was given, or that of an environment variable; "" where there is none.
-
-    AuthenticationError, which does not show it, for one that no HTTP header may hold. The caller clears its own variables
-    then: a debugger, or a reporter of errors, shows those of every frame in the traceback.
+    Raises AuthenticationError, which does not show the key, if an HTTP header cannot hold it. The
+    caller then clears its own variables: debuggers and error reporters show those of every frame
+    in the traceback.
     """
-    key = (given if given is not None else os.environ.get(variable, "")).strip()
-    if not (key.isascii() and key.isprintable()):
-        # Further down http.client would say so, and show the key.
-        key = given = ""  # a debugger, or a reporter of errors, shows the variables of this frame
-        raise AuthenticationError("the API key holds a character that no HTTP header may hold", provider=provider)
-    return key
+    resolved = (key if key is not None else os.environ.get(variable, "")).strip()
+    if not (resolved.isascii() and resolved.isprintable()):
+        # http.client would raise an error that shows the key.
+        resolved = key = ""  # clears this frame's variables, see above
+        raise AuthenticationError(
+            "the API key holds a character that no HTTP header may hold", provider=provider
+        )
+    return resolved
 
 
-def _server_sent(exchange: Exchange) -> Iterator[str]:
-    """The data of each event that the response's body brings; events without data are passed over."""
+def _sse_data(response: Response) -> Iterator[str]:
+    """Yield the data of each event in the response's body; events without data are skipped."""
     parser = SSEParser()
-    for chunk in exchange.chunks():
+    for chunk in response.chunks():
         for _name, data in parser.feed(chunk):
             if data:
                 yield data

@@ -1,7 +1,7 @@
-"""Making a TCP connection so that it can be given up at any moment; over plain sockets.
+"""Opens TCP connections in a way that another thread can abort at any moment.
 
-`socket.create_connection` cannot be interrupted from another thread: neither the resolver, whose own time-outs are no
-caller's, nor a connect to an address that does not answer.
+`socket.create_connection` cannot be aborted: neither the resolver, which ignores the caller's
+time-outs, nor a connect to an address that does not answer.
 """
 
 import errno
@@ -14,36 +14,48 @@ from typing import Any, Callable, Iterable, List, Optional, Tuple
 
 from asimov_sync.concurrency.pool import WorkerPool
 
-__all__ = ["GivenUp", "dial"]
+__all__ = ["ConnectAborted", "connect"]
 
-LOOK_SECONDS = 0.05
-"""How often a connect that goes on looks whether it was given up."""
+POLL_SECONDS = 0.05
+"""How often a pending connect checks whether it was aborted."""
 
-_GOING_ON = (0, errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EALREADY, getattr(errno, "WSAEWOULDBLOCK", 0))
+_IN_PROGRESS = (
+    0,
+    errno.EINPROGRESS,
+    errno.EWOULDBLOCK,
+    errno.EALREADY,
+    getattr(errno, "WSAEWOULDBLOCK", 0),
+)
 _resolvers = WorkerPool(None, name="asimov-resolver")
 
 
-class GivenUp(OSError):
-    """The connection is no longer wanted."""
+class ConnectAborted(OSError):
+    """The caller no longer wants the connection."""
 
 
-def dial(
+def connect(
     host: str,
     port: int,
     seconds: Optional[float],
-    given_up: Callable[[], bool],
+    is_aborted: Callable[[], bool],
     source_address: Optional[Tuple[str, int]] = None,
     options: Iterable[Tuple[Any, ...]] = (),
 ) -> socket.socket:
-    """A connected socket. OSError where there is none, socket.timeout after `seconds`, GivenUp when `given_up()` turns true.
+    """Return a connected socket.
 
-    seconds: for the resolver and all addresses together; each address that is left gets an equal part of what is left.
+    seconds: time for the resolver and all addresses together; None for no limit. Each remaining
+        address gets an equal part of the remaining time.
+    is_aborted: polled while the connect is pending; the connect ends once it returns True.
+    source_address: address to bind to.
+    options: arguments of `setsockopt`, set before connecting.
+
+    Raises socket.timeout after `seconds`, ConnectAborted, or OSError if no address answers.
     """
     end = None if seconds is None else time.monotonic() + seconds
-    addresses = _resolved(host.strip("[]"), port, end, given_up)
-    failure: OSError = OSError("{} has no address".format(host))
-    for place, (family, kind, protocol, _, address) in enumerate(addresses):
-        left = None if end is None else (end - time.monotonic()) / (len(addresses) - place)
+    addresses = _resolve(host.strip("[]"), port, end, is_aborted)
+    last_error: OSError = OSError(f"{host} has no address")
+    for index, (family, kind, protocol, _, address) in enumerate(addresses):
+        share = None if end is None else (end - time.monotonic()) / (len(addresses) - index)
         sock = None
         try:
             sock = socket.socket(family, kind, protocol)
@@ -51,20 +63,25 @@ def dial(
                 sock.setsockopt(*option)
             if source_address:
                 sock.bind(source_address)
-            _connect(sock, address, left, given_up)
+            _connect_socket(sock, address, share, is_aborted)
             sock.settimeout(seconds)
             return sock
-        except BaseException as error:  # Ctrl-C, too, leaves no socket
+        except BaseException as error:  # close the socket on Ctrl-C, too
             if sock is not None:
                 sock.close()
-            if isinstance(error, GivenUp) or not isinstance(error, OSError):
+            if isinstance(error, ConnectAborted) or not isinstance(error, OSError):
                 raise
-            failure = error
-    raise failure
+            last_error = error
+    raise last_error
 
 
-def _resolved(host: str, port: int, end: Optional[float], given_up: Callable[[], bool]) -> List[Any]:
-    """The addresses of a host. A name is looked up on another thread, because nothing can interrupt the resolver."""
+def _resolve(
+    host: str, port: int, end: Optional[float], is_aborted: Callable[[], bool]
+) -> List[Any]:
+    """Return the addresses of a host.
+
+    Names are resolved on another thread, because nothing can interrupt the resolver.
+    """
     try:
         return socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM, 0, socket.AI_NUMERICHOST)
     except socket.gaierror:
@@ -74,23 +91,25 @@ def _resolved(host: str, port: int, end: Optional[float], given_up: Callable[[],
     def look_up() -> None:
         try:
             answers.put(socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM))
-        except (OSError, UnicodeError) as error:  # UnicodeError: a name that cannot be one
+        except (OSError, UnicodeError) as error:  # UnicodeError: not a valid host name
             answers.put(error)
 
     _resolvers.submit(look_up)
     while True:
         try:
-            answer = answers.get(timeout=_slice(end, given_up))
+            answer = answers.get(timeout=_poll_interval(end, is_aborted))
         except queue.Empty:
             continue
         if isinstance(answer, UnicodeError):
-            raise OSError("{!r} cannot be the name of a host".format(host))
+            raise OSError(f"{host!r} cannot be the name of a host")
         if isinstance(answer, OSError):
             raise answer
         return answer  # type: ignore[no-any-return]
 
 
-def _connect(sock: socket.socket, address: Any, seconds: Optional[float], given_up: Callable[[], bool]) -> None:
+def _connect_socket(
+    sock: socket.socket, address: Any, seconds: Optional[float], is_aborted: Callable[[], bool]
+) -> None:
     end = None if seconds is None else time.monotonic() + seconds
     sock.setblocking(False)
     error = sock.connect_ex(address)
@@ -98,21 +117,21 @@ def _connect(sock: socket.socket, address: Any, seconds: Optional[float], given_
         return
     with selectors.DefaultSelector() as selector:
         selector.register(sock, selectors.EVENT_WRITE)
-        while error in _GOING_ON:
-            if selector.select(_slice(end, given_up)):
+        while error in _IN_PROGRESS:
+            if selector.select(_poll_interval(end, is_aborted)):
                 error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 if error == 0:
                     return
     raise OSError(error, os.strerror(error))
 
 
-def _slice(end: Optional[float], given_up: Callable[[], bool]) -> float:
-    """How long to wait at a stretch; socket.timeout or GivenUp when there is nothing more to wait for."""
-    if given_up():
-        raise GivenUp("the connection is no longer wanted")
+def _poll_interval(end: Optional[float], is_aborted: Callable[[], bool]) -> float:
+    """Return the seconds to wait before the next poll; raises if the time is up or if aborted."""
+    if is_aborted():
+        raise ConnectAborted("the connection is no longer wanted")
     if end is None:
-        return LOOK_SECONDS
+        return POLL_SECONDS
     left = end - time.monotonic()
     if left <= 0:
         raise socket.timeout("timed out")
-    return min(LOOK_SECONDS, left)
+    return min(POLL_SECONDS, left)

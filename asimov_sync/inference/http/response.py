@@ -1,7 +1,8 @@
-"""One HTTP request and its response: sent, read as its bytes arrive, and given up at any moment.
+"""One HTTP request and its response: sent, read as its bytes arrive, and aborted at any moment.
 
-`iter_content` of requests and urllib3's `read` wait until they have what they asked for, which on a body without chunks is the
-whole buffer or the end; `read1` of the reader below them returns what is there.
+`iter_content` of requests and urllib3's `read` wait until they have the requested number of bytes;
+for a body without chunks that is a full buffer or the end. `read1` of the reader below them
+returns the bytes that are there.
 """
 
 import functools
@@ -10,133 +11,166 @@ import os
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, Mapping, NamedTuple, Optional, Tuple
 
 from asimov_sync.cancellation import Cancellation, Registration
 from asimov_sync.concurrency.timers import Timer, timers
 from asimov_sync.errors import AsimovError, InferenceError
-from asimov_sync.inference.http.connect import dial
+from asimov_sync.inference.http.connect import connect
+from asimov_sync.inference.http.connections import (
+    Session,
+    SocketUser,
+    register_socket,
+    set_current_response,
+)
+from asimov_sync.inference.http.errors import (
+    FOREIGN_ERRORS,
+    deadline_error,
+    proxy_error,
+    translate_error,
+    truncated_error,
+)
+from asimov_sync.inference.request import Timeout
 
-if TYPE_CHECKING:
-    from asimov_sync.inference.http.transport import HttpTransport
-
-__all__ = ["Exchange", "sending", "tell_socket"]
+__all__ = ["RequestOptions", "Response"]
 
 READ_BYTES = 65536
 ERROR_BYTES = 65536
 """How much of an error's body is read."""
 DRAIN_SECONDS = 0.25
-"""How long the end of a body is waited for when its last event was seen, so that the connection can be used again."""
-LONGEST_SECONDS = 1e6
-"""The longest time-out that is set, more than a week; sockets take no more than 2^31 milliseconds."""
-
-_here = threading.local()  # .exchange: what this thread sends just now
+"""How long to wait for the end of a body after its last event, to keep the connection."""
+MAX_TIMEOUT = 1e6
+"""The longest socket time-out, in seconds (11 days). Sockets accept at most 2^31 milliseconds."""
 
 
-def sending() -> "Optional[Exchange]":
-    """The exchange that this thread sends just now."""
-    return getattr(_here, "exchange", None)
+class RequestOptions(NamedTuple):
+    """Settings of a request.
+
+    provider: the provider's name, for errors.
+    proxies: by scheme; they go before those of the session and the environment.
+    certificates: file of trusted authorities; None for those of the session.
+    """
+
+    provider: str
+    timeout: Timeout
+    proxies: Mapping[str, str] = {}
+    certificates: Optional[str] = None
 
 
-def tell_socket(sock: Any) -> None:
-    """Tell the exchange that this thread sends which socket it goes over; None where it is still to be made."""
-    exchange = sending()
-    if exchange is not None and sock is not None:
-        exchange.on_socket(sock)
+class Response(SocketUser):
+    """One request and its response. Call `send`, read the body, and `close`.
 
+    Until it is closed, a cancellation or the deadline wakes the thread that waits for it.
 
-class Exchange:
-    """One request and its response. `close()` it; until then a cancellation frees whoever waits on it.
+    session: sends the request.
+    options: settings of the request.
+    give_back: called once with the session when the response no longer needs it.
+    deadline: moment (`time.monotonic()`) at which the call's total time is over, or None.
 
-    status, headers (lower-case names): of the response, once `send` has returned. complete: the reader's word on whether it
-    has seen all it wants, so that the connection may be used again once the body's last bytes are read.
+    Attributes, once `send` has returned: status, and headers with lower-case names.
+    is_body_done: set by the reader; returns whether it has all it needs. The connection can then
+        be kept once the last bytes of the body are read.
     """
 
     def __init__(
         self,
-        transport: "HttpTransport",
-        session: Any,
+        session: Session,
+        options: RequestOptions,
+        give_back: Callable[[Session], None],
         cancellation: Cancellation,
         deadline: Optional[float],
-        idle: Optional[float],
     ) -> None:
         self.status = 0
         self.headers: Dict[str, str] = {}
-        self.complete: Callable[[], bool] = bool
-        self._transport = transport
-        self._session: Any = session
+        self.is_body_done: Callable[[], bool] = bool
+        self._session: Optional[Session] = session
+        self._options = options
+        self._give_back = give_back
         self._cancellation = cancellation
         self._deadline = deadline
-        moments = [moment for moment in (deadline, cancellation.deadline) if moment is not None]
-        self._end = min(moments, default=None)  # of the exchange, whatever has come by then
-        self._idle = idle
+        ends = [moment for moment in (deadline, cancellation.deadline) if moment is not None]
+        self._end = min(ends, default=None)  # when to abort, even if bytes still arrive
+        self._idle = options.timeout.idle
         self._response: Any = None
-        # Guards _socket: it is shut down only while it is this exchange's. Re-entrant: a signal handler may cancel.
+        # Guards _socket, which may be shut down only while this response owns it. Re-entrant:
+        # a signal handler may cancel.
         self._lock = threading.RLock()
         self._socket: Optional[socket.socket] = None
-        self._young: Optional[socket.socket] = None  # a second handle on a socket whose connection is still being made
+        self._connecting_socket: Optional[socket.socket] = None  # a second handle, see open_socket
         self._received = 0
-        self._length: Optional[int] = None  # of the body, where it was announced
+        self._length: Optional[int] = None  # of the body, if it was announced
         self._aborted = False
         self._pid = os.getpid()
         self._registration: Optional[Registration] = None
         self._alarm: Optional[Timer] = None
 
     def send(self, url: str, headers: Mapping[str, str], body: bytes) -> None:
-        """Send the request, and wait for the status and headers."""
-        timeout = self._transport.timeout
-        idle = self._seconds(self._idle)
-        connect = self._seconds(timeout.connect)
-        failure: Optional[AsimovError] = None
-        # Here and not where it is made: whoever sends it closes it, whatever happens from now on (Ctrl-C, say).
+        """Send the request and wait for the status and headers."""
+        error: Optional[AsimovError] = None
+        # Registered here and not in __init__: a caller of send() also calls close(), even if it is
+        # interrupted by Ctrl-C.
         self._registration = self._cancellation.on_cancel(self.abort)
         if self._end is not None:
-            # Bytes that trickle in hit no socket's time-out, in the headers least of all.
+            # Bytes that trickle in, above all in the headers, do not trip a socket's time-out.
             self._alarm = timers.call_at(self._end, self.abort)
-        outer = sending()  # one whose session's hook, or auth, asks a model itself
-        _here.exchange = self
         try:
-            self._cancellation.raise_if_cancelled()
-            session = self._session
-            response = session.post(
-                url,
-                data=body,
-                headers=headers,
-                # A password from ~/.netrc would take the place of the key.
-                auth=None if session.auth else _unchanged,
-                # The session's own are said once more, because requests prefers those of the environment to them.
-                proxies=dict(session.proxies, **self._transport.proxies) or None,
-                verify=self._transport.certificates or session.verify,
-                stream=True,
-                timeout=(connect, idle),
-                allow_redirects=False,
-            )
-            if self._socket is None:  # an adapter of the application's own
-                tell_socket(getattr(getattr(response.raw, "_connection", None), "sock", None))
-        except self._transport.FAILURES as error:
-            # There is one where a hook of the application's session calls raise_for_status.
-            response = getattr(error, "response", None)
+            with set_current_response(self):
+                response = self._post(url, headers, body)
+        except FOREIGN_ERRORS as caught:
+            # There is a response if a hook of the application's session calls raise_for_status.
+            response = getattr(caught, "response", None)
             if response is None:
-                connected = self._socket is not None
-                failure = self._transport.failure(error, self._cancellation, self._deadline, self._idle, connected)
-        except TypeError:  # what requests raises for the address of a proxy that has no host
-            failure = self._transport.proxy_failure(self._session.proxies)
-            if failure is None:
+                error = self._translate(caught, connected=self._socket is not None)
+        except TypeError:  # raised by requests for a proxy whose address has no host
+            error = proxy_error(self._options.provider, self._proxies())
+            if error is None:
                 raise
-        finally:
-            _here.exchange = outer
-        if failure is not None:
-            raise failure  # outside of the except, so that the original is not its context
+        if error is not None:
+            raise error  # outside of the except, so that the original is not its context
         self._response = response
         self.status = response.status_code
         self.headers = {name.lower(): value for name, value in response.headers.items()}
         if not (self._chunked or self._compressed):
-            self._length = _announced(self.headers.get("content-length"))
+            self._length = _parse_length(self.headers.get("content-length"))
+
+    def _post(self, url: str, headers: Mapping[str, str], body: bytes) -> Any:
+        assert self._session is not None
+        session: Any = self._session
+        idle = self._seconds(self._idle)
+        connect_seconds = self._seconds(self._options.timeout.connect)
+        self._cancellation.raise_if_cancelled()
+        response = session.post(
+            url,
+            data=body,
+            headers=headers,
+            # A password from ~/.netrc would replace the key.
+            auth=None if session.auth else _keep_headers,
+            # The session's proxies are passed explicitly: requests would prefer the environment's.
+            proxies=self._proxies() or None,
+            verify=self._options.certificates or session.verify,
+            stream=True,
+            timeout=(connect_seconds, idle),
+            allow_redirects=False,
+        )
+        if self._socket is None:  # the application's own adapter, without tracked connections
+            register_socket(getattr(getattr(response.raw, "_connection", None), "sock", None))
+        return response
+
+    def _proxies(self) -> Dict[str, str]:
+        session: Any = self._session
+        return dict(session.proxies, **self._options.proxies)
+
+    def _translate(self, error: BaseException, connected: bool) -> AsimovError:
+        provider, timeout = self._options.provider, self._options.timeout
+        return translate_error(
+            error, provider, timeout, self._cancellation, self._deadline, connected
+        )
 
     def _seconds(self, limit: Optional[float]) -> Optional[float]:
-        """How long the next wait may take: the limit, or what is left of the call's or the cancellation's time."""
+        """Return the time-out of the next wait: `limit`, or the remaining time if it is shorter."""
         left = None if self._end is None else self._end - time.monotonic()
-        return _settable(min([seconds for seconds in (limit, left) if seconds is not None], default=None))
+        limits = [seconds for seconds in (limit, left) if seconds is not None]
+        return _socket_timeout(min(limits, default=None))
 
     @property
     def _chunked(self) -> bool:
@@ -147,17 +181,24 @@ class Exchange:
         return self.headers.get("content-encoding", "identity") != "identity"
 
     @property
-    def delimited(self) -> bool:
-        """Whether the end of the body is announced, by a length or a last chunk, and not just the connection's end."""
+    def length_known(self) -> bool:
+        """Whether the end of the body is marked, by a length or a last chunk.
+
+        Otherwise the body ends when the connection does, and a lost connection looks the same.
+        """
         return self._chunked or "content-length" in self.headers
 
-    def dialled(self, host: str, port: int, source: Optional[Tuple[str, int]], options: Any) -> socket.socket:
-        """Connect, unless the exchange is over before."""
-        sock = dial(host, port, self._seconds(self._transport.timeout.connect), lambda: self._aborted, source, options)
-        # A TLS handshake takes the socket's handle away from whoever holds the object; a second one reaches it all the same.
+    def open_socket(
+        self, host: str, port: int, source: Optional[Tuple[str, int]], options: Any
+    ) -> socket.socket:
+        """Connect and return the socket; an abort of the response aborts the connect."""
+        seconds = self._seconds(self._options.timeout.connect)
+        sock = connect(host, port, seconds, lambda: self._aborted, source, options)
+        # A TLS handshake takes the handle out of this socket object. A duplicate handle still
+        # reaches the connection, so that an abort can shut it down.
         try:
             with self._lock:
-                self._young = sock.dup()
+                self._connecting_socket = sock.dup()
                 aborted = self._aborted
         except BaseException:
             sock.close()
@@ -166,66 +207,75 @@ class Exchange:
             self.abort()
         return sock
 
-    def on_socket(self, sock: Any) -> None:
-        """Remember the socket that it goes over."""
+    def register_socket(self, sock: Any) -> None:
+        """Use this socket: `abort` shuts it down."""
         with self._lock:
-            # TLS inside of TLS, as through a proxy of https, is no socket, but has one.
+            # TLS inside of TLS, as through an https proxy, is not a socket but wraps one.
             self._socket = getattr(sock, "socket", sock)
-            young, self._young = self._young, None
+            connecting, self._connecting_socket = self._connecting_socket, None
             aborted = self._aborted
-        if young is not None:
-            young.close()
-        # urllib3 leaves the time-out of the connect on it while the request is sent, and a long body takes its time.
-        self._limit(self._seconds(self._idle))
+        if connecting is not None:
+            connecting.close()
+        # urllib3 would send the request with the time-out of the connect; a long body takes longer.
+        self._set_timeout(self._seconds(self._idle))
         if aborted:
             self.abort()
 
-    def let_go(self) -> None:
-        """Forget the socket, which goes back to where others may take it."""
-        # urllib3 sends the next request with the time-out that it finds, and that of a drain is short.
-        self._limit(_settable(self._idle))
+    def detach_socket(self) -> None:
+        """Forget the socket, because its connection returns to the pool."""
+        # urllib3 sends the next request with the time-out that it finds; that of a drain is short.
+        self._set_timeout(_socket_timeout(self._idle))
         with self._lock:
             self._socket = None
 
     def abort(self) -> None:
-        """Free whoever waits for the response or its body; they find the connection at its end."""
+        """Wake the thread that waits for the response or its body; it sees a closed connection."""
         with self._lock:
             self._aborted = True
             if self._pid != os.getpid():
-                return  # a fork's copy is the parent's connection, too
-            for sock in (self._socket, self._young):
+                return  # a forked child's copy is the parent's connection, too
+            for sock in (self._socket, self._connecting_socket):
                 if sock is not None:
                     try:
-                        # The plain socket's method: an SSLSocket's own drops its TLS state under the reader's feet.
+                        # Not SSLSocket.shutdown, which discards the TLS state that the reader uses.
                         socket.socket.shutdown(sock, socket.SHUT_RDWR)
                     except OSError:
-                        pass  # the other side was faster
+                        pass  # the peer has closed it already
 
     def chunks(self) -> Iterator[bytes]:
-        """The body's bytes as they arrive. Raises as `send`; a body that is not `delimited` may end early unnoticed."""
-        read = self._reader()
+        """Yield the body's bytes as they arrive.
+
+        Raises the errors of `HttpTransport.post`. Without `length_known`, a body that ends early
+        looks complete.
+        """
+        read = self._make_reader()
         while True:
-            # Before Python 3.12 http.client's read1 does not count, and would wait for more than was announced.
-            chunk = read() if self._length is None or self._received < self._length else b""
+            # Before Python 3.12 http.client's read1 ignores the announced length and would wait
+            # for more.
+            more = self._length is None or self._received < self._length
+            chunk = read() if more else b""
             self._received += len(chunk)
             if not chunk:
                 self._cancellation.raise_if_cancelled()
                 if self._deadline is not None and self._aborted:
-                    raise self._transport.too_late()
+                    raise deadline_error(self._options.provider, self._options.timeout)
                 if self._length is not None and self._received < self._length:
-                    raise self._transport.cut(self._length - self._received)
-                self._keep()
+                    raise truncated_error(self._options.provider, self._length - self._received)
+                self._reuse()
                 return
             yield chunk
             if self._deadline is not None and time.monotonic() >= self._deadline:
-                raise self._transport.too_late()
+                raise deadline_error(self._options.provider, self._options.timeout)
 
     def read(self) -> bytes:
-        """The whole body."""
+        """Return the whole body."""
         return b"".join(self.chunks())
 
-    def refusal(self) -> bytes:
-        """The body of an error, as far as it comes and is worth reading: the status alone says what is wrong."""
+    def error_body(self) -> bytes:
+        """Return the body of an error, at least ERROR_BYTES of it.
+
+        A body that breaks off is returned as far as it arrived: the status alone names the error.
+        """
         data = b""
         try:
             for chunk in self.chunks():
@@ -236,10 +286,11 @@ class Exchange:
             pass
         return data
 
-    def _reader(self) -> Callable[[], bytes]:
-        """A function that reads the next bytes of the body, b"" at its end; called for each event: what stays is done here.
+    def _make_reader(self) -> Callable[[], bytes]:
+        """Return a function that reads the next bytes of the body, b"" at its end.
 
-        A cancellation without a deadline is known by `_aborted`, and the socket keeps the bound that it has.
+        It runs once for each event, so everything constant is prepared here. Without a deadline,
+        `_aborted` reports a cancellation and the socket keeps its time-out.
         """
         assert self._response is not None
         raw: Any = self._response.raw
@@ -248,102 +299,101 @@ class Exchange:
             source = functools.partial(raw.read, decode_content=True)
         idle = self._idle
         timed = self._end is not None
-        self._limit(self._seconds(idle))
+        self._set_timeout(self._seconds(idle))
 
         def read() -> bytes:
-            failure = None
             try:
                 if timed or self._aborted:
                     self._cancellation.raise_if_cancelled()
-                    self._limit(self._seconds(idle))
+                    self._set_timeout(self._seconds(idle))
                 return source(READ_BYTES)
-            except self._transport.FAILURES as error:
-                failure = self._transport.failure(error, self._cancellation, self._deadline, self._idle, True)
-            raise failure
+            except FOREIGN_ERRORS as caught:
+                error = self._translate(caught, connected=True)
+            raise error
 
         return read
 
-    def _limit(self, seconds: Optional[float]) -> None:
-        """Bound the next read."""
+    def _set_timeout(self, seconds: Optional[float]) -> None:
+        """Set the time-out of the next read."""
         with self._lock:
             if self._socket is not None:
                 try:
                     self._socket.settimeout(seconds)
                 except OSError:
-                    pass  # it is closed; the read will say so
+                    pass  # closed; the read will raise
 
-    def _keep(self) -> None:
-        """The body was read to its end: leave the connection to the next request."""
+    def _reuse(self) -> None:
+        """Keep the connection of a body that was read to its end for the next request."""
         if self.status < 200:
-            return  # the response itself is still to come, and must not be taken for the answer to another request
+            return  # the final response is still to come; the next request must not receive it
         if self._response is not None:
-            self.let_go()
+            self.detach_socket()
             raw: Any = self._response.raw
-            raw._fp.close()  # only http.client's reader: it does not know that this was all
+            raw._fp.close()  # closes only http.client's reader, which does not know the end
             raw.release_conn()
             self._response = None
-            self._give_back()
+            self._return_session()
 
-    def _give_back(self) -> None:
+    def _return_session(self) -> None:
         session, self._session = self._session, None
         if session is not None:
-            self._transport.give_back(session)
+            self._give_back(session)
 
-    def _drained(self) -> bool:
-        """Whether the rest of a complete body came at once; nothing is lost if it did not."""
+    def _drain(self) -> bool:
+        """Read the rest of a complete body. Returns False if it does not arrive at once."""
         if self._response is None or "close" in self.headers.get("connection", ""):
             return False
         try:
-            self._limit(DRAIN_SECONDS)
+            self._set_timeout(DRAIN_SECONDS)
             raw: Any = self._response.raw
             return self._received == self._length or not raw._fp.read1(READ_BYTES)
         except (OSError, http.client.HTTPException, ValueError):
             return False
 
     def close(self) -> None:
-        """Give up the response; the connection is closed unless its body was read to the end."""
+        """Release the response. Its connection is closed unless the body was read to its end."""
         try:
             if self._registration is not None:
                 self._registration.remove()
             if self._alarm is not None:
                 self._alarm.cancel()
-            if self.complete() and not self._aborted and self._drained():
-                self._keep()
-        finally:  # Ctrl-C may strike while the end of the body is waited for
-            self._give_up()
+            if self.is_body_done() and not self._aborted and self._drain():
+                self._reuse()
+        finally:  # Ctrl-C may arrive during the drain
+            self._discard()
 
-    def _give_up(self) -> None:
-        """Close what was not kept."""
+    def _discard(self) -> None:
+        """Close the connection unless it was kept, and return the session."""
         response, self._response = self._response, None
         with self._lock:
             sock, self._socket = self._socket, None
-            young, self._young = self._young, None
-        if young is not None:
-            young.close()
+            connecting, self._connecting_socket = self._connecting_socket, None
+        if connecting is not None:
+            connecting.close()
         if response is not None:
             response.close()
-        elif sock is not None:  # Ctrl-C, or a hook of the application's, struck before the response came out of requests
-            # Its close() would wait for that of the response, which nobody has.
+        elif sock is not None:  # Ctrl-C or an application's hook interrupted session.post
+            # sock.close() would wait for the response's own close, and the response is lost.
             number = sock.detach()
             if number != -1:
                 socket.close(number)
-        self._give_back()
+        self._return_session()
 
-    def __enter__(self) -> "Exchange":
+    def __enter__(self) -> "Response":
         return self
 
     def __exit__(self, *exc_info: Any) -> None:
         self.close()
 
 
-def _announced(length: Optional[str]) -> Optional[int]:
+def _parse_length(length: Optional[str]) -> Optional[int]:
     return int(length) if length is not None and length.isdecimal() else None
 
 
-def _settable(seconds: Optional[float]) -> Optional[float]:
-    """A time-out that a socket can be set to: one that has passed still is one, and one without an end is none."""
-    return None if seconds is None or seconds > LONGEST_SECONDS else max(0.001, seconds)
+def _socket_timeout(seconds: Optional[float]) -> Optional[float]:
+    """Return a time-out that sockets accept: at least 1 ms, and None for more than MAX_TIMEOUT."""
+    return None if seconds is None or seconds > MAX_TIMEOUT else max(0.001, seconds)
 
 
-def _unchanged(request: Any) -> Any:
+def _keep_headers(request: Any) -> Any:
     return request

@@ -1,8 +1,10 @@
-"""Server-sent events: bytes in, events out, as soon as their blank line is there. Pure: no IO.
+"""Parser for server-sent events: takes bytes, returns events. Pure: no IO.
 
-Written for what servers really send (https://html.spec.whatwg.org/multipage/server-sent-events.html is what they should):
-any chunking, LF, CRLF or CR, comments, data of several lines, a byte order mark. Only those three end a line; U+2028 is an
-ordinary character inside of JSON, so the text is decoded when an event is whole and never split as text.
+Written for the streams that servers really send (the specification is
+https://html.spec.whatwg.org/multipage/server-sent-events.html): any chunking, LF, CRLF or CR,
+comments, data of several lines, a byte order mark. Only those three end a line; U+2028 is an
+ordinary character inside JSON. So an event is decoded once it is complete, and lines are split as
+bytes.
 """
 
 from typing import List, Tuple
@@ -13,21 +15,21 @@ _BOM = b"\xef\xbb\xbf"
 
 
 ServerSentEvent = Tuple[str, str]
-"""One event: its name ("message" where the server gave none) and its data."""
+"""One event: its name ("message" if the server gave none) and its data."""
 
 
 class SSEParser:
-    """Takes a stream's bytes in any pieces, and returns each event once it is whole."""
+    """Takes a stream's bytes in any pieces and returns each event once its blank line arrived."""
 
     def __init__(self) -> None:
-        self._line: List[bytes] = []  # pieces of a line whose end has not come yet
+        self._line: List[bytes] = []  # pieces of an incomplete line
         self._data: List[bytes] = []
         self._event = b""
         self._started = False
-        self._after_cr = False  # the last chunk ended with CR: an LF that begins the next one belongs to it
+        self._after_cr = False  # the last chunk ended with CR: a leading LF belongs to it
 
     def feed(self, chunk: bytes) -> List[ServerSentEvent]:
-        """The events that this chunk completes."""
+        """Return the events that this chunk completes."""
         if self._after_cr and chunk:
             self._after_cr = False
             if chunk.startswith(b"\n"):
@@ -65,10 +67,11 @@ class SSEParser:
                 self._data.append(value)
             elif field == b"event":
                 self._event = value
-            # The rest: comments (an empty field name), id and retry (nobody resumes these streams), what we don't know.
+            # Ignored: comments (an empty field name), id and retry (these streams are never
+            # resumed), and unknown fields.
         return events
 
     def finish(self) -> List[ServerSentEvent]:
-        """What the end of the stream completes: an event whose blank line never came."""
+        """Return the event that the end of the stream completes, if its blank line is missing."""
         self._after_cr = False
         return self.feed(b"\n\n")

@@ -1,1 +1,1 @@
-"""Providers: one package for each, and what their wires share. Their codecs are pure: no IO, no clock."""
+"""Providers: a package for each, and the modules that their codecs share."""

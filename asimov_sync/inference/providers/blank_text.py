@@ -1,11 +1,15 @@
-"""Leaves blank text out of a request: models answer with it, and their providers refuse to take it back. Pure: no IO.
+"""Leaves blank text out of a request: models answer with it, and their providers reject it.
 
-Facts: anthropics/anthropic-sdk-python#461 (models answer with empty text blocks, most often after tool results), the
-refusals "text content blocks must be non-empty", "text content blocks must contain non-whitespace text", "all messages
-must have non-empty content except for the optional final assistant message" and "cache_control cannot be set for empty
-text blocks", and https://platform.claude.com/docs/en/api/messages: user or assistant turns in a row become one turn.
+Pure: no IO.
+
+Facts: anthropics/anthropic-sdk-python#461 (models answer with empty text blocks, most often after
+tool results); the errors "text content blocks must be non-empty", "text content blocks must
+contain non-whitespace text", "all messages must have non-empty content except for the optional
+final assistant message" and "cache_control cannot be set for empty text blocks"; and
+https://platform.claude.com/docs/en/api/messages: consecutive user or assistant turns become one.
 """
 
+import operator
 from typing import Any, List, Optional, Tuple, Union
 
 from asimov_sync.messages import Block, ChatMessage
@@ -16,11 +20,14 @@ Marker = Union[bool, str]
 
 
 def is_blank(block: Block, keep_cited: bool = False) -> bool:
-    """Whether a block is text of nothing but whitespace. keep_cited: not if it has citations."""
+    """Whether a block is text that is empty or only whitespace.
+
+    keep_cited: a text with citations is not blank.
+    """
     if block.get("type") != "text" or (keep_cited and block.get("citations")):
         return False
-    words = block.get("text")
-    return words is None or (isinstance(words, str) and not words.strip())
+    text = block.get("text")
+    return text is None or (isinstance(text, str) and not text.strip())
 
 
 def can_be_marked(block: Block) -> bool:
@@ -28,17 +35,21 @@ def can_be_marked(block: Block) -> bool:
     return block.get("type") not in ("thinking", "redacted_thinking") and not is_blank(block)
 
 
-def without_blank_text(messages: List[ChatMessage], keep_cited: bool = False) -> List[Optional[ChatMessage]]:
-    """The messages without their blank text; None in place of a message that has no content left.
+def without_blank_text(
+    messages: List[ChatMessage], keep_cited: bool = False
+) -> List[Optional[ChatMessage]]:
+    """Return the messages without their blank text; None replaces a message without other content.
 
-    A cache marker on something that is left out moves to the block or message before it: the prompt up to there is
-    the same. It is dropped if there is nothing before it. Nothing else is changed, and the messages that were given
+    A cache marker on something that is left out moves to the block or message before it, because
+    the prompt up to there is the same. It is dropped if nothing is before it. The given messages
     are not modified.
+
+    keep_cited: keep blank text that has citations.
     """
     kept: List[Optional[ChatMessage]] = []
-    last: Optional[int] = None  # the place of the last message that was kept
+    last: Optional[int] = None  # index of the last message that was kept
     for message in messages:
-        content, control = _cleaned(message, keep_cited)
+        content, control = _clean(message, keep_cited)
         if control is not None and last is not None:
             kept[last] = _with_control(kept[last], control)
         if not content:
@@ -47,12 +58,19 @@ def without_blank_text(messages: List[ChatMessage], keep_cited: bool = False) ->
             kept.append(None)
             continue
         last = len(kept)
-        kept.append(message if content is message.content else message.model_copy(update={"content": content}))
+        kept.append(
+            message
+            if content is message.content
+            else message.model_copy(update={"content": content})
+        )
     return kept
 
 
-def _cleaned(message: ChatMessage, keep_cited: bool) -> Tuple[Union[str, List[Block]], Any]:
-    """The content without blank text (the same object if it has none), and the cache_control that has no block before it."""
+def _clean(message: ChatMessage, keep_cited: bool) -> Tuple[Union[str, List[Block]], Any]:
+    """Return the content without blank text, and a cache_control without a block before it.
+
+    If nothing is removed, the content is the same object.
+    """
     if isinstance(message.content, str):
         return (message.content if message.content.strip() else ""), None
     kept: List[Block] = []
@@ -63,49 +81,45 @@ def _cleaned(message: ChatMessage, keep_cited: bool) -> Tuple[Union[str, List[Bl
             if marker is not None and not _mark(kept, marker):
                 control = _longer(control, marker)
         else:
-            kept.append(_cleaned_result(block, keep_cited))
-    unchanged = len(kept) == len(message.content) and all(map(_is, kept, message.content))
+            kept.append(_clean_result(block, keep_cited))
+    unchanged = len(kept) == len(message.content) and all(map(operator.is_, kept, message.content))
     return (message.content if unchanged else kept), control
 
 
-def _is(one: Any, other: Any) -> bool:
-    return one is other
-
-
-def _cleaned_result(block: Block, keep_cited: bool) -> Block:
-    """A tool result without blank text in its content; any other block as it is."""
+def _clean_result(block: Block, keep_cited: bool) -> Block:
+    """Return a tool result without blank text in its content; any other block unchanged."""
     content = block.get("content")
     if block.get("type") != "tool_result" or not isinstance(content, list):
         return block
-    blank = [one for one in content if isinstance(one, dict) and is_blank(one, keep_cited)]
+    blank = [part for part in content if isinstance(part, dict) and is_blank(part, keep_cited)]
     if not blank:
         return block
     cleaned = {name: value for name, value in block.items() if name != "content"}
-    left = [one for one in content if not (isinstance(one, dict) and is_blank(one, keep_cited))]
+    left = [part for part in content if not (isinstance(part, dict) and is_blank(part, keep_cited))]
     if left:
         cleaned["content"] = left
-    for one in blank:
-        if one.get("cache_control") is not None:
-            _mark_one(cleaned, one["cache_control"])
+    for part in blank:
+        if part.get("cache_control") is not None:
+            _mark_block(cleaned, part["cache_control"])
     return cleaned
 
 
 def _mark(blocks: List[Block], control: Any) -> bool:
     """Put cache_control on the last block that can have it; False if there is none."""
-    for place in reversed(range(len(blocks))):
-        if can_be_marked(blocks[place]):
-            blocks[place] = dict(blocks[place])
-            _mark_one(blocks[place], control)
+    for index in reversed(range(len(blocks))):
+        if can_be_marked(blocks[index]):
+            blocks[index] = dict(blocks[index])
+            _mark_block(blocks[index], control)
             return True
     return False
 
 
-def _mark_one(block: Block, control: Any) -> None:
+def _mark_block(block: Block, control: Any) -> None:
     block["cache_control"] = _longer(block.get("cache_control"), control)
 
 
 def _longer(one: Any, other: Any) -> Any:
-    """Of two values of cache_control, the one with the longer lifetime."""
+    """Return the value of cache_control with the longer lifetime."""
     if one is None:
         return other
     return other if isinstance(other, dict) and other.get("ttl") == "1h" else one

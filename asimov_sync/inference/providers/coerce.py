@@ -1,37 +1,57 @@
-"""Reading what a provider sent, which may be anything: a value of the right type, or the harmless one in its place."""
+"""Converts values that a provider sent, which may be anything, or returns a harmless default."""
 
 from typing import Any, Dict, Mapping, Optional, Tuple
 
 from asimov_sync._json import loads
 
-__all__ = ["block_index", "count", "json_object", "text", "whole_number"]
+__all__ = ["DECODE_ERRORS", "as_count", "as_int", "as_str", "block_index", "parse_object"]
+
+DECODE_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    IndexError,
+    KeyError,
+    TypeError,
+    ValueError,
+    RecursionError,
+)
+"""The exceptions that a decoder may raise for data that is not of its wire."""
+
+MAX_TOKENS = 10**15
+"""The largest usage figure that is accepted. A number of hundreds of digits could not even be
+multiplied by a price."""
 
 
-def text(value: Any) -> Optional[str]:
-    """The value if it is text, or None."""
+def as_str(value: Any) -> Optional[str]:
+    """Return the value if it is a str, otherwise None."""
     return value if isinstance(value, str) else None
 
 
-MOST = 10**15
-"""No usage figure is larger; a number of hundreds of digits cannot even be multiplied by a price."""
+def as_int(value: Any) -> Optional[int]:
+    """Return the value if it is an int from 0 to MAX_TOKENS, otherwise None.
 
-
-def count(figures: Any, *path: str) -> int:
-    """The figure at a path of keys, or 0 where there is none: usage is told beside a reply, and must not be what spoils it."""
-    for name in path:
-        figures = figures.get(name) if isinstance(figures, Mapping) else None
-    return whole_number(figures) or 0
-
-
-def whole_number(value: Any) -> Optional[int]:
-    """The value if it is an int from 0 to `MOST`, or None. Bools and floats (1.9, infinity) are not counts."""
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST:
+    Bools and floats (1.9, infinity) are not counts.
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_TOKENS:
         return value
     return None
 
 
+def as_count(figures: Any, *path: str) -> int:
+    """Return the count at a path of keys, or 0 if there is none.
+
+    Usage comes beside a reply, so an invalid figure must not make the reply fail.
+    """
+    for name in path:
+        figures = figures.get(name) if isinstance(figures, Mapping) else None
+    return as_int(figures) or 0
+
+
 def block_index(value: Any) -> int:
-    """The index of a streamed block, as an int. ValueError for anything else that JSON can hold, infinity included."""
+    """Return the index of a streamed block as an int.
+
+    Raises ValueError for everything else that JSON can hold, infinity included.
+    """
     if type(value) is int:
         return value
     if isinstance(value, float) and value.is_integer():
@@ -41,10 +61,10 @@ def block_index(value: Any) -> int:
     raise ValueError(f"the index of a block must be a whole number, not {value!r}")
 
 
-def json_object(told: str) -> Tuple[Dict[str, Any], Optional[str]]:
-    """A JSON object and None; or, where the text is none, an empty one and the text."""
+def parse_object(text: str) -> Tuple[Dict[str, Any], Optional[str]]:
+    """Return a JSON object and None; or, if the text is not one, an empty dict and the text."""
     try:
-        value = loads(told)
+        value = loads(text)
     except (ValueError, RecursionError):
-        return {}, told
-    return (value, None) if isinstance(value, dict) else ({}, told)
+        return {}, text
+    return (value, None) if isinstance(value, dict) else ({}, text)

@@ -1,4 +1,4 @@
-"""What a provider's refusal stands for: an error class, by the provider's own word for it first, by the HTTP status then."""
+"""Maps a provider's error to an error class: by the provider's own error type, then by status."""
 
 from typing import Any, Dict, Mapping, Optional, Type
 
@@ -15,10 +15,10 @@ from asimov_sync.errors import (
     RateLimitError,
 )
 
-__all__ = ["Kinds", "MESSAGE_CHARACTERS", "as_body", "refusal"]
+__all__ = ["ErrorMap", "MESSAGE_CHARACTERS", "error_from", "parse_error_body"]
 
-Kinds = Mapping[str, Type[InferenceError]]
-"""A provider's words for what is wrong, in lower case, and the classes that they mean."""
+ErrorMap = Mapping[str, Type[InferenceError]]
+"""A provider's error types, in lower case, and their error classes."""
 
 MESSAGE_CHARACTERS = 2000
 """How much of a provider's message an error shows."""
@@ -31,7 +31,7 @@ _BY_STATUS: Dict[int, Type[InferenceError]] = {
     429: RateLimitError,
     529: OverloadedError,
 }
-_TOO_LONG = (
+_TOO_LONG_PHRASES = (
     "prompt is too long",
     "input is too long",
     "exceed context limit",
@@ -43,22 +43,42 @@ _TOO_LONG = (
 )
 
 
-def refusal(
-    provider: str, status: Optional[int], error_type: Optional[str], message: str, request_id: Optional[str], kinds: Kinds
+def error_from(
+    provider: str,
+    status: Optional[int],
+    error_type: Optional[str],
+    message: str,
+    request_id: Optional[str],
+    error_map: ErrorMap,
 ) -> InferenceError:
-    """The error of a response's status, or of an error event inside a stream (status None), with the provider's words."""
-    by_status = _BY_STATUS.get(status or 0) or (InvalidRequestError if 400 <= (status or 500) < 500 else ProviderError)
-    if 300 <= (status or 0) < 400:  # not followed: it would take the key along, and the prompt
-        by_status, message = NotFoundError, "{} (a redirect: is this the whole address?)".format(message.strip())
-    kind = kinds.get((error_type or "").lower(), by_status)
-    if kind is InvalidRequestError and any(words in message.lower() for words in _TOO_LONG):
+    """Return the error of a response, or of an error event inside a stream.
+
+    status: of the response; None inside a stream.
+    error_type: the provider's name for the error; `error_map` is looked up with it.
+    """
+    code = status or 0
+    by_status = _BY_STATUS.get(code)
+    if by_status is None:
+        by_status = InvalidRequestError if 400 <= code < 500 else ProviderError
+    if 300 <= code < 400:  # not followed, because the target would receive the key and the prompt
+        by_status = NotFoundError
+        message = f"{message.strip()} (a redirect: is this the whole address?)"
+    kind = error_map.get((error_type or "").lower(), by_status)
+    if kind is InvalidRequestError and any(
+        phrase in message.lower() for phrase in _TOO_LONG_PHRASES
+    ):
         kind = ContextLengthExceeded
-    message = message.strip() or "the provider gave no reason"
-    return kind(message[:MESSAGE_CHARACTERS], provider=provider, status=status, error_type=error_type, request_id=request_id)
+    return kind(
+        (message.strip() or "the provider gave no reason")[:MESSAGE_CHARACTERS],
+        provider=provider,
+        status=status,
+        error_type=error_type,
+        request_id=request_id,
+    )
 
 
-def as_body(data: bytes) -> Any:
-    """An error's body: the JSON in it, or its text."""
+def parse_error_body(data: bytes) -> Any:
+    """Return the JSON in an error's body, or its text if it is not JSON."""
     body = data.decode("utf-8", "replace")
     try:
         return loads(body)

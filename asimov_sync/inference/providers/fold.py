@@ -1,6 +1,6 @@
-"""From a stream's wire events to one reply: what every wire's fold promises, and how a stream of events is driven through it.
+"""Folds a stream's wire events into typed events and one reply.
 
-Pure: the events may come from a socket, from boto3 or from a list.
+Pure: the wire events may come from a socket, from boto3 or from a list.
 """
 
 import abc
@@ -14,47 +14,59 @@ from asimov_sync.errors import (
     ProviderError,
     StreamInterrupted,
 )
+from asimov_sync.inference.providers.coerce import DECODE_ERRORS
 from asimov_sync.messages import Block, Event, Reply, ReplyDone, TextDelta, ToolCall, ToolCallReady
 
-__all__ = ["BlockFold", "Fold", "Garbled", "StreamedBlock", "all_at_once", "folded", "tool_calls"]
+__all__ = [
+    "BlockFold",
+    "Fold",
+    "MalformedEvent",
+    "StreamedBlock",
+    "events_of",
+    "fold_stream",
+    "tool_calls",
+]
 
 
 class Fold(abc.ABC):
-    """Folds the events of one stream to a Reply: feed it each wire event, and it answers with the typed events of that.
+    """Folds the events of one stream into a Reply.
 
-    done: whether the provider's own final event was fed; the last typed event was then a ReplyDone.
+    done: whether the provider's own final event was fed; the last typed event was then ReplyDone.
     """
 
     done = False
 
     @abc.abstractmethod
     def feed(self, data: Any) -> Sequence[Event]:
-        """The typed events that a wire event amounts to, often none. The provider's own error event is raised as its error.
+        """Take a wire event and return its typed events, often none.
 
-        KeyError, TypeError, ValueError, ArithmeticError or AttributeError for an event that is not of the wire.
+        Raises the provider's own error for an error event, and one of DECODE_ERRORS for an event
+        that is not of the wire.
         """
 
     def feed_text(self, data: str) -> Sequence[Event]:
-        """As `feed`, of an event that is still text."""
+        """Take a wire event that is still text; otherwise as `feed`."""
         return self.feed(loads(data))
 
-    def finish(self, delimited: bool) -> Sequence[Event]:
-        """What the end of the stream completes, on wires where it may.
+    def finish(self, length_known: bool) -> Sequence[Event]:
+        """Return the events that the end of the stream completes, on wires that allow it.
 
-        delimited: whether the end was announced (by a length, or a last chunk); a connection that just closes announces
-        nothing.
+        length_known: whether the end was marked, by a length or a last chunk. A connection that
+            just closes marks nothing.
         """
         return ()
 
     @abc.abstractmethod
     def partial(self) -> Reply:
-        """The reply of what was fed so far; without a stop_reason until it is done."""
+        """Return the reply of the events fed so far; its stop_reason is None until it is done."""
 
 
 class StreamedBlock:
-    """One block of a stream: what its start announced, and the pieces of its deltas, by field.
+    """One block of a stream.
 
-    stopped: whether its stop event was received, so that another block may start at its index.
+    start: the block as its start event announced it.
+    pieces: the pieces of its deltas, by field.
+    stopped: whether its stop event arrived, so that another block may start at its index.
     """
 
     __slots__ = ("index", "pieces", "start", "stopped")
@@ -67,15 +79,15 @@ class StreamedBlock:
 
 
 class BlockFold(Fold):
-    """A fold of a wire whose streams bring numbered blocks.
+    """A fold of a wire whose streams consist of numbered blocks.
 
-    A server that numbers its blocks wrongly may use an index again. After the first block's stop, that starts
-    another block, and both are kept. While the first block is open, it is an error: its deltas could not be told
-    from those of the second.
+    A server that numbers its blocks wrongly may use an index again. After the first block's stop,
+    that starts another block, and both are kept. While the first block is open, it is an error:
+    the deltas of the two blocks could not be told apart.
     """
 
     def __init__(self) -> None:
-        self._all: List[StreamedBlock] = []  # in the order of their starts
+        self._blocks: List[StreamedBlock] = []  # in the order of their starts
         self._at: Dict[int, StreamedBlock] = {}  # by index, the block that started last
         self._indexes_are_unique = True
 
@@ -87,71 +99,86 @@ class BlockFold(Fold):
                 raise ValueError(f"a block starts at index {index} while another one is open there")
             self._indexes_are_unique = False
         block = self._at[index] = StreamedBlock(index, start)
-        self._all.append(block)
+        self._blocks.append(block)
         return block
 
     @abc.abstractmethod
-    def _folded(self, block: StreamedBlock) -> Tuple[Block, Optional[str]]:
-        """A block with all its deltas, and its input as text if that is not a JSON object."""
+    def _join_block(self, block: StreamedBlock) -> Tuple[Block, Optional[str]]:
+        """Return a block with its deltas, and its input as text if that is not a JSON object."""
 
     def _stop_block(self, block: StreamedBlock) -> Sequence[Event]:
-        """Mark a block as stopped; returns ToolCallReady if it is a tool call. A second stop changes nothing."""
+        """Mark a block as stopped; returns ToolCallReady if it is a tool call.
+
+        A second stop changes nothing.
+        """
         if block.stopped:
             return ()
         block.stopped = True
-        whole, malformed = self._folded(block)
-        return (ToolCallReady(ToolCall.from_block(whole, malformed)),) if whole.get("type") == "tool_use" else ()
+        joined, malformed = self._join_block(block)
+        if joined.get("type") != "tool_use":
+            return ()
+        return (ToolCallReady(ToolCall.from_block(joined, malformed)),)
 
-    def _so_far(self) -> Tuple[List[Block], Dict[int, str]]:
-        """The blocks in the order of their indexes, and the inputs that are no JSON objects, by their places.
+    def _join_blocks(self) -> Tuple[List[Block], Dict[int, str]]:
+        """Return the blocks by index, and the inputs that are not JSON objects by position.
 
         If an index was used twice, the order is that of the starts.
         """
-        blocks = sorted(self._all, key=lambda block: block.index) if self._indexes_are_unique else self._all
-        folded = [self._folded(block) for block in blocks]
-        malformed = {place: wrong for place, (_block, wrong) in enumerate(folded) if wrong is not None}
-        return [block for block, _wrong in folded], malformed
+        blocks = self._blocks
+        if self._indexes_are_unique:
+            blocks = sorted(blocks, key=lambda block: block.index)
+        joined = [self._join_block(block) for block in blocks]
+        malformed = {
+            position: text for position, (_block, text) in enumerate(joined) if text is not None
+        }
+        return [block for block, _text in joined], malformed
 
 
 def tool_calls(blocks: List[Block], malformed: Mapping[int, str]) -> List[ToolCall]:
-    """The calls among a reply's blocks. malformed: by the places of blocks, what came in place of a JSON object."""
+    """Return the tool calls among a reply's blocks.
+
+    malformed: by position of the block, the text that came in place of a JSON object.
+    """
     return [
-        ToolCall.from_block(block, malformed.get(place))
-        for place, block in enumerate(blocks)
+        ToolCall.from_block(block, malformed.get(position))
+        for position, block in enumerate(blocks)
         if block.get("type") == "tool_use"
     ]
 
 
-class Garbled(ProviderError):
+class MalformedEvent(ProviderError):
     """An event that is not of the wire; always the cause of a StreamInterrupted."""
 
 
-def folded(
+def fold_stream(
     fold: Fold,
-    wire: Iterable[Any],
+    wire_events: Iterable[Any],
     feed: Callable[[Any], Sequence[Event]],
     provider: str,
     request_id: Optional[str],
-    delimited: Callable[[], bool],
+    length_known: Callable[[], bool],
 ) -> Iterator[Event]:
-    """The typed events of a stream, ending with ReplyDone; StreamInterrupted where the final event is not among them.
+    """Yield the typed events of a stream, ending with ReplyDone.
 
-    wire: its events; feed: the fold's method that takes them. delimited: asked when they have come to an end.
+    feed: the fold's method that takes the wire events.
+    length_known: called at their end; see `Fold.finish`.
+
+    Raises StreamInterrupted if the final event is missing.
     """
     interruption: Optional[InferenceError] = None
     try:
-        for data in wire:
-            for event in _fed(feed, data, provider):
+        for data in wire_events:
+            for event in _feed(feed, data, provider):
                 yield event
             if fold.done:
                 return
-        for event in fold.finish(delimited()):
+        for event in fold.finish(length_known()):
             yield event
         if fold.done:
             return
-    except (ConnectionFailed, Garbled) as broken:
+    except (ConnectionFailed, MalformedEvent) as error:
         # The connection broke, or an event was cut: either way the rest is missing.
-        interruption = broken
+        interruption = error
     except Cancelled as cancelled:
         cancelled.partial = fold.partial()
         raise
@@ -160,30 +187,31 @@ def folded(
         failed.request_id = failed.request_id or request_id
         raise
     partial = fold.partial()
-    error = StreamInterrupted(
-        "the stream ended before its final event, after {} characters of text{}".format(
-            len(partial.text), ": {}".format(interruption) if interruption else ""
-        ),
+    cause = f": {interruption}" if interruption else ""
+    raise StreamInterrupted(
+        f"the stream ended before its final event, after {len(partial.text)} characters of text"
+        f"{cause}",
         provider=provider,
         status=200,
         request_id=request_id,
         partial=partial,
-    )
-    raise error from interruption
+    ) from interruption
 
 
-def _fed(feed: Callable[[Any], Sequence[Event]], data: Any, provider: str) -> Sequence[Event]:
+def _feed(feed: Callable[[Any], Sequence[Event]], data: Any, provider: str) -> Sequence[Event]:
     try:
         return feed(data)
     except InferenceError:
         raise  # the provider's own error event
-    except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError) as wrong:
-        garbled = Garbled("an event that cannot be read: {}".format(format_error(wrong)), provider=provider)
-    raise garbled
+    except DECODE_ERRORS as error:
+        malformed = MalformedEvent(
+            f"an event that cannot be read: {format_error(error)}", provider=provider
+        )
+    raise malformed
 
 
-def all_at_once(reply: Reply) -> Iterator[Event]:
-    """The events of a reply that came in one piece."""
+def events_of(reply: Reply) -> Iterator[Event]:
+    """Yield the events of a reply that was not streamed."""
     if reply.text:
         yield TextDelta(reply.text)
     for call in reply.tool_calls:

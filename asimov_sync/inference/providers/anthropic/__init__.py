@@ -1,1 +1,30 @@
-"""Anthropic: its client, and the wire of the Messages API."""
+"""Anthropic: the client, and the codec of the Messages API.
+
+The names load on first use, so that a codec can be imported without requests or boto3.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from asimov_sync.inference.providers.anthropic.client import (
+        AnthropicInferenceClient as AnthropicInferenceClient,
+    )
+    from asimov_sync.inference.providers.anthropic.wire import MessagesFold as MessagesFold
+
+_HOMES = {
+    "AnthropicInferenceClient": "client",
+    "MessagesFold": "wire",
+}
+
+__all__ = ["AnthropicInferenceClient", "MessagesFold"]
+
+
+if not TYPE_CHECKING:  # to a type checker, a name that is not imported above is an error
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value

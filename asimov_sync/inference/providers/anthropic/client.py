@@ -1,14 +1,19 @@
-"""Anthropic's Messages API, and whatever else speaks its wire, over HTTP."""
+"""Client of Anthropic's Messages API, and of other servers with the same wire."""
 
 from typing import Any, Dict, Iterable, Mapping, Optional
 
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.errors import AuthenticationError, InferenceError
-from asimov_sync.inference.http.client import HttpInferenceClient, key_of
+from asimov_sync.inference.http.client import HttpInferenceClient, resolve_api_key
 from asimov_sync.inference.http.transport import Session
 from asimov_sync.inference.output.schema import strict_schema
-from asimov_sync.inference.providers.anthropic.wire import MessagesFold, decode_error, decode_reply, encode_request
-from asimov_sync.inference.providers.coerce import whole_number
+from asimov_sync.inference.providers.anthropic.wire import (
+    MessagesFold,
+    decode_error,
+    decode_reply,
+    encode_request,
+)
+from asimov_sync.inference.providers.coerce import as_int
 from asimov_sync.inference.providers.fold import Fold
 from asimov_sync.inference.request import Request
 from asimov_sync.messages import Reply
@@ -17,19 +22,29 @@ __all__ = ["AnthropicInferenceClient"]
 
 API_URL = "https://api.anthropic.com/v1/messages"
 API_VERSION = "2023-06-01"
-COUNTED = frozenset("messages model system tools tool_choice thinking mcp_servers context_management".split())
-"""What a request to count tokens may hold (Anthropic, "Count Message tokens")."""
+COUNT_PARAMETERS = frozenset(
+    "messages model system tools tool_choice thinking mcp_servers context_management".split()
+)
+"""The parameters that a request to count tokens may have (Anthropic, "Count Message tokens")."""
 
 
 class AnthropicInferenceClient(HttpInferenceClient):
-    """Asks Anthropic's models, over the Messages API.
+    """Calls Anthropic's models over the Messages API.
 
-    api_key: $ANTHROPIC_API_KEY where not given; AuthenticationError without either. auth_token: a key that is sent as
-    `Authorization: Bearer` in place of it ($ANTHROPIC_AUTH_TOKEN). api_url: the whole address of the messages endpoint.
-    anthropic_version: the API version header; betas: names for the anthropic-beta header. headers: sent with every request,
-    in place of ours where the names are the same. proxies: as requests takes them. session: a requests.Session of the
-    application's own, to be used for every request. options: those of `InferenceClient`, and what every request is to be sent
-    with; max_tokens, 4096 unless given, is the longest reply that is asked for.
+    model: name of the model.
+    api_key: default: $ANTHROPIC_API_KEY.
+    api_url: the whole address of the messages endpoint.
+    auth_token: a key sent as `Authorization: Bearer` in place of api_key; default, if there is no
+        api_key: $ANTHROPIC_AUTH_TOKEN.
+    anthropic_version: the API version header.
+    betas: names for the anthropic-beta header.
+    headers: sent with every request; they replace headers of the same name.
+    proxies: by scheme, as requests takes them; default: those of the environment.
+    session: the application's own requests.Session, used for every request.
+    options: those of `InferenceClient`, and options sent with every request. max_tokens, the
+        longest reply in tokens, is 4096 by default.
+
+    Raises AuthenticationError if there is no key.
     """
 
     provider = "anthropic"
@@ -50,47 +65,67 @@ class AnthropicInferenceClient(HttpInferenceClient):
         **options: Any,
     ) -> None:
         try:
-            key = key_of(self.provider, api_key, "ANTHROPIC_API_KEY") if auth_token is None else ""
-            token = key_of(self.provider, auth_token, "ANTHROPIC_AUTH_TOKEN") if not key else ""
+            key = (
+                resolve_api_key(self.provider, api_key, "ANTHROPIC_API_KEY")
+                if auth_token is None
+                else ""
+            )
+            token = (
+                resolve_api_key(self.provider, auth_token, "ANTHROPIC_AUTH_TOKEN")
+                if not key
+                else ""
+            )
         except AuthenticationError:
             api_key = auth_token = None
             raise
         if not (key or token):
             raise AuthenticationError(
-                "no API key: pass api_key=, or set the environment variable ANTHROPIC_API_KEY", provider=self.provider
+                "no API key: pass api_key=, or set the environment variable ANTHROPIC_API_KEY",
+                provider=self.provider,
             )
-        sent = {"x-api-key": key} if key else {"authorization": "Bearer " + token}
-        sent["anthropic-version"] = anthropic_version
+        own_headers = {"x-api-key": key} if key else {"authorization": "Bearer " + token}
+        own_headers["anthropic-version"] = anthropic_version
         if betas:
-            sent["anthropic-beta"] = ",".join(betas)
-        super().__init__(model, api_url, sent, headers, proxies, session, options)
+            own_headers["anthropic-beta"] = ",".join(betas)
+        super().__init__(model, api_url, own_headers, headers, proxies, session, options)
 
-    def _encoded(self, request: Request) -> Dict[str, Any]:
+    def _encode(self, request: Request) -> Dict[str, Any]:
         return dict({"stream": True}, **encode_request(request))
 
-    def _decoded(self, body: Any) -> Reply:
+    def _decode(self, body: Any) -> Reply:
         if body["type"] == "error":
             raise decode_error(self.provider, 200, {}, body)
         return decode_reply(body)
 
-    def _fold(self) -> Fold:
+    def _new_fold(self) -> Fold:
         return MessagesFold(self.provider)
 
-    def _error(self, status: int, headers: Mapping[str, str], body: Any) -> InferenceError:
+    def _decode_error(self, status: int, headers: Mapping[str, str], body: Any) -> InferenceError:
         return decode_error(self.provider, status, headers, body)
 
-    def _count_tokens(self, request: Request, cancellation: Cancellation, deadline: Optional[float]) -> int:
-        body = {name: value for name, value in encode_request(request).items() if name in COUNTED}
-        with self._post(self.api_url + "/count_tokens", body, cancellation, deadline) as exchange:
-            return self._read(exchange, _decoded_count)
+    def _count_tokens(
+        self, request: Request, cancellation: Cancellation, deadline: Optional[float]
+    ) -> int:
+        body = {
+            name: value
+            for name, value in encode_request(request).items()
+            if name in COUNT_PARAMETERS
+        }
+        with self._post(self.api_url + "/count_tokens", body, cancellation, deadline) as response:
+            return self._read(response, _decode_count)
 
     def _native_output(self, name: str, schema: Dict[str, Any]) -> Dict[str, Any]:
-        return {"output_config": {"format": {"type": "json_schema", "schema": strict_schema(schema)}}}
+        return {
+            "output_config": {"format": {"type": "json_schema", "schema": strict_schema(schema)}}
+        }
 
 
-def _decoded_count(body: Any) -> int:
-    """The number of tokens in an answer to count_tokens. ValueError if it is not a whole number."""
-    tokens = whole_number(body["input_tokens"])
+def _decode_count(body: Any) -> int:
+    """Return the number of tokens in an answer of count_tokens.
+
+    Raises ValueError if it is not a whole number.
+    """
+    tokens = as_int(body["input_tokens"])
     if tokens is None:
         raise ValueError(f"input_tokens must be a whole number, not {body['input_tokens']!r}")
     return tokens

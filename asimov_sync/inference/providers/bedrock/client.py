@@ -7,17 +7,27 @@ from typing import Any, Dict, Iterable, Iterator, Mapping, Optional
 from asimov_sync._json import format_error, loads
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.errors import AuthenticationError, ProviderError
-from asimov_sync.inference.http.client import Headers, NetworkClient, key_of
-from asimov_sync.inference.http.response import Exchange
+from asimov_sync.inference.http.client import NetworkClient, resolve_api_key
+from asimov_sync.inference.http.redaction import Headers
+from asimov_sync.inference.http.response import Response
 from asimov_sync.inference.http.transport import HttpTransport
 from asimov_sync.inference.providers.anthropic.wire import decode_reply
-from asimov_sync.inference.providers.bedrock.converse import ConverseFold, decode_reply as decode_converse, encode_request
+from asimov_sync.inference.providers.bedrock.converse import (
+    ConverseFold,
+    decode_reply as decode_converse,
+    encode_request,
+)
 from asimov_sync.inference.providers.bedrock.errors import PROVIDER, REQUEST_ID
 from asimov_sync.inference.providers.bedrock.invoke import InvokeFold, encode_body
-from asimov_sync.inference.providers.bedrock.runtime import KEY_VARIABLE, Runtime, Session, events
-from asimov_sync.inference.providers.coerce import whole_number
-from asimov_sync.inference.providers.errors import as_body
-from asimov_sync.inference.providers.fold import Fold, all_at_once, folded
+from asimov_sync.inference.providers.bedrock.runtime import (
+    KEY_VARIABLE,
+    Runtime,
+    Session,
+    read_events,
+)
+from asimov_sync.inference.providers.coerce import DECODE_ERRORS, as_int
+from asimov_sync.inference.providers.errors import parse_error_body
+from asimov_sync.inference.providers.fold import Fold, events_of, fold_stream
 from asimov_sync.inference.reply_events import ReplyEvents
 from asimov_sync.inference.request import Request
 from asimov_sync.messages import Reply
@@ -27,9 +37,9 @@ __all__ = ["BedrockInferenceClient"]
 ANTHROPIC_VERSION = "bedrock-2023-05-31"
 
 SECONDS_PER_TOKEN = 3600 / 128000
-"""How long a token may take in a reply that comes at once, by the estimate of Anthropic's own SDK."""
+"""Time for a token of a reply that is not streamed, as Anthropic's own SDK estimates it."""
 UNBOUNDED_SECONDS = 600.0
-"""How long such a reply may take where the request does not bound its tokens."""
+"""Time for such a reply if the request does not limit its tokens."""
 
 OPERATIONS = {
     ("invoke", True): "invoke_model_with_response_stream",
@@ -40,20 +50,28 @@ OPERATIONS = {
 
 
 class BedrockInferenceClient(NetworkClient):
-    """Asks models on Amazon Bedrock, through boto3.
+    """Calls models on Amazon Bedrock, through boto3.
 
-    model: the id of a model or an inference profile, or its ARN. region_name: where not given, that of the session, its
-    profile, $AWS_REGION or $AWS_DEFAULT_REGION; ValueError at the first request without any. Credentials are found as boto3
-    finds them; AuthenticationError at the first request where there are none.
+    model: id of a model or an inference profile, or its ARN.
+    region_name: default: that of the session, its profile, $AWS_REGION or $AWS_DEFAULT_REGION.
+        Without any, the first request raises ValueError.
+    api: "invoke" (InvokeModel, for Anthropic's models, with every boto3) or "converse" (Converse,
+        for all models, with boto3 1.34.116 or newer).
+    api_key: a Bedrock API key; default: $AWS_BEARER_TOKEN_BEDROCK. With a key no credentials are
+        needed.
+    endpoint_url: address of the endpoint; default: that of the region.
+    session: the application's own boto3.Session, for credentials and region. Do not use it on
+        another thread during the first request.
+    headers: sent with every request, not signed.
+    proxies: by scheme, as requests takes them; default: those of the environment.
+    betas: Anthropic's names of features.
+    anthropic_version: version of the body of InvokeModel.
+    options: those of `InferenceClient`, and options sent with every request. With "invoke",
+        max_tokens is 4096 by default.
 
-    api: "invoke" (InvokeModel, for Anthropic's models, on every boto3) or "converse" (Converse, for all models, from boto3
-    1.34.116 on). api_key: a Bedrock API key, $AWS_BEARER_TOKEN_BEDROCK where not given; then no credentials are needed.
-    endpoint_url: in place of the region's own. session: a boto3.Session of the application's own, for credentials and region;
-    it is not safe to use it on another thread during the first request. What gives the credentials (a role's service, say) is
-    asked by boto3 itself, without our time-outs. headers: sent with every request, not signed.
-    proxies: as requests takes them. $AWS_CA_BUNDLE: a file of authorities that are trusted in place of the usual ones.
-    betas: Anthropic's names for features. anthropic_version: of the body of InvokeModel. options: those of `InferenceClient`,
-    and what every request is to be sent with; max_tokens is 4096 unless given, with "invoke".
+    boto3 finds the credentials; without any, the first request raises AuthenticationError. boto3
+    calls services that issue credentials (for a role, say) by itself, without this client's
+    time-outs. $AWS_CA_BUNDLE names a file of trusted authorities, in place of the usual ones.
     """
 
     provider = PROVIDER
@@ -73,18 +91,18 @@ class BedrockInferenceClient(NetworkClient):
         **options: Any,
     ) -> None:
         if api not in ("invoke", "converse"):
-            raise ValueError('api is "invoke" or "converse", and not {!r}'.format(api))
-        if api == "invoke":  # which requires it
+            raise ValueError(f'api is "invoke" or "converse", and not {api!r}')
+        if api == "invoke":  # InvokeModel requires it
             options = dict({"max_tokens": 4096}, **options)
         super().__init__(model, **options)
         self.api = api
         try:
-            key = key_of(self.provider, api_key, KEY_VARIABLE)
+            key = resolve_api_key(self.provider, api_key, KEY_VARIABLE)
         except AuthenticationError:
             api_key = None
             raise
-        self._added = Headers({"authorization": "Bearer " + key} if key else {})
-        self._added.update((name.lower(), value) for name, value in (headers or {}).items())
+        self._extra_headers = Headers({"authorization": "Bearer " + key} if key else {})
+        self._extra_headers.update((name.lower(), value) for name, value in (headers or {}).items())
         self._proxies = dict(proxies or {})
         self._betas = tuple(betas)
         self._anthropic_version = anthropic_version
@@ -98,79 +116,111 @@ class BedrockInferenceClient(NetworkClient):
     # One attempt
 
     @contextmanager
-    def _send(self, request: Request, cancellation: Cancellation, deadline: Optional[float]) -> Iterator[ReplyEvents]:
+    def _send(
+        self, request: Request, cancellation: Cancellation, deadline: Optional[float]
+    ) -> Iterator[ReplyEvents]:
         operation = OPERATIONS[self.api, request.streamed]
-        idle = None if request.streamed else self._patience(request)
-        with self._called(operation, self._encoded(request), cancellation, deadline, idle) as exchange:
-            request_id = exchange.headers.get(REQUEST_ID)
+        idle = None if request.streamed else self._idle_limit(request)
+        with self._invoke(
+            operation, self._encode(request), cancellation, deadline, idle
+        ) as response:
+            request_id = response.headers.get(REQUEST_ID)
             if request.streamed:
-                fold = self._fold(request, request_id)
-                exchange.complete = lambda: fold.done
-                typed = folded(fold, events(exchange), fold.feed, self.provider, request_id, lambda: exchange.delimited)
-                yield ReplyEvents(typed, fold.partial)
+                fold = self._new_fold(request, request_id)
+                response.is_body_done = lambda: fold.done
+                events = fold_stream(
+                    fold,
+                    read_events(response),
+                    fold.feed,
+                    self.provider,
+                    request_id,
+                    lambda: response.length_known,
+                )
+                yield ReplyEvents(events, fold.partial)
             else:
-                reply = self._whole(request, exchange)
-                yield ReplyEvents(all_at_once(reply), lambda: reply)
+                reply = self._read_reply(request, response)
+                yield ReplyEvents(events_of(reply), lambda: reply)
 
-    def _patience(self, request: Request) -> Optional[float]:
-        """The idle limit of an answer that comes at once: nothing is heard until it is done."""
+    def _idle_limit(self, request: Request) -> Optional[float]:
+        """Return the idle limit of an answer that is not streamed.
+
+        Its first byte arrives when the reply is complete.
+        """
         if self.timeout.idle is None:
             return None
         tokens = request.options.get("max_tokens")
-        return max(self.timeout.idle, tokens * SECONDS_PER_TOKEN if isinstance(tokens, int) else UNBOUNDED_SECONDS)
+        seconds = tokens * SECONDS_PER_TOKEN if isinstance(tokens, int) else UNBOUNDED_SECONDS
+        return max(self.timeout.idle, seconds)
 
-    def _encoded(self, request: Request) -> Dict[str, Any]:
-        """boto3's parameters for a request."""
+    def _encode(self, request: Request) -> Dict[str, Any]:
+        """Return boto3's parameters for a request."""
         if self.api == "converse":
             return dict({"modelId": request.model}, **encode_request(request, self._betas))
         body = encode_body(request, self._anthropic_version, self._betas)
-        return {"modelId": request.model, "body": body, "contentType": "application/json", "accept": "application/json"}
+        json_type = "application/json"
+        return {
+            "modelId": request.model,
+            "body": body,
+            "contentType": json_type,
+            "accept": json_type,
+        }
 
-    def _fold(self, request: Request, request_id: Optional[str]) -> Fold:
-        return InvokeFold(self.provider) if self.api == "invoke" else ConverseFold(request.model, request_id)
+    def _new_fold(self, request: Request, request_id: Optional[str]) -> Fold:
+        return (
+            InvokeFold(self.provider)
+            if self.api == "invoke"
+            else ConverseFold(request.model, request_id)
+        )
 
-    def _whole(self, request: Request, exchange: Exchange) -> Reply:
-        data = exchange.read()
+    def _read_reply(self, request: Request, response: Response) -> Reply:
+        data = response.read()
         try:
             body = loads(data.decode("utf-8"))
             if self.api == "invoke":
                 return decode_reply(body)
-            return decode_converse(body, request.model, exchange.headers.get(REQUEST_ID))
-        except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError) as wrong:
-            unread = format_error(wrong)
+            return decode_converse(body, request.model, response.headers.get(REQUEST_ID))
+        except DECODE_ERRORS as error:
+            reason = format_error(error)
         raise ProviderError(
-            'the response is no message ({}); is the model of those that api="{}" is for?'.format(unread, self.api),
+            f'the response is not a message ({reason}); does api="{self.api}" support the model?',
             provider=self.provider,
-            status=exchange.status,
-            request_id=exchange.headers.get(REQUEST_ID),
+            status=response.status,
+            request_id=response.headers.get(REQUEST_ID),
         )
 
-    def _count_tokens(self, request: Request, cancellation: Cancellation, deadline: Optional[float]) -> int:
-        """How many tokens the input of a request has, by Bedrock's CountTokens, for the models that it counts for."""
-        encoded = self._encoded(request)
+    def _count_tokens(
+        self, request: Request, cancellation: Cancellation, deadline: Optional[float]
+    ) -> int:
+        """Return the number of tokens in a request's input, by Bedrock's CountTokens.
+
+        It supports only some models.
+        """
+        encoded = self._encode(request)
         if self.api == "invoke":
             counted = {"invokeModel": {"body": encoded["body"]}}
         else:
             names = ("messages", "system", "toolConfig", "additionalModelRequestFields")
             counted = {"converse": {name: encoded[name] for name in names if name in encoded}}
         parameters = {"modelId": request.model, "input": counted}
-        with self._called("count_tokens", parameters, cancellation, deadline, None) as exchange:
-            answer = as_body(exchange.read())
-            tokens = whole_number(answer.get("inputTokens")) if isinstance(answer, dict) else None
+        with self._invoke("count_tokens", parameters, cancellation, deadline, None) as response:
+            answer = parse_error_body(response.read())
+            tokens = as_int(answer.get("inputTokens")) if isinstance(answer, dict) else None
             if tokens is not None:
                 return tokens
-            raise ProviderError("the response holds no count", provider=self.provider, status=exchange.status)
+            raise ProviderError(
+                "the response has no token count", provider=self.provider, status=response.status
+            )
 
-    def _called(
+    def _invoke(
         self,
         operation: str,
         parameters: Dict[str, Any],
         cancellation: Cancellation,
         deadline: Optional[float],
         idle: Optional[float],
-    ) -> "AbstractContextManager[Exchange]":
-        def post(url: str, headers: Headers, body: bytes) -> Exchange:
-            headers.update(self._added)
+    ) -> "AbstractContextManager[Response]":
+        def post(url: str, headers: Headers, body: bytes) -> Response:
+            headers.update(self._extra_headers)
             return self._transport.post(url, headers, body, cancellation, deadline, idle)
 
-        return self._runtime.called(operation, parameters, post)
+        return self._runtime.invoke(operation, parameters, post)

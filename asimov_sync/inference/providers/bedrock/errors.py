@@ -1,9 +1,9 @@
-"""What Bedrock's refusals stand for: exceptions by name, at request time and inside of a stream. Pure: no IO, no clock.
+"""Decodes Bedrock's errors, of responses and inside streams. Pure: no IO, no clock.
 
 Facts: the errors of InvokeModel, Converse and their streams in Amazon's API reference
-(https://docs.aws.amazon.com/bedrock/latest/APIReference/), Amazon's common errors, and recorded traffic, which adds that the
-name comes in the header x-amzn-errortype, with an address behind it, or in the body, and that a stream writes it with a small
-first letter.
+(https://docs.aws.amazon.com/bedrock/latest/APIReference/), Amazon's common errors, and recorded
+traffic, which adds that the name comes in the header x-amzn-errortype, followed by an address, or
+in the body, and that a stream writes it with a lower-case first letter.
 """
 
 from typing import Any, Mapping, Optional
@@ -18,16 +18,16 @@ from asimov_sync.errors import (
     ProviderError,
     RateLimitError,
 )
-from asimov_sync.inference.providers.coerce import text
-from asimov_sync.inference.providers.errors import Kinds, refusal
+from asimov_sync.inference.providers.coerce import as_str
+from asimov_sync.inference.providers.errors import ErrorMap, error_from
 
-__all__ = ["PROVIDER", "REQUEST_ID", "decode_error", "decode_exception", "decode_refusal"]
+__all__ = ["PROVIDER", "REQUEST_ID", "decode_error", "decode_exception", "decode_response_error"]
 
 PROVIDER = "bedrock"
 REQUEST_ID = "x-amzn-requestid"
-"""The header that names a request."""
+"""The header with the id of a request."""
 
-_KINDS: Kinds = {
+_ERRORS: ErrorMap = {
     "accessdeniedexception": PermissionDeniedError,
     "optinrequired": PermissionDeniedError,
     "expiredtoken": AuthenticationError,
@@ -53,30 +53,43 @@ _KINDS: Kinds = {
     "modeltimeoutexception": ProviderError,
 }
 _NO_SUCH_MODEL = "model identifier is invalid"
-"""How a ValidationException says what other providers answer with a 404."""
+"""Text of a ValidationException for which other providers send a 404."""
 
 
-def decode_error(status: Optional[int], code: Optional[str], message: str, request_id: Optional[str]) -> InferenceError:
-    """The error that an exception of Amazon's stands for; status None inside of a stream."""
+def decode_error(
+    status: Optional[int], code: Optional[str], message: str, request_id: Optional[str]
+) -> InferenceError:
+    """Return the error of an exception of Amazon; status is None inside a stream."""
     if _NO_SUCH_MODEL in message.lower():
-        return NotFoundError(message, provider=PROVIDER, status=status, error_type=code, request_id=request_id)
-    return refusal(PROVIDER, status, code, message, request_id, _KINDS)
+        return NotFoundError(
+            message, provider=PROVIDER, status=status, error_type=code, request_id=request_id
+        )
+    return error_from(PROVIDER, status, code, message, request_id, _ERRORS)
 
 
-def decode_refusal(status: int, headers: Mapping[str, str], body: Any) -> InferenceError:
-    """The error that a response's status stands for. headers: lower-case names; body: decoded JSON, or text."""
-    told: Mapping[str, Any] = body if isinstance(body, Mapping) else {}
-    code = headers.get("x-amzn-errortype") or text(told.get("__type")) or text(told.get("code")) or text(told.get("Code"))
-    if code is not None:  # "ValidationException:http://internal…", or "com.amazon.coral.service#ValidationException"
+def decode_response_error(status: int, headers: Mapping[str, str], body: Any) -> InferenceError:
+    """Return the error of a response whose status is not 200.
+
+    headers: with lower-case names.
+    body: decoded JSON, or text if it was not JSON.
+    """
+    details: Mapping[str, Any] = body if isinstance(body, Mapping) else {}
+    code = headers.get("x-amzn-errortype")
+    for key in ("__type", "code", "Code"):
+        code = code or as_str(details.get(key))
+    if code is not None:
+        # "ValidationException:http://internal…", or "com.amazon.coral.service#ValidationException"
         code = code.split(":")[0].rpartition("#")[2]
     return decode_error(status, code or None, _message(body), headers.get(REQUEST_ID))
 
 
 def decode_exception(name: Optional[str], body: Any) -> InferenceError:
-    """The error that an exception inside of a stream stands for."""
+    """Return the error of an exception inside a stream."""
     return decode_error(None, name, _message(body), None)
 
 
 def _message(body: Any) -> str:
-    told: Mapping[str, Any] = body if isinstance(body, Mapping) else {}
-    return text(told.get("message")) or text(told.get("Message")) or (body if isinstance(body, str) else "")
+    if isinstance(body, str):
+        return body
+    details: Mapping[str, Any] = body if isinstance(body, Mapping) else {}
+    return as_str(details.get("message")) or as_str(details.get("Message")) or ""

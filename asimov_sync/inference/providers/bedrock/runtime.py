@@ -1,13 +1,15 @@
-"""Bedrock's runtime by way of boto3: the only file that imports boto3 and botocore, and it does so on the first call.
+"""Bedrock's runtime through boto3. Only this file imports boto3 and botocore, on the first request.
 
-boto3 knows the requests, the addresses, the credentials and the signature. What it is not asked for is the HTTP exchange: it
-cannot be cancelled, and has no total time. botocore's event `before-send` hands out the signed request and takes a response
-for it, in place of sending it, so the exchange is made by the same transport as every other provider's. The response that
-botocore gets is empty, and the real one is read here: botocore drops what its version does not know (citations, the kind of a
-tool call, the name of an exception in a stream), and its parser raises whatever comes of bytes that are of no wire.
+boto3 builds and signs the requests, and finds addresses and credentials. It does not send them:
+its HTTP exchange cannot be cancelled and has no total time. botocore's event `before-send` passes
+the signed request to a handler and accepts a response in return, so the request is sent by the same
+transport as for every other provider. botocore receives an empty response; the real one is read
+here. botocore would drop fields that its version does not know (citations, the type of a tool call,
+the name of an exception in a stream), and its parser raises arbitrary exceptions for malformed
+bytes.
 
-Bearer keys are added there too, to a copy of the headers: every boto3 can use them, also one that is older than they are, and
-botocore, which logs the headers that it knows, never sees them.
+Bearer keys are added there as well, to a copy of the headers. So they work with a boto3 that is
+older than they are, and botocore, which logs its headers, never sees them.
 """
 
 import logging
@@ -26,13 +28,17 @@ from asimov_sync.errors import (
     InferenceError,
     InvalidRequestError,
 )
-from asimov_sync.inference.http.client import Headers
-from asimov_sync.inference.http.redaction import redact_errors
-from asimov_sync.inference.http.response import Exchange
-from asimov_sync.inference.providers.bedrock.errors import PROVIDER, decode_error, decode_exception, decode_refusal
-from asimov_sync.inference.providers.coerce import text
-from asimov_sync.inference.providers.errors import as_body
-from asimov_sync.inference.providers.fold import Garbled
+from asimov_sync.inference.http.redaction import Headers, redact_errors
+from asimov_sync.inference.http.response import Response
+from asimov_sync.inference.providers.bedrock.errors import (
+    PROVIDER,
+    decode_error,
+    decode_exception,
+    decode_response_error,
+)
+from asimov_sync.inference.providers.coerce import as_str
+from asimov_sync.inference.providers.errors import parse_error_body
+from asimov_sync.inference.providers.fold import MalformedEvent
 from asimov_sync.inference.retry import with_retry_headers
 
 if TYPE_CHECKING:
@@ -40,23 +46,29 @@ if TYPE_CHECKING:
 else:
     Session = Any
 
-__all__ = ["KEY_VARIABLE", "Runtime", "Session", "events"]
+__all__ = ["KEY_VARIABLE", "Runtime", "Session", "read_events"]
 
-Post = Callable[[str, Headers, bytes], Exchange]
+Post = Callable[[str, Headers, bytes], Response]
 
 KEY_VARIABLE = "AWS_BEARER_TOKEN_BEDROCK"
-SINCE = {"converse": "1.34.116", "converse_stream": "1.34.116", "count_tokens": "1.40.14"}
-"""The first boto3 that has an operation, where that is not every one (its own list of changes)."""
+MIN_BOTO3 = {"converse": "1.34.116", "converse_stream": "1.34.116", "count_tokens": "1.40.14"}
+"""The first boto3 with an operation (from its changelog); every version has the others."""
 
 
 class Runtime:
-    """boto3's client of Bedrock's runtime: made once, at the first request, and anew in a forked child.
+    """boto3's client of Bedrock's runtime, created at the first request and again after a fork.
 
-    boto3's sessions are not safe to be used by several threads; its clients are.
+    boto3's sessions are not thread-safe; its clients are.
+
+    signed: whether requests are signed with credentials; False if a key is sent instead.
     """
 
     def __init__(
-        self, region_name: Optional[str], endpoint_url: Optional[str], session: Optional[Session], signed: bool
+        self,
+        region_name: Optional[str],
+        endpoint_url: Optional[str],
+        session: Optional[Session],
+        signed: bool,
     ) -> None:
         self._region_name = region_name
         self._endpoint_url = endpoint_url
@@ -66,57 +78,63 @@ class Runtime:
         reset_after_fork(self)
 
     def reset(self) -> None:
-        """Forget the client, as in a forked child."""
+        """Discard the client, in a forked child."""
         self._lock = threading.Lock()
         self._client: Any = None
 
     def client(self) -> Any:
-        """The client. ValueError without a region."""
+        """Return the client. ValueError without a region."""
         if self._client is None:
             with self._lock:
                 if self._client is None:
-                    self._client = self._made()
+                    self._client = self._make_client()
         return self._client
 
     @contextmanager
-    def called(self, operation: str, parameters: Dict[str, Any], post: Post) -> Iterator[Exchange]:
-        """Call an operation: the exchange by which it is answered, its status 200 and its body still to be read.
+    def invoke(self, operation: str, parameters: Dict[str, Any], post: Post) -> Iterator[Response]:
+        """Call an operation and yield its response, whose status is 200 and whose body is unread.
 
-        post: sends a request that boto3 has made, and is given its address, its headers and its body. Raises what `post`
-        raises, the error that a refusal stands for, or that of what boto3 lacks (credentials, the operation); ValueError
-        without a region. Errors that are raised while the exchange is used show no key.
+        post: sends boto3's request, given its address, headers and body.
+
+        Raises the errors of `post`, the error of any other status, and an error if boto3 lacks
+        credentials or the operation; ValueError without a region. Errors raised in the `with`
+        block show no key.
         """
-        call = _Call(post)
-        with redact_errors(call.headers.hidden_in), self._called(operation, parameters, call) as exchange:
-            yield exchange
+        call = _PendingCall(post)
+        with redact_errors(call.headers.redact), self._invoke(
+            operation, parameters, call
+        ) as response:
+            yield response
 
     @contextmanager
-    def _called(self, operation: str, parameters: Dict[str, Any], call: "_Call") -> Iterator[Exchange]:
+    def _invoke(
+        self, operation: str, parameters: Dict[str, Any], call: "_PendingCall"
+    ) -> Iterator[Response]:
         failure = None
-        _calling.call = call
+        _local.call = call
         try:
             try:
                 method = getattr(self.client(), operation, None)
                 if method is None:
-                    raise _absent(operation)
+                    raise _unsupported(operation)
                 method(**parameters)
             except AsimovError:
                 raise
             except Exception as error:
-                failure = _failure(error)
+                failure = _translate_error(error)
                 if failure is None:
                     raise
             finally:
-                _calling.call = None
+                _local.call = None
             if failure is not None:
-                raise failure  # outside of the except: botocore's errors hold requests
-            assert call.exchange is not None
-            yield call.exchange
+                raise failure  # outside of the except: botocore's errors hold the request
+            assert call.response is not None
+            yield call.response
         finally:
-            if call.exchange is not None:
-                call.exchange.close()
+            if call.response is not None:
+                call.response.close()
 
-    def _made(self) -> Any:
+    def _make_client(self) -> Any:
         import boto3
         import botocore
         import botocore.config
@@ -124,108 +142,125 @@ class Runtime:
         session = self._session if self._session is not None else boto3.Session()
         region = self._region_name or session.region_name or os.environ.get("AWS_REGION")
         if not region:
-            raise ValueError("no region: pass region_name=, or set the environment variable AWS_REGION")
+            raise ValueError(
+                "no region: pass region_name=, or set the environment variable AWS_REGION"
+            )
         config = botocore.config.Config(
-            # "v4" said here keeps newer ones from taking a key from the environment by themselves.
+            # An explicit "v4" keeps newer versions from using a key from the environment.
             signature_version="v4" if self._signed else botocore.UNSIGNED,
             retries={"total_max_attempts": 1, "mode": "standard"},
         )
-        client = session.client("bedrock-runtime", region_name=region, endpoint_url=self._endpoint_url, config=config)
+        client = session.client(
+            "bedrock-runtime", region_name=region, endpoint_url=self._endpoint_url, config=config
+        )
         client.meta.events.register("before-send.bedrock-runtime", _send)
-        for name in _SHOWING_HEADERS:
-            logging.getLogger(name).addFilter(_keyless)
+        for name in _LOGGERS_WITH_HEADERS:
+            logging.getLogger(name).addFilter(_hides_credentials)
         return client
 
 
-# The exchange
+# Sending
 
-_calling = threading.local()  # .call: what this thread asks boto3 for just now
+_local = threading.local()  # .call: the call that this thread makes through boto3
 
-_SHOWING_HEADERS = ("botocore.auth", "botocore.endpoint")
-"""botocore's loggers that show the headers of a request at DEBUG, a session token among them."""
+_LOGGERS_WITH_HEADERS = ("botocore.auth", "botocore.endpoint")
+"""botocore's loggers that log a request's headers at DEBUG, with a session token among them."""
 
 
-def _keyless(record: logging.LogRecord) -> bool:
-    """Whether a record of botocore may be logged: none that shows a signed request of ours."""
-    if getattr(_calling, "call", None) is None:
+def _hides_credentials(record: logging.LogRecord) -> bool:
+    """Log filter: drop botocore's records that show a signed request of this library."""
+    if getattr(_local, "call", None) is None:
         return True
-    told = record.getMessage().lower()
-    return "authorization" not in told and "x-amz-security-token" not in told
+    message = record.getMessage().lower()
+    return "authorization" not in message and "x-amz-security-token" not in message
 
 
-class _Call:
+class _PendingCall:
     """One call of boto3's client.
 
-    headers: those of its request; exchange: what it is answered by. Both are filled when the request is sent.
+    headers, response: of its request; set when the request is sent.
     """
 
     def __init__(self, post: Post) -> None:
         self._post = post
         self.headers = Headers()
-        self.exchange: Optional[Exchange] = None
+        self.response: Optional[Response] = None
 
-    def send(self, request: Any) -> Exchange:
-        """Send boto3's request. A status that is not 200 is raised as the error that it stands for.
+    def send(self, request: Any) -> Response:
+        """Send boto3's request. A status other than 200 is raised as its error.
 
-        It shows no key from the start, since botocore logs it on its way to `Runtime.called`.
+        The error is redacted here, because botocore logs it on its way to `Runtime.invoke`.
         """
-        # Compressed, events would come in the compressor's blocks, and not one by one.
+        # A compressed stream would arrive in the compressor's blocks and not event by event.
         headers = self.headers
         headers["accept-encoding"] = "identity"
         for name, value in request.headers.items():
             headers[name.lower()] = value.decode("utf-8") if isinstance(value, bytes) else value
-        with redact_errors(headers.hidden_in):
-            exchange = self.exchange = self._post(request.url, headers, request.body or b"")
-            if exchange.status != 200:
-                error = decode_refusal(exchange.status, exchange.headers, as_body(exchange.refusal()))
-                raise with_retry_headers(error, exchange.headers, time.time())
-            return exchange
+        with redact_errors(headers.redact):
+            response = self.response = self._post(request.url, headers, request.body or b"")
+            if response.status != 200:
+                error = decode_response_error(
+                    response.status, response.headers, parse_error_body(response.error_body())
+                )
+                raise with_retry_headers(error, response.headers, time.time())
+            return response
 
 
 def _send(request: Any, **_: Any) -> Any:
-    """botocore's handler for `before-send`, on the thread that calls boto3: what it returns takes the place of a response."""
+    """botocore's handler of `before-send`, on the thread that calls boto3.
+
+    Returning a response keeps botocore from sending the request.
+    """
     from botocore.awsrequest import AWSResponse
 
-    exchange = _calling.call.send(request)
-    return AWSResponse(request.url, exchange.status, {}, _NoBody())
+    response = _local.call.send(request)
+    return AWSResponse(request.url, response.status, {}, _EmptyBody())
 
 
-class _NoBody:
-    """The body that botocore is given to read."""
+class _EmptyBody:
+    """The empty body for botocore."""
 
     def stream(self) -> Iterator[bytes]:
         return iter(())
 
 
-def events(exchange: Exchange) -> Iterator[Any]:
-    """The events of a stream, each as {name: payload}. What else it holds is raised: the provider's own error, or Garbled."""
+def read_events(response: Response) -> Iterator[Any]:
+    """Yield the events of a stream, each as {name: payload}.
+
+    Raises the provider's own error for an exception in the stream, and MalformedEvent for bytes
+    that are not an event.
+    """
     from botocore.eventstream import EventStreamBuffer
 
     buffer = EventStreamBuffer()
-    for chunk in exchange.chunks():
+    for chunk in response.chunks():
         buffer.add_data(chunk)
         while True:
-            garbled = None
+            malformed = None
             try:
                 frame = next(buffer, None)
-                event = None if frame is None else _event(frame.headers, frame.payload)
+                event = None if frame is None else _decode_event(frame.headers, frame.payload)
             except InferenceError:
                 raise
-            except Exception as error:  # bytes that are no frame raise whatever comes of them in botocore's decoder
-                garbled = Garbled("an event that cannot be read: {}".format(format_error(error)), provider=PROVIDER)
-            if garbled is not None:
-                raise garbled
+            except Exception as error:  # botocore's decoder raises arbitrary exceptions
+                malformed = MalformedEvent(
+                    f"an event that cannot be read: {format_error(error)}", provider=PROVIDER
+                )
+            if malformed is not None:
+                raise malformed
             if event is None:
                 break
             yield event
 
 
-def _event(headers: Mapping[str, Any], payload: bytes) -> Dict[str, Any]:
+def _decode_event(headers: Mapping[str, Any], payload: bytes) -> Dict[str, Any]:
     kind = headers.get(":message-type")
     if kind == "exception":
-        raise decode_exception(text(headers.get(":exception-type")), as_body(payload))
+        raise decode_exception(as_str(headers.get(":exception-type")), parse_error_body(payload))
     if kind == "error":
-        raise decode_exception(text(headers.get(":error-code")), text(headers.get(":error-message")))
+        raise decode_exception(
+            as_str(headers.get(":error-code")), as_str(headers.get(":error-message"))
+        )
     return {headers[":event-type"]: loads(payload.decode("utf-8")) if payload else {}}
 
 
@@ -244,38 +279,45 @@ _CREDENTIALS = (
     "TokenRetrievalError",
     "UnknownCredentialError",
 )
-"""The exceptions of botocore that are about credentials, where it has some idea of them."""
+"""botocore's exceptions about credentials; older versions lack some of them."""
 
 
-def _failure(error: Exception) -> Optional[InferenceError]:
-    """What an exception of boto3's amounts to; None for one that is a mistake of the caller's."""
+def _translate_error(error: Exception) -> Optional[InferenceError]:
+    """Return the error for an exception of boto3; None for a mistake of the caller."""
     from botocore import exceptions
 
-    if isinstance(error, exceptions.ClientError):  # of a service that was asked for credentials
-        told, metadata = error.response.get("Error", {}), error.response.get("ResponseMetadata", {})
+    if isinstance(error, exceptions.ClientError):  # of a service that issues credentials
+        details = error.response.get("Error", {})
+        metadata = error.response.get("ResponseMetadata", {})
         return decode_error(
-            metadata.get("HTTPStatusCode"), told.get("Code"), str(told.get("Message") or ""), metadata.get("RequestId")
+            metadata.get("HTTPStatusCode"),
+            details.get("Code"),
+            str(details.get("Message") or ""),
+            metadata.get("RequestId"),
         )
     if isinstance(error, exceptions.NoCredentialsError):
         return AuthenticationError(
-            "no credentials: configure AWS's own (AWS_ACCESS_KEY_ID, a profile, a role …), or pass api_key=, or set the "
-            "environment variable " + KEY_VARIABLE,
+            "no credentials: configure AWS's own (AWS_ACCESS_KEY_ID, a profile, a role …), or pass "
+            f"api_key=, or set the environment variable {KEY_VARIABLE}",
             provider=PROVIDER,
         )
     if isinstance(error, exceptions.HTTPClientError):
-        return ConnectionFailed("no connection to what gives the credentials: {}".format(error), provider=PROVIDER)
+        return ConnectionFailed(
+            f"no connection to the service that issues credentials: {error}", provider=PROVIDER
+        )
     if isinstance(error, tuple(getattr(exceptions, name) for name in _CREDENTIALS)):
-        return AuthenticationError("boto3 has no credentials: {}".format(error), provider=PROVIDER)
-    if isinstance(error, exceptions.BotoCoreError):  # a parameter that is none, say, or a region
-        return InvalidRequestError("boto3 does not make the request: {}".format(error), provider=PROVIDER)
+        return AuthenticationError(f"boto3 has no credentials: {error}", provider=PROVIDER)
+    if isinstance(error, exceptions.BotoCoreError):  # an invalid parameter or region, say
+        return InvalidRequestError(f"boto3 does not make the request: {error}", provider=PROVIDER)
     return None
 
 
-def _absent(operation: str) -> InvalidRequestError:
+def _unsupported(operation: str) -> InvalidRequestError:
     import boto3
 
     instead = ', or use api="invoke"' if operation.startswith("converse") else ""
     return InvalidRequestError(
-        "boto3 {} has no {}: install {} or newer{}".format(boto3.__version__, operation, SINCE.get(operation), instead),
+        f"boto3 {boto3.__version__} has no {operation}: "
+        f"install {MIN_BOTO3.get(operation)} or newer{instead}",
         provider=PROVIDER,
     )

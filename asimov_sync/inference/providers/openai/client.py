@@ -1,10 +1,10 @@
-"""OpenAI's chat completions, and the many servers that speak their wire, over HTTP."""
+"""Client of OpenAI's chat completions, and of other servers with the same wire."""
 
 from typing import Any, Dict, Mapping, Optional
 from urllib.parse import urlsplit
 
 from asimov_sync.errors import AuthenticationError, InferenceError
-from asimov_sync.inference.http.client import HttpInferenceClient, key_of
+from asimov_sync.inference.http.client import HttpInferenceClient, resolve_api_key
 from asimov_sync.inference.http.transport import Session
 from asimov_sync.inference.providers.fold import Fold
 from asimov_sync.inference.providers.openai.errors import decode_error
@@ -20,18 +20,25 @@ ENDPOINT = "/chat/completions"
 
 OPENAI = "api.openai.com"
 WITHOUT_REASONING = (OPENAI, "api.groq.com")
-"""Hosts that refuse a message with reasoning in it: OpenAI tells none on this wire, Groq tells it and takes none back."""
+"""Hosts that reject a message with reasoning. OpenAI sends none on this wire; Groq sends it but
+does not accept it back."""
 
 
 class OpenAIInferenceClient(HttpInferenceClient):
-    """Asks OpenAI's models, and those of whatever else speaks chat completions: OpenRouter, DeepSeek, vLLM, llama.cpp, Ollama.
+    """Calls OpenAI's models, and those of other servers of chat completions.
 
-    api_key: $OPENAI_API_KEY where not given, whatever the address. Without either, AuthenticationError if the address is
-    OpenAI's own; elsewhere no key is sent, as suits a server of one's own. api_url: the whole address of the endpoint, up to
-    and including /chat/completions. headers: sent with every request, in place of ours where the names are the same.
-    proxies: as requests takes them. session: a requests.Session of the application's own, to be used for every request.
-    options: those of `InferenceClient`, and what every request is to be sent with; stream_options={"include_usage": True}
-    unless given, since most servers count tokens only when they are asked to; None for those that refuse it.
+    Such servers are OpenRouter, DeepSeek, vLLM, llama.cpp and Ollama.
+
+    model: name of the model.
+    api_key: default: $OPENAI_API_KEY, for any address. Without either, no key is sent, as a local
+        server needs none; for OpenAI's own address that is an AuthenticationError.
+    api_url: the whole address of the endpoint, including /chat/completions.
+    headers: sent with every request; they replace headers of the same name.
+    proxies: by scheme, as requests takes them; default: those of the environment.
+    session: the application's own requests.Session, used for every request.
+    options: those of `InferenceClient`, and options sent with every request. stream_options is
+        {"include_usage": True} by default, because most servers report usage only on demand; pass
+        None for servers that reject it.
     """
 
     provider = "openai"
@@ -51,18 +58,19 @@ class OpenAIInferenceClient(HttpInferenceClient):
         **options: Any,
     ) -> None:
         try:
-            key = key_of(self.provider, api_key, "OPENAI_API_KEY")
+            key = resolve_api_key(self.provider, api_key, "OPENAI_API_KEY")
         except AuthenticationError:
             api_key = None
             raise
         if not key and _is_at(api_url, OPENAI):
             raise AuthenticationError(
-                "no API key: pass api_key=, or set the environment variable OPENAI_API_KEY", provider=self.provider
+                "no API key: pass api_key=, or set the environment variable OPENAI_API_KEY",
+                provider=self.provider,
             )
         own_headers = {"authorization": "Bearer " + key} if key else {}
         super().__init__(model, api_url, own_headers, headers, proxies, session, options)
 
-    def _encoded(self, request: Request) -> Dict[str, Any]:
+    def _encode(self, request: Request) -> Dict[str, Any]:
         body = encode_request(
             request,
             completion_limit=_is_at(self.api_url, OPENAI),
@@ -70,31 +78,38 @@ class OpenAIInferenceClient(HttpInferenceClient):
         )
         body.setdefault("stream", True)
         if not body["stream"] and "stream_options" not in (request.options.get("extra") or {}):
-            body.pop("stream_options", None)  # OpenAI refuses it beside a reply that is not streamed
+            body.pop("stream_options", None)  # OpenAI rejects it for a reply that is not streamed
         return body
 
-    def _decoded(self, body: Any) -> Reply:
+    def _decode(self, body: Any) -> Reply:
         return decode_reply(self.provider, body)
 
-    def _fold(self) -> Fold:
+    def _new_fold(self) -> Fold:
         return ChatFold(self.provider)
 
     def _native_output(self, name: str, schema: Dict[str, Any]) -> Dict[str, Any]:
-        # Not "strict", which takes only a part of JSON schema, and is not told apart by most servers.
-        return {"response_format": {"type": "json_schema", "json_schema": {"name": name, "schema": schema}}}
+        # Not "strict": it supports only a part of JSON schema, and most servers ignore it.
+        return {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": name, "schema": schema},
+            }
+        }
 
-    def _error(self, status: int, headers: Mapping[str, str], body: Any) -> InferenceError:
+    def _decode_error(self, status: int, headers: Mapping[str, str], body: Any) -> InferenceError:
         error = decode_error(self.provider, status, headers, body)
         if status in (404, 405) and not urlsplit(self.api_url).path.rstrip("/").endswith(ENDPOINT):
-            hint = "{} (api_url is the whole address of the endpoint, and usually ends with {})"
-            error.args = (hint.format(error.args[0], ENDPOINT),)
+            hint = f"api_url is the whole address of the endpoint, and usually ends with {ENDPOINT}"
+            error.args = (f"{error.args[0]} ({hint})",)
         return error
 
 
 def _is_at(url: str, host: str) -> bool:
-    """Whether an address is of this host, or of one below it, as eu.api.openai.com is. False if it is not an address."""
+    """Whether a URL is of this host or a subdomain of it; False for an invalid URL."""
     try:
         name = urlsplit(url).hostname or ""
-    except ValueError:  # "http://[::1", say; the request then fails with an error about the address
+    except (
+        ValueError
+    ):  # such as "http://[::1"; the request then fails with an error about the address
         return False
     return name == host or name.endswith("." + host)

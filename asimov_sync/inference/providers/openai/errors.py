@@ -1,7 +1,8 @@
-"""Chat completions, the refusals: what a server says is wrong, in any of the shapes that this wire's servers use. Pure.
+"""Chat completions, the errors, in all the shapes that this wire's servers use. Pure.
 
-Facts: https://platform.openai.com/docs/guides/error-codes for OpenAI's words; recorded traffic of OpenAI, Azure, Groq,
-OpenRouter, Ollama and Perplexity, and public reports, for the shapes and for the others' words.
+Facts: https://platform.openai.com/docs/guides/error-codes for OpenAI's error codes; recorded
+traffic of OpenAI, Azure, Groq, OpenRouter, Ollama and Perplexity, and public reports, for the
+shapes and for the other servers' codes.
 """
 
 import json
@@ -18,16 +19,16 @@ from asimov_sync.errors import (
     ProviderError,
     RateLimitError,
 )
-from asimov_sync.inference.providers.coerce import text
-from asimov_sync.inference.providers.errors import Kinds, refusal
+from asimov_sync.inference.providers.coerce import as_str
+from asimov_sync.inference.providers.errors import ErrorMap, error_from
 
 __all__ = ["decode_error"]
 
-_KINDS: Kinds = {
+_ERRORS: ErrorMap = {
     "authentication_error": AuthenticationError,
     "invalid_api_key": AuthenticationError,
     "invalid_authentication_error": AuthenticationError,
-    # A 429 that no waiting cures: the account has to be paid for first.
+    # A 429 that waiting does not fix: the account has to be paid first.
     "insufficient_quota": PermissionDeniedError,
     "billing_hard_limit_reached": PermissionDeniedError,
     "billing_not_active": PermissionDeniedError,
@@ -52,69 +53,83 @@ _KINDS: Kinds = {
     "server_error": ProviderError,
     "internal_server_error": ProviderError,
 }
-_UNTOLD: Kinds = {"invalid_request_error": InvalidRequestError}
-"""A word that OpenAI uses with 400, 401 and 404 alike: it decides only where no status does."""
-_WRAPPINGS = ("error", "errors", "detail", "message")
+_WITHOUT_STATUS: ErrorMap = {"invalid_request_error": InvalidRequestError}
+"""A type that OpenAI uses with 400, 401 and 404 alike: it counts only without a status."""
+_WRAPPER_KEYS = ("error", "errors", "detail", "message")
 
 
-def decode_error(provider: str, status: Optional[int], headers: Mapping[str, str], body: Any) -> InferenceError:
-    """The error that a response's status and body, or an error inside a stream, stand for.
+def decode_error(
+    provider: str, status: Optional[int], headers: Mapping[str, str], body: Any
+) -> InferenceError:
+    """Return the error of a response, or of an error inside a stream.
 
-    status: None inside a stream, and for a body that came with the status 200; then a status that the error itself tells
-    takes its place. body: decoded JSON, or text where it was not JSON. A parameter that the server objects to is named in
-    the message.
+    status: of the response; None inside a stream and for an error that came with the status 200.
+        Then a status in the error itself is used.
+    body: decoded JSON, or text if it was not JSON.
+
+    The message names the parameter that the server rejects.
     """
-    told = _unwrapped(body)
+    details = _unwrap(body)
     if status is None:
-        status = _status(told)
-    words = [word for word in (text(told.get("code")), text(told.get("type"))) if word]
-    known = _KINDS if status else dict(_KINDS, **_UNTOLD)
-    kind = next((known[word.lower()] for word in words if word.lower() in known), None)
-    word = words[0] if words else None
-    kinds = {word.lower(): kind} if word and kind else {}
-    return refusal(provider, status, word, _message(told, body), headers.get("x-request-id"), kinds)
+        status = _find_status(details)
+    codes = [code for code in (as_str(details.get("code")), as_str(details.get("type"))) if code]
+    known = _ERRORS if status else dict(_ERRORS, **_WITHOUT_STATUS)
+    kind = next((known[code.lower()] for code in codes if code.lower() in known), None)
+    error_type = codes[0] if codes else None
+    error_map = {error_type.lower(): kind} if error_type and kind else {}
+    message = _message(details, body)
+    return error_from(provider, status, error_type, message, headers.get("x-request-id"), error_map)
 
 
-def _unwrapped(body: Any) -> Mapping[str, Any]:
-    """The object that says what is wrong, out of what it is wrapped in: "error", "errors", "detail", lists."""
+def _unwrap(body: Any) -> Mapping[str, Any]:
+    """Return the object that describes the error, without the wrappers around it."""
     for _ in range(8):
         if isinstance(body, list) and body:
-            body = body[0]  # Google's errors come in a list; of several complaints, the first is told
+            body = body[0]  # Google sends a list of errors; the first one is reported
             continue
         if not isinstance(body, Mapping):
             break
-        inner = [body[name] for name in _WRAPPINGS if isinstance(body.get(name), (Mapping, list))]
+        inner = [
+            body[name] for name in _WRAPPER_KEYS if isinstance(body.get(name), (Mapping, list))
+        ]
         if not (inner and inner[0]):
             return body
         body = inner[0]
-    return {"message": text(body)}
+    return {"message": as_str(body)}
 
 
-def _status(told: Mapping[str, Any]) -> Optional[int]:
-    """The HTTP status that an error inside a 200 tells: Groq's status_code, Azure's status, OpenRouter's code."""
+def _find_status(details: Mapping[str, Any]) -> Optional[int]:
+    """Return the status inside an error: Groq's status_code, Azure's status, OpenRouter's code."""
     for name in ("status_code", "status", "code"):
-        status = told.get(name)
+        status = details.get(name)
         if isinstance(status, int) and not isinstance(status, bool) and 400 <= status < 600:
             return status
     return None
 
 
-def _message(told: Mapping[str, Any], body: Any) -> str:
-    message = next((told[name] for name in ("message", "msg", "detail", "error") if text(told.get(name))), "")
+def _message(details: Mapping[str, Any], body: Any) -> str:
+    message = next(
+        (
+            details[name]
+            for name in ("message", "msg", "detail", "error")
+            if as_str(details.get(name))
+        ),
+        "",
+    )
     if not message and body:
-        message = text(body) or json.dumps(body, ensure_ascii=False)
-    metadata = told.get("metadata")
-    raw = text(metadata.get("raw")) if isinstance(metadata, Mapping) else None
+        message = as_str(body) or json.dumps(body, ensure_ascii=False)
+    metadata = details.get("metadata")
+    raw = as_str(metadata.get("raw")) if isinstance(metadata, Mapping) else None
     if raw:  # OpenRouter's own message is "Provider returned error"
-        message = "{}: {}".format(message, raw)
-    parameter = told.get("param") or told.get("loc")
+        message = f"{message}: {raw}"
+    parameter = details.get("param") or details.get("loc")
     if isinstance(parameter, list):
         parameter = ".".join(_steps(parameter))
     if isinstance(parameter, str) and parameter and parameter not in message:
-        message = "{} (parameter: {})".format(message, parameter)
+        message = f"{message} (parameter: {parameter})"
     return str(message)
 
 
 def _steps(path: List[Any]) -> List[str]:
-    """A path into the request as FastAPI tells it, without the "body" that it begins with."""
+    """Return the steps of FastAPI's path into the request, without the leading "body"."""
     return [str(step) for step in path if step != "body"]

@@ -1,20 +1,23 @@
 """Chat completions, the reply: stream chunks or a JSON body to a Reply. Pure: no IO, no clock.
 
-Facts of the wire: https://platform.openai.com/docs/api-reference/chat-streaming, and recorded traffic of many servers, which
-adds that usage may be on no chunk, on each, on the last choice's or on one without choices; that `[DONE]` may not come, or
-come without a finish_reason before it; that a finish_reason may be told twice, or before the last call; that "" stands for
-null anywhere; and that a content may be null, a list of parts, or a JSON object.
+Facts of the wire: https://platform.openai.com/docs/api-reference/chat-streaming, and recorded
+traffic of many servers, which adds:
+
+- usage may be on no chunk, on each, on the last choice's or on one without choices;
+- `[DONE]` may be missing, or come without a finish_reason before it;
+- a finish_reason may come twice, or before the last call;
+- "" stands for null anywhere;
+- a content may be null, a list of parts, or a JSON object.
 """
 
 import json
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from asimov_sync._json import loads
-from asimov_sync.inference.providers.coerce import text
+from asimov_sync.inference.providers.coerce import as_count, as_str, parse_object
 from asimov_sync.inference.providers.fold import Fold
-from asimov_sync.inference.providers.openai.calls import ChatCalls
 from asimov_sync.inference.providers.openai.errors import decode_error
-from asimov_sync.inference.providers.openai.usage import usage_of
+from asimov_sync.inference.providers.openai.request import KEPT_CALL_KEYS
 from asimov_sync.messages import (
     Block,
     ChatMessage,
@@ -24,13 +27,15 @@ from asimov_sync.messages import (
     ReplyDone,
     TextDelta,
     ThinkingDelta,
+    ToolCall,
     ToolCallReady,
+    Usage,
 )
 
 __all__ = ["ChatFold", "decode_reply"]
 
 DONE = "[DONE]"
-"""What the final event says in place of JSON."""
+"""The data of the final event, in place of JSON."""
 
 _STOP_REASONS = {
     "stop": "end_turn",
@@ -43,28 +48,36 @@ _STOP_REASONS = {
     "content_filter": "refusal",
 }
 _FAILURES = ("error", "abort", "insufficient_system_resource")
-"""Finish reasons that say that the server gave up (Mistral and OpenRouter; vLLM; DeepSeek): what came is not the reply."""
+"""Finish reasons of a server that gave up (Mistral and OpenRouter; vLLM; DeepSeek). The text so
+far is not the reply."""
 
-_TAKEN = ("text", "thinking", "tool_use", "type")
-"""What a block may not be called after a server's field: these names have their own meaning in a block."""
+_RESERVED = ("text", "thinking", "tool_use", "type")
+"""Names that have a meaning of their own in a block, so no server's field is kept under them."""
 
-_NOTES = ("citations", "search_results")
-"""What Perplexity tells of a text, beside the choices."""
+_ANNOTATIONS = ("citations", "search_results")
+"""Fields beside the choices in which Perplexity describes the text."""
+
+ID_CHARACTERS = 28
+"""How much of a reply's id is used in an id made up for a call; OpenAI accepts 40 characters."""
 
 
 def decode_reply(provider: str, body: Any) -> Reply:
-    """The reply of a response that was not streamed. ValueError, KeyError, TypeError or AttributeError where it is none.
+    """Return the reply of a response that was not streamed.
 
-    An error that the server sent with the status 200 is raised.
+    Raises ValueError, KeyError, TypeError or AttributeError if the body is not a reply, and the
+    server's own error if it came with the status 200.
     """
     fold = ChatFold(provider, in_pieces=False)
-    choice = next((choice for choice in body.get("choices") or () if not choice.get("index")), None)
+    choices = body.get("choices") or ()
+    choice = next((choice for choice in choices if not choice.get("index")), None)
     if choice is None:
-        fold.feed(body)  # it may be an error
-        raise ValueError("a choice was promised")
+        fold.feed(body)  # raises if it is an error
+        raise ValueError("the response has no choice")
     message = dict(choice["message"])
-    # Each of these is a call of its own, whatever its index is.
-    message["tool_calls"] = [dict(call, index=place) for place, call in enumerate(message.get("tool_calls") or [])]
+    # Each of these is a complete call, whatever its index is.
+    message["tool_calls"] = [
+        dict(call, index=index) for index, call in enumerate(message.get("tool_calls") or [])
+    ]
     fold.feed(dict(body, choices=[dict(choice, delta=message)]))
     return fold.end()
 
@@ -72,65 +85,74 @@ def decode_reply(provider: str, body: Any) -> Reply:
 class ChatFold(Fold):
     """Folds the chunks of a chat-completions stream.
 
-    The first choice is the reply, others are not looked at. What the wire says twice (usage) is overwritten, never added.
-    in_pieces: False where all comes at once, and nothing of it is to be joined.
+    Only the first choice is read. Figures that the wire repeats (usage) are overwritten, never
+    added.
 
-    What has no place of its own in a reply is in its blocks: annotations and citations in the text's; what else a server put
-    into its message, audio say, in a block of that name. A "field" in a block says where it was, for the way back.
+    in_pieces: False if the whole message comes at once, so that nothing is joined.
+
+    Fields that a Reply does not have go into its blocks: annotations and citations into the
+    text's, any other field of the server's message (audio, say) into a block of that name. A
+    "field" in a block records where it was, for sending it back.
     """
 
     def __init__(self, provider: str, in_pieces: bool = True) -> None:
         self._provider = provider
         self._in_pieces = in_pieces
         self._id = self._model = ""
-        self._finish: Optional[str] = None
-        self._usage: Dict[str, Any] = {}
-        self._grown = 0  # how often something was added to the reply
-        self._summed_up = False  # usage was told with or after the finish reason, or after all content
+        self._finish_reason: Optional[str] = None
+        self._figures: Dict[str, Any] = {}
+        self._additions = 0  # how often something was added to the reply
+        self._has_final_usage = (
+            False  # usage came with or after the finish reason, or after all content
+        )
         self._reasoning = _Reasoning()
-        self._content: List[_Growing] = []
-        self._text: Optional[List[str]] = None  # the pieces of the text that is just being told
+        self._content: List[_BlockBuilder] = []
+        self._text: Optional[List[str]] = None  # the pieces of the current text block
         self._refusal: List[str] = []
-        self._notes: Dict[str, List[Any]] = {}
+        self._annotations: Dict[str, List[Any]] = {}
         self._fields: Dict[str, Any] = {}
         self._audio: Dict[str, List[str]] = {}
-        self._calls = ChatCalls()
+        self._calls = _ToolCalls()
 
     # The events
 
     def feed_text(self, data: str) -> Sequence[Event]:
-        """As `feed`, of an event that is still text; `[DONE]` is the wire's final one."""
+        """Take an event that is still text; `[DONE]` is the wire's final one."""
         if data.strip() != DONE:
             return self.feed(loads(data))
-        if self._finish is None and not (self._summed_up and self._grown):
-            return ()  # the server says this after its own failures, too
+        if self._finish_reason is None and not (self._has_final_usage and self._additions):
+            return ()  # servers send [DONE] after their own failures, too
         return self._end()
 
-    def finish(self, delimited: bool) -> Sequence[Event]:
-        """Without a `[DONE]`, the reply is whole where it has its finish reason and nothing can be missing after it."""
-        return self._end() if self._finish is not None and (delimited or self._summed_up) else ()
+    def finish(self, length_known: bool) -> Sequence[Event]:
+        """Complete a reply without `[DONE]`.
+
+        It is complete if its finish reason arrived and nothing can be missing after that.
+        """
+        complete = self._finish_reason is not None and (length_known or self._has_final_usage)
+        return self._end() if complete else ()
 
     def end(self) -> Reply:
-        """The reply, where all of it came at once. ValueError if there was nothing."""
-        if self._finish is None and not self._grown:
+        """Return the reply of a message that came at once. ValueError if it is empty."""
+        if self._finish_reason is None and not self._additions:
             raise ValueError("the message is empty, and has no finish_reason")
         self._end()
         return self.partial()
 
     def _end(self) -> Sequence[Event]:
         self.done = True
-        ready: List[Event] = [ToolCallReady(call) for call in self._calls.ready(self._id)]
+        ready: List[Event] = [ToolCallReady(call) for call in self._calls.take_ready(self._id)]
         return ready + [ReplyDone(self.partial())]
 
     def feed(self, data: Mapping[str, Any]) -> Sequence[Event]:
-        """The typed events that a chunk amounts to. An error inside a chunk is raised."""
+        """Take a chunk and return its typed events. An error inside a chunk is raised."""
         if data.get("error") or data.get("object") == "error":
             raise decode_error(self._provider, None, {}, data)
         if not (self._id and self._model):
-            self._id = self._id or text(data.get("id")) or ""
-            self._model = self._model or text(data.get("model")) or ""
+            self._id = self._id or as_str(data.get("id")) or ""
+            self._model = self._model or as_str(data.get("model")) or ""
         events: List[Event] = []
-        grown = self._grown
+        additions_before = self._additions
         figures = data.get("usage")
         for choice in data.get("choices") or ():
             if choice.get("index"):
@@ -141,209 +163,407 @@ class ChatFold(Fold):
             self._add(delta, events)
             reason = choice.get("finish_reason")
             if reason:
-                self._finished(reason, choice, events)
+                self._set_finish_reason(reason, choice, events)
             figures = figures or choice.get("usage")  # Moonshot
-        for name in _NOTES:
+        for name in _ANNOTATIONS:
             if isinstance(data.get(name), list) and data[name]:
-                self._notes[name] = data[name]
+                self._annotations[name] = data[name]
         if not figures and isinstance(data.get("x_groq"), dict):
             figures = data["x_groq"].get("usage")
-        if grown != self._grown:
-            self._summed_up = False
+        unchanged = additions_before == self._additions
+        if not unchanged:
+            self._has_final_usage = False
         if isinstance(figures, dict) and figures:
-            self._usage.update((name, figure) for name, figure in figures.items() if figure is not None)
-            self._summed_up = self._finish is not None or grown == self._grown
+            self._figures.update(
+                (name, figure) for name, figure in figures.items() if figure is not None
+            )
+            self._has_final_usage = self._finish_reason is not None or unchanged
         return events
 
-    def _finished(self, reason: str, choice: Mapping[str, Any], events: List[Event]) -> None:
-        if _words(reason) in _FAILURES:
-            told = choice.get("error") or {"code": reason, "message": "the model did not finish its reply"}
-            raise decode_error(self._provider, None, {}, told)
-        self._finish = reason
-        events.extend(ToolCallReady(call) for call in self._calls.ready(self._id, only_whole=True))
+    def _set_finish_reason(
+        self, reason: str, choice: Mapping[str, Any], events: List[Event]
+    ) -> None:
+        if _require_str(reason) in _FAILURES:
+            error = choice.get("error") or {
+                "code": reason,
+                "message": "the model did not finish its reply",
+            }
+            raise decode_error(self._provider, None, {}, error)
+        self._finish_reason = reason
+        ready = self._calls.take_ready(self._id, only_complete=True)
+        events.extend(ToolCallReady(call) for call in ready)
 
     def _add(self, delta: Mapping[str, Any], events: List[Event]) -> None:
         for name, value in delta.items():
             if not value or name == "role":
                 continue
             if name == "content":
-                self._tell(value, events)
+                self._add_content(value, events)
             elif name in ("reasoning_content", "reasoning"):
                 if name == "reasoning" and delta.get("reasoning_content"):
                     continue  # the same under both names
                 self._reasoning.field = self._reasoning.field or name
-                self._reasoning.pieces.append(_words(value))
+                self._reasoning.pieces.append(_require_str(value))
                 events.append(ThinkingDelta(value))
             elif name == "reasoning_details":
-                words = self._reasoning.detail(value, self._in_pieces)
-                if words and not (delta.get("reasoning") or delta.get("reasoning_content")):
-                    self._reasoning.pieces.append(words)
-                    events.append(ThinkingDelta(words))
+                text = self._reasoning.add_details(value, self._in_pieces)
+                if text and not (delta.get("reasoning") or delta.get("reasoning_content")):
+                    self._reasoning.pieces.append(text)
+                    events.append(ThinkingDelta(text))
             elif name == "tool_calls":
                 for piece in value:
-                    events.extend(ToolCallReady(call) for call in self._calls.add(piece, self._id))
-            elif name == "function_call":  # what tool_calls were before there could be several
+                    ready = self._calls.add(piece, self._id)
+                    events.extend(ToolCallReady(call) for call in ready)
+            elif name == "function_call":  # the wire's older form, of a single call
                 if delta.get("tool_calls"):
                     continue  # the same under both names (llama-cpp-python)
                 self._calls.add({"index": 0, "function": value}, self._id)
             elif name == "refusal":
-                self._refusal.append(_words(value))
+                self._refusal.append(_require_str(value))
                 events.append(TextDelta(value))
             elif name == "annotations" and isinstance(value, list):
-                noted = self._notes.setdefault(name, [])
-                noted.extend(one for one in value if one not in noted)
-            elif isinstance(value, (dict, list)) and name not in _TAKEN:
-                self._keep(name, value)
+                known = self._annotations.setdefault(name, [])
+                known.extend(annotation for annotation in value if annotation not in known)
+            elif isinstance(value, (dict, list)) and name not in _RESERVED:
+                self._keep_field(name, value)
             else:
-                continue  # a token's id, the name of a channel: nothing of the reply
-            self._grown += 1
+                continue  # a token's id or the name of a channel: not part of the reply
+            self._additions += 1
 
-    def _tell(self, content: Any, events: List[Event]) -> None:
+    def _add_content(self, content: Any, events: List[Event]) -> None:
         if isinstance(content, str):
-            if self._text is None:
-                self._text = self._begin({"type": "text"}, "text")
-            self._text.append(content)
-            events.append(TextDelta(content))
-        elif isinstance(content, dict):  # Cloudflare, of a reply that had to be JSON
-            self._tell(json.dumps(content, ensure_ascii=False), events)
+            self._add_text(content, events)
+        elif isinstance(content, dict):  # Cloudflare, for a reply that had to be JSON
+            self._add_text(json.dumps(content, ensure_ascii=False), events)
         elif isinstance(content, list):
             for part in content:
-                self._part(part, events)
+                self._add_part(part, events)
         else:
-            raise ValueError("a content that is no text")
+            raise ValueError(f"the content must be text or a list, not {type(content).__name__}")
 
-    def _part(self, part: Any, events: List[Event]) -> None:
-        """A part of a content that is a list; one that is not known is kept as it is."""
+    def _add_text(self, text: str, events: List[Event]) -> None:
+        if self._text is None:
+            self._text = self._start_block({"type": "text"}, "text")
+        self._text.append(text)
+        events.append(TextDelta(text))
+
+    def _add_part(self, part: Any, events: List[Event]) -> None:
+        """Add a part of a content that is a list; an unknown part is kept as it is."""
         kind = "text" if isinstance(part, str) else part["type"]
         if kind == "text":
-            words = part if isinstance(part, str) else part["text"]
-            if words:
-                self._tell(_words(words), events)
+            text = part if isinstance(part, str) else part["text"]
+            if text:
+                self._add_text(_require_str(text), events)
         elif kind == "refusal":
-            self._refusal.append(_words(part["refusal"]))
+            self._refusal.append(_require_str(part["refusal"]))
             events.append(TextDelta(part["refusal"]))
         elif kind == "thinking":  # Mistral
             inner = part["thinking"]
-            words = _words(inner) if isinstance(inner, str) else "".join(_words(one.get("text") or "") for one in inner)
-            if not self._content or self._content[-1].name != "thinking":
-                self._begin({"type": "thinking"}, "thinking")
-            own = {name: value for name, value in part.items() if name != "thinking"}
-            self._content[-1].block.update(own, field="content")
-            self._content[-1].pieces.append(words)
-            events.append(ThinkingDelta(words))
+            if isinstance(inner, str):
+                text = inner
+            else:
+                text = "".join(_require_str(item.get("text") or "") for item in inner)
+            if not self._content or self._content[-1].field != "thinking":
+                self._start_block({"type": "thinking"}, "thinking")
+            others = {name: value for name, value in part.items() if name != "thinking"}
+            self._content[-1].block.update(others, field="content")
+            self._content[-1].pieces.append(text)
+            events.append(ThinkingDelta(text))
         else:
-            self._begin(dict(part, field="content"), "")
+            self._start_block(dict(part, field="content"), "")
 
-    def _begin(self, block: Block, name: str) -> List[str]:
-        """Begin a block of the content; returns the pieces of what it will say under this name."""
+    def _start_block(self, block: Block, field: str) -> List[str]:
+        """Start a block of the content; returns the list for the pieces of its `field`."""
         self._text = None
-        self._content.append(_Growing(block, name))
+        self._content.append(_BlockBuilder(block, field))
         return self._content[-1].pieces
 
-    def _keep(self, name: str, value: Any) -> None:
-        """Keep a field that the reply has no place for: audio is joined, lists are gathered, else the last one counts."""
+    def _keep_field(self, name: str, value: Any) -> None:
+        """Keep a field that a Reply does not have.
+
+        Audio is joined, lists are concatenated, any other value replaces the one before it.
+        """
         kept = self._fields.get(name)
         if name == "audio":
             if not isinstance(value, dict):
-                raise ValueError("audio that is no object")
+                raise ValueError(f"audio must be an object, not {type(value).__name__}")
             for key in ("data", "transcript"):
-                if text(value.get(key)):
+                if as_str(value.get(key)):
                     self._audio.setdefault(key, []).append(value[key])
             self._fields[name] = dict(kept or {}, **value)
         elif isinstance(kept, list) and isinstance(value, list):
-            # Groq tells of a tool that it executed twice, the second time with what came of it.
-            again = [_index(one) for one in value if _index(one) is not None]
-            self._fields[name] = [one for one in kept if _index(one) not in again] + value
+            # Groq sends a tool that it executed twice, the second time with its result.
+            replaced = [_index(item) for item in value if _index(item) is not None]
+            self._fields[name] = [item for item in kept if _index(item) not in replaced] + value
         else:
             self._fields[name] = value
 
     # The reply
 
     def partial(self) -> Reply:
-        """The reply of what was fed so far; without a stop_reason until it is done."""
-        blocks = self._reasoning.blocks() + [growing.grown() for growing in self._content]
+        """Return the reply of the events fed so far; its stop_reason is None until it is done."""
+        blocks = self._reasoning.build() + [builder.build() for builder in self._content]
         if self._refusal:
             blocks.append({"type": "text", "text": "".join(self._refusal), "refusal": True})
         texts = [block for block in blocks if block["type"] == "text"]
         if texts:
-            texts[-1].update(self._notes)
-        fields = dict(self._fields, **({} if texts else self._notes))
+            texts[-1].update(self._annotations)
+        fields = dict(self._fields, **({} if texts else self._annotations))
         for key, pieces in self._audio.items():
             fields["audio"] = dict(fields["audio"], **{key: "".join(pieces)})
-        blocks.extend({"type": name, name: value, "field": "message"} for name, value in fields.items())
-        calls = self._calls.told(self._id)
+        blocks.extend(
+            {"type": name, name: value, "field": "message"} for name, value in fields.items()
+        )
+        calls = self._calls.build(self._id)
         return Reply(
-            message=ChatMessage(role=ChatRole.ASSISTANT, content=blocks + [block for block, _call in calls]),
+            message=ChatMessage(
+                role=ChatRole.ASSISTANT, content=blocks + [block for block, _call in calls]
+            ),
             stop_reason=self._stop_reason() if self.done else None,
-            raw_stop_reason=self._finish if self.done else None,
+            raw_stop_reason=self._finish_reason if self.done else None,
             tool_calls=[call for _block, call in calls],
-            usage=usage_of(self._usage),
+            usage=_usage(self._figures),
             model=self._model or None,
             id=self._id or None,
         )
 
     def _stop_reason(self) -> str:
-        """Why it stopped, in Anthropic's words: some servers say "stop" where there are calls, or beside a refusal."""
+        """Return the stop reason in Anthropic's terms.
+
+        Some servers send "stop" with tool calls, or with a refusal.
+        """
         if self._refusal:
             return "refusal"
-        reason = self._finish or "stop"
+        reason = self._finish_reason or "stop"
         known = _STOP_REASONS.get(reason.lower(), reason)
         return "tool_use" if self._calls and known == "end_turn" else known
 
 
-class _Growing:
-    """A block of the content, and the pieces of what it says under a name; "" for one that came whole."""
+class _BlockBuilder:
+    """A block of the content, and the pieces of one of its fields; "" if it came whole."""
 
-    def __init__(self, block: Block, name: str) -> None:
+    def __init__(self, block: Block, field: str) -> None:
         self.block = block
-        self.name = name
+        self.field = field
         self.pieces: List[str] = []
 
-    def grown(self) -> Block:
-        return dict(self.block, **({self.name: "".join(self.pieces)} if self.name else {}))
+    def build(self) -> Block:
+        return dict(self.block, **({self.field: "".join(self.pieces)} if self.field else {}))
 
 
 class _Reasoning:
-    """Reasoning that is told beside the content: its words, the field that they came in, and OpenRouter's details."""
+    """Reasoning beside the content: its text, the field it came in, and OpenRouter's details."""
 
     def __init__(self) -> None:
         self.field: Optional[str] = None
         self.pieces: List[str] = []
-        self._details: List[Tuple[_Growing, Any]] = []  # each with what says that a piece is of the same one
+        self._details: List[Tuple[_BlockBuilder, Any]] = []  # each with its type and index
 
-    def detail(self, details: List[Dict[str, Any]], in_pieces: bool) -> str:
-        """Take details, or pieces of them; returns what they say."""
-        said = []
+    def add_details(self, details: List[Dict[str, Any]], in_pieces: bool) -> str:
+        """Add details, or pieces of them; returns their text."""
+        texts = []
         for detail in details:
-            name = next((name for name in ("text", "summary") if isinstance(detail.get(name), str)), "")
-            same = (detail.get("type"), detail.get("index"))
-            goes_on = in_pieces and same[1] is not None and self._details and self._details[-1][1] == same
-            if not goes_on or detail.get("data"):
-                self._details.append((_Growing({}, name), same))
+            field = next(
+                (key for key in ("text", "summary") if as_str(detail.get(key)) is not None), ""
+            )
+            identity = (detail.get("type"), detail.get("index"))
+            continues = (
+                in_pieces
+                and identity[1] is not None
+                and self._details
+                and self._details[-1][1] == identity
+            )
+            if not continues or detail.get("data"):
+                self._details.append((_BlockBuilder({}, field), identity))
             last = self._details[-1][0]
-            last.name = last.name or name
-            last.block.update((key, value) for key, value in detail.items() if value is not None or key not in last.block)
-            if name:
-                last.pieces.append(detail[name])
-                said.append(detail[name])
-        return "".join(said)
+            last.field = last.field or field
+            last.block.update(
+                (key, value)
+                for key, value in detail.items()
+                if value is not None or key not in last.block
+            )
+            if field:
+                last.pieces.append(detail[field])
+                texts.append(detail[field])
+        return "".join(texts)
 
-    def blocks(self) -> List[Block]:
+    def build(self) -> List[Block]:
         if not (self.pieces or self._details):
             return []
         block: Block = {"type": "thinking", "thinking": "".join(self.pieces)}
         if self.field:
             block["field"] = self.field
         if self._details:
-            block["reasoning_details"] = [detail.grown() for detail, _same in self._details]
+            block["reasoning_details"] = [builder.build() for builder, _identity in self._details]
         return [block]
 
 
-def _words(value: Any) -> str:
+# Tool calls
+
+
+class _CallBuilder:
+    """One tool call, as far as it arrived.
+
+    own: the server's own keys that have to be sent back.
+    announced: the id under which the call was returned as ready, or None.
+    """
+
+    def __init__(self, index: Optional[int]) -> None:
+        self.index = index
+        self.id = self.name = ""
+        self.pieces: List[str] = []
+        self.own: Dict[str, Any] = {}
+        self.announced: Optional[str] = None
+
+    def arguments(self) -> Tuple[Dict[str, Any], Optional[str]]:
+        """Return the arguments, and their text if it is not a JSON object.
+
+        No text means no arguments.
+        """
+        text = "".join(self.pieces)
+        return parse_object(text) if text.strip() else ({}, None)
+
+    def is_complete(self) -> bool:
+        """Whether the arguments so far are a JSON object, so that nothing can follow."""
+        return bool(self.pieces) and parse_object("".join(self.pieces))[1] is None
+
+
+class _ToolCalls:
+    """The tool calls of one reply, which arrive in pieces.
+
+    Servers differ in how a piece names its call (recorded, or reported in public): the id only
+    with the first piece, with each, or "" from the second on; the name with each piece; all calls
+    under index 0, told apart by their ids, or without an index; whole calls in one piece; no ids
+    at all.
+
+    Each call gets an id of its own, made up if the server gives none, or the same to two calls:
+    results are matched by it.
+    """
+
+    def __init__(self) -> None:
+        self._calls: List[_CallBuilder] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._calls)
+
+    def add(self, piece: Mapping[str, Any], reply_id: str) -> List[ToolCall]:
+        """Add a piece; returns the calls that are complete because another one begins.
+
+        Raises ValueError for a piece of a call that was returned as complete.
+        """
+        function = piece.get("function") or {}
+        call_id, name = as_str(piece.get("id")) or "", as_str(function.get("name")) or ""
+        call = self._match_call(piece.get("index"), call_id, name)
+        ready: List[ToolCall] = []
+        if call is None:
+            ready = self.take_ready(reply_id, only_complete=True)
+            call = _CallBuilder(piece.get("index"))
+            self._calls.append(call)
+        call.id = call.id or call_id
+        call.name = call.name or name
+        call.own.update((key, piece[key]) for key in KEPT_CALL_KEYS if piece.get(key))
+        arguments = function.get("arguments")
+        if isinstance(arguments, dict):  # Ollama's own form
+            arguments = json.dumps(arguments, ensure_ascii=False)
+        if arguments is not None and not isinstance(arguments, str):
+            kind = type(arguments).__name__
+            raise ValueError(f"the arguments of a tool call must be text, not {kind}")
+        if arguments:
+            if call.announced is not None:
+                raise ValueError("a piece of a tool call that was whole before")
+            call.pieces.append(arguments)
+        return ready
+
+    def _match_call(self, index: Any, call_id: str, name: str) -> Optional[_CallBuilder]:
+        """Return the call that a piece belongs to, or None if the piece begins one."""
+        if index is not None:
+            candidates = [call for call in self._calls if call.index == index]
+        elif call_id:
+            candidates = [call for call in self._calls if call.id == call_id]
+        else:
+            candidates = self._calls
+        if not candidates:
+            return None
+        call = candidates[-1]
+        if call_id and call.id:
+            return call if call_id == call.id else None
+        # Without ids, a name begins another call, unless it repeats that of a call whose
+        # arguments are still incomplete.
+        begins = name and call.name and (name != call.name or call.is_complete())
+        return None if begins else call
+
+    def take_ready(self, reply_id: str, only_complete: bool = False) -> List[ToolCall]:
+        """Return the calls that were not returned before.
+
+        only_complete: leave out calls whose arguments may continue.
+        """
+        ready = []
+        for builder, (_block, call) in zip(self._calls, self.build(reply_id)):
+            if builder.announced is None and (builder.is_complete() or not only_complete):
+                builder.announced = call.id
+                ready.append(call)
+        return ready
+
+    def build(self, reply_id: str) -> List[Tuple[Block, ToolCall]]:
+        """Return each call as far as it arrived, with its block for the history."""
+        built = []
+        used: Set[str] = {call.announced for call in self._calls if call.announced}
+        for index, call in enumerate(self._calls):
+            call_id = call.announced or call.id
+            if call.announced is None:
+                if not call_id or call_id in used:
+                    call_id = f"call_{reply_id[-ID_CHARACTERS:]}_{index}"
+                used.add(call_id)
+            arguments, malformed = call.arguments()
+            block = {"type": "tool_use", "id": call_id, "name": call.name, "input": arguments}
+            block.update(call.own)
+            tool_call = ToolCall(
+                id=call_id, name=call.name, arguments=arguments, malformed=malformed
+            )
+            built.append((block, tool_call))
+        return built
+
+
+# Usage
+
+
+def _usage(figures: Mapping[str, Any]) -> Usage:
+    """Return the usage of a reply, from the server's last figures; nothing is counted twice.
+
+    Most servers count cached tokens within prompt_tokens, and reasoning within completion_tokens.
+    The figures show the exceptions: more was cached than prompted (xAI's models on Azure), or the
+    total is the sum of all three (xAI).
+    """
+    prompt = as_count(figures, "prompt_tokens")
+    output = as_count(figures, "completion_tokens")
+    reasoning = as_count(figures, "completion_tokens_details", "reasoning_tokens")
+    read = (
+        as_count(figures, "prompt_tokens_details", "cached_tokens")
+        or as_count(figures, "prompt_cache_hit_tokens")  # DeepSeek
+        or as_count(figures, "cached_tokens")  # Together
+        or as_count(figures, "cache_read_input_tokens")  # Databricks
+    )
+    written = (
+        as_count(figures, "prompt_tokens_details", "cache_write_tokens")  # OpenAI, OpenRouter
+        or as_count(figures, "cache_creation_input_tokens")  # Databricks
+    )
+    if reasoning and as_count(figures, "total_tokens") == prompt + output + reasoning:
+        output += reasoning
+    return Usage(
+        input_tokens=prompt - read - written if read + written <= prompt else prompt,
+        output_tokens=output,
+        cache_read_input_tokens=read,
+        cache_write_input_tokens=written,
+        reasoning_tokens=reasoning,
+        requests=1,
+    )
+
+
+def _require_str(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError("what was to be text is a {}".format(type(value).__name__))
+        raise ValueError(f"expected text, not {type(value).__name__}")
     return value
 
 
-def _index(one: Any) -> Any:
-    return one.get("index") if isinstance(one, dict) else None
+def _index(item: Any) -> Any:
+    return item.get("index") if isinstance(item, dict) else None

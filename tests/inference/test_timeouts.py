@@ -1,6 +1,6 @@
-"""Whoever waits for a model is freed at the moment that was asked for, wherever the wait is.
+"""Cancellations and time-outs free a waiting caller in time, wherever it waits.
 
-The server keeps its sockets open until after the assertion: it is not the server that frees the caller.
+The server keeps its sockets open until after the assertion, so that it does not free the caller.
 """
 
 import json
@@ -22,7 +22,7 @@ from asimov_sync import (
     OpenAIInferenceClient,
     Timeout,
 )
-from asimov_sync.inference.http import connect as dialling
+from asimov_sync.inference.http import connect
 
 from ..tiers import suite, within
 from ..waiting import Background, wait_for
@@ -38,10 +38,10 @@ FREED = within(0.5)
 CHUNK = {"id": "c", "choices": [{"index": 0, "delta": {"content": "half"}, "finish_reason": None}]}
 SAID = {
     "anthropic": (EVENTS, "text/event-stream"),
-    "openai": ("data: {}\n\n".format(json.dumps(CHUNK)).encode(), "text/event-stream"),
+    "openai": (f"data: {json.dumps(CHUNK)}\n\n".encode(), "text/event-stream"),
     "bedrock": (b"\x00\x00", "application/vnd.amazon.eventstream"),  # the beginning of a frame
 }
-"""What each wire's server says before it falls silent in the body."""
+"""The bytes that each wire's server sends before it stops in the body."""
 
 WIRES = sorted(SAID)
 
@@ -56,7 +56,9 @@ def client(server, wire="anthropic", **timeout):
     if wire == "openai":
         return OpenAIInferenceClient("m", KEY, server.url, **options)
     if wire == "bedrock":
-        made = BedrockInferenceClient("m", "us-east-1", api_key=KEY, endpoint_url=server.url.rstrip("/"), **options)
+        made = BedrockInferenceClient(
+            "m", "us-east-1", api_key=KEY, endpoint_url=server.url.rstrip("/"), **options
+        )
         made._runtime.client()  # boto3 takes its time to be imported and to read its data, once
         return made
     return AnthropicInferenceClient("m", KEY, server.url, **options)
@@ -89,8 +91,8 @@ def test_cancelling_frees(wire, point, way):
 
 
 def in_connect(server):
-    """Whether a socket of this process is in the middle of connecting to the server's port, as the kernel tells."""
-    wanted = ":{:04X}".format(server.address[1])
+    """Whether the kernel lists a socket that is connecting to the server's port."""
+    wanted = f":{server.address[1]:04X}"
     with open("/proc/net/tcp", encoding="ascii") as table:
         rows = [line.split() for line in table.readlines()[1:]]
     # 02 is SYN_SENT; one is the server's own, which made sure that its queue is full.
@@ -100,7 +102,7 @@ def in_connect(server):
 @pytest.mark.parametrize("point", POINTS)
 @pytest.mark.parametrize("wire", WIRES)
 def test_the_total_time_frees(wire, point):
-    """timeout.total ends the call at its moment."""
+    """timeout.total ends the call on time."""
     with silent(point, wire) as server:
         asking = client(server, wire, total=0.4)
         start = time.monotonic()
@@ -112,7 +114,7 @@ def test_the_total_time_frees(wire, point):
 @pytest.mark.parametrize("point", POINTS)
 @pytest.mark.parametrize("wire", WIRES)
 def test_a_cancellation_with_a_deadline_frees(wire, point):
-    """The deadline of the surrounding cancellation ends the call at its moment."""
+    """The deadline of the surrounding cancellation ends the call on time."""
     with silent(point, wire) as server:
         asking = client(server, wire)
         start = time.monotonic()
@@ -136,7 +138,7 @@ def test_no_connection_in_time(wire, point):
 @pytest.mark.parametrize("point", ["headers", "body"])
 @pytest.mark.parametrize("wire", WIRES)
 def test_silence(wire, point):
-    """timeout.idle ends a wait in which not a byte comes, before the headers and in the body."""
+    """timeout.idle ends a wait without a byte, before the headers and in the body."""
     with silent(point, wire) as server:
         asking = client(server, wire, idle=0.4)
         with pytest.raises(IdleTimeout):
@@ -144,8 +146,8 @@ def test_silence(wire, point):
         assert time.monotonic() - server.reached[0] < 0.4 + FREED
 
 
-def test_a_name_that_is_not_resolved(monkeypatch):
-    """The resolver has no time-out that a caller could set; the caller is freed all the same, by timeout.connect too."""
+def test_slow_resolver(monkeypatch):
+    """The resolver has no time-out; a cancellation and timeout.connect free the caller anyway."""
     asked, answer = threading.Event(), threading.Event()
     real = socket.getaddrinfo
 
@@ -157,7 +159,7 @@ def test_a_name_that_is_not_resolved(monkeypatch):
             answer.wait(20)
         return real(host, port, *args, **kwargs)
 
-    monkeypatch.setattr(dialling.socket, "getaddrinfo", slow)
+    monkeypatch.setattr(connect.socket, "getaddrinfo", slow)
     asking = AnthropicInferenceClient("m", KEY, "http://slow.test/", max_retries=0)
     try:
         cancellation = Cancellation()
@@ -186,19 +188,19 @@ def test_each_address_gets_its_share(monkeypatch):
             (socket.AF_INET, socket.SOCK_STREAM, 6, "", silent.address),
             (socket.AF_INET, socket.SOCK_STREAM, 6, "", listener.getsockname()),
         ]
-        monkeypatch.setattr(dialling.socket, "getaddrinfo", lambda *args: addresses)
+        monkeypatch.setattr(connect.socket, "getaddrinfo", lambda *args: addresses)
         start = time.monotonic()
-        with dialling.dial("two.test", 1, 1.0, lambda: False) as sock:
+        with connect.connect("two.test", 1, 1.0, lambda: False) as sock:
             assert sock.getpeername() == listener.getsockname()
         assert time.monotonic() - start < within(0.9)
 
 
 def test_a_refused_connection_and_an_unknown_name():
-    """Nobody listens, or nobody has the name: ConnectionFailed, and not a time-out."""
+    """A refused connection or an unknown name is a ConnectionFailed, not a time-out."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        address = "http://127.0.0.1:{}/".format(free.getsockname()[1])
-    for url in (address, "http://no-such-host.invalid/", "http://{}.test/".format("x" * 70)):
+        address = f"http://127.0.0.1:{free.getsockname()[1]}/"
+    for url in (address, "http://no-such-host.invalid/", f"http://{'x' * 70}.test/"):
         with pytest.raises(ConnectionFailed) as caught:
             AnthropicInferenceClient("m", KEY, url, max_retries=0).generate("hello")
         assert not isinstance(caught.value, TimeoutError), url

@@ -46,7 +46,9 @@ def test_any_split(place):
 def test_any_bytes(data):
     """Bytes of any kind raise nothing, and give the same events however they are cut."""
     stream = data.draw(
-        strategies.lists(strategies.sampled_from([b"data:", b" ", b"x", b"\r", b"\n", b"\xff", b":", b"event"]))
+        strategies.lists(
+            strategies.sampled_from([b"data:", b" ", b"x", b"\r", b"\n", b"\xff", b":", b"event"])
+        )
     )
     whole = b"".join(stream)
     places = sorted(data.draw(strategies.lists(strategies.integers(0, len(whole)), max_size=4)))

@@ -13,7 +13,14 @@ from asimov_sync.testing import ScriptedInferenceClient, calls
 
 EPHEMERAL = {"type": "ephemeral"}
 HOUR = {"type": "ephemeral", "ttl": "1h"}
-BLANK = [[], "", " \n", [{"type": "text", "text": ""}], [{"type": "text", "text": "\n\n"}], [{"type": "text", "text": None}]]
+BLANK = [
+    [],
+    "",
+    " \n",
+    [{"type": "text", "text": ""}],
+    [{"type": "text", "text": "\n\n"}],
+    [{"type": "text", "text": None}],
+]
 
 
 def request(*messages, system=None):
@@ -40,8 +47,8 @@ def test_a_blank_reply_is_not_sent_back(content):
 
 
 @pytest.mark.parametrize("content", BLANK[:-1], ids=repr)
-def test_a_conversation_goes_on_after_a_blank_reply(content):
-    """The messages of a run that ended with a blank reply can be sent again with another question."""
+def test_conversation_after_a_blank_reply(content):
+    """The messages of a run that ended with a blank reply can be sent with another question."""
 
     def look() -> str:
         return "a result"
@@ -57,7 +64,9 @@ def test_a_conversation_goes_on_after_a_blank_reply(content):
 
 
 def test_blank_text_beside_other_blocks_is_left_out():
-    """Of a message with other content, the blank text alone is left out; the caller's message is not modified."""
+    """Of a message with other content, the blank text alone is left out; the caller's message is
+    not modified.
+    """
     call = {"type": "tool_use", "id": "t", "name": "f", "input": {}}
     thinking = {"type": "thinking", "thinking": "hm", "signature": "s"}
     message = said([text("\n\n"), thinking, text(" "), call, {"type": "hologram"}])
@@ -67,11 +76,13 @@ def test_blank_text_beside_other_blocks_is_left_out():
 
 
 def test_blank_text_in_a_tool_result_is_left_out():
-    """A tool result keeps its other content; one that has only blank text is sent without content."""
+    """A tool result keeps its other content; one of only blank text is sent without content."""
     image = {"type": "image", "source": {"type": "url", "url": "u"}}
     result = {"type": "tool_result", "tool_use_id": "t"}
     blank = dict(result, content=[text(""), text(" ", cache_control=EPHEMERAL)])
-    message = said([dict(result, content=[text(""), image]), blank, dict(result, content="")], "tool_result")
+    message = said(
+        [dict(result, content=[text(""), image]), blank, dict(result, content="")], "tool_result"
+    )
     assert sent(message)[0]["content"] == [
         dict(result, content=[image]),
         dict(result, cache_control=EPHEMERAL),
@@ -80,7 +91,9 @@ def test_blank_text_in_a_tool_result_is_left_out():
 
 
 def test_a_prefill_is_sent_as_it_was_written():
-    """The last message of the assistant, which the reply continues, keeps its text, its whitespace included."""
+    """The last message of the assistant, which the reply continues, keeps its text, its whitespace
+    included.
+    """
     assert sent("x", said("The answer is ")) == [
         {"role": "user", "content": "x"},
         {"role": "assistant", "content": "The answer is "},
@@ -90,12 +103,20 @@ def test_a_prefill_is_sent_as_it_was_written():
 
 def test_messages_of_one_role_stay_apart_where_nothing_was_left_out():
     """Only the neighbours of a message that was left out are joined."""
-    assert [message["content"] for message in sent("a", "b", said(""), "c", "d")] == ["a", [text("b"), text("c")], "d"]
+    assert [message["content"] for message in sent("a", "b", said(""), "c", "d")] == [
+        "a",
+        [text("b"), text("c")],
+        "d",
+    ]
 
 
-@pytest.mark.parametrize("encode", [encode_request, converse.encode_request], ids=["messages", "converse"])
+@pytest.mark.parametrize(
+    "encode", [encode_request, converse.encode_request], ids=["messages", "converse"]
+)
 def test_a_request_of_blank_messages_is_refused(encode):
-    """ValueError if no message has content, or if the last question is blank and the reply before it would be continued."""
+    """ValueError if no message has content, or if the last question is blank and the reply before
+    it would be continued.
+    """
     with pytest.raises(ValueError, match="all of them are blank"):
         encode(request(" ", said([])))
     with pytest.raises(ValueError, match="the last one is blank"):
@@ -110,7 +131,9 @@ def test_blank_instructions_are_left_out():
 
 
 def test_invoke_leaves_blank_text_out():
-    """The body of InvokeModel is that of the Messages API: without blank text, and with alternating roles."""
+    """The body of InvokeModel is that of the Messages API: without blank text, and with alternating
+    roles.
+    """
     body = json.loads(invoke.encode_body(request("x", said([]), "y"), "v", ()).decode())
     assert body["messages"] == [{"role": "user", "content": [text("x"), text("y")]}]
 
@@ -135,15 +158,25 @@ def test_a_marker_on_blank_text_moves_to_the_block_before_it():
 
 
 def test_a_marker_on_a_message_that_is_left_out_moves_to_the_message_before_it():
-    """Whether the message was marked or a block in it; before the first message there is nothing to cache."""
+    """Whether the message was marked or a block in it; before the first message there is nothing to
+    cache.
+    """
     for blank in (said([], cache_marker="1h"), said([text("", cache_control=HOUR)])):
         assert sent("x", blank, "y")[0]["content"] == [text("x", cache_control=HOUR), text("y")]
     assert sent(said("", "user", cache_marker=True), "y") == [{"role": "user", "content": "y"}]
     marked = said("x", "user", cache_marker=True)
-    assert sent(marked, said([], cache_marker="1h"), "y")[0]["content"][0] == text("x", cache_control=HOUR)
+    assert sent(marked, said([], cache_marker="1h"), "y")[0]["content"][0] == text(
+        "x", cache_control=HOUR
+    )
     assert marked.cache_marker is True
-    converted = converse.encode_request(request("x", said([text("", cache_control=EPHEMERAL)]), "y"))
-    assert converted["messages"][0]["content"] == [{"text": "x"}, {"cachePoint": {"type": "default"}}, {"text": "y"}]
+    converted = converse.encode_request(
+        request("x", said([text("", cache_control=EPHEMERAL)]), "y")
+    )
+    assert converted["messages"][0]["content"] == [
+        {"text": "x"},
+        {"cachePoint": {"type": "default"}},
+        {"text": "y"},
+    ]
 
 
 def test_the_same_message_twice_is_marked_twice():

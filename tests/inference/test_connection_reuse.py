@@ -1,4 +1,6 @@
-"""Whose a connection is: kept ones go back whole, a late cancellation reaches nobody else's, and a fork begins without any."""
+"""Reuse of connections: a kept one is clean, a late cancellation reaches no other request, and a
+forked child starts without any.
+"""
 
 import gzip
 import os
@@ -18,13 +20,13 @@ from asimov_sync import (
     RateLimitError,
     Timeout,
 )
-from asimov_sync.inference.http import connect as dialling
-from asimov_sync.inference.http.response import Exchange
+from asimov_sync.inference.http import connect
+from asimov_sync.inference.http.response import RequestOptions, Response
 from asimov_sync.inference.http.transport import HttpTransport
 
 from ..tiers import suite
 from ..waiting import Background, in_child, wait_for
-from .byte_server import Answer, ByteServer
+from .byte_server import ByteServer, RawResponse
 from .conftest import KEY
 from .silent_server import SilentServer
 from .test_cut_streams import BODY, check_whole
@@ -37,8 +39,10 @@ def client(url, **options):
 
 
 def test_an_interim_response_is_not_the_last():
-    """After a status below 200 the connection is not used again: the next request would get the answer to this one."""
-    with ByteServer(Answer(status=103, framing="length"), Answer(BODY, headers=STREAM)) as server:
+    """After a status below 200 the connection is closed: the final response is still to come."""
+    with ByteServer(
+        RawResponse(status=103, framing="length"), RawResponse(BODY, headers=STREAM)
+    ) as server:
         asking = client(server.url)
         with pytest.raises(ProviderError):
             asking.generate("hello")
@@ -49,12 +53,14 @@ def test_an_interim_response_is_not_the_last():
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("way", ["direct", "proxy"])
-def test_a_session_of_ones_own_in_a_forked_child(way):
-    """The child makes connections of its own, and the parent keeps its one: no answer goes to the wrong process."""
-    with ByteServer(Answer(BODY, headers=STREAM)) as server:
+def test_given_session_in_a_forked_child(way):
+    """A forked child opens its own connections, and the parent keeps its one."""
+    with ByteServer(RawResponse(BODY, headers=STREAM)) as server:
         session = requests.Session()
         options = {"proxies": {"http": server.url}} if way == "proxy" else {}
-        asking = client("http://models.test/" if way == "proxy" else server.url, session=session, **options)
+        asking = client(
+            "http://models.test/" if way == "proxy" else server.url, session=session, **options
+        )
         check_whole(asking.generate("hello"))
 
         def use():
@@ -68,21 +74,29 @@ def test_a_session_of_ones_own_in_a_forked_child(way):
         session.close()
 
 
-def test_a_late_cancellation_leaves_a_connection_that_is_back_in_the_pool():
-    """urllib3 puts a connection back as soon as a compressed body is read; from then on it may be another thread's."""
-    whole = Answer(gzip.compress(BODY), headers=dict(STREAM, **{"content-encoding": "gzip"}), framing="length")
-    with ByteServer(whole, Answer(b"mine", framing="length")) as server, requests.Session() as session:
+def test_late_cancellation_spares_pooled_connections():
+    """urllib3 returns a connection once a compressed body is read; a later cancellation must not
+    reach it.
+    """
+    whole = RawResponse(
+        gzip.compress(BODY), headers=dict(STREAM, **{"content-encoding": "gzip"}), framing="length"
+    )
+    with ByteServer(
+        whole, RawResponse(b"mine", framing="length")
+    ) as server, requests.Session() as session:
         cancellation = Cancellation()
-        with client(server.url, session=session).stream("hello", cancellation=cancellation) as stream:
+        with client(server.url, session=session).stream(
+            "hello", cancellation=cancellation
+        ) as stream:
             next(stream)
             cancellation.cancel()
         assert session.post(server.url, data=b"x", timeout=5).text == "mine"
         assert server.connections == 1
 
 
-def test_no_time_out_of_ours_stays_on_a_connection_of_the_applications():
-    """What urllib3 sends over a kept connection is bounded by the time-out that it was left with: not by that of a drain."""
-    with ByteServer(Answer(BODY, headers=STREAM)) as server, requests.Session() as session:
+def test_kept_connections_lose_the_drain_timeout():
+    """A kept connection has the idle time-out again, not that of the drain."""
+    with ByteServer(RawResponse(BODY, headers=STREAM)) as server, requests.Session() as session:
         check_whole(client(server.url, session=session, timeout=Timeout(5, 30)).generate("hello"))
         manager = session.get_adapter(server.url).poolmanager
         (pool,) = [manager.pools[key] for key in manager.pools.keys()]
@@ -91,12 +105,17 @@ def test_no_time_out_of_ours_stays_on_a_connection_of_the_applications():
 
 
 @pytest.mark.parametrize("used_before", [False, True])
-def test_cancelling_behind_a_proxy_with_a_session_of_ones_own(used_before):
-    """The connections of an ordinary session to its proxies can be given up, too, before a byte has come."""
+def test_cancelling_through_a_proxy_with_a_given_session(used_before):
+    """A cancellation frees a call through a proxy on an ordinary session, before the first byte."""
     with SilentServer("headers") as server, requests.Session() as session:
         if used_before:
             session.get_adapter("http://").proxy_manager_for(server.url)
-        asking = client("http://models.test/", session=session, proxies={"http": server.url}, timeout=Timeout(30, 30))
+        asking = client(
+            "http://models.test/",
+            session=session,
+            proxies={"http": server.url},
+            timeout=Timeout(30, 30),
+        )
         cancellation = Cancellation()
         call = Background(asking.generate, "hello", cancellation=cancellation)
         wait_for(lambda: server.reached)
@@ -105,26 +124,26 @@ def test_cancelling_behind_a_proxy_with_a_session_of_ones_own(used_before):
             call.result(5)
 
 
-def test_the_proxies_of_a_session_come_before_the_environments(monkeypatch):
-    """What the application set its session to holds; requests alone would take the environment's."""
+def test_session_proxies_before_environment(monkeypatch):
+    """The session's proxies go before those of the environment."""
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    with ByteServer(Answer(BODY, headers=STREAM)) as server, requests.Session() as session:
+    with ByteServer(RawResponse(BODY, headers=STREAM)) as server, requests.Session() as session:
         session.proxies["http"] = server.url
         check_whole(client("http://models.test/", session=session).generate("hello"))
 
 
 @pytest.mark.parametrize("seconds", [1e7, 1e20, float("inf")])
-def test_time_outs_without_an_end(seconds):
-    """A time-out that no socket can be set to is none."""
-    with ByteServer(Answer(BODY, headers=STREAM)) as server, Cancellation(timeout=seconds):
+def test_unlimited_timeouts(seconds):
+    """A time-out too long for a socket means no time-out."""
+    with ByteServer(RawResponse(BODY, headers=STREAM)) as server, Cancellation(timeout=seconds):
         with client(server.url, timeout=Timeout(seconds, seconds, seconds)) as asking:
             check_whole(asking.generate("hello"))
 
 
 @suite
 @pytest.mark.parametrize("seconds", [0, -1])
-def test_time_outs_that_are_over(seconds):
-    """A time-out of nothing has passed at once, and is told as what it is."""
+def test_expired_timeouts(seconds):
+    """A time-out of zero or less expires at once, with its own error."""
     with SilentServer("headers") as server:
         with pytest.raises(IdleTimeout):
             client(server.url, timeout=Timeout(5, seconds)).generate("hello")
@@ -134,7 +153,7 @@ def test_time_outs_that_are_over(seconds):
 
 
 def test_an_interrupted_connect_leaves_no_socket(monkeypatch):
-    """Ctrl-C while a connection is made closes what was begun."""
+    """Ctrl-C during a connect closes the socket."""
     made = []
 
     class Recorded(socket.socket):
@@ -147,42 +166,50 @@ def test_an_interrupted_connect_leaves_no_socket(monkeypatch):
 
     with SilentServer("connect") as server:
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-            patched.setattr(dialling.socket, "socket", Recorded)
-            dialling.dial("127.0.0.1", server.address[1], 5, interrupted)
+            patched.setattr(connect.socket, "socket", Recorded)
+            connect.connect("127.0.0.1", server.address[1], 5, interrupted)
         assert [sock.fileno() for sock in made] == [-1]
 
 
 def test_a_signal_handler_may_cancel_anywhere():
-    """A cancellation that comes while the same thread sets a time-out, as a signal handler's does, is no deadlock."""
+    """A cancellation by a signal handler, while the thread sets a time-out, does not deadlock."""
     cancellation = Cancellation()
 
     class Socket(socket.socket):
         def settimeout(self, seconds):
             cancellation.cancel("a signal")
 
-    with exchange(cancellation) as made:
-        Background(made.on_socket, Socket()).result(5)
+    with make_response(cancellation) as made:
+        Background(made.register_socket, Socket()).result(5)
 
 
 def test_a_cancellation_through_tls_inside_of_tls():
-    """What urllib3 makes for a proxy of https is no socket: the one inside of it is shut down."""
+    """TLS inside TLS (an https proxy) is not a socket: the socket inside it is shut down."""
     ours, theirs = socket.socketpair()
-    with ours, theirs, exchange(Cancellation()) as made:
+    with ours, theirs, make_response(Cancellation()) as made:
         theirs.settimeout(5)
         transport = SSLTransport.__new__(SSLTransport)
         transport.socket = ours
-        made.on_socket(transport)
+        made.register_socket(transport)
         made.abort()
         assert theirs.recv(1) == b""
 
 
-def exchange(cancellation):
-    return Exchange(HttpTransport("anthropic", Timeout()), requests.Session(), cancellation, None, None)
+def make_response(cancellation):
+    return Response(
+        requests.Session(),
+        RequestOptions("anthropic", Timeout(idle=None)),
+        lambda session: None,
+        cancellation,
+        None,
+    )
 
 
 def test_a_hook_that_raises_for_the_status():
-    """The provider's error is raised, as without the hook, and its connection is used again."""
-    refused = Answer(b'{"error": {"type": "rate_limit_error", "message": "slow down"}}', status=429)
+    """A hook that raises for the status changes neither the error nor the connection's reuse."""
+    refused = RawResponse(
+        b'{"error": {"type": "rate_limit_error", "message": "slow down"}}', status=429
+    )
     session = requests.Session()
     session.hooks["response"].append(lambda response, **_: response.raise_for_status())
     with ByteServer(refused) as server, session:
@@ -194,7 +221,7 @@ def test_a_hook_that_raises_for_the_status():
 
 @pytest.mark.parametrize("kind", [RuntimeError, KeyboardInterrupt])
 def test_a_hook_that_fails(kind):
-    """Whatever is raised inside of requests, Ctrl-C too, closes the connection."""
+    """An exception inside requests, Ctrl-C included, closes the connection."""
     session = requests.Session()
     sockets = []
 
@@ -203,32 +230,34 @@ def test_a_hook_that_fails(kind):
         raise kind("mine")
 
     session.hooks["response"].append(fail)
-    with ByteServer(Answer(BODY, headers=STREAM)) as server, session:
+    with ByteServer(RawResponse(BODY, headers=STREAM)) as server, session:
         with pytest.raises(kind):
             client(server.url, session=session).generate("hello")
         assert sockets[0].fileno() == -1
 
 
-def test_an_interrupt_while_the_end_of_the_body_is_waited_for():
-    """Ctrl-C in a drain closes the connection, and takes the exchange from its cancellation."""
+def test_interrupted_drain():
+    """Ctrl-C in a drain closes the connection and removes the registration for cancellation."""
     cancellation = Cancellation()
     transport = HttpTransport("anthropic", Timeout())
-    with ByteServer(Answer(b"all", b"more", hold=1)) as server:
-        exchange = transport.post(server.url, {}, b"{}", cancellation, None)
-        assert next(exchange.chunks()) == b"all"
-        sock = exchange._socket
+    with ByteServer(RawResponse(b"all", b"more", hold=1)) as server:
+        response = transport.post(server.url, {}, b"{}", cancellation, None)
+        assert next(response.chunks()) == b"all"
+        sock = response._socket
 
         def interrupted():
             raise KeyboardInterrupt
 
-        exchange.complete = interrupted
+        response.is_body_done = interrupted
         with pytest.raises(KeyboardInterrupt):
-            exchange.close()
+            response.close()
         assert sock.fileno() == -1
         cancellation.cancel()  # reaches nobody
 
 
 def test_the_type_of_a_stream_in_other_letters():
     """A media type is the same in upper case."""
-    with ByteServer(Answer(BODY, headers={"content-type": "Text/Event-Stream"})) as server, client(server.url) as asking:
+    with ByteServer(
+        RawResponse(BODY, headers={"content-type": "Text/Event-Stream"})
+    ) as server, client(server.url) as asking:
         check_whole(asking.generate("hello"))

@@ -1,4 +1,4 @@
-"""Mutated JSON on the four wires: whatever a server sends, what comes out is a reply or an error of this library."""
+"""Mutated JSON on the four wires: the result is a reply or an error of this library."""
 
 import base64
 import copy
@@ -20,7 +20,7 @@ from asimov_sync.inference.providers.anthropic.wire import MessagesFold
 from asimov_sync.inference.providers.bedrock import converse
 from asimov_sync.inference.providers.bedrock.converse import ConverseFold
 from asimov_sync.inference.providers.bedrock.invoke import InvokeFold
-from asimov_sync.inference.providers.fold import folded
+from asimov_sync.inference.providers.fold import fold_stream
 from asimov_sync.inference.providers.openai import request as chat_request
 from asimov_sync.inference.providers.openai.reply import ChatFold
 from asimov_sync.inference.request import Request
@@ -42,7 +42,10 @@ def block(index, start, *deltas):
 
 
 MESSAGES = [
-    {"type": "message_start", "message": {"id": "m", "model": "x", "content": [], "usage": {"input_tokens": 3}}},
+    {
+        "type": "message_start",
+        "message": {"id": "m", "model": "x", "content": [], "usage": {"input_tokens": 3}},
+    },
     {"type": "ping"},
     *block(
         0,
@@ -59,18 +62,34 @@ MESSAGES = [
     ),
     *block(2, CALL, {"type": "input_json_delta", "partial_json": '{"a": 1}'}),
     *block(3, {"type": "new_block", "data": {"a": [1]}}),
-    {"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {"output_tokens": 4, "cache_creation": {}}},
+    {
+        "type": "message_delta",
+        "delta": {"stop_reason": "tool_use"},
+        "usage": {"output_tokens": 4, "cache_creation": {}},
+    },
     {"type": "message_stop", "amazon-bedrock-invocationMetrics": {"inputTokenCount": 5}},
 ]
 MESSAGES_BODY = {
     "type": "message",
     "id": "m",
     "model": "x",
-    "content": [{"type": "thinking", "thinking": "hm", "signature": "s"}, {"type": "text", "text": "hi"}, CALL],
+    "content": [
+        {"type": "thinking", "thinking": "hm", "signature": "s"},
+        {"type": "text", "text": "hi"},
+        CALL,
+    ],
     "stop_reason": "tool_use",
-    "usage": {"input_tokens": 1, "output_tokens": 2, "cache_creation": {"ephemeral_5m_input_tokens": 1}},
+    "usage": {
+        "input_tokens": 1,
+        "output_tokens": 2,
+        "cache_creation": {"ephemeral_5m_input_tokens": 1},
+    },
 }
-MESSAGES_ERROR = {"type": "error", "error": {"type": "overloaded_error", "message": "busy"}, "request_id": "r"}
+MESSAGES_ERROR = {
+    "type": "error",
+    "error": {"type": "overloaded_error", "message": "busy"},
+    "request_id": "r",
+}
 
 
 def converse_delta(index, delta):
@@ -85,7 +104,12 @@ CONVERSE = [
     converse_delta(1, {"text": "hi"}),
     converse_delta(1, {"citation": {"title": "a"}}),
     {"contentBlockStop": {"contentBlockIndex": 1}},
-    {"contentBlockStart": {"contentBlockIndex": 2, "start": {"toolUse": {"toolUseId": "t", "name": "f"}}}},
+    {
+        "contentBlockStart": {
+            "contentBlockIndex": 2,
+            "start": {"toolUse": {"toolUseId": "t", "name": "f"}},
+        }
+    },
     converse_delta(2, {"toolUse": {"input": '{"a": 1}'}}),
     {"contentBlockStop": {"contentBlockIndex": 2}},
     {"contentBlockStart": {"contentBlockIndex": 3, "start": {"image": {"format": "png"}}}},
@@ -94,7 +118,16 @@ CONVERSE = [
     converse_delta(4, {"reasoningContent": {"redactedContent": "AAAA"}}),
     {"contentBlockStop": {"contentBlockIndex": 4}},
     {"messageStop": {"stopReason": "tool_use"}},
-    {"metadata": {"usage": {"inputTokens": 5, "outputTokens": 6, "totalTokens": 11, "cacheDetails": [{"ttl": "5m"}]}}},
+    {
+        "metadata": {
+            "usage": {
+                "inputTokens": 5,
+                "outputTokens": 6,
+                "totalTokens": 11,
+                "cacheDetails": [{"ttl": "5m"}],
+            }
+        }
+    },
 ]
 CONVERSE_BODY = {
     "output": {
@@ -116,20 +149,44 @@ CONVERSE_BODY = {
 
 
 def chunk(delta, finish=None, **more):
-    return dict({"id": "c", "model": "x", "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}, **more)
+    return dict(
+        {
+            "id": "c",
+            "model": "x",
+            "choices": [{"index": 0, "delta": delta, "finish_reason": finish}],
+        },
+        **more,
+    )
 
 
 CHAT = [
     chunk({"role": "assistant", "content": ""}),
     chunk({"reasoning_content": "hm"}),
     chunk({"reasoning_details": [{"type": "reasoning.text", "text": "hm", "index": 0}]}),
-    chunk({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": "a"}]}),
+    chunk(
+        {
+            "content": [
+                {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]},
+                {"type": "text", "text": "a"},
+            ]
+        }
+    ),
     chunk({"content": "hi", "annotations": [{"type": "url_citation"}]}),
     chunk({"refusal": "no", "audio": {"id": "a", "data": "AA"}}),
-    chunk({"tool_calls": [{"index": 0, "id": "t", "function": {"name": "f", "arguments": '{"a"'}}]}),
+    chunk(
+        {"tool_calls": [{"index": 0, "id": "t", "function": {"name": "f", "arguments": '{"a"'}}]}
+    ),
     chunk({"tool_calls": [{"index": 0, "function": {"arguments": ": 1}"}}]}),
     chunk({"function_call": {"name": "g", "arguments": "{}"}}),
-    chunk({}, "tool_calls", usage={"prompt_tokens": 5, "completion_tokens": 6, "prompt_tokens_details": {"cached_tokens": 1}}),
+    chunk(
+        {},
+        "tool_calls",
+        usage={
+            "prompt_tokens": 5,
+            "completion_tokens": 6,
+            "prompt_tokens_details": {"cached_tokens": 1},
+        },
+    ),
     chunk({}, x_groq={"usage": {"prompt_tokens": 5}}, citations=["a"]),
 ]
 CHAT_BODY = {
@@ -148,11 +205,19 @@ CHAT_BODY = {
     ],
     "usage": {"prompt_tokens": 5, "completion_tokens": 6},
 }
-CHAT_ERROR = {"error": {"message": "busy", "code": 429, "type": "rate_limit_error", "metadata": {"raw": "x"}, "param": ["a"]}}
+CHAT_ERROR = {
+    "error": {
+        "message": "busy",
+        "code": 429,
+        "type": "rate_limit_error",
+        "metadata": {"raw": "x"},
+        "param": ["a"],
+    }
+}
 
 
 class Received:
-    """What a client needs of an exchange whose body is there."""
+    """A response whose body has arrived, as far as a client uses it."""
 
     status = 200
     headers = {"x-amzn-requestid": "r"}
@@ -179,27 +244,76 @@ STREAMS = {
     "messages": (MESSAGES + [MESSAGES_ERROR], lambda: MessagesFold("test"), json.dumps),
     "invoke": (MESSAGES, lambda: InvokeFold("test"), lambda event: json.dumps(as_chunk(event))),
     "converse": (CONVERSE, lambda: ConverseFold("m", "r"), json.dumps),
-    "chat": (CHAT + ["[DONE]", CHAT_ERROR], lambda: ChatFold("test"), lambda e: e if e == "[DONE]" else json.dumps(e)),
+    "chat": (
+        CHAT + ["[DONE]", CHAT_ERROR],
+        lambda: ChatFold("test"),
+        lambda e: e if e == "[DONE]" else json.dumps(e),
+    ),
 }
 BODIES = {
-    "messages": ([MESSAGES_BODY, MESSAGES_ERROR], lambda body: ANTHROPIC._read(Received(body), ANTHROPIC._decoded)),
-    "invoke": ([MESSAGES_BODY], lambda body: INVOKE._whole(REQUEST, Received(body))),
-    "converse": ([CONVERSE_BODY], lambda body: CONVERSE_CLIENT._whole(REQUEST, Received(body))),
-    "chat": ([CHAT_BODY, CHAT_ERROR], lambda body: OPENAI._read(Received(body), OPENAI._decoded)),
+    "messages": (
+        [MESSAGES_BODY, MESSAGES_ERROR],
+        lambda body: ANTHROPIC._read(Received(body), ANTHROPIC._decode),
+    ),
+    "invoke": ([MESSAGES_BODY], lambda body: INVOKE._read_reply(REQUEST, Received(body))),
+    "converse": (
+        [CONVERSE_BODY],
+        lambda body: CONVERSE_CLIENT._read_reply(REQUEST, Received(body)),
+    ),
+    "chat": ([CHAT_BODY, CHAT_ERROR], lambda body: OPENAI._read(Received(body), OPENAI._decode)),
 }
 
-VALUES = [None, True, 0, 1, -5, 1.9, float("inf"), float("nan"), 10**400, "", " ", "x", "text", "tool_use", "thinking"]
-VALUES += [[], {}, [None], ["x"], [[]], {"a": 1}, {"type": "text"}, {"text": None, "toolUse": None}, "{}", "AAAA"]
+VALUES = [
+    None,
+    True,
+    0,
+    1,
+    -5,
+    1.9,
+    float("inf"),
+    float("nan"),
+    10**400,
+    "",
+    " ",
+    "x",
+    "text",
+    "tool_use",
+    "thinking",
+]
+VALUES += [
+    [],
+    {},
+    [None],
+    ["x"],
+    [[]],
+    {"a": 1},
+    {"type": "text"},
+    {"text": None, "toolUse": None},
+    "{}",
+    "AAAA",
+]
 MUTATIONS = st.lists(
-    st.tuples(st.sampled_from(["set", "remove", "add", "repeat", "swap"]), st.integers(0, 10**6), st.sampled_from(VALUES)),
+    st.tuples(
+        st.sampled_from(["set", "remove", "add", "repeat", "swap"]),
+        st.integers(0, 10**6),
+        st.sampled_from(VALUES),
+    ),
     min_size=1,
     max_size=4,
 )
 
 
 def places(value):
-    """Every place inside a JSON value: the list or object that holds it, and its index or name there."""
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    """Every place inside a JSON value: the list or object that holds it, and its index or name
+    there.
+    """
+    inner = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     for name, one in list(inner):
         yield value, name
         for place in places(one):
@@ -219,7 +333,9 @@ def mutated(events, mutations):
         elif kind == "remove":
             del holder[name]
         elif kind == "add" and isinstance(holder, dict):
-            holder[["type", "text", "index", "content", "error", "toolUse"][number % 6]] = copy.deepcopy(value)
+            holder[["type", "text", "index", "content", "error", "toolUse"][number % 6]] = (
+                copy.deepcopy(value)
+            )
         elif kind == "repeat" and isinstance(holder, list):
             holder.insert(name, copy.deepcopy(holder[name]))
         elif kind == "swap" and isinstance(holder, list):
@@ -229,11 +345,15 @@ def mutated(events, mutations):
 
 
 def use(reply):
-    """Do with a reply what applications do: read it, store it, and send it back on each wire."""
+    """Use a reply as applications do: read it, store it, and send it back on each wire."""
     assert isinstance(reply.text, str)
     stored = ChatMessage.model_validate_json(reply.message.model_dump_json())
     for message in (reply.message, stored):
-        history = [ChatMessage(role="user", content="x"), message, ChatMessage(role="user", content="y")]
+        history = [
+            ChatMessage(role="user", content="x"),
+            message,
+            ChatMessage(role="user", content="y"),
+        ]
         request = REQUEST._replace(messages=history)
         json.dumps(messages.encode_request(request))
         json.dumps(chat_request.encode_request(request))
@@ -245,7 +365,9 @@ def use(reply):
 
 @pytest.mark.parametrize("wire", sorted(STREAMS))
 def test_a_mutated_stream_gives_a_reply_or_a_typed_error(wire):
-    """Events with values of any type at any place give a whole reply that can be sent back, or an InferenceError."""
+    """Events with values of any type at any place give a whole reply that can be sent back, or an
+    InferenceError.
+    """
     given_events, make_fold, as_text = STREAMS[wire]
 
     @settings(max_examples=EXAMPLES)
@@ -254,7 +376,7 @@ def test_a_mutated_stream_gives_a_reply_or_a_typed_error(wire):
         fold = make_fold()
         texts = [as_text(event) for event in mutated(given_events, mutations)]
         try:
-            for event in folded(fold, texts, fold.feed_text, "test", "r", lambda: True):
+            for event in fold_stream(fold, texts, fold.feed_text, "test", "r", lambda: True):
                 json.dumps(event.to_dict(), allow_nan=False)
                 if isinstance(event, ReplyDone):
                     use(event.reply)
@@ -268,7 +390,9 @@ def test_a_mutated_stream_gives_a_reply_or_a_typed_error(wire):
 
 @pytest.mark.parametrize("wire", sorted(BODIES))
 def test_a_mutated_answer_gives_a_reply_or_a_typed_error(wire):
-    """An answer in one piece with values of any type gives a reply that can be sent back, or an InferenceError."""
+    """An answer in one piece with values of any type gives a reply that can be sent back, or an
+    InferenceError.
+    """
     bodies, decode = BODIES[wire]
 
     @settings(max_examples=EXAMPLES)

@@ -16,8 +16,12 @@ from asimov_sync import (
     ToolCallReady,
     Usage,
 )
-from asimov_sync.inference.providers.bedrock.converse import ConverseFold, decode_reply, encode_request
-from asimov_sync.inference.providers.fold import folded
+from asimov_sync.inference.providers.bedrock.converse import (
+    ConverseFold,
+    decode_reply,
+    encode_request,
+)
+from asimov_sync.inference.providers.fold import fold_stream
 from asimov_sync.inference.request import Request
 from asimov_sync.messages import as_messages
 
@@ -29,7 +33,7 @@ def body(messages="hello", system=None, tools=(), betas=(), **options):
 
 
 def blocks(*given, role="user"):
-    """What blocks become in a request."""
+    """Return the blocks of a request as Converse receives them."""
     return body([{"role": role, "content": list(given)}])["messages"][0]["content"]
 
 
@@ -40,13 +44,13 @@ def user(content, **options):
 # Requests
 
 
-def test_only_what_was_given_is_sent():
+def test_only_given_options_are_sent():
     """A request holds the messages, and nothing that was not asked for."""
     assert body() == {"messages": [{"role": "user", "content": [{"text": "hello"}]}]}
 
 
 def test_options_have_their_places():
-    """What every model has goes to inferenceConfig, the rest to the model; extra is merged as it is."""
+    """Options of every model go to inferenceConfig, others to the model; extra is unchanged."""
     made = body(
         max_tokens=5,
         temperature=0.5,
@@ -57,7 +61,12 @@ def test_options_have_their_places():
         betas=("b-1",),
         extra={"performanceConfig": {"latency": "optimized"}},
     )
-    assert made["inferenceConfig"] == {"maxTokens": 5, "temperature": 0.5, "topP": 0.9, "stopSequences": ["x"]}
+    assert made["inferenceConfig"] == {
+        "maxTokens": 5,
+        "temperature": 0.5,
+        "topP": 0.9,
+        "stopSequences": ["x"],
+    }
     assert made["additionalModelRequestFields"] == {
         "top_k": 7,
         "thinking": {"type": "adaptive"},
@@ -70,7 +79,9 @@ def test_options_have_their_places():
 
 
 TOOL = {"name": "add", "description": "Adds.", "input_schema": {"type": "object"}}
-SPEC = {"toolSpec": {"name": "add", "description": "Adds.", "inputSchema": {"json": {"type": "object"}}}}
+SPEC = {
+    "toolSpec": {"name": "add", "description": "Adds.", "inputSchema": {"json": {"type": "object"}}}
+}
 
 
 @pytest.mark.parametrize(
@@ -85,21 +96,31 @@ SPEC = {"toolSpec": {"name": "add", "description": "Adds.", "inputSchema": {"jso
             None,
             {"type": "auto", "disable_parallel_tool_use": True},
         ),
-        ({"type": "any", "disable_parallel_tool_use": True}, {"any": {}}, {"disable_parallel_tool_use": True}),
+        (
+            {"type": "any", "disable_parallel_tool_use": True},
+            {"any": {}},
+            {"disable_parallel_tool_use": True},
+        ),
     ],
     ids=str,
 )
 def test_tools_and_their_choice(choice, sent, additional):
-    """Tools become toolSpecs; what Converse cannot say of their choice is said to Anthropic's model itself."""
+    """Tools become toolSpecs; a tool_choice that Converse lacks is sent to Anthropic's model
+    itself.
+    """
     made = body(tools=[TOOL], tool_choice=choice)
     assert made["toolConfig"]["tools"] == [SPEC]
     assert made["toolConfig"].get("toolChoice") == sent
     assert made.get("additionalModelRequestFields", {}).get("tool_choice") == additional
 
 
-def test_tools_that_are_no_functions():
-    """A tool without a schema is sent as it is, one without a description without one; "none" is refused."""
-    made = body(tools=[{"systemTool": {"name": "nova_grounding"}}, dict(TOOL, description="", strict=True)])
+def test_tools_without_schema():
+    """A tool without a schema is sent as it is, one without a description without one; "none" is
+    refused.
+    """
+    made = body(
+        tools=[{"systemTool": {"name": "nova_grounding"}}, dict(TOOL, description="", strict=True)]
+    )
     schema = SPEC["toolSpec"]["inputSchema"]
     assert made["toolConfig"]["tools"] == [
         {"systemTool": {"name": "nova_grounding"}},
@@ -110,7 +131,9 @@ def test_tools_that_are_no_functions():
 
 
 def test_roles_alternate():
-    """System messages join the system prompt; messages of one role in a row are one; blank ones are none."""
+    """System messages join the system prompt; messages of one role in a row are one; blank ones are
+    none.
+    """
     result = {"type": "tool_result", "tool_use_id": "1", "content": "x"}
     made = body(
         [
@@ -128,7 +151,13 @@ def test_roles_alternate():
     assert made["messages"] == [
         {"role": "user", "content": [{"text": "a"}, {"text": "b"}]},
         {"role": "assistant", "content": [{"text": "c"}]},
-        {"role": "user", "content": [{"toolResult": {"toolUseId": "1", "content": [{"text": "x"}]}}, {"text": "d"}]},
+        {
+            "role": "user",
+            "content": [
+                {"toolResult": {"toolUseId": "1", "content": [{"text": "x"}]}},
+                {"text": "d"},
+            ],
+        },
     ]
     for nothing in ([], ["", " "]):
         with pytest.raises(ValueError, match="no message"):
@@ -136,14 +165,21 @@ def test_roles_alternate():
 
 
 def test_cache_points():
-    """cache_control, wherever it stands, is a cachePoint after what it stands on; an hour is said, five minutes are not."""
+    """cache_control becomes a cachePoint after its block, message or tool; an hour has a ttl."""
     marked = {"type": "ephemeral"}
     made = body(
-        [user("a", cache_marker=True), {"role": "assistant", "content": "b"}, user("c", cache_marker="1h")],
+        [
+            user("a", cache_marker=True),
+            {"role": "assistant", "content": "b"},
+            user("c", cache_marker="1h"),
+        ],
         system=[{"type": "text", "text": "s", "cache_control": dict(marked, ttl="5m")}],
         tools=[dict(TOOL, cache_control=dict(marked, ttl="1h"))],
     )
-    point, hour = {"cachePoint": {"type": "default"}}, {"cachePoint": {"type": "default", "ttl": "1h"}}
+    point, hour = (
+        {"cachePoint": {"type": "default"}},
+        {"cachePoint": {"type": "default", "ttl": "1h"}},
+    )
     assert made["system"] == [{"text": "s"}, point]
     assert made["toolConfig"]["tools"] == [SPEC, hour]
     assert made["messages"][0]["content"] == [{"text": "a"}, point]
@@ -157,15 +193,28 @@ def test_cache_points():
     "block, sent",
     [
         (
-            {"type": "image", "source": {"type": "base64", "media_type": "image/jpg", "data": DATA}},
+            {
+                "type": "image",
+                "source": {"type": "base64", "media_type": "image/jpg", "data": DATA},
+            },
             {"image": {"format": "jpeg", "source": {"bytes": b"\x89PNG\x00"}}},
         ),
         (
             {
                 "type": "video",
-                "source": {"type": "s3", "media_type": "video/quicktime", "uri": "s3://b/k", "bucket_owner": "1"},
+                "source": {
+                    "type": "s3",
+                    "media_type": "video/quicktime",
+                    "uri": "s3://b/k",
+                    "bucket_owner": "1",
+                },
             },
-            {"video": {"format": "mov", "source": {"s3Location": {"uri": "s3://b/k", "bucketOwner": "1"}}}},
+            {
+                "video": {
+                    "format": "mov",
+                    "source": {"s3Location": {"uri": "s3://b/k", "bucketOwner": "1"}},
+                }
+            },
         ),
         (
             {
@@ -186,11 +235,17 @@ def test_cache_points():
             },
         ),
         (
-            {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "d"}},
+            {
+                "type": "document",
+                "source": {"type": "text", "media_type": "text/plain", "data": "d"},
+            },
             {"document": {"format": "txt", "name": "document", "source": {"text": "d"}}},
         ),
         (
-            {"type": "document", "source": {"type": "content", "content": [{"type": "text", "text": "d"}]}},
+            {
+                "type": "document",
+                "source": {"type": "content", "content": [{"type": "text", "text": "d"}]},
+            },
             {"document": {"name": "document", "source": {"content": [{"text": "d"}]}}},
         ),
         (
@@ -201,7 +256,10 @@ def test_cache_points():
                 "content": [
                     {"type": "text", "text": "no"},
                     {"json": {"bytes": "a word"}},
-                    {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": DATA}},
+                    {
+                        "type": "image",
+                        "source": {"type": "base64", "media_type": "image/png", "data": DATA},
+                    },
                 ],
             },
             {
@@ -234,29 +292,38 @@ def test_cache_points():
     ids=lambda block: str(block)[:40],
 )
 def test_blocks_on_the_wire(block, sent):
-    """A block of the Messages dialect becomes Converse's, with bytes where boto3 wants bytes; unknown ones stay."""
+    """A block of the Messages API becomes a Converse block, with raw bytes for boto3; returned
+    blocks are converted back.
+    """
     assert blocks(block) == [sent]
 
 
 def test_documents_have_names_of_their_own():
     """Two documents of one title do not share a name, for Converse refuses that."""
     document = {"type": "document", "title": "a", "source": {"type": "text", "data": "d"}}
-    assert [one["document"]["name"] for one in blocks(document, document, document)] == ["a", "a 2", "a 3"]
+    assert [one["document"]["name"] for one in blocks(document, document, document)] == [
+        "a",
+        "a 2",
+        "a 3",
+    ]
 
 
 @pytest.mark.parametrize(
     "block, told",
     [
         ({"type": "image", "source": {"type": "url", "url": "https://…"}}, "base64 or s3"),
-        ({"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "é"}}, "base64"),
+        (
+            {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "é"}},
+            "base64",
+        ),
         ({"type": "image"}, "'image' without 'source'"),
         ({"type": "thinking"}, "'thinking' without 'thinking'"),
         ({"type": "tool_result", "content": "x"}, "'tool_result' without 'tool_use_id'"),
     ],
     ids=str,
 )
-def test_blocks_that_cannot_be_sent(block, told):
-    """A block that Converse cannot take is a ValueError that says why."""
+def test_unsupported_blocks(block, told):
+    """A block that Converse does not support is a ValueError that names the reason."""
     with pytest.raises(ValueError, match=told):
         blocks(block)
 
@@ -266,7 +333,11 @@ def test_blocks_that_cannot_be_sent(block, told):
 
 def answer(*content, stop="end_turn", **usage):
     figures = dict({"inputTokens": 3, "outputTokens": 2, "totalTokens": 5}, **usage)
-    return {"output": {"message": {"role": "assistant", "content": list(content)}}, "stopReason": stop, "usage": figures}
+    return {
+        "output": {"message": {"role": "assistant", "content": list(content)}},
+        "stopReason": stop,
+        "usage": figures,
+    }
 
 
 def stream(*content, stop="end_turn", figures=None):
@@ -284,12 +355,17 @@ def stream(*content, stop="end_turn", figures=None):
     if last is not None:
         yield {"contentBlockStop": {"contentBlockIndex": last}}
     yield {"messageStop": {"stopReason": stop}}
-    yield {"metadata": {"usage": figures or {"inputTokens": 3, "outputTokens": 2, "totalTokens": 5}, "metrics": {}}}
+    yield {
+        "metadata": {
+            "usage": figures or {"inputTokens": 3, "outputTokens": 2, "totalTokens": 5},
+            "metrics": {},
+        }
+    }
 
 
 def fold(events):
     made = ConverseFold("m", "id")
-    return list(folded(made, events, made.feed, "bedrock", None, lambda: True))
+    return list(fold_stream(made, events, made.feed, "bedrock", None, lambda: True))
 
 
 CITATION = {"title": "t", "location": {"documentChar": {"documentIndex": 0, "start": 0, "end": 3}}}
@@ -338,11 +414,31 @@ REPLIES = [
     ),
     (
         [
-            {"toolUse": {"toolUseId": "t", "name": "search", "input": {"q": 1}, "type": "server_tool_use"}},
-            {"toolResult": {"toolUseId": "t", "type": "search_result", "content": [{"text": "x"}, {"json": {"y": 1}}]}},
+            {
+                "toolUse": {
+                    "toolUseId": "t",
+                    "name": "search",
+                    "input": {"q": 1},
+                    "type": "server_tool_use",
+                }
+            },
+            {
+                "toolResult": {
+                    "toolUseId": "t",
+                    "type": "search_result",
+                    "content": [{"text": "x"}, {"json": {"y": 1}}],
+                }
+            },
         ],
         [
-            (0, {"start": {"toolUse": {"toolUseId": "t", "name": "search", "type": "server_tool_use"}}}),
+            (
+                0,
+                {
+                    "start": {
+                        "toolUse": {"toolUseId": "t", "name": "search", "type": "server_tool_use"}
+                    }
+                },
+            ),
             (0, {"toolUse": {"input": '{"q": 1}'}}),
             (1, {"start": {"toolResult": {"toolUseId": "t", "type": "search_result"}}}),
             (1, {"toolResult": [{"text": "x"}]}),
@@ -350,11 +446,20 @@ REPLIES = [
         ],
         [
             {"type": "server_tool_use", "id": "t", "name": "search", "input": {"q": 1}},
-            {"toolResult": {"toolUseId": "t", "type": "search_result", "content": [{"text": "x"}, {"json": {"y": 1}}]}},
+            {
+                "toolResult": {
+                    "toolUseId": "t",
+                    "type": "search_result",
+                    "content": [{"text": "x"}, {"json": {"y": 1}}],
+                }
+            },
         ],
     ),
     (
-        [{"citationsContent": {"content": [{"text": "ab"}], "citations": [CITATION]}}, {"text": "."}],
+        [
+            {"citationsContent": {"content": [{"text": "ab"}], "citations": [CITATION]}},
+            {"text": "."},
+        ],
         [(0, {"citation": CITATION}), (0, {"text": "a"}), (0, {"text": "b"}), (1, {"text": "."})],
         [{"type": "text", "text": "ab", "citations": [CITATION]}, {"type": "text", "text": "."}],
     ),
@@ -377,34 +482,46 @@ REPLIES = [
 
 @pytest.mark.parametrize("whole, deltas, made", REPLIES, ids=lambda value: str(value)[:40])
 def test_an_answer_and_a_stream(whole, deltas, made):
-    """An answer and the stream of the same make one reply, which JSON can hold, and which goes back as it came."""
+    """An answer and the stream of the same make one reply, which JSON can hold, and which goes back
+    as it came.
+    """
     reply = decode_reply(answer(*whole), "m", "id")
     assert reply.message.content == made
     assert fold(stream(*deltas))[-1].reply == reply
     again = ChatMessage.model_validate(json.loads(reply.message.model_dump_json()))
-    assert body(["hello", again])["messages"][1] == {"role": "assistant", "content": as_boto3(whole)}
+    assert body(["hello", again])["messages"][1] == {
+        "role": "assistant",
+        "content": as_boto3(whole),
+    }
 
 
 def as_boto3(value):
-    """What boto3 is given for what came: bytes for base64."""
+    """Return a received block as boto3 takes it: bytes in place of base64."""
     if isinstance(value, list):
         return [as_boto3(one) for one in value]
     if not isinstance(value, dict):
         return value
     blobs = ("bytes", "redactedContent")
-    return {name: base64.b64decode(one) if name in blobs else as_boto3(one) for name, one in value.items()}
+    return {
+        name: base64.b64decode(one) if name in blobs else as_boto3(one)
+        for name, one in value.items()
+    }
 
 
 def test_citations_of_several_pieces():
     """A cited text in pieces reads as one, and goes back in its pieces."""
-    whole = {"citationsContent": {"content": [{"text": "a"}, {"text": "b"}], "citations": [CITATION]}}
+    whole = {
+        "citationsContent": {"content": [{"text": "a"}, {"text": "b"}], "citations": [CITATION]}
+    }
     reply = decode_reply(answer(whole), "m", None)
     assert reply.text == "ab"
     assert body([reply.message])["messages"][0]["content"] == [whole]
 
 
 def test_the_events_of_a_stream():
-    """Text and thinking are handed on piece by piece, a call when it is whole, those of the server's own tools never."""
+    """Text and thinking are handed on piece by piece, a call when it is whole, those of the
+    server's own tools never.
+    """
     server_tool = {"toolUse": {"toolUseId": "s", "name": "search", "type": "server_tool_use"}}
     events = fold(
         stream(
@@ -421,16 +538,24 @@ def test_the_events_of_a_stream():
     call = ToolCall(id="t", name="f", arguments={"x": 1})
     assert events[:-1] == [ThinkingDelta("hm"), TextDelta("a"), TextDelta("b"), ToolCallReady(call)]
     reply = events[-1].reply
-    assert (reply.tool_calls, reply.stop_reason, reply.model, reply.id) == ([call], "tool_use", "m", "id")
+    assert (reply.tool_calls, reply.stop_reason, reply.model, reply.id) == (
+        [call],
+        "tool_use",
+        "m",
+        "id",
+    )
     assert reply.usage == Usage(input_tokens=3, output_tokens=2, requests=1)
 
 
 @pytest.mark.parametrize("arguments", ['{"a": ', "[1]", "nonsense"])
 def test_malformed_arguments(arguments):
-    """Arguments that are no JSON object are kept as they came; the call says so."""
-    reply = fold(stream((0, {"start": {"toolUse": {"toolUseId": "t", "name": "f"}}}), (0, {"toolUse": {"input": arguments}})))[
-        -1
-    ].reply
+    """Arguments that are not a JSON object are kept as text in `malformed`."""
+    reply = fold(
+        stream(
+            (0, {"start": {"toolUse": {"toolUseId": "t", "name": "f"}}}),
+            (0, {"toolUse": {"input": arguments}}),
+        )
+    )[-1].reply
     assert reply.tool_calls == [ToolCall(id="t", name="f", malformed=arguments)]
 
 
@@ -449,7 +574,7 @@ def test_malformed_arguments(arguments):
     ],
 )
 def test_stop_reasons(told, ours):
-    """A reply stops in Anthropic's words, where there is one; the wire's own is beside it."""
+    """The stop reason uses Anthropic's terms; the wire's own is in raw_stop_reason."""
     for reply in (decode_reply(answer(stop=told), "m", None), fold(stream(stop=told))[-1].reply):
         assert (reply.stop_reason, reply.raw_stop_reason) == (ours, told)
 
@@ -465,7 +590,11 @@ def test_stop_reasons(told, ours):
             {
                 "cacheWriteInputTokens": 12,
                 "totalTokens": 17,
-                "cacheDetails": [{"ttl": "5m", "inputTokens": 4}, {"ttl": "1h", "inputTokens": 8}, {"ttl": "x"}],
+                "cacheDetails": [
+                    {"ttl": "5m", "inputTokens": 4},
+                    {"ttl": "1h", "inputTokens": 8},
+                    {"ttl": "x"},
+                ],
             },
             Usage(
                 input_tokens=3,
@@ -485,7 +614,7 @@ def test_stop_reasons(told, ours):
     ids=str,
 )
 def test_usage(figures, usage):
-    """input_tokens counts no cached tokens, whatever the model's own does; nonsense counts nothing."""
+    """input_tokens excludes cached tokens, whatever the model reports; invalid figures are 0."""
     expected = usage.model_copy(update={"output_tokens": 2, "requests": 1})
     whole = answer(**figures)
     assert decode_reply(whole, "m", None).usage == expected
@@ -509,16 +638,36 @@ GARBAGE = [
     {"contentBlockDelta": {"contentBlockIndex": 9, "delta": {"toolUse": {"input": "a"}}}},
     {"contentBlockDelta": {"contentBlockIndex": 0, "delta": {"toolUse": {"input": "a"}}}},
     {"contentBlockDelta": {"contentBlockIndex": 0, "delta": {"reasoningContent": {"text": "a"}}}},
-    {"contentBlockDelta": {"contentBlockIndex": 1, "delta": {"reasoningContent": {"redactedContent": "YQ=="}}}},
-    {"contentBlockDelta": {"contentBlockIndex": 2, "delta": {"reasoningContent": {"redactedContent": "é"}}}},
-    {"contentBlockDelta": {"contentBlockIndex": 2, "delta": {"reasoningContent": {"redactedContent": 7}}}},
+    {
+        "contentBlockDelta": {
+            "contentBlockIndex": 1,
+            "delta": {"reasoningContent": {"redactedContent": "YQ=="}},
+        }
+    },
+    {
+        "contentBlockDelta": {
+            "contentBlockIndex": 2,
+            "delta": {"reasoningContent": {"redactedContent": "é"}},
+        }
+    },
+    {
+        "contentBlockDelta": {
+            "contentBlockIndex": 2,
+            "delta": {"reasoningContent": {"redactedContent": 7}},
+        }
+    },
     {"contentBlockDelta": {"contentBlockIndex": 1, "delta": {"reasoningContent": {"new": "a"}}}},
     {"contentBlockDelta": {"contentBlockIndex": 0, "delta": {"citation": "a"}}},
     {"contentBlockDelta": {"contentBlockIndex": 0, "delta": {"new": "a"}}},
     {"contentBlockStart": {"contentBlockIndex": 2, "start": None}},
     {"contentBlockStart": {"contentBlockIndex": 2, "start": {}}},
     {"contentBlockStart": {"contentBlockIndex": 2, "start": {"toolUse": {"name": "f"}}}},
-    {"contentBlockStart": {"contentBlockIndex": 2, "start": {"toolUse": {"toolUseId": 7, "name": "f"}}}},
+    {
+        "contentBlockStart": {
+            "contentBlockIndex": 2,
+            "start": {"toolUse": {"toolUseId": 7, "name": "f"}},
+        }
+    },
     {"contentBlockStart": {"contentBlockIndex": 2, "start": {"image": 7}}},
     {"contentBlockStop": {}},
     {"messageStop": {}},
@@ -529,7 +678,7 @@ GARBAGE = [
 
 @pytest.mark.parametrize("garbage", GARBAGE, ids=str)
 def test_garbage_interrupts_a_stream(garbage):
-    """An event that is not of the wire is a StreamInterrupted with what had arrived."""
+    """An event that is not of the wire is a StreamInterrupted with the partial reply."""
     before = list(stream((0, {"text": "half"}), (1, {"reasoningContent": {"text": "hm"}})))
     with pytest.raises(StreamInterrupted) as caught:
         fold(before[:5] + [garbage] + before[5:])
@@ -540,7 +689,9 @@ def test_garbage_interrupts_a_stream(garbage):
 
 @pytest.mark.parametrize("missing", ["messageStop", "metadata"])
 def test_a_stream_that_only_looks_whole(missing):
-    """Without messageStop or without metadata a stream is not whole, wherever it ends; in either order it is."""
+    """Without messageStop or without metadata a stream is not whole, wherever it ends; in either
+    order it is.
+    """
     events = list(stream((0, {"text": "all of it"})))
     with pytest.raises(StreamInterrupted) as caught:
         fold([event for event in events if missing not in event])
@@ -550,12 +701,15 @@ def test_a_stream_that_only_looks_whole(missing):
 
 
 def test_new_events_are_passed_over():
-    """An event that nobody knew when this was written does no harm."""
-    assert fold([{"weather": {"sunny": True}}] + list(stream((0, {"text": "a"}))))[-1].reply.text == "a"
+    """An unknown event is ignored."""
+    assert (
+        fold([{"weather": {"sunny": True}}] + list(stream((0, {"text": "a"}))))[-1].reply.text
+        == "a"
+    )
 
 
 def test_blocks_that_are_new():
-    """A block that nobody knew when this was written is kept as it came, and sent back; its deltas cannot be guessed."""
+    """An unknown block is kept and sent back unchanged; its deltas are an error."""
     new = {"hologram": {"depth": {"bytes": DATA}}}
     reply = decode_reply(answer(new), "m", None)
     assert reply.message.content == [new]
@@ -585,7 +739,7 @@ def test_blocks_that_are_new():
     ids=str,
 )
 def test_answers_that_are_none(whole):
-    """What is no answer is one of the errors that a client makes a ProviderError of."""
+    """A body that is not an answer raises one of DECODE_ERRORS."""
     with pytest.raises((AttributeError, KeyError, TypeError, ValueError)):
         decode_reply(whole, "m", None)
 
@@ -594,9 +748,16 @@ def test_answers_that_are_none(whole):
 
 
 def tool(index, own_id, name, *deltas):
-    yield {"contentBlockStart": {"contentBlockIndex": index, "start": {"toolUse": {"toolUseId": own_id, "name": name}}}}
+    yield {
+        "contentBlockStart": {
+            "contentBlockIndex": index,
+            "start": {"toolUse": {"toolUseId": own_id, "name": name}},
+        }
+    }
     for one in deltas:
-        yield {"contentBlockDelta": {"contentBlockIndex": index, "delta": {"toolUse": {"input": one}}}}
+        yield {
+            "contentBlockDelta": {"contentBlockIndex": index, "delta": {"toolUse": {"input": one}}}
+        }
     yield {"contentBlockStop": {"contentBlockIndex": index}}
 
 
@@ -614,7 +775,9 @@ def feed(*events):
 
 
 def test_each_call_keeps_its_own_arguments_where_an_index_is_used_again():
-    """A block that starts at the index of one that has stopped is another block, and both are kept, in their order."""
+    """A block that starts at the index of one that has stopped is another block, and both are kept,
+    in their order.
+    """
     events = feed(*tool(0, "a", "f", '{"a": 1}'), *tool(0, "b", "g"))
     wanted = [ToolCall(id="a", name="f", arguments={"a": 1}), ToolCall(id="b", name="g")]
     assert [event.call for event in events if isinstance(event, ToolCallReady)] == wanted
@@ -632,12 +795,12 @@ def test_a_block_that_starts_at_an_open_index_is_refused():
     fold = ConverseFold("m", None)
     wire = [next(words(0, "hi"))] + list(tool(0, "a", "f"))
     with pytest.raises(StreamInterrupted, match="index 0 while another one is open") as caught:
-        list(folded(fold, wire, fold.feed, "bedrock", None, lambda: True))
+        list(fold_stream(fold, wire, fold.feed, "bedrock", None, lambda: True))
     assert caught.value.text == "hi"
 
 
 @pytest.mark.parametrize("index", [float("inf"), 1.9, None, [0]], ids=str)
-def test_an_index_that_is_no_whole_number_is_refused(index):
+def test_invalid_block_index(index):
     """ValueError, which is the wire's."""
     for events in (words(index, "hi"), tool(index, "a", "f"), list(words(index, "hi"))[1:]):
         with pytest.raises(ValueError, match="whole number"):
@@ -657,10 +820,15 @@ def test_an_index_that_is_no_whole_number_is_refused(index):
     ids=lambda one: next(iter(one)),
 )
 def test_nulls_beside_the_member_of_a_block_change_nothing(block):
-    """Gateways in typed languages write every member of a union; those that are null are not there, as for boto3."""
+    """Gateways in typed languages write every member of a union; those that are null are not there,
+    as for boto3.
+    """
 
     def decoded(one):
-        body = {"output": {"message": {"role": "assistant", "content": [one]}}, "stopReason": "tool_use"}
+        body = {
+            "output": {"message": {"role": "assistant", "content": [one]}},
+            "stopReason": "tool_use",
+        }
         return decode_reply(body, "m", None)
 
     nulls = dict.fromkeys(["text", "toolUse", "reasoningContent", "document"])
@@ -675,10 +843,25 @@ def test_nulls_beside_the_member_of_a_block_change_nothing(block):
 def test_nulls_beside_the_member_of_an_event_change_nothing():
     """Starts, deltas and pieces of reasoning, too."""
     reply = feed(
-        {"contentBlockDelta": {"contentBlockIndex": 0, "delta": {"reasoningContent": {"text": "hm", "signature": None}}}},
+        {
+            "contentBlockDelta": {
+                "contentBlockIndex": 0,
+                "delta": {"reasoningContent": {"text": "hm", "signature": None}},
+            }
+        },
         {"contentBlockDelta": {"contentBlockIndex": 1, "delta": {"toolUse": None, "text": "hi"}}},
-        {"contentBlockStart": {"contentBlockIndex": 2, "start": {"toolUse": {"toolUseId": "a", "name": "f"}, "image": None}}},
-        {"contentBlockDelta": {"contentBlockIndex": 2, "delta": {"text": None, "toolUse": {"input": "{}"}}}},
+        {
+            "contentBlockStart": {
+                "contentBlockIndex": 2,
+                "start": {"toolUse": {"toolUseId": "a", "name": "f"}, "image": None},
+            }
+        },
+        {
+            "contentBlockDelta": {
+                "contentBlockIndex": 2,
+                "delta": {"text": None, "toolUse": {"input": "{}"}},
+            }
+        },
     )[-1].reply
     assert (reply.text, [call.name for call in reply.tool_calls]) == ("hi", ["f"])
     assert reply.message.blocks[0] == {"type": "thinking", "thinking": "hm"}
