@@ -2,13 +2,14 @@
 
 import copy
 import uuid
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from asimov_sync.errors import GraphError
 from asimov_sync.graph.node import (
     DEFAULT_MAX_VISITS,
     Dependencies,
     Dependency,
+    GraphBase,
     Group,
     Node,
     When,
@@ -23,8 +24,11 @@ from asimov_sync.tasks import Task, TaskStatus
 __all__ = ["TaskGraph"]
 
 
-class TaskGraph:
+class TaskGraph(GraphBase):
     """Tasks and their dependencies, in the order in which they were added.
+
+    `graph["fetch"]` is a task. Iteration gives the names, `len(graph)` is the number of tasks, and
+    `"fetch" in graph` tells whether there is a task of this name.
 
     A run changes the graph's own Task objects, so `graph["fetch"].status` shows its progress. A
     graph can be in one run at a time; `copy()` makes another one for a second run.
@@ -185,6 +189,9 @@ class TaskGraph:
 
     def __getitem__(self, name: str) -> Task:
         return self._nodes[name].task
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._nodes)
 
     def __len__(self) -> int:
         return len(self._nodes)
