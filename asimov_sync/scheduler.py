@@ -209,11 +209,11 @@ class TaskScheduler:
     ) -> RunEvents:
         """Run a graph and iterate over its events; the last one is RunFinished.
 
-        The arguments are those of `submit`. Closing the iterator cancels the run.
+        The arguments are those of `submit`. The iterator owns the run: closing it before the end,
+        or dropping it, cancels the run.
         """
-        return self._submit(
-            graph, run_id, timeout, on_failure, budget, cancellation, True, []
-        ).events()
+        run = self._submit(graph, run_id, timeout, on_failure, budget, cancellation, True, [])
+        return RunEvents(run, owns_run=True)
 
     def _submit(
         self,

@@ -185,10 +185,11 @@ class AsyncRun:
         )
 
     def events(self) -> AsyncRunEvents:
-        """Return the events of the run, from its start to RunFinished. See `Run.events`."""
-        return AsyncRunEvents(
-            self._bridge, self.sync.events, unblock=lambda: self.sync.cancel(COROUTINE_CANCELLED)
-        )
+        """Return the events of the run, from its start to RunFinished. See `Run.events`.
+
+        Leaving them early, also by the cancellation of the coroutine, does not affect the run.
+        """
+        return AsyncRunEvents(self._bridge, self.sync.events)
 
     async def cancel(self, reason: str = "cancelled") -> bool:
         """End the run now; False if it was finished. See `Run.cancel`."""

@@ -79,7 +79,7 @@ async def test_run_handle(scheduler):
         assert not await waiting.cancel()
 
 
-@pytest.mark.parametrize("what", ["run", "stream", "result", "events"])
+@pytest.mark.parametrize("what", ["run", "stream", "result"])
 @async_test
 async def test_cancelled_coroutine(scheduler, what):
     """Cancelling the coroutine cancels the run; last_result has the results so far."""
@@ -93,11 +93,7 @@ async def test_cancelled_coroutine(scheduler, what):
                 async for _ in facade.stream(graph):
                     pass
             else:
-                run = await facade.submit(graph)
-                if what == "result":
-                    await run.result()
-                async for _ in run.events():
-                    pass
+                await (await facade.submit(graph)).result()
 
         task = asyncio.ensure_future(work())
         await wait_until(lambda: graph["b"].status is TaskStatus.EXECUTING)
@@ -108,6 +104,43 @@ async def test_cancelled_coroutine(scheduler, what):
         assert list(facade.last_result.results) == ["a"]
         assert (await facade.run(graph_of(a="echo"))).status is TaskStatus.COMPLETE
         await wait_until(lambda: not facade._bridge.open_threads, "the end of the thread")
+
+
+@pytest.mark.parametrize("how", ["break", "close", "drop", "cancel"])
+@async_test
+async def test_events_of_a_submitted_run_that_are_left(how):
+    """The run continues: only the events of stream() own their run."""
+    release = threading.Event()
+    handlers = {"wait": lambda task, context: release.wait(20), "echo": lambda task, context: 1}
+    async with to_async(TaskScheduler(handlers)) as facade:
+        run = await facade.submit(graph_of(a="echo", b="wait"))
+
+        async def read():
+            async for event in events:
+                if event.type == "task_finished" and how == "break":
+                    break
+
+        events = run.events()
+        if how == "drop":
+            await events
+        else:
+            reader = asyncio.ensure_future(read())
+            await wait_until(lambda: run.sync._active_run.engine.state.results[0] == 1)
+            if how == "close":
+                await events.close()
+            elif how == "cancel":
+                reader.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await reader
+            if how != "cancel":
+                await reader
+            del reader
+        del events, read
+        gc.collect()
+        await wait_until(lambda: not facade._bridge.open_threads, "the end of the thread")
+        assert not run.done()
+        release.set()
+        assert (await run.result(20)).results == {"a": 1, "b": True}
 
 
 @pytest.mark.parametrize("how", ["break", "drop"])
