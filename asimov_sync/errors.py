@@ -133,7 +133,7 @@ class RunFailed(AsimovError):
     result: Any = None
 
     def __reduce__(self) -> Tuple[Any, ...]:
-        import pickle  # imported here, because most programs never need it
+        from pickle import HIGHEST_PROTOCOL, dumps  # here: most programs never need it
 
         # The result is pickled separately, so that what users' tasks returned cannot prevent the
         # error from being passed on.
@@ -141,7 +141,7 @@ class RunFailed(AsimovError):
         pickled = None
         if state.pop("result", None) is not None:
             with contextlib.suppress(Exception):
-                pickled = pickle.dumps(self.result, pickle.HIGHEST_PROTOCOL)
+                pickled = dumps(self.result, HIGHEST_PROTOCOL)
         return _restore_run_failed, (type(self), self.args, state, pickled)
 
 
@@ -149,13 +149,13 @@ def _restore_run_failed(
     kind: Type[RunFailed], args: Tuple[Any, ...], state: Dict[str, Any], pickled: Optional[bytes]
 ) -> RunFailed:
     """Return a RunFailed from its pickle."""
-    import pickle
+    from pickle import loads
 
     error = kind(*args)
     error.__dict__.update(state)
     if pickled is not None:
         with contextlib.suppress(Exception):
-            error.result = pickle.loads(pickled)
+            error.result = loads(pickled)
     return error
 
 

@@ -35,7 +35,7 @@ class Run:
         return self._active_run.id
 
     def result(
-        self, timeout: Optional[float] = None, cancellation: Optional[Cancellation] = None
+        self, timeout: Optional[float] = None, *, cancellation: Optional[Cancellation] = None
     ) -> RunResult:
         """Wait for the end of the run and return its result. Callbacks have had all events then.
 

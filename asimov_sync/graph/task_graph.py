@@ -45,6 +45,7 @@ class TaskGraph(GraphBase):
     def add(
         self,
         task: Task,
+        *,
         name: Optional[str] = None,
         depends_on: Dependencies = (),
         when: Optional[When] = None,
@@ -110,6 +111,7 @@ class TaskGraph(GraphBase):
         self,
         task: Task,
         items: Iterable[Any],
+        *,
         name: Optional[str] = None,
         depends_on: Dependencies = (),
         when: Optional[When] = None,
@@ -145,7 +147,9 @@ class TaskGraph(GraphBase):
         self._add_nodes(nodes, {name: Group(tuple(one.name for one in nodes), node.depends_on)})
         return [one.task for one in nodes]
 
-    def add_graph(self, other: "TaskGraph", name: str, depends_on: Dependencies = ()) -> List[Task]:
+    def add_graph(
+        self, other: "TaskGraph", *, name: str, depends_on: Dependencies = ()
+    ) -> List[Task]:
         """Add a copy of another graph. Its task "fetch" is named `name.fetch` here.
 
         `depends_on=name` stands for its last tasks, those on which no other of its tasks depends;
