@@ -157,6 +157,8 @@ class AsyncTaskScheduler:
 
         See `TaskScheduler.shutdown`. Cancelling the coroutine cancels the runs. Once all runs have
         ended, the facade is closed as well.
+
+        Raises WorkersExhausted, and cancels the runs, if no thread is left to wait on.
         """
         try:
             ended = await self._bridge.run_blocking(
