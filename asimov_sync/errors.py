@@ -6,7 +6,7 @@
     ├── Cancelled                   the work was cancelled
     ├── GraphError                  (ValueError) the graph cannot be run as it is
     ├── IllegalTransition           (ValueError) the status table does not allow this change
-    ├── RunFailed                   raise_for_failure() on a run that ended FAILED or PARTIAL
+    ├── RunFailed                   a run, or the task that was asked for, has failed; .result
     ├── RunTimeout                  (TimeoutError) the run did not end within the given time
     ├── TaskTimeout                 (TimeoutError) the task took longer than its timeout
     ├── NoDecision                  the voters of a ModelRouter did not agree on a choice
@@ -46,7 +46,8 @@
 All of them can be pickled, so a Celery or multiprocessing worker can pass them on.
 """
 
-from typing import TYPE_CHECKING, Any, Dict, List, Optional
+import contextlib
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple, Type
 
 if TYPE_CHECKING:
     from asimov_sync.messages import ChatMessage, Reply, Usage
@@ -120,10 +121,42 @@ class IllegalTransition(AsimovError, ValueError):
 
 
 class RunFailed(AsimovError):
-    """A run ended FAILED or PARTIAL. Raised by `RunResult.raise_for_failure`.
+    """A run ended FAILED or PARTIAL, or the task whose result was requested has none.
 
-    It is chained to the exception of the first task that failed.
+    Raised by `RunResult.raise_for_failure` and `result["name"]`. It is chained to the exception of
+    the task that failed.
+
+    result: the RunResult. A pickled error arrives without it (None) if the results or exceptions
+        in it cannot be pickled.
     """
+
+    result: Any = None
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        from pickle import HIGHEST_PROTOCOL, dumps  # here: most programs never need it
+
+        # The result is pickled separately, so that what users' tasks returned cannot prevent the
+        # error from being passed on.
+        state = dict(self.__dict__)
+        pickled = None
+        if state.pop("result", None) is not None:
+            with contextlib.suppress(Exception):
+                pickled = dumps(self.result, HIGHEST_PROTOCOL)
+        return _restore_run_failed, (type(self), self.args, state, pickled)
+
+
+def _restore_run_failed(
+    kind: Type[RunFailed], args: Tuple[Any, ...], state: Dict[str, Any], pickled: Optional[bytes]
+) -> RunFailed:
+    """Return a RunFailed from its pickle."""
+    from pickle import loads
+
+    error = kind(*args)
+    error.__dict__.update(state)
+    if pickled is not None:
+        with contextlib.suppress(Exception):
+            error.result = loads(pickled)
+    return error
 
 
 class RunTimeout(AsimovError, TimeoutError):

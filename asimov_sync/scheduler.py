@@ -1,5 +1,7 @@
 """TaskScheduler: runs task graphs. A task starts as soon as its own dependencies are done."""
 
+import time
+import weakref
 from concurrent.futures import Executor
 from typing import (
     Any,
@@ -10,6 +12,7 @@ from typing import (
     Optional,
     Set,
     Tuple,
+    Type,
     TypeVar,
     overload,
 )
@@ -17,7 +20,7 @@ from typing import (
 from asimov_sync.cache.base import Cache
 from asimov_sync.cancellation import Cancellation, require_number
 from asimov_sync.concurrency.fork import ForkSafeLock
-from asimov_sync.errors import ClosedError
+from asimov_sync.errors import ClosedError, GraphError, RunTimeout
 from asimov_sync.graph.active_run import ActiveRun
 from asimov_sync.graph.backends import make_backend
 from asimov_sync.graph.context import Handler, Middleware
@@ -42,6 +45,9 @@ class TaskScheduler:
     A handler that raises makes its task FAILED and affects nothing else. A scheduler may be used
     from any thread, and in a forked child.
 
+    The end of a `with` block waits for submitted runs, as that of an Executor does; an exception
+    in the block cancels them. See `shutdown` and `close`.
+
     handlers: callables `(task, context) -> value` by task type; default none.
     max_workers: how many tasks run at once, in all of its runs together; default 8. 0 runs
         everything on the thread that waits, for debuggers and for tests that own a transaction.
@@ -54,6 +60,7 @@ class TaskScheduler:
     def __init__(
         self,
         handlers: Optional[Mapping[str, Handler]] = None,
+        *,
         max_workers: int = 8,
         cache: Optional[Cache] = None,
         executor: Optional[Executor] = None,
@@ -71,7 +78,10 @@ class TaskScheduler:
         self._guard = ForkSafeLock()  # guards everything below, and the creation of the cache
         self._callbacks: Tuple[Tuple[Callback, bool], ...] = ()
         self._runs: Set[ActiveRun] = set()
+        # Runs that have ended, and whose callbacks may not have had all events yet.
+        self._undelivered: "weakref.WeakSet[ActiveRun]" = weakref.WeakSet()
         self._closed = False
+        self._refuses_nested = False  # whether also tasks of its runs cannot start runs any more
 
     @property
     def cache(self) -> Cache:
@@ -115,12 +125,12 @@ class TaskScheduler:
         return function
 
     @overload
-    def on_event(self, callback: AnyCallback, blocking: bool = False) -> AnyCallback: ...
+    def on_event(self, callback: AnyCallback, *, blocking: bool = False) -> AnyCallback: ...
 
     @overload
     def on_event(self, *, blocking: bool = False) -> Callable[[AnyCallback], AnyCallback]: ...
 
-    def on_event(self, callback: Optional[AnyCallback] = None, blocking: bool = False) -> Any:
+    def on_event(self, callback: Optional[AnyCallback] = None, *, blocking: bool = False) -> Any:
         """Call `callback(event)` for every event of the runs that start from now on.
 
         Also a decorator, with or without arguments. For each run the callback is called in the
@@ -135,7 +145,7 @@ class TaskScheduler:
         Returns the callback.
         """
         if callback is None:
-            return lambda function: self.on_event(function, blocking)
+            return lambda function: self.on_event(function, blocking=blocking)
         with self._guard.lock:
             self._callbacks += ((callback, blocking),)
         return callback
@@ -145,6 +155,7 @@ class TaskScheduler:
     def submit(
         self,
         graph: TaskGraph,
+        *,
         run_id: Optional[str] = None,
         timeout: Optional[float] = None,
         on_failure: str = "continue",
@@ -165,13 +176,14 @@ class TaskScheduler:
         cancellation: a token that ends the run; by default the current one.
 
         Raises GraphError, before any task runs, for a cycle, an unknown dependency, a type without
-        a handler, or a graph that is in another run; ClosedError after `close()`.
+        a handler, or a graph that is in another run; ClosedError after `shutdown()` or `close()`.
         """
         return self._submit(graph, run_id, timeout, on_failure, budget, cancellation, True, [])
 
     def run(
         self,
         graph: TaskGraph,
+        *,
         run_id: Optional[str] = None,
         timeout: Optional[float] = None,
         on_failure: str = "continue",
@@ -201,6 +213,7 @@ class TaskScheduler:
     def stream(
         self,
         graph: TaskGraph,
+        *,
         run_id: Optional[str] = None,
         timeout: Optional[float] = None,
         on_failure: str = "continue",
@@ -209,11 +222,11 @@ class TaskScheduler:
     ) -> RunEvents:
         """Run a graph and iterate over its events; the last one is RunFinished.
 
-        The arguments are those of `submit`. Closing the iterator cancels the run.
+        The arguments are those of `submit`. The iterator owns the run: closing it before the end,
+        or dropping it, cancels the run.
         """
-        return self._submit(
-            graph, run_id, timeout, on_failure, budget, cancellation, True, []
-        ).events()
+        run = self._submit(graph, run_id, timeout, on_failure, budget, cancellation, True, [])
+        return RunEvents(run, owns_run=True)
 
     def _submit(
         self,
@@ -256,7 +269,7 @@ class TaskScheduler:
             )
             started.append(active_run)
             with self._guard.lock:
-                if self._closed:
+                if self._closed and (self._refuses_nested or not active_run.nested):
                     raise ClosedError("this scheduler was closed: make a new one")
                 self._runs.add(active_run)
             active_run.begin(timeout)
@@ -272,25 +285,88 @@ class TaskScheduler:
         """Remember the result of a run that is over."""
         with self._guard.lock:
             self._runs.discard(active_run)
+            self._undelivered.add(active_run)
             if not active_run.nested:
                 self.last_result = result
 
     # The end
 
-    def close(self) -> None:
-        """Cancel all runs and accept no more. Never waits."""
+    def shutdown(
+        self, wait: bool = True, *, timeout: Optional[float] = None, cancel: bool = False
+    ) -> bool:
+        """Accept no more runs. The end of a `with` block without an exception calls this.
+
+        Runs that continue may start further runs in their tasks. An executor that was given is
+        not shut down.
+
+        wait: wait until all runs have ended and callbacks have had their events; default True.
+            With max_workers=0 that runs them, on this thread.
+        timeout: the seconds to wait at most; by default unlimited. The runs continue after that.
+        cancel: cancel the runs; default False. Their tasks cannot start runs any more.
+
+        Returns whether all runs have ended. Any exception that interrupts the wait, such as Ctrl-C,
+        cancels the runs and is raised at once. Raises GraphError in a blocking callback of a run,
+        where the wait could not end. In a task of this scheduler it would wait for itself.
+        """
+        require_number("timeout=", timeout)
         with self._guard.lock:
             self._closed = True
+            self._refuses_nested = self._refuses_nested or cancel
+        if cancel:
+            self._cancel_runs()
+        try:
+            ended = self._wait_for_runs(timeout if wait else 0.0)
+        except GraphError:
+            raise
+        except BaseException:
+            self.close()
+            raise
+        if ended or cancel:
+            self._backend.close()
+        return ended
+
+    def close(self) -> None:
+        """Cancel all runs and accept no more: `shutdown(wait=False, cancel=True)`. Never waits."""
+        self.shutdown(wait=False, cancel=True)
+
+    def _cancel_runs(self) -> None:
+        with self._guard.lock:
             runs = list(self._runs)
         for active_run in runs:
             active_run.cancel("the scheduler was closed")
-        self._backend.close()
+
+    def _wait_for_runs(self, timeout: Optional[float]) -> bool:
+        """Wait for all runs, and for those that they start meanwhile.
+
+        timeout: the seconds to wait; None for ever, 0 only to look.
+
+        Returns whether all have ended; then no more runs can start.
+        """
+        end = None if timeout is None else time.monotonic() + timeout
+        while True:
+            with self._guard.lock:
+                runs = [run for run in self._runs if not run.in_forked_child]
+                ending = [run for run in self._undelivered if not run.delivered]
+                waiting = runs + [run for run in ending if not run.in_forked_child]
+                if not waiting:
+                    self._refuses_nested = True
+                    return True
+            left = None if end is None else end - time.monotonic()
+            if left is not None and left <= 0:
+                return False
+            try:
+                Run(waiting[0]).result(left)
+            except RunTimeout:
+                return False
 
     def __enter__(self) -> "TaskScheduler":
         return self
 
-    def __exit__(self, *exc_info: Any) -> None:
-        self.close()
+    def __exit__(self, kind: Optional[Type[BaseException]], *exc_info: Any) -> None:
+        if kind is None:
+            self.shutdown()
+        else:
+            self.close()
 
     def __repr__(self) -> str:
         types = ", ".join(sorted(self.handlers)) or "no types"

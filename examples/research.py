@@ -135,9 +135,9 @@ def main(arguments: Optional[List[str]] = None) -> int:
                 elif isinstance(event, RunFinished):
                     result = event.result
     if "answer" in result.results:
-        print(result.results["answer"])
-        for path in result.results["collect"]:
-            print(f"- {path}: {result.results.get(f'digest {path}', '(failed)')}")
+        print(result["answer"])
+        for path in result["collect"]:
+            print(f"- {path}: {result.get(f'digest {path}', '(failed)')}")
         tokens = result.usage.input_tokens + result.usage.output_tokens
         print(f"({result.usage.requests} requests, {tokens} tokens)")
     return 0 if result.status.name == "COMPLETE" else 1

@@ -117,10 +117,10 @@ def main(arguments: Optional[List[str]] = None) -> int:
             scheduler.on_event(print_verdict)
             result = scheduler.run(graph)
     if "check" in result.results:
-        print(result.results["check"]["draft"])
+        print(result["check"]["draft"])
         return 0
     # Out of visits: the critic failed because it could not go back again. The last draft is kept.
-    print(result.results.get("write", "(There is no draft.)"))
+    print(result.get("write", "(There is no draft.)"))
     for name, error_text in result.errors.items():
         print(f"{name} failed: {error_text}", file=sys.stderr)
     return 1

@@ -2,13 +2,14 @@
 threads.
 """
 
-from typing import Any, Callable, Optional, TypeVar, overload
+from typing import Any, Callable, Optional, Type, TypeVar, overload
 
 from asimov_sync.aio.cache import AsyncCache
 from asimov_sync.aio.dedicated_thread import COROUTINE_CANCELLED
 from asimov_sync.aio.streams import AsyncRunEvents
 from asimov_sync.aio.thread_bridge import ThreadBridge
 from asimov_sync.cancellation import Cancellation
+from asimov_sync.errors import ClosedError, WorkersExhausted
 from asimov_sync.graph.context import Handler, Middleware
 from asimov_sync.graph.results import RunResult
 from asimov_sync.graph.run import Run
@@ -51,17 +52,17 @@ class AsyncTaskScheduler:
         return self.sync.middleware(function)
 
     @overload
-    def on_event(self, callback: AnyCallback, blocking: bool = False) -> AnyCallback: ...
+    def on_event(self, callback: AnyCallback, *, blocking: bool = False) -> AnyCallback: ...
 
     @overload
     def on_event(self, *, blocking: bool = False) -> Callable[[AnyCallback], AnyCallback]: ...
 
-    def on_event(self, callback: Optional[AnyCallback] = None, blocking: bool = False) -> Any:
+    def on_event(self, callback: Optional[AnyCallback] = None, *, blocking: bool = False) -> Any:
         """Register a callback, called on a thread. See `TaskScheduler.on_event`."""
         return (
             self.sync.on_event(blocking=blocking)
             if callback is None
-            else self.sync.on_event(callback, blocking)
+            else self.sync.on_event(callback, blocking=blocking)
         )
 
     # Runs
@@ -69,6 +70,7 @@ class AsyncTaskScheduler:
     async def submit(
         self,
         graph: TaskGraph,
+        *,
         run_id: Optional[str] = None,
         timeout: Optional[float] = None,
         on_failure: str = "continue",
@@ -77,13 +79,14 @@ class AsyncTaskScheduler:
     ) -> "AsyncRun":
         """Start a run and return its handle. See `TaskScheduler.submit`."""
         run = await self._bridge.run_short(
-            self.sync.submit,
-            graph,
-            run_id,
-            timeout,
-            on_failure,
-            budget,
-            cancellation,
+            lambda: self.sync.submit(
+                graph,
+                run_id=run_id,
+                timeout=timeout,
+                on_failure=on_failure,
+                budget=budget,
+                cancellation=cancellation,
+            ),
             on_orphan=lambda run: run.cancel(COROUTINE_CANCELLED),
         )
         return AsyncRun(run, self._bridge)
@@ -91,6 +94,7 @@ class AsyncTaskScheduler:
     async def run(
         self,
         graph: TaskGraph,
+        *,
         run_id: Optional[str] = None,
         timeout: Optional[float] = None,
         on_failure: str = "continue",
@@ -102,12 +106,16 @@ class AsyncTaskScheduler:
         Cancelling the coroutine ends the run; `last_result` then has the results so far.
         """
         return await self._bridge.run_blocking(
-            self.sync.run, graph, run_id, timeout, on_failure, budget, cancellation=cancellation
+            lambda: self.sync.run(
+                graph, run_id=run_id, timeout=timeout, on_failure=on_failure, budget=budget
+            ),
+            cancellation=cancellation,
         )
 
     def stream(
         self,
         graph: TaskGraph,
+        *,
         run_id: Optional[str] = None,
         timeout: Optional[float] = None,
         on_failure: str = "continue",
@@ -119,7 +127,9 @@ class AsyncTaskScheduler:
         """
         return AsyncRunEvents(
             self._bridge,
-            lambda: self.sync.stream(graph, run_id, timeout, on_failure, budget),
+            lambda: self.sync.stream(
+                graph, run_id=run_id, timeout=timeout, on_failure=on_failure, budget=budget
+            ),
             cancellation,
         )
 
@@ -140,6 +150,30 @@ class AsyncTaskScheduler:
 
     # Closing
 
+    async def shutdown(
+        self, wait: bool = True, *, timeout: Optional[float] = None, cancel: bool = False
+    ) -> bool:
+        """Accept no more runs, and wait for those that were submitted.
+
+        See `TaskScheduler.shutdown`. Cancelling the coroutine cancels the runs. Once all runs have
+        ended, the facade is closed as well.
+
+        Raises WorkersExhausted, and cancels the runs, if no thread is left to wait on.
+        """
+        try:
+            ended = await self._bridge.run_blocking(
+                lambda: self.sync.shutdown(wait, timeout=timeout, cancel=cancel),
+                unblock=self.sync.close,
+            )
+        except ClosedError:  # it was closed before
+            return True
+        except WorkersExhausted:  # there is no thread to wait on
+            await self.close()
+            raise
+        if ended or cancel:
+            await self.close()
+        return ended
+
     async def close(self) -> None:
         """Cancel all runs and accept no more. See `TaskScheduler.close`."""
         await self._bridge.close(self.sync.close)
@@ -147,8 +181,11 @@ class AsyncTaskScheduler:
     async def __aenter__(self) -> "AsyncTaskScheduler":
         return self
 
-    async def __aexit__(self, *exc_info: Any) -> None:
-        await self.close()
+    async def __aexit__(self, kind: Optional[Type[BaseException]], *exc_info: Any) -> None:
+        if kind is None:
+            await self.shutdown()
+        else:
+            await self.close()
 
     def __repr__(self) -> str:
         return f"<AsyncTaskScheduler of {self.sync!r}>"
@@ -170,7 +207,7 @@ class AsyncRun:
         return self.sync.id
 
     async def result(
-        self, timeout: Optional[float] = None, cancellation: Optional[Cancellation] = None
+        self, timeout: Optional[float] = None, *, cancellation: Optional[Cancellation] = None
     ) -> RunResult:
         """Wait for the end and return the result. See `Run.result`.
 
@@ -185,10 +222,11 @@ class AsyncRun:
         )
 
     def events(self) -> AsyncRunEvents:
-        """Return the events of the run, from its start to RunFinished. See `Run.events`."""
-        return AsyncRunEvents(
-            self._bridge, self.sync.events, unblock=lambda: self.sync.cancel(COROUTINE_CANCELLED)
-        )
+        """Return the events of the run, from its start to RunFinished. See `Run.events`.
+
+        Leaving them early, also by the cancellation of the coroutine, does not affect the run.
+        """
+        return AsyncRunEvents(self._bridge, self.sync.events)
 
     async def cancel(self, reason: str = "cancelled") -> bool:
         """End the run now; False if it was finished. See `Run.cancel`."""

@@ -223,10 +223,20 @@ class AsyncToolStream(_TextStream[ToolStream]):
 class AsyncRunEvents(AsyncStream[RunEvents]):
     """The events of a run; the last one is RunFinished. See `RunEvents`.
 
-    Closing or losing it early cancels the run.
+    Closing or losing the events of `scheduler.stream()` early cancels the run. The events of
+    `run.events()` only read.
     """
 
     _last_event = RunFinished
+
+    async def close(self) -> None:
+        """Stop the stream, and free a coroutine that waits for the next event.
+
+        Does nothing after the end of the stream.
+        """
+        if self._stream is not None and not self._ended:
+            self._stream.mark_closing()  # first: so a waiting coroutine gets StopAsyncIteration
+        await super().close()
 
     def _abandon(self) -> None:
         """Stop the stream without waiting. The next run of the graph waits for this run's end."""

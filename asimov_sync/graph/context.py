@@ -74,6 +74,7 @@ class TaskContext:
     def spawn(
         self,
         task: Task,
+        *,
         name: Optional[str] = None,
         depends_on: Dependencies = (),
         when: Optional[When] = None,

@@ -22,6 +22,7 @@ __all__ = [
     "DEFAULT_MAX_VISITS",
     "Dependencies",
     "Dependency",
+    "GraphBase",
     "Group",
     "Node",
     "When",
@@ -95,6 +96,10 @@ def check_name(name: object) -> str:
     return name
 
 
+class GraphBase:
+    """Base of TaskGraph, by which `depends_on=` recognizes and refuses a whole graph."""
+
+
 def check_dependencies(depends_on: Dependencies, name: str) -> Tuple[Dependency, ...]:
     """Return one or several dependencies as a tuple.
 
@@ -107,7 +112,9 @@ def check_dependencies(depends_on: Dependencies, name: str) -> Tuple[Dependency,
         return (depends_on,)
     # None does not mean "nothing": a function that forgot its return statement returns it, and
     # the task would start too early.
-    dependencies = tuple(depends_on) if isinstance(depends_on, Iterable) else None
+    dependencies = None
+    if isinstance(depends_on, Iterable) and not isinstance(depends_on, GraphBase):
+        dependencies = tuple(depends_on)
     if dependencies is None or not all(isinstance(one, (str, Task)) for one in dependencies):
         raise GraphError(
             f"depends_on= of {name!r} takes tasks and names, one or several; not {depends_on!r}"

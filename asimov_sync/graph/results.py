@@ -1,6 +1,7 @@
 """What handlers return to the run, and what a run returns: Partial, Route, RunResult."""
 
-from typing import Any, Dict, Iterator, NamedTuple, Optional, Sequence, Tuple
+import uuid
+from typing import Any, Dict, Iterator, NamedTuple, Optional, Sequence, Tuple, Union
 
 from asimov_sync._json import to_jsonable
 from asimov_sync.errors import RunFailed
@@ -82,6 +83,11 @@ class Outcome(NamedTuple):
 class RunResult:
     """The result of a run: its status, and by task name the results, errors and more.
 
+    `result["fetch"]` or `result[task]` is the result of a task that is COMPLETE or PARTIAL. For a
+    task without a result it raises RunFailed, which says why and is chained to the exception of
+    the task or, if it was skipped, to that of the dependency which failed. For an unknown task it
+    raises KeyError, which lists similar names.
+
     A RunResult can be copied, and can be pickled if the results and exceptions in it can.
 
     status: COMPLETE if every selected task is COMPLETE, FAILED if no task produced a result,
@@ -111,7 +117,9 @@ class RunResult:
         }
         self._seconds = seconds
         self._usages = usages
+        self._dependencies = state.dependencies
         self._tasks: Optional[Dict[str, Task]] = None
+        self._indexes: Optional[Dict[Union[str, uuid.UUID], int]] = None
         self.status = state.status
         self.run_id = run_id
         self.usage = usage
@@ -120,7 +128,74 @@ class RunResult:
     def __getstate__(self) -> Dict[str, Any]:
         """Leave out conditions and retry policies: they are unused, and lambdas do not pickle."""
         nodes = [node._replace(when=None, retry=None) for node in self._nodes]
-        return dict(self.__dict__, _nodes=nodes)
+        return dict(self.__dict__, _nodes=nodes, _indexes=None)
+
+    def __getitem__(self, task: Union[str, Task]) -> Any:
+        index = self._find(task)
+        if index is None:
+            raise KeyError(self._describe_unknown(task))
+        phase = self._phases[index]
+        if phase is COMPLETE or phase is PARTIAL:
+            return self._results[index]
+        happened = {FAILED: "failed", SKIPPED: "was skipped"}.get(phase, "was ruled out")
+        text = f"{self._nodes[index].name!r} has no result: it {happened}: {self._errors[index]}"
+        raise self._make_error(text) from self._find_cause(index)
+
+    # Without this, iteration and `in` would fall back to result[0], result[1] ...
+    __iter__ = None
+
+    def get(self, task: Union[str, Task], default: Any = None) -> Any:
+        """Return the result of a task, or a default if the run has no result of it.
+
+        task: the task or its name.
+        default: what is returned for a task that is FAILED, was skipped, was ruled out, or is not
+            in the run; default None.
+        """
+        index = self._find(task)
+        if index is None or self._phases[index] not in (COMPLETE, PARTIAL):
+            return default
+        return self._results[index]
+
+    def _find(self, task: Union[str, Task]) -> Optional[int]:
+        """Return the index of a task, given by name or as a Task; None if it is not in the run."""
+        if self._indexes is None:
+            indexes: Dict[Union[str, uuid.UUID], int] = {}
+            for index, node in enumerate(self._nodes):
+                if self._phases[index] is not REVOKED:
+                    indexes[node.name] = indexes[node.task.id] = index
+            self._indexes = indexes
+        return self._indexes.get(task.id if isinstance(task, Task) else task)
+
+    def _describe_unknown(self, task: Union[str, Task]) -> str:
+        if isinstance(task, Task):
+            return f"the task {task.objective or task.type!r} is not in the run"
+        import difflib  # imported here, because most programs never need it
+
+        names = [name for name in self._indexes or () if isinstance(name, str)]
+        near = difflib.get_close_matches(str(task), names)
+        hint = f"; similar names: {', '.join(map(repr, near))}" if near else ""
+        return f"there is no task named {task!r} in the run{hint}"
+
+    def _find_cause(self, index: int) -> Optional[BaseException]:
+        """Return the exception because of which a task has no result.
+
+        It is the task's own, or that of the first failed task upstream of a skipped one.
+        """
+        walk = [index]
+        seen = {index}
+        for one in walk:  # grows during the walk
+            if one in self._exceptions:
+                return self._exceptions[one]
+            if self._phases[one] is SKIPPED:
+                new = [before for before in self._dependencies[one] if before not in seen]
+                seen.update(new)
+                walk += new
+        return None
+
+    def _make_error(self, text: str) -> RunFailed:
+        error = RunFailed(text)
+        error.result = self
+        return error
 
     def _in_phase(self, *phases: Phase) -> Iterator[Tuple[str, int]]:
         """Iterate over the names and indexes of the tasks in one of these phases."""
@@ -186,7 +261,10 @@ class RunResult:
                 yield self._nodes[index].name, index
 
     def raise_for_failure(self) -> None:
-        """Raise RunFailed, chained to the first exception, if the run is FAILED or PARTIAL."""
+        """Raise RunFailed, chained to the first exception, if the run is FAILED or PARTIAL.
+
+        The error's `result` is this RunResult.
+        """
         if self.status is TaskStatus.COMPLETE:
             return
         failures = [f"{name}: {error}" for name, error in self.errors.items()]
@@ -197,7 +275,7 @@ class RunResult:
         if len(failures) > SHOWN_FAILURES:
             text += f"; and {len(failures) - SHOWN_FAILURES} more"
         cause = next(iter(self._exceptions.values()), None)
-        raise RunFailed(f"the run is {self.status.name}: {text}") from cause
+        raise self._make_error(f"the run is {self.status.name}: {text}") from cause
 
     def to_dict(self) -> Dict[str, Any]:
         """Return the result as JSON-safe values; a value that JSON cannot hold becomes its repr."""

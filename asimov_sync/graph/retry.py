@@ -26,6 +26,7 @@ class Retry:
     def __init__(
         self,
         attempts: int = 3,
+        *,
         wait: Optional[Callable[[Any], float]] = None,
         on: Exceptions = (Exception,),
     ) -> None:

@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import time
-from typing import Any, Iterator, Optional
+from typing import Any, Callable, Iterator, Optional
 
 from asimov_sync.cancellation import Cancellation, require_number
 from asimov_sync.errors import Cancelled, GraphError, RunTimeout
@@ -35,7 +35,7 @@ class Run:
         return self._active_run.id
 
     def result(
-        self, timeout: Optional[float] = None, cancellation: Optional[Cancellation] = None
+        self, timeout: Optional[float] = None, *, cancellation: Optional[Cancellation] = None
     ) -> RunResult:
         """Wait for the end of the run and return its result. Callbacks have had all events then.
 
@@ -84,7 +84,8 @@ class Run:
     def events(self) -> "RunEvents":
         """Iterate over the events, from the start of the run to its RunFinished.
 
-        Closing or dropping the iterator before the end cancels the run.
+        Leaving the iterator before the end does not affect the run. An exception that interrupts
+        the wait for an event, such as Ctrl-C, cancels the run, as in `result`.
 
         Raises RuntimeError for a run that was started by `scheduler.run()`.
         """
@@ -92,16 +93,18 @@ class Run:
             raise RuntimeError(
                 "scheduler.run() keeps no events: use scheduler.stream(), or submit().events()"
             )
-        return RunEvents(self)
+        return RunEvents(self, owns_run=False)
 
-    def _event(self, number: int) -> Event:
-        """Wait for the event of this number."""
+    def _event(self, number: int, is_closed: Callable[[], bool]) -> Optional[Event]:
+        """Wait for the event of this number; None if its iterator is closed meanwhile."""
         run = self._active_run
         events = run.bus.events
         assert events is not None
         if number == len(events):
             with self._waiting() as token:
                 while number == len(events):
+                    if is_closed():
+                        return None
                     self._check_can_wait(token)
                     run.help(max_tasks=1)
                     run.bus.wait(POLL_SECONDS, lambda: number < len(events))
@@ -144,11 +147,15 @@ class Run:
 class RunEvents(Iterator[Event]):
     """The events of a run.
 
-    `close()` before the end cancels the run; so does the loss of the last reference.
+    If it owns the run, as the iterator of `scheduler.stream()` does, then `close()` before the end
+    cancels the run, and so does the loss of the last reference. Otherwise it only reads.
+
+    owns_run: whether the end of the iteration ends the run.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, owns_run: bool) -> None:
         self._run = run
+        self._owns_run = owns_run
         self._count = 0
         self._ended = False
 
@@ -156,25 +163,42 @@ class RunEvents(Iterator[Event]):
         if self._ended:
             raise StopIteration
         try:
-            event = self._run._event(self._count)
+            event = self._run._event(self._count, self._is_closed)
         except BaseException as interruption:
             self._ended = True
-            self._run._active_run.interrupt(interruption)
+            # A wait that could not be made or was cancelled is the reader's, not the run's.
+            if self._owns_run or not isinstance(interruption, (GraphError, Cancelled)):
+                self._run._active_run.interrupt(interruption)
             raise
+        if event is None:
+            raise StopIteration
         self._count += 1
-        self._ended = isinstance(event, RunFinished)
+        if isinstance(event, RunFinished):
+            self._ended = True
         return event
 
+    def _is_closed(self) -> bool:
+        return self._ended and not self._owns_run  # the owner's run ends, and with it the wait
+
     def mark_closing(self) -> None:
-        """Note that it is about to be closed: a run that wants the graph waits for that."""
-        if not self._ended:
+        """Note that it is about to be closed, without waiting and without a lock.
+
+        Another run that wants the graph then waits for the end of a run that is owned.
+        """
+        if not self._owns_run:
+            self._ended = True
+        elif not self._ended:
             self._run._active_run.mark_closing()
 
     def close(self) -> None:
-        """Cancel the run if it is not over. Does nothing after the end."""
+        """End the iteration, and cancel the run if it is this iterator's and is not over.
+
+        Does nothing after the end.
+        """
         if not self._ended:
             self._ended = True
-            self._run._active_run.close_from_finalizer(_UNREAD, wait=True)
+            if self._owns_run:
+                self._run._active_run.close_from_finalizer(_UNREAD, wait=True)
 
     def __enter__(self) -> "RunEvents":
         return self
@@ -183,5 +207,6 @@ class RunEvents(Iterator[Event]):
         self.close()
 
     def __del__(self) -> None:
-        if not self._ended and not sys.is_finalizing():  # at exit nothing is left to end it with
+        # At exit nothing is left to end the run with.
+        if self._owns_run and not self._ended and not sys.is_finalizing():
             self._run._active_run.close_from_finalizer(_UNREAD)

@@ -2,13 +2,14 @@
 
 import copy
 import uuid
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from asimov_sync.errors import GraphError
 from asimov_sync.graph.node import (
     DEFAULT_MAX_VISITS,
     Dependencies,
     Dependency,
+    GraphBase,
     Group,
     Node,
     When,
@@ -23,8 +24,11 @@ from asimov_sync.tasks import Task, TaskStatus
 __all__ = ["TaskGraph"]
 
 
-class TaskGraph:
+class TaskGraph(GraphBase):
     """Tasks and their dependencies, in the order in which they were added.
+
+    `graph["fetch"]` is a task. Iteration gives the names, `len(graph)` is the number of tasks, and
+    `"fetch" in graph` tells whether there is a task of this name.
 
     A run changes the graph's own Task objects, so `graph["fetch"].status` shows its progress. A
     graph can be in one run at a time; `copy()` makes another one for a second run.
@@ -41,6 +45,7 @@ class TaskGraph:
     def add(
         self,
         task: Task,
+        *,
         name: Optional[str] = None,
         depends_on: Dependencies = (),
         when: Optional[When] = None,
@@ -106,6 +111,7 @@ class TaskGraph:
         self,
         task: Task,
         items: Iterable[Any],
+        *,
         name: Optional[str] = None,
         depends_on: Dependencies = (),
         when: Optional[When] = None,
@@ -141,7 +147,9 @@ class TaskGraph:
         self._add_nodes(nodes, {name: Group(tuple(one.name for one in nodes), node.depends_on)})
         return [one.task for one in nodes]
 
-    def add_graph(self, other: "TaskGraph", name: str, depends_on: Dependencies = ()) -> List[Task]:
+    def add_graph(
+        self, other: "TaskGraph", *, name: str, depends_on: Dependencies = ()
+    ) -> List[Task]:
         """Add a copy of another graph. Its task "fetch" is named `name.fetch` here.
 
         `depends_on=name` stands for its last tasks, those on which no other of its tasks depends;
@@ -185,6 +193,9 @@ class TaskGraph:
 
     def __getitem__(self, name: str) -> Task:
         return self._nodes[name].task
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._nodes)
 
     def __len__(self) -> int:
         return len(self._nodes)

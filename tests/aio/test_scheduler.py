@@ -79,7 +79,7 @@ async def test_run_handle(scheduler):
         assert not await waiting.cancel()
 
 
-@pytest.mark.parametrize("what", ["run", "stream", "result", "events"])
+@pytest.mark.parametrize("what", ["run", "stream", "result"])
 @async_test
 async def test_cancelled_coroutine(scheduler, what):
     """Cancelling the coroutine cancels the run; last_result has the results so far."""
@@ -93,11 +93,7 @@ async def test_cancelled_coroutine(scheduler, what):
                 async for _ in facade.stream(graph):
                     pass
             else:
-                run = await facade.submit(graph)
-                if what == "result":
-                    await run.result()
-                async for _ in run.events():
-                    pass
+                await (await facade.submit(graph)).result()
 
         task = asyncio.ensure_future(work())
         await wait_until(lambda: graph["b"].status is TaskStatus.EXECUTING)
@@ -108,6 +104,43 @@ async def test_cancelled_coroutine(scheduler, what):
         assert list(facade.last_result.results) == ["a"]
         assert (await facade.run(graph_of(a="echo"))).status is TaskStatus.COMPLETE
         await wait_until(lambda: not facade._bridge.open_threads, "the end of the thread")
+
+
+@pytest.mark.parametrize("how", ["break", "close", "drop", "cancel"])
+@async_test
+async def test_events_of_a_submitted_run_that_are_left(how):
+    """The run continues: only the events of stream() own their run."""
+    release = threading.Event()
+    handlers = {"wait": lambda task, context: release.wait(20), "echo": lambda task, context: 1}
+    async with to_async(TaskScheduler(handlers)) as facade:
+        run = await facade.submit(graph_of(a="echo", b="wait"))
+
+        async def read(events):
+            async for event in events:
+                if event.type == "task_finished" and how == "break":
+                    break
+
+        events = run.events()
+        if how == "drop":
+            await events
+        else:
+            reader = asyncio.ensure_future(read(events))
+            await wait_until(lambda: run.sync._active_run.engine.state.results[0] == 1)
+            if how == "close":
+                await events.close()
+            elif how == "cancel":
+                reader.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await reader
+            if how != "cancel":
+                await reader
+            del reader
+        del events
+        gc.collect()
+        await wait_until(lambda: not facade._bridge.open_threads, "the end of the thread")
+        assert not run.done()
+        release.set()
+        assert (await run.result(20)).results == {"a": 1, "b": True}
 
 
 @pytest.mark.parametrize("how", ["break", "drop"])
@@ -136,8 +169,8 @@ async def test_cancelled_submit(monkeypatch):
     scheduler = TaskScheduler({"wait": lambda task, context: context.cancellation.wait(20)})
     submit = scheduler.submit
 
-    def slowly(*args):
-        run = submit(*args)
+    def slowly(graph, **options):
+        run = submit(graph, **options)
         started.set()
         assert go_on.wait(20)
         return run
@@ -204,6 +237,57 @@ async def test_closed_scheduler(scheduler):
     assert (await task).status is TaskStatus.FAILED
     with pytest.raises(ClosedError):
         await facade.run(graph_of(a="wait"))
+
+
+@async_test
+async def test_async_with_waits_for_submitted_runs(scheduler):
+    """Leaving the block waits until all runs have ended."""
+    async with to_async(scheduler) as facade:
+        runs = [await facade.submit(graph_of(a="echo", b="echo")) for _ in range(3)]
+    assert all(run.done() for run in runs)
+    assert [list(run.sync.result().results) for run in runs] == [["a", "b"]] * 3
+    with pytest.raises(ClosedError):
+        await facade.submit(graph_of(a="echo"))
+    assert await facade.shutdown() is True
+    await facade.close()
+
+
+@async_test
+async def test_exception_in_async_with_cancels(scheduler):
+    """An exception in the block cancels the runs and is raised at once."""
+    with pytest.raises(ValueError, match="out of the block"):
+        async with to_async(scheduler) as facade:
+            run = await facade.submit(graph_of(a="wait"))
+            raise ValueError("out of the block")
+    assert run.done() and run.sync.result().status is TaskStatus.FAILED
+
+
+@async_test
+async def test_shutdown(scheduler):
+    """shutdown() returns False after its time-out; cancel=True cancels the runs."""
+    facade = to_async(scheduler)
+    run = await facade.submit(graph_of(a="wait"))
+    if scheduler.max_workers:
+        assert await facade.shutdown(timeout=0.05) is False
+        assert not run.done()
+    assert await facade.shutdown(cancel=True) is True
+    assert run.sync.result().status is TaskStatus.FAILED
+
+
+@async_test
+async def test_cancelled_shutdown(scheduler):
+    """Cancelling the coroutine that waits cancels the runs."""
+    facade = to_async(scheduler)
+    graph = graph_of(a="wait")
+    run = await facade.submit(graph)
+    shutdown = asyncio.ensure_future(facade.shutdown())
+    await wait_until(lambda: scheduler._closed and graph["a"].status is TaskStatus.EXECUTING)
+    shutdown.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await shutdown
+    await wait_until(run.done, "the end of the run")
+    assert run.sync.result().status is TaskStatus.FAILED
+    await facade.close()
 
 
 @async_test

@@ -40,7 +40,9 @@ def make(request):
         made.append(
             (
                 TaskScheduler(
-                    {"quick": lambda task, context: context.name}, workers, executor=executor
+                    {"quick": lambda task, context: context.name},
+                    max_workers=workers,
+                    executor=executor,
                 ),
                 executor,
             )

@@ -4,12 +4,14 @@ import copy
 import json
 import math
 import pickle
+import threading
 
 import pytest
 
 from asimov_sync import Partial, Retry, Route, RunFailed, Task, TaskGraph, TaskScheduler, TaskStatus
 from asimov_sync.graph.events import RunFinished
 
+from .graphs import single
 from .test_scheduler import diamond, echo
 
 
@@ -85,6 +87,123 @@ def test_pickle_of_a_failed_result_names_its_failures(result):
     with pytest.raises(RunFailed, match="bad: ValueError: no such page") as caught:
         twin.raise_for_failure()
     assert isinstance(caught.value.__cause__, ValueError)
+
+
+def test_item_of_a_task_with_a_result(result):
+    """result[name] and result[task] are the result of a COMPLETE or PARTIAL task."""
+    assert result["good"] == "precious"
+    assert result["half"] == ["page 1"]
+    assert result["from attempt 2"] == "precious"
+    assert result[result.tasks["half"]] == ["page 1"]
+    graph = diamond()
+    again = TaskScheduler({"echo": echo}, max_workers=0).run(graph)
+    assert again[graph["d"]] == again["d"] == again.results["d"]
+
+
+@pytest.mark.parametrize(
+    "name, message, cause",
+    [
+        ("bad", "'bad' has no result: it failed: ValueError: no such page", ValueError),
+        (
+            "skipped",
+            "'skipped' has no result: it was skipped: its dependency 'bad' failed",
+            ValueError,
+        ),
+        (
+            "not chosen",
+            "'not chosen' has no result: it was ruled out: 'choose' routed past it",
+            type(None),
+        ),
+    ],
+)
+def test_item_of_a_task_without_a_result(result, name, message, cause):
+    """It raises RunFailed with the reason, the result, and the failed task's error as the cause."""
+    for task in (name, result.tasks[name]):
+        with pytest.raises(RunFailed) as caught:
+            result[task]
+        assert str(caught.value) == message
+        assert caught.value.result is result
+        assert type(caught.value.__cause__) is cause
+
+
+def test_item_far_behind_a_failure_names_its_cause():
+    """The cause of a skipped task is the exception of the task that failed upstream."""
+    graph = diamond(b="bad")
+    graph.add(Task(type="echo"), name="e", depends_on="d")
+    result = TaskScheduler({"echo": echo, "bad": fail}, max_workers=0).run(graph)
+    with pytest.raises(RunFailed, match="its dependency 'd' was skipped") as caught:
+        result["e"]
+    assert caught.value.__cause__ is result.exceptions["b"]
+
+
+def test_item_of_an_unknown_task(result):
+    """It raises KeyError, which lists similar names; a revoked task is unknown."""
+    with pytest.raises(KeyError, match=r"no task named 'godo' in the run; similar names: 'good'"):
+        result["godo"]
+    with pytest.raises(KeyError, match=r"no task named 'xyzzy' in the run\W*$"):
+        result["xyzzy"]
+    with pytest.raises(KeyError, match="'from attempt 1'.*similar names: 'from attempt 2'"):
+        result["from attempt 1"]
+    with pytest.raises(KeyError, match="the task 'other' is not in the run"):
+        result[Task(type="good", objective="other")]
+
+
+def test_get_returns_a_default(result):
+    """get() returns the default for every task without a result, and for unknown ones."""
+    assert result.get("good") == "precious"
+    assert result.get(result.tasks["half"], "nothing") == ["page 1"]
+    for name in ("bad", "skipped", "not chosen", "from attempt 1", "unknown"):
+        assert result.get(name) is None
+        assert result.get(name, "nothing") == "nothing"
+
+
+def test_result_is_not_iterable(result):
+    """Iteration and `in` are a TypeError; they do not try result[0]."""
+    with pytest.raises(TypeError):
+        iter(result)
+    with pytest.raises(TypeError):
+        "good" in result  # noqa: B015
+
+
+def test_run_failed_has_the_result(result):
+    """raise_for_failure() puts the result into its error, where it survives pickling."""
+    with pytest.raises(RunFailed) as caught:
+        result.raise_for_failure()
+    assert caught.value.result is result
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert str(again) == str(caught.value)
+    assert again.result.results == result.results
+    assert again.result.errors == result.errors
+    with pytest.raises(RunFailed, match="no such page"):
+        again.result["bad"]
+
+
+class Unloadable(Exception):
+    """An exception that can be pickled, but not loaded again."""
+
+    def __init__(self, one, two):
+        super().__init__(f"{one} {two}")
+
+
+def raise_unloadable(task, context):
+    raise Unloadable("one", "two")
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        lambda task, context: Partial(threading.Lock(), "incomplete"),
+        raise_unloadable,
+    ],
+    ids=["cannot be pickled", "cannot be loaded"],
+)
+def test_run_failed_survives_without_its_result(handler):
+    """An error whose result cannot be pickled arrives without the result."""
+    result = TaskScheduler({"t": handler}, max_workers=0).run(single("t"))
+    with pytest.raises(RunFailed) as caught:
+        result.raise_for_failure()
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (type(again), str(again), again.result) == (RunFailed, str(caught.value), None)
 
 
 def test_pickle_of_run_finished_has_the_result(result):

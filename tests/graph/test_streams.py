@@ -3,10 +3,19 @@
 import gc
 import subprocess
 import sys
+import threading
 
 import pytest
 
-from asimov_sync import GraphError, Task, TaskGraph, TaskScheduler, TaskStatus
+from asimov_sync import (
+    Cancellation,
+    Cancelled,
+    GraphError,
+    Task,
+    TaskGraph,
+    TaskScheduler,
+    TaskStatus,
+)
 
 from ..tiers import suite
 from ..waiting import Background, wait_for
@@ -30,6 +39,75 @@ def test_stream_dropped_before_its_first_event(scheduler):
     assert scheduler.run(graph).status is TaskStatus.COMPLETE
     scheduler.stream(graph).close()
     assert scheduler.run(graph).status is TaskStatus.COMPLETE
+
+
+@pytest.mark.parametrize("how", ["break", "close", "with", "drop", "reference cycle"])
+def test_leaving_the_events_of_a_submitted_run(scheduler, how):
+    """The run continues: only an iterator of stream() owns its run."""
+    run = scheduler.submit(diamond())
+    events = run.events()
+    assert next(events).type == "task_started"
+    if how == "break":
+        for _ in events:
+            break
+    elif how == "close":
+        events.close()
+        assert list(events) == []
+    elif how == "with":
+        with events:
+            next(events)
+    elif how == "reference cycle":
+        cycle = [events]
+        cycle.append(cycle)
+        del cycle
+    del events
+    gc.collect()
+    assert run.result(20).results["d"] == "dbaca"
+    assert [event.type for event in run.events()][-1] == "run_finished"
+
+
+def test_cancelled_reader_of_a_submitted_run(scheduler):
+    """A cancelled wait for an event raises Cancelled, and the run continues."""
+    release = threading.Event()
+    scheduler.handlers["wait"] = lambda task, context: release.wait(20)
+    token = Cancellation()
+    run = scheduler.submit(single("wait"))
+    if scheduler.max_workers:
+        events = run.events()
+        next(events)
+        reader = Background(read_under, token, events)
+        token.cancel("enough")
+        assert reader.result() == "enough"
+    else:
+        token.cancel("enough")
+        assert read_under(token, run.events()) == "enough"
+    assert not run.done()
+    release.set()
+    assert run.result(20).results == {"x": True}
+
+
+def read_under(token, events):
+    """Read under a token until it is cancelled. Return the reason."""
+    with token, pytest.raises(Cancelled) as caught:
+        list(events)
+    return str(caught.value)
+
+
+def test_events_closed_while_another_thread_reads(scheduler):
+    """Closing the iterator of a submitted run ends its iteration on another thread, too."""
+    if not scheduler.max_workers:
+        return  # that thread would be in the handler
+    release = threading.Event()
+    scheduler.handlers["wait"] = lambda task, context: release.wait(20)
+    run = scheduler.submit(single("wait"))
+    events = run.events()
+    next(events)
+    reader = Background(list, events)
+    events.close()
+    assert reader.result() == []
+    assert not run.done()
+    release.set()
+    assert run.result(20).results == {"x": True}
 
 
 def test_leaving_a_stream_unlocks_its_graph(scheduler):

@@ -24,6 +24,18 @@ def test_names_and_order():
     assert len(graph) == 2 and "a" in graph and "c" not in graph
 
 
+def test_iteration_gives_the_names():
+    """A graph is iterated over by name, in the order of adding; len() and `in` agree with that."""
+    graph = TaskGraph()
+    assert list(graph) == [] and len(graph) == 0
+    graph.add(task(), name="b")
+    graph.map(task(), range(2), name="a")
+    assert list(graph) == list(graph.tasks) == ["b", "a[0]", "a[1]"]
+    assert len(graph) == 3
+    assert all(name in graph for name in graph) and "a" not in graph
+    assert {name: graph[name] for name in graph} == graph.tasks
+
+
 def test_default_name_is_stable():
     """It is made of type and number, so the same program makes the same names."""
     graph = TaskGraph()
