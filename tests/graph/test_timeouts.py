@@ -205,13 +205,13 @@ def test_run_deadline_is_not_a_task_timeout():
         context.cancellation.raise_if_cancelled()
 
     with TaskScheduler({"wait": wait}) as scheduler:
-        for _ in range(10):
-            with Cancellation(timeout=0.1):  # after the start of the task, even on a slow machine
+        for _ in range(3):
+            with Cancellation(timeout=0.5):  # after the start of the task, even on a slow machine
                 result = scheduler.run(
                     single("wait", timeout=20, retry=Retry(attempts=3, wait=lambda state: 0.0))
                 )
             assert result.errors == {"x": "Cancelled: the deadline passed"}
-    assert attempts == [1] * 10
+    assert attempts == [1] * 3
 
 
 @suite
