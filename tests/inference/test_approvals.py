@@ -1,4 +1,4 @@
-"""Approvals: calls that wait for a decision, made elsewhere, later, in another process, from the stored history."""
+"""Approvals: pending calls that are decided later, from the stored history, in any process."""
 
 import json
 import pathlib
@@ -72,11 +72,24 @@ def process(tmp_path):
 
     class Processes:
         store = str(tmp_path / "conversation.json")
-        place = str(tmp_path / "log")  # of what the tools did; in a cache, the key of the conversation, too
+        place = str(
+            tmp_path / "log"
+        )  # of what the tools did; in a cache, the key of the conversation, too
 
         def __call__(self, server, approvals=None, known="all"):
-            command = [sys.executable, "-c", PROCESS, server.url, self.store, self.place, known, json.dumps(approvals or {})]
-            done = subprocess.run(command, cwd=str(ROOT), stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)
+            command = [
+                sys.executable,
+                "-c",
+                PROCESS,
+                server.url,
+                self.store,
+                self.place,
+                known,
+                json.dumps(approvals or {}),
+            ]
+            done = subprocess.run(
+                command, cwd=str(ROOT), stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60
+            )
             assert done.returncode == 0, done.stderr.decode()
             return json.loads(done.stdout.decode())
 
@@ -124,7 +137,7 @@ def test_one_process_asks_and_others_decide(process, kept, request):
 
 @suite
 def test_a_process_that_lacks_the_tool(process):
-    """A call that was approved of where nobody knows the tool is answered with that, and the conversation goes on."""
+    """An approved call of an unknown tool gets an error result, and the loop continues."""
     with ModelServer(tidying) as server:
         one, two = process(server)["pending"]
         told = process(server, {one: True, two: "no"}, known="some")
@@ -173,29 +186,37 @@ def asked(wanted, *further):
     return client, files, run
 
 
-def test_what_waits():
-    """A run that waits has the calls in .pending, and all other results in its history."""
-    client, files, run = asked(calls(("delete", {"name": "a"}), ("read", {"name": "b"}), ("nope", {})))
+def test_pending_calls():
+    """A run that stops for approval has the calls in .pending, and all other results in its
+    history.
+    """
+    client, files, run = asked(
+        calls(("delete", {"name": "a"}), ("read", {"name": "b"}), ("nope", {}))
+    )
     assert isinstance(run, ToolRun) and [call.arguments for call in run.pending] == [{"name": "a"}]
     assert files.done == ["read b"]
-    assert [block["tool_use_id"] for block in run.messages[-1].content] == [one.call.id for one in run.calls]
+    assert [block["tool_use_id"] for block in run.messages[-1].content] == [
+        one.call.id for one in run.calls
+    ]
     assert [one.call.name for one in run.calls] == ["read", "nope"]
 
 
 @pytest.mark.parametrize("decision", [False, "", "not today"])
 def test_a_refusal(decision):
-    """A refusal is a ToolRefused in .calls, and told to the model with its reason; the tool is not called."""
+    """A refusal is a ToolRefused in .calls; the model receives its reason, and no tool is called."""
     client, files, run = asked(calls(("delete", {"name": "a"})), "all right")
     run = client.run_tools(stored(run), files.tools, approvals={run.pending[0].id: decision})
     (made,) = run.calls
-    assert isinstance(made.exception, ToolRefused) and str(made.exception) == (decision or "the call was not approved")
+    assert isinstance(made.exception, ToolRefused) and str(made.exception) == (
+        decision or "the call was not approved"
+    )
     (block,) = client.requests[1]["messages"][-1]["content"]
     assert block["is_error"] and str(made.exception) in block["content"]
     assert (files.done, run.text) == ([], "all right")
 
 
 def test_undecided():
-    """Without a decision everything stays as it is, however often it is asked: no request, no call."""
+    """Without a decision a repeated run changes nothing: no request, no call."""
     client, files, run = asked(calls(("delete", {"name": "a"}), ("read", {"name": "b"})), "done")
     for _ in range(3):
         again = client.run_tools(stored(run), files.tools)
@@ -209,23 +230,33 @@ def test_undecided():
 
 
 def test_the_same_decision_twice():
-    """A decision that comes a second time, of a call that has its result, changes nothing: nothing is done twice."""
-    client, files, run = asked(calls(("delete", {"name": "a"}), ("delete", {"name": "b"})), "done", "again")
+    """A repeated decision about an answered call changes nothing."""
+    client, files, run = asked(
+        calls(("delete", {"name": "a"}), ("delete", {"name": "b"})), "done", "again"
+    )
     first, second = run.pending
     run = client.run_tools(stored(run), files.tools, approvals={first.id: True})
     run = client.run_tools(stored(run), files.tools, approvals={first.id: True})
     assert (run.stop_reason, files.done) == ("approval", ["delete a"])
-    run = client.run_tools(stored(run), files.tools, approvals={first.id: "too late", second.id: True})
+    run = client.run_tools(
+        stored(run), files.tools, approvals={first.id: "too late", second.id: True}
+    )
     assert (run.text, files.done) == ("done", ["delete a", "delete b"])
-    run = client.run_tools(stored(run) + [ChatMessage(role="user", content="?")], files.tools, approvals={first.id: True})
+    run = client.run_tools(
+        stored(run) + [ChatMessage(role="user", content="?")],
+        files.tools,
+        approvals={first.id: True},
+    )
     assert (run.text, files.done) == ("again", ["delete a", "delete b"])
 
 
 def test_decisions_on_nothing():
-    """An id that the history does not have is a ValueError, and a decision that is none a TypeError; nothing is done."""
+    """An unknown id is a ValueError, and an invalid decision a TypeError; nothing is done."""
     client, files, run = asked(calls(("delete", {"name": "a"})))
     with pytest.raises(ValueError, match="there is no call 'nope' in the messages to be approved"):
-        client.run_tools(stored(run), files.tools, approvals={"nope": True, run.pending[0].id: True})
+        client.run_tools(
+            stored(run), files.tools, approvals={"nope": True, run.pending[0].id: True}
+        )
     for decision in (None, 1, ["no"]):
         with pytest.raises(TypeError, match="an approval is True, or the reason for a refusal"):
             client.run_tools(stored(run), files.tools, approvals={run.pending[0].id: decision})
@@ -251,7 +282,7 @@ def test_an_id_that_comes_again():
 
 
 def test_one_id_twice_in_a_turn():
-    """Two calls of one id in one turn are both in .pending; the decision is for both, and each has its own result."""
+    """Two calls with one id are both pending; the decision is for both, each has its own result."""
     client, files, run = asked(again("call_0", "a") + again("call_0", "b"), "done")
     assert [call.arguments["name"] for call in run.pending] == ["a", "b"]
     run = client.run_tools(stored(run), files.tools, approvals={"call_0": True}, max_workers=1)
@@ -284,19 +315,25 @@ def test_malformed_arguments():
 
 
 def test_arguments_that_do_not_fit():
-    """A call that was approved of and whose arguments do not fit is an error result."""
+    """An approved call with invalid arguments is an error result."""
     client, files, run = asked(calls(("delete", {"nmae": "a"})), "sorry")
     run = client.run_tools(stored(run), files.tools, approvals={run.pending[0].id: True})
     assert (run.text, files.done) == ("sorry", [])
     assert "nmae: Unexpected keyword argument" in run.calls[0].text
 
 
-def test_a_history_that_broke_off():
-    """Calls at the end of a history that nobody has made (a process that was killed) are made; guarded ones wait."""
+def test_unanswered_calls_of_a_killed_process():
+    """Unanswered calls at the end of a history are made; those that need approval wait."""
     files = Files()
     wanted = calls(("read", {"name": "a"}), ("delete", {"name": "b"}))
-    blocks = [{"type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments} for call in wanted]
-    history = [ChatMessage(role="user", content="go"), ChatMessage(role="assistant", content=blocks)]
+    blocks = [
+        {"type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments}
+        for call in wanted
+    ]
+    history = [
+        ChatMessage(role="user", content="go"),
+        ChatMessage(role="assistant", content=blocks),
+    ]
     client = ScriptedInferenceClient(["done"])
     run = client.run_tools(history, files.tools)
     assert (run.stop_reason, files.done, len(client.requests)) == ("approval", ["read a"], 0)
@@ -314,27 +351,39 @@ def test_a_decision_beforehand():
 
 
 def test_the_limit_and_the_wait():
-    """At the limit of requests a guarded call still waits, and is not made."""
+    """At max_iterations a call that needs approval is still pending, and not made."""
     files = Files()
     client = ScriptedInferenceClient([calls(("delete", {"name": "a"})), "done"])
     run = client.run_tools("go", files.tools, max_iterations=1)
     assert (run.stop_reason, files.done) == ("approval", [])
-    run = client.run_tools(stored(run), files.tools, max_iterations=1, approvals={run.pending[0].id: True})
+    run = client.run_tools(
+        stored(run), files.tools, max_iterations=1, approvals={run.pending[0].id: True}
+    )
     assert (run.stop_reason, run.text, files.done) == ("end_turn", "done", ["delete a"])
 
 
 def test_refusals_are_redacted_too():
-    """What is told of a refusal passes through redact=, as every result does."""
+    """The text of a refusal passes through redact=, as every result does."""
     client, files, run = asked(calls(("delete", {"name": "a"})), "done")
     decided = {run.pending[0].id: "Ann says no"}
-    client.run_tools(stored(run), files.tools, approvals=decided, redact=lambda text: text.replace("Ann", "somebody"))
-    assert client.requests[1]["messages"][-1]["content"][0]["content"] == "ToolRefused: somebody says no"
+    client.run_tools(
+        stored(run),
+        files.tools,
+        approvals=decided,
+        redact=lambda text: text.replace("Ann", "somebody"),
+    )
+    assert (
+        client.requests[1]["messages"][-1]["content"][0]["content"]
+        == "ToolRefused: somebody says no"
+    )
 
 
 def test_agents_wait_too():
-    """An agent's run waits, and goes on without another question."""
+    """An agent's run stops for approval, and continues without another question."""
     files = Files()
-    client = ScriptedInferenceClient(lambda body: tool_results(body).get("delete") or calls(("delete", {"name": "a"})))
+    client = ScriptedInferenceClient(
+        lambda body: tool_results(body).get("delete") or calls(("delete", {"name": "a"}))
+    )
     agent = Agent(client, tools=files.tools)
     run = agent.run("go")
     assert run.stop_reason == "approval"

@@ -1,4 +1,4 @@
-"""Advice: which option a refusal speaks of, in the words in which providers were seen to say it."""
+"""Error hints: the options that real error messages of providers mention."""
 
 import pytest
 
@@ -53,9 +53,15 @@ def advice(told, kind=InvalidRequestError, given=None):
             "`temperature` may only be set to 1 when thinking is enabled. Please consult our documentation",
             "omit temperature=",
         ),
-        ("Thinking may not be enabled when tool_choice forces tool use.", "omit thinking= or tool_choice="),
+        (
+            "Thinking may not be enabled when tool_choice forces tool use.",
+            "omit thinking= or tool_choice=",
+        ),
         ('tool_choice: Input tag "x" found using "type" does not match', "omit tool_choice="),
-        ("thinking.enabled.budget_tokens: Input should be greater than or equal to 1024", "omit thinking="),
+        (
+            "thinking.enabled.budget_tokens: Input should be greater than or equal to 1024",
+            "omit thinking=",
+        ),
         (
             "max_tokens: 21333 > 4096, which is the maximum allowed number of output tokens for claude-3-opus-20240229",
             "change max_tokens=",
@@ -75,7 +81,10 @@ def advice(told, kind=InvalidRequestError, given=None):
         ("Unsupported parameter: 'stop' is not supported with this model.", "omit stop_sequences="),
         ("Unrecognized request argument supplied: top_k", "omit top_k="),
         ("Unrecognized request argument supplied: seed", "omit extra={'seed': …}"),
-        ("Invalid type for 'user': expected a string, but got an object instead.", "omit extra={'user': …}"),
+        (
+            "Invalid type for 'user': expected a string, but got an object instead.",
+            "omit extra={'user': …}",
+        ),
         (
             "Malformed input request: #: extraneous key [temperature] is not permitted, please reformat your input",
             "omit temperature=",
@@ -86,7 +95,7 @@ def advice(told, kind=InvalidRequestError, given=None):
     ],
 )
 def test_real_wordings(told, expected):
-    """The option is named as the caller gave it, whatever its name on the wire."""
+    """The hint has the option's name in this library, whatever its name at the provider."""
     assert advice(told) == expected
 
 
@@ -112,26 +121,31 @@ def test_real_wordings(told, expected):
     ],
 )
 def test_what_must_not_be_misread(told):
-    """What speaks of the conversation, of a tool's schema, or just uses an English word, is left as it is."""
+    """An error about messages or a tool's schema, or with an ordinary English word, gets no hint."""
     assert advice(told) is None
 
 
-def test_what_was_not_given():
-    """Only what the request has is named: what a provider misses cannot be left out."""
-    assert advice("`temperature` and `top_p` cannot both be specified", given={"top_p": 1}) == "omit top_p="
+def test_only_given_options_are_named():
+    """A hint names only options of the request."""
+    assert (
+        advice("`temperature` and `top_p` cannot both be specified", given={"top_p": 1})
+        == "omit top_p="
+    )
     assert advice("max_tokens: Field required", given={}) is None
     assert advice("logit_bias: nope", given={"extra": None}) is None
 
 
 def test_too_long():
-    """Where the prompt and max_tokens are too long together, max_tokens is to be changed; it cannot be left out."""
+    """If prompt and max_tokens together are too long, the hint is to change max_tokens."""
     told = "input length and `max_tokens` exceed context limit: 188240 + 21333 > 200000, decrease input length or `max_tokens`"
     assert advice(told, ContextLengthExceeded) == "change max_tokens="
 
 
-def test_the_caller_reads_it():
-    """The error that a client raises has the provider's own words, and then which option to omit, and how."""
-    client = ScriptedInferenceClient([Failure(400, "invalid_request_error", "`top_k` is not for you")] * 4, top_k=5)
+def test_the_error_of_a_client():
+    """A client's error has the provider's message, followed by the hint."""
+    client = ScriptedInferenceClient(
+        [Failure(400, "invalid_request_error", "`top_k` is not for you")] * 4, top_k=5
+    )
     for ask in (client.generate, client.stream, lambda text: client.run_tools(text, [])):
         with pytest.raises(InvalidRequestError) as caught:
             ask("x")

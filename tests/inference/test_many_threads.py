@@ -45,7 +45,9 @@ def test_usage_is_exact(serve):
                 requests=1,
             )
             counted.append(usage)
-        said = ChatMessage(role="assistant", content=[{"type": "text", "text": "answer to " + asked}])
+        said = ChatMessage(
+            role="assistant", content=[{"type": "text", "text": "answer to " + asked}]
+        )
         return Reply(message=said, stop_reason="end_turn", usage=usage, model="m", id="r")
 
     client, server = serve(script, {"max_retries": 2})
@@ -55,7 +57,7 @@ def test_usage_is_exact(serve):
         outcomes = []
         together.wait(20)
         for call in range(CALLS):
-            question = "question {}-{}".format(thread, call)
+            question = f"question {thread}-{call}"
             try:
                 if call % 2:
                     reply = client.generate(question)
@@ -70,7 +72,11 @@ def test_usage_is_exact(serve):
                 outcomes.append(error)
         return outcomes
 
-    outcomes = [outcome for call in [Background(ask, n) for n in range(THREADS)] for outcome in call.result(60)]
+    outcomes = [
+        outcome
+        for call in [Background(ask, n) for n in range(THREADS)]
+        for outcome in call.result(60)
+    ]
     assert len(outcomes) == THREADS * CALLS
     assert len(failed) == len(server.requests) // 3 > 100
     assert max(attempts.values()) <= 3

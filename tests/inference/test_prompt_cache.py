@@ -1,4 +1,4 @@
-"""prompt_cache="auto": where the markers are, as they are sent."""
+"""prompt_cache="auto": the positions of the markers in the sent requests."""
 
 import copy
 
@@ -40,11 +40,17 @@ def markers(body):
 
 
 def test_where_the_markers_are():
-    """On the last tool, on the system prompt, and on the last two turns of the user; nowhere else."""
+    """On the last tool, the system prompt and the user's last two turns; nowhere else."""
     client = ScriptedInferenceClient(["hello"], prompt_cache="auto")
     history = [
         {"role": role, "content": text}
-        for role, text in [("user", "one"), ("assistant", "1"), ("user", "two"), ("assistant", "2"), ("user", "three")]
+        for role, text in [
+            ("user", "one"),
+            ("assistant", "1"),
+            ("user", "two"),
+            ("assistant", "2"),
+            ("user", "three"),
+        ]
     ]
     client.generate(history, system="be brief", tools=[first, second])
     body = client.requests[0]
@@ -52,35 +58,49 @@ def test_where_the_markers_are():
     assert body["system"] == [{"type": "text", "text": "be brief", "cache_control": FIVE}]
     contents = [message["content"] for message in body["messages"]]
     assert contents[:2] == ["one", "1"] and contents[3] == "2"
-    assert [contents[2], contents[4]] == [[{"type": "text", "text": text, "cache_control": FIVE}] for text in ("two", "three")]
+    assert [contents[2], contents[4]] == [
+        [{"type": "text", "text": text, "cache_control": FIVE}] for text in ("two", "three")
+    ]
     assert "prompt_cache" not in body
 
 
 def test_each_request_of_a_tool_loop():
-    """The markers go with the conversation: each request marks its own last two turns, the results of tools among them."""
-    client = ScriptedInferenceClient([calls(("first", {})), calls(("second", {})), "done"], prompt_cache="auto")
+    """Each request marks its own last two turns, including tool results."""
+    client = ScriptedInferenceClient(
+        [calls(("first", {})), calls(("second", {})), "done"], prompt_cache="auto"
+    )
     client.run_tools("go", [first, second])
     for number, body in enumerate(client.requests):
         contents = [message["content"] for message in body["messages"] if message["role"] == "user"]
-        assert [isinstance(one, list) and one[-1].get("cache_control") for one in contents][-2:] == [FIVE, FIVE][: number + 1]
+        assert [isinstance(one, list) and one[-1].get("cache_control") for one in contents][
+            -2:
+        ] == [FIVE, FIVE][: number + 1]
         assert len(markers(body)) == min(2, number + 1) + 1
 
 
 def test_instructions_among_the_messages():
-    """Without system=, the last message of the role SYSTEM is marked in its place."""
+    """Without system=, the last message of the role SYSTEM is marked instead."""
     request = Request(
-        "m", [ChatMessage(role="system", content="be brief"), ChatMessage(role="user", content="x")], None, [], {}
+        "m",
+        [ChatMessage(role="system", content="be brief"), ChatMessage(role="user", content="x")],
+        None,
+        [],
+        {},
     )
     body = encode_request(with_cache_markers(request))
     assert [control for _, control in marked(body)] == [FIVE, FIVE]
 
 
 def test_what_may_not_be_marked():
-    """Empty text is passed over, and thinking is never marked; nothing to mark is no error."""
+    """Empty text and thinking are never marked; nothing to mark is no error."""
     said = [
-        ChatMessage(role="user", content=[{"type": "text", "text": "x"}, {"type": "text", "text": ""}]),
+        ChatMessage(
+            role="user", content=[{"type": "text", "text": "x"}, {"type": "text", "text": ""}]
+        ),
         ChatMessage(role="user", content=""),
-        ChatMessage(role="assistant", content=[{"type": "thinking", "thinking": "hm", "signature": "s"}]),
+        ChatMessage(
+            role="assistant", content=[{"type": "thinking", "thinking": "hm", "signature": "s"}]
+        ),
     ]
     system = [{"type": "text", "text": "be brief"}, {"type": "text", "text": ""}]
     body = encode_request(with_cache_markers(Request("m", said, system, [], {})))
@@ -91,13 +111,15 @@ def test_what_may_not_be_marked():
 
 
 def test_an_hour():
-    """What lies before a marker of the caller's for an hour is marked for an hour; what lies behind it for five minutes."""
+    """Markers before a one-hour marker of the caller last one hour; those after it five minutes."""
     said = [
         ChatMessage(role="user", content="one", cache_marker="1h"),
         ChatMessage(role="assistant", content="1"),
         ChatMessage(role="user", content="two"),
     ]
-    body = encode_request(with_cache_markers(Request("m", said, "be brief", [second.definition], {})))
+    body = encode_request(
+        with_cache_markers(Request("m", said, "be brief", [second.definition], {}))
+    )
     assert markers(body) == [HOUR, HOUR, HOUR, FIVE]
 
 
@@ -108,16 +130,29 @@ def test_beside_the_callers_own(number, how):
     to the system prompt, then to the tools. Of more than four the last four stay.
     """
     if how == "blocks":
-        blocks = [{"type": "text", "text": str(place), "cache_control": FIVE} for place in range(number)]
+        blocks = [
+            {"type": "text", "text": str(place), "cache_control": FIVE} for place in range(number)
+        ]
         said = [ChatMessage(role="assistant", content=blocks or "nothing")]
     else:
-        said = [ChatMessage(role="assistant", content=str(place), cache_marker=True) for place in range(number)]
-    request = Request("m", said + [ChatMessage(role="user", content="x")], "be brief", [second.definition], {})
+        said = [
+            ChatMessage(role="assistant", content=str(place), cache_marker=True)
+            for place in range(number)
+        ]
+    request = Request(
+        "m", said + [ChatMessage(role="user", content="x")], "be brief", [second.definition], {}
+    )
     body = encode_request(with_cache_markers(request))
-    found = [block.get("text", block.get("name")) for block, control in marked(body) if control is not None]
+    found = [
+        block.get("text", block.get("name"))
+        for block, control in marked(body)
+        if control is not None
+    ]
     own = [str(place) for place in range(number)][-4:]
     added = ["x", "be brief", "second"][: 4 - len(own)]
-    assert found == [one for one in ("second", "be brief") if one in added] + own + [one for one in added if one == "x"]
+    assert found == [one for one in ("second", "be brief") if one in added] + own + [
+        one for one in added if one == "x"
+    ]
 
 
 def test_other_words():
@@ -136,9 +171,13 @@ def test_other_words():
 TEXT = st.sampled_from(["", "some text"])
 PLAIN = st.fixed_dictionaries({"type": st.just("text"), "text": TEXT, "own": st.booleans()})
 THINKING = st.just({"type": "thinking", "thinking": "hm", "signature": "s", "own": False})
-RESULT = st.fixed_dictionaries({"type": st.just("tool_result"), "tool_use_id": st.just("t"), "own": st.booleans()})
+RESULT = st.fixed_dictionaries(
+    {"type": st.just("tool_result"), "tool_use_id": st.just("t"), "own": st.booleans()}
+)
 CONTENT = TEXT | st.lists(PLAIN | THINKING | RESULT, max_size=4)
-SAID = st.tuples(st.sampled_from(["system", "user", "assistant", "tool_result"]), CONTENT, st.booleans())
+SAID = st.tuples(
+    st.sampled_from(["system", "user", "assistant", "tool_result"]), CONTENT, st.booleans()
+)
 
 
 @st.composite
@@ -170,8 +209,14 @@ def requests(draw):
         for place, (role, content, marker) in enumerate(said):
             if (role == "system") is instructions:
                 # Marked in its blocks or as a whole: in both ways, the caller would contradict himself.
-                marker = marker and content and (isinstance(content, str) or not any(block["own"] for block in content))
-                made[place] = ChatMessage(role=role, content=blocks(content), cache_marker=lifetime() if marker else False)
+                marker = (
+                    marker
+                    and content
+                    and (isinstance(content, str) or not any(block["own"] for block in content))
+                )
+                made[place] = ChatMessage(
+                    role=role, content=blocks(content), cache_marker=lifetime() if marker else False
+                )
     tools = [one.definition for one in draw(st.sampled_from([(), (first,), (first, second)]))]
     return Request("m", [made[place] for place in range(len(said))], system, tools, {})
 
@@ -183,18 +228,28 @@ def test_never_more_than_four(request):
     """
     before = copy.deepcopy(request)
     said = [message for message in request.messages if message.role.value != "system"]
-    left = [one for one in said if any(block["type"] != "text" or block["text"] for block in one.blocks)]
-    if said and (not left or (left[-1].role.value == "assistant" and said[-1].role.value != "assistant")):
+    left = [
+        one for one in said if any(block["type"] != "text" or block["text"] for block in one.blocks)
+    ]
+    if said and (
+        not left or (left[-1].role.value == "assistant" and said[-1].role.value != "assistant")
+    ):
         with pytest.raises(ValueError, match="no message to answer"):
             encode_request(with_cache_markers(request))
         return
     body = encode_request(with_cache_markers(request))
     assert request == before
-    found = [(block, control.get("ttl", "5m")) for block, control in marked(body) if control is not None]
+    found = [
+        (block, control.get("ttl", "5m")) for block, control in marked(body) if control is not None
+    ]
     assert len(found) <= 4
     lifetimes = [lifetime for _, lifetime in found]
     assert lifetimes == sorted(lifetimes)
     assert not any(block["type"] == "thinking" for block, _ in found if "type" in block)
-    said = [message for message in request.messages if message.role.value in ("user", "tool_result")]
-    if said and any(block["type"] == "tool_result" or block.get("text") for block in said[-1].blocks):
+    said = [
+        message for message in request.messages if message.role.value in ("user", "tool_result")
+    ]
+    if said and any(
+        block["type"] == "tool_result" or block.get("text") for block in said[-1].blocks
+    ):
         assert found, "the last turn is marked, or the caller has marked four others"

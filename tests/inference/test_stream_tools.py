@@ -1,4 +1,4 @@
-"""Tool loops as streams of events: for a web view that shows them, and for whoever stops half-way."""
+"""Tool loops as streams of events, read to the end or closed early."""
 
 import contextvars
 import gc
@@ -35,7 +35,10 @@ def said_and_wanted(text, *wanted):
     """A reply that says something, and wants tools called."""
     made = calls(*wanted)
     blocks = [{"type": "text", "text": text}]
-    blocks += [{"type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments} for call in made]
+    blocks += [
+        {"type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments}
+        for call in made
+    ]
     return Reply(
         message=ChatMessage(role="assistant", content=blocks),
         stop_reason="tool_use",
@@ -77,14 +80,20 @@ class Page:
         if kind == "text_delta":
             self.replies[-1] += told["text"]
         elif kind == "tool_call_ready":
-            self.tools[told["call"]["id"]] = [told["call"]["name"], told["call"]["arguments"], "ready"]
+            self.tools[told["call"]["id"]] = [
+                told["call"]["name"],
+                told["call"]["arguments"],
+                "ready",
+            ]
         elif kind == "tool_started":
             self.tools[told["call"]["id"]][2] = "started"
         elif kind == "tool_finished":
             self.tools[told["call"]["id"]][2] = told["error"] or told["result"]
         elif kind == "reply_done":
             assert self.replies[-1] == "".join(
-                block["text"] for block in told["reply"]["message"]["content"] if block["type"] == "text"
+                block["text"]
+                for block in told["reply"]["message"]["content"]
+                if block["type"] == "text"
             )
             self.replies.append("")
         else:
@@ -93,7 +102,7 @@ class Page:
 
 
 def test_a_page_from_json_alone(serve):
-    """Text, tool calls and the end can be shown, and the conversation gone on with, from each event's JSON alone."""
+    """The JSON of each event suffices to show text, calls and the end, and to continue."""
     client, server = serve(script())
     page, stream = Page(), client.stream_tools("How warm is it?", [weather, broken])
     for event in stream:
@@ -109,12 +118,20 @@ def test_a_page_from_json_alone(serve):
     assert Usage.model_validate(page.done["usage"]) == run.usage
     assert Reply.model_validate(page.done["reply"]) == run.reply
     assert [ChatMessage.model_validate(one) for one in page.done["messages"]] == run.messages
-    assert [ToolCall.model_validate(one["call"]) for one in page.done["calls"]] == [one.call for one in run.calls]
-    assert [one["exception"] for one in page.done["calls"]] == [None, "RuntimeError: it broke", None]
+    assert [ToolCall.model_validate(one["call"]) for one in page.done["calls"]] == [
+        one.call for one in run.calls
+    ]
+    assert [one["exception"] for one in page.done["calls"]] == [
+        None,
+        "RuntimeError: it broke",
+        None,
+    ]
 
 
 def test_the_order_of_events(serve):
-    """Each call is ready, then started, then finished, and then the next reply begins; the run is the very last."""
+    """Each call is ready, started, then finished before the next reply; the run is the last
+    event.
+    """
     client, server = serve(script())
     kinds = [event.type for event in client.stream_tools("x", [weather, broken], max_workers=1)]
     shown = [kind for kind in kinds if kind != "text_delta"]
@@ -125,19 +142,27 @@ def test_the_order_of_events(serve):
 
 
 def test_the_same_as_run_tools():
-    """What comes of a stream is what comes of run_tools."""
+    """A stream's run equals that of run_tools."""
 
     def model(body):
-        return "done" if tool_results(body) else [ToolCall(id="t", name="weather", arguments={"city": "x"})]
+        return (
+            "done"
+            if tool_results(body)
+            else [ToolCall(id="t", name="weather", arguments={"city": "x"})]
+        )
 
     stream = ScriptedInferenceClient(model).stream_tools("x", [weather])
     assert list(stream)[-1].run is stream.run
     run = ScriptedInferenceClient(model).run_tools("x", [weather])
-    assert (stream.run.messages, stream.run.usage, stream.run.text) == (run.messages, run.usage, run.text)
+    assert (stream.run.messages, stream.run.usage, stream.run.text) == (
+        run.messages,
+        run.usage,
+        run.text,
+    )
 
 
 def test_events_while_they_happen(serve):
-    """Words are handed on while the server holds the rest; a tool's start while it works, its end while another does."""
+    """Text arrives while the server holds the rest; a tool's start while it runs."""
     gates = {3: threading.Event()}
     client, server = serve(
         [said_and_wanted("one two", ("slow", {"number": 0}), ("slow", {"number": 1})), "done"],
@@ -156,7 +181,9 @@ def test_events_while_they_happen(serve):
         gates[3].set()
         assert waiting.result().text == "one "
         events = iter(lambda: next(stream), None)
-        started = [event for event in (next(events) for _ in range(6)) if event.type == "tool_started"]
+        started = [
+            event for event in (next(events) for _ in range(6)) if event.type == "tool_started"
+        ]
         assert len(started) == 2
         finish[1].set()
         assert next(events).call.arguments == {"number": 1}
@@ -167,7 +194,7 @@ def test_events_while_they_happen(serve):
 
 
 def test_the_text_alone(serve):
-    """text_stream gives the words of all replies; .run is there afterwards."""
+    """text_stream yields the text of all replies; .run is available afterwards."""
     client, server = serve(script())
     stream = client.stream_tools("x", [weather, broken])
     assert "".join(stream.text_stream) == "Let me look.Once more.It is warm in Rome."
@@ -178,16 +205,19 @@ def test_the_text_alone(serve):
 
 
 def test_a_401_is_raised_by_the_call(serve):
-    """What is wrong with the first request is raised by stream_tools() itself, before a view has begun its response."""
+    """An error of the first request is raised by stream_tools() itself."""
     client, server = serve(["never"])
     server.api_key = "another"
     with pytest.raises(AuthenticationError) as caught:
         client.stream_tools("x", [weather])
-    assert (caught.value.status, [message.text for message in caught.value.messages]) == (401, ["x"])
+    assert (caught.value.status, [message.text for message in caught.value.messages]) == (
+        401,
+        ["x"],
+    )
 
 
-def test_what_is_wrong_with_the_call_itself(serve):
-    """So is a limit that is none, and an approval of no call; nothing is sent."""
+def test_invalid_arguments(serve):
+    """So are an invalid limit and an approval of no call; nothing is sent."""
     client, server = serve(["never"])
     for wrong in ({"max_iterations": 0}, {"max_workers": -1}, {"approvals": {"nope": True}}):
         with pytest.raises(ValueError):
@@ -196,12 +226,18 @@ def test_what_is_wrong_with_the_call_itself(serve):
 
 
 def test_a_later_failure(serve):
-    """A request that fails after tools were called is raised by the iteration, with the history so far."""
-    client, server = serve([calls(("weather", {"city": "Rome"})), Failure(401, "authentication_error")])
+    """The iteration raises the error of a later request, with the history so far."""
+    client, server = serve(
+        [calls(("weather", {"city": "Rome"})), Failure(401, "authentication_error")]
+    )
     stream = client.stream_tools("x", [weather])
     with pytest.raises(AuthenticationError) as caught:
         list(stream)
-    assert [message.role.value for message in caught.value.messages] == ["user", "assistant", "tool_result"]
+    assert [message.role.value for message in caught.value.messages] == [
+        "user",
+        "assistant",
+        "tool_result",
+    ]
     with pytest.raises(AsimovError, match="only at the end"):
         stream.run  # noqa: B018
     with pytest.raises(Cancelled):
@@ -220,7 +256,7 @@ def cut_once(place):
 
 @suite
 def test_a_cut_before_the_first_word(serve):
-    """A reply that broke before anything of it was handed on is asked for again."""
+    """A reply that breaks before its first event is requested again."""
     client, server = serve(["hello", "hello"], before_event=cut_once(2))
     stream = client.stream_tools("x", [])
     assert [event.text for event in stream if event.type == "text_delta"] == ["hello"]
@@ -228,7 +264,7 @@ def test_a_cut_before_the_first_word(serve):
 
 
 def test_a_cut_after_the_first_word(serve):
-    """One that broke later is a StreamInterrupted with the part and the history; going on asks for it anew."""
+    """A later break is a StreamInterrupted with the partial reply and the history."""
     client, server = serve(["hello there", "hello there"], before_event=cut_once(4))
     shown = []
     with pytest.raises(StreamInterrupted) as caught:
@@ -247,7 +283,7 @@ def held_after(place):
 
 
 def test_closing_between_two_words(serve):
-    """Closing a stream gives up its connection at once; the next request has one of its own."""
+    """Closing a stream closes its connection at once; the next request opens another."""
     client, server = serve(lambda body: "hello there", before_event=held_after(4))
     with client.stream_tools("x", [weather]) as stream:
         assert next(stream).text == "hello "
@@ -273,7 +309,7 @@ def slow_tool():
 
 
 def test_closing_while_a_tool_works(serve):
-    """Closing a stream tells the tools that are at work, and asks for nothing more."""
+    """Closing a stream cancels the running tools, and sends no further request."""
     slow = slow_tool()
     client, server = serve([calls(("slow", {})), "never"])
     with client.stream_tools("x", [slow]) as stream:
@@ -285,7 +321,7 @@ def test_closing_while_a_tool_works(serve):
 
 @pytest.mark.parametrize("busy", ["with a reply", "with a tool"])
 def test_closing_from_another_thread(serve, busy):
-    """close() frees a reader that waits: for the next word, or for a tool."""
+    """close() unblocks a reader that waits for text or for a tool."""
     slow = slow_tool()
     if busy == "with a reply":
         client, server = serve(["hello there"], before_event=held_after(4))
@@ -307,7 +343,7 @@ def test_closing_from_another_thread(serve, busy):
 
 
 def test_reading_while_another_thread_closes():
-    """A reader that comes while the stream is being closed is told so, too."""
+    """A read during another thread's close() raises Cancelled."""
     closing, go_on = threading.Event(), threading.Event()
 
     class Slow(EventSource):
@@ -332,7 +368,7 @@ def test_reading_while_another_thread_closes():
 
 
 def test_closing_where_nobody_reads(serve):
-    """A stream that stands between two events may be closed on another thread than the one that read."""
+    """Another thread than the reader's may close a stream between two events."""
     slow = slow_tool()
     client, server = serve([calls(("slow", {}))])
     stream = client.stream_tools("x", [slow])
@@ -344,8 +380,8 @@ def test_closing_where_nobody_reads(serve):
 
 @suite
 @pytest.mark.parametrize("busy", ["with a reply", "with a tool"])
-def test_a_stream_that_is_forgotten(serve, busy):
-    """A stream that nobody holds any more gives up its connection and tells its tools, as if it had been closed."""
+def test_a_dropped_stream(serve, busy):
+    """A stream without references closes its connection and cancels its tools."""
     slow, token = slow_tool(), Cancellation()
     if busy == "with a reply":
         client, server = serve(["hello there"], before_event=held_after(4))
@@ -364,7 +400,7 @@ def test_a_stream_that_is_forgotten(serve, busy):
 
 
 def test_a_reader_that_fails(serve):
-    """An exception in the reader's own block closes the stream, and is the reader's."""
+    """An exception in the reader's block closes the stream, and is raised."""
     client, server = serve(["hello there"], before_event=held_after(4))
     with pytest.raises(ZeroDivisionError):
         with client.stream_tools("x", []) as stream:
@@ -374,7 +410,7 @@ def test_a_reader_that_fails(serve):
 
 
 def test_a_view_that_is_closed(serve):
-    """A generator over a stream, as a web framework has it, frees the connection when the framework closes it."""
+    """A generator over a stream closes the connection when a web framework closes it."""
     client, server = serve(["hello there"], before_event=held_after(4))
 
     def view():
@@ -395,24 +431,36 @@ variable = contextvars.ContextVar("variable", default="nobody's")
 
 @pytest.mark.parametrize("workers", [None, 0])
 def test_the_context_is_that_of_the_call(workers):
-    """Meters, variables, tokens and spans in the tools are those of where the stream was made, whoever reads it."""
+    """Tools run in the context in which the stream was made, on any reader's thread."""
     seen = []
 
     @tool
     def look() -> None:
         client.generate("leaf")
         seen.append(
-            (variable.get(), trace.get_current_span().get_span_context().span_id, Cancellation.current().deadline is not None)
+            (
+                variable.get(),
+                trace.get_current_span().get_span_context().span_id,
+                Cancellation.current().deadline is not None,
+            )
         )
 
     def model(body):
-        return "leaf" if body["messages"][0]["content"] == "leaf" or tool_results(body) else calls(("look", {}))
+        return (
+            "leaf"
+            if body["messages"][0]["content"] == "leaf" or tool_results(body)
+            else calls(("look", {}))
+        )
 
     client = ScriptedInferenceClient(model)
 
     def make():
         variable.set("the caller's")
-        otel_context.attach(trace.set_span_in_context(NonRecordingSpan(SpanContext(trace_id=1, span_id=5, is_remote=False))))
+        otel_context.attach(
+            trace.set_span_in_context(
+                NonRecordingSpan(SpanContext(trace_id=1, span_id=5, is_remote=False))
+            )
+        )
         with Meter() as meter, Cancellation(timeout=60):
             return meter, client.stream_tools("x", [look], max_workers=workers)
 
@@ -430,11 +478,15 @@ def test_the_context_is_that_of_the_call(workers):
 
 
 def test_a_tool_that_streams_itself():
-    """A tool may read a stream of the same client, on a worker's thread or on the reader's."""
+    """A tool may read a stream of the same client, on a worker's or the reader's thread."""
 
     def model(body):
         depth = int(body["messages"][0]["content"])
-        return "bottom" if depth == 0 or tool_results(body) else calls(("deeper", {"depth": depth - 1}))
+        return (
+            "bottom"
+            if depth == 0 or tool_results(body)
+            else calls(("deeper", {"depth": depth - 1}))
+        )
 
     client = ScriptedInferenceClient(model)
 
@@ -452,21 +504,23 @@ def test_a_tool_that_streams_itself():
 
 
 def test_tools_on_the_readers_thread():
-    """With max_workers=0 a tool is called when the reader asks for the event behind its start."""
+    """With max_workers=0 a tool runs when the reader requests the event after its start."""
     threads = []
 
     @tool
     def where() -> None:
         threads.append(threading.get_ident())
 
-    stream = ScriptedInferenceClient([calls(("where", {})), "done"]).stream_tools("x", [where], max_workers=0)
+    stream = ScriptedInferenceClient([calls(("where", {})), "done"]).stream_tools(
+        "x", [where], max_workers=0
+    )
     for event in stream:
         assert (event.type == "tool_started") <= (threads == [])
     assert threads == [threading.get_ident()]
 
 
 def test_a_pause_for_approval():
-    """A stream that stops for approval ends with its run; the JSON of that is enough to go on."""
+    """A stream that stops for approval ends with its run, whose JSON suffices to continue."""
 
     @tool(requires_approval=True)
     def delete(name: str) -> str:
@@ -477,7 +531,9 @@ def test_a_pause_for_approval():
     told = json.loads(json.dumps(last.to_dict()))["run"]
     assert (told["stop_reason"], told["calls"]) == ("approval", [])
     (pending,) = told["pending"]
-    stream = client.stream_tools(told["messages"], [delete])  # undecided: still the same, and nothing is sent
+    stream = client.stream_tools(
+        told["messages"], [delete]
+    )  # undecided: still the same, and nothing is sent
     assert [event.type for event in stream] == ["tool_run_done"]
     assert [call.id for call in stream.run.pending] == [pending["id"]] and len(client.requests) == 1
     stream = client.stream_tools(told["messages"], [delete], approvals={pending["id"]: True})

@@ -1,4 +1,4 @@
-"""The tool loop: a pure conversation, and calls on threads."""
+"""The tool loop: its steps without IO, and its calls on threads."""
 
 import collections
 import contextvars
@@ -36,7 +36,8 @@ from ..waiting import Background, in_child, wait_for
 
 def reply(text="", stop_reason="end_turn", wanted=()):
     blocks = [{"type": "text", "text": text}] + [
-        {"type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments} for call in wanted
+        {"type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments}
+        for call in wanted
     ]
     return Reply(
         message=ChatMessage(role="assistant", content=blocks),
@@ -67,41 +68,63 @@ ONE, TWO = calls(("one", {"a": 1}), ("two", {}))
 
 
 def test_a_conversation():
-    """Ask, call, ask: every call is answered, in order, and the usage is that of all replies."""
+    """Send, call, send: every call is answered, in order, and the usage is the sum of all
+    replies.
+    """
     steps, run = driven([reply("hm", "tool_use", [ONE, TWO]), reply("done")])
     assert [type(step) for step in steps] == [SendMessages, CallTools, SendMessages]
     assert steps[1].calls == [ONE, TWO]
-    assert [message.role.value for message in run.messages] == ["user", "assistant", "tool_result", "assistant"]
+    assert [message.role.value for message in run.messages] == [
+        "user",
+        "assistant",
+        "tool_result",
+        "assistant",
+    ]
     assert [block["tool_use_id"] for block in run.messages[2].content] == [ONE.id, TWO.id]
-    assert (run.text, run.stop_reason, run.iterations, run.usage.requests) == ("done", "end_turn", 2, 2)
+    assert (run.text, run.stop_reason, run.iterations, run.usage.requests) == (
+        "done",
+        "end_turn",
+        2,
+        2,
+    )
     assert [made.call for made in run.calls] == [ONE, TWO]
 
 
-@pytest.mark.parametrize("stop_reason", ["max_tokens", "refusal", "end_turn", "stop_sequence", None])
+@pytest.mark.parametrize(
+    "stop_reason", ["max_tokens", "refusal", "end_turn", "stop_sequence", None]
+)
 def test_only_whole_calls_are_made(stop_reason):
-    """Calls of a reply that did not stop for them are not made, and have a result that says so."""
+    """Calls of a reply with another stop reason are not made, and get an error result."""
     steps, run = driven([reply("", stop_reason, [ONE])])
     assert [type(step) for step in steps] == [SendMessages]
     assert (run.stop_reason, run.calls) == (stop_reason, [])
     (block,) = run.messages[-1].blocks
     assert (block["tool_use_id"], block["is_error"]) == (ONE.id, True)
-    assert block["content"] == "the call was not made, because the reply stopped with {}".format(stop_reason)
+    assert (
+        block["content"] == f"the call was not made, because the reply stopped with {stop_reason}"
+    )
 
 
 def test_a_pause_is_continued():
-    """After pause_turn the history is sent again as it is; a call that came with it is answered first."""
+    """After pause_turn the history is sent again unchanged; a call in that reply is answered
+    first.
+    """
     steps, run = driven([reply("so far", "pause_turn"), reply("done")])
     assert [type(step) for step in steps] == [SendMessages, SendMessages]
     assert [message.role.value for message in steps[1].messages] == ["user", "assistant"]
     assert run.text == "done"
     steps, run = driven([reply("so far", "pause_turn", [ONE]), reply("done")])
     assert [type(step) for step in steps] == [SendMessages, SendMessages]
-    assert [message.role.value for message in steps[1].messages] == ["user", "assistant", "tool_result"]
+    assert [message.role.value for message in steps[1].messages] == [
+        "user",
+        "assistant",
+        "tool_result",
+    ]
     assert (run.text, run.calls) == ("done", [])
 
 
 def test_the_limit():
-    """At the limit the calls are still made, and the history can be sent again as it is."""
+    """At the limit the calls are still made, and the history can be sent again."""
     steps, run = driven([reply("", "tool_use", [ONE])] * 5, max_iterations=2)
     assert [type(step) for step in steps] == [SendMessages, CallTools, SendMessages, CallTools]
     assert (run.stop_reason, run.iterations) == ("max_iterations", 2)
@@ -128,9 +151,17 @@ def odd() -> object:
     return object()
 
 
-def test_whatever_goes_wrong_is_told_to_the_model():
-    """Bad arguments, unknown tools, exceptions and results that are no JSON are error results, and are in .calls."""
-    wanted = calls(("double", {"number": 4}), ("double", {"number": "x"}), ("nope", {}), ("broken", {}), ("odd", {}))
+def test_every_failure_is_an_error_result():
+    """Invalid arguments, unknown tools, exceptions and non-JSON results are error results, and in
+    .calls.
+    """
+    wanted = calls(
+        ("double", {"number": 4}),
+        ("double", {"number": "x"}),
+        ("nope", {}),
+        ("broken", {}),
+        ("odd", {}),
+    )
     wanted.append(ToolCall(id="m", name="double", arguments={"number": 4}))
     asked = reply("", "tool_use", wanted)
     asked.message.content[-1]["input"] = [4]  # no JSON object
@@ -147,15 +178,23 @@ def test_whatever_goes_wrong_is_told_to_the_model():
         "serialize",
         "the arguments are not a JSON object: [4]",
     ]
-    assert len(blocks) == 6 and all(told in block["content"] for block, told in zip(blocks[1:], expected))
+    assert len(blocks) == 6 and all(
+        told in block["content"] for block, told in zip(blocks[1:], expected)
+    )
     kinds = [type(made.exception).__name__ for made in run.calls]
-    assert kinds[:4] + kinds[5:] == ["NoneType", "ValueError", "LookupError", "RuntimeError", "ValueError"]
+    assert kinds[:4] + kinds[5:] == [
+        "NoneType",
+        "ValueError",
+        "LookupError",
+        "RuntimeError",
+        "ValueError",
+    ]
     assert run.calls[0].result == 8
     assert run.text == "done"
 
 
 def test_calls_of_one_turn_are_parallel():
-    """Three calls of one turn meet in a barrier, each on a thread of its own, in the caller's context."""
+    """Three calls of one turn meet in a barrier, each on its own thread, in the caller's context."""
     meet = threading.Barrier(3)
     variable = contextvars.ContextVar("variable")
     variable.set("caller's")
@@ -165,13 +204,15 @@ def test_calls_of_one_turn_are_parallel():
         meet.wait(10)
         return variable.get() + str(number)
 
-    client = ScriptedInferenceClient([calls(*[("together", {"number": number}) for number in range(3)]), "done"])
+    client = ScriptedInferenceClient(
+        [calls(*[("together", {"number": number}) for number in range(3)]), "done"]
+    )
     run = client.run_tools("go", [together])
     assert [made.result for made in run.calls] == ["caller's0", "caller's1", "caller's2"]
 
 
 def test_the_number_of_threads_is_bounded():
-    """max_workers bounds the calls that are made at once; 0 makes them on the calling thread."""
+    """max_workers bounds the parallel calls; 0 makes them on the calling thread."""
     here = []
 
     @tool
@@ -190,7 +231,7 @@ def test_the_number_of_threads_is_bounded():
 
 @pytest.mark.parametrize("workers", [None, 2])
 def test_a_context_that_is_inline(workers):
-    """Where INLINE is set, a loop's calls are made on the calling thread, whatever max_workers says, and streamed too."""
+    """With INLINE set, calls run on the calling thread for any max_workers, also in a stream."""
     threads = []
 
     @tool
@@ -198,7 +239,9 @@ def test_a_context_that_is_inline(workers):
         """Note the thread."""
         threads.append(threading.current_thread())
 
-    client = ScriptedInferenceClient(lambda body: "done" if tool_results(body) else calls(("where", {}), ("where", {})))
+    client = ScriptedInferenceClient(
+        lambda body: "done" if tool_results(body) else calls(("where", {}), ("where", {}))
+    )
 
     def both():
         INLINE.set(True)
@@ -212,7 +255,7 @@ def test_a_context_that_is_inline(workers):
 
 
 def test_a_cancellation_does_not_wait_for_tools():
-    """Cancelling frees the caller while a tool goes on, and the tool's own current token is cancelled."""
+    """A cancellation unblocks the caller while a tool runs, and cancels the tool's current token."""
     started, told = threading.Event(), []
 
     @tool
@@ -232,12 +275,16 @@ def test_a_cancellation_does_not_wait_for_tools():
 
 
 def test_a_tool_may_use_the_same_client():
-    """An agent inside a tool of the same client, several deep, does not wait for a thread that it holds itself."""
+    """Agents nested in tools of one client do not deadlock on its threads."""
 
     def model(body):
         depth = int(body["messages"][0]["content"])
         answered = body["messages"][-1]["role"] == "user" and len(body["messages"]) > 1
-        return "bottom" if depth == 0 or answered else calls(("deeper", {"depth": depth - 1}), ("deeper", {"depth": 0}))
+        return (
+            "bottom"
+            if depth == 0 or answered
+            else calls(("deeper", {"depth": depth - 1}), ("deeper", {"depth": 0}))
+        )
 
     client = ScriptedInferenceClient(model)
 
@@ -289,14 +336,21 @@ class World:
             self.made[number] += 1
             return number
 
-        self.tools = [good, bad, tool(requires_approval=True)(guarded), tool(sequential=True)(alone)]
+        self.tools = [
+            good,
+            bad,
+            tool(requires_approval=True)(guarded),
+            tool(sequential=True)(alone),
+        ]
 
     def reply(self, stop_reason, kinds):
         wanted = []
         for kind in kinds:
             number = next(self.numbers)
             self.kinds[number], self.reasons[number] = kind, stop_reason
-            wanted.append(ToolCall(id="t{}".format(number), name=kind.split()[0], arguments={"number": number}))
+            wanted.append(
+                ToolCall(id=f"t{number}", name=kind.split()[0], arguments={"number": number})
+            )
         made = reply("words", stop_reason, wanted)
         for block, kind in zip(made.message.content[1:], kinds):
             if "malformed" in kind:
@@ -310,14 +364,18 @@ def answers(messages):
     for message in messages:
         blocks = message.blocks
         if message.role.value == "assistant":
-            assert not expected or expected == [None], "calls without results before the model speaks again"
+            assert not expected or expected == [None], (
+                "calls without results before the model speaks again"
+            )
             expected = [block["id"] for block in blocks if block["type"] == "tool_use"] or [None]
             continue
         results = [block["tool_use_id"] for block in blocks if block["type"] == "tool_result"]
         places = [expected.index(one) for one in results]
         assert places == sorted(set(places)), "results in another order than the calls, or twice"
         assert not set(results) & set(told)
-        told.update((block["tool_use_id"], block) for block in blocks if block["type"] == "tool_result")
+        told.update(
+            (block["tool_use_id"], block) for block in blocks if block["type"] == "tool_result"
+        )
         expected = [one for one in expected if one not in results]
     return told
 
@@ -339,9 +397,16 @@ def test_every_call_has_one_result(turns, limits, workers, decisions):
     client = ScriptedInferenceClient([world.reply(*turn) for turn in turns] + ["the end"] * 20)
     history, approvals, decided, calls_made = as_messages("go"), {}, {}, 0
     for limit in itertools.chain(limits, itertools.repeat(5)):
-        run = client.run_tools(history, world.tools, max_iterations=limit, max_workers=workers, approvals=approvals)
+        run = client.run_tools(
+            history, world.tools, max_iterations=limit, max_workers=workers, approvals=approvals
+        )
         calls_made += len(run.calls)
-        ids = [block["id"] for message in run.messages for block in message.blocks if block["type"] == "tool_use"]
+        ids = [
+            block["id"]
+            for message in run.messages
+            for block in message.blocks
+            if block["type"] == "tool_use"
+        ]
         told = answers(run.messages)
         pending = [call.id for call in run.pending]
         assert set(ids) == set(told) | set(pending) and not set(told) & set(pending)
@@ -349,13 +414,24 @@ def test_every_call_has_one_result(turns, limits, workers, decisions):
         decided.update(approvals)
         assert not set(pending) & set(decided)
         for number, kind in world.kinds.items():
-            name = "t{}".format(number)
-            expected = name in told and world.reasons[number] == "tool_use" and kind in ("good", "bad", "guarded", "alone")
+            name = f"t{number}"
+            expected = (
+                name in told
+                and world.reasons[number] == "tool_use"
+                and kind in ("good", "bad", "guarded", "alone")
+            )
             if kind == "guarded":
                 expected = expected and decided.get(name) is True
             assert world.made[number] == expected, (kind, world.reasons[number])
-        approvals = {one: decisions.choice([True, "no", False]) for one in pending if decisions.random() < 0.7}
-        history = [ChatMessage.model_validate(json.loads(json.dumps(one.model_dump(mode="json")))) for one in run.messages]
+        approvals = {
+            one: decisions.choice([True, "no", False])
+            for one in pending
+            if decisions.random() < 0.7
+        }
+        history = [
+            ChatMessage.model_validate(json.loads(json.dumps(one.model_dump(mode="json"))))
+            for one in run.messages
+        ]
         if run.text == "the end":
             break
     assert world.made[-1] == 0
@@ -365,7 +441,7 @@ def test_every_call_has_one_result(turns, limits, workers, decisions):
 
 
 def test_a_sequential_call_is_alone():
-    """It begins after those before it have ended, and ends before those behind it begin; its neighbours are parallel."""
+    """It starts after the calls before it have ended, and ends before those after it start."""
     meet, happened = threading.Barrier(2), []
 
     @tool
@@ -382,8 +458,18 @@ def test_a_sequential_call_is_alone():
         happened.append(("ends", number))
         return number
 
-    order = [("together", 0), ("together", 1), ("alone", 2), ("alone", 3), ("together", 4), ("together", 5), ("alone", 6)]
-    client = ScriptedInferenceClient([calls(*[(name, {"number": number}) for name, number in order]), "done"])
+    order = [
+        ("together", 0),
+        ("together", 1),
+        ("alone", 2),
+        ("alone", 3),
+        ("together", 4),
+        ("together", 5),
+        ("alone", 6),
+    ]
+    client = ScriptedInferenceClient(
+        [calls(*[(name, {"number": number}) for name, number in order]), "done"]
+    )
     run = client.run_tools("go", [together, alone])
     assert [made.result for made in run.calls] == list(range(7))
     places = {happening: place for place, happening in enumerate(happened)}
@@ -394,7 +480,7 @@ def test_a_sequential_call_is_alone():
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_one_at_a_time(workers):
-    """With one worker, or none, the calls are made in their order, never two at once."""
+    """With one worker, or none, the calls run in order, never two at once."""
     busy, order = threading.Lock(), []
 
     @tool
@@ -403,12 +489,14 @@ def test_one_at_a_time(workers):
         order.append(number)
         busy.release()
 
-    client = ScriptedInferenceClient([calls(*[("alone", {"number": number}) for number in range(20)]), "done"])
+    client = ScriptedInferenceClient(
+        [calls(*[("alone", {"number": number}) for number in range(20)]), "done"]
+    )
     run = client.run_tools("go", [alone], max_workers=workers)
     assert order == list(range(20)) and all(made.exception is None for made in run.calls)
 
 
-def test_a_number_of_threads_that_is_none():
+def test_a_negative_number_of_threads():
     """A negative max_workers is an error, and nothing is sent."""
     client = ScriptedInferenceClient(["done"])
     with pytest.raises(ValueError, match="max_workers is None, 0, or .*; not -1"):
@@ -416,8 +504,8 @@ def test_a_number_of_threads_that_is_none():
     assert client.requests == []
 
 
-def test_a_model_that_wants_too_much():
-    """A turn of hundreds of calls is made, and not on as many threads."""
+def test_hundreds_of_calls():
+    """A turn of hundreds of calls is made on a bounded number of threads."""
     go_on = threading.Event()
 
     @tool
@@ -425,7 +513,9 @@ def test_a_model_that_wants_too_much():
         assert go_on.wait(20)
         return number
 
-    client = ScriptedInferenceClient([calls(*[("count", {"number": number}) for number in range(300)]), "done"])
+    client = ScriptedInferenceClient(
+        [calls(*[("count", {"number": number}) for number in range(300)]), "done"]
+    )
     stream = client.stream_tools("go", [count])
     while next(stream).type != "tool_started":
         pass
@@ -437,11 +527,15 @@ def test_a_model_that_wants_too_much():
 
 @pytest.mark.parametrize("workers", [None, 0, 1, 2])
 def test_nested_runs_do_not_wait_for_each_other(workers):
-    """Agents in tools of agents, with however few workers each, find threads of their own."""
+    """Agents in tools of agents find threads of their own, with any number of workers."""
 
     def model(body):
         depth = int(body["messages"][0]["content"])
-        return "bottom" if depth == 0 or len(body["messages"]) > 1 else calls(*[("deeper", {"depth": depth - 1})] * 2)
+        return (
+            "bottom"
+            if depth == 0 or len(body["messages"]) > 1
+            else calls(*[("deeper", {"depth": depth - 1})] * 2)
+        )
 
     client = ScriptedInferenceClient(model)
 
@@ -455,8 +549,10 @@ def test_nested_runs_do_not_wait_for_each_other(workers):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_a_forked_child():
-    """A client whose tools have run before a fork runs them in the child, too."""
-    client = ScriptedInferenceClient(lambda body: tool_results(body).get("double") or calls(("double", {"number": 4})))
+    """A client whose tools ran before a fork runs them in the child, too."""
+    client = ScriptedInferenceClient(
+        lambda body: tool_results(body).get("double") or calls(("double", {"number": 4}))
+    )
     assert client.run_tools("go", [double]).text == "8"
 
     def child():
@@ -466,9 +562,11 @@ def test_a_forked_child():
 
 
 def test_nothing_is_left_behind():
-    """A token that outlives many runs holds nothing of them."""
+    """A token that outlives many runs keeps no reference to them."""
     token = Cancellation()
-    client = ScriptedInferenceClient(lambda body: tool_results(body).get("double") or calls(("double", {"number": 4})))
+    client = ScriptedInferenceClient(
+        lambda body: tool_results(body).get("double") or calls(("double", {"number": 4}))
+    )
     for _ in range(20):
         client.run_tools("go", [double], cancellation=token)
         with client.stream_tools("go", [double], cancellation=token) as stream:
@@ -480,7 +578,7 @@ def test_nothing_is_left_behind():
 
 
 def test_ctrl_c():
-    """Ctrl-C while tools are waited for is raised at once, and the tools are told."""
+    """Ctrl-C during a wait for tools is raised at once, and cancels the tools."""
     told = []
 
     @tool
@@ -498,7 +596,7 @@ def test_ctrl_c():
 
 
 def test_ctrl_c_between_two_events(monkeypatch):
-    """Ctrl-C that strikes the caller while it has an event in its hand tells the tools, too, though the traceback lives."""
+    """Ctrl-C in the reader cancels the tools at once, although the traceback is alive."""
     told = []
 
     @tool
@@ -528,7 +626,9 @@ def test_ctrl_c_between_two_events(monkeypatch):
                     raise KeyboardInterrupt
                 yield event
 
-    monkeypatch.setattr(client, "_tool_loop", lambda *args, **options: Interrupted(loop(*args, **options)))
+    monkeypatch.setattr(
+        client, "_tool_loop", lambda *args, **options: Interrupted(loop(*args, **options))
+    )
     with pytest.raises(KeyboardInterrupt) as caught:
         client.run_tools("go", [slow])
     assert caught.tb is not None  # and with it all frames
@@ -536,7 +636,7 @@ def test_ctrl_c_between_two_events(monkeypatch):
 
 
 def test_a_tool_that_raises_keyboard_interrupt():
-    """It ends the run; the other tools are told, and nobody waits for ever."""
+    """It ends the run and cancels the other tools."""
     told, started = [], threading.Event()
 
     @tool
@@ -557,7 +657,7 @@ def test_a_tool_that_raises_keyboard_interrupt():
 
 
 def test_a_cancelled_of_the_tools_own():
-    """A tool whose own token was cancelled has failed, and is told of; the run goes on."""
+    """Cancelled from a tool's own token is a failure of the tool; the run continues."""
 
     @tool
     def gives_up() -> None:
@@ -571,7 +671,7 @@ def test_a_cancelled_of_the_tools_own():
 
 
 def test_a_deadline_is_the_tools_too():
-    """A deadline that passes while a tool works frees the caller; the tool's own current token has it."""
+    """A deadline that passes during a tool unblocks the caller; the tool's current token has it."""
     told = []
 
     @tool
@@ -586,7 +686,7 @@ def test_a_deadline_is_the_tools_too():
 
 
 def test_a_client_that_was_closed():
-    """Calls that are to be made after the client was closed are a WorkersClosed, and no wait without end."""
+    """Calls after the client was closed raise WorkersClosed, without a wait."""
     client = ScriptedInferenceClient([calls(("double", {"number": 1}))])
     client.close()
     with pytest.raises(WorkersClosed):
@@ -599,7 +699,7 @@ def test_a_client_that_was_closed():
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("failing", [0, 1, 2])
 def test_an_error_carries_the_history(failing, streamed):
-    """An error in any iteration has the history so far in .messages; going on from it works, and calls nothing twice."""
+    """An error in any iteration has the history in .messages; continuing from it repeats no call."""
     made = []
 
     @tool
@@ -607,7 +707,11 @@ def test_an_error_carries_the_history(failing, streamed):
         made.append(number)
         return number
 
-    script = [calls(("count", {"number": 0}), ("count", {"number": 1})), calls(("count", {"number": 2})), "done"]
+    script = [
+        calls(("count", {"number": 0}), ("count", {"number": 1})),
+        calls(("count", {"number": 2})),
+        "done",
+    ]
     script.insert(failing, Failure(529, "overloaded_error"))
     client = ScriptedInferenceClient(script, max_retries=0)
 
@@ -628,7 +732,9 @@ def test_an_error_carries_the_history(failing, streamed):
 
 
 def test_an_error_of_a_tools_own_agent():
-    """An error inside of a tool's own run is the tool's; the outer run goes on, and its history is its own."""
+    """An error in a tool's own run is the tool's failure; the outer run continues with its own
+    history.
+    """
     inner = ScriptedInferenceClient([Failure(400, "invalid_request_error", "inner")])
 
     @tool
@@ -637,7 +743,10 @@ def test_an_error_of_a_tools_own_agent():
 
     client = ScriptedInferenceClient([calls(("ask", {"question": "?"})), "done"])
     run = client.run_tools("go", [ask])
-    assert (run.text, [message.text for message in run.calls[0].exception.messages]) == ("done", ["?"])
+    assert (run.text, [message.text for message in run.calls[0].exception.messages]) == (
+        "done",
+        ["?"],
+    )
     assert isinstance(run.calls[0].exception, InvalidRequestError)
 
 
@@ -645,7 +754,7 @@ def test_an_error_of_a_tools_own_agent():
 
 
 def test_redact():
-    """Results and exception texts pass through it before the model reads them; .calls and events have them as they were."""
+    """The model receives redacted results and exceptions; .calls and events have the originals."""
 
     @tool
     def secret() -> dict:
@@ -656,18 +765,24 @@ def test_redact():
         raise RuntimeError("hunter2 is wrong")
 
     client = ScriptedInferenceClient([calls(("secret", {}), ("leak", {}), ("hunter2", {})), "done"])
-    stream = client.stream_tools("go", [secret, leak], redact=lambda text: text.replace("hunter2", "***"), max_workers=1)
+    stream = client.stream_tools(
+        "go", [secret, leak], redact=lambda text: text.replace("hunter2", "***"), max_workers=1
+    )
     events = list(stream)
     contents = [block["content"] for block in client.requests[1]["messages"][-1]["content"]]
     assert contents[:2] == ['{"password": "***"}', "RuntimeError: *** is wrong"]
     assert contents[2] == "LookupError: there is no tool named '***'; there are leak, secret"
     assert stream.run.calls[0].result == {"password": "hunter2"}
-    assert [event.result for event in events if event.type == "tool_finished"][0] == {"password": "hunter2"}
+    assert [event.result for event in events if event.type == "tool_finished"][0] == {
+        "password": "hunter2"
+    }
 
 
-@pytest.mark.parametrize("fails", [lambda text: 1 / 0, lambda text: None, lambda text: b"***", lambda text: {}[text]])
+@pytest.mark.parametrize(
+    "fails", [lambda text: 1 / 0, lambda text: None, lambda text: b"***", lambda text: {}[text]]
+)
 def test_a_redact_that_fails(fails, caplog):
-    """What cannot be redacted is withheld from the model, as an error, and is not in the log."""
+    """If redact= fails, the result is withheld from the model, as an error, and is not logged."""
 
     @tool
     def secret() -> str:
@@ -678,32 +793,47 @@ def test_a_redact_that_fails(fails, caplog):
         run = client.run_tools("go", [secret], redact=fails)
     (block,) = client.requests[1]["messages"][-1]["content"]
     assert (block["content"], block["is_error"]) == ("the result was withheld", True)
-    assert "redact= failed with" in caplog.text and "secret" in caplog.text and "hunter2" not in caplog.text
+    assert (
+        "redact= failed with" in caplog.text
+        and "secret" in caplog.text
+        and "hunter2" not in caplog.text
+    )
     assert (run.text, run.calls[0].result) == ("done", "hunter2")
 
 
 # Histories from elsewhere
 
 
-def test_results_that_are_there_already():
-    """Calls that a history has some results of get the others, in one message, in order, with what else was in it."""
+def test_partly_answered_calls():
+    """Calls without a result get theirs in the existing message, in order."""
     history = [
         ChatMessage(role="user", content="go"),
         reply("", "tool_use", calls(("one", {}), ("two", {}), ("three", {}))).message,
     ]
     ids = [block["id"] for block in history[1].content if block["type"] == "tool_use"]
-    last = [{"type": "tool_result", "tool_use_id": ids[1], "content": "2"}, {"type": "text", "text": "and?"}]
+    last = [
+        {"type": "tool_result", "tool_use_id": ids[1], "content": "2"},
+        {"type": "text", "text": "and?"},
+    ]
     history.append(ChatMessage(role="user", content=last, cache_marker="1h"))
     loop = tool_loop(history, 5)
     step = next(loop)
     assert [call.name for call in step.calls] == ["one", "three"]
     step = loop.send([CalledTool(call, call.name, None, 0.0) for call in step.calls])
-    assert [block.get("content") or block["text"] for block in step.messages[2].content] == ["one", "2", "three", "and?"]
+    assert [block.get("content") or block["text"] for block in step.messages[2].content] == [
+        "one",
+        "2",
+        "three",
+        "and?",
+    ]
     assert step.messages[2].cache_marker == "1h"
     assert len(history[2].content) == 2  # the caller's own is as it was
 
 
-def test_the_last_word_is_the_users():
-    """A history that ends with a question is asked as it is."""
+def test_a_history_that_ends_with_a_question():
+    """A history that ends with a question is sent unchanged."""
     client = ScriptedInferenceClient(lambda body: last_text(body).upper())
-    assert client.run_tools(["one", ChatMessage(role="assistant", content="1"), "two"], [double]).text == "TWO"
+    assert (
+        client.run_tools(["one", ChatMessage(role="assistant", content="1"), "two"], [double]).text
+        == "TWO"
+    )
