@@ -16,7 +16,7 @@ from ..tiers import suite
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 PROCESS = '''
-"""A worker process: goes on with a stored conversation, with the decisions that it is given, and stores what came of it."""
+"""A worker process: continues a stored conversation with its decisions, and stores the run."""
 import json, os, sys
 
 from asimov_sync import AnthropicInferenceClient, ChatMessage, RedisCache, tool
@@ -68,7 +68,7 @@ print(json.dumps({
 
 @pytest.fixture
 def process(tmp_path):
-    """Runs a step of the conversation in a process of its own; `.log()` is what the tools did, and where."""
+    """Run a step of the conversation in a process of its own; `.log()` lists what the tools did."""
 
     class Processes:
         store = str(tmp_path / "conversation.json")
@@ -110,8 +110,10 @@ def tidying(body):
 @suite
 @pytest.mark.parametrize("kept", ["in a file", "in a cache"])
 def test_one_process_asks_and_others_decide(process, kept, request):
-    """Calls that wait in one process are approved of in another, and refused in a third; the one that needed no approval is
-    made once, in the first, and each decision is carried out where it was taken.
+    """A pending call is approved in another process, and another is refused in a third.
+
+    The call that needs no approval is made once, in the first process. Each decision is carried out
+    in the process that received it.
     """
     if kept == "in a cache":
         process.store = request.getfixturevalue("redis_url")
@@ -203,7 +205,7 @@ def test_pending_calls():
 
 @pytest.mark.parametrize("decision", [False, "", "not today"])
 def test_a_refusal(decision):
-    """A refusal is a ToolRefused in .calls; the model receives its reason, and no tool is called."""
+    """A refusal is a ToolRefused in .calls; the model receives its reason; no tool is called."""
     client, files, run = asked(calls(("delete", {"name": "a"})), "all right")
     run = client.run_tools(stored(run), files.tools, approvals={run.pending[0].id: decision})
     (made,) = run.calls
@@ -270,8 +272,9 @@ def again(identity, name):
 
 
 def test_an_id_that_comes_again():
-    """An approval is for the call that was pending. Where the model, in the same run, wants another of the same id (many
-    number them anew in each turn), that one waits, too.
+    """An approval is for the pending call only, not for a later call with the same id.
+
+    Many models number the calls of each turn anew.
     """
     client, files, run = asked(again("call_0", "a"), again("call_0", "everything"), "done")
     run = client.run_tools(stored(run), files.tools, approvals={"call_0": True})
@@ -304,8 +307,10 @@ def broken_off(arguments):
 
 
 def test_malformed_arguments():
-    """A call that cannot be read is answered with that at once: nobody can approve of it, and in another process it would
-    look like a call without arguments.
+    """A malformed call gets an error result at once, and is never pending.
+
+    Nobody could tell what to approve: in another process it would look like a call without
+    arguments.
     """
     files = Files()
     client = ScriptedInferenceClient([broken_off("rm -r"), "sorry"])
@@ -342,9 +347,7 @@ def test_unanswered_calls_of_a_killed_process():
 
 
 def test_a_decision_beforehand():
-    """A decision may come with the first run, where the history has the call already; there is no approval of what is to
-    come.
-    """
+    """A first run accepts decisions about calls in its history, not about later calls."""
     client = ScriptedInferenceClient(["never"])
     with pytest.raises(ValueError):
         client.run_tools("go", Files().tools, approvals={"toolu_1": True})

@@ -22,7 +22,7 @@ GIVEN = {
 
 
 def advice(told, kind=InvalidRequestError, given=None):
-    """What is added to a message, without its brackets and the sentence about the client; None where nothing is."""
+    """Return the hint in a message, without brackets and advice on None; None without a hint."""
     error = kind(told)
     add_option_hint(error, Request("m", [], None, [], dict(GIVEN if given is None else given)))
     message = str(error)
@@ -31,7 +31,7 @@ def advice(told, kind=InvalidRequestError, given=None):
     return added.replace("; pass None to reset an option of the client", "") or None
 
 
-# Found in issues of public projects, which quote what Anthropic, Bedrock, OpenAI and others answered.
+# Quoted in issues of public projects: messages of Anthropic, Bedrock, OpenAI and others.
 @pytest.mark.parametrize(
     "told, expected",
     [
@@ -121,7 +121,7 @@ def test_real_wordings(told, expected):
     ],
 )
 def test_what_must_not_be_misread(told):
-    """An error about messages or a tool's schema, or with an ordinary English word, gets no hint."""
+    """An error about messages, a schema, or with an ordinary English word, gets no hint."""
     assert advice(told) is None
 
 

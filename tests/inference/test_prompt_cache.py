@@ -27,7 +27,7 @@ def second() -> str:
 
 
 def marked(body):
-    """Every block of a body in the order in which a provider reads it, with its cache_control or None."""
+    """Return every block of a body, in the provider's order, with its cache_control or None."""
     blocks = list(body.get("tools", []))
     blocks += body["system"] if isinstance(body.get("system"), list) else []
     for message in body["messages"]:
@@ -126,8 +126,10 @@ def test_an_hour():
 @pytest.mark.parametrize("number", [0, 1, 2, 3, 4, 6])
 @pytest.mark.parametrize("how", ["blocks", "messages"])
 def test_beside_the_callers_own(number, how):
-    """Markers of the caller's own come first, in blocks or on messages; what is left of the four goes to the last turn, then
-    to the system prompt, then to the tools. Of more than four the last four stay.
+    """The caller's markers take precedence, in blocks or on messages.
+
+    The rest of the four go to the last turn, the system prompt, then the tools. Of more than four of
+    the caller's, the last four stay.
     """
     if how == "blocks":
         blocks = [
@@ -182,7 +184,7 @@ SAID = st.tuples(
 
 @st.composite
 def requests(draw):
-    """A request with up to a dozen markers of the caller's own, those for an hour before those for five minutes."""
+    """Return a request with up to a dozen markers, the one-hour ones first."""
     hours = draw(st.integers(0, 12))
     left = [hours]
 
@@ -208,7 +210,7 @@ def requests(draw):
     for instructions in (True, False):  # in the order in which a provider reads them
         for place, (role, content, marker) in enumerate(said):
             if (role == "system") is instructions:
-                # Marked in its blocks or as a whole: in both ways, the caller would contradict himself.
+                # Either its blocks are marked, or the whole message; both would conflict.
                 marker = (
                     marker
                     and content
@@ -223,8 +225,10 @@ def requests(draw):
 
 @given(request=requests())
 def test_never_more_than_four(request):
-    """Whatever the caller marked, four markers at most are sent, none for five minutes before one for an hour, none on
-    thinking or empty text but the caller's own; and nothing of the caller's is changed.
+    """At most four markers are sent, in a valid order, for any markers of the caller.
+
+    None for one hour follows one for five minutes, none is added to thinking or empty text, and the
+    caller's request is not changed.
     """
     before = copy.deepcopy(request)
     said = [message for message in request.messages if message.role.value != "system"]

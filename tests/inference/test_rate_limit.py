@@ -107,7 +107,7 @@ def test_an_invalid_limit():
 
 
 def test_clients_share_a_limit(serve):
-    """Requests of two clients, and of a client made with_options, count together; who waits is freed by a cancellation."""
+    """Requests of clients that share a limit count together; a cancellation ends a wait."""
     limit = RateLimit(requests_per_minute=2)
     one, server = serve(lambda body: "hello", {"rate_limit": limit})
     two, other = serve(lambda body: "hello", {"rate_limit": limit})

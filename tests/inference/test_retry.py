@@ -78,7 +78,7 @@ class Waits(Cancellation):
 
 
 def attempts(errors, max_retries=2, deadline=None, may_retry=lambda: True, token=None):
-    """The number of attempts that are made where they end with these errors, and the waits between them."""
+    """Return how many attempts are made with these errors, and the waits between them."""
     token = token or Waits()
     errors = iter(errors)
     made = 0

@@ -296,7 +296,7 @@ def test_closing_between_two_words(serve):
 
 
 def slow_tool():
-    """A tool that waits until it is told to stop; what it was told is in `.told`, that it started in `.started`."""
+    """Return a tool that waits for its cancellation, with `.started`, and the outcome in `.told`."""
 
     def slow() -> str:
         made.started.set()

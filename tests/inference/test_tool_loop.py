@@ -49,7 +49,7 @@ def reply(text="", stop_reason="end_turn", wanted=()):
 
 
 def driven(replies, max_iterations=10):
-    """The steps of a conversation that gets these replies, where each call returns its own name; and its run."""
+    """Return the steps of a loop with these replies, whose calls return their names, and its run."""
     steps = []
     loop = tool_loop(as_messages("question"), max_iterations)
     step, answers = next(loop), iter(replies)
@@ -194,7 +194,7 @@ def test_every_failure_is_an_error_result():
 
 
 def test_calls_of_one_turn_are_parallel():
-    """Three calls of one turn meet in a barrier, each on its own thread, in the caller's context."""
+    """Three calls of a turn meet in a barrier, each on its own thread, in the caller's context."""
     meet = threading.Barrier(3)
     variable = contextvars.ContextVar("variable")
     variable.set("caller's")
@@ -255,7 +255,7 @@ def test_a_context_that_is_inline(workers):
 
 
 def test_a_cancellation_does_not_wait_for_tools():
-    """A cancellation unblocks the caller while a tool runs, and cancels the tool's current token."""
+    """A cancellation unblocks the caller during a tool, and cancels the tool's current token."""
     started, told = threading.Event(), []
 
     @tool
@@ -312,7 +312,7 @@ TURN = st.tuples(st.sampled_from(REASONS), st.lists(st.sampled_from(KINDS), max_
 
 
 class World:
-    """Tools that note each call by its number, and replies that want calls of them, each with a number of its own."""
+    """Tools that record each call by its number, and replies with numbered calls."""
 
     def __init__(self):
         self.made = collections.Counter()
@@ -359,7 +359,7 @@ class World:
 
 
 def answers(messages):
-    """The results in a history, by the ids of the calls; each directly behind its call, in the order of the calls."""
+    """Return the results in a history by call id; each follows its call, in the calls' order."""
     told, expected = {}, []
     for message in messages:
         blocks = message.blocks
@@ -389,9 +389,10 @@ def answers(messages):
     decisions=st.randoms(use_true_random=False),
 )
 def test_every_call_has_one_result(turns, limits, workers, decisions):
-    """Whatever a conversation is made of and however it ends, at any limit, with any decisions, in as many runs as it takes:
-    each call has one result, in the order of the calls, but those that are pending; and was made once, or never where it
-    was not to be. What goes on is the history as JSON.
+    """Every call has one result, for any conversation, limit, workers and decisions.
+
+    Results are in the order of the calls, except for pending ones. Each call is made once, or never
+    if it must not be made.
     """
     world = World()
     client = ScriptedInferenceClient([world.reply(*turn) for turn in turns] + ["the end"] * 20)
@@ -699,7 +700,7 @@ def test_a_client_that_was_closed():
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("failing", [0, 1, 2])
 def test_an_error_carries_the_history(failing, streamed):
-    """An error in any iteration has the history in .messages; continuing from it repeats no call."""
+    """An error in any iteration has the history in .messages; continuing repeats no call."""
     made = []
 
     @tool
