@@ -296,7 +296,7 @@ def test_closing_between_two_words(serve):
 
 
 def slow_tool():
-    """Return a tool that waits for its cancellation, with `.started`, and the outcome in `.told`."""
+    """Return a tool that waits for its cancellation, with `.started` and the outcome, `.told`."""
 
     def slow() -> str:
         made.started.set()

@@ -49,7 +49,7 @@ def reply(text="", stop_reason="end_turn", wanted=()):
 
 
 def driven(replies, max_iterations=10):
-    """Return the steps of a loop with these replies, whose calls return their names, and its run."""
+    """Return the steps of a loop with these replies, each call returning its name, and its run."""
     steps = []
     loop = tool_loop(as_messages("question"), max_iterations)
     step, answers = next(loop), iter(replies)
