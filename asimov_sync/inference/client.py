@@ -465,7 +465,7 @@ class InferenceClient(abc.ABC):
         return wait_for_slot(self._pause, limit, tokens, cancellation, deadline, self.provider)
 
     def _note_failure(self, error: AsimovError, request: Request) -> None:
-        """Pause the client's other requests after a Retry-After; add a hint to a rejected option."""
+        """Pause the client after a Retry-After; name a rejected option in the message."""
         if isinstance(error, RateLimitError):
             seconds = error.retry_after
             if seconds and seconds <= MAX_RETRY_AFTER:

@@ -24,11 +24,11 @@ _UNKNOWN = re.compile(
 """Words of a provider that does not accept an option at all, whatever its value."""
 
 _CONVERSATION = re.compile(r"(?:^|: )messages\b")
-"""The beginning of an error about the messages. An option's name in it may be that of a block."""
+"""The beginning of an error about the messages, where an option's name may be that of a block."""
 
 
 def add_option_hint(error: InvalidRequestError, request: Request) -> None:
-    """Append to the error's message which of the request's options the provider mentions, if any."""
+    """Append to the error's message the request's options that the provider mentions, if any."""
     message = str(error.args[0]) if error.args else ""
     if _CONVERSATION.search(message):
         return

@@ -34,8 +34,8 @@ def with_cache_markers(request: Request) -> Request:
 
     The last tool, the system prompt and the user's last two turns are marked. Markers that the
     caller set take precedence; if there are more than four, the last four stay. A marker for one
-    hour must not follow one for five minutes, so a marker that is added before the caller's one-hour
-    marker lasts one hour as well.
+    hour must not follow one for five minutes, so a marker that is added before the caller's
+    one-hour marker lasts one hour as well.
     """
     system, messages = _blocks(request.system), list(request.messages)
     existing = _existing(system, messages)

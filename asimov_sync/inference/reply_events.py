@@ -160,7 +160,7 @@ class AttemptEvents(EventSource):
         self._note_failure(error)
 
     def _record_partial(self, partial: Optional[Reply]) -> None:
-        """Record the usage of an incomplete reply, which providers bill; none if none was reported."""
+        """Record the usage of an incomplete reply, which providers bill, if any was reported."""
         if partial is not None and partial.usage.total_tokens:
             self._accounts.record_usage(partial.usage, self._reservation)
 

@@ -46,7 +46,7 @@ class EventStream(Iterator[Event]):
         return event
 
     def attach_observation(self, observation: Observation) -> None:
-        """Report the end of the stream to an observation. Call it before the first event is read."""
+        """Report the end of the stream to an observation. Call this before the first read."""
         self._source = ObservedEvents(self._source, observation, self._last_event)
         self._events = self._source.read()
 

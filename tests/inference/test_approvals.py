@@ -1,4 +1,4 @@
-"""Approvals: calls that wait for a decision, made elsewhere, later, in another process, from the stored history."""
+"""Approvals: pending calls that are decided later, from the stored history, in any process."""
 
 import json
 import pathlib
@@ -16,7 +16,7 @@ from ..tiers import suite
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 PROCESS = '''
-"""A worker process: goes on with a stored conversation, with the decisions that it is given, and stores what came of it."""
+"""A worker process: continues a stored conversation with its decisions, and stores the run."""
 import json, os, sys
 
 from asimov_sync import AnthropicInferenceClient, ChatMessage, RedisCache, tool
@@ -68,7 +68,7 @@ print(json.dumps({
 
 @pytest.fixture
 def process(tmp_path):
-    """Runs a step of the conversation in a process of its own; `.log()` is what the tools did, and where."""
+    """Run a step of the conversation in a process of its own; `.log()` lists what the tools did."""
 
     class Processes:
         store = str(tmp_path / "conversation.json")
@@ -110,8 +110,10 @@ def tidying(body):
 @suite
 @pytest.mark.parametrize("kept", ["in a file", "in a cache"])
 def test_one_process_asks_and_others_decide(process, kept, request):
-    """Calls that wait in one process are approved of in another, and refused in a third; the one that needed no approval is
-    made once, in the first, and each decision is carried out where it was taken.
+    """A pending call is approved in another process, and another is refused in a third.
+
+    The call that needs no approval is made once, in the first process. Each decision is carried out
+    in the process that received it.
     """
     if kept == "in a cache":
         process.store = request.getfixturevalue("redis_url")
@@ -137,7 +139,7 @@ def test_one_process_asks_and_others_decide(process, kept, request):
 
 @suite
 def test_a_process_that_lacks_the_tool(process):
-    """A call that was approved of where nobody knows the tool is answered with that, and the conversation goes on."""
+    """An approved call of an unknown tool gets an error result, and the loop continues."""
     with ModelServer(tidying) as server:
         one, two = process(server)["pending"]
         told = process(server, {one: True, two: "no"}, known="some")
@@ -186,8 +188,10 @@ def asked(wanted, *further):
     return client, files, run
 
 
-def test_what_waits():
-    """A run that waits has the calls in .pending, and all other results in its history."""
+def test_pending_calls():
+    """A run that stops for approval has the calls in .pending, and all other results in its
+    history.
+    """
     client, files, run = asked(
         calls(("delete", {"name": "a"}), ("read", {"name": "b"}), ("nope", {}))
     )
@@ -201,7 +205,7 @@ def test_what_waits():
 
 @pytest.mark.parametrize("decision", [False, "", "not today"])
 def test_a_refusal(decision):
-    """A refusal is a ToolRefused in .calls, and told to the model with its reason; the tool is not called."""
+    """A refusal is a ToolRefused in .calls; the model receives its reason; no tool is called."""
     client, files, run = asked(calls(("delete", {"name": "a"})), "all right")
     run = client.run_tools(stored(run), files.tools, approvals={run.pending[0].id: decision})
     (made,) = run.calls
@@ -214,7 +218,7 @@ def test_a_refusal(decision):
 
 
 def test_undecided():
-    """Without a decision everything stays as it is, however often it is asked: no request, no call."""
+    """Without a decision a repeated run changes nothing: no request, no call."""
     client, files, run = asked(calls(("delete", {"name": "a"}), ("read", {"name": "b"})), "done")
     for _ in range(3):
         again = client.run_tools(stored(run), files.tools)
@@ -228,7 +232,7 @@ def test_undecided():
 
 
 def test_the_same_decision_twice():
-    """A decision that comes a second time, of a call that has its result, changes nothing: nothing is done twice."""
+    """A repeated decision about an answered call changes nothing."""
     client, files, run = asked(
         calls(("delete", {"name": "a"}), ("delete", {"name": "b"})), "done", "again"
     )
@@ -249,7 +253,7 @@ def test_the_same_decision_twice():
 
 
 def test_decisions_on_nothing():
-    """An id that the history does not have is a ValueError, and a decision that is none a TypeError; nothing is done."""
+    """An unknown id is a ValueError, and an invalid decision a TypeError; nothing is done."""
     client, files, run = asked(calls(("delete", {"name": "a"})))
     with pytest.raises(ValueError, match="there is no call 'nope' in the messages to be approved"):
         client.run_tools(
@@ -268,8 +272,9 @@ def again(identity, name):
 
 
 def test_an_id_that_comes_again():
-    """An approval is for the call that was pending. Where the model, in the same run, wants another of the same id (many
-    number them anew in each turn), that one waits, too.
+    """An approval is for the pending call only, not for a later call with the same id.
+
+    Many models number the calls of each turn anew.
     """
     client, files, run = asked(again("call_0", "a"), again("call_0", "everything"), "done")
     run = client.run_tools(stored(run), files.tools, approvals={"call_0": True})
@@ -280,7 +285,7 @@ def test_an_id_that_comes_again():
 
 
 def test_one_id_twice_in_a_turn():
-    """Two calls of one id in one turn are both in .pending; the decision is for both, and each has its own result."""
+    """Two calls with one id are both pending; the decision is for both, each has its own result."""
     client, files, run = asked(again("call_0", "a") + again("call_0", "b"), "done")
     assert [call.arguments["name"] for call in run.pending] == ["a", "b"]
     run = client.run_tools(stored(run), files.tools, approvals={"call_0": True}, max_workers=1)
@@ -302,8 +307,10 @@ def broken_off(arguments):
 
 
 def test_malformed_arguments():
-    """A call that cannot be read is answered with that at once: nobody can approve of it, and in another process it would
-    look like a call without arguments.
+    """A malformed call gets an error result at once, and is never pending.
+
+    Nobody could tell what to approve: in another process it would look like a call without
+    arguments.
     """
     files = Files()
     client = ScriptedInferenceClient([broken_off("rm -r"), "sorry"])
@@ -313,15 +320,15 @@ def test_malformed_arguments():
 
 
 def test_arguments_that_do_not_fit():
-    """A call that was approved of and whose arguments do not fit is an error result."""
+    """An approved call with invalid arguments is an error result."""
     client, files, run = asked(calls(("delete", {"nmae": "a"})), "sorry")
     run = client.run_tools(stored(run), files.tools, approvals={run.pending[0].id: True})
     assert (run.text, files.done) == ("sorry", [])
     assert "nmae: Unexpected keyword argument" in run.calls[0].text
 
 
-def test_a_history_that_broke_off():
-    """Calls at the end of a history that nobody has made (a process that was killed) are made; guarded ones wait."""
+def test_unanswered_calls_of_a_killed_process():
+    """Unanswered calls at the end of a history are made; those that need approval wait."""
     files = Files()
     wanted = calls(("read", {"name": "a"}), ("delete", {"name": "b"}))
     blocks = [
@@ -340,16 +347,14 @@ def test_a_history_that_broke_off():
 
 
 def test_a_decision_beforehand():
-    """A decision may come with the first run, where the history has the call already; there is no approval of what is to
-    come.
-    """
+    """A first run accepts decisions about calls in its history, not about later calls."""
     client = ScriptedInferenceClient(["never"])
     with pytest.raises(ValueError):
         client.run_tools("go", Files().tools, approvals={"toolu_1": True})
 
 
 def test_the_limit_and_the_wait():
-    """At the limit of requests a guarded call still waits, and is not made."""
+    """At max_iterations a call that needs approval is still pending, and not made."""
     files = Files()
     client = ScriptedInferenceClient([calls(("delete", {"name": "a"})), "done"])
     run = client.run_tools("go", files.tools, max_iterations=1)
@@ -361,7 +366,7 @@ def test_the_limit_and_the_wait():
 
 
 def test_refusals_are_redacted_too():
-    """What is told of a refusal passes through redact=, as every result does."""
+    """The text of a refusal passes through redact=, as every result does."""
     client, files, run = asked(calls(("delete", {"name": "a"})), "done")
     decided = {run.pending[0].id: "Ann says no"}
     client.run_tools(
@@ -377,7 +382,7 @@ def test_refusals_are_redacted_too():
 
 
 def test_agents_wait_too():
-    """An agent's run waits, and goes on without another question."""
+    """An agent's run stops for approval, and continues without another question."""
     files = Files()
     client = ScriptedInferenceClient(
         lambda body: tool_results(body).get("delete") or calls(("delete", {"name": "a"}))

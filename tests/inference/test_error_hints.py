@@ -1,4 +1,4 @@
-"""Advice: which option a refusal speaks of, in the words in which providers were seen to say it."""
+"""Error hints: the options that real error messages of providers mention."""
 
 import pytest
 
@@ -22,7 +22,7 @@ GIVEN = {
 
 
 def advice(told, kind=InvalidRequestError, given=None):
-    """What is added to a message, without its brackets and the sentence about the client; None where nothing is."""
+    """Return the hint in a message, without brackets and advice on None; None without a hint."""
     error = kind(told)
     add_option_hint(error, Request("m", [], None, [], dict(GIVEN if given is None else given)))
     message = str(error)
@@ -31,7 +31,7 @@ def advice(told, kind=InvalidRequestError, given=None):
     return added.replace("; pass None to reset an option of the client", "") or None
 
 
-# Found in issues of public projects, which quote what Anthropic, Bedrock, OpenAI and others answered.
+# Quoted in issues of public projects: messages of Anthropic, Bedrock, OpenAI and others.
 @pytest.mark.parametrize(
     "told, expected",
     [
@@ -95,7 +95,7 @@ def advice(told, kind=InvalidRequestError, given=None):
     ],
 )
 def test_real_wordings(told, expected):
-    """The option is named as the caller gave it, whatever its name on the wire."""
+    """The hint has the option's name in this library, whatever its name at the provider."""
     assert advice(told) == expected
 
 
@@ -121,12 +121,12 @@ def test_real_wordings(told, expected):
     ],
 )
 def test_what_must_not_be_misread(told):
-    """What speaks of the conversation, of a tool's schema, or just uses an English word, is left as it is."""
+    """An error about messages, a schema, or with an ordinary English word, gets no hint."""
     assert advice(told) is None
 
 
-def test_what_was_not_given():
-    """Only what the request has is named: what a provider misses cannot be left out."""
+def test_only_given_options_are_named():
+    """A hint names only options of the request."""
     assert (
         advice("`temperature` and `top_p` cannot both be specified", given={"top_p": 1})
         == "omit top_p="
@@ -136,13 +136,13 @@ def test_what_was_not_given():
 
 
 def test_too_long():
-    """Where the prompt and max_tokens are too long together, max_tokens is to be changed; it cannot be left out."""
+    """If prompt and max_tokens together are too long, the hint is to change max_tokens."""
     told = "input length and `max_tokens` exceed context limit: 188240 + 21333 > 200000, decrease input length or `max_tokens`"
     assert advice(told, ContextLengthExceeded) == "change max_tokens="
 
 
-def test_the_caller_reads_it():
-    """The error that a client raises has the provider's own words, and then which option to omit, and how."""
+def test_the_error_of_a_client():
+    """A client's error has the provider's message, followed by the hint."""
     client = ScriptedInferenceClient(
         [Failure(400, "invalid_request_error", "`top_k` is not for you")] * 4, top_k=5
     )

@@ -1,4 +1,4 @@
-"""Structured output of a tool loop: the model gives it when it is done, in as few requests as that takes."""
+"""Structured output at the end of a tool loop, in as few requests as possible."""
 
 import pytest
 from pydantic import BaseModel
@@ -43,7 +43,7 @@ MEASURE = calls(("measure", {"city": "Rome"}))
 
 
 def cut(stop_reason, text="", wanted=()):
-    """A reply with a stop_reason of its own."""
+    """Return a reply with a given stop reason."""
     blocks = [{"type": "text", "text": text}] if text else []
     blocks += [
         {"type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments}
@@ -59,9 +59,9 @@ def cut(stop_reason, text="", wanted=()):
 
 
 def assert_sendable(messages):
-    """Every call of a history has its result in the message behind it, and no message is empty."""
+    """Assert that every call has its result in the next message, and that no message is empty."""
     for place, message in enumerate(messages):
-        assert message.content, "message {} is empty".format(place)
+        assert message.content, f"message {place} is empty"
         wanted = [block["id"] for block in message.blocks if block["type"] == "tool_use"]
         if wanted:
             assert [block["tool_use_id"] for block in messages[place + 1].blocks] == wanted
@@ -75,7 +75,7 @@ def names(body):
 
 
 def test_the_answer_is_one_more_call():
-    """A model that calls the answer's tool when it is done needs no further request; the call is no call of a tool."""
+    """A model that calls the answer's tool at the end needs no more requests; no tool is called."""
     client = ScriptedInferenceClient([MEASURE, ANSWER])
     run = client.run_tools("go", [measure], output=Weather)
     assert run.parsed == run.reply.parsed == Weather(city="Rome", degrees=21.5)
@@ -89,7 +89,7 @@ def test_the_answer_is_one_more_call():
 
 
 def test_without_tools():
-    """Where there is nothing to call first, the first request makes the model give the answer."""
+    """Without other tools, the first request forces the answer."""
     client = ScriptedInferenceClient([ANSWER])
     run = client.run_tools("go", [], output=Weather)
     assert (run.parsed.city, run.iterations, run.stop_reason) == ("Rome", 1, "end_turn")
@@ -97,15 +97,17 @@ def test_without_tools():
     assert (names(body), body["tool_choice"]) == (["Weather"], {"type": "tool", "name": "Weather"})
 
 
-def test_words_that_are_the_data():
-    """An answer in JSON is taken as it is."""
+def test_text_that_is_the_data():
+    """A text that is valid JSON of the type is accepted."""
     client = ScriptedInferenceClient([MEASURE, '```json\n{"city": "Rome", "degrees": 3}\n```'])
     run = client.run_tools("go", [measure], output=Weather)
     assert (run.parsed.degrees, run.iterations) == (3.0, 2)
 
 
-def test_words_are_asked_for_as_data():
-    """A model that ends with words is asked once more, and made to; the tools stay the same, for the provider's cache."""
+def test_text_is_requested_as_data():
+    """A model that ends with text is asked again, with the tool forced and the same tools (for
+    the cache).
+    """
     client = ScriptedInferenceClient([MEASURE, "It is warm.", ANSWER])
     run = client.run_tools("go", [measure], output=Weather)
     assert (run.parsed.city, run.iterations) == ("Rome", 3)
@@ -115,8 +117,8 @@ def test_words_are_asked_for_as_data():
     assert_sendable(run.messages)
 
 
-def test_nothing_is_asked_for_in_the_form_of_words():
-    """Without output= a loop is what it was, and its run has no data."""
+def test_without_output():
+    """Without output= a loop ends with text, and its run has no data."""
     client = ScriptedInferenceClient([MEASURE, "warm"])
     run = client.run_tools("go", [measure])
     assert (run.parsed, run.text) == (None, "warm")
@@ -124,7 +126,7 @@ def test_nothing_is_asked_for_in_the_form_of_words():
 
 
 def test_data_beside_a_call_that_is_not_made():
-    """Words that are the data are taken, and a call that the reply did not stop for is answered as not made."""
+    """Text that is the data is accepted; a call of a reply that did not stop for it is skipped."""
     client = ScriptedInferenceClient([cut("end_turn", '{"city": "Rome", "degrees": 3}', MEASURE)])
     run = client.run_tools("go", [measure], output=Weather)
     assert (run.parsed.degrees, run.calls, run.stop_reason) == (3.0, [], "end_turn")
@@ -136,7 +138,7 @@ def test_data_beside_a_call_that_is_not_made():
 
 
 def test_one_correction():
-    """Data that does not fit is told so, and the model is made to give it again."""
+    """The problem of invalid data is sent to the model, and the answer is forced once more."""
     client = ScriptedInferenceClient([MEASURE, WRONG, ANSWER])
     run = client.run_tools("go", [measure], output=Weather)
     assert (run.parsed.degrees, run.iterations) == (21.5, 3)
@@ -149,8 +151,8 @@ def test_one_correction():
 
 @pytest.mark.parametrize("tools", [[], [measure]])
 @pytest.mark.parametrize("last", [WRONG, "so warm"])
-def test_then_it_is_an_error(tools, last):
-    """After one correction it is an OutputInvalid, with the reply, and with messages that can be sent again."""
+def test_invalid_data_after_the_correction(tools, last):
+    """It is an OutputInvalid, with the reply, and with messages that can be sent again."""
     client = ScriptedInferenceClient([WRONG, last, "never asked"])
     with pytest.raises(OutputInvalid, match="the reply is not a valid Weather: ") as caught:
         client.run_tools("go", tools, output=Weather)
@@ -167,8 +169,8 @@ def test_then_it_is_an_error(tools, last):
     assert_sendable(caught.value.messages)
 
 
-def test_words_do_not_use_up_the_correction():
-    """Words, then data that does not fit, then data: words were no attempt at the data."""
+def test_text_does_not_use_up_the_correction():
+    """Text, then invalid data, then data: text does not count as an attempt."""
     client = ScriptedInferenceClient(["warm", WRONG, ANSWER])
     assert client.run_tools("go", [measure], output=Weather).parsed.city == "Rome"
     client = ScriptedInferenceClient(["warm", WRONG, WRONG])
@@ -179,18 +181,16 @@ def test_words_do_not_use_up_the_correction():
 @pytest.mark.parametrize("tools", [[], [measure]])
 @pytest.mark.parametrize("stop_reason", ["max_tokens", "refusal"])
 def test_cut_short(stop_reason, tools):
-    """A reply that was cut short is not asked for again, whether it has words or a call, and even if that would fit."""
+    """A truncated reply is not requested again, with text or a call, even if its part is valid."""
     for reply in (cut(stop_reason, '{"city": "Rome", "degrees": 3}'), cut(stop_reason, "", ANSWER)):
         client = ScriptedInferenceClient([reply])
-        with pytest.raises(
-            OutputInvalid, match="cut short .stop reason {}".format(stop_reason)
-        ) as caught:
+        with pytest.raises(OutputInvalid, match=f"cut short .stop reason {stop_reason}") as caught:
             client.run_tools("go", tools, output=Weather)
         assert_sendable(caught.value.messages)
 
 
-def test_a_reply_without_anything():
-    """An empty reply is not sent back, since no provider takes it."""
+def test_an_empty_reply():
+    """An empty reply is not sent back, because providers reject it."""
     client = ScriptedInferenceClient([cut("end_turn"), ANSWER])
     run = client.run_tools("go", [], output=Weather)
     assert run.parsed.city == "Rome"
@@ -201,7 +201,9 @@ def test_a_reply_without_anything():
 
 
 def test_an_answer_beside_calls():
-    """An answer that comes beside calls is not taken: the calls are made, and the model sees their results first."""
+    """An answer beside other calls is deferred: the calls are made, and the model sees their
+    results.
+    """
     client = ScriptedInferenceClient([MEASURE + WRONG, ANSWER])
     run = client.run_tools("go", [measure], output=Weather)
     assert (run.parsed.degrees, run.iterations) == (21.5, 2)
@@ -213,7 +215,7 @@ def test_an_answer_beside_calls():
 
 
 def test_an_answer_beside_a_call_that_waits():
-    """A pending call ends the run; with the approval it goes on to the answer."""
+    """A pending call ends the run; with the approval, the loop continues to the answer."""
     client = ScriptedInferenceClient([calls(("heat", {"city": "Rome"})) + ANSWER, ANSWER])
     run = client.run_tools("go", [heat], output=Weather)
     assert (run.stop_reason, run.parsed, [call.name for call in run.pending]) == (
@@ -229,8 +231,10 @@ def test_an_answer_beside_a_call_that_waits():
     assert_sendable(run.messages)
 
 
-def test_calls_in_a_request_that_insists():
-    """A model that calls tools where it is made to give the answer (in words, say) has them made, and may go on."""
+def test_calls_in_a_forced_request():
+    """A model that calls tools in a request that forces the answer has them made, and may
+    continue.
+    """
 
     def model(body):
         if "tool_choice" in body:
@@ -246,15 +250,15 @@ def test_calls_in_a_request_that_insists():
     assert "system" not in client.requests[-1]  # no longer made to
 
 
-def test_an_unknown_call_does_not_stop_the_insisting():
-    """Without tools, every request makes the model give the answer, whatever else it calls."""
+def test_an_unknown_call_keeps_the_answer_forced():
+    """Without tools, every request forces the answer, whatever the model calls."""
     client = ScriptedInferenceClient([calls(("made_up", {})) + WRONG, ANSWER])
     assert client.run_tools("go", [], output=Weather).parsed.city == "Rome"
     assert "tool_choice" in client.requests[1]
 
 
 def test_a_tool_of_the_same_name():
-    """The answer's tool gets another name where a tool has its own."""
+    """The answer's tool gets another name if a tool has its own."""
 
     @tool
     def Weather(city: str) -> str:
@@ -269,7 +273,7 @@ def test_a_tool_of_the_same_name():
 
 
 def test_a_pause():
-    """A turn that the provider has not finished is no answer yet."""
+    """A turn that the provider has not finished is not an answer."""
     client = ScriptedInferenceClient([cut("pause_turn", "so far"), ANSWER])
     run = client.run_tools("go", [measure], output=Weather)
     assert (run.parsed.city, "tool_choice" in client.requests[1]) == ("Rome", False)
@@ -280,7 +284,9 @@ def test_a_pause():
 
 @pytest.mark.parametrize("last", [MEASURE, "warm", WRONG])
 def test_the_limit(last):
-    """max_iterations counts every request: at the limit there is no data, and the history can be sent again."""
+    """max_iterations counts every request; at the limit the run has no data, and its history can
+    be sent.
+    """
     client = ScriptedInferenceClient([MEASURE, last, ANSWER])
     run = client.run_tools("go", [measure], max_iterations=2, output=Weather)
     assert (run.stop_reason, run.iterations, run.parsed) == ("max_iterations", 2, None)
@@ -288,8 +294,8 @@ def test_the_limit(last):
     assert client.run_tools(run.messages, [measure], output=Weather).parsed.city == "Rome"
 
 
-def test_what_is_no_type_of_an_answer():
-    """A type whose JSON is no object is a TypeError at once, and nothing is sent."""
+def test_invalid_types():
+    """A type whose JSON is not an object is a TypeError at once, and nothing is sent."""
     client = ScriptedInferenceClient([])
     for ask in (client.run_tools, client.stream_tools):
         with pytest.raises(TypeError, match="output="):
@@ -297,7 +303,7 @@ def test_what_is_no_type_of_an_answer():
 
 
 def test_a_stream():
-    """A stream has the same run; the answer's call is seen as it arrives, and is not told of as a tool's."""
+    """A stream has the same run; the answer's call arrives as an event, but not as a tool call."""
     client = ScriptedInferenceClient([MEASURE, ANSWER])
     stream = client.stream_tools("go", [measure], output=Weather)
     kinds = [event.to_dict() for event in stream]
@@ -311,7 +317,7 @@ def test_a_stream():
 
 
 def test_over_the_wire_of_messages():
-    """The whole loop over sockets, with a model that takes no forced tool: its own format is asked for instead."""
+    """The loop over sockets, with a model that rejects a forced tool: its own format is used."""
 
     def model(body):
         if "tool_choice" in body:
@@ -331,7 +337,7 @@ def test_over_the_wire_of_messages():
 
 
 def test_over_the_wire_of_chat():
-    """Chat completions are asked with a response_format, once the model has ended with words."""
+    """Chat completions receive a response_format after the model has ended with text."""
 
     def model(body):
         if names(body) and len(body["messages"]) < 4:

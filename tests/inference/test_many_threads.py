@@ -23,7 +23,7 @@ FAILURES = itertools.cycle(
 
 
 def test_usage_is_exact(serve):
-    """Every call ends with its own reply or a typed error, no call is sent too often, and usage is the server's own count."""
+    """Every call ends with its own reply or a typed error, and usage equals the server's count."""
     numbers, lock = itertools.count(1), threading.Lock()
     counted, attempts, failed = [], collections.Counter(), []
 
@@ -57,7 +57,7 @@ def test_usage_is_exact(serve):
         outcomes = []
         together.wait(20)
         for call in range(CALLS):
-            question = "question {}-{}".format(thread, call)
+            question = f"question {thread}-{call}"
             try:
                 if call % 2:
                     reply = client.generate(question)

@@ -1,4 +1,4 @@
-"""Structured output: how it is asked for, corrected, and given up."""
+"""Structured output: methods of asking, corrections, and errors."""
 
 import dataclasses
 import datetime
@@ -77,7 +77,7 @@ ROME = {"place": {"city": "Rome"}, "degrees": 21.5}
 
 
 def answered(text="", stop_reason="end_turn", wanted=()):
-    """A reply with a stop_reason of its own."""
+    """Return a reply with a given stop reason."""
     blocks = [{"type": "text", "text": text}] if text else []
     blocks += [
         {"type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments}
@@ -96,7 +96,7 @@ def answered(text="", stop_reason="end_turn", wanted=()):
 
 
 def test_a_forced_tool():
-    """The model is made to call a tool of the type's schema; its arguments are the data."""
+    """The model must call a tool with the type's schema; its arguments are the data."""
     client = ScriptedInferenceClient([calls(("Weather", ROME))])
     reply = client.generate("the weather in Rome?", output=Weather)
     assert reply.parsed == Weather(place=Place(city="Rome"), degrees=21.5)
@@ -126,7 +126,7 @@ def test_a_forced_tool():
     ],
 )
 def test_types(wanted, data, parsed):
-    """Models that hold themselves, strict ones, dataclasses, TypedDicts and dicts are types of an answer, too."""
+    """Recursive and strict models, dataclasses, TypedDicts and dicts are accepted as types."""
     client = ScriptedInferenceClient(lambda body: calls((body["tool_choice"]["name"], data)))
     assert client.generate("x", output=wanted).parsed == parsed
     assert client.requests[0]["tools"][0]["input_schema"]["type"] == "object"
@@ -136,8 +136,8 @@ def test_types(wanted, data, parsed):
     "wanted",
     [int, str, List[Place], Optional[Place], Union[Place, Point], object, print, "Place", None],
 )
-def test_what_is_no_type_of_an_answer(wanted):
-    """A type whose JSON is no object is a TypeError, and nothing is sent. None is no wish for structured output."""
+def test_invalid_types(wanted):
+    """A type whose JSON is not an object is a TypeError, and nothing is sent. None means text."""
     client = ScriptedInferenceClient(["text"])
     if wanted is None:
         assert client.generate("x", output=wanted).parsed is None
@@ -148,7 +148,7 @@ def test_what_is_no_type_of_an_answer(wanted):
 
 
 def test_beside_other_tools():
-    """The caller's tools are sent as well; one of the same name does not get in the way."""
+    """The caller's tools are sent as well; a tool of the same name causes no conflict."""
 
     @tool
     def Weather() -> str:
@@ -165,14 +165,14 @@ def test_beside_other_tools():
 
 
 def refusing(*refused):
-    """A model that takes only what is not refused: "tool", "format", "prompt"."""
+    """Return a model that rejects the given methods: "tool", "format", "prompt"."""
     seen = []
 
     def model(body):
         way = "tool" if "tools" in body else "format" if "output_config" in body else "prompt"
         seen.append(way)
         if way in refused:
-            return Failure(400, "invalid_request_error", "no {} for this model".format(way))
+            return Failure(400, "invalid_request_error", f"no {way} for this model")
         return calls(("Weather", ROME)) if way == "tool" else json.dumps(ROME)
 
     model.seen = seen
@@ -191,8 +191,8 @@ def refusing(*refused):
         (("format", "tool"), {"thinking": {"type": "adaptive"}}, ["format", "tool", "prompt"]),
     ],
 )
-def test_the_way_that_a_model_takes(serve, refused, options, ways):
-    """After a 400 the next way is tried; what the model took is remembered, and the others not tried again."""
+def test_the_method_that_a_model_accepts(serve, refused, options, ways):
+    """After a 400 the next method is tried; the accepted one is remembered."""
     model = refusing(*refused)
     client, server = serve(model, {"max_retries": 0})
     for _ in range(2):
@@ -215,8 +215,8 @@ def test_the_way_that_a_model_takes(serve, refused, options, ways):
         assert '"degrees"' in body["system"][1]["text"]
 
 
-def test_each_model_has_its_way(serve):
-    """What one model took says nothing of another, nor of the same one when it is to think."""
+def test_each_model_has_its_method(serve):
+    """The accepted method is remembered per model, and apart for requests with thinking."""
     model = refusing("tool")
     client, server = serve(model, {"max_retries": 0})
     client.generate("x", output=Weather)
@@ -226,15 +226,15 @@ def test_each_model_has_its_way(serve):
 
 
 def test_the_options_of_the_format_are_merged(serve):
-    """What the caller gave of the option that asks for the format stays."""
+    """The caller's values of the option that requests the format are kept."""
     client, server = serve(refusing("tool"), {"max_retries": 0})
     client.generate("x", output=Weather, output_config={"effort": "low"})
     assert server.requests[1].body["output_config"]["effort"] == "low"
     assert server.requests[1].body["output_config"]["format"]["type"] == "json_schema"
 
 
-def test_objects_of_any_keys_are_not_asked_for_in_the_format(serve):
-    """Constrained decoding knows no free keys, and would give none: such a type is asked for in the other ways."""
+def test_free_form_objects_do_not_use_the_format(serve):
+    """Constrained decoding cannot produce free keys, so the other methods are used."""
 
     class Scores(BaseModel):
         by_name: Dict[str, int]
@@ -251,8 +251,8 @@ def test_objects_of_any_keys_are_not_asked_for_in_the_format(serve):
     assert not Output(Weather).has_free_form_objects and not Output(Node).has_free_form_objects
 
 
-def test_a_request_that_is_wrong_in_every_way(serve):
-    """Where no way helps, the error is that of the request itself, with no advice on options that nobody gave."""
+def test_a_request_that_every_method_rejects(serve):
+    """If every method is rejected, the error is that of the request, without a hint."""
     client, server = serve(refusing("tool", "format", "prompt"), {"max_retries": 0})
     with pytest.raises(InvalidRequestError, match="no prompt for this model") as caught:
         client.generate("x", output=Weather)
@@ -264,7 +264,7 @@ def test_a_request_that_is_wrong_in_every_way(serve):
 
 
 def test_the_schema_of_the_format():
-    """Closed objects, no limits and no defaults; properties of these names are left alone."""
+    """Objects are closed, limits and defaults removed; properties with these names are kept."""
 
     class Odd(BaseModel):
         default: int = 5
@@ -285,7 +285,7 @@ def test_the_schema_of_the_format():
 
 
 def test_a_correction():
-    """A call that does not fit is answered with what was wrong, and the model is made to call again."""
+    """A call that does not match is answered with its problem, and the model must call again."""
     wrong, right = (
         calls(("Weather", {"place": {"city": 5}, "degrees": 500})),
         calls(("Weather", ROME)),
@@ -307,10 +307,10 @@ def test_a_correction():
     assert client.requests[1]["tool_choice"] == client.requests[0]["tool_choice"]
 
 
-def test_a_correction_in_words(serve):
-    """Text that does not fit is sent back with what was wrong, as the user's."""
+def test_a_correction_as_text(serve):
+    """Text that does not match is sent back with its problem, as the user's message."""
     refused = Failure(400, "invalid_request_error", "no")
-    answers = [refused, refused, '{"place": {}}', "```json\n{}\n```".format(json.dumps(ROME))]
+    answers = [refused, refused, '{"place": {}}', f"```json\n{json.dumps(ROME)}\n```"]
     client, server = serve(answers, {"max_retries": 0})
     assert client.generate("x", output=Weather).parsed.place.city == "Rome"
     question, reply, told = server.requests[-1].body["messages"]
@@ -321,8 +321,8 @@ def test_a_correction_in_words(serve):
     assert told["content"].endswith(". Answer again.")
 
 
-def test_a_call_that_was_not_asked_for():
-    """Every call of a reply that does not fit gets a result, so that the correction is a history that can be sent."""
+def test_an_unexpected_call():
+    """Every call of an invalid reply gets a result, so that the corrected history can be sent."""
 
     @tool
     def other() -> str:
@@ -336,7 +336,7 @@ def test_a_call_that_was_not_asked_for():
 
 
 def test_giving_up():
-    """A second reply that does not fit is an OutputInvalid, a ValueError, with the raw reply, and what was wrong."""
+    """A second invalid reply is an OutputInvalid, a ValueError, with the reply and its problem."""
     client = ScriptedInferenceClient(
         [calls(("Weather", {})), calls(("Weather", {"degrees": 1})), "never"]
     )
@@ -367,12 +367,10 @@ class Lax(BaseModel):
     ],
 )
 def test_a_reply_that_was_cut_short(stop_reason, reply):
-    """It is not asked for again, and never taken for whole, even where what is left of it fits."""
+    """A truncated reply is not requested again, and never accepted, even if its part is valid."""
     cut = reply.model_copy(update={"stop_reason": stop_reason, "raw_stop_reason": stop_reason})
     client = ScriptedInferenceClient([cut, "never"])
-    with pytest.raises(
-        OutputInvalid, match="cut short .stop reason {}".format(stop_reason)
-    ) as caught:
+    with pytest.raises(OutputInvalid, match=f"cut short .stop reason {stop_reason}") as caught:
         client.generate("x", output=Lax)
     assert caught.value.reply.stop_reason == stop_reason
     assert len(client.requests) == 1
@@ -389,7 +387,7 @@ def test_a_reply_that_was_cut_short(stop_reason, reply):
     ],
 )
 def test_text_and_fences(text):
-    """White space and a code fence around JSON are taken off; a fence without a line of its own is not JSON."""
+    """White space and a code fence around JSON are removed; a fence on the same line is invalid."""
     reply = answered(text.replace("{}", '{"city": "Rome"}'))
     if text.startswith("```{"):
         with pytest.raises(ValueError, match="does not fit"):
@@ -399,7 +397,7 @@ def test_text_and_fences(text):
 
 
 def test_a_hostile_fence():
-    """A fence of nothing but white space is read in no time."""
+    """A fence with only white space is parsed quickly."""
     start = time.process_time()
     for text in (
         "```json\n" + " \n" * 200000,
@@ -411,8 +409,10 @@ def test_a_hostile_fence():
     assert time.process_time() - start < 5
 
 
-def test_a_validator_that_fails_otherwise():
-    """What the caller's own validator raises on purpose is a correction; its own bug is raised as it is."""
+def test_a_validator_with_a_bug():
+    """A ValueError of the caller's validator is a correction; another exception is raised
+    unchanged.
+    """
 
     class Picky(BaseModel):
         word: str
@@ -436,7 +436,7 @@ def test_a_validator_that_fails_otherwise():
 
 
 def test_requests_are_counted():
-    """Each request that structured output makes is a request: in the usage, and in a budget, which ends it."""
+    """Every request of structured output counts in the usage and in a budget, which ends it."""
     budget = Budget(requests=1)
     client = ScriptedInferenceClient([calls(("Weather", {}))], budget=budget)
     with pytest.raises(BudgetExceeded):
@@ -445,15 +445,14 @@ def test_requests_are_counted():
 
 
 def test_on_many_threads(serve):
-    """One client, many threads, each with a type of its own: nobody gets another's data."""
+    """On one client, every thread receives data of its own type."""
     client, server = serve(
         lambda body: calls(
             (body["tool_choice"]["name"], {"x": int(body["messages"][0]["content"])})
         )
     )
     types = [
-        type("Type{}".format(number), (BaseModel,), {"__annotations__": {"x": int}})
-        for number in range(16)
+        type(f"Type{number}", (BaseModel,), {"__annotations__": {"x": int}}) for number in range(16)
     ]
     asking = [
         Background(client.generate, str(number), output=wanted)
@@ -463,8 +462,8 @@ def test_on_many_threads(serve):
         assert one.result().parsed == wanted(x=number)
 
 
-def test_what_is_asked_changes_nothing():
-    """The request that was given is left as it is."""
+def test_a_request_is_not_changed():
+    """Applying a method does not change the original request."""
     request = Request("m", [], "be brief", [], {"output_config": {"effort": "low"}})
     output = Output(Place)
     for way in ("tool", "format", "prompt"):

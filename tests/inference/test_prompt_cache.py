@@ -1,4 +1,4 @@
-"""prompt_cache="auto": where the markers are, as they are sent."""
+"""prompt_cache="auto": the positions of the markers in the sent requests."""
 
 import copy
 
@@ -27,7 +27,7 @@ def second() -> str:
 
 
 def marked(body):
-    """Every block of a body in the order in which a provider reads it, with its cache_control or None."""
+    """Return every block of a body, in the provider's order, with its cache_control or None."""
     blocks = list(body.get("tools", []))
     blocks += body["system"] if isinstance(body.get("system"), list) else []
     for message in body["messages"]:
@@ -40,7 +40,7 @@ def markers(body):
 
 
 def test_where_the_markers_are():
-    """On the last tool, on the system prompt, and on the last two turns of the user; nowhere else."""
+    """On the last tool, the system prompt and the user's last two turns; nowhere else."""
     client = ScriptedInferenceClient(["hello"], prompt_cache="auto")
     history = [
         {"role": role, "content": text}
@@ -65,7 +65,7 @@ def test_where_the_markers_are():
 
 
 def test_each_request_of_a_tool_loop():
-    """The markers go with the conversation: each request marks its own last two turns, the results of tools among them."""
+    """Each request marks its own last two turns, including tool results."""
     client = ScriptedInferenceClient(
         [calls(("first", {})), calls(("second", {})), "done"], prompt_cache="auto"
     )
@@ -79,7 +79,7 @@ def test_each_request_of_a_tool_loop():
 
 
 def test_instructions_among_the_messages():
-    """Without system=, the last message of the role SYSTEM is marked in its place."""
+    """Without system=, the last message of the role SYSTEM is marked instead."""
     request = Request(
         "m",
         [ChatMessage(role="system", content="be brief"), ChatMessage(role="user", content="x")],
@@ -92,7 +92,7 @@ def test_instructions_among_the_messages():
 
 
 def test_what_may_not_be_marked():
-    """Empty text is passed over, and thinking is never marked; nothing to mark is no error."""
+    """Empty text and thinking are never marked; nothing to mark is no error."""
     said = [
         ChatMessage(
             role="user", content=[{"type": "text", "text": "x"}, {"type": "text", "text": ""}]
@@ -111,7 +111,7 @@ def test_what_may_not_be_marked():
 
 
 def test_an_hour():
-    """What lies before a marker of the caller's for an hour is marked for an hour; what lies behind it for five minutes."""
+    """Markers before a one-hour marker of the caller last one hour; those after it five minutes."""
     said = [
         ChatMessage(role="user", content="one", cache_marker="1h"),
         ChatMessage(role="assistant", content="1"),
@@ -126,8 +126,10 @@ def test_an_hour():
 @pytest.mark.parametrize("number", [0, 1, 2, 3, 4, 6])
 @pytest.mark.parametrize("how", ["blocks", "messages"])
 def test_beside_the_callers_own(number, how):
-    """Markers of the caller's own come first, in blocks or on messages; what is left of the four goes to the last turn, then
-    to the system prompt, then to the tools. Of more than four the last four stay.
+    """The caller's markers take precedence, in blocks or on messages.
+
+    The rest of the four go to the last turn, the system prompt, then the tools. Of more than four of
+    the caller's, the last four stay.
     """
     if how == "blocks":
         blocks = [
@@ -182,7 +184,7 @@ SAID = st.tuples(
 
 @st.composite
 def requests(draw):
-    """A request with up to a dozen markers of the caller's own, those for an hour before those for five minutes."""
+    """Return a request with up to a dozen markers, the one-hour ones first."""
     hours = draw(st.integers(0, 12))
     left = [hours]
 
@@ -208,7 +210,7 @@ def requests(draw):
     for instructions in (True, False):  # in the order in which a provider reads them
         for place, (role, content, marker) in enumerate(said):
             if (role == "system") is instructions:
-                # Marked in its blocks or as a whole: in both ways, the caller would contradict himself.
+                # Either its blocks are marked, or the whole message; both would conflict.
                 marker = (
                     marker
                     and content
@@ -223,8 +225,10 @@ def requests(draw):
 
 @given(request=requests())
 def test_never_more_than_four(request):
-    """Whatever the caller marked, four markers at most are sent, none for five minutes before one for an hour, none on
-    thinking or empty text but the caller's own; and nothing of the caller's is changed.
+    """At most four markers are sent, in a valid order, for any markers of the caller.
+
+    None for one hour follows one for five minutes, none is added to thinking or empty text, and the
+    caller's request is not changed.
     """
     before = copy.deepcopy(request)
     said = [message for message in request.messages if message.role.value != "system"]

@@ -1,4 +1,4 @@
-"""Rate limits: pure slots in time, and clients that wait for them, and for what a provider asks."""
+"""Rate limits: slots in time, and clients that wait for them and for a Retry-After."""
 
 import threading
 import time
@@ -45,7 +45,9 @@ def within(slots, requests, tokens):
     tokens=st.none() | st.integers(1, 200),
 )
 def test_slots(arrivals, requests, tokens):
-    """In no sixty seconds are there more than the limits, but for one request that is too large for any; in order."""
+    """No sixty seconds exceed the limits, except for a single oversized request; slots are in
+    order.
+    """
     limit, now, slots = RateLimit(requests, tokens), 1000.0, []
     for pause, size, given_back in arrivals:
         now += pause / 10
@@ -62,7 +64,7 @@ def test_slots(arrivals, requests, tokens):
 
 @given(arrivals=ARRIVALS, requests=st.integers(1, 5))
 def test_nothing_waits_without_need(arrivals, requests):
-    """A request waits only where the last sixty seconds are full, and then until the first of them is a minute old."""
+    """A request waits only if the last sixty seconds are full, until the oldest is a minute old."""
     limit, now, slots = RateLimit(requests), 1000.0, []
     for pause, _, _ in arrivals:
         now += pause / 10
@@ -72,14 +74,14 @@ def test_nothing_waits_without_need(arrivals, requests):
 
 
 def test_the_check_can_fail():
-    """The property above would see a limiter that lets one request too many go."""
+    """The property above detects a limiter that allows one request too many."""
     generous = RateLimit(3)
     assert not within([generous.take(1000.0, 1) for _ in range(3)], 2, None)
     assert not within([generous.take(2000.0, 60) for _ in range(2)], None, 100)
 
 
-def test_what_a_reply_tells_counts():
-    """The estimate of a request counts until its reply tells what it took."""
+def test_the_usage_replaces_the_estimate():
+    """The estimate of a request counts until its reply reports the usage."""
     limit = RateLimit(tokens_per_minute=100)
     first = limit.take(0.0, 90)
     assert limit.take(1.0, 50).moment == 60.0
@@ -92,8 +94,8 @@ def test_what_a_reply_tells_counts():
     assert [slot.tokens for slot in client.rate_limit._reservations] == [reply.usage.total_tokens]
 
 
-def test_a_limit_that_is_none():
-    """Less than one request a minute is an error; the repr shows the limits."""
+def test_an_invalid_limit():
+    """A limit below one request is a ValueError; the repr shows the limits."""
     with pytest.raises(ValueError, match="requests_per_minute must be at least 1, not 0"):
         RateLimit(requests_per_minute=0)
     with pytest.raises(ValueError, match="tokens_per_minute"):
@@ -105,7 +107,7 @@ def test_a_limit_that_is_none():
 
 
 def test_clients_share_a_limit(serve):
-    """Requests of two clients, and of a client made with_options, count together; who waits is freed by a cancellation."""
+    """Requests of clients that share a limit count together; a cancellation ends a wait."""
     limit = RateLimit(requests_per_minute=2)
     one, server = serve(lambda body: "hello", {"rate_limit": limit})
     two, other = serve(lambda body: "hello", {"rate_limit": limit})
@@ -123,7 +125,7 @@ def test_clients_share_a_limit(serve):
 
 
 def test_a_deadline_comes_first(serve):
-    """A request whose slot lies after its deadline fails at once, and no later one has to wait for that slot."""
+    """A request whose slot is after its deadline fails at once and gives its slot back."""
     limit = RateLimit(requests_per_minute=1)
     client, server = serve(
         lambda body: "hello", {"rate_limit": limit, "timeout": Timeout(total=20)}
@@ -138,7 +140,7 @@ def test_a_deadline_comes_first(serve):
 
 @suite
 def test_requests_wait_their_turn(serve, monkeypatch):
-    """Five requests at one a "minute" take four of them, from whatever threads they come."""
+    """Five requests at one a "minute" take four of them, on any threads."""
     monkeypatch.setattr(rate_limit, "MINUTE", 0.1)
     client, server = serve(lambda body: "hello", {"rate_limit": RateLimit(requests_per_minute=1)})
     start = time.monotonic()
@@ -149,7 +151,7 @@ def test_requests_wait_their_turn(serve, monkeypatch):
 
 
 def test_each_attempt_counts(serve, monkeypatch):
-    """A request that is sent again takes a second slot."""
+    """A retried request takes a second slot."""
     monkeypatch.setattr(rate_limit, "MINUTE", 0.2)
     answers = [Failure(529, "overloaded_error", headers={"retry-after-ms": "1"}), "hello"]
     client, server = serve(answers, {"rate_limit": RateLimit(requests_per_minute=1)})
@@ -164,7 +166,7 @@ def test_each_attempt_counts(serve, monkeypatch):
 
 @suite
 def test_a_429_pauses_every_thread(serve):
-    """Once a 429 has told a Retry-After, the server sees no request of this client, nor of its twins, until then."""
+    """After a 429 with Retry-After, the client and its copies send nothing until that moment."""
     seen, lock = [], threading.Lock()
 
     def model(body):
@@ -191,7 +193,7 @@ def test_a_429_pauses_every_thread(serve):
 
 
 def test_a_pause_too_long_to_wait_for(serve):
-    """A Retry-After of more than a minute is not waited for by anybody: the error has it."""
+    """No request waits for a Retry-After above one minute; the error has the value."""
     client, server = serve(
         [Failure(429, "rate_limit_error", headers={"retry-after": "3600"}), "hello"]
     )
@@ -203,7 +205,7 @@ def test_a_pause_too_long_to_wait_for(serve):
 
 @suite
 def test_a_pause_that_is_extended():
-    """Who waits for a pause to end waits on where it is extended meanwhile."""
+    """A request that waits for a pause also waits for its extension."""
     pause = Pause()
     pause.extend(time.monotonic() + 0.1)
     waiting = Background(wait_for_slot, pause, None, 0, Cancellation(), None, "test")
@@ -216,7 +218,7 @@ def test_a_pause_that_is_extended():
 
 @suite
 def test_a_pause_while_waiting_for_a_slot():
-    """Who waits for a slot while a provider asks for a pause waits for both, and takes its slot anew."""
+    """A request that waits for a slot also waits for a new pause, then takes a new slot."""
     pause, limit = Pause(), RateLimit(requests_per_minute=1)
     limit.take(time.monotonic() - MINUTE + 0.2, 1)
     waiting = Background(wait_for_slot, pause, limit, 1, Cancellation(), None, "test")
@@ -228,7 +230,7 @@ def test_a_pause_while_waiting_for_a_slot():
 
 
 def test_a_pause_after_the_deadline():
-    """Where the pause ends after the deadline nobody waits for it."""
+    """If the pause ends after the deadline, DeadlineExceeded is raised without waiting."""
     pause, limit = Pause(), RateLimit(requests_per_minute=1)
     pause.extend(time.monotonic() + 30)
     with pytest.raises(DeadlineExceeded):

@@ -17,7 +17,7 @@ NOW = {"retry-after-ms": "1"}
 
 
 def test_the_package_exports_its_nouns():
-    """The names of the inference package are those of the top level, and an unknown one is an error."""
+    """The inference package exports its names; an unknown name is an AttributeError."""
     from asimov_sync import inference
 
     assert inference.InferenceClient is InferenceClient
@@ -48,7 +48,7 @@ def test_a_stream_that_stops_early(serve, end, read):
 
 @pytest.mark.parametrize("end", ["close", "drop"])
 def test_the_usage_of_a_partial_reply(end):
-    """A reply that is abandoned is recorded with the usage that it had reported; an unread one with none."""
+    """The reported usage of an abandoned reply is recorded; an unread reply has none."""
     client = ScriptedInferenceClient(["good evening", "unread"])
     stream = client.stream("x")
     next(stream)
@@ -65,7 +65,7 @@ def test_the_usage_of_a_partial_reply(end):
 
 
 def test_a_failure_while_opening_is_retried():
-    """A source is open once a status is good; the error of the last attempt is raised while it is opened."""
+    """Opening a source retries until a status is good, and raises the last error."""
     client = ScriptedInferenceClient([Failure(529, headers=NOW)] * 2 + ["hello"])
     stream = client.stream("x")
     assert isinstance(stream._source, RetriedEvents)
@@ -109,7 +109,7 @@ class Recorded:
 
 @pytest.mark.parametrize("read", [0, 1])
 def test_an_observed_stream_that_is_dropped(read):
-    """Its observation ends without a result, soon, on another thread, whether or not it was read."""
+    """Its observation ends without a result, on another thread, whether or not it was read."""
     stream = ScriptedInferenceClient(["good evening"]).stream("x")
     observation = Recorded()
     stream.attach_observation(observation)

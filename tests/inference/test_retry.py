@@ -1,4 +1,4 @@
-"""Retries: what is tried again, after how long, and how often."""
+"""Retries: which errors are retried, after which wait, and how often."""
 
 import email.utils
 
@@ -39,8 +39,8 @@ from asimov_sync.testing import ScriptedInferenceClient
     ],
     ids=repr,
 )
-def test_what_may_help(error, again):
-    """By type; the provider's own word comes first, and nobody waits for more than a minute."""
+def test_which_errors_are_retryable(error, again):
+    """By type; `should_retry` takes precedence, and a wait above one minute is never retried."""
     assert is_retryable(error) is again
 
 
@@ -61,7 +61,7 @@ def test_what_may_help(error, again):
     ids=repr,
 )
 def test_retry_after(headers, seconds):
-    """Milliseconds, seconds, or a date; nonsense is as if nothing had been said."""
+    """Reads milliseconds, seconds or a date; an invalid value counts as absent."""
     assert retry_after(headers, now=1000000000.0) == seconds
 
 
@@ -78,7 +78,7 @@ class Waits(Cancellation):
 
 
 def attempts(errors, max_retries=2, deadline=None, may_retry=lambda: True, token=None):
-    """The number of attempts that are made where they end with these errors, and the waits between them."""
+    """Return how many attempts are made with these errors, and the waits between them."""
     token = token or Waits()
     errors = iter(errors)
     made = 0
@@ -92,7 +92,9 @@ def attempts(errors, max_retries=2, deadline=None, may_retry=lambda: True, token
 
 
 def test_the_number_of_attempts():
-    """max_retries=2 makes three attempts, and the last error says so; none is left after success."""
+    """max_retries=2 makes three attempts, and the last error has the number; none follows a
+    success.
+    """
     busy = [OverloadedError("x") for _ in range(5)]
     with pytest.raises(OverloadedError) as caught:
         attempts(busy)
@@ -105,7 +107,7 @@ def test_the_number_of_attempts():
 
 
 def test_the_waits():
-    """Half a second, doubled each time up to eight, a quarter less at most; Retry-After comes first."""
+    """Half a second, doubled up to eight, at most a quarter less; Retry-After takes precedence."""
     _, waits = attempts([OverloadedError("x")] * 6, max_retries=6)
     for wait, most in zip(waits, [0.5, 1, 2, 4, 8, 8]):
         assert 0.75 * most <= wait <= most
@@ -113,8 +115,8 @@ def test_the_waits():
     assert attempts([RateLimitError("x", retry_after=0)])[1] == [0]
 
 
-def test_what_is_not_tried_again():
-    """Other exceptions, errors that will not go away, and anything once something was handed on: one attempt."""
+def test_errors_that_are_not_retried():
+    """Other exceptions, permanent errors, and any error after delivery: one attempt."""
     for error in (KeyError("x"), AuthenticationError("x"), Cancelled("x"), KeyboardInterrupt()):
         with pytest.raises(type(error)):
             attempts([error, None])
@@ -122,8 +124,10 @@ def test_what_is_not_tried_again():
         attempts([OverloadedError("x")], may_retry=lambda: False)
 
 
-def test_a_wait_beyond_the_deadline_is_not_begun():
-    """Where the next attempt would begin after the total time-out, DeadlineExceeded is raised at once."""
+def test_no_wait_beyond_the_deadline():
+    """If the next attempt would start after the total time-out, DeadlineExceeded is raised at
+    once.
+    """
     token = Waits()
     with pytest.raises(DeadlineExceeded, match="deadline"):
         attempts([RateLimitError("x", retry_after=30)], deadline=0.0, token=token)
@@ -132,7 +136,7 @@ def test_a_wait_beyond_the_deadline_is_not_begun():
 
 @pytest.mark.parametrize("seconds", [0.05, 0.0], ids=["while it waits", "before it waits"])
 def test_a_cancellation_ends_the_wait(seconds):
-    """A token that is cancelled while a retry waits, or when it is about to, ends it with Cancelled."""
+    """A token that is cancelled before or during the wait of a retry ends it with Cancelled."""
     token = Cancellation(parent=None, timeout=seconds)
     with pytest.raises(Cancelled, match="deadline"):
         attempts(
@@ -143,8 +147,8 @@ def test_a_cancellation_ends_the_wait(seconds):
 
 
 @pytest.mark.parametrize("name", ["connect", "idle", "total"])
-def test_a_timeout_of_nan_is_refused(name):
-    """A Timeout with NaN is a ValueError where it is given to a client, and not at a later request."""
+def test_a_timeout_of_nan_is_rejected(name):
+    """A client rejects a Timeout with NaN with a ValueError, before any request."""
     timeout = Timeout(**{name: float("nan")})
     with pytest.raises(ValueError, match=f"{name}=…. is a number of seconds"):
         ScriptedInferenceClient([], timeout=timeout)

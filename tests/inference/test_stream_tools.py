@@ -1,4 +1,4 @@
-"""Tool loops as streams of events: for a web view that shows them, and for whoever stops half-way."""
+"""Tool loops as streams of events, read to the end or closed early."""
 
 import contextvars
 import gc
@@ -102,7 +102,7 @@ class Page:
 
 
 def test_a_page_from_json_alone(serve):
-    """Text, tool calls and the end can be shown, and the conversation gone on with, from each event's JSON alone."""
+    """The JSON of each event suffices to show text, calls and the end, and to continue."""
     client, server = serve(script())
     page, stream = Page(), client.stream_tools("How warm is it?", [weather, broken])
     for event in stream:
@@ -129,7 +129,9 @@ def test_a_page_from_json_alone(serve):
 
 
 def test_the_order_of_events(serve):
-    """Each call is ready, then started, then finished, and then the next reply begins; the run is the very last."""
+    """Each call is ready, started, then finished before the next reply; the run is the last
+    event.
+    """
     client, server = serve(script())
     kinds = [event.type for event in client.stream_tools("x", [weather, broken], max_workers=1)]
     shown = [kind for kind in kinds if kind != "text_delta"]
@@ -140,7 +142,7 @@ def test_the_order_of_events(serve):
 
 
 def test_the_same_as_run_tools():
-    """What comes of a stream is what comes of run_tools."""
+    """A stream's run equals that of run_tools."""
 
     def model(body):
         return (
@@ -160,7 +162,7 @@ def test_the_same_as_run_tools():
 
 
 def test_events_while_they_happen(serve):
-    """Words are handed on while the server holds the rest; a tool's start while it works, its end while another does."""
+    """Text arrives while the server holds the rest; a tool's start while it runs."""
     gates = {3: threading.Event()}
     client, server = serve(
         [said_and_wanted("one two", ("slow", {"number": 0}), ("slow", {"number": 1})), "done"],
@@ -192,7 +194,7 @@ def test_events_while_they_happen(serve):
 
 
 def test_the_text_alone(serve):
-    """text_stream gives the words of all replies; .run is there afterwards."""
+    """text_stream yields the text of all replies; .run is available afterwards."""
     client, server = serve(script())
     stream = client.stream_tools("x", [weather, broken])
     assert "".join(stream.text_stream) == "Let me look.Once more.It is warm in Rome."
@@ -203,7 +205,7 @@ def test_the_text_alone(serve):
 
 
 def test_a_401_is_raised_by_the_call(serve):
-    """What is wrong with the first request is raised by stream_tools() itself, before a view has begun its response."""
+    """An error of the first request is raised by stream_tools() itself."""
     client, server = serve(["never"])
     server.api_key = "another"
     with pytest.raises(AuthenticationError) as caught:
@@ -214,8 +216,8 @@ def test_a_401_is_raised_by_the_call(serve):
     )
 
 
-def test_what_is_wrong_with_the_call_itself(serve):
-    """So is a limit that is none, and an approval of no call; nothing is sent."""
+def test_invalid_arguments(serve):
+    """So are an invalid limit and an approval of no call; nothing is sent."""
     client, server = serve(["never"])
     for wrong in ({"max_iterations": 0}, {"max_workers": -1}, {"approvals": {"nope": True}}):
         with pytest.raises(ValueError):
@@ -224,7 +226,7 @@ def test_what_is_wrong_with_the_call_itself(serve):
 
 
 def test_a_later_failure(serve):
-    """A request that fails after tools were called is raised by the iteration, with the history so far."""
+    """The iteration raises the error of a later request, with the history so far."""
     client, server = serve(
         [calls(("weather", {"city": "Rome"})), Failure(401, "authentication_error")]
     )
@@ -254,7 +256,7 @@ def cut_once(place):
 
 @suite
 def test_a_cut_before_the_first_word(serve):
-    """A reply that broke before anything of it was handed on is asked for again."""
+    """A reply that breaks before its first event is requested again."""
     client, server = serve(["hello", "hello"], before_event=cut_once(2))
     stream = client.stream_tools("x", [])
     assert [event.text for event in stream if event.type == "text_delta"] == ["hello"]
@@ -262,7 +264,7 @@ def test_a_cut_before_the_first_word(serve):
 
 
 def test_a_cut_after_the_first_word(serve):
-    """One that broke later is a StreamInterrupted with the part and the history; going on asks for it anew."""
+    """A later break is a StreamInterrupted with the partial reply and the history."""
     client, server = serve(["hello there", "hello there"], before_event=cut_once(4))
     shown = []
     with pytest.raises(StreamInterrupted) as caught:
@@ -281,7 +283,7 @@ def held_after(place):
 
 
 def test_closing_between_two_words(serve):
-    """Closing a stream gives up its connection at once; the next request has one of its own."""
+    """Closing a stream closes its connection at once; the next request opens another."""
     client, server = serve(lambda body: "hello there", before_event=held_after(4))
     with client.stream_tools("x", [weather]) as stream:
         assert next(stream).text == "hello "
@@ -294,7 +296,7 @@ def test_closing_between_two_words(serve):
 
 
 def slow_tool():
-    """A tool that waits until it is told to stop; what it was told is in `.told`, that it started in `.started`."""
+    """Return a tool that waits for its cancellation, with `.started` and the outcome, `.told`."""
 
     def slow() -> str:
         made.started.set()
@@ -307,7 +309,7 @@ def slow_tool():
 
 
 def test_closing_while_a_tool_works(serve):
-    """Closing a stream tells the tools that are at work, and asks for nothing more."""
+    """Closing a stream cancels the running tools, and sends no further request."""
     slow = slow_tool()
     client, server = serve([calls(("slow", {})), "never"])
     with client.stream_tools("x", [slow]) as stream:
@@ -319,7 +321,7 @@ def test_closing_while_a_tool_works(serve):
 
 @pytest.mark.parametrize("busy", ["with a reply", "with a tool"])
 def test_closing_from_another_thread(serve, busy):
-    """close() frees a reader that waits: for the next word, or for a tool."""
+    """close() unblocks a reader that waits for text or for a tool."""
     slow = slow_tool()
     if busy == "with a reply":
         client, server = serve(["hello there"], before_event=held_after(4))
@@ -341,7 +343,7 @@ def test_closing_from_another_thread(serve, busy):
 
 
 def test_reading_while_another_thread_closes():
-    """A reader that comes while the stream is being closed is told so, too."""
+    """A read during another thread's close() raises Cancelled."""
     closing, go_on = threading.Event(), threading.Event()
 
     class Slow(EventSource):
@@ -366,7 +368,7 @@ def test_reading_while_another_thread_closes():
 
 
 def test_closing_where_nobody_reads(serve):
-    """A stream that stands between two events may be closed on another thread than the one that read."""
+    """Another thread than the reader's may close a stream between two events."""
     slow = slow_tool()
     client, server = serve([calls(("slow", {}))])
     stream = client.stream_tools("x", [slow])
@@ -378,8 +380,8 @@ def test_closing_where_nobody_reads(serve):
 
 @suite
 @pytest.mark.parametrize("busy", ["with a reply", "with a tool"])
-def test_a_stream_that_is_forgotten(serve, busy):
-    """A stream that nobody holds any more gives up its connection and tells its tools, as if it had been closed."""
+def test_a_dropped_stream(serve, busy):
+    """A stream without references closes its connection and cancels its tools."""
     slow, token = slow_tool(), Cancellation()
     if busy == "with a reply":
         client, server = serve(["hello there"], before_event=held_after(4))
@@ -398,7 +400,7 @@ def test_a_stream_that_is_forgotten(serve, busy):
 
 
 def test_a_reader_that_fails(serve):
-    """An exception in the reader's own block closes the stream, and is the reader's."""
+    """An exception in the reader's block closes the stream, and is raised."""
     client, server = serve(["hello there"], before_event=held_after(4))
     with pytest.raises(ZeroDivisionError):
         with client.stream_tools("x", []) as stream:
@@ -408,7 +410,7 @@ def test_a_reader_that_fails(serve):
 
 
 def test_a_view_that_is_closed(serve):
-    """A generator over a stream, as a web framework has it, frees the connection when the framework closes it."""
+    """A generator over a stream closes the connection when a web framework closes it."""
     client, server = serve(["hello there"], before_event=held_after(4))
 
     def view():
@@ -429,7 +431,7 @@ variable = contextvars.ContextVar("variable", default="nobody's")
 
 @pytest.mark.parametrize("workers", [None, 0])
 def test_the_context_is_that_of_the_call(workers):
-    """Meters, variables, tokens and spans in the tools are those of where the stream was made, whoever reads it."""
+    """Tools run in the context in which the stream was made, on any reader's thread."""
     seen = []
 
     @tool
@@ -476,7 +478,7 @@ def test_the_context_is_that_of_the_call(workers):
 
 
 def test_a_tool_that_streams_itself():
-    """A tool may read a stream of the same client, on a worker's thread or on the reader's."""
+    """A tool may read a stream of the same client, on a worker's or the reader's thread."""
 
     def model(body):
         depth = int(body["messages"][0]["content"])
@@ -502,7 +504,7 @@ def test_a_tool_that_streams_itself():
 
 
 def test_tools_on_the_readers_thread():
-    """With max_workers=0 a tool is called when the reader asks for the event behind its start."""
+    """With max_workers=0 a tool runs when the reader requests the event after its start."""
     threads = []
 
     @tool
@@ -518,7 +520,7 @@ def test_tools_on_the_readers_thread():
 
 
 def test_a_pause_for_approval():
-    """A stream that stops for approval ends with its run; the JSON of that is enough to go on."""
+    """A stream that stops for approval ends with its run, whose JSON suffices to continue."""
 
     @tool(requires_approval=True)
     def delete(name: str) -> str:

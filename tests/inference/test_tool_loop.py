@@ -1,4 +1,4 @@
-"""The tool loop: a pure conversation, and calls on threads."""
+"""The tool loop: its steps without IO, and its calls on threads."""
 
 import collections
 import contextvars
@@ -49,7 +49,7 @@ def reply(text="", stop_reason="end_turn", wanted=()):
 
 
 def driven(replies, max_iterations=10):
-    """The steps of a conversation that gets these replies, where each call returns its own name; and its run."""
+    """Return the steps of a loop with these replies, each call returning its name, and its run."""
     steps = []
     loop = tool_loop(as_messages("question"), max_iterations)
     step, answers = next(loop), iter(replies)
@@ -68,7 +68,9 @@ ONE, TWO = calls(("one", {"a": 1}), ("two", {}))
 
 
 def test_a_conversation():
-    """Ask, call, ask: every call is answered, in order, and the usage is that of all replies."""
+    """Send, call, send: every call is answered, in order, and the usage is the sum of all
+    replies.
+    """
     steps, run = driven([reply("hm", "tool_use", [ONE, TWO]), reply("done")])
     assert [type(step) for step in steps] == [SendMessages, CallTools, SendMessages]
     assert steps[1].calls == [ONE, TWO]
@@ -92,19 +94,21 @@ def test_a_conversation():
     "stop_reason", ["max_tokens", "refusal", "end_turn", "stop_sequence", None]
 )
 def test_only_whole_calls_are_made(stop_reason):
-    """Calls of a reply that did not stop for them are not made, and have a result that says so."""
+    """Calls of a reply with another stop reason are not made, and get an error result."""
     steps, run = driven([reply("", stop_reason, [ONE])])
     assert [type(step) for step in steps] == [SendMessages]
     assert (run.stop_reason, run.calls) == (stop_reason, [])
     (block,) = run.messages[-1].blocks
     assert (block["tool_use_id"], block["is_error"]) == (ONE.id, True)
-    assert block["content"] == "the call was not made, because the reply stopped with {}".format(
-        stop_reason
+    assert (
+        block["content"] == f"the call was not made, because the reply stopped with {stop_reason}"
     )
 
 
 def test_a_pause_is_continued():
-    """After pause_turn the history is sent again as it is; a call that came with it is answered first."""
+    """After pause_turn the history is sent again unchanged; a call in that reply is answered
+    first.
+    """
     steps, run = driven([reply("so far", "pause_turn"), reply("done")])
     assert [type(step) for step in steps] == [SendMessages, SendMessages]
     assert [message.role.value for message in steps[1].messages] == ["user", "assistant"]
@@ -120,7 +124,7 @@ def test_a_pause_is_continued():
 
 
 def test_the_limit():
-    """At the limit the calls are still made, and the history can be sent again as it is."""
+    """At the limit the calls are still made, and the history can be sent again."""
     steps, run = driven([reply("", "tool_use", [ONE])] * 5, max_iterations=2)
     assert [type(step) for step in steps] == [SendMessages, CallTools, SendMessages, CallTools]
     assert (run.stop_reason, run.iterations) == ("max_iterations", 2)
@@ -147,8 +151,10 @@ def odd() -> object:
     return object()
 
 
-def test_whatever_goes_wrong_is_told_to_the_model():
-    """Bad arguments, unknown tools, exceptions and results that are no JSON are error results, and are in .calls."""
+def test_every_failure_is_an_error_result():
+    """Invalid arguments, unknown tools, exceptions and non-JSON results are error results, and in
+    .calls.
+    """
     wanted = calls(
         ("double", {"number": 4}),
         ("double", {"number": "x"}),
@@ -188,7 +194,7 @@ def test_whatever_goes_wrong_is_told_to_the_model():
 
 
 def test_calls_of_one_turn_are_parallel():
-    """Three calls of one turn meet in a barrier, each on a thread of its own, in the caller's context."""
+    """Three calls of a turn meet in a barrier, each on its own thread, in the caller's context."""
     meet = threading.Barrier(3)
     variable = contextvars.ContextVar("variable")
     variable.set("caller's")
@@ -206,7 +212,7 @@ def test_calls_of_one_turn_are_parallel():
 
 
 def test_the_number_of_threads_is_bounded():
-    """max_workers bounds the calls that are made at once; 0 makes them on the calling thread."""
+    """max_workers bounds the parallel calls; 0 makes them on the calling thread."""
     here = []
 
     @tool
@@ -225,7 +231,7 @@ def test_the_number_of_threads_is_bounded():
 
 @pytest.mark.parametrize("workers", [None, 2])
 def test_a_context_that_is_inline(workers):
-    """Where run_inline is set, a loop's calls are made on the calling thread, whatever max_workers says, and streamed too."""
+    """With run_inline set, calls run on the calling thread for any max_workers, also in a stream."""
     threads = []
 
     @tool
@@ -249,7 +255,7 @@ def test_a_context_that_is_inline(workers):
 
 
 def test_a_cancellation_does_not_wait_for_tools():
-    """Cancelling frees the caller while a tool goes on, and the tool's own current token is cancelled."""
+    """A cancellation unblocks the caller during a tool, and cancels the tool's current token."""
     started, told = threading.Event(), []
 
     @tool
@@ -269,7 +275,7 @@ def test_a_cancellation_does_not_wait_for_tools():
 
 
 def test_a_tool_may_use_the_same_client():
-    """An agent inside a tool of the same client, several deep, does not wait for a thread that it holds itself."""
+    """Agents nested in tools of one client do not deadlock on its threads."""
 
     def model(body):
         depth = int(body["messages"][0]["content"])
@@ -306,7 +312,7 @@ TURN = st.tuples(st.sampled_from(REASONS), st.lists(st.sampled_from(KINDS), max_
 
 
 class World:
-    """Tools that note each call by its number, and replies that want calls of them, each with a number of its own."""
+    """Tools that record each call by its number, and replies with numbered calls."""
 
     def __init__(self):
         self.made = collections.Counter()
@@ -343,9 +349,7 @@ class World:
             number = next(self.numbers)
             self.kinds[number], self.reasons[number] = kind, stop_reason
             wanted.append(
-                ToolCall(
-                    id="t{}".format(number), name=kind.split()[0], arguments={"number": number}
-                )
+                ToolCall(id=f"t{number}", name=kind.split()[0], arguments={"number": number})
             )
         made = reply("words", stop_reason, wanted)
         for block, kind in zip(made.message.content[1:], kinds):
@@ -355,7 +359,7 @@ class World:
 
 
 def answers(messages):
-    """The results in a history, by the ids of the calls; each directly behind its call, in the order of the calls."""
+    """Return the results in a history by call id; each follows its call, in the calls' order."""
     told, expected = {}, []
     for message in messages:
         blocks = message.blocks
@@ -385,9 +389,10 @@ def answers(messages):
     decisions=st.randoms(use_true_random=False),
 )
 def test_every_call_has_one_result(turns, limits, workers, decisions):
-    """Whatever a conversation is made of and however it ends, at any limit, with any decisions, in as many runs as it takes:
-    each call has one result, in the order of the calls, but those that are pending; and was made once, or never where it
-    was not to be. What goes on is the history as JSON.
+    """Every call has one result, for any conversation, limit, workers and decisions.
+
+    Results are in the order of the calls, except for pending ones. Each call is made once, or never
+    if it must not be made.
     """
     world = World()
     client = ScriptedInferenceClient([world.reply(*turn) for turn in turns] + ["the end"] * 20)
@@ -410,7 +415,7 @@ def test_every_call_has_one_result(turns, limits, workers, decisions):
         decided.update(approvals)
         assert not set(pending) & set(decided)
         for number, kind in world.kinds.items():
-            name = "t{}".format(number)
+            name = f"t{number}"
             expected = (
                 name in told
                 and world.reasons[number] == "tool_use"
@@ -437,7 +442,7 @@ def test_every_call_has_one_result(turns, limits, workers, decisions):
 
 
 def test_a_sequential_call_is_alone():
-    """It begins after those before it have ended, and ends before those behind it begin; its neighbours are parallel."""
+    """It starts after the calls before it have ended, and ends before those after it start."""
     meet, happened = threading.Barrier(2), []
 
     @tool
@@ -476,7 +481,7 @@ def test_a_sequential_call_is_alone():
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_one_at_a_time(workers):
-    """With one worker, or none, the calls are made in their order, never two at once."""
+    """With one worker, or none, the calls run in order, never two at once."""
     busy, order = threading.Lock(), []
 
     @tool
@@ -492,7 +497,7 @@ def test_one_at_a_time(workers):
     assert order == list(range(20)) and all(made.exception is None for made in run.calls)
 
 
-def test_a_number_of_threads_that_is_none():
+def test_a_negative_number_of_threads():
     """A negative max_workers is an error, and nothing is sent."""
     client = ScriptedInferenceClient(["done"])
     with pytest.raises(ValueError, match="max_workers is None, 0, or .*; not -1"):
@@ -500,8 +505,8 @@ def test_a_number_of_threads_that_is_none():
     assert client.requests == []
 
 
-def test_a_model_that_wants_too_much():
-    """A turn of hundreds of calls is made, and not on as many threads."""
+def test_hundreds_of_calls():
+    """A turn of hundreds of calls is made on a bounded number of threads."""
     go_on = threading.Event()
 
     @tool
@@ -523,7 +528,7 @@ def test_a_model_that_wants_too_much():
 
 @pytest.mark.parametrize("workers", [None, 0, 1, 2])
 def test_nested_runs_do_not_wait_for_each_other(workers):
-    """Agents in tools of agents, with however few workers each, find threads of their own."""
+    """Agents in tools of agents find threads of their own, with any number of workers."""
 
     def model(body):
         depth = int(body["messages"][0]["content"])
@@ -545,7 +550,7 @@ def test_nested_runs_do_not_wait_for_each_other(workers):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_a_forked_child():
-    """A client whose tools have run before a fork runs them in the child, too."""
+    """A client whose tools ran before a fork runs them in the child, too."""
     client = ScriptedInferenceClient(
         lambda body: tool_results(body).get("double") or calls(("double", {"number": 4}))
     )
@@ -558,7 +563,7 @@ def test_a_forked_child():
 
 
 def test_nothing_is_left_behind():
-    """A token that outlives many runs holds nothing of them."""
+    """A token that outlives many runs keeps no reference to them."""
     token = Cancellation()
     client = ScriptedInferenceClient(
         lambda body: tool_results(body).get("double") or calls(("double", {"number": 4}))
@@ -574,7 +579,7 @@ def test_nothing_is_left_behind():
 
 
 def test_ctrl_c():
-    """Ctrl-C while tools are waited for is raised at once, and the tools are told."""
+    """Ctrl-C during a wait for tools is raised at once, and cancels the tools."""
     told = []
 
     @tool
@@ -592,7 +597,7 @@ def test_ctrl_c():
 
 
 def test_ctrl_c_between_two_events(monkeypatch):
-    """Ctrl-C that strikes the caller while it has an event in its hand tells the tools, too, though the traceback lives."""
+    """Ctrl-C in the reader cancels the tools at once, although the traceback is alive."""
     told = []
 
     @tool
@@ -632,7 +637,7 @@ def test_ctrl_c_between_two_events(monkeypatch):
 
 
 def test_a_tool_that_raises_keyboard_interrupt():
-    """It ends the run; the other tools are told, and nobody waits for ever."""
+    """It ends the run and cancels the other tools."""
     told, started = [], threading.Event()
 
     @tool
@@ -653,7 +658,7 @@ def test_a_tool_that_raises_keyboard_interrupt():
 
 
 def test_a_cancelled_of_the_tools_own():
-    """A tool whose own token was cancelled has failed, and is told of; the run goes on."""
+    """Cancelled from a tool's own token is a failure of the tool; the run continues."""
 
     @tool
     def gives_up() -> None:
@@ -667,7 +672,7 @@ def test_a_cancelled_of_the_tools_own():
 
 
 def test_a_deadline_is_the_tools_too():
-    """A deadline that passes while a tool works frees the caller; the tool's own current token has it."""
+    """A deadline that passes during a tool unblocks the caller; the tool's current token has it."""
     told = []
 
     @tool
@@ -682,7 +687,7 @@ def test_a_deadline_is_the_tools_too():
 
 
 def test_a_client_that_was_closed():
-    """Calls that are to be made after the client was closed are a ClosedError, and no wait without end."""
+    """Calls after the client was closed raise ClosedError, without a wait."""
     client = ScriptedInferenceClient([calls(("double", {"number": 1}))])
     client.close()
     with pytest.raises(ClosedError):
@@ -695,7 +700,7 @@ def test_a_client_that_was_closed():
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("failing", [0, 1, 2])
 def test_an_error_carries_the_history(failing, streamed):
-    """An error in any iteration has the history so far in .messages; going on from it works, and calls nothing twice."""
+    """An error in any iteration has the history in .messages; continuing repeats no call."""
     made = []
 
     @tool
@@ -728,7 +733,9 @@ def test_an_error_carries_the_history(failing, streamed):
 
 
 def test_an_error_of_a_tools_own_agent():
-    """An error inside of a tool's own run is the tool's; the outer run goes on, and its history is its own."""
+    """An error in a tool's own run is the tool's failure; the outer run continues with its own
+    history.
+    """
     inner = ScriptedInferenceClient([Failure(400, "invalid_request_error", "inner")])
 
     @tool
@@ -748,7 +755,7 @@ def test_an_error_of_a_tools_own_agent():
 
 
 def test_redact():
-    """Results and exception texts pass through it before the model reads them; .calls and events have them as they were."""
+    """The model receives redacted results and exceptions; .calls and events have the originals."""
 
     @tool
     def secret() -> dict:
@@ -776,7 +783,7 @@ def test_redact():
     "fails", [lambda text: 1 / 0, lambda text: None, lambda text: b"***", lambda text: {}[text]]
 )
 def test_a_redact_that_fails(fails, caplog):
-    """What cannot be redacted is withheld from the model, as an error, and is not in the log."""
+    """If redact= fails, the result is withheld from the model, as an error, and is not logged."""
 
     @tool
     def secret() -> str:
@@ -798,8 +805,8 @@ def test_a_redact_that_fails(fails, caplog):
 # Histories from elsewhere
 
 
-def test_results_that_are_there_already():
-    """Calls that a history has some results of get the others, in one message, in order, with what else was in it."""
+def test_partly_answered_calls():
+    """Calls without a result get theirs in the existing message, in order."""
     history = [
         ChatMessage(role="user", content="go"),
         reply("", "tool_use", calls(("one", {}), ("two", {}), ("three", {}))).message,
@@ -824,8 +831,8 @@ def test_results_that_are_there_already():
     assert len(history[2].content) == 2  # the caller's own is as it was
 
 
-def test_the_last_word_is_the_users():
-    """A history that ends with a question is asked as it is."""
+def test_a_history_that_ends_with_a_question():
+    """A history that ends with a question is sent unchanged."""
     client = ScriptedInferenceClient(lambda body: last_text(body).upper())
     assert (
         client.run_tools(["one", ChatMessage(role="assistant", content="1"), "two"], [double]).text

@@ -60,7 +60,7 @@ def test_the_definition():
 
 
 def test_a_call_is_validated():
-    """Arguments arrive as the types of the hints, defaults where they were left out."""
+    """Arguments arrive as the types of the hints, with defaults for absent ones."""
     result = forecast.call({"place": {"city": "Rome"}, "unit": "fahrenheit", "days": 2})
     assert result == {
         "city": "Rome",
@@ -81,7 +81,7 @@ def test_a_call_is_validated():
     ],
 )
 def test_arguments_that_do_not_fit(arguments, told):
-    """A ValueError says which argument is wrong, without the validation library's links."""
+    """A ValueError names the invalid argument, without the validation library's links."""
     with pytest.raises(ValueError, match="do not fit") as caught:
         forecast.call(arguments)
     assert told in str(caught.value)
@@ -89,7 +89,7 @@ def test_arguments_that_do_not_fit(arguments, told):
 
 
 def test_a_tool_is_still_a_function():
-    """Called from Python, it is the function that it was made of, and has its name and docstring."""
+    """Called from Python, it behaves as its function, with its name and docstring."""
     assert isinstance(forecast, Tool)
     assert forecast(Place(city="Rome"))["days"] == 3
     assert (forecast.__name__, forecast.__doc__[:4]) == ("forecast", "Tell")
@@ -114,7 +114,7 @@ def test_methods_and_functions_without_arguments():
 
 
 def test_a_function_that_is_no_tool():
-    """Arguments without names, or of a type without a schema, are a ToolDefinitionError when the tool is made."""
+    """Arguments without names, or of a type without a schema, raise ToolDefinitionError at creation."""
     with pytest.raises(ToolDefinitionError, match="rest"):
         tool(lambda *rest: None)
     with pytest.raises(ToolDefinitionError, match="others"):
@@ -128,7 +128,7 @@ def test_a_function_that_is_no_tool():
 
 
 def test_pairs_and_plain_functions():
-    """A typed function, and a function with its schema, are tools; two of one name are an error."""
+    """A typed function, and a function with its schema, are tools; a repeated name is an error."""
 
     def plain(a: int) -> int:
         """Plain."""
@@ -152,7 +152,7 @@ def test_pairs_and_plain_functions():
 
 
 def test_results_as_text():
-    """Text is told as it is, everything else as JSON; what JSON cannot hold raises."""
+    """Text is unchanged, everything else is JSON; a value that JSON cannot represent raises."""
     assert result_text("é") == "é"
     assert (
         result_text({"a": [Place(city="é"), Unit.CELSIUS]})
@@ -292,7 +292,7 @@ def an_untyped(value):
     ],
 )
 def test_types_of_arguments(function, given, taken):
-    """What a model sends as JSON arrives as the type of the hint, and the schema is one that JSON can hold."""
+    """JSON arrives as the type of the hint, and the schema itself is valid JSON."""
     made = tool(function)
     assert made.call({"value": given}) == taken
     schema = json.loads(json.dumps(made.definition))["input_schema"]
@@ -310,14 +310,14 @@ def test_types_of_arguments(function, given, taken):
     ],
 )
 def test_arguments_of_the_wrong_type(function, given, told):
-    """The model is told where it went wrong, and what would be right."""
+    """The error for the model has the location and the expected type."""
     with pytest.raises(ValueError, match="the arguments do not fit") as caught:
         tool(function).call({"value": given})
     assert told in str(caught.value)
 
 
 def test_keyword_only_and_defaults():
-    """Keyword-only arguments are arguments like others; a mutable default is not shared with what a model sent."""
+    """Keyword-only arguments work; a mutable default is not shared with a model's arguments."""
 
     @tool
     def note(text: str, *, tags: List[str] = [], urgent: bool = False) -> Dict[str, Any]:  # noqa: B006
@@ -342,7 +342,7 @@ class Shelf:
 
     def find(self, title: str, copies: int = 1) -> str:
         """Find a book."""
-        return "{} {} of {}".format(copies, self.kind, title)
+        return f"{copies} {self.kind} of {title}"
 
     @classmethod
     def named(cls, title: str) -> str:
@@ -390,7 +390,9 @@ def decorated(title: str) -> str:
     ],
 )
 def test_kinds_of_callables(function, name, description, result):
-    """Methods, partials, objects that can be called and decorated functions are tools of their own names and docstrings."""
+    """Methods, partials, callable objects and decorated functions have their own names and
+    docstrings.
+    """
     made = tool(function)
     assert (made.name, made.description) == (name, description)
     assert made.call({"title": "x"}) == result
@@ -401,7 +403,7 @@ def test_kinds_of_callables(function, name, description, result):
 
 
 def test_a_method_without_its_object():
-    """A function of a class that still wants its self is a ToolDefinitionError that says what to do."""
+    """An unbound method raises a ToolDefinitionError that says what to do."""
     with pytest.raises(
         ToolDefinitionError, match=r"make a tool of the bound method, tool\(thing.find\)"
     ):
@@ -409,7 +411,7 @@ def test_a_method_without_its_object():
 
 
 def test_names():
-    """A name that no provider takes is a ToolDefinitionError when the tool is made, and not a 400 later; one may be given."""
+    """An invalid name raises ToolDefinitionError at creation; a definition may give another."""
     for function in (lambda: None, functools.partial(lambda: None)):
         with pytest.raises(ToolDefinitionError, match="'<lambda>' is not a valid tool name"):
             tool(function)
@@ -453,7 +455,7 @@ class Fetcher:
     ],
 )
 def test_async_functions(function):
-    """An async function is a ToolDefinitionError that says what to do: a model is never told of a coroutine."""
+    """An async function raises a ToolDefinitionError that says what to do."""
     with pytest.raises(ToolDefinitionError, match="is an async function, .*asyncio.run"):
         tool(function)
     with pytest.raises(ToolDefinitionError, match="is an async function"):
@@ -461,7 +463,7 @@ def test_async_functions(function):
 
 
 def test_a_function_that_returns_a_coroutine():
-    """Where it shows only in the call, the model is told, and no coroutine is left that was never awaited."""
+    """It is an error result, and the coroutine is closed."""
 
     @tool
     def hidden(url: str):
@@ -542,7 +544,7 @@ def deep():
     ],
 )
 def test_results(value, told):
-    """Text is told as it is, and everything else as JSON."""
+    """The model receives text unchanged, and everything else as JSON."""
     block, call = told_of(returning(value))
     assert (block["content"], call.result) == (told, value)
     assert "is_error" not in block
@@ -550,20 +552,20 @@ def test_results(value, told):
 
 @pytest.mark.parametrize("value", [object(), {"a": threading.Lock()}, b"\xff\xfe", print])
 def test_results_that_json_cannot_hold(value):
-    """They are the tool's error: the model is told of it, and the loop goes on."""
+    """They are the tool's error: the model receives it, and the loop continues."""
     block, call = told_of(returning(value))
     assert block["is_error"] and call.exception is not None and call.result is None
 
 
 @pytest.mark.parametrize("make", [cycle, deep])
-def test_results_without_a_bottom(make):
-    """So is one that holds itself, or is nested beyond all bounds."""
+def test_recursive_results(make):
+    """A result that contains itself, or is nested too deeply, is the tool's error as well."""
     block, call = told_of(returning(make()))
     assert block["is_error"] and call.exception is not None
 
 
 def test_generators():
-    """What a generator, or another iterator, yields is its result: it runs on the tool's thread, once."""
+    """The result of an iterator is the list of its items; it runs once, on the tool's thread."""
     threads = []
 
     @tool
@@ -590,7 +592,7 @@ def test_generators():
 
 
 def test_a_huge_result():
-    """Ten megabytes are told as they are."""
+    """Ten megabytes are sent unchanged."""
     block, call = told_of(returning("x" * 10_000_000))
     assert len(block["content"]) == 10_000_000
     block, call = told_of(returning(list(range(300_000))))
@@ -601,7 +603,7 @@ def test_a_huge_result():
     "error, told", [(Hostile(), "Hostile"), (Silent(), "Silent"), (SystemExit(3), "SystemExit: 3")]
 )
 def test_exceptions(error, told):
-    """An exception that cannot even say what it is, or that would end the program, is told to the model like any other."""
+    """An exception without a valid str(), or one that would end the program, is an error result."""
 
     def function():
         raise error
@@ -610,8 +612,8 @@ def test_exceptions(error, told):
     assert (block["content"], block["is_error"], call.exception) == (told, True, error)
 
 
-def test_a_result_that_goes_on_changing():
-    """What the model is told is what the tool returned, whatever the tool does with it afterwards."""
+def test_a_result_that_changes_later():
+    """The model receives the result as it was when the tool returned."""
     kept = []
 
     @tool
@@ -630,7 +632,7 @@ def test_a_result_that_goes_on_changing():
 
 
 def test_a_function_that_changes_its_arguments():
-    """What a function does to its arguments does not reach the history that is sent again."""
+    """A function's changes of its arguments do not reach the history."""
 
     def sort(words, options=None):
         words.sort()

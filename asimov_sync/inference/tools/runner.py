@@ -95,9 +95,10 @@ class ToolLoopEvents(EventSource):
 
     def read(self) -> EventReader:
         """Return a generator of the events."""
+        result: Any
         while self._run is None:
             if isinstance(self._step, CallTools):
-                result: Any = yield from execute_calls(
+                result = yield from execute_calls(
                     self._step.calls,
                     self._tools,
                     self._pool,
@@ -134,7 +135,7 @@ def execute_calls(
     """Make the calls of one turn, and return their outcomes in the same order.
 
     Yields ToolStarted and ToolFinished as they happen. A call of a sequential tool runs alone,
-    after the calls before it and before those after it. An exception of a tool is in its CalledTool.
+    after the calls before it and before those after it. A tool's exception is in its CalledTool.
 
     calls: the calls.
     tools: the tools by name.
@@ -189,7 +190,7 @@ def _execute_on_threads(
     waiting: Deque[int] = collections.deque(range(len(calls)))
     # None wakes the reader. Not a threading.Event: Ctrl-C may break the lock inside its wait.
     events: "queue.SimpleQueue[Optional[Event]]" = queue.SimpleQueue()
-    # The tools' own token, so that they are also cancelled if only the wait is interrupted (Ctrl-C).
+    # The tools' own token: Ctrl-C in the wait below cancels the tools as well.
     tool_token = Cancellation(parent=cancellation)
 
     def work() -> None:
