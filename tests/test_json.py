@@ -1,4 +1,4 @@
-"""Bounded JSON: the values of the standard parser, but no deep nesting; values that JSON can hold."""
+"""Bounded JSON: the values of the standard parser without deep nesting; JSON-compatible values."""
 
 import json
 import math
