@@ -62,7 +62,7 @@ def decode(key: str, data: bytes, type: Any = None) -> Any:
     """
     try:
         if type is None:
-            return loads(data.decode("utf-8"))
+            return loads(data)
         return _adapter_for(type).validate_json(data)
     except ValidationError as error:
         raise CacheValueError(

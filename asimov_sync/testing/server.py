@@ -121,7 +121,7 @@ class ModelServer:
     ) -> bool:
         """Answer a request. Returns whether to keep its connection open."""
         try:
-            body = loads(data.decode("utf-8"))
+            body = loads(data)
         except (ValueError, RecursionError):
             body = None
         endpoint = find_endpoint(path)

@@ -172,7 +172,7 @@ class HttpInferenceClient(NetworkClient):
         """Read and decode a whole body; ProviderError if `decode` does not accept it."""
         data = response.read()
         try:
-            return decode(loads(data.decode("utf-8")))
+            return decode(loads(data))
         except DECODE_ERRORS as error:
             reason = format_error(error)
         # Outside of the except: a JSON parser's exception holds the whole response.

@@ -89,7 +89,7 @@ class ConverseWire(BedrockWire):
         counted = request["input"]
         if "converse" in counted:
             return self.read_request(counted["converse"])
-        body = loads(base64.b64decode(counted["invokeModel"]["body"]).decode("utf-8"))
+        body = loads(base64.b64decode(counted["invokeModel"]["body"]))
         return INVOKE.read_request(body)
 
     # The reply

@@ -175,7 +175,7 @@ class BedrockInferenceClient(NetworkClient):
     def _read_reply(self, request: Request, response: Response) -> Reply:
         data = response.read()
         try:
-            body = loads(data.decode("utf-8"))
+            body = loads(data)
             if self.api == "invoke":
                 return decode_reply(body)
             return decode_converse(body, request.model, response.headers.get(REQUEST_ID))

@@ -57,7 +57,7 @@ class InvokeFold(MessagesFold):
         """Take a chunk and return its typed events; anything else has none."""
         if "chunk" not in data:
             return ()
-        event = loads(base64.b64decode(data["chunk"]["bytes"]).decode("utf-8"))
+        event = loads(base64.b64decode(data["chunk"]["bytes"]))
         kind = event["type"]
         if kind in ("message_start", "message_delta"):
             figures = (event["message"] if kind == "message_start" else event).get("usage")

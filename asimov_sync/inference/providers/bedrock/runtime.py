@@ -261,7 +261,7 @@ def _decode_event(headers: Mapping[str, Any], payload: bytes) -> Dict[str, Any]:
         raise decode_exception(
             as_str(headers.get(":error-code")), as_str(headers.get(":error-message"))
         )
-    return {headers[":event-type"]: loads(payload.decode("utf-8")) if payload else {}}
+    return {headers[":event-type"]: loads(payload) if payload else {}}
 
 
 # Errors
