@@ -84,7 +84,7 @@ class InferenceClient(abc.ABC):
     """Values of options that the provider requires."""
 
     _prefers_native_output: ClassVar[bool] = False
-    """Whether the provider's own structured output is tried before a forced tool."""
+    """True if the provider's own structured output is tried before a forced tool."""
 
     def __init__(
         self,
@@ -429,7 +429,8 @@ class InferenceClient(abc.ABC):
         listeners = scope.current().text_listeners
         own_budgets = (self.budget,) if self.budget is not None else ()
         budgets = tuple(dict.fromkeys(scope.current().budgets + own_budgets))
-        accounts = Accounts(scope.current().usage_counters + (self._meter,), budgets, request.model, self.provider)
+        counters = scope.current().usage_counters + (self._meter,)
+        accounts = Accounts(counters, budgets, request.model, self.provider)
         reserve_request(budgets, request.model, self.provider)
         progress = Progress()
 
@@ -463,7 +464,7 @@ class InferenceClient(abc.ABC):
         return wait_for_slot(self._pause, limit, tokens, cancellation, deadline, self.provider)
 
     def _note_failure(self, error: AsimovError, request: Request) -> None:
-        """Pause the client's other requests after a Retry-After; add a hint to a rejected option."""
+        """Pause the client's requests after a Retry-After; add a hint about a rejected option."""
         if isinstance(error, RateLimitError):
             seconds = error.retry_after
             if seconds and seconds <= MAX_RETRY_AFTER:

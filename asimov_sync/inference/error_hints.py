@@ -28,7 +28,7 @@ _CONVERSATION = re.compile(r"(?:^|: )messages\b")
 
 
 def add_option_hint(error: InvalidRequestError, request: Request) -> None:
-    """Append to the error's message which of the request's options the provider mentions, if any."""
+    """Append to the error's message the options of the request that the provider mentions."""
     message = str(error.args[0]) if error.args else ""
     if _CONVERSATION.search(message):
         return

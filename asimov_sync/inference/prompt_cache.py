@@ -11,17 +11,17 @@ from asimov_sync.messages import Block, ChatMessage, ChatRole
 __all__ = ["with_cache_markers"]
 
 TURNS = 2
-"""How many of the user's last turns are marked.
+"""The number of the user's last turns that are marked.
 
-The next request reads from the last marker; this request finds the previous one's entry at the one
-before.
+The next request reads the cache entry at the last marker. This request reads the entry at the
+marker before it, which was the last marker of the previous request.
 """
 
 MAX_MARKERS = 4
 """The most markers in one request. A provider rejects a fifth with status 400."""
 
 Position = Tuple[int, int, int]
-"""Where a marker is: the part of the prompt, the index of the message in it, the block's index.
+"""Position of a marker: the part of the prompt, the index of the message, the index of the block.
 
 Positions sort in the order in which a provider reads the prompt.
 """
@@ -33,8 +33,8 @@ def with_cache_markers(request: Request) -> Request:
     """Return the request with at most four cache markers.
 
     The last tool, the system prompt and the user's last two turns are marked. Markers that the
-    caller set take precedence; if there are more than four, the last four stay. A marker for one
-    hour must not follow one for five minutes, so a marker that is added before the caller's one-hour
+    caller set take precedence; if there are more than four, the last four stay. A one-hour marker
+    must not follow a five-minute marker, so a marker that is added before the caller's one-hour
     marker lasts one hour as well.
     """
     system, messages = _blocks(request.system), list(request.messages)

@@ -74,7 +74,7 @@ class RateLimit:
             return reservation
 
     def give_back(self, reservation: Reservation) -> None:
-        """Remove the reservation of a request that was not sent; later requests do not wait for it."""
+        """Remove the reservation of a request that was not sent, so that none waits for it."""
         with _lock.lock:
             if reservation in self._reservations:
                 self._reservations.remove(reservation)

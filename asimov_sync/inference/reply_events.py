@@ -53,11 +53,11 @@ class ReplyEvents(NamedTuple):
 
 
 class Accounts(NamedTuple):
-    """What the usage of one request is recorded in.
+    """The counters and budgets that record the usage of one request.
 
     counters: the usage counters of the context of the request, and that of the client.
     budgets: the budgets of the context and of the client.
-    model, provider: those of the request, for the budgets.
+    model, provider: the request's model and provider, for the budgets.
     """
 
     counters: Tuple[UsageCounter, ...]
@@ -83,7 +83,7 @@ class Accounts(NamedTuple):
 
 
 class Progress:
-    """Whether an event of the reply was delivered to the caller."""
+    """Holds whether an event of the reply was delivered to the caller."""
 
     __slots__ = ("delivered",)
 
@@ -95,7 +95,7 @@ class AttemptEvents(EventSource):
     """The events of one attempt. Records its usage, and passes its text to the listeners.
 
     sent: sends the request when it is entered, and closes the connection when it is left.
-    accounts: what the usage is recorded in.
+    accounts: record the usage.
     reservation: the attempt's slot in the rate limit, or None.
     listeners: the text listeners.
     progress: updated at the first event.
@@ -160,7 +160,7 @@ class AttemptEvents(EventSource):
         self._note_failure(error)
 
     def _record_partial(self, partial: Optional[Reply]) -> None:
-        """Record the usage of an incomplete reply, which providers bill; none if none was reported."""
+        """Record the usage of an incomplete reply, if it was reported. Providers bill it."""
         if partial is not None and partial.usage.total_tokens:
             self._accounts.record_usage(partial.usage, self._reservation)
 

@@ -46,7 +46,7 @@ class EventStream(Iterator[Event]):
         return event
 
     def attach_observation(self, observation: Observation) -> None:
-        """Report the end of the stream to an observation. Call it before the first event is read."""
+        """Report the end of the stream to an observation. Call before the first event is read."""
         self._source = ObservedEvents(self._source, observation, self._last_event)
         self._events = self._source.read()
 
@@ -141,7 +141,9 @@ class ObservedEvents(EventSource):
     last_event: the type of the last event.
     """
 
-    def __init__(self, source: EventSource, observation: Observation, last_event: Type[Event]) -> None:
+    def __init__(
+        self, source: EventSource, observation: Observation, last_event: Type[Event]
+    ) -> None:
         self._source = source
         self._observation = observation
         self._last_event = last_event

@@ -11,7 +11,7 @@ __all__ = ["append_results", "skipped_result", "unanswered_calls"]
 
 
 def unanswered_calls(history: List[ChatMessage]) -> Optional[Reply]:
-    """Return the last reply of a history with its calls that have no result; None if there are none."""
+    """Return the last reply of a history with its unanswered calls; None if there are none."""
     last, answered = _last_turn(history)
     if last is None:
         return None
@@ -30,7 +30,7 @@ def unanswered_calls(history: List[ChatMessage]) -> Optional[Reply]:
 
 
 def _last_turn(history: List[ChatMessage]) -> Tuple[Optional[ChatMessage], List[str]]:
-    """Return the assistant message that ends a history, and the ids of the calls answered after it."""
+    """Return the last message of the assistant, and the ids of the calls answered after it."""
     answered: List[str] = []
     for message in reversed(history):
         if message.role is ChatRole.ASSISTANT:

@@ -133,14 +133,15 @@ def execute_calls(
 ) -> Generator[Event, None, List[CalledTool]]:
     """Make the calls of one turn, and return their outcomes in the same order.
 
-    Yields ToolStarted and ToolFinished as they happen. A call of a sequential tool runs alone,
-    after the calls before it and before those after it. An exception of a tool is in its CalledTool.
+    Yields ToolStarted when a call starts, and ToolFinished when it ends. A call of a sequential
+    tool runs alone: the calls before it have ended, and those after it have not started. A tool's
+    exception is not raised; it is in the call's CalledTool.
 
     calls: the calls.
     tools: the tools by name.
     pool: the threads.
-    max_workers: the most parallel calls; None for MAX_PARALLEL. With 0, or where run_inline is set, the
-        calls run one after the other on this thread.
+    max_workers: the most parallel calls; None for MAX_PARALLEL. With 0, or if run_inline of the
+        scope is set, the calls run one after the other on this thread.
     cancellation: ends the wait with Cancelled. Running tools are cancelled, but not awaited.
     """
     called: List[CalledTool] = []
@@ -189,7 +190,7 @@ def _execute_on_threads(
     waiting: Deque[int] = collections.deque(range(len(calls)))
     # None wakes the reader. Not a threading.Event: Ctrl-C may break the lock inside its wait.
     events: "queue.SimpleQueue[Optional[Event]]" = queue.SimpleQueue()
-    # The tools' own token, so that they are also cancelled if only the wait is interrupted (Ctrl-C).
+    # A separate token cancels the tools also if only the wait is interrupted (Ctrl-C).
     tool_token = Cancellation(parent=cancellation)
 
     def work() -> None:
