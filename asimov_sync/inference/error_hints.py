@@ -24,7 +24,7 @@ _UNKNOWN = re.compile(
 """Words of a provider that does not accept an option at all, whatever its value."""
 
 _CONVERSATION = re.compile(r"(?:^|: )messages\b")
-"""The beginning of an error about the messages. An option's name in it may be that of a block."""
+"""The beginning of an error about the messages. It may name a key of a block, not an option."""
 
 
 def add_option_hint(error: InvalidRequestError, request: Request) -> None:
