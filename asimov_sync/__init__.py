@@ -1,7 +1,9 @@
-"""Agents without an event loop: task graphs, inference clients and a cache, in plain blocking calls and plain iterators.
+"""Agents without an event loop: task graphs, inference clients and a cache.
 
-Every public name can be imported from here, and is loaded when it is first asked for: `import asimov_sync` alone reads no
-file but this one, and nothing loads requests, redis or boto3 before a client or cache that needs it.
+The interface consists of plain blocking calls and plain iterators. Every public name can be
+imported from here. A name's module is loaded when the name is first used: `import asimov_sync`
+alone reads only this file. requests, redis and boto3 are loaded by the first client or cache that
+needs them.
 """
 
 import importlib
@@ -137,7 +139,9 @@ _HOMES = {
         "UnboundedClear WorkersExhausted WrongKeyType"
     ),
     "graph.task_graph": "TaskGraph",
-    "graph.events": "RunFinished TaskFinished TaskProgress TaskRetried TaskSkipped TaskStarted TaskText",
+    "graph.events": (
+        "RunFinished TaskFinished TaskProgress TaskRetried TaskSkipped TaskStarted TaskText"
+    ),
     "graph.results": "Partial Route RunResult",
     "graph.context": "TaskContext",
     "graph.retry": "Retry",
@@ -153,7 +157,8 @@ _HOMES = {
     "inference.tools.loop": "CalledTool ToolFinished ToolRun ToolRunDone ToolStarted",
     "inference.tools.tool": "Tool tool",
     "messages": (
-        "ChatMessage ChatRole Event Reply ReplyDone TextDelta ThinkingDelta ToolCall ToolCallReady Usage"
+        "ChatMessage ChatRole Event Reply ReplyDone TextDelta ThinkingDelta ToolCall "
+        "ToolCallReady Usage"
     ),
     "usage": "Budget Price",
     "tasks": "Task TaskSnapshot TaskStatus",
@@ -166,7 +171,7 @@ if not TYPE_CHECKING:  # to a type checker, a name that is not imported above is
 
     def __getattr__(name: str) -> Any:
         if name not in _HOME:
-            raise AttributeError("module {!r} has no attribute {!r}".format(__name__, name))
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = getattr(importlib.import_module("asimov_sync." + _HOME[name]), name)
         globals()[name] = value
         return value

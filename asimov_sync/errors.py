@@ -230,7 +230,7 @@ class CacheKeyError(CacheError, ValueError):
 class CacheValueError(CacheError, ValueError):
     """A value that JSON cannot hold, or stored bytes that are not JSON or of another type.
 
-    If the value was to be stored, nothing was written.
+    A call that stores the value raises this before it writes anything.
     """
 
 

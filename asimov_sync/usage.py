@@ -154,7 +154,7 @@ _GENAI_PRICES_PROVIDERS = {"anthropic": "anthropic", "bedrock": "aws", "openai":
 
 
 class BudgetUsage(NamedTuple):
-    """What was charged to a budget.
+    """The usage that was charged to a budget.
 
     tokens: all tokens, input and output.
     requests: the requests that were begun.
@@ -198,7 +198,7 @@ class Budget:
 
     @property
     def spent(self) -> BudgetUsage:
-        """What was charged so far."""
+        """The usage that was charged so far."""
         return self._spent
 
     def ensure_priced(self, model: str, provider: str) -> None:

@@ -1,4 +1,4 @@
-"""Check the links inside of the built site: each file and each anchor that a page names is there.
+"""Checks the links within the built site: each file and each anchor that a page names exists.
 
 python docs/check_links.py build/docs
 """
@@ -10,7 +10,7 @@ import urllib.parse
 
 
 class Page(html.parser.HTMLParser):
-    """The anchors of a page, and what it links to."""
+    """The anchors of a page, and the targets of its links."""
 
     def __init__(self, path):
         super().__init__()
@@ -19,7 +19,7 @@ class Page(html.parser.HTMLParser):
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag, attrs):
-        """Note the ids and the links of a tag."""
+        """Record the ids and the links of a tag."""
         for name, value in attrs:
             if name == "id" or (tag == "a" and name == "name"):
                 self.anchors.add(value)
@@ -28,7 +28,7 @@ class Page(html.parser.HTMLParser):
 
 
 def broken_links(root):
-    """Return the number of links inside of the site, and (page, link) of those that lead nowhere."""
+    """Return the number of links within the site, and (page, link) of each broken link."""
     pages = {path: Page(path) for path in sorted(root.rglob("*.html"))}
     count = 0
     broken = []
@@ -50,6 +50,6 @@ def broken_links(root):
 if __name__ == "__main__":
     count, broken = broken_links(pathlib.Path(sys.argv[1]).resolve())
     for page, link in broken:
-        print("{}: {} leads nowhere".format(page, link))
-    print("{} links checked, {} broken".format(count, len(broken)))
+        print(f"{page}: {link} leads nowhere")
+    print(f"{count} links checked, {len(broken)} broken")
     sys.exit(1 if broken or not count else 0)

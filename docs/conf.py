@@ -1,4 +1,4 @@
-"""The configuration of the documentation site: `tox -e docs` builds it, with every warning an error."""
+"""Configures the documentation site. `tox -e docs` builds it and treats warnings as errors."""
 
 import enum
 import functools
@@ -44,46 +44,47 @@ autodoc_typehints_format = "short"
 autodoc_default_options = {"members": True, "exclude-members": "model_config, model_post_init"}
 
 nitpicky = True
-# Types in signatures that no page describes: those of other packages, type variables, and types that callers never name.
+# Types in signatures that no page describes: types of other packages, type variables, and types
+# that callers never name.
 nitpick_ignore_regex = [("py:.*", r"(?!asimov_sync\.).*")]
 
 PUBLIC_MODULES = ["asimov_sync", "asimov_sync.testing", "asimov_sync.aio", "asimov_sync.telemetry"]
 
 
 def list_parameters(app, what, name, obj, options, lines):
-    """Turn `name: description` in a docstring's paragraph into a list, one parameter an item."""
+    """Turn each `name: description` in a docstring's paragraph into an item of a list."""
     if lines and lines[0].startswith("Alias for field number"):
         lines[:] = []
     names = parameter_names(obj)
-    # Docstrings hold no emphasis: an asterisk outside of backticks is that of *args.
+    # Docstrings hold no emphasis: an asterisk outside of backticks belongs to *args or **kwargs.
     text = re.sub(
         r"(`[^`]*`)|(\*+)", lambda match: match[1] or match[2].replace("*", "\\*"), "\n".join(lines)
     )
     if not names or "::" in text:
         lines[:] = text.split("\n")
         return
-    start = re.compile(
-        r"(?:^|(?<=[.;] ))((?:{0})(?:, (?:{0}))*): ".format("|".join(map(re.escape, names)))
-    )
+    any_name = "|".join(map(re.escape, names))
+    start = re.compile(rf"(?:^|(?<=[.;] ))((?:{any_name})(?:, (?:{any_name}))*): ")
     paragraphs = []
     for paragraph in re.split(r"\n\s*\n", text):
         parts = start.split(" ".join(paragraph.split()))
         if len(parts) > 1 and not paragraph.startswith(("- ", "* ", "==")):
             paragraph = parts[0].strip()
             for words, description in zip(parts[1::2], parts[2::2]):
-                terms = ", ".join("``{}``".format(word) for word in words.split(", "))
-                paragraph += "\n\n- {}: {}".format(terms, description.strip().rstrip(";"))
+                terms = ", ".join(f"``{word}``" for word in words.split(", "))
+                description = description.strip().rstrip(";")
+                paragraph += f"\n\n- {terms}: {description}"
         paragraphs.append(paragraph)
     lines[:] = "\n\n".join(paragraphs).split("\n")
 
 
 TYPE_ALIASES = "Answers AnyTool Approvals Dependencies Messages System When".split()
-"""Types with long definitions. Signatures show their names; docs/reference/index.rst defines them."""
+"""Types with long definitions. Signatures show the names; docs/reference/index.rst defines them."""
 
 
 @functools.lru_cache(maxsize=None)
 def alias_texts():
-    """Return (the definition as it appears in a signature, the name) of each type alias, the longest first."""
+    """Return (definition as a signature shows it, name) of each type alias, the longest first."""
     texts = []
     for module in list(sys.modules.values()):
         if getattr(module, "__name__", "").startswith("asimov_sync."):
@@ -92,13 +93,13 @@ def alias_texts():
     missing = set(TYPE_ALIASES) - {name for _, name in texts}
     if missing:
         raise LookupError(
-            "TYPE_ALIASES in docs/conf.py has names that no module defines: {}".format(missing)
+            f"TYPE_ALIASES in docs/conf.py has names that no module defines: {missing}"
         )
     return sorted(set(texts), key=lambda text: -len(text[0]))
 
 
 def name_aliases(app, what, name, obj, options, signature, return_annotation):
-    """Write the name of a type alias in place of its definition, and `...` for a default that is a private object."""
+    """Replace a type alias's definition by its name, and a private object as default by `...`."""
     if signature is None:
         return None
     for text, alias in alias_texts():
@@ -116,14 +117,14 @@ def show_fields(app, what, name, obj, options, signature, return_annotation):
         return None
     fields = []
     for field_name, field in obj.model_fields.items():
-        text = "{}: {}".format(field_name, stringify_annotation(field.annotation, "smart"))
+        annotation = stringify_annotation(field.annotation, "smart")
+        text = f"{field_name}: {annotation}"
         if not field.is_required():
             default = field.get_default(call_default_factory=False)
-            text += " = {}".format(
-                "..." if field.default_factory else getattr(default, "name", repr(default))
-            )
+            shown = "..." if field.default_factory else getattr(default, "name", repr(default))
+            text += f" = {shown}"
         fields.append(text)
-    return "(*, {})".format(", ".join(fields)), None
+    return f"(*, {', '.join(fields)})", None
 
 
 def parameter_names(obj):

@@ -92,7 +92,7 @@ class RedisServer:
 
     @property
     def running(self):
-        """Whether the server was started and not killed since."""
+        """True if the server was started and not killed since."""
         return self._process is not None
 
     def start(self):

@@ -1,4 +1,4 @@
-"""docs/check_links.py finds the links of a site that lead nowhere."""
+"""docs/check_links.py finds the broken links of a site."""
 
 import importlib.util
 
@@ -16,11 +16,12 @@ def broken_links():
 
 
 def test_missing_files_and_anchors_are_found(tmp_path, broken_links):
-    """A link is broken if its file or its anchor is missing; links to other sites are not checked."""
+    """A link without its file or anchor is broken. Links to other sites are not checked."""
     (tmp_path / "guides").mkdir()
     (tmp_path / "index.html").write_text(
         '<h1 id="top">Home</h1> <a href="#top">1</a> <a href="guides/a.html#one">2</a>'
-        ' <a href="guides/a.html#two">3</a> <a href="guides/b.html">4</a> <a href="https://example.com/none">5</a>',
+        ' <a href="guides/a.html#two">3</a> <a href="guides/b.html">4</a>'
+        ' <a href="https://example.com/none">5</a>',
         encoding="utf-8",
     )
     (tmp_path / "guides" / "a.html").write_text(

@@ -81,7 +81,7 @@ def test_the_first_chunk_is_timed():
 
 
 def test_a_hook_may_set_context_variables():
-    """What a hook sets applies to all steps of the operation and nowhere else."""
+    """A variable that a hook sets applies to all steps of the operation and nowhere else."""
 
     def hook():
         variable.set("set by the hook")

@@ -111,7 +111,7 @@ def test_bytes_that_are_not_utf8_are_a_value_error(value, replacements):
     ids=lambda text: ascii(text)[:20],
 )
 def test_special_text_is_read_as_by_the_standard_parser(text, padding):
-    """What JSON parsers disagree on: surrogates, special numbers, duplicate keys, whitespace."""
+    """Surrogates, special numbers, duplicate keys and whitespace: same value or both refuse."""
     assert describe(loads, text + padding) == describe(json.loads, text + padding)
     data = (text + padding).encode("utf-8", "surrogatepass")
     assert describe(loads, data) == describe(loads_utf8, data)

@@ -30,8 +30,8 @@ OTHER_PAGES = {"changes", "contributing", "errors", "index", "migrating", "start
 
 
 def blocks(language, path=README):
-    """Return the code blocks of a language in a file, those inside of lists too."""
-    pattern = r"^( *)\.\. code-block:: {}\n\n((?:\1    .*\n| *\n)+)".format(language)
+    """Return the code blocks of a language in a file, including those in lists."""
+    pattern = rf"^( *)\.\. code-block:: {language}\n\n((?:\1    .*\n| *\n)+)"
     found = re.findall(pattern, path.read_text(encoding="utf-8"), re.M)
     return [textwrap.dedent(block).strip() for _, block in found]
 
@@ -42,7 +42,7 @@ def test_the_python_blocks_run(capsys):
     assert len(python) >= 7
     namespace = {}
     for number, block in enumerate(python):
-        exec(compile(block, "README.rst, block {}".format(number + 1), "exec"), namespace)
+        exec(compile(block, f"README.rst, block {number + 1}", "exec"), namespace)
     printed = capsys.readouterr().out
     assert printed.startswith("Good evening.")
     assert "tokens in 2 requests" in printed
@@ -62,9 +62,10 @@ def test_there_are_two_commands():
 
 
 def test_the_documentation_runs():
-    """The Python blocks of each page run, one after the other. Those that need servers of their own are compiled.
+    """The Python blocks of each page run, one after the other.
 
-    A block that imports a web framework runs if that is installed; Django's run in a test of their own.
+    Blocks that need a Redis cluster or Django are only compiled; another test runs those for
+    Django. A block that imports Flask runs if Flask is installed.
     """
     paths = sorted(DOCS.rglob("*.rst"))
     assert {path.stem for path in paths if path.parent == DOCS} == GUIDES | OTHER_PAGES
@@ -72,7 +73,7 @@ def test_the_documentation_runs():
         namespace = {"__name__": "__main__"}  # Flask looks for the folder of its module
         ran = 0
         for number, block in enumerate(blocks("python", path)):
-            code = compile(block, "{}, block {}".format(path.name, number + 1), "exec")
+            code = compile(block, f"{path.name}, block {number + 1}", "exec")
             if "RedisCluster(" not in block and installed(block) and "from django" not in block:
                 exec(code, namespace)
                 ran += 1
@@ -85,7 +86,7 @@ def test_the_documentation_runs():
 
 
 def test_the_first_program_prints_what_the_page_says(capsys):
-    """The program of "Start here" has about 25 lines, needs no key, and prints the text that follows it."""
+    """The first program of docs/start.rst has at most 25 lines and prints the text below it."""
     program = blocks("python", DOCS / "start.rst")[0]
     exec(compile(program, "start.py", "exec"), {})
     assert capsys.readouterr().out.strip() == blocks("text", DOCS / "start.rst")[0]
@@ -96,7 +97,7 @@ def test_the_first_program_prints_what_the_page_says(capsys):
     "module", ["asimov_sync", "asimov_sync.aio", "asimov_sync.telemetry", "asimov_sync.testing"]
 )
 def test_the_reference_has_every_public_name(module):
-    """The API reference describes each name of the module's __all__ once, and no other name of the module."""
+    """The API reference describes each name of the module's __all__ once, and no other name."""
     directive = re.compile(
         r"^\.\. (?:currentmodule:: (\S+)|auto(?:class|exception|function|data):: (\w+))$", re.M
     )
@@ -111,7 +112,7 @@ def test_the_reference_has_every_public_name(module):
 
 
 def test_the_page_of_errors_has_every_error():
-    """docs/errors.rst says of each public error when it is raised, in an entry of its own."""
+    """docs/errors.rst has an entry for each public error."""
     text = (DOCS / "errors.rst").read_text(encoding="utf-8")
     explained = re.findall(r"^:exc:`~asimov_sync\.(\w+)`$", text, re.M)
     public = [getattr(asimov_sync, name) for name in asimov_sync.__all__]
@@ -124,15 +125,15 @@ def test_the_page_of_errors_has_every_error():
 
 
 def test_the_lines_of_the_prose_are_short():
-    """A line of prose has at most 100 characters; those of code and of tables may have more."""
+    """A line of prose has at most 100 characters. Lines of code and of tables may have more."""
     for path in [README] + sorted(DOCS.rglob("*.rst")):
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             if not line.startswith("    ") and not re.search(r"   \S|^=", line):
-                assert len(line) <= 100, "{}:{}".format(path.name, number)
+                assert len(line) <= 100, f"{path.name}:{number}"
 
 
 def test_no_code_block_is_overlooked():
-    """Each block is Python, which is executed, or shell commands or text; there are no literal blocks without a language."""
+    """Every block names its language, and `blocks` finds every Python block."""
     for path in [README] + sorted(DOCS.rglob("*.rst")):
         text = path.read_text(encoding="utf-8")
         found = re.findall(r"^ *\.\. code-block:: (\w+)$", text, re.M)
@@ -142,7 +143,7 @@ def test_no_code_block_is_overlooked():
 
 
 def test_the_table_of_statuses_is_the_one_that_holds():
-    """The guide's table of transitions equals that of the module, line by line."""
+    """The table of transitions in the guide equals the table in the docstring of tasks.py."""
     lines = tasks.__doc__.splitlines()
     table = [number for number, line in enumerate(lines) if line.startswith("====")]
     guide = (DOCS / "graph.rst").read_text(encoding="utf-8")
@@ -155,7 +156,7 @@ def installed(block):
     return all(importlib.util.find_spec(framework) for framework in frameworks)
 
 
-# A Django project around the recipe: settings, with TASK_WORKERS from the command line, and a database with tables.
+# A Django project for the recipe. The command line sets TASK_WORKERS and the database's path.
 SITE = """
 import sys
 import django
@@ -164,7 +165,11 @@ from django.conf import settings
 settings.configure(
     TASK_WORKERS=int(sys.argv[1]),
     DATABASES={
-        "default": {"ENGINE": "django.db.backends.sqlite3", "NAME": sys.argv[2], "TEST": {"NAME": sys.argv[2] + ".test"}}
+        "default": {
+            "ENGINE": "django.db.backends.sqlite3",
+            "NAME": sys.argv[2],
+            "TEST": {"NAME": sys.argv[2] + ".test"},
+        }
     },
     DEFAULT_AUTO_FIELD="django.db.models.AutoField",
     INSTALLED_APPS=["django.contrib.contenttypes", "django.contrib.auth"],
@@ -187,7 +192,7 @@ DiscoverRunner(interactive=False).run_tests(["__main__"])
 
 
 def test_the_recipe_for_django_runs(tmp_path):
-    """The view reads the database on threads. Its TestCase passes on the thread of the test, and fails on other threads."""
+    """The view reads the database on threads. Its TestCase passes only on the test's own thread."""
     recipe = [block for block in blocks("python", DOCS / "recipes.rst") if "from django" in block]
     assert len(recipe) == 2
     if not installed(recipe[0]):
@@ -200,7 +205,7 @@ def test_the_recipe_for_django_runs(tmp_path):
             sys.executable,
             str(program),
             str(workers),
-            str(tmp_path / "database{}".format(workers)),
+            str(tmp_path / f"database{workers}"),
         ]
         env = dict(
             os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])

@@ -171,6 +171,7 @@ def test_no_torn_reads():
 
 def test_a_status_formats_as_its_name():
     """A status formats as its name on every Python; in JSON it is lower case."""
-    assert "{} {!s}".format(TaskStatus.COMPLETE, TaskStatus.FAILED) == "COMPLETE FAILED"
+    template = "{} {!s}"
+    assert template.format(TaskStatus.COMPLETE, TaskStatus.FAILED) == "COMPLETE FAILED"
     assert f"{TaskStatus.COMPLETE} {TaskStatus.FAILED!s}" == "COMPLETE FAILED"
     assert json.dumps(TaskStatus.COMPLETE) == '"complete"'

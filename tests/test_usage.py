@@ -289,8 +289,9 @@ def test_requests_are_exact_under_threads():
 
 
 def test_tokens():
-    """The request after the one that used up the budget is not sent. The error names the limit and
-    the amount spent."""
+    """Once the budget is used up, no request is sent. The error names the limit and the amount
+    spent.
+    """
     budget = Budget(tokens=1)
     client = ScriptedInferenceClient(["one", "never"], budget=budget, max_retries=5)
     reply = client.generate("x")

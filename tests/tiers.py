@@ -1,8 +1,10 @@
-"""The tiers of the tests: `--tier fast`, `suite` (the default) or `soak`. Each tier contains the one before it.
+"""The tiers of the tests: `--tier fast`, `suite` (the default) or `soak`.
 
-fast: what a developer runs after each change.
-suite: everything that has to pass before a change lands. Tests marked `@suite` start here.
-soak: the suite with its full numbers of rounds, faults and examples, and the tests marked `@soak`.
+Each tier contains the tier before it.
+
+fast: run it after each change.
+suite: must pass before a change is merged. Adds the tests marked `@suite`.
+soak: adds the tests marked `@soak`, and the full numbers of rounds, faults and examples.
 """
 
 import os
@@ -12,7 +14,7 @@ import pytest
 TIERS = ("fast", "suite", "soak")
 
 VARIABLE = "ASIMOV_TEST_TIER"
-"""Where the tier is kept, so that the processes that tests start have the same one."""
+"""The environment variable that holds the tier. Processes that tests start inherit it."""
 
 suite = pytest.mark.suite
 """Marks a test that the fast tier leaves out."""
@@ -32,22 +34,24 @@ def choose(tier):
 
 
 def by_tier(fast_or_suite, soak):
-    """Return the number that fits the tier: a small one for the fast tier and the suite, the full one for the soak tier."""
+    """Return `soak` in the soak tier, and the smaller `fast_or_suite` in the other tiers."""
     return soak if current() == "soak" else fast_or_suite
 
 
 def within(seconds):
-    """Return the bound for an elapsed time that is promised to be at most `seconds`.
+    """Return the upper bound to assert for a duration that is promised to be at most `seconds`.
 
-    The soak tier asserts the promise. The other tiers, which share a machine with other work, assert only that the call was
-    freed, and did not run until the time-out of some 20 s that would have ended it otherwise.
+    The soak tier asserts the promise. The other tiers share a machine with other work. They assert
+    only that the call returned early, not by the time-out of about 20 s that the tests set.
     """
     return seconds if current() == "soak" else max(5.0, 2 * seconds)
 
 
 def positions(length, step=7, last=16):
-    """Return the positions below `length` to try a fault at: all of them in the soak tier; otherwise the first two, every
-    `step`-th, and the `last` ones, where a fault is most easily taken for the regular end.
+    """Return the positions below `length` at which to try a fault.
+
+    The soak tier tries all of them. The other tiers try the first two, each `step`-th, and the
+    `last` ones, where a fault is most easily mistaken for the regular end.
     """
     if current() == "soak":
         return list(range(length))
@@ -55,7 +59,7 @@ def positions(length, step=7, last=16):
 
 
 def is_in_tier(item):
-    """Whether a collected test belongs to the tier of this run."""
+    """Return whether a collected test belongs to the tier of this run."""
     if item.get_closest_marker("soak"):
         return current() == "soak"
     return current() != "fast" or not item.get_closest_marker("suite")

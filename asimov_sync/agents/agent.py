@@ -31,7 +31,7 @@ COMPLETE_REASONS = ("end_turn", "stop_sequence")
 
 
 class Agent:
-    """A client, a system prompt and tools. It stores no conversation, so many threads may share it.
+    """A client, a system prompt and tools. It stores no conversation; threads may share it.
 
     `agent.run(question)` sends a question. As a handler, `TaskScheduler(handlers={"research":
     agent})`, it sends the task's objective with the params, the results of the dependencies, and

@@ -63,8 +63,9 @@ class Decision(NamedTuple):
 
 
 class ModelRouter:
-    """Asks a model which of several tasks runs next. It stores no conversation, so many threads may
-    share it.
+    """Asks a model which of several tasks runs next.
+
+    It stores no conversation; threads may share it.
 
     As a handler it sends the same prompt as an Agent, and returns a Route to the chosen task. Its
     result is the Decision as a dict. Outside of a graph, call `router.choose(text)`.

@@ -5,8 +5,8 @@ calls therefore never delay another call; one call too many raises an error inst
 Short calls share a small pool. None of these threads belongs to the event loop's own executor,
 which other code needs, for example to resolve host names.
 
-A thread knows nothing of event loops: it completes a `concurrent.futures.Future`, and the waiting
-coroutine is notified through its loop, if that is still open.
+The threads do not use event loops. A thread completes a `concurrent.futures.Future`, which notifies
+the waiting coroutine through the coroutine's loop if that loop is still open.
 """
 
 import asyncio

@@ -241,7 +241,7 @@ class Cache:
         cancellation: ends the wait; the current Cancellation by default.
 
         Delivers at most once: a message is lost if its reader dies with it, or if the connection
-        breaks while the message is on its way (OutcomeUnknown).
+        breaks while the message is sent (OutcomeUnknown).
 
         Returns the message, or None on timeout. Raises Cancelled if the wait is cancelled.
         """

@@ -84,7 +84,7 @@ class Namespace(NamedTuple):
 
     @property
     def unbounded(self) -> bool:
-        """Whether the namespace contains every key of the database."""
+        """True if the namespace contains every key of the database."""
         return not self.head and not self.tail
 
 

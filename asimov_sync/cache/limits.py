@@ -33,10 +33,10 @@ __all__ = [
 ]
 
 CALL_SECONDS = 20.0
-"""How long a call waits for a server that does not reply, retries included."""
+"""Seconds that a call waits for a server that does not reply, retries included."""
 
 GRACE_SECONDS = 0.4
-"""How long a sent command waits for its reply after the call's time-out or cancellation."""
+"""Seconds that a sent command waits for its reply after the call's time-out or cancellation."""
 
 Result = TypeVar("Result")
 
@@ -62,7 +62,7 @@ _NULL_REGISTRATION = _NullRegistration()
 
 
 class Limits:
-    """How long a call may still take, and the Cancellation that may end it.
+    """The remaining time of a call, and the Cancellation that may end it.
 
     cancellation: the call's Cancellation; None if the call cannot be cancelled.
     seconds: the longest duration, apart from the Cancellation; CALL_SECONDS by default.
@@ -101,7 +101,7 @@ class Limits:
 
     @property
     def cancelled(self) -> bool:
-        """Whether the call was cancelled, or passed its deadline, after it began."""
+        """True if the call was cancelled, or passed its deadline, after it began."""
         return (
             not self._cancelled_before
             and self.cancellation is not None

@@ -1,4 +1,4 @@
-"""How commands reach a Redis server or cluster. The only file that imports redis.
+"""Sends commands to a Redis server or cluster. The only file that imports redis.
 
 redis-py's releases differ in what they do when a reply is lost: 5 raises; 6 and later send the
 command again (a second RPUSH is a second message; a compare-and-set that succeeded then reports
@@ -37,7 +37,7 @@ from asimov_sync.cache.store import BATCH_SIZE
 __all__ = ["RedisConnection", "client_from_url", "create_client"]
 
 CONNECT_SECONDS = 5.0
-"""How long connecting may take: TCP, TLS and logging in together."""
+"""Longest time to connect, in seconds: TCP, TLS and logging in together."""
 
 MAX_CONNECTIONS = 2**31
 """No limit: every thread that waits for a message holds a connection, and the application decides
@@ -142,7 +142,7 @@ class RedisConnection:
         self._owned = owned
         self._digests: Dict[str, str] = {}  # script text: its digest, for EVALSHA
         self.clustered = hasattr(client, "get_node_from_key")
-        """Whether this is a Redis Cluster, where one step cannot span two slots."""
+        """True for a Redis Cluster, where one step cannot span two slots."""
         self._slots = SlotTable(
             self._fetch_slots, self._list_nodes, self._remap, _REDIS_ERRORS + (_ReplyLost,)
         )

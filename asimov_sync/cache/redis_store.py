@@ -30,7 +30,7 @@ SIGNAL_WAIT_SECONDS = 1.0
 """Longest single wait for the ready signal, and the cost of a lost signal or a dead connection."""
 
 MIN_TAKE_SECONDS = 1.0
-"""How long a read with a shorter time-out waits for a silent server, so that it can connect."""
+"""Least seconds to wait for a silent server. It lets a read with a shorter time-out connect."""
 
 OUTAGE_PAUSE = 0.2
 """Seconds before a blocked reader tries again to reach an unavailable server."""

@@ -20,7 +20,7 @@ __all__ = ["Address", "SlotTable"]
 Address = Tuple[str, int]
 
 NODE_SECONDS = 1.0
-"""How long one node is asked for the table before the next one is."""
+"""Seconds to wait for the table from one node before the next node is asked."""
 
 REFRESH_INTERVAL = 0.05
 """Minimum seconds between two refreshes."""

@@ -14,7 +14,7 @@ BATCH_SIZE = 1000
 """Keys in one bulk command: enough to save round trips, too few to block a shared server."""
 
 ACKNOWLEDGED_SECONDS = 3600.0
-"""How long the id of an acknowledged message is remembered. Publishing it again does nothing."""
+"""Seconds that the id of an acknowledged message is kept. Publishing it again does nothing."""
 
 ACKNOWLEDGED_SECONDS_GENERATED = 120.0
 """The same for an id that the library generated: long enough for the library's own retries."""

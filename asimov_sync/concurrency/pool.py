@@ -276,7 +276,7 @@ class WorkerPool(concurrent.futures.Executor):
                 if waits > 0:
                     self._yielded[job] = waits
                 elif not waits and not self._is_abandoned(job):
-                    # Otherwise the job has ended and left one of its own threads in this block.
+                    # Otherwise the job has ended while one of its threads was still in this block.
                     self._thread_count += 1
 
     def _is_abandoned(self, job: Any) -> bool:

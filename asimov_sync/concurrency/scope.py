@@ -42,9 +42,9 @@ current: Callable[[], Scope] = _variable.get
 """Return the scope of the current context. (This is the method of the context variable itself, for
 speed.)"""
 
-# Each function below computes a new scope and stores it only if the scope is still the one that it
-# began with. The garbage collector may close a generator in between; the end of a `with` block in
-# that generator changes the scope, too.
+# Each function below reads the scope, computes a new one, and stores it only if the scope has not
+# changed since. It changes if the garbage collector closes a generator in between, because the end
+# of a `with` block in that generator sets the scope, too.
 
 
 def extend(

@@ -122,7 +122,7 @@ class ActiveRun(Work, RunServices):
             budget,
             self._hooks is not None,
         )
-        self.needs_workers = self.engine.needs_workers  # type: ignore[method-assign]  # saves a call
+        self.needs_workers = self.engine.needs_workers  # type: ignore[method-assign]
 
     def _enter_scope(self, usage_counter: UsageCounter, budget: Optional[Budget]) -> None:
         """Set the context variables that apply to all tasks of the run."""
@@ -308,12 +308,12 @@ class ActiveRun(Work, RunServices):
 
     @property
     def delivered(self) -> bool:
-        """Whether the run is over, and all callbacks and hooks have been called."""
+        """Return whether the run is over, and all callbacks and hooks have been called."""
         return self.result is not None and not self.ending_spans and self.bus.all_delivered
 
     @property
     def ending_spans(self) -> bool:
-        """Whether the run is over, and hooks are still to be called."""
+        """Return whether the run is over, and hooks have not been called yet."""
         over = self.result is not None
         return over and bool(self._effects.span_ends) and not self.in_forked_child
 
@@ -372,11 +372,11 @@ class ActiveRun(Work, RunServices):
 
     @property
     def in_forked_child(self) -> bool:
-        """Whether the run is the parent process's: here its lock may be held for ever."""
+        """Return whether the run is the parent process's; its lock may never be free here."""
         return os.getpid() != self._process
 
     def mark_closing(self) -> None:
-        """Note that the run is about to be closed: a run that wants its graph waits for that."""
+        """Note that the run is about to be closed: the next run of its graph waits for that."""
         self._graph_lock.closing = True
 
     def close_from_finalizer(self, reason: str, wait: bool = False) -> None:
@@ -384,8 +384,8 @@ class ActiveRun(Work, RunServices):
 
         The garbage collector may call it at any moment, on any thread, with any locks held: even
         while a thread is being started, where the end of the run, which may start a thread itself,
-        would wait for a lock of `threading`. So another thread ends the run, and a run that wants
-        the graph next waits for that. An inline run has no other thread, and its callbacks have to
+        would wait for a lock of `threading`. So another thread ends the run, and the next run
+        of the graph waits for that. An inline run has no other thread, and its callbacks have to
         be called on this one.
 
         wait: whether to wait for the end, at most FINALIZER_TIMEOUT seconds.

@@ -25,7 +25,7 @@ class Attempt:
     worker: the pool's job in which it runs, so that a stuck worker can be replaced; None elsewhere.
     number, visit: counted from 1.
     inputs, failed, feedback: what the handler finds in its context.
-    abandoned: the error for which the run went on without this attempt; None while it counts.
+    abandoned: the error for which the run continued without this attempt; None while it counts.
     start: the `time.perf_counter()` of its start; None until its `when` was evaluated.
     deadline: the `time.monotonic()` moment at which its own time-out expires.
     """
@@ -84,7 +84,7 @@ class Attempt:
 
     @property
     def is_overdue(self) -> bool:
-        """Whether its own time-out has expired."""
+        """Return whether its own time-out has expired."""
         return self.deadline is not None and time.monotonic() >= self.deadline
 
     def timeout_error(self) -> TaskTimeout:

@@ -4,7 +4,7 @@ A backend serves many runs. It asks a run (its Work) for an attempt, has the run
 gives the outcome back, and so gets the worker's next attempt. It knows nothing else about runs.
 
 Also here: which worker slots the current context occupies. If every worker waited for a run inside
-of its task, none would be left to work; so a thread that waits for a run gives up the slots that
+ its task, none would be left to work; so a thread that waits for a run gives up the slots that
 its context occupies until the wait is over.
 """
 
@@ -300,7 +300,7 @@ class ExecutorBackend(Backend):
         """Submit one call for each ready task."""
         if not work.needs_workers():
             return
-        # An executor may make the call inside of submit(). What that makes ready is submitted by
+        # An executor may make the call inside submit(). What that makes ready is submitted by
         # this loop, and not recursively.
         outer = getattr(self._local, "submitting", None)
         if outer is work:
@@ -339,7 +339,7 @@ def _check_call(future: "Future[Any]", work: Work) -> None:
         work.cancel(f"the executor did not make a call: {error}")
     if not future.cancelled() and on_main_thread():
         if not isinstance(future.exception(), (Exception, type(None))):
-            future.result()  # Ctrl-C, in an executor that makes the call inside of submit()
+            future.result()  # Ctrl-C, in an executor that makes the call inside submit()
 
 
 def make_backend(max_workers: int, executor: Optional[Executor]) -> Backend:

@@ -15,7 +15,7 @@ Middleware = Callable[[Callable[..., Any], Task, "TaskContext"], Any]
 
 
 class RunServices:
-    """What a TaskContext asks of its run."""
+    """The part of a run that a TaskContext uses."""
 
     def open_cache(self) -> Cache:
         """Return the run's namespace of the scheduler's cache."""
@@ -31,7 +31,7 @@ class RunServices:
 
 
 class TaskContext:
-    """What a handler receives beside its task. Each attempt has its own.
+    """The second argument of a handler, beside its task. Each attempt has its own.
 
     name, run_id: the name of the task in the run, and the id of the run.
     inputs: the results of the task's dependencies by name, in the order of depends_on.

@@ -38,12 +38,12 @@ class TimerRequest(NamedTuple):
 
 
 class Effects:
-    """What is left to do after the steps of one run.
+    """The work that is left after the steps of one run.
 
     outlets: functions that queue an event for a reader or a callback. They make no calls.
 
     pending: whether there may be something to do. Read without the lock, after each step.
-    abandoned: attempts that the run went on without: to be cancelled, and their workers replaced.
+    abandoned: attempts that the run continued without: to be cancelled, and their workers replaced.
     timers: timers to start.
     span_ends: the ends of observed operations, in their order.
     cancel_reason: why to cancel the run; set by a signal handler or a destructor in mid-step.
@@ -74,7 +74,7 @@ class Effects:
 
     @property
     def has_outlets(self) -> bool:
-        """Whether events have a receiver; if not, the engine does not make any."""
+        """Return whether events have a receiver; if not, the engine does not make any."""
         return bool(self._outlets)
 
     def publish(self, event: Event) -> None:

@@ -5,7 +5,7 @@ what the outside has to do, and makes no calls.
 
 A worker that finds another worker already finishing attempts queues its outcome for that one and
 returns. If it blocked on the lock instead, the interpreter might have just switched threads inside
-of it, and from then on every worker would wait for every other at each task (a lock convoy).
+ it, and from then on every worker would wait for every other at each task (a lock convoy).
 """
 
 import collections
@@ -94,7 +94,7 @@ class RunEngine:
 
     @property
     def in_step(self) -> bool:
-        """Whether the calling thread is inside of a step: in a signal handler or a destructor."""
+        """Return whether the calling thread is inside a step, as a signal handler may be."""
         # threading.Condition uses this method, too.
         return self.lock._is_owned()  # type: ignore[attr-defined,no-any-return]
 
@@ -133,7 +133,7 @@ class RunEngine:
         """Start an attempt on a thread that waits for the run; None if no task is ready."""
         with self.lock:
             self.workers += 1
-            # The thread waits inside of another task, and is not replaced because of this one.
+            # The thread waits inside another task, and is not replaced because of this one.
             return self._start_next(None)
 
     def _start_next(self, worker: Any) -> Optional[Attempt]:
@@ -179,10 +179,10 @@ class RunEngine:
     def finish_attempt(
         self, attempt: Attempt, outcome: Optional[Outcome], take_next: bool
     ) -> Optional[Attempt]:
-        """End an attempt, unless the run went on without it.
+        """End an attempt, unless the run continued without it.
 
         outcome: how it ended; None if `apply_condition` has ended it already.
-        take_next: whether the worker wants another attempt.
+        take_next: whether to start another attempt on the worker.
 
         Returns the worker's next attempt. None if no task is ready, if the worker does not want
         one, or if another thread finishes this attempt.
@@ -268,7 +268,7 @@ class RunEngine:
             self._record_end()
 
     def expire(self, attempt: Attempt) -> None:
-        """Go on without an attempt whose time-out has expired."""
+        """Continue without an attempt whose time-out has expired."""
         error = attempt.timeout_error()
         outcome = failed_outcome(attempt, error)
         with self.lock:
@@ -374,7 +374,7 @@ class RunEngine:
             self._usages[index] = self._usages.get(index, Usage()) + usage
 
     def _abandon(self, attempt: Attempt, error: BaseException) -> None:
-        """Go on without an attempt: it is cancelled, its outcome ignored, its worker replaced."""
+        """Continue without an attempt: cancel it, ignore its outcome, replace its worker."""
         self._close_attempt(attempt)
         attempt.abandoned = error
         self.workers -= 1

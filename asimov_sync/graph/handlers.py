@@ -35,7 +35,7 @@ class HandlerRegistry:
             )
 
     def find(self, type: str) -> Handler:
-        """Return the handler of a task type, inside of the middleware."""
+        """Return the handler of a task type, inside the middleware."""
         handler = self.handlers[type]
         for layer in reversed(self.middleware):
             handler = _wrap(layer, handler)
@@ -58,7 +58,7 @@ def outcome_of(attempt: Attempt, result: Any) -> Outcome:
         result.close()
         error = TypeError(
             f"the handler of {attempt.node.task.type!r} is a coroutine function, and handlers are "
-            "plain functions: call what blocks, or asyncio.run() inside of it"
+            "plain functions: call what blocks, or asyncio.run() inside it"
         )
         return failed_outcome(attempt, error)
     route = None

@@ -57,7 +57,7 @@ class Node(NamedTuple):
     namespaces: Tuple[str, ...]
 
     def local_name(self, name: str) -> str:
-        """Return the name by which this task knows another: its short name in a subgraph."""
+        """Return the name of another task as this one uses it: the short name in a subgraph."""
         for prefix in self.namespaces:
             if name.startswith(prefix):
                 return name[len(prefix) :]

@@ -1,4 +1,4 @@
-"""What handlers return to the run, and what a run returns: Partial, Route, RunResult."""
+"""Partial, Route and RunResult: the values that handlers and runs return."""
 
 import uuid
 from typing import Any, Dict, Iterator, NamedTuple, Optional, Sequence, Tuple, Union
@@ -21,7 +21,7 @@ from asimov_sync.tasks import Task, TaskStatus
 __all__ = ["Outcome", "Partial", "Route", "RunResult"]
 
 SHOWN_FAILURES = 5
-"""How many failures the message of a RunFailed spells out."""
+"""The number of failures that the message of a RunFailed spells out."""
 
 
 class Partial(NamedTuple):
@@ -66,7 +66,7 @@ class Route:
 
 
 class Outcome(NamedTuple):
-    """How one attempt ended.
+    """The end of one attempt.
 
     route: the names of a Route, if the handler returned one.
     wait: the seconds until the next attempt, if the task's Retry allows one.

@@ -183,7 +183,7 @@ class RunEvents(Iterator[Event]):
     def mark_closing(self) -> None:
         """Note that it is about to be closed, without waiting and without a lock.
 
-        Another run that wants the graph then waits for the end of a run that is owned.
+        The next run of the graph then waits for the end of a run that is owned.
         """
         if not self._owns_run:
             self._ended = True

@@ -81,7 +81,7 @@ __all__ = ["Change", "Phase", "RunState"]
 
 
 class Phase:
-    """Where a task stands in a run; finer than its status.
+    """The state of a task in a run; finer than its status.
 
     status: the status that the task shows in this phase.
     is_final: whether dependents need not wait for the task any longer.
@@ -176,7 +176,7 @@ class RunState:
 
     @property
     def finished(self) -> bool:
-        """Whether every task is final."""
+        """Return whether every task is final."""
         return not self.unfinished
 
     @property

@@ -40,17 +40,17 @@ class Subscriber:
 
     @property
     def has_pending(self) -> bool:
-        """Whether events are queued and no thread is delivering them."""
+        """Return whether events are queued and no thread is delivering them."""
         return bool(self._events) and not self._delivering.locked()
 
     @property
     def drained(self) -> bool:
-        """Whether the callback has received, and returned from, every event so far."""
+        """Return whether the callback has received, and returned from, every event so far."""
         return not (self._events or self._delivering.locked())
 
     @property
     def is_calling(self) -> bool:
-        """Whether the calling thread is inside of the callback."""
+        """Return whether the calling thread is inside the callback."""
         return self._thread == threading.get_ident()
 
     def deliver(self) -> None:
@@ -145,7 +145,7 @@ class EventBus:
 
     @property
     def all_delivered(self) -> bool:
-        """Whether all subscribers are drained, or the caller is a callback.
+        """Return whether all subscribers are drained, or the caller is a callback.
 
         Callbacks cannot wait for each other: that would be a deadlock.
         """
@@ -155,7 +155,7 @@ class EventBus:
 
     @property
     def in_blocking_callback(self) -> bool:
-        """Whether the calling thread is in a callback for which the run waits."""
+        """Return whether the calling thread is in a callback for which the run waits."""
         return any(one.blocking and one.is_calling for one in self._subscribers)
 
     def wait(self, timeout: float, is_done: Callable[[], bool]) -> None:

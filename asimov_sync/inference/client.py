@@ -84,7 +84,7 @@ class InferenceClient(abc.ABC):
     """Values of options that the provider requires."""
 
     _prefers_native_output: ClassVar[bool] = False
-    """Whether the provider's own structured output is tried before a forced tool."""
+    """True if the provider's own structured output is tried before a forced tool."""
 
     def __init__(
         self,

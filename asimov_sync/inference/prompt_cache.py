@@ -11,7 +11,7 @@ from asimov_sync.messages import Block, ChatMessage, ChatRole
 __all__ = ["with_cache_markers"]
 
 TURNS = 2
-"""How many of the user's last turns are marked.
+"""The number of the user's last turns that are marked.
 
 The next request reads from the last marker; this request finds the previous one's entry at the one
 before.
@@ -21,7 +21,7 @@ MAX_MARKERS = 4
 """The most markers in one request. A provider rejects a fifth with status 400."""
 
 Position = Tuple[int, int, int]
-"""Where a marker is: the part of the prompt, the index of the message in it, the block's index.
+"""The place of a marker: the part of the prompt, the index of the message in it, the block's index.
 
 Positions sort in the order in which a provider reads the prompt.
 """

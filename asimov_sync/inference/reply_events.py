@@ -53,7 +53,7 @@ class ReplyEvents(NamedTuple):
 
 
 class Accounts(NamedTuple):
-    """What the usage of one request is recorded in.
+    """The counters and budgets that record the usage of one request.
 
     counters: the usage counters of the context of the request, and that of the client.
     budgets: the budgets of the context and of the client.
@@ -83,7 +83,7 @@ class Accounts(NamedTuple):
 
 
 class Progress:
-    """Whether an event of the reply was delivered to the caller."""
+    """Records whether an event of the reply was delivered to the caller."""
 
     __slots__ = ("delivered",)
 

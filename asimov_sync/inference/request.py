@@ -30,7 +30,7 @@ class Request(NamedTuple):
 
 
 class Timeout(NamedTuple):
-    """How long a call may take, in seconds; None means no limit.
+    """The longest times of a call, in seconds; None means no limit.
 
     connect: until a connection is established (5).
     idle: without a received byte, before the reply and within it (90). A provider's pings count as

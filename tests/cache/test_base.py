@@ -1,4 +1,4 @@
-"""What every cache does, on every backend."""
+"""The behaviour that all caches share, on every backend."""
 
 import datetime
 import enum

@@ -36,7 +36,7 @@ def test_set_wakes_every_waiter():
     calls = [Background(wait, timeout) for timeout in (None, 20.0, None, float("inf"), 1e12)]
     for _ in calls:
         started.get(timeout=10)
-    time.sleep(0.02)  # most of them are inside of the wait by now
+    time.sleep(0.02)  # by now most of them wait
     event.set()
     assert [call.result() for call in calls] == [True] * 5
 

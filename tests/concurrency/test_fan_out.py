@@ -122,7 +122,7 @@ def test_a_cancellation_ends_the_wait(pool):
 
 
 def test_a_call_that_ignores_its_cancellation_is_not_waited_for(pool):
-    """The caller is freed although a call goes on."""
+    """The caller returns although a call still runs."""
     token, release, started = Cancellation(parent=None), threading.Event(), queue.SimpleQueue()
 
     def ignore():

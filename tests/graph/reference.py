@@ -18,13 +18,13 @@ import zlib
 from typing import NamedTuple, Optional, Tuple
 
 DUPLICATE, UNKNOWN_DEPENDENCY, UNKNOWN_TYPE = "!duplicate", "!unknown dependency", "!unknown type"
-"""What a Do may spawn beside the names of Specs: invalid tasks."""
+"""Invalid tasks that a Do may spawn, beside the names of Specs."""
 
 WITH_RESULT = ("COMPLETE", "PARTIAL")
 
 
 class Do(NamedTuple):
-    """What one attempt does: first it spawns, then it ends.
+    """The script of one attempt: first it spawns, then it ends.
 
     end: "return", "partial", "route", "fail" (may be retried) or "fatal" (never retried).
     names: the names in the Route.

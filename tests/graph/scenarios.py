@@ -12,7 +12,7 @@ that:
 - a spawned task that loops depends on its spawner, and so on, so that it starts after the attempt
 - the dependencies of a spawned task exist whenever its spawner does: tasks of the graph, its
   spawner, and what that has spawned
-- only one task spawns each name, and a Route names no spawned tasks but those of its own task
+- only one task spawns each name, and a Route names no spawned tasks but its own task's
 - a spawned task that loops has visits to spare, since its own loop may revoke it, and the next one
   starts at visit 1
 """
@@ -230,7 +230,7 @@ def raised(error):
 
 
 class Entry(NamedTuple):
-    """What an attempt received.
+    """The input of an attempt.
 
     unready: dependencies that were not final, or whose results were not those in inputs.
     ended: whether this was logged at its end, and not at its start.

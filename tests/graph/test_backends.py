@@ -27,7 +27,7 @@ def diamond():
 
 
 class AtOnce(concurrent.futures.Executor):
-    """Makes the call inside of submit(), as executors for tests and debuggers do."""
+    """Makes the call inside submit(), as executors for tests and debuggers do."""
 
     def submit(self, fn, *args, **kwargs):
         future = concurrent.futures.Future()

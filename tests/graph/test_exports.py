@@ -11,7 +11,7 @@ import asimov_sync.graph
 
 @pytest.mark.parametrize("name", asimov_sync.graph.__all__)
 def test_exports_its_nouns(name):
-    """Each name can be imported, and is the one that asimov_sync exports, if that has it."""
+    """Each name can be imported, and is the same object as in asimov_sync, if that exports it."""
     value = getattr(asimov_sync.graph, name)
     assert name in dir(asimov_sync.graph)
     assert getattr(asimov_sync, name, value) is value

@@ -1,4 +1,4 @@
-"""Runs inside of tasks, at any depth, on tools' threads and across schedulers: no deadlock."""
+"""Runs inside tasks, at any depth, on tools' threads and across schedulers: no deadlock."""
 
 import concurrent.futures
 import threading

@@ -230,7 +230,7 @@ def test_wait_sees_the_timeout():
 
     with TaskScheduler({"slow": slow}) as scheduler:
         scheduler.run(single("slow", timeout=0.02, retry=Retry(attempts=3, wait=wait)))
-    # The handler that its deadline freed may have computed a wait, too, in vain.
+    # The handler that its deadline freed may have computed a wait, too, which is unused.
     assert set(asked) == {TaskTimeout} and len(asked) >= 2
 
 

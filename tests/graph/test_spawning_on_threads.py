@@ -194,7 +194,7 @@ def test_default_names(scheduler):
 
 
 def test_in_a_subgraph(scheduler):
-    """What a subgraph's task spawns uses short names, also in inputs and feedback."""
+    """Tasks spawned by a task of a subgraph use short names, also in inputs and feedback."""
     seen = []
 
     def handler(task, context):

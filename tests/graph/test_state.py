@@ -383,7 +383,7 @@ def after_an_empty_map(*after, **options):
 
 
 def test_after_an_empty_map():
-    """What depends on an empty map waits for the map's dependencies, without their results."""
+    """A dependent of an empty map waits for the map's dependencies, without their results."""
     state = after_an_empty_map("page", ["page", "0"])
     assert take(state) == [0, 3]
     late = state.spawn(3, node("late", "page"))
@@ -399,7 +399,7 @@ def test_after_an_empty_map():
 
 
 def test_empty_map_after_a_failure():
-    """What depends on it is skipped; with allow_failure it runs and sees the failure."""
+    """Its dependent is skipped; with allow_failure it runs and sees the failure."""
     state = after_an_empty_map("page")
     take(state)
     fail(state, 0)
@@ -493,7 +493,7 @@ def test_spawn_after_a_failure():
 
 
 def test_retry_revokes_spawned_tasks():
-    """What a failed attempt spawned is revoked, transitively; the names can be used again."""
+    """Tasks spawned by a failed attempt are revoked, transitively; the names can be reused."""
     state = state_of([[]], retry={0: Retry()})
     take(state)
     state.spawn(0, node("a"))
@@ -512,7 +512,7 @@ def test_retry_revokes_spawned_tasks():
 
 
 def test_loop_revokes_spawned_tasks():
-    """What an undone visit spawned is revoked; its dependents are resolved without it."""
+    """Tasks that an undone visit spawned are revoked; their dependents are resolved without it."""
     state = state_of([[], [0], []])
     take(state)
     state.spawn(0, node("child", "0"))

@@ -250,7 +250,7 @@ def test_timeouts_of_a_run_that_is_cancelled(gate):
 
 @pytest.mark.parametrize("where", ["calling thread", "executor"])
 def test_cooperative_timeouts(where):
-    """Where workers are not replaced, the task fails at its deadline; its slot is free later."""
+    """If workers are not replaced, the task fails at its deadline; its slot is free later."""
     executor = concurrent.futures.ThreadPoolExecutor(1) if where == "executor" else None
 
     def slow(task, context):

@@ -17,7 +17,7 @@ from asimov_sync.concurrency.pool import WorkerPool
 __all__ = ["ConnectAborted", "connect"]
 
 POLL_SECONDS = 0.05
-"""How often a pending connect checks whether it was aborted."""
+"""Seconds between checks of a pending connect for an abort."""
 
 _IN_PROGRESS = (
     0,

@@ -144,7 +144,7 @@ def _chain(error: BaseException) -> List[BaseException]:
 
 
 def _holds_no_request(error: BaseException) -> bool:
-    """Whether an exception comes from the operating system, TLS or the HTTP parser."""
+    """Return whether an exception comes from the operating system, TLS or the HTTP parser."""
     if isinstance(error, (requests.RequestException, urllib3.exceptions.HTTPError)):
         return False
     # urllib3's own, for a certificate of another host; its module differs between versions.

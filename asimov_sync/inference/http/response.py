@@ -36,9 +36,9 @@ __all__ = ["RequestOptions", "Response"]
 
 READ_BYTES = 65536
 ERROR_BYTES = 65536
-"""How much of an error's body is read."""
+"""The number of bytes of an error's body that are read."""
 DRAIN_SECONDS = 0.25
-"""How long to wait for the end of a body after its last event, to keep the connection."""
+"""Seconds to wait for the end of a body after its last event, to keep the connection."""
 MAX_TIMEOUT = 1e6
 """The longest socket time-out, in seconds (11 days). Sockets accept at most 2^31 milliseconds."""
 
@@ -182,7 +182,7 @@ class Response(SocketUser):
 
     @property
     def length_known(self) -> bool:
-        """Whether the end of the body is marked, by a length or a last chunk.
+        """Return whether the end of the body is marked, by a length or a last chunk.
 
         Otherwise the body ends when the connection does, and a lost connection looks the same.
         """
@@ -210,7 +210,7 @@ class Response(SocketUser):
     def register_socket(self, sock: Any) -> None:
         """Use this socket: `abort` shuts it down."""
         with self._lock:
-            # TLS inside of TLS, as through an https proxy, is not a socket but wraps one.
+            # TLS inside TLS, as through an https proxy, is not a socket but wraps one.
             self._socket = getattr(sock, "socket", sock)
             connecting, self._connecting_socket = self._connecting_socket, None
             aborted = self._aborted

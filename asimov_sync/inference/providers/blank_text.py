@@ -20,7 +20,7 @@ Marker = Union[bool, str]
 
 
 def is_blank(block: Block, keep_cited: bool = False) -> bool:
-    """Whether a block is text that is empty or only whitespace.
+    """Return whether a block is text that is empty or only whitespace.
 
     keep_cited: a text with citations is not blank.
     """
@@ -31,7 +31,7 @@ def is_blank(block: Block, keep_cited: bool = False) -> bool:
 
 
 def can_be_marked(block: Block) -> bool:
-    """Whether a block can have cache_control; thinking and blank text cannot."""
+    """Return whether a block can have cache_control; thinking and blank text cannot."""
     return block.get("type") not in ("thinking", "redacted_thinking") and not is_blank(block)
 
 

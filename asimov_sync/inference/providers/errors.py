@@ -21,7 +21,7 @@ ErrorMap = Mapping[str, Type[InferenceError]]
 """A provider's error types, in lower case, and their error classes."""
 
 MESSAGE_CHARACTERS = 2000
-"""How much of a provider's message an error shows."""
+"""The number of characters of a provider's message that an error shows."""
 
 _BY_STATUS: Dict[int, Type[InferenceError]] = {
     401: AuthenticationError,

@@ -83,7 +83,7 @@ class BlockFold(Fold):
 
     A server that numbers its blocks wrongly may use an index again. After the first block's stop,
     that starts another block, and both are kept. While the first block is open, it is an error:
-    the deltas of the two blocks could not be told apart.
+    the deltas of the two blocks could not be distinguished.
     """
 
     def __init__(self) -> None:

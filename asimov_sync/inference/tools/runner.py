@@ -140,8 +140,8 @@ def execute_calls(
     calls: the calls.
     tools: the tools by name.
     pool: the threads.
-    max_workers: the most parallel calls; None for MAX_PARALLEL. With 0, or where run_inline is set, the
-        calls run one after the other on this thread.
+    max_workers: the most parallel calls; None for MAX_PARALLEL. With 0, or if run_inline is
+        set, the calls run one after the other on this thread.
     cancellation: ends the wait with Cancelled. Running tools are cancelled, but not awaited.
     """
     called: List[CalledTool] = []

@@ -218,7 +218,7 @@ def format_validation_error(error: ValidationError) -> str:
 
 
 AnyTool = Union[Callable[..., Any], Tuple[Callable[..., Any], Dict[str, Any]]]
-"""What `tools=` accepts: a Tool, a typed function, or a function and its JSON schema."""
+"""An item of `tools=`: a Tool, a typed function, or a function and its JSON schema."""
 
 
 def as_tools(tools: Iterable[AnyTool]) -> Dict[str, Tool]:

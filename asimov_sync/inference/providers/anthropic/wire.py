@@ -46,8 +46,8 @@ OPTIONS = frozenset(
 """The options that a caller may give for a Messages request, besides `extra`."""
 
 MAX_CACHE_MARKERS = 4
-"""How many blocks of a request may have cache_control. A fifth is a 400 (Anthropic, "Prompt
-caching")."""
+"""The most blocks of a request that may have cache_control. A fifth is a 400 (Anthropic,
+"Prompt caching")."""
 
 # Request to wire
 
@@ -118,7 +118,7 @@ def encode_request(request: Request, keep_cited: bool = False) -> Dict[str, Any]
 def _encode_messages(messages: List[Optional[ChatMessage]]) -> List[Dict[str, Any]]:
     """Return the messages as they are sent; None stands for a message that was left out.
 
-    Messages that become neighbours in its place are joined if they have the same role. The
+    Messages that become neighbours are joined if they have the same role. The
     Messages API would join them itself; Amazon documents InvokeModel only for alternating roles.
     """
     sent: List[Dict[str, Any]] = []

@@ -2,8 +2,9 @@
 
 Pure: no IO, no clock.
 
-Facts: https://docs.aws.amazon.com/bedrock/latest/userguide/model-parameters-anthropic-claude-messages.html,
-and recorded traffic: each event of the stream is `{"bytes": …}`, base64 of an event of the Messages
+Facts: Amazon Bedrock's user guide, "Anthropic Claude Messages API"
+(docs.aws.amazon.com/bedrock/latest/userguide/model-parameters-anthropic-claude-messages.html), and
+recorded traffic: each event of the stream is `{"bytes": …}`, base64 of an event of the Messages
 API; there are no pings; `message_delta` counts output tokens only; and `message_stop` has Amazon's
 own figures.
 """

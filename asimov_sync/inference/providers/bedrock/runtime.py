@@ -189,7 +189,7 @@ class _PendingCall:
     def send(self, request: Any) -> Response:
         """Send boto3's request. A status other than 200 is raised as its error.
 
-        The error is redacted here, because botocore logs it on its way to `Runtime.invoke`.
+        The error is redacted here, because botocore logs it before `Runtime.invoke` receives it.
         """
         # A compressed stream would arrive in the compressor's blocks and not event by event.
         headers = self.headers

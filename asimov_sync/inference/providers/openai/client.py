@@ -105,7 +105,7 @@ class OpenAIInferenceClient(HttpInferenceClient):
 
 
 def _is_at(url: str, host: str) -> bool:
-    """Whether a URL is of this host or a subdomain of it; False for an invalid URL."""
+    """Return whether a URL is of this host or a subdomain of it; False for an invalid URL."""
     try:
         name = urlsplit(url).hostname or ""
     except (

@@ -58,7 +58,7 @@ _ANNOTATIONS = ("citations", "search_results")
 """Fields beside the choices in which Perplexity describes the text."""
 
 ID_CHARACTERS = 28
-"""How much of a reply's id is used in an id made up for a call; OpenAI accepts 40 characters."""
+"""The characters of a reply's id in an id made up for a call; OpenAI accepts 40 in all."""
 
 
 def decode_reply(provider: str, body: Any) -> Reply:
@@ -424,7 +424,7 @@ class _CallBuilder:
         return parse_object(text) if text.strip() else ({}, None)
 
     def is_complete(self) -> bool:
-        """Whether the arguments so far are a JSON object, so that nothing can follow."""
+        """Return whether the arguments so far are a JSON object, so that nothing can follow."""
         return bool(self.pieces) and parse_object("".join(self.pieces))[1] is None
 
 
@@ -433,7 +433,7 @@ class _ToolCalls:
 
     Servers differ in how a piece names its call (recorded, or reported in public): the id only
     with the first piece, with each, or "" from the second on; the name with each piece; all calls
-    under index 0, told apart by their ids, or without an index; whole calls in one piece; no ids
+    under index 0, distinguished by their ids, or without an index; whole calls in one piece; no ids
     at all.
 
     Each call gets an id of its own, made up if the server gives none, or the same to two calls:
