@@ -34,7 +34,7 @@ def results(max_workers, *types):
     """The results of a graph of these types, one after the other."""
     graph, before = TaskGraph(), []
     for type in types:
-        before = [graph.add(Task(type=type), name=type, depends_on=before)]
+        before = [graph.add(Task(type=type, objective="Count the notes."), name=type, depends_on=before)]
     agent = Agent(ScriptedInferenceClient(answer), tools=[notes])
     with TaskScheduler({"count": count, "write": write, "ask": agent}, max_workers=max_workers) as scheduler:
         scheduler.middleware(close_connections)
