@@ -13,6 +13,8 @@ import re
 
 import pytest
 
+from .tiers import soak
+
 ABSENT = "the recorded traffic is not here: set ASIMOV_TEST_RECORDED to its folder"
 DEFAULT_FOLDER = pathlib.Path(__file__).resolve().parents[2] / "shared" / "recorded"
 FOLDER = pathlib.Path(os.environ.get("ASIMOV_TEST_RECORDED") or DEFAULT_FOLDER)
@@ -56,7 +58,7 @@ def recorded(*files):
     return [pytest.param(record, id=record.name) for record in found]
 
 
-CHUNKINGS = ["whole", "events", "splinters"]
+CHUNKINGS = ["whole", pytest.param("events", marks=soak), "splinters"]
 SPLINTER = 7
 """The number of bytes of a splinter."""
 

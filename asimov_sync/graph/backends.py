@@ -4,7 +4,7 @@ A backend serves many runs. It asks a run (its Work) for an attempt, has the run
 gives the outcome back, and so gets the worker's next attempt. It knows nothing else about runs.
 
 Also here: which worker slots the current context occupies. If every worker waited for a run inside
- its task, none would be left to work; so a thread that waits for a run gives up the slots that
+its task, none would be left to work; so a thread that waits for a run gives up the slots that
 its context occupies until the wait is over.
 """
 

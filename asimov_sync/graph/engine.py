@@ -5,7 +5,7 @@ what the outside has to do, and makes no calls.
 
 A worker that finds another worker already finishing attempts queues its outcome for that one and
 returns. If it blocked on the lock instead, the interpreter might have just switched threads inside
- it, and from then on every worker would wait for every other at each task (a lock convoy).
+it, and from then on every worker would wait for every other at each task (a lock convoy).
 """
 
 import collections

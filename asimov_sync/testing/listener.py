@@ -59,7 +59,7 @@ class HttpListener(socketserver.TCPServer):
     def _start_accepting(self) -> None:
         self._accept_thread = threading.Thread(
             target=self.serve_forever,
-            kwargs={"poll_interval": 0.02},
+            kwargs={"poll_interval": 0.005},
             name="asimov-server",
             daemon=True,
         )

@@ -8,13 +8,13 @@ import time
 from asimov_sync import AnthropicInferenceClient
 from asimov_sync.aio import to_async
 
-from ..tiers import suite, within
+from ..tiers import by_tier, suite, within
 from ..waiting import wait_for
 from .model_server import ServerProcess
 
 pytestmark = suite
 
-STREAMS = 200
+STREAMS = by_tier(100, soak=200)
 WORDS = 30
 TICK = 0.005
 MAX_DELAY = within(0.05)

@@ -14,7 +14,7 @@ from asimov_sync.aio import to_async
 
 from ..aio.blocking import Blocking, Loop
 from ..redis_server import RedisServer, find_server
-from ..tiers import suite
+from ..tiers import by_tier, suite
 from ..waiting import wait_for
 
 BACKENDS = [
@@ -25,6 +25,9 @@ BACKENDS = [
     "memory, async",
     pytest.param("redis, async", marks=suite),
 ]
+
+FEW_BACKENDS = by_tier(["memory", "redis"], soak=BACKENDS)
+"""The backends of tests that wait for a time to pass; the soak tier runs them on all."""
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,7 @@ from asimov_sync import (
 
 from ..tiers import suite, within
 from ..waiting import Background, in_child, wait_for
+from .conftest import FEW_BACKENDS
 
 
 class Colour(enum.Enum):
@@ -479,6 +480,7 @@ def test_compare_and_set(cache):
 
 
 @suite
+@pytest.mark.parametrize("backend", FEW_BACKENDS, indirect=True)
 def test_compare_and_set_keeps_the_ttl(cache):
     """compare_and_set keeps the expiry of a key."""
     cache.set("key", 1, ttl=0.5)
@@ -522,6 +524,7 @@ def test_increment(cache):
 
 
 @suite
+@pytest.mark.parametrize("backend", FEW_BACKENDS, indirect=True)
 def test_increment_keeps_the_ttl(cache):
     """increment keeps the expiry of a counter."""
     cache.set("n", 1, ttl=0.5)

@@ -18,9 +18,9 @@ from ..waiting import DEADLINE, wait_for
 pytestmark = suite
 
 CONSUMERS = 8
-MESSAGES = by_tier(1000, soak=5000)
-KILLS = by_tier(40, soak=205)
-KILLS_WITH_LEASE = by_tier(15, soak=100)
+MESSAGES = by_tier(600, soak=5000)
+KILLS = by_tier(25, soak=205)
+KILLS_WITH_LEASE = by_tier(8, soak=100)
 WORK_SECONDS = 0.008
 LEASE_SECONDS = 0.5
 LIMIT_SECONDS = 120

@@ -10,6 +10,7 @@ from asimov_sync.cache.store import ACKNOWLEDGED_SECONDS
 
 from ..tiers import suite, within
 from ..waiting import Background, wait_for
+from .conftest import FEW_BACKENDS
 
 
 def test_ack_removes_the_message(cache, clock):
@@ -203,6 +204,7 @@ def test_peek_and_length(cache, clock):
 
 
 @suite
+@pytest.mark.parametrize("backend", FEW_BACKENDS, indirect=True)
 def test_expired_lease_wakes_a_reader(cache):
     """A blocked reader receives a message when another reader's lease on it ends."""
     cache.publish_to_mailbox("box", 1)
@@ -258,6 +260,7 @@ def test_cancelled_reader_loses_no_message(cache):
 
 
 @suite
+@pytest.mark.parametrize("backend", FEW_BACKENDS, indirect=True)
 def test_empty_mailbox_causes_no_busy_waiting(cache):
     """After hundreds of messages, waiting on the empty mailbox takes no CPU time."""
     for number in range(200):

@@ -16,7 +16,7 @@ from asimov_sync.cache.limits import SocketUnblocker
 from asimov_sync.errors import Cancelled
 
 from ..redis_server import RedisServer, find_server
-from ..tiers import by_tier, suite
+from ..tiers import by_tier, soak, suite
 from ..waiting import Background, wait_for
 
 BOUND = 0.5
@@ -99,7 +99,7 @@ def open_client(url, connections):
 
 
 @suite
-@pytest.mark.parametrize("connections", [16, 0])
+@pytest.mark.parametrize("connections", [16, pytest.param(0, marks=soak)])
 def test_every_call_ends_in_time(server, monkeypatch, connections):
     """Every call to a stopped server ends in time.
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ..tiers import suite
+from ..tiers import soak, suite
 from .programs import run
 
 pytestmark = suite
@@ -10,8 +10,11 @@ pytestmark = suite
 
 @pytest.mark.parametrize(
     "arguments",
-    [["research.py", "Honey?"], ["writer_critic.py", "--words", "3"], ["router.py"]],
-    ids=["research", "writer_critic", "router"],
+    [
+        pytest.param(["research.py", "Honey?"], id="research"),
+        pytest.param(["writer_critic.py", "--words", "3"], id="writer_critic", marks=soak),
+        pytest.param(["router.py"], id="router", marks=soak),
+    ],
 )
 def test_key_is_used(arguments, bees):
     """With a key the real client is used: here it cannot connect, and no output has the key."""

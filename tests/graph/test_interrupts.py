@@ -11,7 +11,7 @@ import pytest
 
 from asimov_sync import Cancellation, TaskScheduler, TaskStatus
 
-from ..tiers import suite, within
+from ..tiers import by_tier, soak, suite, within
 from ..waiting import DEADLINE
 from .graphs import wide
 
@@ -83,7 +83,11 @@ except BaseException as error:
 @pytest.mark.parametrize("where", ["stream", "sleep", "mailbox", "busy"])
 @pytest.mark.parametrize(
     "how, name, status",
-    [("interrupt", "KeyboardInterrupt", None), ("exit", "SystemExit", 7), ("limit", "Limit", 1)],
+    [
+        ("interrupt", "KeyboardInterrupt", None),
+        pytest.param("exit", "SystemExit", 7, marks=soak),
+        ("limit", "Limit", 1),
+    ],
 )
 def test_sigint_in_run(where, how, name, status):
     """Control returns within a second, whatever the handler does; the process ends in two."""
@@ -198,7 +202,7 @@ graph = TaskGraph()
 graph.map(Task(type="t"), range(800))
 struck = 0
 end = time.monotonic() + 5
-while time.monotonic() < end and struck < 100:
+while time.monotonic() < end and struck < int(sys.argv[2]):
     signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.0001, 0.03))
     try:
         running = True
@@ -224,7 +228,7 @@ if sys.version_info >= (3, 10):
         """KeyboardInterrupt at random moments is raised as such, and the graph can always run
         again.
         """
-        command = [sys.executable, "-c", RANDOM_INTERRUPTS, mode]
+        command = [sys.executable, "-c", RANDOM_INTERRUPTS, mode, str(by_tier(30, soak=100))]
         process = subprocess.run(
             command,
             stdout=subprocess.PIPE,

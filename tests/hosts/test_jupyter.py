@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ..needed import needed_by_program
-from ..tiers import suite, within
+from ..tiers import soak, suite, within
 from .processes import run_module
 
 pytestmark = suite
@@ -13,7 +13,10 @@ pytestmark = suite
 COMPLETE = {"status": "COMPLETE", "names": ["quick", "blocked", "after"]}
 
 
-@pytest.mark.parametrize("place", ["stream", "sleep", "mailbox", "busy"])
+@pytest.mark.parametrize(
+    "place",
+    ["stream", pytest.param("sleep", marks=soak), pytest.param("mailbox", marks=soak), "busy"],
+)
 def test_interrupted_cell(place, tmp_path):
     """Control returns within a second, earlier results are kept, and the cells can be run again.
 
