@@ -35,7 +35,9 @@ STREAM = {"content-type": "text/event-stream"}
 
 
 def client(url, **options):
-    return AnthropicInferenceClient("m", KEY, url, **dict({"max_retries": 0}, **options))
+    return AnthropicInferenceClient(
+        "m", api_key=KEY, api_url=url, **dict({"max_retries": 0}, **options)
+    )
 
 
 def test_an_interim_response_is_not_the_last():

@@ -88,7 +88,9 @@ def test_a_proxy(given, server, monkeypatch):
     proxies = {"http": server.url} if given == "argument" else None
     if given == "environment":
         monkeypatch.setenv("http_proxy", server.url)
-    client = AnthropicInferenceClient("m", KEY, "http://models.test/v1/messages", proxies=proxies)
+    client = AnthropicInferenceClient(
+        "m", api_key=KEY, api_url="http://models.test/v1/messages", proxies=proxies
+    )
     check_whole(client.generate("hello"))
     assert (server.requests[0].method, server.requests[0].path) == (
         "POST",
@@ -115,7 +117,7 @@ def test_given_session(server):
     session = requests.Session()
     session.headers["X-App"] = "mine"
     session.hooks["response"].append(lambda response, **_: seen.append(response.status_code))
-    with AnthropicInferenceClient("m", KEY, server.url, session=session) as client:
+    with AnthropicInferenceClient("m", api_key=KEY, api_url=server.url, session=session) as client:
         check_whole(client.generate("hello"))
         check_whole(client.generate("hello"))
     assert server.requests[0].headers["x-app"] == "mine"
@@ -145,7 +147,9 @@ def test_cancelling_with_a_given_session(point):
 def test_a_session_for_many_threads():
     """One session serves many threads at once."""
     with ModelServer(lambda body: "hello") as server:
-        client = AnthropicInferenceClient("m", KEY, server.url, session=requests.Session())
+        client = AnthropicInferenceClient(
+            "m", api_key=KEY, api_url=server.url, session=requests.Session()
+        )
         together = threading.Barrier(20)
 
         def ask():
@@ -164,7 +168,7 @@ def test_a_redirect_is_not_followed(status):
         RawResponse(b"moved", status=status, headers={"location": "http://elsewhere.test/"})
     ) as server:
         with pytest.raises(NotFoundError, match="redirect") as caught:
-            AnthropicInferenceClient("m", KEY, server.url).generate("hello")
+            AnthropicInferenceClient("m", api_key=KEY, api_url=server.url).generate("hello")
         assert (caught.value.status, len(server.requests)) == (status, 1)
 
 
@@ -183,7 +187,7 @@ def test_keepalive(by_proxy, monkeypatch):
         url, proxies = (
             ("http://models.test/", {"http": server.url}) if by_proxy else (server.url, None)
         )
-        with AnthropicInferenceClient("m", KEY, url, proxies=proxies) as client:
+        with AnthropicInferenceClient("m", api_key=KEY, api_url=url, proxies=proxies) as client:
             check_whole(client.generate("hello"))
     assert seen and all(seen)
 
@@ -198,7 +202,9 @@ def test_auth_hook_that_calls_a_model():
 
         def authorised(request):
             told.append(
-                AnthropicInferenceClient("m", KEY, inner.url).generate("which key?").stop_reason
+                AnthropicInferenceClient("m", api_key=KEY, api_url=inner.url)
+                .generate("which key?")
+                .stop_reason
             )
             return request
 
