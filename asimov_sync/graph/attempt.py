@@ -100,9 +100,9 @@ def failed_outcome(attempt: Attempt, error: BaseException) -> Outcome:
     retry, wait = attempt.node.retry, None
     started = attempt.start is not None  # otherwise its `when` raised
     if retry is not None and started and attempt.number < retry.attempts:
-        if retry.should_retry(error):
-            try:
+        try:
+            if retry.should_retry(error):
                 wait = retry.wait_seconds(attempt.number, error)
-            except Exception as broken:  # wait= is the user's code and may raise, too
-                error = broken
+        except Exception as broken:  # on= and wait= are the user's code and may raise, too
+            broken.__cause__, error = error, broken
     return Outcome(TaskStatus.FAILED, None, format_error(error), error, None, wait)

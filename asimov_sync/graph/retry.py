@@ -2,13 +2,24 @@
 
 from typing import Any, Callable, Optional, Tuple, Type, Union
 
-from asimov_sync.errors import Cancelled, NonRetryableError
+from asimov_sync.errors import Cancelled, GraphError, NonRetryableError
 
 __all__ = ["Retry"]
 
 INITIAL_WAIT, MAX_WAIT = 1.0, 60.0
 
+PROGRAMMING_ERRORS = (
+    AttributeError,
+    GraphError,
+    ImportError,
+    NameError,
+    SyntaxError,
+    TypeError,
+)
+"""Mistakes in the program, which another attempt repeats. Not retried by default."""
+
 Exceptions = Union[Type[BaseException], Tuple[Type[BaseException], ...]]
+Predicate = Callable[[BaseException], object]
 
 
 class Retry:
@@ -18,7 +29,10 @@ class Retry:
     wait: a tenacity wait (`tenacity.wait_fixed(5)`, `tenacity.wait_exponential(max=30)`, or a sum
         of them), which returns seconds. By default 1 second, doubled with each attempt up to 60,
         plus up to 1 second of jitter.
-    on: the exception class, or a tuple of classes, to retry; by default every Exception.
+    on: what to retry: an exception class, a tuple of classes, or a function of the exception that
+        returns whether to retry. By default every Exception but AttributeError, GraphError,
+        ImportError, NameError, SyntaxError and TypeError, which are mistakes in the program;
+        `on=Exception` retries these, too.
 
     Raises ValueError or TypeError for an invalid argument.
     """
@@ -28,7 +42,7 @@ class Retry:
         attempts: int = 3,
         *,
         wait: Optional[Callable[[Any], float]] = None,
-        on: Exceptions = (Exception,),
+        on: Union[Exceptions, Predicate, None] = None,
     ) -> None:
         if attempts < 1:
             raise ValueError(f"attempts= includes the first one: at least 1, not {attempts}")
@@ -38,14 +52,34 @@ class Retry:
             )
         self.attempts = attempts
         self.wait = wait
-        self.on = on if isinstance(on, tuple) else (on,)
-        for kind in self.on:
-            if not (isinstance(kind, type) and issubclass(kind, BaseException)):
-                raise TypeError(f"on= takes exception classes, not {kind!r}")
+        self.on = on
+        self._predicate: Optional[Predicate] = None
+        self._classes: Tuple[Type[BaseException], ...] = (Exception,)
+        if isinstance(on, tuple) or isinstance(on, type):
+            self._classes = on if isinstance(on, tuple) else (on,)
+            for kind in self._classes:
+                if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+                    raise TypeError(f"on= takes exception classes, not {kind!r}")
+        elif callable(on):
+            self._predicate = on
+        elif on is not None:
+            raise TypeError(
+                f"on= is an exception class, a tuple of them, or a function of the exception; "
+                f"not {on!r}"
+            )
 
     def should_retry(self, error: BaseException) -> bool:
-        """Return whether the policy covers an attempt that raised `error`."""
-        return isinstance(error, self.on) and not isinstance(error, (Cancelled, NonRetryableError))
+        """Return whether the policy covers an attempt that raised `error`.
+
+        Raises what a function given as `on=` raises.
+        """
+        if isinstance(error, (Cancelled, NonRetryableError)):
+            return False
+        if self._predicate is not None:
+            return isinstance(error, Exception) and bool(self._predicate(error))
+        if self.on is None and isinstance(error, PROGRAMMING_ERRORS):
+            return False
+        return isinstance(error, self._classes)
 
     def wait_seconds(self, attempt: int, error: BaseException) -> float:
         """Return the seconds to wait after attempt number `attempt` raised `error`."""
@@ -59,5 +93,4 @@ class Retry:
         return max(0.0, float(wait(state)))
 
     def __repr__(self) -> str:
-        on = ", ".join(kind.__name__ for kind in self.on)
-        return f"Retry(attempts={self.attempts}, wait={self.wait!r}, on=({on}))"
+        return f"Retry(attempts={self.attempts}, wait={self.wait!r}, on={self.on!r})"

@@ -9,6 +9,8 @@ import tenacity
 
 from asimov_sync import (
     Cancelled,
+    GraphError,
+    InferenceError,
     NonRetryableError,
     Retry,
     Task,
@@ -171,9 +173,40 @@ def test_which_errors_are_retried(scheduler):
     assert tries(NonRetryableError("n"), (Exception,)) == 1
     assert tries(Stop("n"), (BaseException,)) == 1
     assert tries(Cancelled("c"), (BaseException,)) == 1
+    assert tries(ValueError("again"), lambda error: "again" in str(error)) == 3
+    assert tries(ValueError("not"), lambda error: "again" in str(error)) == 1
+    assert tries(TypeError("t"), lambda error: True) == 3
+    assert tries(NonRetryableError("n"), lambda error: True) == 1
     if scheduler.max_workers:
         assert tries(SystemExit(3), (Exception,)) == 1
         assert tries(SystemExit(3), (SystemExit,)) == 3
+        assert tries(SystemExit(3), lambda error: True) == 1
+
+
+def test_programming_errors_are_not_retried_by_default():
+    """Without `on`, mistakes in the program are not retried; `on=Exception` retries them, too."""
+    mistakes = [AttributeError, GraphError, ImportError, NameError, SyntaxError, TypeError]
+    for kind in mistakes + [ModuleNotFoundError, UnboundLocalError]:
+        assert not Retry().should_retry(kind("wrong"))
+        assert Retry(on=Exception).should_retry(kind("wrong"))
+    for kind in [ValueError, KeyError, OSError, AssertionError, InferenceError]:
+        assert Retry().should_retry(kind("perhaps not next time"))
+
+
+def test_predicate_that_raises(scheduler):
+    """An `on` that raises fails the task with its own error; the attempt's error is its cause."""
+    result = scheduler.run(
+        single("fails", retry=Retry(attempts=3, wait=at_once, on=lambda error: 1 / 0))
+    )
+    assert result.errors["x"] == "ZeroDivisionError: division by zero"
+    assert str(result.exceptions["x"].__cause__) == "attempt 1"
+
+
+@pytest.mark.parametrize("on", ["ValueError", 5, (ValueError, "KeyError"), [ValueError], int])
+def test_invalid_on(on):
+    """`on` that is neither exception classes nor a function is a TypeError at once."""
+    with pytest.raises(TypeError, match="on= "):
+        Retry(on=on)
 
 
 @suite
