@@ -32,6 +32,7 @@ from asimov_sync.concurrency import scope
 from asimov_sync.concurrency.pool import WorkerPool
 from asimov_sync.errors import (
     AsimovError,
+    BudgetExceeded,
     ClosedError,
     InferenceError,
     InvalidRequestError,
@@ -84,7 +85,7 @@ from asimov_sync.inference.tools.runner import ToolLoopEvents
 from asimov_sync.inference.tools.tool import AnyTool, as_tools
 from asimov_sync.instrumentation import Observation
 from asimov_sync.messages import Messages, Reply, ReplyDone, Usage, as_messages
-from asimov_sync.usage import Budget, UsageCounter, reserve_request
+from asimov_sync.usage import Budget, UsageCounter
 
 __all__ = ["Client", "InferenceClient"]
 
@@ -503,12 +504,18 @@ class InferenceClient(abc.ABC):
         accounts = Accounts(
             scope.current().usage_counters + (self._meter,), budgets, request.model, self.provider
         )
-        reserve_request(budgets, request.model, self.provider)
+        accounts.ensure_priced()
         progress = Progress()
 
         def open_attempt() -> AttemptEvents:
+            accounts.check_budgets()  # before a wait that would be in vain
             reservation = self._wait_for_slot(request, cancellation, deadline)
-            accounts.check_budgets()
+            try:
+                accounts.reserve_request()
+            except BudgetExceeded:  # another thread has sent the last request meanwhile
+                if self.rate_limit is not None and reservation is not None:
+                    self.rate_limit.give_back(reservation)
+                raise
             return AttemptEvents(
                 self._send(request, cancellation, deadline),
                 accounts,

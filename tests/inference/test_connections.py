@@ -37,8 +37,8 @@ def test_custom_headers(server):
     """Custom headers replace headers of the same name, and no key is shown."""
     client = AnthropicInferenceClient(
         "m",
-        KEY,
-        server.url,
+        api_key=KEY,
+        api_url=server.url,
         betas=["one", "two"],
         headers={"X-Team": "blue", "Anthropic-Version": "2026-10-21"},
     )
@@ -101,7 +101,7 @@ def test_a_proxy(given, server, monkeypatch):
 def test_unreachable_proxy(server):
     """A proxy that cannot be reached is a ConnectionFailed, and nothing goes past it."""
     client = AnthropicInferenceClient(
-        "m", KEY, server.url, proxies={"http": "http://127.0.0.1:1"}, max_retries=0
+        "m", api_key=KEY, api_url=server.url, proxies={"http": "http://127.0.0.1:1"}, max_retries=0
     )
     with pytest.raises(ConnectionFailed):
         client.generate("hello")
@@ -131,7 +131,11 @@ def test_cancelling_with_a_given_session(point):
     """A cancellation also frees a call on an ordinary session, wherever it waits."""
     with SilentServer(point) as server:
         client = AnthropicInferenceClient(
-            "m", KEY, server.url, session=requests.Session(), timeout=Timeout(30, 30)
+            "m",
+            api_key=KEY,
+            api_url=server.url,
+            session=requests.Session(),
+            timeout=Timeout(30, 30),
         )
         cancellation = Cancellation()
         call = Background(client.generate, "hello", cancellation=cancellation)
@@ -211,7 +215,7 @@ def test_auth_hook_that_calls_a_model():
         session.auth = authorised
         cancellation = Cancellation()
         client = AnthropicInferenceClient(
-            "m", KEY, silent.url, session=session, timeout=Timeout(30, 30)
+            "m", api_key=KEY, api_url=silent.url, session=session, timeout=Timeout(30, 30)
         )
         call = Background(client.generate, "hello", cancellation=cancellation)
         wait_for(lambda: silent.reached)

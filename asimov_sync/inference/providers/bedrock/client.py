@@ -34,7 +34,7 @@ from asimov_sync.inference.reply_events import ReplyEvents
 from asimov_sync.inference.request import Request, Timeout
 from asimov_sync.messages import Reply
 
-__all__ = ["BedrockInferenceClient"]
+__all__ = ["BedrockInferenceClient", "whole_reply_timeout"]
 
 ANTHROPIC_VERSION = "bedrock-2023-05-31"
 
@@ -123,7 +123,7 @@ class BedrockInferenceClient(NetworkClient):
     ) -> Iterator[ReplyEvents]:
         operation = OPERATIONS[self.api, request.streamed]
         if not request.streamed:
-            request = request._replace(timeout=_whole_reply_timeout(request))
+            request = request._replace(timeout=whole_reply_timeout(request))
         parameters = self._encode(request)
         with self._invoke(operation, parameters, request, cancellation, deadline) as response:
             request_id = response.headers.get(REQUEST_ID)
@@ -210,7 +210,7 @@ class BedrockInferenceClient(NetworkClient):
         return self._runtime.invoke(operation, parameters, post)
 
 
-def _whole_reply_timeout(request: Request) -> Timeout:
+def whole_reply_timeout(request: Request) -> Timeout:
     """Return the time-outs of a request whose answer is not streamed.
 
     Its first byte arrives when the reply is complete.

@@ -108,6 +108,9 @@ class OpenAIInferenceClient(HttpInferenceClient):
 
 
 def _is_at(url: str, host: str) -> bool:
-    """Return whether a URL is of this host or a subdomain of it."""
-    name = urlsplit(url).hostname or ""
+    """Return whether a URL is of this host or a subdomain of it; False for an invalid URL."""
+    try:
+        name = urlsplit(url).hostname or ""
+    except ValueError:
+        return False
     return name == host or name.endswith("." + host)
