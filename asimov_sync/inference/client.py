@@ -508,7 +508,7 @@ class InferenceClient(abc.ABC):
         progress = Progress()
 
         def open_attempt() -> AttemptEvents:
-            accounts.check_budgets()  # before a wait that would be in vain
+            accounts.check_budgets()  # fails before the wait for a slot
             reservation = self._wait_for_slot(request, cancellation, deadline)
             try:
                 accounts.reserve_request()

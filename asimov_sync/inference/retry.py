@@ -71,7 +71,7 @@ def retrying(
         if not isinstance(error, InferenceError):
             return False
         if isinstance(error, BudgetExceeded) and last:
-            error.__cause__ = last[0]  # why the request was to be sent again
+            error.__cause__ = last[0]  # the reason for the retry
         last[:] = [error]
         error.attempts = state.attempt_number
         return state.attempt_number <= max_retries and may_retry() and is_retryable(error)

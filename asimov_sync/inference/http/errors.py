@@ -48,7 +48,7 @@ FOREIGN_ERRORS = (
 
 
 class Target(NamedTuple):
-    """Where a request goes, for its errors.
+    """The destination of a request, for its errors.
 
     provider: the provider's name.
     url: the whole address.
@@ -116,7 +116,7 @@ def translate_error(
 ) -> AsimovError:
     """Return this library's error for one of FOREIGN_ERRORS, without the request in it.
 
-    target: where the request went.
+    target: the destination of the request.
     timeout: the limits that applied.
     cancellation: if it is cancelled, the result is Cancelled, whatever the exception says.
     deadline: moment (`time.monotonic()`) at which the call's total time is over, or None.

@@ -47,7 +47,7 @@ MAX_TIMEOUT = 1e6
 class SendOptions(NamedTuple):
     """Settings of a request.
 
-    target: where it goes.
+    target: its destination.
     timeout: its limits.
     proxies: by scheme; they go before those of the session and the environment.
     certificates: file of trusted authorities; None for those of the session.
