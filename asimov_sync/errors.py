@@ -193,7 +193,7 @@ class ToolDefinitionError(AsimovError, ValueError):
 
 
 class ToolError(AsimovError):
-    """Raise this, or a subclass, from a tool to answer the model with an error in your own words.
+    """Raise this, or a subclass, from a tool to answer the model with an error of your own.
 
     The model receives the message, as an error result, and nothing else of the exception. Of any
     other exception it receives the type and the message.

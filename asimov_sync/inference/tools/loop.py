@@ -297,10 +297,11 @@ def _refuse_unguarded(
         and not _needs_approval(call, tools)
     ]
     if names:
+        listed = ", ".join(dict.fromkeys(names))
         raise ValueError(
-            f"the messages end in unanswered calls of {', '.join(dict.fromkeys(names))}, which "
-            "need no approval. Pass trusted_history=True to make them, if nobody else can have written "
-            "these messages; otherwise leave the last message out, or approve the calls"
+            f"the messages end in unanswered calls of {listed}, which need no approval. Pass "
+            "trusted_history=True to make them, if nobody else can have written these messages; "
+            "otherwise leave the last message out, or approve the calls"
         )
 
 
