@@ -269,7 +269,7 @@ def test_default_number_of_attempts(serve):
 
 
 def test_long_retry_after_is_not_awaited(serve):
-    """A 429 with a retry-after above one minute is raised at once; retry_after holds the seconds."""
+    """A 429 with a retry-after above a minute is raised at once; retry_after holds the seconds."""
     client, server = serve([Failure(429, "rate_limit_error", "later", {"retry-after": "3600"})])
     with pytest.raises(RateLimitError) as caught:
         client.generate("hello")
@@ -360,7 +360,7 @@ def reachable(error):
     "failure", ["refused", "status", "cut", "idle", "garbage", "header", "address", "version"]
 )
 def test_no_key_in_any_error(serve, failure, caplog):
-    """The key is in no object that an error refers to, in no text of it, in no repr and in no log."""
+    """The key is in no object that an error refers to, and in no text, repr or log record."""
     gates = Gates()
     gates.let(0, 1, 2, 3)
     client, server = serve(

@@ -361,7 +361,7 @@ def test_edited_arguments():
 
 
 def test_invalid_edited_arguments():
-    """Edited arguments that do not match the tool's schema are a ValueError; no call is executed."""
+    """Edited arguments that violate the tool's schema are a ValueError; no call is executed."""
     client, files, run = start_run(calls(("delete", {"name": "a"})), "done")
     call = run.pending[0]
     for arguments in ({"name": 5}, {"nmae": "a"}):
@@ -529,7 +529,7 @@ def test_two_calls_with_one_id():
 
 
 def reply_with_arguments(arguments):
-    """Return a reply with a call of `delete` with the given arguments, which need not be an object."""
+    """Return a reply that calls `delete` with any JSON value as arguments."""
     (call,) = calls(("delete", {}))
     block = {"type": "tool_use", "id": call.id, "name": "delete", "input": arguments}
     return Reply(
