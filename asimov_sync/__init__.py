@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from asimov_sync.cache.memory import MemoryCache as MemoryCache
     from asimov_sync.cache.redis import RedisCache as RedisCache
     from asimov_sync.cancellation import Cancellation as Cancellation
+    from asimov_sync.concurrency.log_context import LogFilter as LogFilter
     from asimov_sync.errors import (
         AsimovError as AsimovError,
         AuthenticationError as AuthenticationError,
@@ -65,7 +66,10 @@ if TYPE_CHECKING:
         WorkersExhausted as WorkersExhausted,
         WrongKeyType as WrongKeyType,
     )
-    from asimov_sync.graph.context import TaskContext as TaskContext
+    from asimov_sync.graph.context import (
+        TaskContext as TaskContext,
+        current_context as current_context,
+    )
     from asimov_sync.graph.events import (
         RunFinished as RunFinished,
         TaskFinished as TaskFinished,
@@ -128,6 +132,7 @@ _HOMES = {
     "cache.memory": "MemoryCache",
     "cache.redis": "RedisCache",
     "cancellation": "Cancellation",
+    "concurrency.log_context": "LogFilter",
     "errors": (
         "AsimovError AuthenticationError BudgetExceeded CacheAuthenticationError CacheError "
         "CacheFull CacheKeyError CacheReadOnly CacheUnavailable CacheValueError Cancelled "
@@ -143,7 +148,7 @@ _HOMES = {
         "RunFinished TaskFinished TaskProgress TaskRetried TaskSkipped TaskStarted TaskText"
     ),
     "graph.results": "Partial Route RunResult",
-    "graph.context": "TaskContext",
+    "graph.context": "TaskContext current_context",
     "graph.retry": "Retry",
     "graph.run": "Run",
     "scheduler": "TaskScheduler",

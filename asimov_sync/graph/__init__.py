@@ -11,6 +11,7 @@ if TYPE_CHECKING:
         Handler as Handler,
         Middleware as Middleware,
         TaskContext as TaskContext,
+        current_context as current_context,
     )
     from asimov_sync.graph.events import (
         RunFinished as RunFinished,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from asimov_sync.graph.task_graph import TaskGraph as TaskGraph
 
 _NAMES_BY_MODULE = {
-    "context": "Handler Middleware TaskContext",
+    "context": "Handler Middleware TaskContext current_context",
     "events": (
         "RunFinished TaskFinished TaskProgress TaskRetried TaskSkipped TaskStarted TaskText"
     ),

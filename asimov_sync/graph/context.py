@@ -3,12 +3,13 @@
 from typing import Any, Callable, Iterable, Optional
 
 from asimov_sync.cache.base import Cache
+from asimov_sync.concurrency import scope
 from asimov_sync.graph.attempt import Attempt
 from asimov_sync.graph.node import DEFAULT_MAX_VISITS, Dependencies, Node, When, make_node
 from asimov_sync.graph.retry import Retry
 from asimov_sync.tasks import Task
 
-__all__ = ["Handler", "Middleware", "RunServices", "TaskContext"]
+__all__ = ["Handler", "Middleware", "RunServices", "TaskContext", "current_context"]
 
 Handler = Callable[[Task, "TaskContext"], Any]
 Middleware = Callable[[Callable[..., Any], Task, "TaskContext"], Any]
@@ -120,3 +121,14 @@ class TaskContext:
 
     def __repr__(self) -> str:
         return f"<TaskContext of {self.name!r}, attempt {self.attempt}>"
+
+
+def current_context() -> Optional[TaskContext]:
+    """Return the TaskContext of the handler that is running; None outside of handlers.
+
+    It is also returned in what the handler calls: in tools, nested agents and `when` conditions,
+    on any thread that the library starts for them. On a thread that the handler starts itself, it
+    is returned only inside a copy of the handler's context (`contextvars.copy_context`).
+    """
+    context: Optional[TaskContext] = scope.current().task_context
+    return context

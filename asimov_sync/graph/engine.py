@@ -18,7 +18,7 @@ from asimov_sync._json import format_error
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.errors import BudgetExceeded, Cancelled, GraphError
 from asimov_sync.graph.attempt import Attempt, failed_outcome
-from asimov_sync.graph.effects import Effects
+from asimov_sync.graph.effects import AttemptFailure, Effects
 from asimov_sync.graph.events import (
     TaskFinished,
     TaskProgress,
@@ -316,6 +316,7 @@ class RunEngine:
             moment = time.monotonic() + outcome.wait
             self.state.retry(index, moment)
             self.effects.start_timer(moment)
+            self.effects.log(AttemptFailure(attempt, error, outcome.wait))
             if self._observed:
                 self.effects.end_span(attempt, None, error)
             if self._publishes:
@@ -330,6 +331,7 @@ class RunEngine:
             if status is TaskStatus.FAILED:
                 self._exceptions.pop(index, None)  # of an earlier visit
                 error = self._exceptions[index] = error or self.state.engine_errors[index]
+                self.effects.log(AttemptFailure(attempt, error, None))
             if self._observed:
                 self.effects.end_span(attempt, status, error)
             if self._publishes:
