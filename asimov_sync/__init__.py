@@ -113,7 +113,7 @@ if TYPE_CHECKING:
         ToolCallReady as ToolCallReady,
         Usage as Usage,
     )
-    from asimov_sync.scheduler import TaskScheduler as TaskScheduler
+    from asimov_sync.scheduler import TaskScheduler as TaskScheduler, run as run
     from asimov_sync.tasks import (
         Task as Task,
         TaskSnapshot as TaskSnapshot,
@@ -164,7 +164,7 @@ if not TYPE_CHECKING:  # a type checker reports every name that is not imported 
                 "ChatMessage ChatRole Event Reply ReplyDone TextDelta ThinkingDelta ToolCall "
                 "ToolCallReady Usage"
             ),
-            "scheduler": "TaskScheduler",
+            "scheduler": "TaskScheduler run",
             "tasks": "Task TaskSnapshot TaskStatus",
             "usage": "Budget Price",
         },

@@ -310,5 +310,5 @@ def test_options_have_one_order():
 
     runs = options(TaskScheduler.run)
     assert runs == options(TaskScheduler.submit) == options(TaskScheduler.stream)
-    assert runs == ["run_id", "timeout", "on_failure", "budget", "cancellation"]
+    assert runs == ["run_id", "timeout", "on_failure", "budget", "cancellation", "params"]
     assert options(TaskGraph.add) == options(TaskGraph.map) == options(TaskContext.spawn)
