@@ -81,6 +81,7 @@ if TYPE_CHECKING:
     from asimov_sync.graph.run import Run as Run
     from asimov_sync.graph.task_graph import TaskGraph as TaskGraph
     from asimov_sync.inference.client import InferenceClient as InferenceClient
+    from asimov_sync.inference.options import RequestOptions as RequestOptions
     from asimov_sync.inference.providers.anthropic.client import (
         AnthropicInferenceClient as AnthropicInferenceClient,
     )
@@ -152,6 +153,7 @@ if not TYPE_CHECKING:  # a type checker reports every name that is not imported 
             "graph.run": "Run",
             "graph.task_graph": "TaskGraph",
             "inference.client": "InferenceClient",
+            "inference.options": "RequestOptions",
             "inference.providers.anthropic.client": "AnthropicInferenceClient",
             "inference.providers.bedrock.client": "BedrockInferenceClient",
             "inference.providers.openai.client": "OpenAIInferenceClient",

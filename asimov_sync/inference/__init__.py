@@ -9,6 +9,7 @@ from asimov_sync._exports import export_lazily
 
 if TYPE_CHECKING:
     from asimov_sync.inference.client import InferenceClient as InferenceClient
+    from asimov_sync.inference.options import RequestOptions as RequestOptions
     from asimov_sync.inference.providers.anthropic.client import (
         AnthropicInferenceClient as AnthropicInferenceClient,
     )
@@ -35,6 +36,7 @@ if not TYPE_CHECKING:  # a type checker reports every name that is not imported 
         __name__,
         {
             "client": "InferenceClient",
+            "options": "RequestOptions",
             "providers.anthropic.client": "AnthropicInferenceClient",
             "providers.bedrock.client": "BedrockInferenceClient",
             "providers.openai.client": "OpenAIInferenceClient",

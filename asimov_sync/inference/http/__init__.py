@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     )
     from asimov_sync.inference.http.redaction import Headers as Headers
     from asimov_sync.inference.http.response import (
-        RequestOptions as RequestOptions,
         Response as Response,
+        SendOptions as SendOptions,
     )
     from asimov_sync.inference.http.sse import SSEParser as SSEParser
     from asimov_sync.inference.http.transport import HttpTransport as HttpTransport
@@ -27,7 +27,7 @@ if not TYPE_CHECKING:  # a type checker reports every name that is not imported 
         {
             "client": "HttpInferenceClient NetworkClient resolve_api_key",
             "redaction": "Headers",
-            "response": "RequestOptions Response",
+            "response": "Response SendOptions",
             "sse": "SSEParser",
             "transport": "HttpTransport",
         },
