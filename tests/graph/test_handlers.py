@@ -4,7 +4,16 @@ import concurrent.futures
 
 import pytest
 
-from asimov_sync import GraphError, Partial, Retry, Route, Task, TaskGraph, TaskScheduler, TaskStatus
+from asimov_sync import (
+    GraphError,
+    Partial,
+    Retry,
+    Route,
+    Task,
+    TaskGraph,
+    TaskScheduler,
+    TaskStatus,
+)
 
 from ..waiting import Background
 from .graphs import single

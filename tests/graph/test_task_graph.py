@@ -75,7 +75,9 @@ def test_unknown_dependencies():
         graph.plan()
     graph = TaskGraph()
     graph.add(task(), name="a", depends_on=[task("elsewhere")])
-    with pytest.raises(GraphError, match="'a' depends on the task 'elsewhere', which was not added"):
+    with pytest.raises(
+        GraphError, match="'a' depends on the task 'elsewhere', which was not added"
+    ):
         graph.plan()
 
 
