@@ -280,7 +280,7 @@ class InlineBackend(Backend):
 
 REMOTE_MODULES = {"concurrent.futures.interpreter", "concurrent.futures.process"}
 REMOTE_PACKAGES = {"distributed", "ipyparallel", "joblib", "loky", "mpi4py", "pebble"}
-"""Where the classes of executors come from that do not call in this process."""
+"""The origins of executor classes that do not call in this process."""
 
 
 class ExecutorBackend(Backend):

@@ -125,11 +125,11 @@ class TaskGraph(GraphBase):
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Task:
         """Add a task that calls a plain function with these arguments.
 
-        An argument that is a task of this graph is a dependency, and the function receives its
-        result in its place; so is each task in a list, a tuple or a dict that is an argument. If
-        such a task has no result, the function receives None for it, provided that it is called:
-        see `allow_failure` and Route. The arguments are the task's params, by their names in the
-        function's signature. The function may return or yield what a handler may.
+        An argument that is a task of this graph is a dependency: the function receives the task's
+        result instead. This includes the tasks in a list, a tuple or a dict that is an argument.
+        If the function is called although such a task has no result (after a Route, or with
+        allow_failure=True), it receives None. The arguments become the params of the task, under
+        their names in the function's signature. The function returns or yields what a handler may.
 
         The task is named after the function: fetch, fetch-2. Use `with_options` for another name,
         and for the other arguments of `add`.
@@ -241,8 +241,8 @@ class TaskGraph(GraphBase):
         them; for a map without items it stands for the dependencies of the map.
 
         task: the task to copy; or a handler, a function of (task, context) or an Agent; or a
-            function of one argument, which receives the item. An item that is a task of this
-            graph is a dependency then, and its result is received in its place, as in `call`.
+            function of one argument, which receives the item. Tasks of this graph in the items
+            are dependencies then, as in the arguments of `call`.
         items: what to iterate over.
         name: the name of the map; by default the type of the task, or the name of the function.
         key: a function of the item that returns what identifies it: with
@@ -435,7 +435,7 @@ def _uncopyable_param(task: Task, name: str) -> GraphError:
 
 
 class CallOptions:
-    """What `TaskGraph.with_options` returns: options for a task, and the graph to add it to."""
+    """Options for a task, and the graph to add it to. Returned by `TaskGraph.with_options`."""
 
     def __init__(self, graph: TaskGraph, options: Dict[str, Any]) -> None:
         self._graph = graph
