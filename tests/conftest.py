@@ -65,8 +65,8 @@ def watch():
     root = logging.getLogger()
     root.addHandler(collector)
     level, root.level = root.level, logging.DEBUG
-    # Its records have no keys. Two for each task would slow the tests down, and a forked child would
-    # wait for the buffer of a file handler if another thread wrote to it when the process forked.
+    # Its records have no keys. Two for each task would slow the tests down, and a forked child
+    # would wait for the buffer of a file handler if another thread wrote to it at the fork.
     logging.getLogger("asimov_sync.graph").setLevel(logging.WARNING)
     init_client, end_span = InferenceClient.__init__, Span.end
 
