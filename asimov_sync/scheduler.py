@@ -161,6 +161,7 @@ class TaskScheduler:
         on_failure: str = "continue",
         budget: Optional[Budget] = None,
         cancellation: Optional[Cancellation] = None,
+        max_tasks: Optional[int] = None,
     ) -> Run:
         """Start a run and return its handle.
 
@@ -174,11 +175,15 @@ class TaskScheduler:
         budget: limits what all its tasks together request from models; by default unlimited. A
             request that it refuses ends the run.
         cancellation: a token that ends the run; by default the current one.
+        max_tasks: how many tasks the run may have, those of the graph and those that its tasks
+            spawn; by default unlimited. A spawn beyond it is a GraphError in its handler.
 
         Raises GraphError, before any task runs, for a cycle, an unknown dependency, a type without
-        a handler, or a graph that is in another run; ClosedError after `shutdown()` or `close()`.
+        a handler, a graph that is in another run or has more than `max_tasks`; ClosedError after `shutdown()` or `close()`.
         """
-        return self._submit(graph, run_id, timeout, on_failure, budget, cancellation, True, [])
+        return self._submit(
+            graph, run_id, timeout, on_failure, budget, cancellation, max_tasks, True, []
+        )
 
     def run(
         self,
@@ -189,6 +194,7 @@ class TaskScheduler:
         on_failure: str = "continue",
         budget: Optional[Budget] = None,
         cancellation: Optional[Cancellation] = None,
+        max_tasks: Optional[int] = None,
     ) -> RunResult:
         """Run a graph to its end and return the result.
 
@@ -199,7 +205,15 @@ class TaskScheduler:
         started: List[ActiveRun] = []
         try:
             run = self._submit(
-                graph, run_id, timeout, on_failure, budget, cancellation, False, started
+                graph,
+                run_id,
+                timeout,
+                on_failure,
+                budget,
+                cancellation,
+                max_tasks,
+                False,
+                started,
             )
             return run.result()
         except BaseException as interruption:  # anywhere between the first line and the last
@@ -219,13 +233,16 @@ class TaskScheduler:
         on_failure: str = "continue",
         budget: Optional[Budget] = None,
         cancellation: Optional[Cancellation] = None,
+        max_tasks: Optional[int] = None,
     ) -> RunEvents:
         """Run a graph and iterate over its events; the last one is RunFinished.
 
         The arguments are those of `submit`. The iterator owns the run: closing it before the end,
         or dropping it, cancels the run.
         """
-        run = self._submit(graph, run_id, timeout, on_failure, budget, cancellation, True, [])
+        run = self._submit(
+            graph, run_id, timeout, on_failure, budget, cancellation, max_tasks, True, []
+        )
         return RunEvents(run, owns_run=True)
 
     def _submit(
@@ -236,6 +253,7 @@ class TaskScheduler:
         on_failure: str,
         budget: Optional[Budget],
         cancellation: Optional[Cancellation],
+        max_tasks: Optional[int],
         recording: bool,
         started: List[ActiveRun],
     ) -> Run:
@@ -244,6 +262,7 @@ class TaskScheduler:
             raise ValueError(f'on_failure= is "continue" or "stop", not {on_failure!r}')
         require_number("timeout=", timeout)
         plan = graph.plan()
+        _check_max_tasks(max_tasks, len(plan.nodes))
         self._registry.check(plan.nodes)
         graph_lock = RunLock()
         try:
@@ -257,6 +276,7 @@ class TaskScheduler:
                 on_failure,
                 budget,
                 cancellation,
+                max_tasks,
                 backend,
                 self._registry,
                 [
@@ -371,3 +391,13 @@ class TaskScheduler:
     def __repr__(self) -> str:
         types = ", ".join(sorted(self.handlers)) or "no types"
         return f"<TaskScheduler of {types}, {self._backend!r}>"
+
+
+def _check_max_tasks(max_tasks: Optional[int], size: int) -> None:
+    """Raise ValueError for an invalid limit, and GraphError for a graph of more tasks."""
+    if max_tasks is None:
+        return
+    if isinstance(max_tasks, bool) or not isinstance(max_tasks, int) or max_tasks < 1:
+        raise ValueError(f"max_tasks= is an integer of at least 1, or None; not {max_tasks!r}")
+    if size > max_tasks:
+        raise GraphError(f"the graph has {size} tasks, more than max_tasks={max_tasks}")

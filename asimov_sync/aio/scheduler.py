@@ -76,6 +76,7 @@ class AsyncTaskScheduler:
         on_failure: str = "continue",
         budget: Optional[Budget] = None,
         cancellation: Optional[Cancellation] = None,
+        max_tasks: Optional[int] = None,
     ) -> "AsyncRun":
         """Start a run and return its handle. See `TaskScheduler.submit`."""
         run = await self._bridge.run_short(
@@ -86,6 +87,7 @@ class AsyncTaskScheduler:
                 on_failure=on_failure,
                 budget=budget,
                 cancellation=cancellation,
+                max_tasks=max_tasks,
             ),
             on_orphan=lambda run: run.cancel(COROUTINE_CANCELLED),
         )
@@ -100,6 +102,7 @@ class AsyncTaskScheduler:
         on_failure: str = "continue",
         budget: Optional[Budget] = None,
         cancellation: Optional[Cancellation] = None,
+        max_tasks: Optional[int] = None,
     ) -> RunResult:
         """Run a graph to its end. See `TaskScheduler.run`.
 
@@ -107,7 +110,12 @@ class AsyncTaskScheduler:
         """
         return await self._bridge.run_blocking(
             lambda: self.sync.run(
-                graph, run_id=run_id, timeout=timeout, on_failure=on_failure, budget=budget
+                graph,
+                run_id=run_id,
+                timeout=timeout,
+                on_failure=on_failure,
+                budget=budget,
+                max_tasks=max_tasks,
             ),
             cancellation=cancellation,
         )
@@ -121,6 +129,7 @@ class AsyncTaskScheduler:
         on_failure: str = "continue",
         budget: Optional[Budget] = None,
         cancellation: Optional[Cancellation] = None,
+        max_tasks: Optional[int] = None,
     ) -> AsyncRunEvents:
         """Return the events of a run, which starts when they are awaited or iterated over. See
         `TaskScheduler.stream`.
@@ -128,7 +137,12 @@ class AsyncTaskScheduler:
         return AsyncRunEvents(
             self._bridge,
             lambda: self.sync.stream(
-                graph, run_id=run_id, timeout=timeout, on_failure=on_failure, budget=budget
+                graph,
+                run_id=run_id,
+                timeout=timeout,
+                on_failure=on_failure,
+                budget=budget,
+                max_tasks=max_tasks,
             ),
             cancellation,
         )
