@@ -217,8 +217,8 @@ class TaskScheduler(HandlerOwner):
             these tasks; by default none. The graph does not change.
 
         Raises GraphError, before any task runs, for a cycle, an unknown dependency, a type without
-        a handler, a graph that is in another run or has more than `max_tasks`; TypeError or ValueError for an unsuitable
-        argument; ClosedError after `shutdown()` or `close()`.
+        a handler, a graph that is in another run or has more than `max_tasks`; TypeError or
+        ValueError for an unsuitable argument; ClosedError after `shutdown()` or `close()`.
         """
         return self._submit(
             graph, run_id, timeout, on_failure, budget, cancellation, max_tasks, params, True, []

@@ -257,7 +257,7 @@ def plan_graph():
 
 
 def test_before_dependents(scheduler):
-    """What depends on the spawner waits for the spawned task as well, and receives its result."""
+    """Tasks that depend on the spawner wait for the spawned task as well, and get its result."""
 
     def plan(task, context):
         for page in ("a", "b"):
