@@ -85,8 +85,8 @@ class TaskContext:
         retry: Optional[Retry] = None,
         timeout: Optional[float] = None,
         max_visits: int = DEFAULT_MAX_VISITS,
-        before_dependents: bool = False,
         middleware: "Iterable[Middleware]" = (),
+        before_dependents: bool = False,
     ) -> Task:
         """Add a task to the run, but not to the graph; it starts when its dependencies are done.
 
