@@ -54,6 +54,7 @@ class ActiveRun(Work, RunServices):
     on_failure: "continue" or "stop".
     budget: limits what its tasks request from models; or None.
     cancellation: a token that ends the run; None for the current one.
+    max_tasks: how many tasks the run may have; None for no limit.
     backend: calls the handlers.
     handlers: finds the handlers.
     subscribers: the callbacks for its events.
@@ -74,6 +75,7 @@ class ActiveRun(Work, RunServices):
         on_failure: str,
         budget: Optional[Budget],
         cancellation: Optional[Cancellation],
+        max_tasks: Optional[int],
         backend: Backend,
         handlers: HandlerRegistry,
         subscribers: List[Subscriber],
@@ -113,7 +115,7 @@ class ActiveRun(Work, RunServices):
         self._has_outlets = self._effects.has_outlets
         self.engine = RunEngine(
             self.id,
-            RunState(plan, stop_on_failure=on_failure == "stop"),
+            RunState(plan, stop_on_failure=on_failure == "stop", max_tasks=max_tasks),
             self._effects,
             self.cancellation,
             usage_counter,
@@ -283,9 +285,9 @@ class ActiveRun(Work, RunServices):
         if self._effects.pending:
             self._apply_effects()
 
-    def spawn(self, attempt: Attempt, node: Node) -> Task:
+    def spawn(self, attempt: Attempt, node: Node, before_dependents: bool) -> Task:
         """Add a task on behalf of an attempt, and start a worker for it if needed."""
-        task = self.engine.spawn(attempt, node)
+        task = self.engine.spawn(attempt, node, before_dependents)
         if self._effects.pending:
             self._apply_effects()
         self.backend.ensure_workers(self)

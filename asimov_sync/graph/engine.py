@@ -228,10 +228,11 @@ class RunEngine:
                 task = attempt.node.copy_task()
                 self.effects.publish(TaskText(attempt.name, task, time.time(), text, reply))
 
-    def spawn(self, attempt: Attempt, node: Node) -> Task:
+    def spawn(self, attempt: Attempt, node: Node, before_dependents: bool) -> Task:
         """Add a task on behalf of a running attempt, and return it.
 
         node: its name is local to the attempt's namespace; empty for a generated one.
+        before_dependents: whether what depends on the attempt's task waits for the new one, too.
 
         Raises GraphError if the attempt does not count any more, or if the node is invalid.
         """
@@ -245,7 +246,7 @@ class RunEngine:
                 # Without waiting: this lock is held, and the end of another run may need it.
                 acquire([node], self._graph_lock, wait_if_closing=False)
             try:
-                self.state.spawn(attempt.index, node)
+                self.state.spawn(attempt.index, node, before_dependents)
             except BaseException:
                 if is_new:
                     release([node], self._graph_lock)
