@@ -1,13 +1,13 @@
 """An agent: a model with a system prompt and tools, called directly or used as a task handler."""
 
 import functools
-import logging
 from typing import Any, Callable, Iterable, List, Optional, TypeVar
 
 from asimov_sync import instrumentation
 from asimov_sync._json import format_error
 from asimov_sync.agents.prompt import prompt
 from asimov_sync.cancellation import Cancellation
+from asimov_sync.concurrency.log_context import get_logger
 from asimov_sync.errors import CacheError, InferenceError
 from asimov_sync.graph.context import TaskContext
 from asimov_sync.graph.results import Partial
@@ -23,7 +23,7 @@ from asimov_sync.tasks import Task
 
 __all__ = ["Agent", "require_client"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger("asimov_sync.agents")
 
 ResultT = TypeVar("ResultT", ToolRun, ToolStream)
 

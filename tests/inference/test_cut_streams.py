@@ -99,7 +99,7 @@ def read_reply():
     error.
     """
     with ByteServer() as server, AnthropicInferenceClient(
-        "m", KEY, server.url, max_retries=0
+        "m", api_key=KEY, api_url=server.url, max_retries=0
     ) as client:
 
         def read(*pieces, **options):

@@ -60,7 +60,11 @@ def make_client(server, wire="anthropic", **timeout):
         return OpenAIInferenceClient("m", api_key=KEY, api_url=server.url, **options)
     if wire == "bedrock":
         client = BedrockInferenceClient(
-            "m", "us-east-1", api_key=KEY, endpoint_url=server.url.rstrip("/"), **options
+            "m",
+            region_name="us-east-1",
+            api_key=KEY,
+            endpoint_url=server.url.rstrip("/"),
+            **options,
         )
         client._runtime.client()  # loads boto3 before the time is measured
         return client
