@@ -23,6 +23,7 @@ class Scope(NamedTuple):
     run_inline: if True, work that usually runs on several threads at once runs on the calling
         thread, one call after the other. A scheduler with `max_workers=0` sets this: for debuggers,
         and for Django's TestCase, whose transaction belongs to one thread.
+    agent_depth: the number of agents that are tools of each other around this work; 0 outside.
     """
 
     cancellation: Optional[Tuple[Any, Any]] = None  # first: Cancellation reads it by position
@@ -31,6 +32,7 @@ class Scope(NamedTuple):
     text_listeners: Tuple[Any, ...] = ()
     worker_slots: Tuple[Any, ...] = ()
     run_inline: bool = False
+    agent_depth: int = 0
 
 
 _EMPTY = Scope()
@@ -60,7 +62,7 @@ def extend(
     """
     while True:
         before = current()
-        cancellation, counters, budgets, listeners, slots, run_inline = before
+        cancellation, counters, budgets, listeners, slots, run_inline, agent_depth = before
         after = _make(
             Scope,
             (
@@ -70,6 +72,7 @@ def extend(
                 listeners if text_listener is None else listeners + (text_listener,),
                 slots if worker_slot is None else slots + (worker_slot,),
                 run_inline,
+                agent_depth,
             ),
         )
         if current() is before:
