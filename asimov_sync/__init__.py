@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from asimov_sync.cache.memory import MemoryCache as MemoryCache
     from asimov_sync.cache.redis import RedisCache as RedisCache
     from asimov_sync.cancellation import Cancellation as Cancellation
+    from asimov_sync.concurrency.log_context import LogFilter as LogFilter
     from asimov_sync.errors import (
         AsimovError as AsimovError,
         AuthenticationError as AuthenticationError,
@@ -67,7 +68,10 @@ if TYPE_CHECKING:
         WorkersExhausted as WorkersExhausted,
         WrongKeyType as WrongKeyType,
     )
-    from asimov_sync.graph.context import TaskContext as TaskContext
+    from asimov_sync.graph.context import (
+        TaskContext as TaskContext,
+        current_context as current_context,
+    )
     from asimov_sync.graph.events import (
         RunFinished as RunFinished,
         TaskFinished as TaskFinished,
@@ -117,7 +121,7 @@ if TYPE_CHECKING:
         ToolCallReady as ToolCallReady,
         Usage as Usage,
     )
-    from asimov_sync.scheduler import TaskScheduler as TaskScheduler
+    from asimov_sync.scheduler import TaskScheduler as TaskScheduler, run as run
     from asimov_sync.tasks import (
         Task as Task,
         TaskSnapshot as TaskSnapshot,
@@ -136,6 +140,7 @@ if not TYPE_CHECKING:  # a type checker reports every name that is not imported 
             "cache.memory": "MemoryCache",
             "cache.redis": "RedisCache",
             "cancellation": "Cancellation",
+            "concurrency.log_context": "LogFilter",
             "errors": (
                 "AsimovError AuthenticationError BudgetExceeded CacheAuthenticationError "
                 "CacheError CacheFull CacheKeyError CacheReadOnly CacheUnavailable "
@@ -147,7 +152,7 @@ if not TYPE_CHECKING:  # a type checker reports every name that is not imported 
                 "StreamInterrupted TaskTimeout ToolDefinitionError ToolError ToolRefused "
                 "UnboundedClear WorkersExhausted WrongKeyType"
             ),
-            "graph.context": "TaskContext",
+            "graph.context": "TaskContext current_context",
             "graph.events": (
                 "RunFinished TaskFinished TaskProgress TaskRetried TaskSkipped TaskStarted TaskText"
             ),
@@ -172,7 +177,7 @@ if not TYPE_CHECKING:  # a type checker reports every name that is not imported 
                 "ChatMessage ChatRole Event Reply ReplyDone TextDelta ThinkingDelta ToolCall "
                 "ToolCallReady Usage"
             ),
-            "scheduler": "TaskScheduler",
+            "scheduler": "TaskScheduler run",
             "tasks": "Task TaskSnapshot TaskStatus",
             "usage": "Budget Price",
         },

@@ -2,7 +2,6 @@
 
 import contextvars
 import functools
-import logging
 from typing import Any, Callable, Iterable, List, Optional, TypeVar
 
 from asimov_sync import instrumentation
@@ -10,6 +9,7 @@ from asimov_sync._json import format_error
 from asimov_sync.agents.prompt import PromptTemplate, prompt
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.concurrency import scope
+from asimov_sync.concurrency.log_context import get_logger
 from asimov_sync.errors import CacheError, InferenceError, ToolDefinitionError, ToolError
 from asimov_sync.graph.context import TaskContext
 from asimov_sync.graph.results import Partial
@@ -26,7 +26,7 @@ from asimov_sync.tasks import Task
 
 __all__ = ["Agent", "require_client"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger("asimov_sync.agents")
 
 ResultT = TypeVar("ResultT", ToolRun, ToolStream)
 
@@ -34,8 +34,8 @@ COMPLETE_REASONS = ("end_turn", "stop_sequence")
 """The stop reasons of a complete answer."""
 
 MAX_DEPTH = 5
-"""The highest number of agents that are tools of each other. The model decides about each call, and an agent may
-be its own tool, so without a limit the nesting would end with the budget."""
+"""The highest number of agents that are tools of each other. The model decides about each call, and
+an agent may be its own tool, so without a limit the nesting would end with the budget."""
 
 
 class Agent:

@@ -6,17 +6,17 @@ on a pool.
 
 import heapq
 import itertools
-import logging
 import queue
 import threading
 import time
 from typing import Any, Callable, List, Optional, Tuple
 
 from asimov_sync.concurrency.fork import reset_after_fork
+from asimov_sync.concurrency.log_context import get_logger
 
 __all__ = ["MAX_WAIT", "Timer", "TimerThread", "timers"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger("asimov_sync.concurrency")
 
 MAX_WAIT = 1e6
 """Longest single wait, in seconds (more than a week); longer waits are cut to this.

@@ -1,14 +1,16 @@
 """TaskContext: what a handler receives beside its task."""
 
-from typing import Any, Callable, Iterable, Optional
+from typing import Any, Callable, Iterable, Mapping, Optional, Union
 
 from asimov_sync.cache.base import Cache
+from asimov_sync.concurrency import scope
 from asimov_sync.graph.attempt import Attempt
+from asimov_sync.graph.functions import make_task
 from asimov_sync.graph.node import DEFAULT_MAX_VISITS, Dependencies, Node, When, make_node
 from asimov_sync.graph.retry import Retry
 from asimov_sync.tasks import Task
 
-__all__ = ["Handler", "Middleware", "RunServices", "TaskContext"]
+__all__ = ["Handler", "Middleware", "RunServices", "TaskContext", "current_context"]
 
 Handler = Callable[[Task, "TaskContext"], Any]
 Middleware = Callable[[Callable[..., Any], Task, "TaskContext"], Any]
@@ -21,11 +23,11 @@ class RunServices:
         """Return the run's namespace of the scheduler's cache."""
         raise NotImplementedError
 
-    def report(self, attempt: Attempt, fraction: Optional[float], text: str) -> None:
+    def report(self, attempt: Attempt, fraction: Optional[float], text: str, data: Any) -> None:
         """Publish the progress of an attempt."""
         raise NotImplementedError
 
-    def spawn(self, attempt: Attempt, node: Node) -> Task:
+    def spawn(self, attempt: Attempt, node: Node, before_dependents: bool) -> Task:
         """Add a task on behalf of an attempt, and return it."""
         raise NotImplementedError
 
@@ -73,8 +75,10 @@ class TaskContext:
 
     def spawn(
         self,
-        task: Task,
+        task: "Union[Task, Handler]",
         *,
+        objective: str = "",
+        params: Optional[Mapping[str, Any]] = None,
         name: Optional[str] = None,
         depends_on: Dependencies = (),
         when: Optional[When] = None,
@@ -82,18 +86,25 @@ class TaskContext:
         retry: Optional[Retry] = None,
         timeout: Optional[float] = None,
         max_visits: int = DEFAULT_MAX_VISITS,
+        middleware: "Iterable[Middleware]" = (),
+        before_dependents: bool = False,
     ) -> Task:
         """Add a task to the run, but not to the graph; it starts when its dependencies are done.
 
-        The arguments are those of `TaskGraph.add`. The task may depend on any task of the run,
-        this one included. It belongs to this attempt: if the attempt is retried, or a loop resets
-        this task, the spawned task is revoked.
+        The task may depend on any task of the run, this one included. It belongs to this attempt:
+        if the attempt is retried, or a loop resets this task, the spawned task is revoked.
 
-        Returns the task. Raises GraphError if the name or the task is in the run already, or for
-        an unknown dependency or a type without a handler.
+        before_dependents: whether the tasks that depend on this one depend on the new task as
+            well: they start after it and find its result in their inputs. Tasks that this one
+            spawns are not among them. Default False.
+
+        The other arguments are those of `TaskGraph.add`. Returns the task. Raises GraphError if
+        the name or the task is in the run already, for an unknown dependency, a type without a
+        handler, or a task that would wait for itself, and if the run has `max_tasks` already.
         """
+        new, handler = make_task(task, objective, params)
         node = make_node(
-            task,
+            new,
             "" if name is None else name,
             depends_on,
             when,
@@ -102,16 +113,19 @@ class TaskContext:
             timeout,
             max_visits,
             self._attempt.node.namespaces,
+            handler,
+            middleware,
         )
-        return self._services.spawn(self._attempt, node)
+        return self._services.spawn(self._attempt, node, before_dependents)
 
-    def report(self, fraction: Optional[float] = None, text: str = "") -> None:
+    def report(self, fraction: Optional[float] = None, text: str = "", *, data: Any = None) -> None:
         """Publish the progress of the task as a TaskProgress event.
 
         fraction: 0 to 1; None if it is unknown.
         text: what the task is doing.
+        data: any value, for the readers of the event; default None.
         """
-        self._services.report(self._attempt, fraction, text)
+        self._services.report(self._attempt, fraction, text, data)
 
     def __dir__(self) -> Iterable[str]:
         """List what is documented; a shell completes these names."""
@@ -120,3 +134,14 @@ class TaskContext:
 
     def __repr__(self) -> str:
         return f"<TaskContext of {self.name!r}, attempt {self.attempt}>"
+
+
+def current_context() -> Optional[TaskContext]:
+    """Return the TaskContext of the handler that is running; None outside of handlers.
+
+    It is also returned in what the handler calls: in tools, nested agents and `when` conditions,
+    on any thread that the library starts for them. On a thread that the handler starts itself, it
+    is returned only inside a copy of the handler's context (`contextvars.copy_context`).
+    """
+    context: Optional[TaskContext] = scope.current().task_context
+    return context

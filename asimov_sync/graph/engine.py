@@ -18,7 +18,7 @@ from asimov_sync._json import format_error
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.errors import BudgetExceeded, Cancelled, GraphError
 from asimov_sync.graph.attempt import Attempt, failed_outcome
-from asimov_sync.graph.effects import Effects
+from asimov_sync.graph.effects import AttemptFailure, Effects
 from asimov_sync.graph.events import (
     TaskFinished,
     TaskProgress,
@@ -27,6 +27,7 @@ from asimov_sync.graph.events import (
     TaskStarted,
     TaskText,
 )
+from asimov_sync.graph.functions import describe
 from asimov_sync.graph.graph_lock import RunLock, acquire, release
 from asimov_sync.graph.node import Node
 from asimov_sync.graph.results import Outcome, RunResult
@@ -156,7 +157,7 @@ class RunEngine:
         if attempt.deadline is not None:
             self.effects.start_timer(attempt.deadline, attempt)
         if self._publishes:
-            task = attempt.node.task.model_copy()
+            task = attempt.node.copy_task()
             self.effects.publish(
                 TaskStarted(attempt.name, task, time.time(), attempt.number, attempt.visit)
             )
@@ -210,27 +211,28 @@ class RunEngine:
 
     # For handlers
 
-    def report(self, attempt: Attempt, fraction: Optional[float], text: str) -> None:
+    def report(self, attempt: Attempt, fraction: Optional[float], text: str, data: Any) -> None:
         """Publish the progress of a running attempt."""
         if self._publishes:
             with self.lock:
                 if self.is_running(attempt):
-                    task = attempt.node.task.model_copy()
+                    task = attempt.node.copy_task()
                     self.effects.publish(
-                        TaskProgress(attempt.name, task, time.time(), fraction, text)
+                        TaskProgress(attempt.name, task, time.time(), fraction, text, data)
                     )
 
     def publish_text(self, attempt: Attempt, reply: int, text: str) -> None:
         """Publish a piece of a reply that a running attempt receives."""
         with self.lock:
             if self.is_running(attempt):
-                task = attempt.node.task.model_copy()
+                task = attempt.node.copy_task()
                 self.effects.publish(TaskText(attempt.name, task, time.time(), text, reply))
 
-    def spawn(self, attempt: Attempt, node: Node) -> Task:
+    def spawn(self, attempt: Attempt, node: Node, before_dependents: bool) -> Task:
         """Add a task on behalf of a running attempt, and return it.
 
         node: its name is local to the attempt's namespace; empty for a generated one.
+        before_dependents: whether what depends on the attempt's task waits for the new one, too.
 
         Raises GraphError if the attempt does not count any more, or if the node is invalid.
         """
@@ -244,7 +246,7 @@ class RunEngine:
                 # Without waiting: this lock is held, and the end of another run may need it.
                 acquire([node], self._graph_lock, wait_if_closing=False)
             try:
-                self.state.spawn(attempt.index, node)
+                self.state.spawn(attempt.index, node, before_dependents)
             except BaseException:
                 if is_new:
                     release([node], self._graph_lock)
@@ -256,8 +258,9 @@ class RunEngine:
         prefix = node.namespaces[0] if node.namespaces else ""
         if node.name:
             return prefix + node.name
+        base = node.task.type if node.handler is None else describe(node.handler)[1]
         numbers = itertools.count(len(self.state.nodes) + 1)
-        generated = (f"{prefix}{node.task.type}-{number}" for number in numbers)
+        generated = (f"{prefix}{base}-{number}" for number in numbers)
         return next(name for name in generated if name not in self.state.indexes)
 
     # For timers, and for the end of the run
@@ -316,10 +319,11 @@ class RunEngine:
             moment = time.monotonic() + outcome.wait
             self.state.retry(index, moment)
             self.effects.start_timer(moment)
+            self.effects.log(AttemptFailure(attempt, error, outcome.wait))
             if self._observed:
                 self.effects.end_span(attempt, None, error)
             if self._publishes:
-                task, text = attempt.node.task.model_copy(), outcome.error or ""
+                task, text = attempt.node.copy_task(), outcome.error or ""
                 self.effects.publish(
                     TaskRetried(attempt.name, task, time.time(), attempt.number, text, outcome.wait)
                 )
@@ -330,6 +334,7 @@ class RunEngine:
             if status is TaskStatus.FAILED:
                 self._exceptions.pop(index, None)  # of an earlier visit
                 error = self._exceptions[index] = error or self.state.engine_errors[index]
+                self.effects.log(AttemptFailure(attempt, error, None))
             if self._observed:
                 self.effects.end_span(attempt, status, error)
             if self._publishes:
@@ -356,9 +361,7 @@ class RunEngine:
                 self._publish_finished(index)
             elif phase is not WAITING and self._publishes:
                 node, why = self.state.nodes[index], self.state.errors[index] or ""
-                self.effects.publish(
-                    TaskSkipped(node.name, node.task.model_copy(), time.time(), why)
-                )
+                self.effects.publish(TaskSkipped(node.name, node.copy_task(), time.time(), why))
 
     def _close_attempt(self, attempt: Attempt) -> None:
         """Record the time and the tokens of an attempt that does not run any more."""
@@ -396,7 +399,7 @@ class RunEngine:
                     "result": outcome.result,
                     "error": outcome.error,
                 }
-            task = node.task.model_copy(update=update)
+            task = node.copy_task(**(update or {}))
             self.effects.publish(TaskFinished(node.name, task, time.time()))
 
     def _record_end(self) -> None:

@@ -15,6 +15,7 @@ from typing import (
 )
 
 from asimov_sync.errors import GraphError
+from asimov_sync.graph.functions import find_fault
 from asimov_sync.graph.retry import Retry
 from asimov_sync.tasks import Task
 
@@ -44,6 +45,9 @@ class Node(NamedTuple):
 
     namespaces: for a task in a subgraph, the name prefixes of the subgraphs around it, innermost
         first.
+    handler: its own handler, which goes before that of its type; or None.
+    middleware: its own middleware, inside that of the scheduler, outermost first.
+    params: the params that it has in this run; None for those of the task.
     """
 
     name: str
@@ -55,6 +59,15 @@ class Node(NamedTuple):
     timeout: Optional[float]
     max_visits: int
     namespaces: Tuple[str, ...]
+    handler: Optional[Callable[..., Any]] = None
+    middleware: Tuple[Callable[..., Any], ...] = ()
+    params: Optional[Dict[str, Any]] = None
+
+    def copy_task(self, **update: Any) -> Task:
+        """Return a copy of the task with its params in this run, and with these changes."""
+        if self.params is not None:
+            update.setdefault("params", dict(self.params))
+        return self.task.model_copy(update=update)
 
     def local_name(self, name: str) -> str:
         """Return the name of another task as this one uses it: the short name in a subgraph."""
@@ -132,6 +145,8 @@ def make_node(
     timeout: Optional[float],
     max_visits: int,
     namespaces: Tuple[str, ...],
+    handler: Optional[Callable[..., Any]] = None,
+    middleware: Iterable[Callable[..., Any]] = (),
 ) -> Node:
     """Return a node; raises GraphError for an invalid argument."""
     if not isinstance(task, Task):
@@ -146,6 +161,26 @@ def make_node(
     if not (isinstance(max_visits, int) and max_visits >= 1):
         raise GraphError(f"max_visits= of {name!r} is an integer of at least 1, not {max_visits!r}")
     dependencies = check_dependencies(depends_on, name)
+    if not isinstance(middleware, Iterable):
+        raise GraphError(
+            f"middleware= of {name!r} is a list or tuple of functions, such as (timed,); "
+            f"not {middleware!r}"
+        )
+    layers = tuple(middleware)
+    for layer in layers:
+        fault = find_fault(layer, "(call_next, task, context)")
+        if fault:
+            raise GraphError(f"a middleware of {name!r} {fault}")
     return Node(
-        name, task, dependencies, when, allow_failure, retry, timeout, max_visits, namespaces
+        name,
+        task,
+        dependencies,
+        when,
+        allow_failure,
+        retry,
+        timeout,
+        max_visits,
+        namespaces,
+        handler,
+        layers,
     )

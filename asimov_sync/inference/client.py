@@ -35,6 +35,7 @@ from asimov_sync.errors import (
     AsimovError,
     BudgetExceeded,
     ClosedError,
+    DeadlineExceeded,
     InferenceError,
     InvalidRequestError,
     RateLimitError,
@@ -552,6 +553,12 @@ class InferenceClient(abc.ABC):
         progress = Progress()
 
         def open_attempt() -> AttemptEvents:
+            if deadline is not None and time.monotonic() >= deadline:
+                raise DeadlineExceeded(
+                    f"the call took longer than timeout.total, {request.timeout.total} s: "
+                    "the request was not sent",
+                    provider=self.provider,
+                )
             accounts.check_budgets()  # fails before the wait for a slot
             reservation = self._wait_for_slot(request, cancellation, deadline)
             try:

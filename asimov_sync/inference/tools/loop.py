@@ -5,7 +5,6 @@ threads.
 """
 
 import json
-import logging
 from dataclasses import dataclass, field
 from typing import (
     Any,
@@ -21,6 +20,7 @@ from typing import (
 )
 
 from asimov_sync._json import format_error
+from asimov_sync.concurrency.log_context import get_logger
 from asimov_sync.errors import ToolError, ToolRefused
 from asimov_sync.inference.output.final_answer import FinalAnswer
 from asimov_sync.inference.tools.approvals import Approvals, Approved, Refused, read_approvals
@@ -48,7 +48,7 @@ __all__ = [
     "tool_loop",
 ]
 
-logger = logging.getLogger(__name__)
+logger = get_logger("asimov_sync.inference")
 
 CONTINUE_REASONS = ("pause_turn",)
 """Stop reasons after which the history is sent again unchanged: the provider's turn is not over."""
