@@ -9,7 +9,6 @@ import contextlib
 import contextvars
 import copy
 import threading
-import time
 from contextlib import AbstractContextManager
 from typing import (
     Any,
@@ -29,6 +28,7 @@ from typing_extensions import Unpack
 from asimov_sync import instrumentation
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.concurrency import scope
+from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.pool import WorkerPool
 from asimov_sync.errors import (
     AsimovError,
@@ -406,7 +406,7 @@ class InferenceClient(abc.ABC):
         if deadline is None:
             return ToolLoopEvents(steps, send, named, workers, max_workers, cancellation)
         # The requests do not get this token: they raise DeadlineExceeded by themselves.
-        tools_token = Cancellation(deadline - time.monotonic(), parent=cancellation)
+        tools_token = Cancellation(deadline - clock.monotonic(), parent=cancellation)
         source = ToolLoopEvents(steps, send, named, workers, max_workers, tools_token)
         return DeadlineEvents(source, cancellation, deadline, self.provider)
 
@@ -461,7 +461,7 @@ class InferenceClient(abc.ABC):
         if "timeout" in given:
             timeout = as_timeout(given.pop("timeout"))
             if timeout.total is not None:
-                deadline = time.monotonic() + timeout.total
+                deadline = clock.monotonic() + timeout.total
         if "max_retries" in given:
             max_retries = _max_retries(given.pop("max_retries"))
         merged = {
@@ -560,7 +560,7 @@ class InferenceClient(abc.ABC):
         if isinstance(error, RateLimitError):
             seconds = error.retry_after
             if seconds and seconds <= MAX_RETRY_AFTER:
-                self._pause.extend(time.monotonic() + seconds)
+                self._pause.extend(clock.monotonic() + seconds)
         if isinstance(error, InvalidRequestError):
             add_option_hint(error, request)
 
@@ -615,7 +615,7 @@ def _max_retries(value: Optional[int]) -> int:
 
 
 def _deadline(request: Request) -> Optional[float]:
-    """Return the `time.monotonic()` moment by which a request ends that starts now, or None."""
+    """Return the `clock.monotonic()` moment by which a request ends that starts now, or None."""
     if request.deadline is not None or request.timeout.total is None:
         return request.deadline
-    return time.monotonic() + request.timeout.total
+    return clock.monotonic() + request.timeout.total
