@@ -13,18 +13,18 @@ thousand registrations.
 """
 
 import itertools
-import logging
 from typing import Any, Callable, Dict, Optional
 
 from asimov_sync.concurrency import scope
 from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.event import InterruptibleEvent
 from asimov_sync.concurrency.fork import ForkSafeLock
+from asimov_sync.concurrency.log_context import get_logger
 from asimov_sync.errors import Cancelled
 
 __all__ = ["Cancellation", "require_number"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger("asimov_sync")
 
 _current_scope = scope.current
 _numbers = itertools.count()

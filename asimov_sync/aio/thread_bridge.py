@@ -11,7 +11,6 @@ the waiting coroutine through the coroutine's loop if that loop is still open.
 
 import asyncio
 import concurrent.futures
-import logging
 import weakref
 from typing import Any, Callable, List, Optional, Set, TypeVar
 
@@ -25,13 +24,14 @@ from asimov_sync.aio.futures import (
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.concurrency.event import InterruptibleEvent
 from asimov_sync.concurrency.fork import ForkSafeLock
+from asimov_sync.concurrency.log_context import get_logger
 from asimov_sync.concurrency.pool import WorkerPool
 from asimov_sync.concurrency.timers import timers
 from asimov_sync.errors import ClosedError, WorkersExhausted
 
 __all__ = ["MAX_THREADS", "ThreadBridge"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger("asimov_sync.aio")
 
 MAX_THREADS = 256
 """The default limit of blocking calls of one facade. A waiting thread takes about 50 KB."""

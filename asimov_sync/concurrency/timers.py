@@ -6,7 +6,6 @@ on a pool.
 
 import heapq
 import itertools
-import logging
 import queue
 import threading
 from typing import Any, Callable, List, Optional, Tuple
@@ -14,10 +13,11 @@ from typing import Any, Callable, List, Optional, Tuple
 from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.event import MAX_WAIT, InterruptibleEvent
 from asimov_sync.concurrency.fork import reset_after_fork
+from asimov_sync.concurrency.log_context import get_logger
 
 __all__ = ["Timer", "TimerThread", "timers"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger("asimov_sync.concurrency")
 
 CATCH_UP_TIMEOUT = 5.0
 """Seconds that `catch_up` waits for the functions of due timers, which should be short."""

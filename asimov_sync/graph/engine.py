@@ -19,7 +19,7 @@ from asimov_sync.cancellation import Cancellation
 from asimov_sync.concurrency.clock import clock
 from asimov_sync.errors import BudgetExceeded, Cancelled, GraphError
 from asimov_sync.graph.attempt import Attempt, failed_outcome
-from asimov_sync.graph.effects import Effects
+from asimov_sync.graph.effects import AttemptFailure, Effects
 from asimov_sync.graph.events import (
     TaskFinished,
     TaskProgress,
@@ -229,10 +229,11 @@ class RunEngine:
                 task = attempt.node.copy_task()
                 self.effects.publish(TaskText(attempt.name, task, time.time(), text, reply))
 
-    def spawn(self, attempt: Attempt, node: Node) -> Task:
+    def spawn(self, attempt: Attempt, node: Node, before_dependents: bool) -> Task:
         """Add a task on behalf of a running attempt, and return it.
 
         node: its name is local to the attempt's namespace; empty for a generated one.
+        before_dependents: whether what depends on the attempt's task waits for the new one, too.
 
         Raises GraphError if the attempt does not count any more, or if the node is invalid.
         """
@@ -246,7 +247,7 @@ class RunEngine:
                 # Without waiting: this lock is held, and the end of another run may need it.
                 acquire([node], self._graph_lock, wait_if_closing=False)
             try:
-                self.state.spawn(attempt.index, node)
+                self.state.spawn(attempt.index, node, before_dependents)
             except BaseException:
                 if is_new:
                     release([node], self._graph_lock)
@@ -319,6 +320,7 @@ class RunEngine:
             moment = clock.monotonic() + outcome.wait
             self.state.retry(index, moment)
             self.effects.start_timer(moment)
+            self.effects.log(AttemptFailure(attempt, error, outcome.wait))
             if self._observed:
                 self.effects.end_span(attempt, None, error)
             if self._publishes:
@@ -333,6 +335,7 @@ class RunEngine:
             if status is TaskStatus.FAILED:
                 self._exceptions.pop(index, None)  # of an earlier visit
                 error = self._exceptions[index] = error or self.state.engine_errors[index]
+                self.effects.log(AttemptFailure(attempt, error, None))
             if self._observed:
                 self.effects.end_span(attempt, status, error)
             if self._publishes:

@@ -97,7 +97,7 @@ CUTS = {
 def asked():
     """Return the result of a stream that a server cuts or splits: a reply, or an error."""
     with ByteServer() as server, AnthropicInferenceClient(
-        "m", KEY, server.url, max_retries=0
+        "m", api_key=KEY, api_url=server.url, max_retries=0
     ) as client:
 
         def ask(*pieces, **options):

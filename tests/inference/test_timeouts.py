@@ -60,7 +60,11 @@ def client(server, wire="anthropic", **timeout):
         return OpenAIInferenceClient("m", api_key=KEY, api_url=server.url, **options)
     if wire == "bedrock":
         made = BedrockInferenceClient(
-            "m", "us-east-1", api_key=KEY, endpoint_url=server.url.rstrip("/"), **options
+            "m",
+            region_name="us-east-1",
+            api_key=KEY,
+            endpoint_url=server.url.rstrip("/"),
+            **options,
         )
         made._runtime.client()  # boto3 takes its time to be imported and to read its data, once
         return made
