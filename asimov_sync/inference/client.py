@@ -15,8 +15,8 @@ from typing import (
     Any,
     Callable,
     ClassVar,
-    Collection,
     Dict,
+    FrozenSet,
     Iterable,
     List,
     Mapping,
@@ -116,7 +116,7 @@ class InferenceClient(abc.ABC):
     default_options: ClassVar[Dict[str, Any]] = {}
     """Values of options that the provider requires."""
 
-    _option_names: ClassVar[Optional[Collection[str]]] = None
+    _option_names: ClassVar[Optional[FrozenSet[str]]] = None
     """The request options that the provider has; None accepts any name."""
 
     _prefers_native_output: ClassVar[bool] = False

@@ -72,6 +72,14 @@ def test_an_invalid_value(options, kind, message):
             call(client, **options)
 
 
+@pytest.mark.parametrize("name", ["budget", "rate_limit"])
+def test_an_invalid_limit(name):
+    """A limit of another type is an error of the constructor and of with_options."""
+    for make in (*MAKERS.values(), ScriptedInferenceClient([]).with_options):
+        with pytest.raises(TypeError, match=f"{name} must be a (Budget|RateLimit), not 5"):
+            make(**{name: 5})
+
+
 @pytest.mark.parametrize(
     "wrong, right",
     [
