@@ -260,7 +260,7 @@ def test_json_has_one_parser():
 
 
 def test_time_has_one_source():
-    """Only `concurrency.clock` reads the monotonic time, so that `testing.Clock` moves all of it."""
+    """Only `concurrency.clock` reads the monotonic time, so `testing.Clock` moves all of it."""
     for path in files(PACKAGE):
         module = module_of(path, PACKAGE)
         if module != "concurrency.clock" and part_of(module) != "testing":

@@ -53,7 +53,7 @@ class Clock:
         seconds: how far; not negative.
 
         The time-outs that are due by then have been applied when this returns. The threads that
-        they free, and the handlers that are called again, go on by themselves. A wait that begins
+        they free, and the handlers that are called again, continue on their own. A wait that begins
         later begins at the new time: call `block_until` first if a thread has to be waiting.
 
         Raises ValueError for a negative number, and RuntimeError outside of the `with` block.
@@ -61,14 +61,14 @@ class Clock:
         if not seconds >= 0:
             raise ValueError(f"the time can only be moved forward, not by {seconds!r} s")
         if clock.monotonic is clock.real:
-            raise RuntimeError("advance() moves the time only inside of `with Clock() as clock:`")
+            raise RuntimeError("advance() moves the time only inside `with Clock() as clock:`")
         self._offset += seconds
         timers.catch_up()
         wake_waits()
 
     @property
     def waiting(self) -> int:
-        """How many time-outs and waits are pending in this process.
+        """Number of time-outs and waits that are pending in this process.
 
         Each run, task, stream or retry with a time-out counts, and each blocked wait that has one.
         """

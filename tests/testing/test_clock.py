@@ -156,7 +156,7 @@ def test_a_blocked_reader_gives_up(clock):
 
 
 def test_retries_of_a_client(clock):
-    """A client waits as long as the server asks for."""
+    """A client waits as long as the retry-after header says."""
     script = [Failure(429, headers={"retry-after": "50"}), "hello"]
     client = ScriptedInferenceClient(script, max_retries=1)
     call = Background(client.generate, "hi")
@@ -190,7 +190,7 @@ def test_after_the_block():
         token = Cancellation(timeout=HOUR, parent=None)
         assert token.deadline > time.monotonic() + HOUR
     assert abs(Cancellation(timeout=HOUR).deadline - time.monotonic() - HOUR) < 5
-    with pytest.raises(RuntimeError, match="inside of"):
+    with pytest.raises(RuntimeError, match="inside"):
         clock.advance(1)
 
 
