@@ -2,11 +2,11 @@
 
 import queue
 import threading
-from typing import Dict, Optional
+from typing import Dict, List, Optional
 
 from asimov_sync.concurrency.clock import clock
 
-__all__ = ["InterruptibleEvent", "count_waits", "wake_waits"]
+__all__ = ["InterruptibleEvent", "list_waits", "wake_waits"]
 
 POLL_SECONDS = 0.2
 """The longest uninterrupted wait of the main thread, which runs the signal handlers.
@@ -82,12 +82,12 @@ class InterruptibleEvent:
         return self.is_set()
 
 
-def count_waits() -> int:
-    """Return how many threads wait with a time-out that follows the clock."""
-    return len(_waits)
+def list_waits() -> "List[queue.SimpleQueue[None]]":
+    """Return an object for each thread that waits with a time-out that follows the clock."""
+    return list(_waits.values())
 
 
 def wake_waits() -> None:
     """Make the threads whose time-outs follow the clock compare them with it again."""
-    for wake_ups in list(_waits.values()):
+    for wake_ups in list_waits():
         wake_ups.put(None)

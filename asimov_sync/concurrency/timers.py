@@ -48,9 +48,17 @@ class TimerThread:
         self._pending: List[Tuple[float, int, Timer]] = []  # a heap; only the thread changes it
 
     @property
-    def pending_count(self) -> int:
-        """Number of timers that have neither fired nor been cancelled, those just set excluded."""
-        return sum(timer.function is not None for _, _, timer in list(self._pending))
+    def next_number(self) -> int:
+        """A number that is lower than those of all timers that are set from now on."""
+        return next(self._counter)
+
+    def count_pending(self, since: int) -> int:
+        """Return how many timers have neither fired nor been cancelled.
+
+        since: a `next_number`; timers with a lower number do not count.
+        """
+        pending = list(self._pending)  # one step, since the thread changes it
+        return sum(timer.function is not None and number > since for _, number, timer in pending)
 
     def call_at(self, when: float, function: Callable[[], Any]) -> "Timer":
         """Call `function()` at a given time.

@@ -1,10 +1,10 @@
 """Clock: moves the library's time forward, so that tests of time-outs do not wait for them."""
 
 import time
-from typing import Any
+from typing import Any, List
 
 from asimov_sync.concurrency.clock import clock
-from asimov_sync.concurrency.event import count_waits, wake_waits
+from asimov_sync.concurrency.event import list_waits, wake_waits
 from asimov_sync.concurrency.timers import timers
 
 __all__ = ["Clock"]
@@ -34,11 +34,14 @@ class Clock:
 
     def __init__(self) -> None:
         self._offset = 0.0
+        self._first_timer = 0
+        self._earlier_waits: List[Any] = []
 
     def __enter__(self) -> "Clock":
         """Raises RuntimeError if another Clock is in use in this process."""
         if clock.monotonic is not clock.real:
             raise RuntimeError("another testing.Clock is in use in this process")
+        self._first_timer, self._earlier_waits = timers.next_number, list_waits()
         clock.monotonic = lambda: clock.real() + self._offset
         return self
 
@@ -68,11 +71,12 @@ class Clock:
 
     @property
     def waiting(self) -> int:
-        """Number of time-outs and waits that are pending in this process.
+        """Number of time-outs and waits that began in the block and are pending.
 
         Each run, task, stream or retry with a time-out counts, and each blocked wait that has one.
         """
-        return count_waits() + timers.pending_count
+        waits = [wait for wait in list_waits() if wait not in self._earlier_waits]
+        return len(waits) + timers.count_pending(self._first_timer)
 
     def block_until(self, waiting: int, timeout: float = 10.0) -> None:
         """Wait, in real time, until at least this many time-outs and waits are pending.
