@@ -638,7 +638,7 @@ class InferenceClient(abc.ABC):
             self._closed.set()
             self._tool_workers.shutdown(wait=False)
 
-    def __enter__(self) -> "InferenceClient":
+    def __enter__(self: Client) -> Client:
         return self
 
     def __exit__(self, *exc_info: Any) -> None:
