@@ -1,6 +1,5 @@
 """TaskScheduler: runs task graphs. A task starts as soon as its own dependencies are done."""
 
-import time
 import weakref
 from concurrent.futures import Executor
 from typing import (
@@ -20,6 +19,7 @@ from typing import (
 
 from asimov_sync.cache.base import Cache
 from asimov_sync.cancellation import Cancellation, require_number
+from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.fork import ForkSafeLock
 from asimov_sync.errors import ClosedError, GraphError, RunTimeout
 from asimov_sync.graph.active_run import ActiveRun
@@ -415,7 +415,7 @@ class TaskScheduler(HandlerOwner):
 
         Returns whether all have ended; then no more runs can start.
         """
-        end = None if timeout is None else time.monotonic() + timeout
+        end = None if timeout is None else clock.monotonic() + timeout
         while True:
             with self._guard.lock:
                 runs = [run for run in self._runs if not run.in_forked_child]
@@ -424,7 +424,7 @@ class TaskScheduler(HandlerOwner):
                 if not waiting:
                     self._refuses_nested = True
                     return True
-            left = None if end is None else end - time.monotonic()
+            left = None if end is None else end - clock.monotonic()
             if left is not None and left <= 0:
                 return False
             try:

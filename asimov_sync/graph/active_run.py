@@ -19,6 +19,7 @@ from asimov_sync import instrumentation
 from asimov_sync.cache.base import Cache
 from asimov_sync.cancellation import Cancellation, Registration
 from asimov_sync.concurrency import scope
+from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.log_context import describe_error, get_logger
 from asimov_sync.concurrency.timers import Timer, timers
 from asimov_sync.graph.attempt import Attempt, failed_outcome
@@ -151,7 +152,7 @@ class ActiveRun(Work, RunServices):
         self._parent_registration = self.cancellation.on_cancel(self._on_cancel)
         if timeout is not None:
             reason = f"the run's time-out of {timeout} s passed"
-            self._add_timer(time.monotonic() + timeout, lambda: self.cancel(reason))
+            self._add_timer(clock.monotonic() + timeout, lambda: self.cancel(reason))
         if self.cancellation.deadline is not None:
             # A surrounding token's. Reading `cancelled` after the deadline cancels the token.
             self._add_timer(self.cancellation.deadline, lambda: self.cancellation.cancelled)
@@ -424,7 +425,7 @@ class ActiveRun(Work, RunServices):
         if not here or not self.engine.lock.acquire(timeout=FINALIZER_TIMEOUT):
             self._start_timer(0.0, lambda: self.cancel(reason))
             if wait and not self.engine.in_step:
-                self._graph_lock.wait_released(FINALIZER_TIMEOUT)
+                self._graph_lock.released.wait(FINALIZER_TIMEOUT)
             return
         try:
             self.engine.end(reason)
@@ -509,7 +510,7 @@ class ActiveRun(Work, RunServices):
                 return
             self._on_finished(self, result)
             release(self.engine.state.nodes, self._graph_lock)
-            self._graph_lock.set_released()
+            self._graph_lock.released.set()
             if self._has_outlets:
                 self._effects.publish(RunFinished(result, time.time()))
             if self._hooks is not None:

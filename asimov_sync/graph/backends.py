@@ -11,12 +11,12 @@ its context occupies until the wait is over.
 import contextlib
 import sys
 import threading
-import time
 from concurrent.futures import Executor, Future
 from typing import Any, Callable, Iterator, Optional
 
 from asimov_sync._json import format_error
 from asimov_sync.concurrency import scope
+from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.log_context import get_logger
 from asimov_sync.concurrency.pool import WorkerPool
 from asimov_sync.concurrency.timers import timers
@@ -228,7 +228,7 @@ class ThreadBackend(Backend):
         """Replace the worker of an abandoned attempt, unless it returns soon."""
         # On another thread, since this one may be in a destructor, which must not wait for a lock.
         if attempt.worker is not None:
-            now = time.monotonic()
+            now = clock.monotonic()
             timers.call_at(now + REPLACE_AFTER, lambda: self._pool.abandon(attempt.worker))
             timers.call_at(now + WARN_AFTER, lambda: self._warn_if_stuck(attempt))
 

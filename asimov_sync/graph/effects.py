@@ -39,7 +39,7 @@ class AttemptFailure(NamedTuple):
 
 
 class TimerRequest(NamedTuple):
-    """A timer to start, for a `time.monotonic()` moment.
+    """A timer to start, for a `clock.monotonic()` moment.
 
     attempt: the attempt whose time-out expires then; None for a retry that is due.
     """

@@ -16,6 +16,7 @@ from typing import Any, Callable, Deque, Dict, Iterator, Optional, Set, Tuple
 
 from asimov_sync._json import format_error
 from asimov_sync.cancellation import Cancellation
+from asimov_sync.concurrency.clock import clock
 from asimov_sync.errors import BudgetExceeded, Cancelled, GraphError
 from asimov_sync.graph.attempt import Attempt, failed_outcome
 from asimov_sync.graph.effects import AttemptFailure, Effects
@@ -139,7 +140,7 @@ class RunEngine:
 
     def _start_next(self, worker: Any) -> Optional[Attempt]:
         state = self.state
-        index = state.start_next(time.monotonic() if state.delayed else 0.0)
+        index = state.start_next(clock.monotonic() if state.delayed else 0.0)
         if state.changes:
             self._apply_changes("")
             self._record_end()
@@ -283,7 +284,7 @@ class RunEngine:
     def release_due(self) -> None:
         """Make the tasks ready whose retry is due."""
         with self.lock:
-            self.state.release_due(time.monotonic())
+            self.state.release_due(clock.monotonic())
             self.effects.wake_waiters()
 
     def end(self, reason: str) -> None:
@@ -316,7 +317,7 @@ class RunEngine:
             for cause in _causes(error)
         )
         if outcome.wait is not None and not over_budget and self.state.can_retry(index):
-            moment = time.monotonic() + outcome.wait
+            moment = clock.monotonic() + outcome.wait
             self.state.retry(index, moment)
             self.effects.start_timer(moment)
             self.effects.log(AttemptFailure(attempt, error, outcome.wait))

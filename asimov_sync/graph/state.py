@@ -202,7 +202,7 @@ class RunState:
     def start_next(self, now: float) -> Optional[int]:
         """Start the next ready task; EVALUATING if it has a `when`, otherwise EXECUTING.
 
-        now: the current `time.monotonic()`; used only if attempts are delayed.
+        now: the current `clock.monotonic()`; used only if attempts are delayed.
 
         Returns the index, or None if no task is ready.
         """

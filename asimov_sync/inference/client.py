@@ -10,7 +10,6 @@ import contextvars
 import copy
 import functools
 import threading
-import time
 from contextlib import AbstractContextManager
 from typing import (
     Any,
@@ -30,6 +29,7 @@ from typing_extensions import Unpack
 from asimov_sync import instrumentation
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.concurrency import scope
+from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.pool import WorkerPool
 from asimov_sync.errors import (
     AsimovError,
@@ -431,7 +431,7 @@ class InferenceClient(abc.ABC):
             context.run(scope.replace, text_listeners=())
             limits: RequestOptions = {}
             if deadline is not None:
-                left = max(0.0, deadline - time.monotonic())
+                left = max(0.0, deadline - clock.monotonic())
                 limits = {"timeout": request.timeout._replace(total=left)}
             generate = functools.partial((compact_with or self).generate, prompt, **limits)
             return context.run(generate, system=SUMMARY_SYSTEM, cancellation=cancellation)
@@ -491,7 +491,7 @@ class InferenceClient(abc.ABC):
         if "timeout" in given:
             timeout = as_timeout(given.pop("timeout"))
             if timeout.total is not None:
-                deadline = time.monotonic() + timeout.total
+                deadline = clock.monotonic() + timeout.total
         if "max_retries" in given:
             max_retries = _max_retries(given.pop("max_retries"))
         merged = {
@@ -551,7 +551,7 @@ class InferenceClient(abc.ABC):
         progress = Progress()
 
         def open_attempt() -> AttemptEvents:
-            if deadline is not None and time.monotonic() >= deadline:
+            if deadline is not None and clock.monotonic() >= deadline:
                 raise DeadlineExceeded(
                     f"the call took longer than timeout.total, {request.timeout.total} s: "
                     "the request was not sent",
@@ -596,7 +596,7 @@ class InferenceClient(abc.ABC):
         if isinstance(error, RateLimitError):
             seconds = error.retry_after
             if seconds and seconds <= MAX_RETRY_AFTER:
-                self._pause.extend(time.monotonic() + seconds)
+                self._pause.extend(clock.monotonic() + seconds)
         if isinstance(error, InvalidRequestError):
             add_option_hint(error, request)
 
@@ -651,7 +651,7 @@ def _max_retries(value: Optional[int]) -> int:
 
 
 def _deadline(request: Request) -> Optional[float]:
-    """Return the `time.monotonic()` moment by which a request ends that starts now, or None."""
+    """Return the `clock.monotonic()` moment by which a request ends that starts now, or None."""
     if request.deadline is not None or request.timeout.total is None:
         return request.deadline
-    return time.monotonic() + request.timeout.total
+    return clock.monotonic() + request.timeout.total

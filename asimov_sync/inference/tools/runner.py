@@ -11,6 +11,7 @@ from asimov_sync import instrumentation
 from asimov_sync._json import format_error
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.concurrency import scope
+from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.fan_out import CallStarted, fan_out
 from asimov_sync.concurrency.pool import WorkerPool
 from asimov_sync.errors import Cancelled, InferenceError
@@ -52,7 +53,7 @@ class ToolLoopEvents(EventSource):
     pool: the threads for the calls.
     max_workers: the most parallel calls; None for MAX_PARALLEL, 0 for calls on the reader's thread.
     cancellation: ends the loop.
-    deadline: the `time.monotonic()` moment that ends the tools; None (the default) for no limit.
+    deadline: the `clock.monotonic()` moment that ends the tools; None (the default) for no limit.
         Tools that still run are cancelled, and get a TimeoutError as their outcome. `send` has to
         raise the error.
 
@@ -128,13 +129,13 @@ class ToolLoopEvents(EventSource):
         called: Dict[int, CalledTool] = {}
         token, deadline = self._cancellation, self._deadline
         if deadline is not None:
-            token = Cancellation(deadline - time.monotonic(), parent=token)
+            token = Cancellation(deadline - clock.monotonic(), parent=token)
         try:
             yield from execute_calls(
                 calls, self._tools, self._pool, self._max_workers, token, called
             )
         except Cancelled:
-            if deadline is None or self._cancellation.cancelled or time.monotonic() < deadline:
+            if deadline is None or self._cancellation.cancelled or clock.monotonic() < deadline:
                 raise
         for index, call in enumerate(calls):
             if index not in called:
