@@ -47,6 +47,7 @@ class Effects:
     timers: timers to start.
     span_ends: the ends of observed operations, in their order.
     cancel_reason: why to cancel the run; set by a signal handler or a destructor in mid-step.
+    end_reason: why to end the run at once; likewise.
     wake: whether to wake the threads that wait for the run.
     result: the result of the run, once it is over.
     """
@@ -55,6 +56,7 @@ class Effects:
         "_outlets",
         "abandoned",
         "cancel_reason",
+        "end_reason",
         "pending",
         "result",
         "span_ends",
@@ -69,6 +71,7 @@ class Effects:
         self.timers: Deque[TimerRequest] = collections.deque()
         self.span_ends: Deque[SpanEnd] = collections.deque()
         self.cancel_reason: Optional[str] = None
+        self.end_reason: Optional[str] = None
         self.wake = False
         self.result: Optional[RunResult] = None
 

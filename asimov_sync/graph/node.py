@@ -1,6 +1,8 @@
 """Node: a task in a graph with its name, its dependencies and its options."""
 
 import collections
+import functools
+import inspect
 from typing import (
     Any,
     Callable,
@@ -35,7 +37,8 @@ DEFAULT_MAX_VISITS = 5
 
 Dependency = Union[Task, str]
 Dependencies = Union[Dependency, Iterable[Dependency]]
-When = Callable[[Dict[str, Any]], Any]
+When = Callable[..., Any]
+"""A condition: a function of the task's inputs, or of its inputs and its TaskContext."""
 T = TypeVar("T")
 
 
@@ -44,6 +47,7 @@ class Node(NamedTuple):
 
     namespaces: for a task in a subgraph, the name prefixes of the subgraphs around it, innermost
         first.
+    when_takes_context: whether `when` is called with the context, too.
     """
 
     name: str
@@ -55,6 +59,8 @@ class Node(NamedTuple):
     timeout: Optional[float]
     max_visits: int
     namespaces: Tuple[str, ...]
+    always: bool = False
+    when_takes_context: bool = False
 
     def local_name(self, name: str) -> str:
         """Return the name of another task as this one uses it: the short name in a subgraph."""
@@ -122,6 +128,45 @@ def check_dependencies(depends_on: Dependencies, name: str) -> Tuple[Dependency,
     return dependencies
 
 
+def check_condition(when: When, name: str) -> bool:
+    """Return whether a condition takes the context as its second argument.
+
+    when: the value of the argument `when`.
+    name: the name of the task, for the error message.
+
+    Raises GraphError if it is not a plain function of one or two arguments.
+    """
+    if not callable(when):
+        raise GraphError(f"when= of {name!r} is a function of the task's inputs, not {when!r}")
+    function: Any = when
+    while isinstance(function, functools.partial):
+        function = function.func
+    for candidate in (function, getattr(function, "__call__", None)):  # noqa: B004
+        if inspect.iscoroutinefunction(candidate) or inspect.isasyncgenfunction(candidate):
+            raise GraphError(
+                f"when= of {name!r} is a coroutine function, whose result is always true: give a "
+                "plain function, which may call asyncio.run()"
+            )
+    try:
+        signature = inspect.signature(when)
+    except (TypeError, ValueError):  # some functions written in C have none
+        return False
+    positional = [
+        parameter
+        for parameter in signature.parameters.values()
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
+    takes_context = len(positional) > 1 and positional[1].default is inspect.Parameter.empty
+    try:
+        signature.bind(*(None, None) if takes_context else (None,))
+    except TypeError as error:
+        raise GraphError(
+            f"when= of {name!r} takes the task's inputs, or its inputs and its context: "
+            f"(inputs) or (inputs, context), not {signature}"
+        ) from error
+    return takes_context
+
+
 def make_node(
     task: Task,
     name: str,
@@ -132,20 +177,34 @@ def make_node(
     timeout: Optional[float],
     max_visits: int,
     namespaces: Tuple[str, ...],
+    always: bool = False,
 ) -> Node:
     """Return a node; raises GraphError for an invalid argument."""
     if not isinstance(task, Task):
         raise GraphError(f"a graph holds Tasks, not {type(task).__name__}")
     check_name(name)
-    if when is not None and not callable(when):
-        raise GraphError(f"when= of {name!r} is a function of the task's inputs, not {when!r}")
+    when_takes_context = when is not None and check_condition(when, name)
     if retry is not None and not isinstance(retry, Retry):
         raise GraphError(f"retry= of {name!r} is a Retry, such as Retry(attempts=3); not {retry!r}")
     if timeout is not None and not (isinstance(timeout, (int, float)) and timeout > 0):
         raise GraphError(f"timeout= of {name!r} is a number of seconds above 0, not {timeout!r}")
     if not (isinstance(max_visits, int) and max_visits >= 1):
         raise GraphError(f"max_visits= of {name!r} is an integer of at least 1, not {max_visits!r}")
+    if always and (timeout is None or timeout == float("inf")):
+        raise GraphError(
+            f"{name!r} with always=True needs timeout=, in seconds: the end of the run waits for it"
+        )
     dependencies = check_dependencies(depends_on, name)
     return Node(
-        name, task, dependencies, when, allow_failure, retry, timeout, max_visits, namespaces
+        name,
+        task,
+        dependencies,
+        when,
+        allow_failure,
+        retry,
+        timeout,
+        max_visits,
+        namespaces,
+        always,
+        when_takes_context,
     )

@@ -53,19 +53,22 @@ class TaskGraph(GraphBase):
         retry: Optional[Retry] = None,
         timeout: Optional[float] = None,
         max_visits: int = DEFAULT_MAX_VISITS,
+        always: bool = False,
     ) -> Task:
         """Add a task. It starts when all of its dependencies are done.
 
         task: the task; a graph holds it once.
         name: a unique name; by default made of the task's type and its number in the graph.
         depends_on: tasks or names, one or several; a name may be added later.
-        when: a function of the task's inputs, called when these are complete; if it returns
-            something false, the task does not run.
+        when: a function of the task's inputs, or of its inputs and its context, called when all
+            dependencies are done; if it returns something false, the task does not run.
         allow_failure: run the task even if dependencies failed; `context.failed` then says why.
         retry: when to repeat a failed attempt; by default never.
         timeout: the seconds that one attempt may take; by default unlimited. An attempt that takes
             longer fails with TaskTimeout.
         max_visits: how often loops may start the task in one run; default 5.
+        always: run the task whatever happened before it, also after `run.cancel()`, the run's
+            time-out or a used-up budget, for cleaning up; default False. Requires `timeout`.
 
         Returns the task. Raises GraphError if the name or the task is in the graph already, or if
         an argument is invalid.
@@ -73,7 +76,9 @@ class TaskGraph(GraphBase):
         if name is None:
             name = self._unused_name(getattr(task, "type", ""))
         return self._add_node(
-            make_node(task, name, depends_on, when, allow_failure, retry, timeout, max_visits, ())
+            make_node(
+                task, name, depends_on, when, allow_failure, retry, timeout, max_visits, (), always
+            )
         )
 
     def _add_node(self, node: Node) -> Task:
@@ -119,6 +124,7 @@ class TaskGraph(GraphBase):
         retry: Optional[Retry] = None,
         timeout: Optional[float] = None,
         max_visits: int = DEFAULT_MAX_VISITS,
+        always: bool = False,
     ) -> List[Task]:
         """Add a copy of a task for each item, with the item in `params["item"]`.
 
@@ -134,7 +140,7 @@ class TaskGraph(GraphBase):
         """
         name = getattr(task, "type", "") if name is None else name
         node = make_node(
-            task, name, depends_on, when, allow_failure, retry, timeout, max_visits, ()
+            task, name, depends_on, when, allow_failure, retry, timeout, max_visits, (), always
         )
         try:
             iterator = iter(items)

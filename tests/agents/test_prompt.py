@@ -156,5 +156,11 @@ def test_pending_run_as_input():
     with TaskScheduler(handlers) as scheduler:
         graph = TaskGraph()
         graph.add(Task(type="first", objective="go"), name="first")
-        graph.add(Task(type="second", objective="then"), name="second", depends_on=["first"])
+        graph.add(
+            Task(type="second", objective="then"),
+            name="second",
+            depends_on=["first"],
+            always=True,  # otherwise it is skipped
+            timeout=10,
+        )
         assert scheduler.run(graph).results["second"] == 'then\n\n<result of="first">\n\n</result>'
