@@ -2,12 +2,13 @@
 
 The interface consists of plain blocking calls and plain iterators. Every public name can be
 imported from here. A name's module is loaded when the name is first used: `import asimov_sync`
-alone reads only this file. requests, redis and boto3 are loaded by the first client or cache that
+alone loads none of them. requests, redis and boto3 are loaded by the first client or cache that
 needs them.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any, List
+from typing import TYPE_CHECKING
+
+from asimov_sync._exports import export_lazily
 
 __version__ = "0.1.0"
 
@@ -80,6 +81,7 @@ if TYPE_CHECKING:
     from asimov_sync.graph.run import Run as Run
     from asimov_sync.graph.task_graph import TaskGraph as TaskGraph
     from asimov_sync.inference.client import InferenceClient as InferenceClient
+    from asimov_sync.inference.options import RequestOptions as RequestOptions
     from asimov_sync.inference.providers.anthropic.client import (
         AnthropicInferenceClient as AnthropicInferenceClient,
     )
@@ -120,61 +122,52 @@ if TYPE_CHECKING:
     )
     from asimov_sync.usage import Budget as Budget, Price as Price
 
-_HOMES = {
-    "agents.agent": "Agent",
-    "agents.model_router": "Choice Decision ModelRouter",
-    "cache.base": "Cache MISSING",
-    "cache.delivery": "Delivery Letter",
-    "cache.memory": "MemoryCache",
-    "cache.redis": "RedisCache",
-    "cancellation": "Cancellation",
-    "errors": (
-        "AsimovError AuthenticationError BudgetExceeded CacheAuthenticationError CacheError "
-        "CacheFull CacheKeyError CacheReadOnly CacheUnavailable CacheValueError Cancelled "
-        "ClosedError ConnectionFailed ConnectTimeout ContextLengthExceeded CrossSlotError "
-        "DeadlineExceeded GraphError IdleTimeout IllegalTransition InferenceError "
-        "InvalidRequestError NoDecision NonRetryableError NotFoundError OutcomeUnknown "
-        "OutputInvalid OverloadedError PermissionDeniedError ProviderError RateLimitError "
-        "RunFailed RunTimeout StreamInterrupted TaskTimeout ToolDefinitionError ToolRefused "
-        "UnboundedClear WorkersExhausted WrongKeyType"
-    ),
-    "graph.task_graph": "TaskGraph",
-    "graph.events": (
-        "RunFinished TaskFinished TaskProgress TaskRetried TaskSkipped TaskStarted TaskText"
-    ),
-    "graph.results": "Partial Route RunResult",
-    "graph.context": "TaskContext",
-    "graph.retry": "Retry",
-    "graph.run": "Run",
-    "scheduler": "TaskScheduler",
-    "inference.providers.anthropic.client": "AnthropicInferenceClient",
-    "inference.providers.bedrock.client": "BedrockInferenceClient",
-    "inference.client": "InferenceClient",
-    "inference.providers.openai.client": "OpenAIInferenceClient",
-    "inference.request": "Timeout",
-    "inference.rate_limit": "RateLimit",
-    "inference.stream": "ReplyStream ToolStream",
-    "inference.tools.loop": "CalledTool ToolFinished ToolRun ToolRunDone ToolStarted",
-    "inference.tools.tool": "Tool tool",
-    "messages": (
-        "ChatMessage ChatRole Event Reply ReplyDone TextDelta ThinkingDelta ToolCall "
-        "ToolCallReady Usage"
-    ),
-    "usage": "Budget Price",
-    "tasks": "Task TaskSnapshot TaskStatus",
-}
-_HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
-
-__all__ = sorted(_HOME, key=lambda name: (name.casefold(), name))
-
-if not TYPE_CHECKING:  # to a type checker, a name that is not imported above is an error
-
-    def __getattr__(name: str) -> Any:
-        if name not in _HOME:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(importlib.import_module("asimov_sync." + _HOME[name]), name)
-        globals()[name] = value
-        return value
-
-    def __dir__() -> List[str]:
-        return sorted(set(globals()) | set(__all__))
+if not TYPE_CHECKING:  # a type checker reports every name that is not imported above
+    __getattr__, __dir__, __all__ = export_lazily(
+        __name__,
+        {
+            "agents.agent": "Agent",
+            "agents.model_router": "Choice Decision ModelRouter",
+            "cache.base": "Cache MISSING",
+            "cache.delivery": "Delivery Letter",
+            "cache.memory": "MemoryCache",
+            "cache.redis": "RedisCache",
+            "cancellation": "Cancellation",
+            "errors": (
+                "AsimovError AuthenticationError BudgetExceeded CacheAuthenticationError "
+                "CacheError CacheFull CacheKeyError CacheReadOnly CacheUnavailable "
+                "CacheValueError Cancelled ClosedError ConnectionFailed ConnectTimeout "
+                "ContextLengthExceeded CrossSlotError DeadlineExceeded GraphError IdleTimeout "
+                "IllegalTransition InferenceError InvalidRequestError NoDecision "
+                "NonRetryableError NotFoundError OutcomeUnknown OutputInvalid OverloadedError "
+                "PermissionDeniedError ProviderError RateLimitError RunFailed RunTimeout "
+                "StreamInterrupted TaskTimeout ToolDefinitionError ToolRefused UnboundedClear "
+                "WorkersExhausted WrongKeyType"
+            ),
+            "graph.context": "TaskContext",
+            "graph.events": (
+                "RunFinished TaskFinished TaskProgress TaskRetried TaskSkipped TaskStarted TaskText"
+            ),
+            "graph.results": "Partial Route RunResult",
+            "graph.retry": "Retry",
+            "graph.run": "Run",
+            "graph.task_graph": "TaskGraph",
+            "inference.client": "InferenceClient",
+            "inference.options": "RequestOptions",
+            "inference.providers.anthropic.client": "AnthropicInferenceClient",
+            "inference.providers.bedrock.client": "BedrockInferenceClient",
+            "inference.providers.openai.client": "OpenAIInferenceClient",
+            "inference.rate_limit": "RateLimit",
+            "inference.request": "Timeout",
+            "inference.stream": "ReplyStream ToolStream",
+            "inference.tools.loop": "CalledTool ToolFinished ToolRun ToolRunDone ToolStarted",
+            "inference.tools.tool": "Tool tool",
+            "messages": (
+                "ChatMessage ChatRole Event Reply ReplyDone TextDelta ThinkingDelta ToolCall "
+                "ToolCallReady Usage"
+            ),
+            "scheduler": "TaskScheduler",
+            "tasks": "Task TaskSnapshot TaskStatus",
+            "usage": "Budget Price",
+        },
+    )

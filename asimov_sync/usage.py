@@ -157,7 +157,7 @@ class BudgetUsage(NamedTuple):
     """The usage that was charged to a budget.
 
     tokens: all tokens, input and output.
-    requests: the requests that were begun.
+    requests: the requests that were sent, retries included.
     dollars: the cost, in US dollars.
     """
 
@@ -170,8 +170,8 @@ class Budget:
     """Limits tokens, requests and dollars. Once one limit is reached, no further request is sent.
 
     tokens: limit of all tokens, input and output; None (the default) for no limit.
-    requests: limit of requests; None (the default) for no limit. A request counts when it begins,
-        and once however often it is retried, so the limit is exact.
+    requests: limit of requests; None (the default) for no limit. A request counts when it is sent,
+        and each retry counts again, so the limit is exact.
     dollars: limit of the cost, in US dollars; None (the default) for no limit.
     prices: prices by model. Other models are looked up in the package genai-prices (the extra
         `prices`).
@@ -215,16 +215,14 @@ class Budget:
             'or install "asimov_sync[prices]" (Python 3.9 and later)'
         )
 
-    def check(self, provider: str, new_request: bool = False) -> None:
+    def check(self, provider: str) -> None:
         """Raise BudgetExceeded if a request must not be sent.
 
         provider: the provider of the request, for the error.
-        new_request: whether the request is new. False (the default) is for a retry, which was
-            counted before.
         """
         for name in ("tokens", "requests", "dollars"):
             limit, spent = getattr(self, name), getattr(self._spent, name)
-            if limit is not None and spent >= limit and (new_request or name != "requests"):
+            if limit is not None and spent >= limit:
                 error = BudgetExceeded(
                     f"the budget of {limit} {name} is used up ({round(spent, 6)} spent): "
                     "the request was not sent",
@@ -263,20 +261,16 @@ class Budget:
         return f"<Budget({limits}): {self._spent}>"
 
 
-def reserve_request(budgets: Iterable[Budget], model: str, provider: str) -> None:
+def reserve_request(budgets: Iterable[Budget], provider: str) -> None:
     """Count a request that is about to be sent, in all of the budgets or in none.
 
     budgets: the budgets, each of them once.
-    model: the model of the request.
-    provider: its provider.
+    provider: the provider of the request.
 
-    Raises BudgetExceeded if one of the budgets is used up. Raises ValueError if one of them limits
-    dollars and the price of the model is unknown.
+    Raises BudgetExceeded if one of the budgets is used up.
     """
-    for budget in budgets:
-        budget.ensure_priced(model, provider)
     with _budget_lock.lock:
         for budget in budgets:
-            budget.check(provider, new_request=True)
+            budget.check(provider)
         for budget in budgets:
             budget._spent = budget._spent._replace(requests=budget._spent.requests + 1)

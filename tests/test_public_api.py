@@ -1,6 +1,5 @@
 """The public names are complete, sorted and documented, and are loaded on first use."""
 
-import ast
 import importlib
 import inspect
 import pathlib
@@ -12,6 +11,7 @@ import pytest
 import asimov_sync
 import asimov_sync.errors
 import asimov_sync.testing
+from tests.test_layers import PACKAGE, exports_of
 
 
 def public_modules():
@@ -24,32 +24,38 @@ def public_modules():
         )
 
 
-def test_all_is_sorted():
-    """The names are in alphabetical order; case is ignored."""
-    assert asimov_sync.__all__ == sorted(
-        asimov_sync.__all__, key=lambda name: (name.casefold(), name)
-    )
+def lazy_packages():
+    return [
+        module
+        for module in public_modules()
+        if hasattr(module, "export_lazily") and hasattr(module, "__path__")
+    ]
 
 
-def test_every_name_is_there():
-    """Each name of __all__ can be imported, and dir() shows it."""
-    for name in asimov_sync.__all__:
-        assert getattr(asimov_sync, name) is not None
-        assert name in dir(asimov_sync)
+def test_each_table_of_exports_is_in_use():
+    """All the packages whose names load lazily use the same helper."""
+    assert len(lazy_packages()) >= 8
+    home = pathlib.Path(asimov_sync.__file__).parent
+    for path in home.rglob("*.py"):
+        assert path.name == "_exports.py" or "def __getattr__(name" not in path.read_text("utf-8")
 
 
-def test_the_type_checker_sees_the_same_names():
+@pytest.mark.parametrize("package", lazy_packages(), ids=lambda module: module.__name__)
+def test_every_exported_name_is_there(package):
+    """The names are in alphabetical order, whatever their case. Each loads, and dir() shows it."""
+    assert package.__all__ == sorted(package.__all__, key=lambda name: (name.casefold(), name))
+    for name in package.__all__:
+        assert getattr(package, name) is not None
+        assert name in dir(package)
+
+
+@pytest.mark.parametrize("package", lazy_packages(), ids=lambda module: module.__name__)
+def test_type_checkers_see_the_same_names(package):
     """The imports under TYPE_CHECKING are the names of __all__, each from the same module."""
-    tree = ast.parse(inspect.getsource(asimov_sync))
-    seen = {}
-    for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.ImportFrom)
-            and node.module
-            and node.module.startswith("asimov_sync.")
-        ):
-            seen.update({alias.asname: node.module for alias in node.names})
-    assert seen == {name: "asimov_sync." + home for name, home in asimov_sync._HOME.items()}
+    imported = exports_of(pathlib.Path(package.__file__), PACKAGE)
+    assert sorted(imported) == sorted(package.__all__)
+    for name, module in imported.items():
+        assert getattr(package, name) is getattr(importlib.import_module(module), name)
 
 
 def test_every_error_is_exported():
@@ -88,10 +94,11 @@ def test_everything_public_is_documented(module):
 
 
 def test_the_import_is_light():
-    """`import asimov_sync` loads no submodule or pydantic; the graph loads no network library."""
+    """`import asimov_sync` loads two files and no pydantic; the graph loads no network library."""
     program = (
         "import sys, asimov_sync\n"
-        "assert not [name for name in sys.modules if name.startswith('asimov_sync.')]\n"
+        "loaded = [name for name in sys.modules if name.startswith('asimov_sync.')]\n"
+        "assert loaded == ['asimov_sync._exports'], loaded\n"
         "assert 'pydantic' not in sys.modules\n"
         "import pydantic.main\n"
         "before = set(sys.modules)  # on some Pythons pydantic itself loads asyncio\n"

@@ -15,6 +15,7 @@ from asimov_sync import (
     Cancellation,
     Cancelled,
     ChatMessage,
+    InferenceError,
     OverloadedError,
     Price,
     Reply,
@@ -365,9 +366,9 @@ def test_all_budgets_or_none():
     assert wide.spent.requests == narrow.spent.requests == 0
 
 
-def test_retries_are_one_request():
-    """A retried request counts once, so a budget of one request allows its retries."""
-    budget = Budget(requests=1)
+def test_retries_count():
+    """Every retry counts as a request."""
+    budget = Budget(requests=3)
     answers = [
         Failure(529, "overloaded_error", headers=RETRY_NOW),
         Failure(500, headers=RETRY_NOW),
@@ -375,7 +376,52 @@ def test_retries_are_one_request():
     ]
     with ModelServer(answers) as server, make_client(server, budget=budget) as client:
         assert client.generate("x").text == "at last"
-        assert (budget.spent.requests, len(server.requests)) == (1, 3)
+        assert (budget.spent.requests, len(server.requests)) == (3, 3)
+
+
+def test_retries_never_exceed_a_budget_of_requests():
+    """However many requests fail, the server receives no more than the budget allows."""
+    overloaded = Failure(529, "overloaded_error", headers=RETRY_NOW)
+    budget = Budget(requests=4)
+    failures = []
+
+    with ModelServer(lambda body: overloaded) as server:
+        with make_client(server, budget=budget, max_retries=2) as client:
+            for _ in range(3):
+                with pytest.raises(InferenceError) as caught:
+                    client.generate("x")
+                failures.append(type(caught.value))
+            assert (budget.spent.requests, len(server.requests)) == (4, 4)
+    assert failures == [OverloadedError, BudgetExceeded, BudgetExceeded]
+
+
+def test_a_refused_retry_names_the_failure():
+    """The BudgetExceeded of a retry has the error of the attempt before it as its cause."""
+    answers = [Failure(529, "overloaded_error", headers=RETRY_NOW)]
+    with ModelServer(answers) as server:
+        with make_client(server, budget=Budget(requests=1)) as client:
+            with pytest.raises(BudgetExceeded) as caught:
+                client.generate("x")
+            assert isinstance(caught.value.__cause__, OverloadedError)
+
+
+def test_threads_never_exceed_a_budget_of_requests():
+    """Threads that retry at the same time share the budget exactly."""
+    overloaded = Failure(529, "overloaded_error", headers=RETRY_NOW)
+    budget = Budget(requests=10)
+    together = threading.Barrier(8)
+
+    def ask(client):
+        together.wait(20)
+        for _ in range(3):
+            with pytest.raises((BudgetExceeded, OverloadedError)):
+                client.generate("x")
+
+    with ModelServer(lambda body: overloaded) as server:
+        with make_client(server, budget=budget, max_retries=1) as client:
+            for call in [Background(ask, client) for _ in range(8)]:
+                call.result()
+            assert (budget.spent.requests, len(server.requests)) == (10, 10)
 
 
 def test_a_retry_is_refused_when_the_budget_is_used_up():

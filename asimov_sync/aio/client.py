@@ -2,10 +2,13 @@
 
 from typing import Any, Iterable, Optional
 
+from typing_extensions import Unpack
+
 from asimov_sync.aio.streams import AsyncReplyStream, AsyncToolStream
 from asimov_sync.aio.thread_bridge import ThreadBridge
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.inference.client import InferenceClient
+from asimov_sync.inference.options import ClientOptions, RequestOptions
 from asimov_sync.inference.request import System
 from asimov_sync.inference.tools.loop import Approvals, Redact, ToolRun
 from asimov_sync.inference.tools.tool import AnyTool
@@ -32,57 +35,64 @@ class AsyncInferenceClient:
     async def generate(
         self,
         messages: Messages,
+        *,
         system: System = None,
         tools: Iterable[AnyTool] = (),
         output: Any = None,
         cancellation: Optional[Cancellation] = None,
-        **options: Any,
+        **options: Unpack[RequestOptions],
     ) -> Reply:
         """Send a request and return the whole reply. See `InferenceClient.generate`."""
         return await self._bridge.run_blocking(
-            lambda: self.sync.generate(messages, system, tools, output, **options),
+            lambda: self.sync.generate(
+                messages, system=system, tools=tools, output=output, **options
+            ),
             cancellation=cancellation,
         )
 
     def stream(
         self,
         messages: Messages,
+        *,
         system: System = None,
         tools: Iterable[AnyTool] = (),
         cancellation: Optional[Cancellation] = None,
-        **options: Any,
+        **options: Unpack[RequestOptions],
     ) -> AsyncReplyStream:
         """Return the events of a reply. Awaiting it sends the request. See
         `InferenceClient.stream`.
         """
         return AsyncReplyStream(
-            self._bridge, lambda: self.sync.stream(messages, system, tools, **options), cancellation
+            self._bridge,
+            lambda: self.sync.stream(messages, system=system, tools=tools, **options),
+            cancellation,
         )
 
     async def run_tools(
         self,
         messages: Messages,
         tools: Iterable[AnyTool],
+        *,
+        system: System = None,
+        output: Any = None,
         max_iterations: int = 10,
         approvals: Optional[Approvals] = None,
         max_workers: Optional[int] = None,
-        system: System = None,
         redact: Optional[Redact] = None,
         cancellation: Optional[Cancellation] = None,
-        output: Any = None,
-        **options: Any,
+        **options: Unpack[RequestOptions],
     ) -> ToolRun:
         """Send a request and run tools until the model is done. See `InferenceClient.run_tools`."""
         return await self._bridge.run_blocking(
             lambda: self.sync.run_tools(
                 messages,
                 tools,
-                max_iterations,
-                approvals,
-                max_workers,
-                system,
-                redact,
+                system=system,
                 output=output,
+                max_iterations=max_iterations,
+                approvals=approvals,
+                max_workers=max_workers,
+                redact=redact,
                 **options,
             ),
             cancellation=cancellation,
@@ -92,14 +102,15 @@ class AsyncInferenceClient:
         self,
         messages: Messages,
         tools: Iterable[AnyTool],
+        *,
+        system: System = None,
+        output: Any = None,
         max_iterations: int = 10,
         approvals: Optional[Approvals] = None,
         max_workers: Optional[int] = None,
-        system: System = None,
         redact: Optional[Redact] = None,
         cancellation: Optional[Cancellation] = None,
-        output: Any = None,
-        **options: Any,
+        **options: Unpack[RequestOptions],
     ) -> AsyncToolStream:
         """Return the events of a tool loop. Awaiting it sends the first request. See
         `InferenceClient.stream_tools`.
@@ -109,12 +120,12 @@ class AsyncInferenceClient:
             lambda: self.sync.stream_tools(
                 messages,
                 tools,
-                max_iterations,
-                approvals,
-                max_workers,
-                system,
-                redact,
+                system=system,
                 output=output,
+                max_iterations=max_iterations,
+                approvals=approvals,
+                max_workers=max_workers,
+                redact=redact,
                 **options,
             ),
             cancellation,
@@ -123,16 +134,17 @@ class AsyncInferenceClient:
     async def count_tokens(
         self,
         messages: Messages,
+        *,
         system: System = None,
         tools: Iterable[AnyTool] = (),
         cancellation: Optional[Cancellation] = None,
-        **options: Any,
+        **options: Unpack[RequestOptions],
     ) -> int:
         """Return the input tokens of a request, counted by the provider. See
         `InferenceClient.count_tokens`.
         """
         return await self._bridge.run_blocking(
-            lambda: self.sync.count_tokens(messages, system, tools, **options),
+            lambda: self.sync.count_tokens(messages, system=system, tools=tools, **options),
             cancellation=cancellation,
         )
 
@@ -141,12 +153,15 @@ class AsyncInferenceClient:
         """The tokens of all replies so far. See `InferenceClient.usage`."""
         return self.sync.usage
 
-    def with_options(self, **options: Any) -> "AsyncInferenceClient":
+    def with_options(
+        self, *, model: Optional[str] = None, **options: Unpack[ClientOptions]
+    ) -> "AsyncInferenceClient":
         """Return this client with other options. See `InferenceClient.with_options`.
 
         Not a coroutine, since it sends nothing.
         """
-        return AsyncInferenceClient(self.sync.with_options(**options), self._bridge, owner=False)
+        sync = self.sync.with_options(model=model, **options)
+        return AsyncInferenceClient(sync, self._bridge, owner=False)
 
     async def close(self) -> None:
         """Close the client and end all calls of this facade. Does nothing for a `with_options`

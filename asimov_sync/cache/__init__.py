@@ -3,8 +3,9 @@
 Every name is loaded when it is first used: importing MemoryCache does not load redis.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any, List
+from typing import TYPE_CHECKING
+
+from asimov_sync._exports import export_lazily
 
 if TYPE_CHECKING:
     from asimov_sync.cache.base import MISSING as MISSING, Cache as Cache
@@ -12,25 +13,13 @@ if TYPE_CHECKING:
     from asimov_sync.cache.memory import MemoryCache as MemoryCache
     from asimov_sync.cache.redis import RedisCache as RedisCache
 
-_MODULES = {
-    "Cache": "base",
-    "Delivery": "delivery",
-    "Letter": "delivery",
-    "MISSING": "base",
-    "MemoryCache": "memory",
-    "RedisCache": "redis",
-}
-
-__all__ = ["MISSING", "Cache", "Delivery", "Letter", "MemoryCache", "RedisCache"]
-
-if not TYPE_CHECKING:  # to a type checker, a name that is not imported above is an error
-
-    def __getattr__(name: str) -> Any:
-        if name not in _MODULES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-        globals()[name] = value
-        return value
-
-    def __dir__() -> List[str]:
-        return sorted(set(globals()) | set(__all__))
+if not TYPE_CHECKING:  # a type checker reports every name that is not imported above
+    __getattr__, __dir__, __all__ = export_lazily(
+        __name__,
+        {
+            "base": "Cache MISSING",
+            "delivery": "Delivery Letter",
+            "memory": "MemoryCache",
+            "redis": "RedisCache",
+        },
+    )

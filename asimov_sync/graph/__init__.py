@@ -3,8 +3,9 @@
 Names are loaded when they are first used, so `import asimov_sync.graph` alone reads no other file.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any, List
+from typing import TYPE_CHECKING
+
+from asimov_sync._exports import export_lazily
 
 if TYPE_CHECKING:
     from asimov_sync.graph.context import (
@@ -26,28 +27,17 @@ if TYPE_CHECKING:
     from asimov_sync.graph.run import Run as Run, RunEvents as RunEvents
     from asimov_sync.graph.task_graph import TaskGraph as TaskGraph
 
-_NAMES_BY_MODULE = {
-    "context": "Handler Middleware TaskContext",
-    "events": (
-        "RunFinished TaskFinished TaskProgress TaskRetried TaskSkipped TaskStarted TaskText"
-    ),
-    "results": "Partial Route RunResult",
-    "retry": "Retry",
-    "run": "Run RunEvents",
-    "task_graph": "TaskGraph",
-}
-_MODULES = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names.split()}
-
-__all__ = sorted(_MODULES)
-
-if not TYPE_CHECKING:  # a type checker must report a name that is not imported above
-
-    def __getattr__(name: str) -> Any:
-        if name not in _MODULES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-        globals()[name] = value
-        return value
-
-    def __dir__() -> List[str]:
-        return sorted(set(globals()) | set(__all__))
+if not TYPE_CHECKING:  # a type checker reports every name that is not imported above
+    __getattr__, __dir__, __all__ = export_lazily(
+        __name__,
+        {
+            "context": "Handler Middleware TaskContext",
+            "events": (
+                "RunFinished TaskFinished TaskProgress TaskRetried TaskSkipped TaskStarted TaskText"
+            ),
+            "results": "Partial Route RunResult",
+            "retry": "Retry",
+            "run": "Run RunEvents",
+            "task_graph": "TaskGraph",
+        },
+    )

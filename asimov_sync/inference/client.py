@@ -8,21 +8,43 @@ import abc
 import contextlib
 import contextvars
 import copy
+import threading
 import time
 from contextlib import AbstractContextManager
-from typing import Any, ClassVar, Dict, Iterable, List, Optional, TypeVar
+from typing import (
+    Any,
+    Callable,
+    ClassVar,
+    Collection,
+    Dict,
+    Iterable,
+    List,
+    Mapping,
+    Optional,
+    TypeVar,
+)
+
+from typing_extensions import Unpack
 
 from asimov_sync import instrumentation
-from asimov_sync.cancellation import Cancellation, require_number
+from asimov_sync.cancellation import Cancellation
 from asimov_sync.concurrency import scope
 from asimov_sync.concurrency.pool import WorkerPool
 from asimov_sync.errors import (
     AsimovError,
+    BudgetExceeded,
+    ClosedError,
     InferenceError,
     InvalidRequestError,
     RateLimitError,
 )
 from asimov_sync.inference.error_hints import add_option_hint
+from asimov_sync.inference.options import (
+    ClientOptions,
+    RequestOptions,
+    check_names,
+    check_values,
+)
 from asimov_sync.inference.output.final_answer import FinalAnswer
 from asimov_sync.inference.output.schema import Output
 from asimov_sync.inference.output.strategy import OutputStrategy
@@ -42,9 +64,15 @@ from asimov_sync.inference.reply_events import (
     ReplyEvents,
     RetriedEvents,
 )
-from asimov_sync.inference.request import Request, System, Timeout
+from asimov_sync.inference.request import (
+    DEFAULT_MAX_RETRIES,
+    Request,
+    System,
+    Timeout,
+    as_timeout,
+)
 from asimov_sync.inference.retry import MAX_RETRY_AFTER, retrying
-from asimov_sync.inference.stream import ReplyStream, ToolStream, observe
+from asimov_sync.inference.stream import DeadlineEvents, ReplyStream, ToolStream, observe
 from asimov_sync.inference.tools.loop import (
     Approvals,
     Redact,
@@ -57,7 +85,7 @@ from asimov_sync.inference.tools.runner import ToolLoopEvents
 from asimov_sync.inference.tools.tool import AnyTool, as_tools
 from asimov_sync.instrumentation import Observation
 from asimov_sync.messages import Messages, Reply, ReplyDone, Usage, as_messages
-from asimov_sync.usage import Budget, UsageCounter, reserve_request
+from asimov_sync.usage import Budget, UsageCounter
 
 __all__ = ["Client", "InferenceClient"]
 
@@ -70,43 +98,56 @@ class InferenceClient(abc.ABC):
     model: the provider's id of the model.
     max_retries: how often a failed request is sent again if its error is transient (2, which is
         three attempts).
-    timeout: the limits of each call, in seconds (`Timeout()`).
+    timeout: the limits of each call: a `Timeout` (default: `Timeout()`), or a number of seconds,
+        which is `Timeout(total=…)`.
     budget: limits the cost of all requests; None for no limit.
     rate_limit: limits the requests and tokens per minute; None for no limit.
-    options: sent with every request, unless the call passes another value. An option that is None
-        is not sent.
+    options: sent with every request, unless the call passes another value (see `RequestOptions`).
+        An option that is None is not sent.
 
-    Raises ValueError for a time-out of NaN.
+    Raises TypeError for an unknown option or a value of another type, and ValueError for a value
+    out of range.
     """
 
     provider: ClassVar[str]
     default_options: ClassVar[Dict[str, Any]] = {}
     """Values of options that the provider requires."""
 
+    _option_names: ClassVar[Optional[Collection[str]]] = None
+    """The request options that the provider has; None accepts any name."""
+
     _prefers_native_output: ClassVar[bool] = False
     """True if the provider's own structured output is tried before a forced tool."""
 
-    def __init__(
-        self,
-        model: str,
-        max_retries: int = 2,
-        timeout: Optional[Timeout] = None,
-        budget: Optional[Budget] = None,
-        rate_limit: Optional[RateLimit] = None,
-        **options: Any,
-    ) -> None:
+    def __init__(self, model: str, **options: Unpack[ClientOptions]) -> None:
         self.model = model
-        self.max_retries = max_retries
-        self.timeout = timeout if timeout is not None else Timeout()
-        _require_numbers(self.timeout)
-        self.budget = budget
-        self.rate_limit = rate_limit
-        self.options = dict(self.default_options, **options)
+        self.max_retries = DEFAULT_MAX_RETRIES
+        self.timeout = Timeout()
+        self.budget: Optional[Budget] = None
+        self.rate_limit: Optional[RateLimit] = None
+        self.options = dict(self.default_options)
+        self._set_options(options, type(self))
         self._owner = True  # of the connections and workers, which the copies share
+        self._closed = threading.Event()
         self._meter = UsageCounter()
         self._pause = Pause()
         self._output_strategy = OutputStrategy(self.provider, self._prefers_native_output)
         self._tool_workers = WorkerPool(None, name="asimov-tool")
+
+    def _set_options(self, options: Mapping[str, Any], function: Callable[..., Any]) -> None:
+        """Check the options that were given to a function of the client, and set them."""
+        check_names(options, self._option_names, function, of_client=True)
+        check_values(options)
+        changed = dict(options)
+        if "max_retries" in changed:
+            self.max_retries = _max_retries(changed.pop("max_retries"))
+        if "timeout" in changed:
+            self.timeout = as_timeout(changed.pop("timeout"))
+        if "budget" in changed:
+            self.budget = changed.pop("budget")
+        if "rate_limit" in changed:
+            self.rate_limit = changed.pop("rate_limit")
+        self.options = dict(self.options, **changed)
 
     # Implemented by providers
 
@@ -137,11 +178,12 @@ class InferenceClient(abc.ABC):
     def generate(
         self,
         messages: Messages,
+        *,
         system: System = None,
         tools: Iterable[AnyTool] = (),
         output: Any = None,
         cancellation: Optional[Cancellation] = None,
-        **options: Any,
+        **options: Unpack[RequestOptions],
     ) -> Reply:
         """Send a request, and return the complete reply.
 
@@ -153,10 +195,10 @@ class InferenceClient(abc.ABC):
         output: a pydantic model for the data, which is then in `reply.parsed`. A reply that does
             not match is requested once more, with its problem.
         cancellation: ends the call; the current token if None.
-        options: options of this request, which override the client's.
+        options: options of this call, which override the client's (see `RequestOptions`).
 
-        Raises InferenceError, OutputInvalid if the second reply does not match either, or
-        Cancelled.
+        Raises InferenceError, OutputInvalid if the second reply does not match either, Cancelled,
+        or ClosedError.
         """
         request = self._request(messages, system, tools, options)
         if output is None:
@@ -183,10 +225,11 @@ class InferenceClient(abc.ABC):
     def stream(
         self,
         messages: Messages,
+        *,
         system: System = None,
         tools: Iterable[AnyTool] = (),
         cancellation: Optional[Cancellation] = None,
-        **options: Any,
+        **options: Unpack[RequestOptions],
     ) -> ReplyStream:
         """Send a request, check its status, and return an iterator over the reply's events.
 
@@ -197,9 +240,9 @@ class InferenceClient(abc.ABC):
         system: the system prompt, or None.
         tools: what the model may ask to call. No tool is called here; see `stream_tools`.
         cancellation: ends the stream; the current token if None.
-        options: options of this request, which override the client's.
+        options: options of this call, which override the client's (see `RequestOptions`).
 
-        Raises InferenceError, or Cancelled.
+        Raises InferenceError, Cancelled, or ClosedError.
         """
         return self._stream(self._request(messages, system, tools, options), cancellation)
 
@@ -207,53 +250,56 @@ class InferenceClient(abc.ABC):
         self,
         messages: Messages,
         tools: Iterable[AnyTool],
+        *,
+        system: System = None,
+        output: Any = None,
         max_iterations: int = 10,
         approvals: Optional[Approvals] = None,
         max_workers: Optional[int] = None,
-        system: System = None,
         redact: Optional[Redact] = None,
         cancellation: Optional[Cancellation] = None,
-        output: Any = None,
-        **options: Any,
+        **options: Unpack[RequestOptions],
     ) -> ToolRun:
         """Send requests and call the tools that the model asks for, until it is done.
 
         messages: a str, a message, or a list of these: the history.
         tools: the tools.
+        system: the system prompt, or None.
+        output: a type as for `generate`. `run.parsed` is then the data, and the stop reason is
+            "end_turn". The model gives the data by calling one more tool. If it ends with text, it
+            is asked for the data; if the data does not match, it is asked once more. These
+            requests count as iterations, so a loop that reaches max_iterations may have no data.
         max_iterations: the most requests, at least 1 (10).
         approvals: decisions about calls at the end of the history, by call id: True, or the reason
             for a refusal as a str, which the model receives.
         max_workers: the most parallel calls of one turn; None for 100, 0 for calls one after the
             other on this thread.
-        system: the system prompt, or None.
         redact: a function from str to str, applied to every tool result and exception before the
             model receives it.
         cancellation: ends the loop; the current token if None.
-        output: a type as for `generate`. `run.parsed` is then the data, and the stop reason is
-            "end_turn". The model gives the data by calling one more tool. If it ends with text, it
-            is asked for the data; if the data does not match, it is asked once more. These
-            requests count as iterations, so a loop that reaches max_iterations may have no data.
-        options: options of the requests, which override the client's.
+        options: options of the requests, which override the client's (see `RequestOptions`). The
+            total of a `timeout` bounds the whole loop, with its tools; the client's own bounds each
+            request.
 
         An exception of a tool is sent to the model, and is in `run.calls`. A call of a tool that
         `requires_approval` ends the run with the stop reason "approval" and the call in
         `run.pending`. `run_tools(run.messages, …, approvals={call.id: True})` continues, in any
         process.
 
-        Raises InferenceError, with the history so far in its `.messages`, OutputInvalid, or
-        Cancelled.
+        Raises InferenceError, with the history so far in its `.messages` (None if the time was up
+        while tools ran), OutputInvalid, Cancelled, or ClosedError.
         """
         token = cancellation or Cancellation.current()
         source = self._tool_loop(
             messages,
             tools,
+            system,
+            output,
             max_iterations,
             approvals,
             max_workers,
-            system,
             redact,
             token,
-            output,
             options,
             streamed=False,
         )
@@ -269,14 +315,15 @@ class InferenceClient(abc.ABC):
         self,
         messages: Messages,
         tools: Iterable[AnyTool],
+        *,
+        system: System = None,
+        output: Any = None,
         max_iterations: int = 10,
         approvals: Optional[Approvals] = None,
         max_workers: Optional[int] = None,
-        system: System = None,
         redact: Optional[Redact] = None,
         cancellation: Optional[Cancellation] = None,
-        output: Any = None,
-        **options: Any,
+        **options: Unpack[RequestOptions],
     ) -> ToolStream:
         """Like `run_tools`, but return an iterator over the events; `.run` holds the outcome.
 
@@ -290,13 +337,13 @@ class InferenceClient(abc.ABC):
             self._tool_loop,
             messages,
             tools,
+            system,
+            output,
             max_iterations,
             approvals,
             max_workers,
-            system,
             redact,
             token,
-            output,
             options,
             streamed=True,
         )
@@ -306,16 +353,16 @@ class InferenceClient(abc.ABC):
         self,
         messages: Messages,
         tools: Iterable[AnyTool],
+        system: System,
+        output: Any,
         max_iterations: int,
         approvals: Optional[Approvals],
         max_workers: Optional[int],
-        system: System,
         redact: Optional[Redact],
         cancellation: Cancellation,
-        output: Any,
-        options: Dict[str, Any],
+        options: RequestOptions,
         streamed: bool,
-    ) -> ToolLoopEvents:
+    ) -> EventSource:
         named = as_tools(tools)
         needs_approval = {name for name, tool in named.items() if tool.requires_approval}
         request = self._request([], system, named.values(), options)._replace(streamed=streamed)
@@ -330,6 +377,7 @@ class InferenceClient(abc.ABC):
             request = request._replace(tools=request.tools + [final.definition])
 
         def send(step: SendMessages) -> ReplyStream:
+            self._require_open()
             with_history = request._replace(messages=step.messages)
             if output_type is None or not step.force_output:
                 return self._stream(with_history, cancellation)
@@ -341,27 +389,34 @@ class InferenceClient(abc.ABC):
             )
             return stream
 
-        return ToolLoopEvents(steps, send, named, self._tool_workers, max_workers, cancellation)
+        workers, deadline = self._tool_workers, request.deadline
+        if deadline is None:
+            return ToolLoopEvents(steps, send, named, workers, max_workers, cancellation)
+        # The requests do not get this token: they raise DeadlineExceeded by themselves.
+        tools_token = Cancellation(deadline - time.monotonic(), parent=cancellation)
+        source = ToolLoopEvents(steps, send, named, workers, max_workers, tools_token)
+        return DeadlineEvents(source, cancellation, deadline, self.provider)
 
     def count_tokens(
         self,
         messages: Messages,
+        *,
         system: System = None,
         tools: Iterable[AnyTool] = (),
         cancellation: Optional[Cancellation] = None,
-        **options: Any,
+        **options: Unpack[RequestOptions],
     ) -> int:
         """Return the number of a request's input tokens, as the provider counts them.
 
         Nothing is generated. The parameters are those of `generate`.
 
         Raises InvalidRequestError if the provider has no endpoint for it, another InferenceError,
-        or Cancelled.
+        Cancelled, or ClosedError.
         """
         request = self._with_cache_markers(self._request(messages, system, tools, options))
-        deadline = self._deadline()
+        deadline = _deadline(request)
         token = Cancellation(parent=cancellation or Cancellation.current())
-        for attempt in retrying(self.max_retries, token, deadline, lambda: True):
+        for attempt in retrying(request.max_retries, token, deadline, lambda: True):
             with attempt:
                 wait_for_slot(self._pause, None, 0, token, deadline, self.provider)
                 try:
@@ -373,39 +428,56 @@ class InferenceClient(abc.ABC):
 
     # Sending
 
+    def _require_open(self) -> None:
+        if self._closed.is_set():
+            raise ClosedError(f"{self!r} was closed: make a new client")
+
     def _request(
         self,
         messages: Messages,
         system: System,
         tools: Iterable[AnyTool],
-        options: Dict[str, Any],
+        options: RequestOptions,
     ) -> Request:
+        """Check the arguments of a call, and return its request."""
+        self._require_open()
+        check_names(options, self._option_names, self.generate)
+        check_values(options)
+        given: Dict[str, Any] = dict(options)
+        timeout, max_retries, deadline = self.timeout, self.max_retries, None
+        if "timeout" in given:
+            timeout = as_timeout(given.pop("timeout"))
+            if timeout.total is not None:
+                deadline = time.monotonic() + timeout.total
+        if "max_retries" in given:
+            max_retries = _max_retries(given.pop("max_retries"))
         merged = {
-            name: value
-            for name, value in dict(self.options, **options).items()
-            if value is not None
+            name: value for name, value in dict(self.options, **given).items() if value is not None
         }
         definitions: List[Dict[str, Any]] = [tool.definition for tool in as_tools(tools).values()]
-        return Request(self.model, as_messages(messages), system, definitions, merged)
+        return Request(
+            self.model,
+            as_messages(messages),
+            system,
+            definitions,
+            merged,
+            timeout=timeout,
+            max_retries=max_retries,
+            deadline=deadline,
+        )
 
     def _with_cache_markers(self, request: Request) -> Request:
         """Apply the prompt_cache option."""
         if "prompt_cache" not in request.options:
             return request
-        value = request.options["prompt_cache"]
-        if value != "auto":
-            raise ValueError(f'prompt_cache must be "auto" or None, not {value!r}')
         options = {name: value for name, value in request.options.items() if name != "prompt_cache"}
         return with_cache_markers(request._replace(options=options))
-
-    def _deadline(self) -> Optional[float]:
-        return None if self.timeout.total is None else time.monotonic() + self.timeout.total
 
     def _stream(self, request: Request, cancellation: Optional[Cancellation]) -> ReplyStream:
         # The stream's own token: closing the stream unblocks its reader, and nothing else.
         token = Cancellation(parent=cancellation or Cancellation.current())
         marked = self._with_cache_markers(request)
-        deadline = self._deadline()
+        deadline = _deadline(request)
         installed = instrumentation.installed
         if installed is None:
             source: EventSource = self._send_with_retries(marked, token, deadline)
@@ -432,12 +504,18 @@ class InferenceClient(abc.ABC):
         accounts = Accounts(
             scope.current().usage_counters + (self._meter,), budgets, request.model, self.provider
         )
-        reserve_request(budgets, request.model, self.provider)
+        accounts.ensure_priced()
         progress = Progress()
 
         def open_attempt() -> AttemptEvents:
+            accounts.check_budgets()  # fails before the wait for a slot
             reservation = self._wait_for_slot(request, cancellation, deadline)
-            accounts.check_budgets()
+            try:
+                accounts.reserve_request()
+            except BudgetExceeded:  # another thread has sent the last request meanwhile
+                if self.rate_limit is not None and reservation is not None:
+                    self.rate_limit.give_back(reservation)
+                raise
             return AttemptEvents(
                 self._send(request, cancellation, deadline),
                 accounts,
@@ -448,7 +526,7 @@ class InferenceClient(abc.ABC):
             )
 
         retries = retrying(
-            self.max_retries,
+            request.max_retries,
             cancellation,
             deadline,
             lambda: not (request.streamed and progress.delivered),
@@ -483,27 +561,30 @@ class InferenceClient(abc.ABC):
         """
         return self._meter.usage
 
-    def with_options(self: Client, **options: Any) -> Client:
+    def with_options(
+        self: Client, *, model: Optional[str] = None, **options: Unpack[ClientOptions]
+    ) -> Client:
         """Return a copy with other options, which shares the connections and the usage.
 
-        options: model, max_retries, timeout, budget, rate_limit, and options of requests. None
-            resets an option.
+        model: the provider's id of the model; that of this client if None.
+        options: max_retries, timeout, budget, rate_limit, and options of requests (see
+            `RequestOptions`). None resets an option.
         """
         twin = copy.copy(self)
         twin._owner = False
-        for name in ("model", "max_retries", "timeout", "budget", "rate_limit"):
-            if name in options:
-                setattr(twin, name, options.pop(name))
-        _require_numbers(twin.timeout)
-        twin.options = dict(self.options, **options)
+        if model is not None:
+            twin.model = model
+        twin._set_options(options, self.with_options)
         return twin
 
     def close(self) -> None:
-        """Close the idle connections, and refuse further tool calls.
+        """Close the idle connections; every later call raises ClosedError, and so do the copies'.
 
-        Does nothing for a `with_options` copy.
+        Requests that are under way end normally. Does nothing for a `with_options` copy, or the
+        second time.
         """
         if self._owner:
+            self._closed.set()
             self._tool_workers.shutdown(wait=False)
 
     def __enter__(self) -> "InferenceClient":
@@ -516,7 +597,12 @@ class InferenceClient(abc.ABC):
         return f"<{type(self).__name__} of {self.model}>"
 
 
-def _require_numbers(timeout: Timeout) -> None:
-    """Raise ValueError if a limit is NaN."""
-    for name, seconds in timeout._asdict().items():
-        require_number(f"Timeout({name}=…)", seconds)
+def _max_retries(value: Optional[int]) -> int:
+    return DEFAULT_MAX_RETRIES if value is None else value
+
+
+def _deadline(request: Request) -> Optional[float]:
+    """Return the `time.monotonic()` moment by which a request ends that starts now, or None."""
+    if request.deadline is not None or request.timeout.total is None:
+        return request.deadline
+    return time.monotonic() + request.timeout.total

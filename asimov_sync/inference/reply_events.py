@@ -20,7 +20,7 @@ from asimov_sync.inference.rate_limit import Reservation
 from asimov_sync.inference.retry import RetryPolicy
 from asimov_sync.instrumentation import StartReply, listen_to_reply
 from asimov_sync.messages import Event, Reply, ReplyDone, Usage
-from asimov_sync.usage import Budget, UsageCounter
+from asimov_sync.usage import Budget, UsageCounter, reserve_request
 
 __all__ = ["Accounts", "AttemptEvents", "EventSource", "Progress", "ReplyEvents", "RetriedEvents"]
 
@@ -65,10 +65,19 @@ class Accounts(NamedTuple):
     model: str
     provider: str
 
+    def ensure_priced(self) -> None:
+        """Raise ValueError if a budget limits dollars and the price of the model is unknown."""
+        for budget in self.budgets:
+            budget.ensure_priced(self.model, self.provider)
+
     def check_budgets(self) -> None:
         """Raise BudgetExceeded if a budget is used up."""
         for budget in self.budgets:
             budget.check(self.provider)
+
+    def reserve_request(self) -> None:
+        """Count a request that is about to be sent. Raises BudgetExceeded as `check_budgets`."""
+        reserve_request(self.budgets, self.provider)
 
     def record_usage(self, usage: Optional[Usage], reservation: Optional[Reservation]) -> None:
         """Add usage to all counters and budgets, and to the rate limit. None changes nothing."""

@@ -15,6 +15,7 @@ import tenacity
 
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.errors import (
+    BudgetExceeded,
     ConnectionFailed,
     DeadlineExceeded,
     IdleTimeout,
@@ -69,6 +70,8 @@ def retrying(
         error = state.outcome.exception() if state.outcome else None
         if not isinstance(error, InferenceError):
             return False
+        if isinstance(error, BudgetExceeded) and last:
+            error.__cause__ = last[0]  # the reason for the retry
         last[:] = [error]
         error.attempts = state.attempt_number
         return state.attempt_number <= max_retries and may_retry() and is_retryable(error)

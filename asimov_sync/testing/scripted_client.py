@@ -4,9 +4,13 @@ import time
 from contextlib import contextmanager
 from typing import Any, Dict, Iterator, List, Optional
 
+from typing_extensions import Unpack
+
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.inference.client import InferenceClient
+from asimov_sync.inference.options import MESSAGES_OPTIONS, MessagesClientOptions
 from asimov_sync.inference.providers.anthropic.wire import (
+    DEFAULT_MAX_TOKENS,
     MessagesFold,
     decode_error,
     encode_request,
@@ -34,9 +38,16 @@ class ScriptedInferenceClient(InferenceClient):
     """
 
     provider = "scripted"
-    default_options = {"max_tokens": 4096}
+    default_options = {"max_tokens": DEFAULT_MAX_TOKENS}
+    _option_names = MESSAGES_OPTIONS
 
-    def __init__(self, answers: Answers, model: str = "scripted", **options: Any) -> None:
+    def __init__(
+        self,
+        answers: Answers,
+        *,
+        model: str = "scripted",
+        **options: Unpack[MessagesClientOptions],
+    ) -> None:
         super().__init__(model, **options)
         self.requests: List[Dict[str, Any]] = []
         self._script = Script(answers)

@@ -35,6 +35,7 @@ from asimov_sync import (
     Timeout,
     Usage,
 )
+from asimov_sync.inference.providers.bedrock.client import whole_reply_timeout
 from asimov_sync.inference.providers.bedrock.converse import ConverseFold
 from asimov_sync.inference.providers.bedrock.errors import decode_error
 from asimov_sync.inference.providers.bedrock.invoke import InvokeFold
@@ -370,7 +371,7 @@ def test_a_proxy_is_used():
     with ByteServer(whole("invoke", "by proxy")) as proxy:
         client = BedrockInferenceClient(
             MODEL,
-            "us-east-1",
+            region_name="us-east-1",
             api_key=KEY,
             endpoint_url="http://bedrock.invalid",
             proxies={"http": proxy.url},
@@ -384,7 +385,11 @@ def test_the_authorities(monkeypatch, tmp_path):
     """$AWS_CA_BUNDLE names the authorities that are trusted."""
     monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "nowhere.pem"))
     client = BedrockInferenceClient(
-        MODEL, "us-east-1", api_key=KEY, endpoint_url="https://127.0.0.1:1", max_retries=0
+        MODEL,
+        region_name="us-east-1",
+        api_key=KEY,
+        endpoint_url="https://127.0.0.1:1",
+        max_retries=0,
     )
     with pytest.raises(ConnectionFailed, match="nowhere.pem"):
         client.generate("hello")
@@ -801,12 +806,10 @@ def test_how_long_an_answer_may_take():
     """The idle limit is an hour for 128,000 tokens, ten minutes without a limit, and at least
     timeout.idle.
     """
-    client = BedrockInferenceClient(MODEL, api_key=KEY)
 
     def idle_limit(timeout=None, **options):
-        return client.with_options(timeout=timeout or Timeout())._idle_limit(
-            Request("m", [], None, [], options)
-        )
+        request = Request("m", [], None, [], options, timeout=timeout or Timeout())
+        return whole_reply_timeout(request).idle
 
     assert idle_limit(max_tokens=128000) == 3600
     assert idle_limit(max_tokens=1) == Timeout().idle
@@ -852,8 +855,8 @@ def test_a_forked_child_has_its_own(serve):
 
 
 def test_twins(serve):
-    """A client made with_options shares boto3's client and the connections, and closes neither; a
-    time-out is its own.
+    """A client made with_options shares boto3's client and the connections, and closes neither,
+    whatever its time-outs.
     """
     client, server = serve(whole("invoke", "fine"))
     client.generate("hello")
@@ -862,7 +865,7 @@ def test_twins(serve):
     twin.close()
     hasty = client.with_options(timeout=Timeout(idle=7))
     hasty.generate("hello")
-    assert server.connections == 2
+    assert server.connections == 1
     assert hasty._runtime is client._runtime
     assert client.usage.requests == 3
 

@@ -21,8 +21,10 @@ from asimov_sync import (
     Timeout,
 )
 from asimov_sync.inference.http import connect
-from asimov_sync.inference.http.response import RequestOptions, Response
+from asimov_sync.inference.http.errors import Target
+from asimov_sync.inference.http.response import Response, SendOptions
 from asimov_sync.inference.http.transport import HttpTransport
+from asimov_sync.inference.request import Request
 
 from ..tiers import suite
 from ..waiting import Background, in_child, wait_for
@@ -35,7 +37,9 @@ STREAM = {"content-type": "text/event-stream"}
 
 
 def client(url, **options):
-    return AnthropicInferenceClient("m", KEY, url, **dict({"max_retries": 0}, **options))
+    return AnthropicInferenceClient(
+        "m", api_key=KEY, api_url=url, **dict({"max_retries": 0}, **options)
+    )
 
 
 def test_an_interim_response_is_not_the_last():
@@ -198,7 +202,7 @@ def test_a_cancellation_through_tls_inside_of_tls():
 def make_response(cancellation):
     return Response(
         requests.Session(),
-        RequestOptions("anthropic", Timeout(idle=None)),
+        SendOptions(Target("anthropic", "http://models.test/", "m"), Timeout(idle=None)),
         lambda session: None,
         cancellation,
         None,
@@ -239,9 +243,10 @@ def test_a_hook_that_fails(kind):
 def test_interrupted_drain():
     """Ctrl-C in a drain closes the connection and removes the registration for cancellation."""
     cancellation = Cancellation()
-    transport = HttpTransport("anthropic", Timeout())
+    transport = HttpTransport("anthropic")
     with ByteServer(RawResponse(b"all", b"more", hold=1)) as server:
-        response = transport.post(server.url, {}, b"{}", cancellation, None)
+        request = Request("m", [], None, [], {})
+        response = transport.post(server.url, {}, b"{}", request, cancellation, None)
         assert next(response.chunks()) == b"all"
         sock = response._socket
 

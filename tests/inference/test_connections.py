@@ -37,8 +37,8 @@ def test_custom_headers(server):
     """Custom headers replace headers of the same name, and no key is shown."""
     client = AnthropicInferenceClient(
         "m",
-        KEY,
-        server.url,
+        api_key=KEY,
+        api_url=server.url,
         betas=["one", "two"],
         headers={"X-Team": "blue", "Anthropic-Version": "2026-10-21"},
     )
@@ -88,7 +88,9 @@ def test_a_proxy(given, server, monkeypatch):
     proxies = {"http": server.url} if given == "argument" else None
     if given == "environment":
         monkeypatch.setenv("http_proxy", server.url)
-    client = AnthropicInferenceClient("m", KEY, "http://models.test/v1/messages", proxies=proxies)
+    client = AnthropicInferenceClient(
+        "m", api_key=KEY, api_url="http://models.test/v1/messages", proxies=proxies
+    )
     check_whole(client.generate("hello"))
     assert (server.requests[0].method, server.requests[0].path) == (
         "POST",
@@ -99,7 +101,7 @@ def test_a_proxy(given, server, monkeypatch):
 def test_unreachable_proxy(server):
     """A proxy that cannot be reached is a ConnectionFailed, and nothing goes past it."""
     client = AnthropicInferenceClient(
-        "m", KEY, server.url, proxies={"http": "http://127.0.0.1:1"}, max_retries=0
+        "m", api_key=KEY, api_url=server.url, proxies={"http": "http://127.0.0.1:1"}, max_retries=0
     )
     with pytest.raises(ConnectionFailed):
         client.generate("hello")
@@ -115,7 +117,7 @@ def test_given_session(server):
     session = requests.Session()
     session.headers["X-App"] = "mine"
     session.hooks["response"].append(lambda response, **_: seen.append(response.status_code))
-    with AnthropicInferenceClient("m", KEY, server.url, session=session) as client:
+    with AnthropicInferenceClient("m", api_key=KEY, api_url=server.url, session=session) as client:
         check_whole(client.generate("hello"))
         check_whole(client.generate("hello"))
     assert server.requests[0].headers["x-app"] == "mine"
@@ -129,7 +131,11 @@ def test_cancelling_with_a_given_session(point):
     """A cancellation also frees a call on an ordinary session, wherever it waits."""
     with SilentServer(point) as server:
         client = AnthropicInferenceClient(
-            "m", KEY, server.url, session=requests.Session(), timeout=Timeout(30, 30)
+            "m",
+            api_key=KEY,
+            api_url=server.url,
+            session=requests.Session(),
+            timeout=Timeout(30, 30),
         )
         cancellation = Cancellation()
         call = Background(client.generate, "hello", cancellation=cancellation)
@@ -145,7 +151,9 @@ def test_cancelling_with_a_given_session(point):
 def test_a_session_for_many_threads():
     """One session serves many threads at once."""
     with ModelServer(lambda body: "hello") as server:
-        client = AnthropicInferenceClient("m", KEY, server.url, session=requests.Session())
+        client = AnthropicInferenceClient(
+            "m", api_key=KEY, api_url=server.url, session=requests.Session()
+        )
         together = threading.Barrier(20)
 
         def ask():
@@ -164,7 +172,7 @@ def test_a_redirect_is_not_followed(status):
         RawResponse(b"moved", status=status, headers={"location": "http://elsewhere.test/"})
     ) as server:
         with pytest.raises(NotFoundError, match="redirect") as caught:
-            AnthropicInferenceClient("m", KEY, server.url).generate("hello")
+            AnthropicInferenceClient("m", api_key=KEY, api_url=server.url).generate("hello")
         assert (caught.value.status, len(server.requests)) == (status, 1)
 
 
@@ -183,7 +191,7 @@ def test_keepalive(by_proxy, monkeypatch):
         url, proxies = (
             ("http://models.test/", {"http": server.url}) if by_proxy else (server.url, None)
         )
-        with AnthropicInferenceClient("m", KEY, url, proxies=proxies) as client:
+        with AnthropicInferenceClient("m", api_key=KEY, api_url=url, proxies=proxies) as client:
             check_whole(client.generate("hello"))
     assert seen and all(seen)
 
@@ -198,14 +206,16 @@ def test_auth_hook_that_calls_a_model():
 
         def authorised(request):
             told.append(
-                AnthropicInferenceClient("m", KEY, inner.url).generate("which key?").stop_reason
+                AnthropicInferenceClient("m", api_key=KEY, api_url=inner.url)
+                .generate("which key?")
+                .stop_reason
             )
             return request
 
         session.auth = authorised
         cancellation = Cancellation()
         client = AnthropicInferenceClient(
-            "m", KEY, silent.url, session=session, timeout=Timeout(30, 30)
+            "m", api_key=KEY, api_url=silent.url, session=session, timeout=Timeout(30, 30)
         )
         call = Background(client.generate, "hello", cancellation=cancellation)
         wait_for(lambda: silent.reached)

@@ -40,10 +40,17 @@ def has_converse():
 
 def client_for(wire, server, **options):
     if wire == "anthropic":
-        return AnthropicInferenceClient("m", KEY, server.url, **options)
+        return AnthropicInferenceClient("m", api_key=KEY, api_url=server.url, **options)
     if wire == "openai":
-        return OpenAIInferenceClient("m", KEY, server.chat_url, **options)
-    return BedrockInferenceClient("m", "us-east-1", wire, KEY, server.bedrock_url, **options)
+        return OpenAIInferenceClient("m", api_key=KEY, api_url=server.chat_url, **options)
+    return BedrockInferenceClient(
+        "m",
+        region_name="us-east-1",
+        api=wire,
+        api_key=KEY,
+        endpoint_url=server.bedrock_url,
+        **options,
+    )
 
 
 @pytest.fixture(params=WIRES if has_converse() else WIRES[:3])

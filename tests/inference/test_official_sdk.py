@@ -56,7 +56,7 @@ def test_the_official_accumulation(record, server):
         sdk.beta.messages if any(block["type"] in BETA for block in content) else sdk.messages
     )
     asked = {"model": "m", "max_tokens": 10, "messages": [{"role": "user", "content": "hello"}]}
-    client = AnthropicInferenceClient("m", KEY, server.url, max_retries=0)
+    client = AnthropicInferenceClient("m", api_key=KEY, api_url=server.url, max_retries=0)
     if error is not None:
         with pytest.raises(anthropic.APIError), messages.stream(**asked) as stream:
             stream.get_final_message()

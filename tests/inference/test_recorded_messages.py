@@ -54,7 +54,7 @@ def server():
 
 @pytest.fixture(scope="module")
 def client(server):
-    with AnthropicInferenceClient("m", KEY, server.url, max_retries=0) as asking:
+    with AnthropicInferenceClient("m", api_key=KEY, api_url=server.url, max_retries=0) as asking:
         yield asking
 
 

@@ -57,14 +57,14 @@ def client(server, wire="anthropic", **timeout):
     limits = dict({"connect": 30.0, "idle": 30.0}, **timeout)
     options = {"timeout": Timeout(**limits), "max_retries": 0}
     if wire == "openai":
-        return OpenAIInferenceClient("m", KEY, server.url, **options)
+        return OpenAIInferenceClient("m", api_key=KEY, api_url=server.url, **options)
     if wire == "bedrock":
         made = BedrockInferenceClient(
             "m", "us-east-1", api_key=KEY, endpoint_url=server.url.rstrip("/"), **options
         )
         made._runtime.client()  # boto3 takes its time to be imported and to read its data, once
         return made
-    return AnthropicInferenceClient("m", KEY, server.url, **options)
+    return AnthropicInferenceClient("m", api_key=KEY, api_url=server.url, **options)
 
 
 @pytest.mark.parametrize("way", ["generate", "stream"])
@@ -163,7 +163,7 @@ def test_slow_resolver(monkeypatch):
         return real(host, port, *args, **kwargs)
 
     monkeypatch.setattr(connect.socket, "getaddrinfo", slow)
-    asking = AnthropicInferenceClient("m", KEY, "http://slow.test/", max_retries=0)
+    asking = AnthropicInferenceClient("m", api_key=KEY, api_url="http://slow.test/", max_retries=0)
     try:
         cancellation = Cancellation()
         call = Background(asking.generate, "hello", cancellation=cancellation)
@@ -205,5 +205,5 @@ def test_a_refused_connection_and_an_unknown_name():
         address = f"http://127.0.0.1:{free.getsockname()[1]}/"
     for url in (address, "http://no-such-host.invalid/", f"http://{'x' * 70}.test/"):
         with pytest.raises(ConnectionFailed) as caught:
-            AnthropicInferenceClient("m", KEY, url, max_retries=0).generate("hello")
+            AnthropicInferenceClient("m", api_key=KEY, api_url=url, max_retries=0).generate("hello")
         assert not isinstance(caught.value, TimeoutError), url

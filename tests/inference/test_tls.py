@@ -44,7 +44,7 @@ def test_events_arrive_one_at_a_time(authority):
     with ModelServer(
         ["one two three"], tls=context(authority), before_event=lambda request, n: gates[n]
     ) as server:
-        client = AnthropicInferenceClient("m", KEY, server.url)
+        client = AnthropicInferenceClient("m", api_key=KEY, api_url=server.url)
         for gate in gates[:4]:
             gate.set()
         with client.stream("hello") as stream:
@@ -61,8 +61,8 @@ def test_connections_are_used_again(authority):
     """A second request goes over the first one's connection, with no handshake of its own."""
     with ModelServer(lambda body: "hello", tls=context(authority)) as server:
         for client in (
-            AnthropicInferenceClient("m", KEY, server.url),
-            OpenAIInferenceClient("m", KEY, server.chat_url),
+            AnthropicInferenceClient("m", api_key=KEY, api_url=server.url),
+            OpenAIInferenceClient("m", api_key=KEY, api_url=server.chat_url),
         ):
             with client:
                 assert [client.generate("hello").text for _ in range(5)] == ["hello"] * 5
@@ -78,7 +78,7 @@ def test_cancelling_in_the_body(authority):
             gate.set()
         cancellation = Cancellation()
         call = Background(
-            AnthropicInferenceClient("m", KEY, server.url).generate,
+            AnthropicInferenceClient("m", api_key=KEY, api_url=server.url).generate,
             "hello",
             cancellation=cancellation,
         )
@@ -97,7 +97,7 @@ def test_untrusted_certificate(authority, wrong, monkeypatch):
     """
     made = context(trustme.CA()) if wrong == "authority" else context(authority, "models.test")
     with ModelServer(["hello"], api_key=KEY, tls=made) as server:
-        client = AnthropicInferenceClient("m", KEY, server.url, max_retries=0)
+        client = AnthropicInferenceClient("m", api_key=KEY, api_url=server.url, max_retries=0)
         with pytest.raises(ConnectionFailed, match="(?i)certificate"):
             client.generate("hello")
         assert server.requests == []
@@ -110,6 +110,8 @@ def test_the_authorities_of_a_session_come_before_the_environments(authority, tm
     with ModelServer(["hello"], tls=context(other)) as server, requests.Session() as session:
         session.verify = str(bundle)
         assert (
-            AnthropicInferenceClient("m", KEY, server.url, session=session).generate("hello").text
+            AnthropicInferenceClient("m", api_key=KEY, api_url=server.url, session=session)
+            .generate("hello")
+            .text
             == "hello"
         )

@@ -39,7 +39,9 @@ def model(body):
 
 def use_word_everywhere():
     """Use WORD in prompts, calls, results, errors, replies and failures."""
-    with ModelServer(model) as server, AnthropicInferenceClient("m", "none", server.url) as client:
+    with ModelServer(model) as server, AnthropicInferenceClient(
+        "m", api_key="none", api_url=server.url
+    ) as client:
         agent = Agent(client, system="You know " + WORD, tools=[look_up], name="ada")
         graph = TaskGraph("survey")
         graph.add(

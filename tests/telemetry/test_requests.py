@@ -76,10 +76,17 @@ def look_up(word: str) -> str:
 
 def client_for(wire, server, **options):
     if wire == "anthropic":
-        return AnthropicInferenceClient("m", KEY, server.url, **options)
+        return AnthropicInferenceClient("m", api_key=KEY, api_url=server.url, **options)
     if wire == "openai":
-        return OpenAIInferenceClient("m", KEY, server.chat_url, **options)
-    return BedrockInferenceClient("m", "us-east-1", wire, KEY, server.bedrock_url, **options)
+        return OpenAIInferenceClient("m", api_key=KEY, api_url=server.chat_url, **options)
+    return BedrockInferenceClient(
+        "m",
+        region_name="us-east-1",
+        api=wire,
+        api_key=KEY,
+        endpoint_url=server.bedrock_url,
+        **options,
+    )
 
 
 @pytest.fixture(params=WIRES if has_converse() else WIRES[:3])
@@ -203,7 +210,7 @@ def test_error_without_provider_type(exported):
     """Without an error type of the provider, the type is the name of the class."""
     with ModelServer([]) as server:
         url = server.url
-    client = AnthropicInferenceClient("m", KEY, url, max_retries=0)
+    client = AnthropicInferenceClient("m", api_key=KEY, api_url=url, max_retries=0)
     with pytest.raises(ConnectionFailed):
         client.generate("hello")
     assert (

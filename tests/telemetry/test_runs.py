@@ -78,7 +78,9 @@ def test_documented_tree(options, exported):
     graph.add(Task(type="flaky"), name="flaky", retry=AT_ONCE)
     graph.add(Task(type="failing"), name="failing")
     graph.add(Task(type="flaky"), name="never", depends_on=["failing"])
-    with ModelServer(model) as server, AnthropicInferenceClient("m", "none", server.url) as client:
+    with ModelServer(model) as server, AnthropicInferenceClient(
+        "m", api_key="none", api_url=server.url
+    ) as client:
         agent = Agent(client, tools=[look_up], name="researcher")
         with TaskScheduler(
             {"ask": agent, "flaky": flaky, "failing": failing}, **options

@@ -71,6 +71,8 @@ def connect(
                 sock.close()
             if isinstance(error, ConnectAborted) or not isinstance(error, OSError):
                 raise
+            if error.errno is not None:
+                error.filename = f"{host}:{port}"  # part of its text; it may be a proxy's
             last_error = error
     raise last_error
 
@@ -103,6 +105,7 @@ def _resolve(
         if isinstance(answer, UnicodeError):
             raise OSError(f"{host!r} cannot be the name of a host")
         if isinstance(answer, OSError):
+            answer.filename = host
             raise answer
         return answer  # type: ignore[no-any-return]
 

@@ -5,10 +5,11 @@ only the innermost exception, of the operating system or the HTTP parser, as the
 """
 
 import http.client
+import re
 import socket
 import ssl
 import time
-from typing import Any, List, Mapping, Optional
+from typing import Any, List, Mapping, NamedTuple, Optional
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -26,7 +27,15 @@ from asimov_sync.errors import (
 )
 from asimov_sync.inference.request import Timeout
 
-__all__ = ["FOREIGN_ERRORS", "deadline_error", "proxy_error", "translate_error", "truncated_error"]
+__all__ = [
+    "FOREIGN_ERRORS",
+    "Target",
+    "deadline_error",
+    "proxy_error",
+    "public_address",
+    "translate_error",
+    "truncated_error",
+]
 
 FOREIGN_ERRORS = (
     requests.RequestException,
@@ -38,19 +47,47 @@ FOREIGN_ERRORS = (
 """The exceptions that sending and reading may raise, and that `translate_error` translates."""
 
 
-def deadline_error(provider: str, timeout: Timeout) -> DeadlineExceeded:
+class Target(NamedTuple):
+    """The destination of a request, for its errors.
+
+    provider: the provider's name.
+    url: the whole address.
+    model: the model that is asked.
+    """
+
+    provider: str
+    url: str
+    model: str
+
+    def __str__(self) -> str:
+        return f"{public_address(self.url)} for model {self.model}"
+
+
+def public_address(url: str) -> str:
+    """Return an address without its user, password, query and fragment, which may be secret."""
+    return _CREDENTIALS.sub("//", _QUERY.sub("", url))
+
+
+_QUERY = re.compile(r"[?#].*", re.DOTALL)
+_CREDENTIALS = re.compile(r"//[^/]*@")
+
+
+def deadline_error(target: Target, timeout: Timeout) -> DeadlineExceeded:
     """Return the error of a call that took longer than its total time."""
     return DeadlineExceeded(
-        f"the call took longer than timeout.total, {timeout.total} s", provider=provider
+        f"the call to {target} took longer than timeout.total, {timeout.total} s",
+        provider=target.provider,
     )
 
 
-def truncated_error(provider: str, missing: int) -> ConnectionFailed:
+def truncated_error(target: Target, missing: int) -> ConnectionFailed:
     """Return the error of a body that is `missing` bytes shorter than announced."""
-    return ConnectionFailed(f"the response ended {missing} bytes early", provider=provider)
+    return ConnectionFailed(
+        f"the response of {target} ended {missing} bytes early", provider=target.provider
+    )
 
 
-def proxy_error(provider: str, proxies: Mapping[str, str]) -> Optional[ConnectionFailed]:
+def proxy_error(target: Target, proxies: Mapping[str, str]) -> Optional[ConnectionFailed]:
     """Return the error of a proxy whose address has no host, or None if every address has one.
 
     proxies: by scheme; they go before those of the environment.
@@ -62,15 +99,16 @@ def proxy_error(provider: str, proxies: Mapping[str, str]) -> Optional[Connectio
         return None
     # Without the address itself: it may hold a password.
     return ConnectionFailed(
+        f"the connection to {target} failed: "
         f"the address of the proxy for {invalid[0]!r} has no host",
-        provider=provider,
+        provider=target.provider,
         should_retry=False,
     )
 
 
 def translate_error(
     error: BaseException,
-    provider: str,
+    target: Target,
     timeout: Timeout,
     cancellation: Cancellation,
     deadline: Optional[float],
@@ -78,6 +116,7 @@ def translate_error(
 ) -> AsimovError:
     """Return this library's error for one of FOREIGN_ERRORS, without the request in it.
 
+    target: the destination of the request.
     timeout: the limits that applied.
     cancellation: if it is cancelled, the result is Cancelled, whatever the exception says.
     deadline: moment (`time.monotonic()`) at which the call's total time is over, or None.
@@ -95,25 +134,31 @@ def translate_error(
     timed_out = _any_subclass(kinds, _TIMEOUTS)
     translated: AsimovError
     if deadline is not None and time.monotonic() >= deadline:
-        translated = deadline_error(provider, timeout)
+        translated = deadline_error(target, timeout)
     elif _any_subclass(kinds, _CONNECT_TIMEOUTS) or (timed_out and not connected):
         # Not connected: a TLS handshake, or a proxy, that does not answer.
         translated = ConnectTimeout(
-            f"no connection within timeout.connect, {timeout.connect} s", provider=provider
+            f"no connection to {target} within timeout.connect, {timeout.connect} s",
+            provider=target.provider,
         )
     elif timed_out:
         translated = IdleTimeout(
-            f"not a byte within timeout.idle, {timeout.idle} s", provider=provider
+            f"not a byte from {target} within timeout.idle, {timeout.idle} s",
+            provider=target.provider,
         )
     elif root is None and _any_subclass(kinds, (ValueError,)):
         # The exception's own text shows the header's value, which may be a key.
         translated = ConnectionFailed(
-            "the request cannot be sent: look at the address and the headers", provider=provider
+            f"the request to {target} cannot be sent: check the address and the headers",
+            provider=target.provider,
+            should_retry=False,
         )
     else:
         shown = root or error
+        text = _QUERY.sub("?…", str(shown)) if isinstance(shown, http.client.InvalidURL) else shown
         translated = ConnectionFailed(
-            f"the connection failed: {type(shown).__name__}: {shown}", provider=provider
+            f"the connection to {target} failed: {type(shown).__name__}: {text}",
+            provider=target.provider,
         )
     if root is not None:
         root.__cause__ = root.__context__ = None

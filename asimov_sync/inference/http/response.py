@@ -25,6 +25,7 @@ from asimov_sync.inference.http.connections import (
 )
 from asimov_sync.inference.http.errors import (
     FOREIGN_ERRORS,
+    Target,
     deadline_error,
     proxy_error,
     translate_error,
@@ -32,7 +33,7 @@ from asimov_sync.inference.http.errors import (
 )
 from asimov_sync.inference.request import Timeout
 
-__all__ = ["RequestOptions", "Response"]
+__all__ = ["Response", "SendOptions"]
 
 READ_BYTES = 65536
 ERROR_BYTES = 65536
@@ -43,15 +44,16 @@ MAX_TIMEOUT = 1e6
 """The longest socket time-out, in seconds (11 days). Sockets accept at most 2^31 milliseconds."""
 
 
-class RequestOptions(NamedTuple):
+class SendOptions(NamedTuple):
     """Settings of a request.
 
-    provider: the provider's name, for errors.
+    target: its destination.
+    timeout: its limits.
     proxies: by scheme; they go before those of the session and the environment.
     certificates: file of trusted authorities; None for those of the session.
     """
 
-    provider: str
+    target: Target
     timeout: Timeout
     proxies: Mapping[str, str] = {}
     certificates: Optional[str] = None
@@ -75,7 +77,7 @@ class Response(SocketUser):
     def __init__(
         self,
         session: Session,
-        options: RequestOptions,
+        options: SendOptions,
         give_back: Callable[[Session], None],
         cancellation: Cancellation,
         deadline: Optional[float],
@@ -122,7 +124,7 @@ class Response(SocketUser):
             if response is None:
                 error = self._translate(caught, connected=self._socket is not None)
         except TypeError:  # raised by requests for a proxy whose address has no host
-            error = proxy_error(self._options.provider, self._proxies())
+            error = proxy_error(self._options.target, self._proxies())
             if error is None:
                 raise
         if error is not None:
@@ -161,9 +163,9 @@ class Response(SocketUser):
         return dict(session.proxies, **self._options.proxies)
 
     def _translate(self, error: BaseException, connected: bool) -> AsimovError:
-        provider, timeout = self._options.provider, self._options.timeout
+        target, timeout = self._options.target, self._options.timeout
         return translate_error(
-            error, provider, timeout, self._cancellation, self._deadline, connected
+            error, target, timeout, self._cancellation, self._deadline, connected
         )
 
     def _seconds(self, limit: Optional[float]) -> Optional[float]:
@@ -258,14 +260,14 @@ class Response(SocketUser):
             if not chunk:
                 self._cancellation.raise_if_cancelled()
                 if self._deadline is not None and self._aborted:
-                    raise deadline_error(self._options.provider, self._options.timeout)
+                    raise deadline_error(self._options.target, self._options.timeout)
                 if self._length is not None and self._received < self._length:
-                    raise truncated_error(self._options.provider, self._length - self._received)
+                    raise truncated_error(self._options.target, self._length - self._received)
                 self._reuse()
                 return
             yield chunk
             if self._deadline is not None and time.monotonic() >= self._deadline:
-                raise deadline_error(self._options.provider, self._options.timeout)
+                raise deadline_error(self._options.target, self._options.timeout)
 
     def read(self) -> bytes:
         """Return the whole body."""

@@ -12,8 +12,9 @@ from asimov_sync.inference.http.connections import (
     reset_connections,
     track_session,
 )
-from asimov_sync.inference.http.response import RequestOptions, Response
-from asimov_sync.inference.request import Timeout
+from asimov_sync.inference.http.errors import Target
+from asimov_sync.inference.http.response import Response, SendOptions
+from asimov_sync.inference.request import Request
 
 __all__ = ["HttpTransport", "Session"]
 
@@ -24,7 +25,6 @@ class HttpTransport:
     Each request has a session that no other thread uses meanwhile, unless `session` is given.
 
     provider: the provider's name, for errors.
-    timeout: limits of every request.
     proxies: by scheme, as requests takes them; default: those of the environment.
     session: the application's own session, used for every request with its own settings (proxies,
         certificates, hooks).
@@ -34,12 +34,14 @@ class HttpTransport:
     def __init__(
         self,
         provider: str,
-        timeout: Timeout,
         proxies: Optional[Mapping[str, str]] = None,
         session: Optional[Session] = None,
         certificates: Optional[str] = None,
     ) -> None:
-        self._options = RequestOptions(provider, timeout, dict(proxies or {}), certificates)
+        self._provider = provider
+        self._proxies = dict(proxies or {})
+        self._certificates = certificates
+        self._closed = False
         self._user_session = session
         hide_queries_in_logs()
         if session is not None:
@@ -64,20 +66,19 @@ class HttpTransport:
         url: str,
         headers: Mapping[str, str],
         body: bytes,
+        request: Request,
         cancellation: Cancellation,
         deadline: Optional[float],
-        idle: Optional[float] = None,
     ) -> Response:
         """Send a request and wait for the status and headers of its response.
 
+        request: the request that `body` encodes, with the time-outs.
         deadline: moment (`time.monotonic()`) at which the call's total time is over, or None.
-        idle: seconds that replace timeout.idle for this request; default: timeout.idle.
 
         Raises ConnectionFailed, ConnectTimeout, IdleTimeout, DeadlineExceeded or Cancelled.
         """
-        options = self._options
-        if idle is not None:
-            options = options._replace(timeout=options.timeout._replace(idle=idle))
+        target = Target(self._provider, url, request.model)
+        options = SendOptions(target, request.timeout, self._proxies, self._certificates)
         response = Response(self._take_session(), options, self._give_back, cancellation, deadline)
         try:
             response.send(url, headers, body)
@@ -95,14 +96,19 @@ class HttpTransport:
         return create_session()
 
     def _give_back(self, session: Session) -> None:
-        """Keep the session of a finished request for the next one."""
-        if session is not self._user_session:
-            with self._lock:
+        """Keep the session of a finished request for the next one; close it after `close`."""
+        if session is self._user_session:
+            return
+        with self._lock:
+            if not self._closed:
                 self._idle.append(session)
+                return
+        session.close()
 
     def close(self) -> None:
-        """Close the idle connections; the next request opens a new one."""
+        """Close the idle connections, and those of later requests when they end."""
         with self._lock:
+            self._closed = True
             sessions, self._idle = self._idle, []
         for session in sessions:
             session.close()

@@ -2,12 +2,16 @@
 
 from typing import Any, Dict, Iterable, Mapping, Optional
 
+from typing_extensions import Unpack
+
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.errors import AuthenticationError, InferenceError
 from asimov_sync.inference.http.client import HttpInferenceClient, resolve_api_key
 from asimov_sync.inference.http.transport import Session
+from asimov_sync.inference.options import MESSAGES_OPTIONS, MessagesClientOptions
 from asimov_sync.inference.output.schema import strict_schema
 from asimov_sync.inference.providers.anthropic.wire import (
+    DEFAULT_MAX_TOKENS,
     MessagesFold,
     decode_error,
     decode_reply,
@@ -41,19 +45,23 @@ class AnthropicInferenceClient(HttpInferenceClient):
     headers: sent with every request; they replace headers of the same name.
     proxies: by scheme, as requests takes them; default: those of the environment.
     session: the application's own requests.Session, used for every request.
-    options: those of `InferenceClient`, and options sent with every request. max_tokens, the
-        longest reply in tokens, is 4096 by default.
+    options: those of `InferenceClient`. max_tokens, the longest reply in tokens, is 4096 by
+        default.
 
-    Raises AuthenticationError if there is no key.
+    Raises AuthenticationError if there is no key, and ValueError or TypeError for an invalid
+    argument.
     """
 
     provider = "anthropic"
     wire = "the Messages API"
-    default_options = {"max_tokens": 4096}
+    endpoint = "/messages"
+    default_options = {"max_tokens": DEFAULT_MAX_TOKENS}
+    _option_names = MESSAGES_OPTIONS
 
     def __init__(
         self,
         model: str,
+        *,
         api_key: Optional[str] = None,
         api_url: str = API_URL,
         auth_token: Optional[str] = None,
@@ -62,7 +70,7 @@ class AnthropicInferenceClient(HttpInferenceClient):
         headers: Optional[Mapping[str, str]] = None,
         proxies: Optional[Mapping[str, str]] = None,
         session: Optional[Session] = None,
-        **options: Any,
+        **options: Unpack[MessagesClientOptions],
     ) -> None:
         try:
             key = (
@@ -87,7 +95,7 @@ class AnthropicInferenceClient(HttpInferenceClient):
         own_headers["anthropic-version"] = anthropic_version
         if betas:
             own_headers["anthropic-beta"] = ",".join(betas)
-        super().__init__(model, api_url, own_headers, headers, proxies, session, options)
+        super().__init__(model, api_url, own_headers, headers, proxies, session, **options)
 
     def _encode(self, request: Request) -> Dict[str, Any]:
         return dict({"stream": True}, **encode_request(request))
@@ -111,7 +119,8 @@ class AnthropicInferenceClient(HttpInferenceClient):
             for name, value in encode_request(request).items()
             if name in COUNT_PARAMETERS
         }
-        with self._post(self.api_url + "/count_tokens", body, cancellation, deadline) as response:
+        url = self.api_url + "/count_tokens"
+        with self._post(url, body, request, cancellation, deadline) as response:
             return self._read(response, _decode_count)
 
     def _native_output(self, name: str, schema: Dict[str, Any]) -> Dict[str, Any]:

@@ -37,13 +37,10 @@ from asimov_sync.messages import (
     Usage,
 )
 
-__all__ = ["MessagesFold", "decode_error", "decode_reply", "encode_request"]
+__all__ = ["DEFAULT_MAX_TOKENS", "MessagesFold", "decode_error", "decode_reply", "encode_request"]
 
-OPTIONS = frozenset(
-    "max_tokens metadata output_config service_tier stop_sequences temperature thinking "
-    "tool_choice top_k top_p".split()
-)
-"""The options that a caller may give for a Messages request, besides `extra`."""
+DEFAULT_MAX_TOKENS = 4096
+"""The longest reply of a client that was given no max_tokens, which the wire requires."""
 
 MAX_CACHE_MARKERS = 4
 """The most blocks of a request that may have cache_control. A fifth is a 400 (Anthropic,
@@ -60,16 +57,9 @@ def encode_request(request: Request, keep_cited: bool = False) -> Dict[str, Any]
 
     keep_cited: send blank text if it has citations, as Converse does.
 
-    Raises TypeError for an option that the wire does not have. Raises ValueError if no message is
-    left, or if the user's last message is left out, so that the reply before it would be continued.
+    Raises ValueError if no message is left, or if the user's last message is left out, so that the
+    reply before it would be continued.
     """
-    unknown = sorted(set(request.options) - OPTIONS - {"extra"})
-    if unknown:
-        raise TypeError(
-            f"unknown option {', '.join(map(repr, unknown))}; "
-            f"there are {', '.join(sorted(OPTIONS))}, "
-            "and extra={…} for parameters that are sent unchanged"
-        )
     if not request.messages:
         raise ValueError("there is no message to answer: messages is empty")
     body: Dict[str, Any] = {"model": request.model}
@@ -102,7 +92,7 @@ def encode_request(request: Request, keep_cited: bool = False) -> Dict[str, Any]
         )
     if request.tools:
         body["tools"] = request.tools
-    for name in sorted(OPTIONS & set(request.options)):
+    for name in sorted(set(request.options) - {"extra"}):
         body[name] = request.options[name]
     if isinstance(body.get("tool_choice"), str):
         choice = body["tool_choice"]

@@ -4,14 +4,16 @@ import os
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Dict, Iterable, Iterator, Mapping, Optional
 
-from asimov_sync._json import format_error, loads
+from typing_extensions import Unpack
+
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.errors import AuthenticationError, ProviderError
-from asimov_sync.inference.http.client import NetworkClient, resolve_api_key
+from asimov_sync.inference.http.client import NetworkClient, check_url, resolve_api_key
 from asimov_sync.inference.http.redaction import Headers
 from asimov_sync.inference.http.response import Response
 from asimov_sync.inference.http.transport import HttpTransport
-from asimov_sync.inference.providers.anthropic.wire import decode_reply
+from asimov_sync.inference.options import MESSAGES_OPTIONS, MessagesClientOptions
+from asimov_sync.inference.providers.anthropic.wire import DEFAULT_MAX_TOKENS, decode_reply
 from asimov_sync.inference.providers.bedrock.converse import (
     ConverseFold,
     decode_reply as decode_converse,
@@ -25,14 +27,14 @@ from asimov_sync.inference.providers.bedrock.runtime import (
     Session,
     read_events,
 )
-from asimov_sync.inference.providers.coerce import DECODE_ERRORS, as_int
+from asimov_sync.inference.providers.coerce import as_int
 from asimov_sync.inference.providers.errors import parse_error_body
 from asimov_sync.inference.providers.fold import Fold, events_of, fold_stream
 from asimov_sync.inference.reply_events import ReplyEvents
-from asimov_sync.inference.request import Request
+from asimov_sync.inference.request import Request, Timeout
 from asimov_sync.messages import Reply
 
-__all__ = ["BedrockInferenceClient"]
+__all__ = ["BedrockInferenceClient", "whole_reply_timeout"]
 
 ANTHROPIC_VERSION = "bedrock-2023-05-31"
 
@@ -66,8 +68,7 @@ class BedrockInferenceClient(NetworkClient):
     proxies: by scheme, as requests takes them; default: those of the environment.
     betas: Anthropic's names of features.
     anthropic_version: version of the body of InvokeModel.
-    options: those of `InferenceClient`, and options sent with every request. With "invoke",
-        max_tokens is 4096 by default.
+    options: those of `InferenceClient`. With "invoke", max_tokens is 4096 by default.
 
     boto3 finds the credentials; without any, the first request raises AuthenticationError. boto3
     calls services that issue credentials (for a role, say) by itself, without this client's
@@ -75,10 +76,13 @@ class BedrockInferenceClient(NetworkClient):
     """
 
     provider = PROVIDER
+    request_id_header = REQUEST_ID
+    _option_names = MESSAGES_OPTIONS
 
     def __init__(
         self,
         model: str,
+        *,
         region_name: Optional[str] = None,
         api: str = "invoke",
         api_key: Optional[str] = None,
@@ -88,12 +92,14 @@ class BedrockInferenceClient(NetworkClient):
         proxies: Optional[Mapping[str, str]] = None,
         betas: Iterable[str] = (),
         anthropic_version: str = ANTHROPIC_VERSION,
-        **options: Any,
+        **options: Unpack[MessagesClientOptions],
     ) -> None:
         if api not in ("invoke", "converse"):
             raise ValueError(f'api is "invoke" or "converse", and not {api!r}')
         if api == "invoke":  # InvokeModel requires it
-            options = dict({"max_tokens": 4096}, **options)
+            options.setdefault("max_tokens", DEFAULT_MAX_TOKENS)
+        if endpoint_url is not None:
+            check_url("endpoint_url", endpoint_url)
         super().__init__(model, **options)
         self.api = api
         try:
@@ -103,15 +109,11 @@ class BedrockInferenceClient(NetworkClient):
             raise
         self._extra_headers = Headers({"authorization": "Bearer " + key} if key else {})
         self._extra_headers.update((name.lower(), value) for name, value in (headers or {}).items())
-        self._proxies = dict(proxies or {})
         self._betas = tuple(betas)
         self._anthropic_version = anthropic_version
         self._runtime = Runtime(region_name, endpoint_url, session, signed=not key)
-        self._transport = self._new_transport()
-
-    def _new_transport(self) -> HttpTransport:
         certificates = os.environ.get("AWS_CA_BUNDLE") or None
-        return HttpTransport(self.provider, self.timeout, self._proxies, certificates=certificates)
+        self._transport = HttpTransport(self.provider, proxies, certificates=certificates)
 
     # One attempt
 
@@ -120,10 +122,10 @@ class BedrockInferenceClient(NetworkClient):
         self, request: Request, cancellation: Cancellation, deadline: Optional[float]
     ) -> Iterator[ReplyEvents]:
         operation = OPERATIONS[self.api, request.streamed]
-        idle = None if request.streamed else self._idle_limit(request)
-        with self._invoke(
-            operation, self._encode(request), cancellation, deadline, idle
-        ) as response:
+        if not request.streamed:
+            request = request._replace(timeout=whole_reply_timeout(request))
+        parameters = self._encode(request)
+        with self._invoke(operation, parameters, request, cancellation, deadline) as response:
             request_id = response.headers.get(REQUEST_ID)
             if request.streamed:
                 fold = self._new_fold(request, request_id)
@@ -140,17 +142,6 @@ class BedrockInferenceClient(NetworkClient):
             else:
                 reply = self._read_reply(request, response)
                 yield ReplyEvents(events_of(reply), lambda: reply)
-
-    def _idle_limit(self, request: Request) -> Optional[float]:
-        """Return the idle limit of an answer that is not streamed.
-
-        Its first byte arrives when the reply is complete.
-        """
-        if self.timeout.idle is None:
-            return None
-        tokens = request.options.get("max_tokens")
-        seconds = tokens * SECONDS_PER_TOKEN if isinstance(tokens, int) else UNBOUNDED_SECONDS
-        return max(self.timeout.idle, seconds)
 
     def _encode(self, request: Request) -> Dict[str, Any]:
         """Return boto3's parameters for a request."""
@@ -173,20 +164,13 @@ class BedrockInferenceClient(NetworkClient):
         )
 
     def _read_reply(self, request: Request, response: Response) -> Reply:
-        data = response.read()
-        try:
-            body = loads(data)
+        def decode(body: Any) -> Reply:
             if self.api == "invoke":
                 return decode_reply(body)
             return decode_converse(body, request.model, response.headers.get(REQUEST_ID))
-        except DECODE_ERRORS as error:
-            reason = format_error(error)
-        raise ProviderError(
-            f'the response is not a message ({reason}); does api="{self.api}" support the model?',
-            provider=self.provider,
-            status=response.status,
-            request_id=response.headers.get(REQUEST_ID),
-        )
+
+        hint = f'does api="{self.api}" support the model?'
+        return self._decode_body(response, decode, "a message", hint)
 
     def _count_tokens(
         self, request: Request, cancellation: Cancellation, deadline: Optional[float]
@@ -202,7 +186,7 @@ class BedrockInferenceClient(NetworkClient):
             names = ("messages", "system", "toolConfig", "additionalModelRequestFields")
             counted = {"converse": {name: encoded[name] for name in names if name in encoded}}
         parameters = {"modelId": request.model, "input": counted}
-        with self._invoke("count_tokens", parameters, cancellation, deadline, None) as response:
+        with self._invoke("count_tokens", parameters, request, cancellation, deadline) as response:
             answer = parse_error_body(response.read())
             tokens = as_int(answer.get("inputTokens")) if isinstance(answer, dict) else None
             if tokens is not None:
@@ -215,12 +199,25 @@ class BedrockInferenceClient(NetworkClient):
         self,
         operation: str,
         parameters: Dict[str, Any],
+        request: Request,
         cancellation: Cancellation,
         deadline: Optional[float],
-        idle: Optional[float],
     ) -> "AbstractContextManager[Response]":
         def post(url: str, headers: Headers, body: bytes) -> Response:
             headers.update(self._extra_headers)
-            return self._transport.post(url, headers, body, cancellation, deadline, idle)
+            return self._transport.post(url, headers, body, request, cancellation, deadline)
 
         return self._runtime.invoke(operation, parameters, post)
+
+
+def whole_reply_timeout(request: Request) -> Timeout:
+    """Return the time-outs of a request whose answer is not streamed.
+
+    Its first byte arrives when the reply is complete.
+    """
+    timeout = request.timeout
+    if timeout.idle is None:
+        return timeout
+    tokens = request.options.get("max_tokens")
+    seconds = tokens * SECONDS_PER_TOKEN if isinstance(tokens, int) else UNBOUNDED_SECONDS
+    return timeout._replace(idle=max(timeout.idle, seconds))

@@ -3,9 +3,12 @@
 from typing import Any, Dict, Mapping, Optional
 from urllib.parse import urlsplit
 
+from typing_extensions import Unpack
+
 from asimov_sync.errors import AuthenticationError, InferenceError
 from asimov_sync.inference.http.client import HttpInferenceClient, resolve_api_key
 from asimov_sync.inference.http.transport import Session
+from asimov_sync.inference.options import CHAT_OPTIONS, ChatClientOptions
 from asimov_sync.inference.providers.fold import Fold
 from asimov_sync.inference.providers.openai.errors import decode_error
 from asimov_sync.inference.providers.openai.reply import ChatFold, decode_reply
@@ -16,7 +19,6 @@ from asimov_sync.messages import Reply
 __all__ = ["OpenAIInferenceClient"]
 
 API_URL = "https://api.openai.com/v1/chat/completions"
-ENDPOINT = "/chat/completions"
 
 OPENAI = "api.openai.com"
 WITHOUT_REASONING = (OPENAI, "api.groq.com")
@@ -36,26 +38,31 @@ class OpenAIInferenceClient(HttpInferenceClient):
     headers: sent with every request; they replace headers of the same name.
     proxies: by scheme, as requests takes them; default: those of the environment.
     session: the application's own requests.Session, used for every request.
-    options: those of `InferenceClient`, and options sent with every request. stream_options is
-        {"include_usage": True} by default, because most servers report usage only on demand; pass
-        None for servers that reject it.
+    options: those of `InferenceClient`. stream_options is {"include_usage": True} by default,
+        because most servers report usage only on demand; pass None for servers that reject it.
+
+    Raises AuthenticationError if there is no key, and ValueError or TypeError for an invalid
+    argument.
     """
 
     provider = "openai"
     wire = "the chat-completions API"
+    endpoint = "/chat/completions"
     request_id_header = "x-request-id"
     default_options = {"stream_options": {"include_usage": True}}
+    _option_names = CHAT_OPTIONS
     _prefers_native_output = True
 
     def __init__(
         self,
         model: str,
+        *,
         api_key: Optional[str] = None,
         api_url: str = API_URL,
         headers: Optional[Mapping[str, str]] = None,
         proxies: Optional[Mapping[str, str]] = None,
         session: Optional[Session] = None,
-        **options: Any,
+        **options: Unpack[ChatClientOptions],
     ) -> None:
         try:
             key = resolve_api_key(self.provider, api_key, "OPENAI_API_KEY")
@@ -68,7 +75,7 @@ class OpenAIInferenceClient(HttpInferenceClient):
                 provider=self.provider,
             )
         own_headers = {"authorization": "Bearer " + key} if key else {}
-        super().__init__(model, api_url, own_headers, headers, proxies, session, options)
+        super().__init__(model, api_url, own_headers, headers, proxies, session, **options)
 
     def _encode(self, request: Request) -> Dict[str, Any]:
         body = encode_request(
@@ -97,19 +104,13 @@ class OpenAIInferenceClient(HttpInferenceClient):
         }
 
     def _decode_error(self, status: int, headers: Mapping[str, str], body: Any) -> InferenceError:
-        error = decode_error(self.provider, status, headers, body)
-        if status in (404, 405) and not urlsplit(self.api_url).path.rstrip("/").endswith(ENDPOINT):
-            hint = f"api_url is the whole address of the endpoint, and usually ends with {ENDPOINT}"
-            error.args = (f"{error.args[0]} ({hint})",)
-        return error
+        return decode_error(self.provider, status, headers, body)
 
 
 def _is_at(url: str, host: str) -> bool:
     """Return whether a URL is of this host or a subdomain of it; False for an invalid URL."""
     try:
         name = urlsplit(url).hostname or ""
-    except (
-        ValueError
-    ):  # such as "http://[::1"; the request then fails with an error about the address
+    except ValueError:
         return False
     return name == host or name.endswith("." + host)
