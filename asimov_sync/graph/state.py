@@ -282,7 +282,9 @@ class RunState:
             self._fail(index, error)
         else:
             if waits_for is not None:
-                self.held[index] = f"its dependency {self.nodes[index].name!r} waits for {waits_for}"
+                self.held[index] = (
+                    f"its dependency {self.nodes[index].name!r} waits for {waits_for}"
+                )
             _move(self.nodes[index].task, status, result, error)
             self._finalize(index, _FINAL_PHASES[status], result, error)
             self._propagate(index)
