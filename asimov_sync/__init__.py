@@ -61,6 +61,7 @@ if TYPE_CHECKING:
         StreamInterrupted as StreamInterrupted,
         TaskTimeout as TaskTimeout,
         ToolDefinitionError as ToolDefinitionError,
+        ToolError as ToolError,
         ToolRefused as ToolRefused,
         UnboundedClear as UnboundedClear,
         WorkersExhausted as WorkersExhausted,
@@ -94,6 +95,7 @@ if TYPE_CHECKING:
     from asimov_sync.inference.rate_limit import RateLimit as RateLimit
     from asimov_sync.inference.request import Timeout as Timeout
     from asimov_sync.inference.stream import ReplyStream as ReplyStream, ToolStream as ToolStream
+    from asimov_sync.inference.tools.approvals import Approved as Approved, Refused as Refused
     from asimov_sync.inference.tools.loop import (
         CalledTool as CalledTool,
         ToolFinished as ToolFinished,
@@ -114,7 +116,7 @@ if TYPE_CHECKING:
         ToolCallReady as ToolCallReady,
         Usage as Usage,
     )
-    from asimov_sync.scheduler import TaskScheduler as TaskScheduler
+    from asimov_sync.scheduler import TaskScheduler as TaskScheduler, run as run
     from asimov_sync.tasks import (
         Task as Task,
         TaskSnapshot as TaskSnapshot,
@@ -141,8 +143,8 @@ if not TYPE_CHECKING:  # a type checker reports every name that is not imported 
                 "IllegalTransition InferenceError InvalidRequestError NoDecision "
                 "NonRetryableError NotFoundError OutcomeUnknown OutputInvalid OverloadedError "
                 "PermissionDeniedError ProviderError RateLimitError RunFailed RunTimeout "
-                "StreamInterrupted TaskTimeout ToolDefinitionError ToolRefused UnboundedClear "
-                "WorkersExhausted WrongKeyType"
+                "StreamInterrupted TaskTimeout ToolDefinitionError ToolError ToolRefused "
+                "UnboundedClear WorkersExhausted WrongKeyType"
             ),
             "graph.context": "TaskContext",
             "graph.events": (
@@ -160,13 +162,14 @@ if not TYPE_CHECKING:  # a type checker reports every name that is not imported 
             "inference.rate_limit": "RateLimit",
             "inference.request": "Timeout",
             "inference.stream": "ReplyStream ToolStream",
+            "inference.tools.approvals": "Approved Refused",
             "inference.tools.loop": "CalledTool ToolFinished ToolRun ToolRunDone ToolStarted",
             "inference.tools.tool": "Tool tool",
             "messages": (
                 "ChatMessage ChatRole Event Reply ReplyDone TextDelta ThinkingDelta ToolCall "
                 "ToolCallReady Usage"
             ),
-            "scheduler": "TaskScheduler",
+            "scheduler": "TaskScheduler run",
             "tasks": "Task TaskSnapshot TaskStatus",
             "usage": "Budget Price",
         },

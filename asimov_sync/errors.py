@@ -14,6 +14,7 @@
     ├── ClosedError                 (RuntimeError) a scheduler, client or pool is closed
     ├── WorkersExhausted            (RuntimeError) more calls wait at once than threads are allowed
     ├── ToolDefinitionError         (ValueError) no tool can be made of this function
+    ├── ToolError                   for tools to raise: the message is the answer to the model
     ├── ToolRefused                 a tool call that waited for approval was refused
     ├── CacheError
     │   ├── CacheUnavailable        (ConnectionError) the cache server cannot be reached
@@ -89,6 +90,7 @@ __all__ = [
     "StreamInterrupted",
     "TaskTimeout",
     "ToolDefinitionError",
+    "ToolError",
     "ToolRefused",
     "UnboundedClear",
     "WorkersExhausted",
@@ -188,6 +190,14 @@ class WorkersExhausted(AsimovError, RuntimeError):
 
 class ToolDefinitionError(AsimovError, ValueError):
     """No tool can be made of a function, because its arguments cannot be described to a model."""
+
+
+class ToolError(AsimovError):
+    """Raise this, or a subclass, from a tool to answer the model with an error of your own.
+
+    The model receives the message, as an error result, and nothing else of the exception. Of any
+    other exception it receives the type and the message.
+    """
 
 
 class ToolRefused(AsimovError):

@@ -14,6 +14,7 @@ from typing import (
     Tuple,
     Type,
     TypeVar,
+    Union,
     overload,
 )
 
@@ -24,22 +25,25 @@ from asimov_sync.errors import ClosedError, GraphError, RunTimeout
 from asimov_sync.graph.active_run import ActiveRun
 from asimov_sync.graph.backends import make_backend
 from asimov_sync.graph.context import Handler, Middleware
+from asimov_sync.graph.functions import find_fault
 from asimov_sync.graph.graph_lock import RunLock, acquire, release
-from asimov_sync.graph.handlers import HandlerRegistry
+from asimov_sync.graph.handlers import HandlerOwner, HandlerRegistry, check_handler
+from asimov_sync.graph.plan import replace_params
 from asimov_sync.graph.results import RunResult
 from asimov_sync.graph.run import Run, RunEvents
 from asimov_sync.graph.subscribers import Callback, Subscriber
 from asimov_sync.graph.task_graph import TaskGraph
 from asimov_sync.usage import Budget
 
-__all__ = ["TaskScheduler"]
+__all__ = ["TaskScheduler", "run"]
 
+RunParams = Mapping[str, Mapping[str, Any]]
 AnyHandler = TypeVar("AnyHandler", bound=Handler)
 AnyMiddleware = TypeVar("AnyMiddleware", bound=Middleware)
 AnyCallback = TypeVar("AnyCallback", bound=Callback)
 
 
-class TaskScheduler:
+class TaskScheduler(HandlerOwner):
     """Runs task graphs: each task by the handler of its type.
 
     A handler that raises makes its task FAILED and affects nothing else. A scheduler may be used
@@ -65,7 +69,15 @@ class TaskScheduler:
         cache: Optional[Cache] = None,
         executor: Optional[Executor] = None,
     ) -> None:
+        if handlers is not None and not isinstance(handlers, Mapping):
+            raise TypeError(
+                f"handlers= is a dict of handlers by task type, not {handlers!r}; the number of "
+                "threads is TaskScheduler(max_workers=8)"
+            )
+        _require("cache", cache, Cache, "a cache, such as MemoryCache()")
         self.handlers: Dict[str, Handler] = dict(handlers or {})
+        for type, handler in self.handlers.items():
+            check_handler(type, handler, TypeError)
         self.max_workers = max_workers
         self.last_result: Optional[RunResult] = None
         """The result of the run that ended last; runs that its own tasks started do not count.
@@ -103,11 +115,28 @@ class TaskScheduler:
 
     # Handlers, middleware, callbacks
 
-    def handler(self, type: str) -> Callable[[AnyHandler], AnyHandler]:
-        """Return a decorator that registers the handler of a task type."""
+    @overload
+    def handler(self, type: str) -> Callable[[AnyHandler], AnyHandler]: ...
+
+    @overload
+    def handler(self, type: AnyHandler) -> AnyHandler: ...
+
+    def handler(self, type: Union[str, Handler]) -> Any:
+        """Return a decorator that registers the handler of a task type.
+
+        type: the task type. `@scheduler.handler` alone registers the function under its name.
+
+        Raises TypeError for a function that cannot be called as a handler.
+        """
+        if not isinstance(type, str):
+            if not isinstance(getattr(type, "__name__", None), str):
+                raise TypeError(f"a task type is a string, as in handler('fetch'); not {type!r}")
+            return self.handler(type.__name__)(type)
+        task_type = type
 
         def register(function: AnyHandler) -> AnyHandler:
-            self.handlers[type] = function
+            check_handler(task_type, function, TypeError)
+            self.handlers[task_type] = function
             return function
 
         return register
@@ -118,8 +147,11 @@ class TaskScheduler:
         It calls `call_next(task, context)`, or `call_next()`, once, several times or not at all;
         what it returns is the handler's value. The first one that is registered is the outermost.
 
-        Returns the function.
+        Returns the function. Raises TypeError if it cannot be called like this.
         """
+        fault = find_fault(function, "(call_next, task, context)")
+        if fault:
+            raise TypeError(f"a middleware {fault}")
         with self._guard.lock:
             self._registry.middleware += (function,)
         return function
@@ -142,10 +174,13 @@ class TaskScheduler:
             it is called on a separate thread, so that a slow callback delays nothing. With
             max_workers=0 it is always called on the waiting thread.
 
-        Returns the callback.
+        Returns the callback. Raises TypeError if it cannot be called with an event.
         """
         if callback is None:
             return lambda function: self.on_event(function, blocking=blocking)
+        fault = find_fault(callback, "(event)")
+        if fault:
+            raise TypeError(f"a callback for events {fault}")
         with self._guard.lock:
             self._callbacks += ((callback, blocking),)
         return callback
@@ -161,6 +196,7 @@ class TaskScheduler:
         on_failure: str = "continue",
         budget: Optional[Budget] = None,
         cancellation: Optional[Cancellation] = None,
+        params: Optional[RunParams] = None,
     ) -> Run:
         """Start a run and return its handle.
 
@@ -175,11 +211,16 @@ class TaskScheduler:
             a request that it refuses, no task is started or retried, and the run ends when the
             tasks that are running have ended.
         cancellation: a token that ends the run; by default the current one.
+        params: for this run alone, new params by task name, which are merged over the params of
+            these tasks; by default none. The graph does not change.
 
         Raises GraphError, before any task runs, for a cycle, an unknown dependency, a type without
-        a handler, or a graph that is in another run; ClosedError after `shutdown()` or `close()`.
+        a handler, or a graph that is in another run; TypeError or ValueError for an unsuitable
+        argument; ClosedError after `shutdown()` or `close()`.
         """
-        return self._submit(graph, run_id, timeout, on_failure, budget, cancellation, True, [])
+        return self._submit(
+            graph, run_id, timeout, on_failure, budget, cancellation, params, True, []
+        )
 
     def run(
         self,
@@ -190,6 +231,7 @@ class TaskScheduler:
         on_failure: str = "continue",
         budget: Optional[Budget] = None,
         cancellation: Optional[Cancellation] = None,
+        params: Optional[RunParams] = None,
     ) -> RunResult:
         """Run a graph to its end and return the result.
 
@@ -200,7 +242,7 @@ class TaskScheduler:
         started: List[ActiveRun] = []
         try:
             run = self._submit(
-                graph, run_id, timeout, on_failure, budget, cancellation, False, started
+                graph, run_id, timeout, on_failure, budget, cancellation, params, False, started
             )
             return run.result()
         except BaseException as interruption:  # anywhere between the first line and the last
@@ -220,13 +262,16 @@ class TaskScheduler:
         on_failure: str = "continue",
         budget: Optional[Budget] = None,
         cancellation: Optional[Cancellation] = None,
+        params: Optional[RunParams] = None,
     ) -> RunEvents:
         """Run a graph and iterate over its events; the last one is RunFinished.
 
         The arguments are those of `submit`. The iterator owns the run: closing it before the end,
         or dropping it, cancels the run.
         """
-        run = self._submit(graph, run_id, timeout, on_failure, budget, cancellation, True, [])
+        run = self._submit(
+            graph, run_id, timeout, on_failure, budget, cancellation, params, True, []
+        )
         return RunEvents(run, owns_run=True)
 
     def _submit(
@@ -237,14 +282,25 @@ class TaskScheduler:
         on_failure: str,
         budget: Optional[Budget],
         cancellation: Optional[Cancellation],
+        params: Optional[RunParams],
         recording: bool,
         started: List[ActiveRun],
     ) -> Run:
         """Start a run; `started` receives it as soon as it has to be ended."""
+        if not isinstance(graph, TaskGraph):
+            raise TypeError(
+                f"a scheduler runs a TaskGraph, not {graph!r}: graph = TaskGraph(); graph.add(…)"
+            )
         if on_failure not in ("continue", "stop"):
             raise ValueError(f'on_failure= is "continue" or "stop", not {on_failure!r}')
+        _require("run_id", run_id, str, "a string")
+        _require("timeout", timeout, (int, float), "a number of seconds")
         require_number("timeout=", timeout)
+        _require("budget", budget, Budget, "a Budget, such as Budget(requests=10)")
+        _require("cancellation", cancellation, Cancellation, "a Cancellation")
         plan = graph.plan()
+        if params is not None:
+            plan = replace_params(plan, params)
         self._registry.check(plan.nodes)
         graph_lock = RunLock()
         try:
@@ -372,3 +428,41 @@ class TaskScheduler:
     def __repr__(self) -> str:
         types = ", ".join(sorted(self.handlers)) or "no types"
         return f"<TaskScheduler of {types}, {self._backend!r}>"
+
+
+def run(
+    graph: TaskGraph,
+    handlers: Optional[Mapping[str, Handler]] = None,
+    *,
+    run_id: Optional[str] = None,
+    timeout: Optional[float] = None,
+    on_failure: str = "continue",
+    budget: Optional[Budget] = None,
+    cancellation: Optional[Cancellation] = None,
+    params: Optional[RunParams] = None,
+) -> RunResult:
+    """Run a graph to its end on a scheduler of its own, and return the result.
+
+    graph: the graph to run.
+    handlers: callables `(task, context) -> value` by task type, for the tasks that were not added
+        with a handler or a function; default none.
+
+    The other arguments, and what is raised, are those of `TaskScheduler.submit`. Failures are in
+    the result, as in `TaskScheduler.run`.
+    """
+    with TaskScheduler(handlers) as scheduler:
+        return scheduler.run(
+            graph,
+            run_id=run_id,
+            timeout=timeout,
+            on_failure=on_failure,
+            budget=budget,
+            cancellation=cancellation,
+            params=params,
+        )
+
+
+def _require(name: str, value: Any, kind: Any, expected: str) -> None:
+    """Raise TypeError unless an argument is None or of a type."""
+    if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+        raise TypeError(f"{name}= is {expected}, or None; not {value!r}")

@@ -14,13 +14,14 @@ from asimov_sync.graph.results import Partial
 from asimov_sync.inference.client import InferenceClient
 from asimov_sync.inference.request import System
 from asimov_sync.inference.stream import ToolStream
-from asimov_sync.inference.tools.loop import Approvals, Redact, ToolRun
-from asimov_sync.inference.tools.tool import AnyTool
+from asimov_sync.inference.tools.approvals import Approvals
+from asimov_sync.inference.tools.loop import Redact, ToolRun
+from asimov_sync.inference.tools.tool import AnyTool, Tool, as_tools
 from asimov_sync.instrumentation import Observation
 from asimov_sync.messages import ChatMessage, Messages, as_messages
 from asimov_sync.tasks import Task
 
-__all__ = ["Agent"]
+__all__ = ["Agent", "require_client"]
 
 logger = logging.getLogger(__name__)
 
@@ -54,11 +55,15 @@ class Agent:
         stored too; of several attempts, the last one is kept.
     name: the agent's name in telemetry (see `asimov_sync.telemetry`).
     options: sent with every request of this agent.
+
+    Raises TypeError if the client is no InferenceClient, and ToolDefinitionError or TypeError for
+    invalid tools.
     """
 
     def __init__(
         self,
         client: InferenceClient,
+        *,
         system: System = None,
         tools: Iterable[AnyTool] = (),
         max_iterations: int = 10,
@@ -69,9 +74,9 @@ class Agent:
         name: Optional[str] = None,
         **options: Any,
     ) -> None:
-        self.client = client
+        self.client = require_client(client, "Agent")
         self.system = system
-        self.tools: List[AnyTool] = list(tools)
+        self.tools: List[Tool] = list(as_tools(tools).values())
         self.max_iterations = max_iterations
         self.max_workers = max_workers
         self.redact = redact
@@ -83,21 +88,26 @@ class Agent:
     def run(
         self,
         question: Messages = (),
+        *,
         messages: Optional[Messages] = None,
         approvals: Optional[Approvals] = None,
+        trusted_history: bool = False,
         cancellation: Optional[Cancellation] = None,
     ) -> ToolRun:
         """Send a question, run the tools that the model calls, and return the whole exchange.
 
         question: the new message or messages; may be empty if there are `approvals`.
         messages: the conversation so far, for example the `.messages` of an earlier run.
-        approvals: the decisions about the calls that an earlier run stopped for.
+        approvals: the decisions about the calls that an earlier run stopped for (see
+            `InferenceClient.run_tools`).
+        trusted_history: whether unanswered calls at the end of `messages` that need no approval
+            are made. By default (False) such messages are a ValueError.
         cancellation: ends the run; by default the current token does.
 
         Raises InferenceError if a request fails, and Cancelled if the token is cancelled.
         """
         history = self._history(question, messages)
-        send = self._bind(self.client.run_tools, history, approvals, cancellation)
+        send = self._bind(self.client.run_tools, history, approvals, trusted_history, cancellation)
         installed = instrumentation.installed
         return (
             send() if installed is None else Observation(installed.agent, self, history).run(send)
@@ -106,8 +116,10 @@ class Agent:
     def stream(
         self,
         question: Messages = (),
+        *,
         messages: Optional[Messages] = None,
         approvals: Optional[Approvals] = None,
+        trusted_history: bool = False,
         cancellation: Optional[Cancellation] = None,
     ) -> ToolStream:
         """Like `run`, but return an iterator over the events; `.run` is available after its end.
@@ -115,7 +127,9 @@ class Agent:
         Parameters and exceptions are those of `run`. An error of the first request is raised here.
         """
         history = self._history(question, messages)
-        send = self._bind(self.client.stream_tools, history, approvals, cancellation)
+        send = self._bind(
+            self.client.stream_tools, history, approvals, trusted_history, cancellation
+        )
         installed = instrumentation.installed
         if installed is None:
             return send()
@@ -129,6 +143,7 @@ class Agent:
         send: Callable[..., ResultT],
         history: List[ChatMessage],
         approvals: Optional[Approvals],
+        trusted_history: bool,
         cancellation: Optional[Cancellation],
     ) -> "functools.partial[ResultT]":
         """Bind the arguments of `run_tools` or `stream_tools`."""
@@ -140,6 +155,7 @@ class Agent:
             output=self.output,
             max_iterations=self.max_iterations,
             approvals=approvals,
+            trusted_history=trusted_history,
             max_workers=self.max_workers,
             redact=self.redact,
             cancellation=cancellation,
@@ -200,4 +216,20 @@ class Agent:
         return None
 
     def __repr__(self) -> str:
-        return f"<Agent of {self.client!r}, {len(self.tools)} tools>"
+        name = "" if self.name is None else f" {self.name!r}"
+        return f"<Agent{name} of {self.client!r}, {len(self.tools)} tools>"
+
+
+def require_client(client: Any, user: str) -> InferenceClient:
+    """Return a client, or raise TypeError for anything else.
+
+    user: the name of the class that needs the client.
+    """
+    if isinstance(client, InferenceClient):
+        return client
+    hint = ""
+    if isinstance(client, str):
+        hint = f": {user}(AnthropicInferenceClient(model={client!r}), …), for example"
+    elif isinstance(getattr(client, "sync", None), InferenceClient):
+        hint = f": {user}(client, …) takes the blocking client; use to_async() on the result"
+    raise TypeError(f"{user} takes an InferenceClient, not {client!r}{hint}")

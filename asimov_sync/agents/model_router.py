@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, create_model
 from typing_extensions import Annotated, Literal
 
 from asimov_sync._json import format_error
+from asimov_sync.agents.agent import require_client
 from asimov_sync.agents.prompt import block, escape_tags, prompt, wrap_in_tag
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.concurrency import scope
@@ -94,7 +95,7 @@ class ModelRouter:
     ) -> None:
         if voters < 1:
             raise ValueError(f"voters must be at least 1, not {voters!r}")
-        self.client = client
+        self.client = require_client(client, "ModelRouter")
         self.choices = {name: _as_choice(name, choice) for name, choice in choices.items()}
         if not self.choices:
             raise ValueError("choices must not be empty")

@@ -72,5 +72,6 @@ def to_async(
     if isinstance(obj, TaskScheduler):
         return AsyncTaskScheduler(obj, bridge)
     raise TypeError(
-        f"to_async() takes a cache, an inference client, an agent or a scheduler, not {obj!r}"
+        f"to_async() takes a cache, an inference client, an agent or a scheduler, not {obj!r}. "
+        "A task handler, such as a ModelRouter, is called by a scheduler: to_async(scheduler)"
     )

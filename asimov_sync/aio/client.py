@@ -10,7 +10,8 @@ from asimov_sync.cancellation import Cancellation
 from asimov_sync.inference.client import InferenceClient
 from asimov_sync.inference.options import ClientOptions, RequestOptions
 from asimov_sync.inference.request import System
-from asimov_sync.inference.tools.loop import Approvals, Redact, ToolRun
+from asimov_sync.inference.tools.approvals import Approvals
+from asimov_sync.inference.tools.loop import Redact, ToolRun
 from asimov_sync.inference.tools.tool import AnyTool
 from asimov_sync.messages import Messages, Reply, Usage
 
@@ -77,6 +78,7 @@ class AsyncInferenceClient:
         output: Any = None,
         max_iterations: int = 10,
         approvals: Optional[Approvals] = None,
+        trusted_history: bool = False,
         max_workers: Optional[int] = None,
         redact: Optional[Redact] = None,
         cancellation: Optional[Cancellation] = None,
@@ -91,6 +93,7 @@ class AsyncInferenceClient:
                 output=output,
                 max_iterations=max_iterations,
                 approvals=approvals,
+                trusted_history=trusted_history,
                 max_workers=max_workers,
                 redact=redact,
                 **options,
@@ -107,6 +110,7 @@ class AsyncInferenceClient:
         output: Any = None,
         max_iterations: int = 10,
         approvals: Optional[Approvals] = None,
+        trusted_history: bool = False,
         max_workers: Optional[int] = None,
         redact: Optional[Redact] = None,
         cancellation: Optional[Cancellation] = None,
@@ -124,6 +128,7 @@ class AsyncInferenceClient:
                 output=output,
                 max_iterations=max_iterations,
                 approvals=approvals,
+                trusted_history=trusted_history,
                 max_workers=max_workers,
                 redact=redact,
                 **options,

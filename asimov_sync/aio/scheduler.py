@@ -2,7 +2,7 @@
 threads.
 """
 
-from typing import Any, Callable, Optional, Type, TypeVar, overload
+from typing import Any, Callable, Optional, Type, TypeVar, Union, overload
 
 from asimov_sync.aio.cache import AsyncCache
 from asimov_sync.aio.dedicated_thread import COROUTINE_CANCELLED
@@ -15,7 +15,7 @@ from asimov_sync.graph.results import RunResult
 from asimov_sync.graph.run import Run
 from asimov_sync.graph.subscribers import Callback
 from asimov_sync.graph.task_graph import TaskGraph
-from asimov_sync.scheduler import TaskScheduler
+from asimov_sync.scheduler import RunParams, TaskScheduler
 from asimov_sync.usage import Budget
 
 __all__ = ["AsyncRun", "AsyncTaskScheduler"]
@@ -41,7 +41,13 @@ class AsyncTaskScheduler:
 
     # Registration: not coroutines, since they do not wait
 
-    def handler(self, type: str) -> Callable[[AnyHandler], AnyHandler]:
+    @overload
+    def handler(self, type: str) -> Callable[[AnyHandler], AnyHandler]: ...
+
+    @overload
+    def handler(self, type: AnyHandler) -> AnyHandler: ...
+
+    def handler(self, type: Union[str, Handler]) -> Any:
         """Decorate a function that handles a task type. See `TaskScheduler.handler`."""
         return self.sync.handler(type)
 
@@ -76,6 +82,7 @@ class AsyncTaskScheduler:
         on_failure: str = "continue",
         budget: Optional[Budget] = None,
         cancellation: Optional[Cancellation] = None,
+        params: Optional[RunParams] = None,
     ) -> "AsyncRun":
         """Start a run and return its handle. See `TaskScheduler.submit`."""
         run = await self._bridge.run_short(
@@ -86,6 +93,7 @@ class AsyncTaskScheduler:
                 on_failure=on_failure,
                 budget=budget,
                 cancellation=cancellation,
+                params=params,
             ),
             on_orphan=lambda run: run.cancel(COROUTINE_CANCELLED),
         )
@@ -100,6 +108,7 @@ class AsyncTaskScheduler:
         on_failure: str = "continue",
         budget: Optional[Budget] = None,
         cancellation: Optional[Cancellation] = None,
+        params: Optional[RunParams] = None,
     ) -> RunResult:
         """Run a graph to its end. See `TaskScheduler.run`.
 
@@ -107,7 +116,12 @@ class AsyncTaskScheduler:
         """
         return await self._bridge.run_blocking(
             lambda: self.sync.run(
-                graph, run_id=run_id, timeout=timeout, on_failure=on_failure, budget=budget
+                graph,
+                run_id=run_id,
+                timeout=timeout,
+                on_failure=on_failure,
+                budget=budget,
+                params=params,
             ),
             cancellation=cancellation,
         )
@@ -121,6 +135,7 @@ class AsyncTaskScheduler:
         on_failure: str = "continue",
         budget: Optional[Budget] = None,
         cancellation: Optional[Cancellation] = None,
+        params: Optional[RunParams] = None,
     ) -> AsyncRunEvents:
         """Return the events of a run, which starts when they are awaited or iterated over. See
         `TaskScheduler.stream`.
@@ -128,7 +143,12 @@ class AsyncTaskScheduler:
         return AsyncRunEvents(
             self._bridge,
             lambda: self.sync.stream(
-                graph, run_id=run_id, timeout=timeout, on_failure=on_failure, budget=budget
+                graph,
+                run_id=run_id,
+                timeout=timeout,
+                on_failure=on_failure,
+                budget=budget,
+                params=params,
             ),
             cancellation,
         )

@@ -25,7 +25,7 @@ from asimov_sync.graph.effects import Effects
 from asimov_sync.graph.engine import RunEngine
 from asimov_sync.graph.events import RunFinished
 from asimov_sync.graph.graph_lock import RunLock, release
-from asimov_sync.graph.handlers import HandlerRegistry, outcome_of
+from asimov_sync.graph.handlers import HandlerRegistry, outcome_of, run_generator
 from asimov_sync.graph.node import Node
 from asimov_sync.graph.plan import Plan
 from asimov_sync.graph.results import Outcome, RunResult
@@ -221,9 +221,13 @@ class ActiveRun(Work, RunServices):
                 scope = self._scope.copy()
             if self._hooks is not None and not self._observe(attempt, scope):
                 return None
-            handler = self._handlers.find(task.type)
+            if node.params is not None:
+                task = node.copy_task()
+            handler = self._handlers.find(node)
             context = TaskContext(attempt, self)
             result = scope.run(self._call_in_scope, handler, attempt, task, context)
+            if type(result) is types.GeneratorType:
+                result = scope.run(run_generator, result, context)
         except BaseException as error:
             if not isinstance(error, Exception) and (self.inline or on_main_thread()):
                 raise  # Ctrl-C on the calling thread
@@ -285,9 +289,9 @@ class ActiveRun(Work, RunServices):
         """Return the run's namespace of the scheduler's cache."""
         return self._open_cache().with_prefix("run").with_prefix(self.id)
 
-    def report(self, attempt: Attempt, fraction: Optional[float], text: str) -> None:
+    def report(self, attempt: Attempt, fraction: Optional[float], text: str, data: Any) -> None:
         """Publish the progress of an attempt."""
-        self.engine.report(attempt, fraction, text)
+        self.engine.report(attempt, fraction, text, data)
         if self._effects.pending:
             self._apply_effects()
 

@@ -278,19 +278,30 @@ class InlineBackend(Backend):
         return "0 workers"
 
 
+REMOTE_MODULES = {"concurrent.futures.interpreter", "concurrent.futures.process"}
+REMOTE_PACKAGES = {"distributed", "ipyparallel", "joblib", "loky", "mpi4py", "pebble"}
+"""The origins of executor classes that do not call in this process."""
+
+
 class ExecutorBackend(Backend):
     """Calls handlers on an executor that was given, whose size limits how many run at once.
 
-    Raises ValueError for an executor of processes.
+    Raises TypeError for an object that is no executor, ValueError for one of other processes.
     """
 
     def __init__(self, executor: Executor) -> None:
-        # Not imported just for this check.
-        processes = sys.modules.get("concurrent.futures.process")
-        if processes is not None and isinstance(executor, processes.ProcessPoolExecutor):
+        if not callable(getattr(executor, "submit", None)):
+            raise TypeError(
+                "executor= is a concurrent.futures.Executor, such as ThreadPoolExecutor(8); "
+                f"{executor!r} has no submit()"
+            )
+        modules = {kind.__module__ for kind in type(executor).__mro__}
+        packages = {module.partition(".")[0] for module in modules}
+        if modules & REMOTE_MODULES or packages & REMOTE_PACKAGES:
             raise ValueError(
-                "executor= calls handlers in this process, which a ProcessPoolExecutor does not: "
-                "use an executor of threads"
+                "executor= calls handlers in this process, which a "
+                f"{type(executor).__name__} does not: use an executor of threads, and let a "
+                "handler submit its own work to other processes"
             )
         super().__init__(sys.maxsize)
         self._executor = self.threads = executor
@@ -334,7 +345,7 @@ def _check_call(future: "Future[Any]", work: Work) -> None:
     """End a run if the executor did not make a call."""
     error = "it was cancelled" if future.cancelled() else None
     if error is None and future.exception() is not None:
-        error = format_error(future.exception() or GraphError())
+        error = f"{format_error(future.exception() or GraphError())} (executor= needs threads)"
     if error is not None:
         work.end(f"the executor did not make a call: {error}")
     if not future.cancelled() and on_main_thread():
@@ -343,7 +354,14 @@ def _check_call(future: "Future[Any]", work: Work) -> None:
 
 
 def make_backend(max_workers: int, executor: Optional[Executor]) -> Backend:
-    """Return the backend for the arguments of a TaskScheduler; ValueError for invalid ones."""
+    """Return the backend for the arguments of a TaskScheduler.
+
+    Raises TypeError or ValueError for invalid ones.
+    """
+    if not isinstance(max_workers, int) or isinstance(max_workers, bool):
+        raise TypeError(
+            f"max_workers= is a number of threads, or 0 for the calling thread; not {max_workers!r}"
+        )
     if max_workers < 0:
         raise ValueError(
             f"max_workers= is a number of threads, or 0 for the calling thread; not {max_workers}"

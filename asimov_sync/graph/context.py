@@ -1,9 +1,10 @@
 """TaskContext: what a handler receives beside its task."""
 
-from typing import Any, Callable, Iterable, Optional
+from typing import Any, Callable, Iterable, Mapping, Optional, Union
 
 from asimov_sync.cache.base import Cache
 from asimov_sync.graph.attempt import Attempt
+from asimov_sync.graph.functions import make_task
 from asimov_sync.graph.node import DEFAULT_MAX_VISITS, Dependencies, Node, When, make_node
 from asimov_sync.graph.retry import Retry
 from asimov_sync.tasks import Task
@@ -21,7 +22,7 @@ class RunServices:
         """Return the run's namespace of the scheduler's cache."""
         raise NotImplementedError
 
-    def report(self, attempt: Attempt, fraction: Optional[float], text: str) -> None:
+    def report(self, attempt: Attempt, fraction: Optional[float], text: str, data: Any) -> None:
         """Publish the progress of an attempt."""
         raise NotImplementedError
 
@@ -79,8 +80,10 @@ class TaskContext:
 
     def spawn(
         self,
-        task: Task,
+        task: "Union[Task, Handler]",
         *,
+        objective: str = "",
+        params: Optional[Mapping[str, Any]] = None,
         name: Optional[str] = None,
         depends_on: Dependencies = (),
         when: Optional[When] = None,
@@ -89,6 +92,7 @@ class TaskContext:
         timeout: Optional[float] = None,
         max_visits: int = DEFAULT_MAX_VISITS,
         always: bool = False,
+        middleware: "Iterable[Middleware]" = (),
     ) -> Task:
         """Add a task to the run, but not to the graph; it starts when its dependencies are done.
 
@@ -99,8 +103,9 @@ class TaskContext:
         Returns the task. Raises GraphError if the name or the task is in the run already, or for
         an unknown dependency or a type without a handler.
         """
+        new, handler = make_task(task, objective, params)
         node = make_node(
-            task,
+            new,
             "" if name is None else name,
             depends_on,
             when,
@@ -109,17 +114,20 @@ class TaskContext:
             timeout,
             max_visits,
             self._attempt.node.namespaces,
+            handler,
+            middleware,
             always,
         )
         return self._services.spawn(self._attempt, node)
 
-    def report(self, fraction: Optional[float] = None, text: str = "") -> None:
+    def report(self, fraction: Optional[float] = None, text: str = "", *, data: Any = None) -> None:
         """Publish the progress of the task as a TaskProgress event.
 
         fraction: 0 to 1; None if it is unknown.
         text: what the task is doing.
+        data: any value, for the readers of the event; default None.
         """
-        self._services.report(self._attempt, fraction, text)
+        self._services.report(self._attempt, fraction, text, data)
 
     def __dir__(self) -> Iterable[str]:
         """List what is documented; a shell completes these names."""

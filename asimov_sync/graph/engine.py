@@ -27,6 +27,7 @@ from asimov_sync.graph.events import (
     TaskStarted,
     TaskText,
 )
+from asimov_sync.graph.functions import describe
 from asimov_sync.graph.graph_lock import RunLock, acquire, release
 from asimov_sync.graph.node import Node
 from asimov_sync.graph.results import Outcome, RunResult
@@ -163,7 +164,7 @@ class RunEngine:
         if attempt.deadline is not None:
             self.effects.start_timer(attempt.deadline, attempt)
         if self._publishes:
-            task = attempt.node.task.model_copy()
+            task = attempt.node.copy_task()
             self.effects.publish(
                 TaskStarted(attempt.name, task, time.time(), attempt.number, attempt.visit)
             )
@@ -216,21 +217,21 @@ class RunEngine:
 
     # For handlers
 
-    def report(self, attempt: Attempt, fraction: Optional[float], text: str) -> None:
+    def report(self, attempt: Attempt, fraction: Optional[float], text: str, data: Any) -> None:
         """Publish the progress of a running attempt."""
         if self._publishes:
             with self.lock:
                 if self.is_running(attempt):
-                    task = attempt.node.task.model_copy()
+                    task = attempt.node.copy_task()
                     self.effects.publish(
-                        TaskProgress(attempt.name, task, time.time(), fraction, text)
+                        TaskProgress(attempt.name, task, time.time(), fraction, text, data)
                     )
 
     def publish_text(self, attempt: Attempt, reply: int, text: str) -> None:
         """Publish a piece of a reply that a running attempt receives."""
         with self.lock:
             if self.is_running(attempt):
-                task = attempt.node.task.model_copy()
+                task = attempt.node.copy_task()
                 self.effects.publish(TaskText(attempt.name, task, time.time(), text, reply))
 
     def spawn(self, attempt: Attempt, node: Node) -> Task:
@@ -264,8 +265,9 @@ class RunEngine:
         prefix = node.namespaces[0] if node.namespaces else ""
         if node.name:
             return prefix + node.name
+        base = node.task.type if node.handler is None else describe(node.handler)[1]
         numbers = itertools.count(len(self.state.nodes) + 1)
-        generated = (f"{prefix}{node.task.type}-{number}" for number in numbers)
+        generated = (f"{prefix}{base}-{number}" for number in numbers)
         return next(name for name in generated if name not in self.state.indexes)
 
     # For timers, and for the end of the run
@@ -333,7 +335,7 @@ class RunEngine:
             if self._observed:
                 self.effects.end_span(attempt, None, error)
             if self._publishes:
-                task, text = attempt.node.task.model_copy(), outcome.error or ""
+                task, text = attempt.node.copy_task(), outcome.error or ""
                 self.effects.publish(
                     TaskRetried(attempt.name, task, time.time(), attempt.number, text, outcome.wait)
                 )
@@ -375,9 +377,7 @@ class RunEngine:
                 self._publish_finished(index)
             elif phase is not WAITING and self._publishes:
                 node, why = self.state.nodes[index], self.state.errors[index] or ""
-                self.effects.publish(
-                    TaskSkipped(node.name, node.task.model_copy(), time.time(), why)
-                )
+                self.effects.publish(TaskSkipped(node.name, node.copy_task(), time.time(), why))
 
     def _close_attempt(self, attempt: Attempt) -> None:
         """Record the time and the tokens of an attempt that does not run any more."""
@@ -415,7 +415,7 @@ class RunEngine:
                     "result": outcome.result,
                     "error": outcome.error,
                 }
-            task = node.task.model_copy(update=update)
+            task = node.copy_task(**(update or {}))
             self.effects.publish(TaskFinished(node.name, task, time.time()))
 
     def _record_end(self) -> None:

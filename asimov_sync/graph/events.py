@@ -40,19 +40,21 @@ class TaskStarted(Event):
 
 @dataclass
 class TaskProgress(Event):
-    """A handler called `context.report`.
+    """A handler called `context.report`, or a generator handler yielded a value.
 
     fraction: 0 to 1, or None if it is unknown.
     text: what the handler said about it.
+    data: any value; that which the generator yielded. None if there is none.
     """
 
-    __slots__ = ("fraction", "name", "task", "text", "time")
+    __slots__ = ("data", "fraction", "name", "task", "text", "time")
     type = "task_progress"
     name: str
     task: Task
     time: float
     fraction: Optional[float]
     text: str
+    data: Any
 
 
 @dataclass

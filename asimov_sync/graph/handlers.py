@@ -1,16 +1,29 @@
 """HandlerRegistry: the handlers of a scheduler by task type, and the middleware around them."""
 
-import types
-from typing import Any, Dict, Sequence, Tuple
+import logging
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
+from typing import Any, Dict, Generator, List, Sequence, Tuple, Type
 
 from asimov_sync.errors import GraphError
 from asimov_sync.graph.attempt import Attempt, failed_outcome
 from asimov_sync.graph.context import Handler, Middleware, TaskContext
+from asimov_sync.graph.functions import COROUTINE_HINT, find_fault
 from asimov_sync.graph.node import Node
 from asimov_sync.graph.results import Outcome, Partial, Route
 from asimov_sync.tasks import Task, TaskStatus
 
-__all__ = ["HandlerRegistry", "outcome_of"]
+__all__ = ["HandlerOwner", "HandlerRegistry", "check_handler", "outcome_of", "run_generator"]
+
+logger = logging.getLogger(__name__)
+
+
+class HandlerOwner:
+    """Base of TaskScheduler, by which a graph recognizes one.
+
+    handlers: callables `(task, context) -> value` by task type.
+    """
+
+    handlers: Dict[str, Handler]
 
 
 class HandlerRegistry:
@@ -23,42 +36,104 @@ class HandlerRegistry:
     def __init__(self, handlers: Dict[str, Handler]) -> None:
         self.handlers = handlers
         self.middleware: Tuple[Middleware, ...] = ()
+        self._checked: Dict[str, Handler] = {}  # by type
+        self._warned: List[Middleware] = []
 
     def check(self, nodes: Sequence[Node]) -> None:
-        """Raise GraphError if the type of a task has no handler."""
-        if not {node.task.type for node in nodes} <= self.handlers.keys():
-            node = next(node for node in nodes if node.task.type not in self.handlers)
-            known = ", ".join(map(repr, self.handlers)) or "no type"
-            raise GraphError(
-                f"no handler for the type {node.task.type!r} of task {node.name!r}; "
-                f"there are handlers for {known}"
-            )
+        """Raise GraphError if a task has no handler, or one that cannot be called as a handler."""
+        types = {node.task.type for node in nodes if node.handler is None}
+        if not types <= self.handlers.keys():
+            self._refuse(nodes)
+        for type in types:
+            handler = self.handlers[type]
+            if self._checked.get(type) is not handler:
+                check_handler(type, handler, GraphError)
+                self._checked[type] = handler
 
-    def find(self, type: str) -> Handler:
-        """Return the handler of a task type, inside the middleware."""
-        handler = self.handlers[type]
-        for layer in reversed(self.middleware):
-            handler = _wrap(layer, handler)
+    def _refuse(self, nodes: Sequence[Node]) -> None:
+        node = next(
+            node for node in nodes if node.handler is None and node.task.type not in self.handlers
+        )
+        known = ", ".join(map(repr, self.handlers)) or "no type"
+        raise GraphError(
+            f"no handler for the type {node.task.type!r} of task {node.name!r}; "
+            f"there are handlers for {known}"
+        )
+
+    def find(self, node: Node) -> Handler:
+        """Return the handler of a task, inside the scheduler's middleware and its own."""
+        handler = node.handler or self.handlers[node.task.type]
+        layers = self.middleware + node.middleware
+        if layers:
+            handler = _finish_generators(handler)
+            for layer in reversed(layers):
+                handler = self._wrap(layer, handler)
         return handler
 
+    def _wrap(self, layer: Middleware, inner: Handler) -> Handler:
+        def outer(task: Task, context: TaskContext) -> Any:
+            lost = False  # whether the handler returned a value that the middleware may forget
 
-def _wrap(layer: Middleware, inner: Handler) -> Handler:
-    def outer(task: Task, context: TaskContext) -> Any:
-        def call_next(task: Task = task, context: TaskContext = context) -> Any:
-            return inner(task, context)
+            def call_next(task: Task = task, context: TaskContext = context) -> Any:
+                nonlocal lost
+                value = inner(task, context)
+                lost = value is not None
+                return value
 
-        return layer(call_next, task, context)
+            value = layer(call_next, task, context)
+            if lost and value is None and layer not in self._warned:
+                self._warned.append(layer)
+                logger.warning(
+                    "middleware %s returned None for %r, whose handler returned a value; "
+                    "it has to return the value of call_next()",
+                    getattr(layer, "__qualname__", layer),
+                    context.name,
+                )
+            return value
 
-    return outer
+        return outer
+
+
+def check_handler(type: str, handler: Any, error: Type[Exception]) -> None:
+    """Raise the error if a callable cannot be the handler of a task type."""
+    fault = find_fault(handler)
+    if fault:
+        raise error(f"the handler of {type!r} {fault}")
+
+
+def _finish_generators(handler: Handler) -> Handler:
+    def finish(task: Task, context: TaskContext) -> Any:
+        result = handler(task, context)
+        return run_generator(result, context) if isinstance(result, GeneratorType) else result
+
+    return finish
+
+
+def run_generator(generator: "Generator[Any, Any, Any]", context: TaskContext) -> Any:
+    """Run a generator to its end, report each value that it yields, and return its result.
+
+    Closes it, and raises Cancelled, when the attempt is cancelled.
+    """
+    try:
+        while True:
+            context.cancellation.raise_if_cancelled()
+            try:
+                value = next(generator)
+            except StopIteration as end:
+                return end.value
+            context.report(data=value)
+    finally:
+        generator.close()
 
 
 def outcome_of(attempt: Attempt, result: Any) -> Outcome:
     """Return the outcome of an attempt whose handler returned `result`."""
-    if isinstance(result, types.CoroutineType):
-        result.close()
+    if isinstance(result, (CoroutineType, AsyncGeneratorType)):
+        if isinstance(result, CoroutineType):
+            result.close()
         error = TypeError(
-            f"the handler of {attempt.node.task.type!r} is a coroutine function, and handlers are "
-            "plain functions: call what blocks, or asyncio.run() inside it"
+            f"the handler of {attempt.node.task.type!r} returned a coroutine, and handlers are "
+            f"plain functions: {COROUTINE_HINT}"
         )
         return failed_outcome(attempt, error)
     route = None

@@ -1,8 +1,6 @@
 """Node: a task in a graph with its name, its dependencies and its options."""
 
 import collections
-import functools
-import inspect
 from typing import (
     Any,
     Callable,
@@ -17,6 +15,7 @@ from typing import (
 )
 
 from asimov_sync.errors import GraphError
+from asimov_sync.graph.functions import find_fault, takes_second_argument
 from asimov_sync.graph.retry import Retry
 from asimov_sync.tasks import Task
 
@@ -47,6 +46,10 @@ class Node(NamedTuple):
 
     namespaces: for a task in a subgraph, the name prefixes of the subgraphs around it, innermost
         first.
+    handler: its own handler, which goes before that of its type; or None.
+    middleware: its own middleware, inside that of the scheduler, outermost first.
+    params: the params that it has in this run; None for those of the task.
+    always: whether it runs whatever happened before it.
     when_takes_context: whether `when` is called with the context, too.
     """
 
@@ -59,8 +62,17 @@ class Node(NamedTuple):
     timeout: Optional[float]
     max_visits: int
     namespaces: Tuple[str, ...]
+    handler: Optional[Callable[..., Any]] = None
+    middleware: Tuple[Callable[..., Any], ...] = ()
+    params: Optional[Dict[str, Any]] = None
     always: bool = False
     when_takes_context: bool = False
+
+    def copy_task(self, **update: Any) -> Task:
+        """Return a copy of the task with its params in this run, and with these changes."""
+        if self.params is not None:
+            update.setdefault("params", dict(self.params))
+        return self.task.model_copy(update=update)
 
     def local_name(self, name: str) -> str:
         """Return the name of another task as this one uses it: the short name in a subgraph."""
@@ -128,45 +140,6 @@ def check_dependencies(depends_on: Dependencies, name: str) -> Tuple[Dependency,
     return dependencies
 
 
-def check_condition(when: When, name: str) -> bool:
-    """Return whether a condition takes the context as its second argument.
-
-    when: the value of the argument `when`.
-    name: the name of the task, for the error message.
-
-    Raises GraphError if it is not a plain function of one or two arguments.
-    """
-    if not callable(when):
-        raise GraphError(f"when= of {name!r} is a function of the task's inputs, not {when!r}")
-    function: Any = when
-    while isinstance(function, functools.partial):
-        function = function.func
-    for candidate in (function, getattr(function, "__call__", None)):  # noqa: B004
-        if inspect.iscoroutinefunction(candidate) or inspect.isasyncgenfunction(candidate):
-            raise GraphError(
-                f"when= of {name!r} is a coroutine function, whose result is always true: give a "
-                "plain function, which may call asyncio.run()"
-            )
-    try:
-        signature = inspect.signature(when)
-    except (TypeError, ValueError):  # some functions written in C have none
-        return False
-    positional = [
-        parameter
-        for parameter in signature.parameters.values()
-        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-    ]
-    takes_context = len(positional) > 1 and positional[1].default is inspect.Parameter.empty
-    try:
-        signature.bind(*(None, None) if takes_context else (None,))
-    except TypeError as error:
-        raise GraphError(
-            f"when= of {name!r} takes the task's inputs, or its inputs and its context: "
-            f"(inputs) or (inputs, context), not {signature}"
-        ) from error
-    return takes_context
-
-
 def make_node(
     task: Task,
     name: str,
@@ -177,13 +150,19 @@ def make_node(
     timeout: Optional[float],
     max_visits: int,
     namespaces: Tuple[str, ...],
+    handler: Optional[Callable[..., Any]] = None,
+    middleware: Iterable[Callable[..., Any]] = (),
     always: bool = False,
 ) -> Node:
     """Return a node; raises GraphError for an invalid argument."""
     if not isinstance(task, Task):
         raise GraphError(f"a graph holds Tasks, not {type(task).__name__}")
     check_name(name)
-    when_takes_context = when is not None and check_condition(when, name)
+    when_takes_context = when is not None and takes_second_argument(when)
+    if when is not None:
+        fault = find_fault(when, "(inputs, context)" if when_takes_context else "(inputs)")
+        if fault:
+            raise GraphError(f"when= of {name!r} {fault}")
     if retry is not None and not isinstance(retry, Retry):
         raise GraphError(f"retry= of {name!r} is a Retry, such as Retry(attempts=3); not {retry!r}")
     if timeout is not None and not (isinstance(timeout, (int, float)) and timeout > 0):
@@ -195,6 +174,16 @@ def make_node(
             f"{name!r} with always=True needs timeout=, in seconds: the end of the run waits for it"
         )
     dependencies = check_dependencies(depends_on, name)
+    if not isinstance(middleware, Iterable):
+        raise GraphError(
+            f"middleware= of {name!r} is a list or tuple of functions, such as (timed,); "
+            f"not {middleware!r}"
+        )
+    layers = tuple(middleware)
+    for layer in layers:
+        fault = find_fault(layer, "(call_next, task, context)")
+        if fault:
+            raise GraphError(f"a middleware of {name!r} {fault}")
     return Node(
         name,
         task,
@@ -205,6 +194,8 @@ def make_node(
         timeout,
         max_visits,
         namespaces,
-        always,
-        when_takes_context,
+        handler,
+        layers,
+        always=always,
+        when_takes_context=when_takes_context,
     )

@@ -1,13 +1,14 @@
 """The plan of a run: dependencies resolved to indexes, and cycles refused, before any task runs."""
 
 import uuid
-from typing import Dict, FrozenSet, List, Mapping, NamedTuple, Sequence, Set, Tuple
+from typing import Any, Dict, FrozenSet, Iterable, List, Mapping, NamedTuple, Sequence, Set, Tuple
 
 from asimov_sync.errors import GraphError
+from asimov_sync.graph.functions import FunctionCall
 from asimov_sync.graph.node import Group, Node
 from asimov_sync.tasks import Task
 
-__all__ = ["GroupRefs", "Plan", "build_plan", "unknown_dependency"]
+__all__ = ["GroupRefs", "Plan", "build_plan", "near", "replace_params", "unknown_dependency"]
 
 
 class GroupRefs(NamedTuple):
@@ -74,7 +75,8 @@ def build_plan(
                 group = refs[name_or_none]
                 (extra if group.empty else found).extend(group.indexes)
             else:
-                raise unknown_dependency(node.name, dependency, "graph")
+                names_in_graph = [*indexes, *groups]
+                raise unknown_dependency(node.name, dependency, "graph", names_in_graph)
         if extra:
             order_only[index] = frozenset(extra).difference(found)
             found += extra
@@ -87,6 +89,47 @@ def build_plan(
     if may_have_cycle:
         _check_acyclic(nodes, dependencies, dependents)
     return Plan(nodes, dependencies, dependents, refs, order_only)
+
+
+def replace_params(plan: Plan, params: Mapping[str, Mapping[str, Any]]) -> Plan:
+    """Return the plan with these params merged over those of its tasks, which do not change.
+
+    params: new params, by the name of the task.
+
+    Raises GraphError for an unknown task, and for a param that its function does not take.
+    """
+    nodes = list(plan.nodes)
+    indexes = {node.name: index for index, node in enumerate(nodes)}
+    if not isinstance(params, Mapping):
+        raise GraphError(f"params= is a dict of params by task name, not {params!r}")
+    for name, new in params.items():
+        if name not in indexes:
+            raise GraphError(
+                f"params= has a task {name!r}, which is not in the graph{near(name, indexes)}"
+            )
+        node = nodes[indexes[name]]
+        if not (isinstance(new, Mapping) and all(isinstance(key, str) for key in new)):
+            raise GraphError(
+                f"params= has for each task a dict of its params by name; for {name!r} {new!r}"
+            )
+        if isinstance(node.handler, FunctionCall):
+            known = node.handler.parameters
+            for key in new:
+                if key not in known:
+                    raise GraphError(
+                        f"{node.task.type!r}, the function of {name!r}, has no parameter "
+                        f"{key!r}{near(key, known)}"
+                    )
+        nodes[indexes[name]] = node._replace(params=dict(node.task.params, **new))
+    return plan._replace(nodes=nodes)
+
+
+def near(name: object, known: Iterable[str]) -> str:
+    """Return the end of an error message: the known names that are similar to a name."""
+    import difflib  # imported here, because most programs never need it
+
+    similar = difflib.get_close_matches(str(name), list(known))
+    return f"; similar names: {', '.join(map(repr, similar))}" if similar else ""
 
 
 def _resolve_group(
@@ -122,10 +165,21 @@ def _resolve_group(
     return GroupRefs(tuple(dict.fromkeys(found)), True)
 
 
-def unknown_dependency(name: str, dependency: object, where: str) -> GraphError:
-    """Return the error for a task `name` that depends on something outside of the graph or run."""
-    text = dependency.objective or dependency.type if isinstance(dependency, Task) else dependency
-    return GraphError(f"{name!r} depends on {text!r}, which is not in the {where}")
+def unknown_dependency(
+    name: str, dependency: object, where: str, known: Iterable[str] = ()
+) -> GraphError:
+    """Return the error for a task `name` that depends on something outside of the graph or run.
+
+    known: the names in it, of which the error lists similar ones.
+    """
+    if isinstance(dependency, Task):
+        return GraphError(
+            f"{name!r} depends on the task {dependency.objective or dependency.type!r}, which was "
+            f"not added to this {where}"
+        )
+    return GraphError(
+        f"{name!r} depends on {dependency!r}, which is not in the {where}{near(dependency, known)}"
+    )
 
 
 def _check_acyclic(

@@ -131,8 +131,9 @@ class RunResult:
         self.duration = duration
 
     def __getstate__(self) -> Dict[str, Any]:
-        """Leave out conditions and retry policies: they are unused, and lambdas do not pickle."""
-        nodes = [node._replace(when=None, retry=None) for node in self._nodes]
+        """Leave out conditions, retry policies and functions: unused, and lambdas do not pickle."""
+        unused: Any = {"when": None, "retry": None, "handler": None, "middleware": ()}
+        nodes = [node._replace(**unused) for node in self._nodes]
         return dict(self.__dict__, _nodes=nodes, _indexes=None)
 
     def __getitem__(self, task: Union[str, Task]) -> Any:
@@ -219,12 +220,10 @@ class RunResult:
         if self._tasks is None:
             with_error = (COMPLETE, PARTIAL, FAILED)
             self._tasks = {
-                node.name: node.task.model_copy(
-                    update={
-                        "status": phase.status,
-                        "result": self._results[index],
-                        "error": self._errors[index] if phase in with_error else None,
-                    }
+                node.name: node.copy_task(
+                    status=phase.status,
+                    result=self._results[index],
+                    error=self._errors[index] if phase in with_error else None,
                 )
                 for index, (node, phase) in enumerate(zip(self._nodes, self._phases))
                 if phase is not REVOKED

@@ -2,9 +2,32 @@
 
 import copy
 import uuid
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
+from asimov_sync._json import format_error
 from asimov_sync.errors import GraphError
+from asimov_sync.graph.context import Handler, Middleware
+from asimov_sync.graph.functions import (
+    ItemCall,
+    describe,
+    make_call,
+    make_function_handler,
+    make_task,
+    replace_tasks,
+)
+from asimov_sync.graph.handlers import HandlerOwner, HandlerRegistry
 from asimov_sync.graph.node import (
     DEFAULT_MAX_VISITS,
     Dependencies,
@@ -41,11 +64,14 @@ class TaskGraph(GraphBase):
         self._nodes: Dict[str, Node] = {}
         self._names: Dict[uuid.UUID, str] = {}  # by task id
         self._groups: Dict[str, Group] = {}  # maps and subgraphs
+        self._numbers: Dict[str, int] = {}  # the last number in a name, by function name
 
     def add(
         self,
-        task: Task,
+        task: Union[Task, Handler],
         *,
+        objective: str = "",
+        params: Optional[Mapping[str, Any]] = None,
         name: Optional[str] = None,
         depends_on: Dependencies = (),
         when: Optional[When] = None,
@@ -54,11 +80,16 @@ class TaskGraph(GraphBase):
         timeout: Optional[float] = None,
         max_visits: int = DEFAULT_MAX_VISITS,
         always: bool = False,
+        middleware: Iterable[Middleware] = (),
     ) -> Task:
         """Add a task. It starts when all of its dependencies are done.
 
-        task: the task; a graph holds it once.
-        name: a unique name; by default made of the task's type and its number in the graph.
+        task: the task, which a graph holds once. Or a handler, a function of (task, context) or an
+            Agent: its task has the function's `__qualname__`, or the agent's name, as its type, and
+            is handled by it, whatever handler the scheduler has for this type.
+        objective, params: those of the task of a handler; empty by default.
+        name: a unique name; by default made of the task's type and its number in the graph, for a
+            handler of its own name: fetch, fetch-2.
         depends_on: tasks or names, one or several; a name may be added later.
         when: a function of the task's inputs, or of its inputs and its context, called when all
             dependencies are done; if it returns something false, the task does not run.
@@ -69,17 +100,98 @@ class TaskGraph(GraphBase):
         max_visits: how often loops may start the task in one run; default 5.
         always: run the task whatever happened before it, also after `run.cancel()`, the run's
             time-out or a used-up budget, for cleaning up; default False. Requires `timeout`.
+        middleware: functions that are called around each attempt of this task, inside the
+            scheduler's middleware, the outermost first; by default none.
 
         Returns the task. Raises GraphError if the name or the task is in the graph already, or if
         an argument is invalid.
         """
+        new, handler = make_task(task, objective, params)
         if name is None:
-            name = self._unused_name(getattr(task, "type", ""))
+            name = self._unused_name(new.type) if handler is None else self._name_after(task)
         return self._add_node(
             make_node(
-                task, name, depends_on, when, allow_failure, retry, timeout, max_visits, (), always
+                new,
+                name,
+                depends_on,
+                when,
+                allow_failure,
+                retry,
+                timeout,
+                max_visits,
+                (),
+                handler,
+                middleware,
+                always,
             )
         )
+
+    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Task:
+        """Add a task that calls a plain function with these arguments.
+
+        An argument that is a task of this graph is a dependency: the function receives the task's
+        result instead. This includes the tasks in a list, a tuple or a dict that is an argument.
+        If the function is called although such a task has no result (after a Route, or with
+        allow_failure=True), it receives None. The arguments become the params of the task, under
+        their names in the function's signature. The function returns or yields what a handler may.
+
+        The task is named after the function: fetch, fetch-2. Use `with_options` for another name,
+        and for the other arguments of `add`.
+
+        Returns the task. Raises GraphError if the function refuses the arguments, or for a task of
+        another graph.
+        """
+        return self.with_options().call(function, *args, **kwargs)
+
+    def with_options(
+        self,
+        *,
+        name: Optional[str] = None,
+        depends_on: Dependencies = (),
+        when: Optional[When] = None,
+        allow_failure: bool = False,
+        retry: Optional[Retry] = None,
+        timeout: Optional[float] = None,
+        max_visits: int = DEFAULT_MAX_VISITS,
+        always: bool = False,
+        middleware: Iterable[Middleware] = (),
+    ) -> "CallOptions":
+        """Return an object whose `call` adds a task with these options.
+
+        The arguments are those of `add`. depends_on: further dependencies, whose results are no
+        arguments of the function.
+        """
+        options = {
+            "name": name,
+            "depends_on": check_dependencies(depends_on, name or "call"),
+            "when": when,
+            "allow_failure": allow_failure,
+            "retry": retry,
+            "timeout": timeout,
+            "max_visits": max_visits,
+            "always": always,
+            "middleware": middleware,
+        }
+        return CallOptions(self, options)
+
+    def _find_own(self, task: Task) -> str:
+        """Return the name of a task that is an argument of a function."""
+        if task.id not in self._names:
+            raise GraphError(
+                f"an argument is the task {task.objective or task.type!r}, which was not added to "
+                "this graph; give a task that graph.add, map or call returned"
+            )
+        return self._names[task.id]
+
+    def _name_after(self, function: Any) -> str:
+        """Return an unused name for a task of a function: fetch, fetch-2 and so on."""
+        base = name = describe(function)[1]
+        number = self._numbers.get(base, 1)
+        while name in self._nodes or name in self._groups:
+            number += 1
+            name = f"{base}-{number}"
+        self._numbers[base] = number
+        return name
 
     def _add_node(self, node: Node) -> Task:
         self._check_name_free(node.name)
@@ -114,10 +226,13 @@ class TaskGraph(GraphBase):
 
     def map(
         self,
-        task: Task,
+        task: Union[Task, Handler, Callable[[Any], Any]],
         items: Iterable[Any],
         *,
+        objective: str = "",
+        params: Optional[Mapping[str, Any]] = None,
         name: Optional[str] = None,
+        key: Optional[Callable[[Any], Any]] = None,
         depends_on: Dependencies = (),
         when: Optional[When] = None,
         allow_failure: bool = False,
@@ -125,33 +240,69 @@ class TaskGraph(GraphBase):
         timeout: Optional[float] = None,
         max_visits: int = DEFAULT_MAX_VISITS,
         always: bool = False,
+        middleware: Iterable[Middleware] = (),
     ) -> List[Task]:
         """Add a copy of a task for each item, with the item in `params["item"]`.
 
         The copies are named `name[0]`, `name[1]` and so on. `depends_on=name` stands for all of
         them; for a map without items it stands for the dependencies of the map.
 
-        task: the task to copy.
+        task: the task to copy; or a handler, a function of (task, context) or an Agent; or a
+            function of one argument, which receives the item. Tasks of this graph in the items
+            are dependencies then, as in the arguments of `call`.
         items: what to iterate over.
-        name: the name of the map; by default the type of the task.
+        name: the name of the map; by default the type of the task, or the name of the function.
+        key: a function of the item that returns what identifies it: with
+            `key=lambda item: item["id"]` the copies are named `name[<id>]`. By default the
+            position.
 
         The other arguments are those of `add`, and apply to each copy. Returns the copies. If
-        anything raises, `items` included, nothing is added.
+        anything raises, `items` and `key` included, nothing is added. Raises GraphError if two
+        items have the same key, or for a function with other parameters.
         """
-        name = getattr(task, "type", "") if name is None else name
+        given = task if isinstance(task, Task) else make_function_handler(task)
+        new, handler = make_task(given, objective, params, named_after=task)
+        if name is None:
+            name = new.type if handler is None else self._name_after(task)
         node = make_node(
-            task, name, depends_on, when, allow_failure, retry, timeout, max_visits, (), always
+            new,
+            name,
+            depends_on,
+            when,
+            allow_failure,
+            retry,
+            timeout,
+            max_visits,
+            (),
+            handler,
+            middleware,
+            always,
         )
+        if key is not None and not callable(key):
+            raise GraphError(f"key= of {name!r} is a function of an item, not {key!r}")
         try:
             iterator = iter(items)
         except TypeError as error:
             raise GraphError(f"items= of {name!r} is an iterable, not {items!r}") from error
-        nodes = [
-            node._replace(name=f"{name}[{number}]", task=_clone_task(task, item=item))
-            for number, item in enumerate(iterator)
-        ]
-        self._add_nodes(nodes, {name: Group(tuple(one.name for one in nodes), node.depends_on)})
-        return [one.task for one in nodes]
+        nodes: Dict[str, Node] = {}
+        for number, item in enumerate(iterator):
+            own = f"{name}[{number if key is None else key(item)}]"
+            if own in nodes:
+                raise GraphError(f"two items of the map {name!r} have the same key: {own!r}")
+            nodes[own] = self._item_node(node, own, item)
+        self._add_nodes(list(nodes.values()), {name: Group(tuple(nodes), node.depends_on)})
+        return [one.task for one in nodes.values()]
+
+    def _item_node(self, node: Node, name: str, item: Any) -> Node:
+        """Return the node of one item of a map, of which `node` is the pattern."""
+        handler, depends_on = node.handler, node.depends_on
+        if isinstance(handler, ItemCall):
+            found: List[str] = []
+            item = replace_tasks(item, self._find_own, found)
+            if found:
+                handler, depends_on = ItemCall(handler.function, True), depends_on + tuple(found)
+        task = _clone_task(node.task, node.name, item=item)
+        return node._replace(name=name, task=task, handler=handler, depends_on=depends_on)
 
     def add_graph(
         self, other: "TaskGraph", *, name: str, depends_on: Dependencies = ()
@@ -180,7 +331,7 @@ class TaskGraph(GraphBase):
         nodes = [
             node._replace(
                 name=prefix + node.name,
-                task=_clone_task(node.task),
+                task=_clone_task(node.task, node.name),
                 depends_on=with_prefix(node.depends_on),
                 namespaces=tuple(prefix + inner for inner in node.namespaces) + (prefix,),
             )
@@ -219,7 +370,8 @@ class TaskGraph(GraphBase):
         twin = TaskGraph(self.name)
         for node in self._nodes.values():
             depends_on = self._by_name(node.depends_on)
-            twin._add_node(node._replace(task=_clone_task(node.task), depends_on=depends_on))
+            task = _clone_task(node.task, node.name)
+            twin._add_node(node._replace(task=task, depends_on=depends_on))
         twin._groups = {
             name: group._replace(depends_on=self._by_name(group.depends_on))
             for name, group in self._groups.items()
@@ -232,6 +384,29 @@ class TaskGraph(GraphBase):
             self._names.get(one.id, one) if isinstance(one, Task) else one for one in dependencies
         )
 
+    @property
+    def edges(self) -> List[Tuple[str, str]]:
+        """The dependencies as pairs of names: (dependency, dependent).
+
+        Raises GraphError for an unknown dependency or a cycle.
+        """
+        plan = self.plan()
+        return [
+            (plan.nodes[before].name, node.name)
+            for node, dependencies in zip(plan.nodes, plan.dependencies)
+            for before in dependencies
+        ]
+
+    def validate(self, scheduler: HandlerOwner) -> None:
+        """Raise GraphError if a run of this graph on the scheduler would be refused.
+
+        The reasons are an unknown dependency, a cycle, and a task without a suitable handler. It
+        does not matter whether the graph is in a run at the moment.
+        """
+        if not isinstance(scheduler, HandlerOwner):
+            raise TypeError(f"validate takes a TaskScheduler, not {scheduler!r}")
+        HandlerRegistry(scheduler.handlers).check(self.plan().nodes)
+
     def plan(self) -> Plan:
         """Resolve the dependencies; raises GraphError for an unknown one or a cycle."""
         return build_plan(list(self._nodes.values()), self._names, self._groups)
@@ -240,7 +415,64 @@ class TaskGraph(GraphBase):
         return f"<TaskGraph: {len(self)} tasks>"
 
 
-def _clone_task(task: Task, **params: Any) -> Task:
-    """Return a WAITING copy of a task with a new id and, in addition, these params."""
-    new = {"id": uuid.uuid4(), "params": dict(copy.deepcopy(task.params), **params)}
+def _clone_task(task: Task, name: str, **params: Any) -> Task:
+    """Return a WAITING copy of a task with a new id and, in addition, these params.
+
+    name: its name in the graph, for the error.
+
+    Raises GraphError for a param that cannot be copied.
+    """
+    try:
+        copied = copy.deepcopy(task.params)
+    except Exception as error:
+        raise _uncopyable_param(task, name) from error
+    new = {"id": uuid.uuid4(), "params": dict(copied, **params)}
     return task.model_copy(update=dict(new, status=TaskStatus.WAITING, result=None, error=None))
+
+
+def _uncopyable_param(task: Task, name: str) -> GraphError:
+    for param, value in task.params.items():
+        try:
+            copy.deepcopy(value)
+        except Exception as error:
+            return GraphError(
+                f"the param {param!r} of {name!r} cannot be copied ({format_error(error)}), and "
+                "copy, map and add_graph copy the params: keep it where the handler finds it"
+            )
+    return GraphError(f"the params of {name!r} cannot be copied")
+
+
+class CallOptions:
+    """Options for a task, and the graph to add it to. Returned by `TaskGraph.with_options`."""
+
+    def __init__(self, graph: TaskGraph, options: Dict[str, Any]) -> None:
+        self._graph = graph
+        self._options = options
+
+    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Task:
+        """Add a task that calls a plain function with these arguments. See `TaskGraph.call`."""
+        graph, options = self._graph, self._options
+        found: List[str] = []
+        task, handler = make_call(
+            function,
+            [replace_tasks(one, graph._find_own, found) for one in args],
+            {key: replace_tasks(one, graph._find_own, found) for key, one in kwargs.items()},
+            bool(found),
+        )
+        name = options["name"]
+        return graph._add_node(
+            make_node(
+                task,
+                graph._name_after(function) if name is None else name,
+                options["depends_on"] + tuple(found),
+                options["when"],
+                options["allow_failure"],
+                options["retry"],
+                options["timeout"],
+                options["max_visits"],
+                (),
+                handler,
+                options["middleware"],
+                options["always"],
+            )
+        )

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from asimov_sync.inference.rate_limit import RateLimit as RateLimit
     from asimov_sync.inference.request import Timeout as Timeout
     from asimov_sync.inference.stream import ReplyStream as ReplyStream, ToolStream as ToolStream
+    from asimov_sync.inference.tools.approvals import Approved as Approved, Refused as Refused
     from asimov_sync.inference.tools.loop import (
         CalledTool as CalledTool,
         ToolFinished as ToolFinished,
@@ -43,6 +44,7 @@ if not TYPE_CHECKING:  # a type checker reports every name that is not imported 
             "rate_limit": "RateLimit",
             "request": "Timeout",
             "stream": "ReplyStream ToolStream",
+            "tools.approvals": "Approved Refused",
             "tools.loop": "CalledTool ToolFinished ToolRun ToolRunDone ToolStarted",
             "tools.tool": "Tool tool",
         },

@@ -73,8 +73,8 @@ from asimov_sync.inference.request import (
 )
 from asimov_sync.inference.retry import MAX_RETRY_AFTER, retrying
 from asimov_sync.inference.stream import DeadlineEvents, ReplyStream, ToolStream, observe
+from asimov_sync.inference.tools.approvals import Approvals
 from asimov_sync.inference.tools.loop import (
-    Approvals,
     Redact,
     SendMessages,
     ToolRun,
@@ -255,6 +255,7 @@ class InferenceClient(abc.ABC):
         output: Any = None,
         max_iterations: int = 10,
         approvals: Optional[Approvals] = None,
+        trusted_history: bool = False,
         max_workers: Optional[int] = None,
         redact: Optional[Redact] = None,
         cancellation: Optional[Cancellation] = None,
@@ -270,8 +271,11 @@ class InferenceClient(abc.ABC):
             is asked for the data; if the data does not match, it is asked once more. These
             requests count as iterations, so a loop that reaches max_iterations may have no data.
         max_iterations: the most requests, at least 1 (10).
-        approvals: decisions about calls at the end of the history, by call id: True, or the reason
-            for a refusal as a str, which the model receives.
+        approvals: decisions about calls at the end of the history, by call id: True or
+            `Approved(…)`; or the reason for a refusal, as a str or `Refused(…)`, which the model
+            receives.
+        trusted_history: whether unanswered calls at the end of the history that need no approval
+            are made. By default (False) such a history is a ValueError.
         max_workers: the most parallel calls of one turn; None for 100, 0 for calls one after the
             other on this thread.
         redact: a function from str to str, applied to every tool result and exception before the
@@ -297,6 +301,7 @@ class InferenceClient(abc.ABC):
             output,
             max_iterations,
             approvals,
+            trusted_history,
             max_workers,
             redact,
             token,
@@ -320,6 +325,7 @@ class InferenceClient(abc.ABC):
         output: Any = None,
         max_iterations: int = 10,
         approvals: Optional[Approvals] = None,
+        trusted_history: bool = False,
         max_workers: Optional[int] = None,
         redact: Optional[Redact] = None,
         cancellation: Optional[Cancellation] = None,
@@ -341,6 +347,7 @@ class InferenceClient(abc.ABC):
             output,
             max_iterations,
             approvals,
+            trusted_history,
             max_workers,
             redact,
             token,
@@ -357,6 +364,7 @@ class InferenceClient(abc.ABC):
         output: Any,
         max_iterations: int,
         approvals: Optional[Approvals],
+        trusted_history: bool,
         max_workers: Optional[int],
         redact: Optional[Redact],
         cancellation: Cancellation,
@@ -364,14 +372,19 @@ class InferenceClient(abc.ABC):
         streamed: bool,
     ) -> EventSource:
         named = as_tools(tools)
-        needs_approval = {name for name, tool in named.items() if tool.requires_approval}
         request = self._request([], system, named.values(), options)._replace(streamed=streamed)
         output_type = Output(output, named) if output is not None else None
         final: Optional[FinalAnswer] = None
         if output_type is not None:
             final = FinalAnswer(output_type, self.provider, bool(named))
         steps = tool_loop(
-            as_messages(messages), max_iterations, needs_approval, approvals, redact, final
+            as_messages(messages),
+            max_iterations,
+            named,
+            approvals,
+            redact,
+            final,
+            trusted_history,
         )
         if final is not None and named:
             request = request._replace(tools=request.tools + [final.definition])

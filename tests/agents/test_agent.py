@@ -14,6 +14,7 @@ from asimov_sync import (
     Cancelled,
     ChatMessage,
     MemoryCache,
+    ModelRouter,
     OutputInvalid,
     Task,
     TaskGraph,
@@ -21,6 +22,7 @@ from asimov_sync import (
     TaskStatus,
     tool,
 )
+from asimov_sync.aio import to_async
 from asimov_sync.testing import (
     Failure,
     ModelServer,
@@ -89,6 +91,26 @@ def test_agent_as_handler():
     assert answer.endswith('<failed of="bad">\nValueError: no luck\n</failed>')
     assert result.usages["two"].requests == 1
     assert result.usage == client.usage
+
+
+@pytest.mark.parametrize("kind", [Agent, lambda client: ModelRouter(client, {"a": "it"})])
+def test_what_is_no_client(kind):
+    """Anything but an InferenceClient is a TypeError that says what to pass."""
+    with pytest.raises(
+        TypeError, match=r"takes an InferenceClient, not 'claude-3': .*model='claude-3'"
+    ):
+        kind("claude-3")
+    with pytest.raises(TypeError, match="takes an InferenceClient, not None"):
+        kind(None)
+    with pytest.raises(TypeError, match="takes the blocking client; use to_async"):
+        kind(to_async(ScriptedInferenceClient([])))
+
+
+def test_repr():
+    """The repr has the agent's name, its client and the number of its tools."""
+    client = ScriptedInferenceClient([])
+    assert repr(Agent(client, tools=[lookup])) == f"<Agent of {client!r}, 1 tools>"
+    assert repr(Agent(client, name="finder")) == f"<Agent 'finder' of {client!r}, 0 tools>"
 
 
 def test_stream():

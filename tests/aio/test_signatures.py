@@ -10,6 +10,7 @@ from asimov_sync import (
     Delivery,
     InferenceClient,
     MemoryCache,
+    ModelRouter,
     ReplyStream,
     Run,
     TaskScheduler,
@@ -28,6 +29,7 @@ from asimov_sync.aio import (
     to_async,
 )
 from asimov_sync.graph.run import RunEvents
+from asimov_sync.testing import ScriptedInferenceClient
 
 PAIRS = [
     (Cache, AsyncCache),
@@ -95,8 +97,11 @@ def test_properties(sync, facade):
 
 @pytest.mark.parametrize("sync, facade", PAIRS, ids=lambda one: one.__name__)
 def test_protocols(sync, facade):
-    """A context manager becomes an async one, and an iterator becomes an async iterator."""
-    assert hasattr(sync, "__enter__") is hasattr(facade, "__aenter__")
+    """A context manager becomes an async one, and an iterator becomes an async iterator.
+
+    The facade of an agent is one, too, because it has threads.
+    """
+    assert (hasattr(sync, "__enter__") or sync is Agent) is hasattr(facade, "__aenter__")
     assert hasattr(sync, "__next__") is hasattr(facade, "__anext__")
 
 
@@ -104,5 +109,10 @@ def test_invalid_arguments():
     """Other objects raise TypeError with the list of valid ones; max_threads must be at least 1."""
     with pytest.raises(TypeError, match="a cache, an inference client, an agent or a scheduler"):
         to_async("cache")
+    router = ModelRouter(ScriptedInferenceClient([]), {"a": "a choice"})
+    with pytest.raises(
+        TypeError, match="not <ModelRouter .* a ModelRouter, is called by a scheduler"
+    ):
+        to_async(router)
     with pytest.raises(ValueError, match="max_threads"):
         to_async(MemoryCache(), max_threads=0)

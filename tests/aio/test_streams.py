@@ -368,6 +368,30 @@ async def test_agent():
 
 
 @async_test
+async def test_close_agent():
+    """The end of the block ends the calls of an agent's facade; the agent itself stays open."""
+    started = threading.Event()
+
+    @tool
+    def wait() -> str:
+        """Wait."""
+        started.set()
+        Cancellation.current().wait(20)
+        return ""
+
+    sync = Agent(ScriptedInferenceClient([calls(("wait", {})), "still here"]), tools=[wait])
+    async with to_async(sync) as agent:
+        running = asyncio.ensure_future(agent.run("x"))
+        while not started.is_set():
+            await asyncio.sleep(0.005)
+    with pytest.raises(Cancelled, match="closed"):
+        await running
+    with pytest.raises(ClosedError):
+        await agent.run("x")
+    assert sync.run("x").text == "still here"
+
+
+@async_test
 async def test_no_thread_available(server, monkeypatch):
     """If no thread can be started, the call raises an error."""
 

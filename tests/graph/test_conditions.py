@@ -143,13 +143,13 @@ class AsyncCondition:
 @pytest.mark.parametrize(
     "when, message",
     [
-        (lambda: True, r"\(inputs\) or \(inputs, context\), not \(\)"),
-        (lambda inputs, context, more: True, r"not \(inputs, context, more\)"),
-        (lambda inputs, *, needed: True, "when= of 'x'"),
+        (lambda: True, r"is a function of \(inputs\), and this one takes \(\)"),
+        (lambda inputs, context, more: True, r"function of \(inputs, context\), and this"),
+        (lambda inputs, *, needed: True, r"is a function of \(inputs\), and"),
         (coroutine, "coroutine function"),
         (functools.partial(coroutine), "coroutine function"),
         (AsyncCondition(), "coroutine function"),
-        ("yes", "is a function"),
+        ("yes", r"is a function of \(inputs\), not 'yes'"),
     ],
 )
 def test_refused_at_the_call(when, message):

@@ -4,7 +4,16 @@ import concurrent.futures
 
 import pytest
 
-from asimov_sync import Partial, Retry, Route, Task, TaskGraph, TaskScheduler, TaskStatus
+from asimov_sync import (
+    GraphError,
+    Partial,
+    Retry,
+    Route,
+    Task,
+    TaskGraph,
+    TaskScheduler,
+    TaskStatus,
+)
 
 from ..waiting import Background
 from .graphs import single
@@ -143,14 +152,17 @@ def test_partial_whose_error_has_no_str(scheduler):
 
 
 def test_coroutine_function_as_handler(scheduler):
-    """The task fails with advice, and the coroutine is closed."""
+    """The run is refused with advice; a coroutine that a plain function returns fails the task."""
 
     async def handler(task, context):
         return "never"
 
     scheduler.handlers["async"] = handler
+    with pytest.raises(GraphError, match="the handler of 'async' is a coroutine function"):
+        scheduler.run(single("async"))
+    scheduler.handlers["async"] = lambda task, context: handler(task, context)
     result = Background(scheduler.run, single("async")).result()
-    assert "the handler of 'async' is a coroutine function" in result.errors["x"]
+    assert "the handler of 'async' returned a coroutine" in result.errors["x"]
 
 
 @pytest.mark.parametrize("status", [TaskStatus.COMPLETE, TaskStatus.WAITING], ids=str)

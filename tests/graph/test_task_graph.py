@@ -75,7 +75,9 @@ def test_unknown_dependencies():
         graph.plan()
     graph = TaskGraph()
     graph.add(task(), name="a", depends_on=[task("elsewhere")])
-    with pytest.raises(GraphError, match="'a' depends on 'elsewhere'"):
+    with pytest.raises(
+        GraphError, match="'a' depends on the task 'elsewhere', which was not added"
+    ):
         graph.plan()
 
 
@@ -188,7 +190,7 @@ def test_invalid_arguments():
         (lambda: graph.add(task(), name=5), "name= is a string, not 5"),
         (lambda: graph.map(task(), "ab", name=5), "name= is a string, not 5"),
         (lambda: graph.add_graph(TaskGraph(), name=None), "name= is a string, not None"),
-        (lambda: graph.map("t", "ab"), "a graph holds Tasks, not str"),
+        (lambda: graph.map("t", "ab"), "map takes a Task, a handler, or a function of the item"),
         (lambda: graph.map(task(), 5), "items= of 't' .* not 5"),
         (lambda: graph.add_graph([task()], name="x"), "takes a TaskGraph, not"),
     ):

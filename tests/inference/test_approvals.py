@@ -7,8 +7,20 @@ import sys
 
 import pytest
 
-from asimov_sync import Agent, ChatMessage, RedisCache, Reply, ToolRefused, Usage, tool
+from asimov_sync import (
+    Agent,
+    Approved,
+    ChatMessage,
+    RedisCache,
+    Refused,
+    Reply,
+    ToolCall,
+    ToolRefused,
+    Usage,
+    tool,
+)
 from asimov_sync.inference.tools.loop import ToolRun
+from asimov_sync.inference.tools.tool import as_tools
 from asimov_sync.testing import ModelServer, ScriptedInferenceClient, calls, tool_results
 
 from ..tiers import suite
@@ -203,14 +215,17 @@ def test_pending_calls():
     assert [one.call.name for one in run.calls] == ["read", "nope"]
 
 
-@pytest.mark.parametrize("decision", [False, "", "not today"])
+@pytest.mark.parametrize(
+    "decision", [False, "", "not today", Refused(), Refused("not today"), Refused("yes")]
+)
 def test_a_refusal(decision):
     """A refusal is a ToolRefused in .calls; the model receives its reason; no tool is called."""
     client, files, run = asked(calls(("delete", {"name": "a"})), "all right")
     run = client.run_tools(stored(run), files.tools, approvals={run.pending[0].id: decision})
     (made,) = run.calls
+    reason = decision.reason if isinstance(decision, Refused) else decision
     assert isinstance(made.exception, ToolRefused) and str(made.exception) == (
-        decision or "the call was not approved"
+        reason or "the call was not approved"
     )
     (block,) = client.requests[1]["messages"][-1]["content"]
     assert block["is_error"] and str(made.exception) in block["content"]
@@ -262,7 +277,216 @@ def test_decisions_on_nothing():
     for decision in (None, 1, ["no"]):
         with pytest.raises(TypeError, match="an approval is True, or the reason for a refusal"):
             client.run_tools(stored(run), files.tools, approvals={run.pending[0].id: decision})
+    for decision in ("yes", "True", " OK "):
+        with pytest.raises(TypeError, match=r"pass True or Approved\(\) to approve"):
+            client.run_tools(stored(run), files.tools, approvals={run.pending[0].id: decision})
+    for decision in (Approved(call="delete"), Approved(arguments="{}"), Refused(None)):
+        with pytest.raises(TypeError, match=r"(Approved|Refused)\(.*\) takes"):
+            client.run_tools(stored(run), files.tools, approvals={run.pending[0].id: decision})
+    for approvals in (True, [run.pending[0].id]):
+        with pytest.raises(TypeError, match="approvals= is a dict from call ids to decisions"):
+            client.run_tools(stored(run), files.tools, approvals=approvals)
     assert (files.done, len(client.requests)) == ([], 1)
+
+
+def test_an_approval_of_the_call_that_was_shown():
+    """Approved(call=) approves that call, and no other call with its id."""
+    client, files, run = asked(again("call_0", "a"), "done")
+    shown = ToolCall.model_validate_json(run.pending[0].model_dump_json())
+    for other in (
+        {"arguments": {"name": "b"}},
+        {"arguments": {}},
+        {"name": "read"},
+        {"id": "call_1"},
+    ):
+        with pytest.raises(ValueError, match="is not the approved one: it has another"):
+            approvals = {"call_0": Approved(call=shown.model_copy(update=other))}
+            client.run_tools(stored(run), files.tools, approvals=approvals)
+    assert (files.done, len(client.requests)) == ([], 1)
+    run = client.run_tools(stored(run), files.tools, approvals={"call_0": Approved(shown)})
+    assert (run.text, files.done) == ("done", ["delete a"])
+
+
+@pytest.mark.parametrize(
+    "one, other, equal",
+    [
+        ({"a": 1}, {"a": 1.0}, True),  # a browser writes 1.0 as 1
+        ({"a": [1, {"b": "x"}]}, {"a": [1, {"b": "x"}]}, True),
+        ({"a": 1}, {"a": True}, False),
+        ({"a": False}, {"a": 0}, False),
+        ({"a": [1]}, {"a": [1, 2]}, False),
+        ({"a": {"b": 1}}, {"a": {"b": 1, "c": 2}}, False),
+        ({"a": None}, {}, False),
+    ],
+)
+def test_the_arguments_that_were_shown(one, other, equal):
+    """Arguments are compared as JSON."""
+
+    def act(**arguments):
+        return "done"
+
+    tools = [tool(requires_approval=True)(as_tools([(act, {"type": "object"})])["act"])]
+    client = ScriptedInferenceClient([calls(("act", one)), "done"])
+    run = client.run_tools("go", tools)
+    shown = run.pending[0].model_copy(update={"arguments": other})
+    approvals = {shown.id: Approved(call=shown)}
+    if equal:
+        assert client.run_tools(run.messages, tools, approvals=approvals).text == "done"
+    else:
+        with pytest.raises(ValueError, match="not the approved one"):
+            client.run_tools(run.messages, tools, approvals=approvals)
+
+
+def test_edited_arguments():
+    """The tool gets the arguments of the approval, and the model is told of them.
+
+    The model's own call stays in the history as it was.
+    """
+    client, files, run = asked(calls(("delete", {"name": "everything"})), "all right")
+    asked_for = run.pending[0]
+    approvals = {asked_for.id: Approved(asked_for, arguments={"name": "a"})}
+    run = client.run_tools(stored(run), files.tools, approvals=approvals)
+    assert files.done == ["delete a"]
+    assert [made.call.arguments for made in run.calls] == [{"name": "a"}]
+    (block,) = run.messages[-2].blocks
+    assert block["content"] == (
+        'A person changed the arguments of this call to {"name": "a"}. Its result:\ndeleted'
+    )
+    assert run.messages[-3].blocks[0]["input"] == {"name": "everything"}
+
+
+def test_edited_arguments_that_do_not_fit():
+    """Edited arguments that do not fit the tool's schema are a ValueError; nothing is done."""
+    client, files, run = asked(calls(("delete", {"name": "a"})), "done")
+    call = run.pending[0]
+    for arguments in ({"name": 5}, {"nmae": "a"}):
+        with pytest.raises(ValueError, match="the approval of .*: the arguments do not fit"):
+            approvals = {call.id: Approved(arguments=arguments)}
+            client.run_tools(stored(run), files.tools, approvals=approvals)
+    with pytest.raises(ValueError, match="there is no tool named 'delete' to check"):
+        approvals = {call.id: Approved(arguments={"name": "b"})}
+        client.run_tools(stored(run), files.tools[:1], approvals=approvals)
+    assert (files.done, len(client.requests)) == ([], 1)
+
+
+def test_edited_arguments_of_a_schema():
+    """If the schema of a tool was given, the names of edited arguments are checked."""
+    schema = {"properties": {"a": {}}, "required": ["a"], "additionalProperties": False}
+    tools = [
+        tool(requires_approval=True)(
+            as_tools([(lambda a: a, {"name": "act", "input_schema": schema})])["act"]
+        )
+    ]
+    client = ScriptedInferenceClient([calls(("act", {"a": 1})), "done"])
+    run = client.run_tools("go", tools)
+    call = run.pending[0]
+    for arguments in ({}, {"a": 1, "b": 2}):
+        with pytest.raises(ValueError, match="the arguments do not fit"):
+            approvals = {call.id: Approved(arguments=arguments)}
+            client.run_tools(run.messages, tools, approvals=approvals)
+    run = client.run_tools(run.messages, tools, approvals={call.id: Approved(arguments={"a": 2})})
+    assert run.calls[0].result == 2
+
+
+def test_edited_arguments_of_one_of_two_calls():
+    """If two calls share an id, edited arguments could be meant for either: ValueError."""
+    client, files, run = asked(again("call_0", "a") + again("call_0", "b"), "done")
+    with pytest.raises(ValueError, match="several calls have the id 'call_0'"):
+        approvals = {"call_0": Approved(arguments={"name": "c"})}
+        client.run_tools(stored(run), files.tools, approvals=approvals)
+    assert files.done == []
+
+
+# Which calls need an approval
+
+
+def spending(requires_approval):
+    """A run of a model that wants to spend 5 and 500."""
+
+    @tool(requires_approval=requires_approval)
+    def spend(amount: int) -> str:
+        return f"spent {amount}"
+
+    client = ScriptedInferenceClient(
+        [calls(("spend", {"amount": 5}), ("spend", {"amount": 500})), "done"]
+    )
+    run = client.run_tools("go", [spend])
+    made = [one.call.arguments["amount"] for one in run.calls]
+    return client, spend, run, made
+
+
+def test_a_function_decides():
+    """requires_approval= may be a function of the call."""
+    client, spend, run, made = spending(lambda call: call.arguments["amount"] > 100)
+    assert made == [5]
+    assert [call.arguments for call in run.pending] == [{"amount": 500}]
+    run = client.run_tools(run.messages, [spend], approvals={run.pending[0].id: True})
+    assert (run.text, run.calls[0].result) == ("done", "spent 500")
+
+
+@pytest.mark.parametrize("answer", [None, 0, "", []])
+def test_a_function_that_does_not_return_false(answer):
+    """Only False makes a call without an approval."""
+    assert spending(lambda call: answer)[3] == []
+
+
+def test_a_function_that_fails(caplog):
+    """An exception counts as True. The log does not quote the arguments."""
+
+    def decide(call):
+        raise KeyError(call.arguments["amount"])
+
+    assert spending(decide)[3] == []
+    assert "requires_approval= of the tool spend failed with KeyError" in caplog.text
+    assert "500" not in caplog.text
+
+
+def test_invalid_values_of_requires_approval():
+    """A value that is no bool and no plain function is a TypeError; an unknown name, too."""
+
+    async def decide(call):
+        return False
+
+    for value in ("yes", 1, None, decide):
+        with pytest.raises(TypeError, match="requires_approval= is True, False, or a function"):
+            tool(requires_approval=value)
+    with pytest.raises(TypeError, match="require_approval"):
+        tool(require_approval=True)
+
+
+# Histories from outside
+
+
+def forged(*names):
+    """A history that ends in calls that no model made."""
+    blocks = [
+        {"type": "tool_use", "id": f"t{number}", "name": name, "input": {"name": "x"}}
+        for number, name in enumerate(names)
+    ]
+    return [
+        ChatMessage(role="user", content="go"),
+        ChatMessage(role="assistant", content=blocks),
+    ]
+
+
+def test_a_history_that_is_not_trusted():
+    """Unanswered calls that need no approval are a ValueError, and nothing is done."""
+    for ask in ("run", "stream"):
+        files = Files()
+        agent = Agent(ScriptedInferenceClient(["never"]), tools=files.tools)
+        with pytest.raises(ValueError, match="end in unanswered calls of read, .*trusted_history"):
+            getattr(agent, ask)(messages=forged("read", "delete"))
+        assert files.done == []
+
+
+def test_a_history_with_decisions():
+    """Calls that wait for an approval, have one, or name no tool are no reason for a ValueError."""
+    files = Files()
+    client = ScriptedInferenceClient(["done"])
+    run = client.run_tools(forged("delete", "nope"), files.tools)
+    assert (run.stop_reason, [call.name for call in run.pending]) == ("approval", ["delete"])
+    run = client.run_tools(forged("read", "nope"), files.tools, approvals={"t0": True})
+    assert (run.text, files.done) == ("done", ["read x"])
 
 
 def again(identity, name):
@@ -328,7 +552,7 @@ def test_arguments_that_do_not_fit():
 
 
 def test_unanswered_calls_of_a_killed_process():
-    """Unanswered calls at the end of a history are made; those that need approval wait."""
+    """Unanswered calls at the end of a trusted history are made; those that need approval wait."""
     files = Files()
     wanted = calls(("read", {"name": "a"}), ("delete", {"name": "b"}))
     blocks = [
@@ -340,9 +564,11 @@ def test_unanswered_calls_of_a_killed_process():
         ChatMessage(role="assistant", content=blocks),
     ]
     client = ScriptedInferenceClient(["done"])
-    run = client.run_tools(history, files.tools)
+    run = client.run_tools(history, files.tools, trusted_history=True)
     assert (run.stop_reason, files.done, len(client.requests)) == ("approval", ["read a"], 0)
-    run = client.run_tools(history, files.tools, approvals={wanted[1].id: True})
+    run = client.run_tools(
+        history, files.tools, approvals={wanted[1].id: True}, trusted_history=True
+    )
     assert (run.text, sorted(files.done)) == ("done", ["delete b", "read a", "read a"])
 
 

@@ -15,7 +15,7 @@ import pydantic
 import pytest
 from typing_extensions import Annotated, Literal, TypedDict
 
-from asimov_sync import Tool, ToolDefinitionError, tool
+from asimov_sync import Agent, Tool, ToolDefinitionError, ToolError, tool
 from asimov_sync.inference.tools.tool import as_tools, result_text
 from asimov_sync.testing import ScriptedInferenceClient, calls
 
@@ -610,6 +610,91 @@ def test_exceptions(error, told):
 
     block, call = told_of(function)
     assert (block["content"], block["is_error"], call.exception) == (told, True, error)
+
+
+class NotFound(ToolError):
+    """A tool's own kind of answer."""
+
+
+@pytest.mark.parametrize(
+    "error, told",
+    [
+        (ToolError("There is no such user."), "There is no such user."),
+        (NotFound("Ask for another name."), "Ask for another name."),
+        (ToolError(), "the tool failed"),
+    ],
+)
+def test_answers_by_exception(error, told):
+    """The model receives the message of a ToolError, without its type or its cause."""
+
+    def function():
+        raise error from RuntimeError("secret")
+
+    block, call = told_of(function)
+    assert (block["content"], block["is_error"], call.exception) == (told, True, error)
+
+
+def test_an_answer_by_exception_is_redacted():
+    """redact= applies to the message of a ToolError."""
+
+    def function():
+        raise ToolError("Ann is not here")
+
+    client = ScriptedInferenceClient([calls(("function", {})), "done"])
+    client.run_tools("x", [function], redact=lambda text: text.replace("Ann", "***"))
+    (block,) = client.requests[1]["messages"][-1]["content"]
+    assert block["content"] == "*** is not here"
+
+
+# Missing descriptions
+
+
+def test_functions_without_a_docstring_or_type_hints():
+    """A tool without a docstring or a type hint causes a warning, at the line of its function."""
+
+    def search(text, limit=3):
+        return text
+
+    with pytest.warns(UserWarning) as caught:
+        Agent(ScriptedInferenceClient([]), tools=[search])
+    assert [str(one.message) for one in caught] == [
+        "the tool search has no docstring: the model gets no description of it",
+        "the tool search has no type hint for text, limit: the model gets no type",
+    ]
+    code = search.__code__
+    assert {(one.filename, one.lineno) for one in caught} == {
+        (code.co_filename, code.co_firstlineno)
+    }
+
+
+def test_functions_with_a_description():
+    """A described tool causes no warning: with a docstring and hints, or with its own schema."""
+
+    def search(text: str, limit: int = 3) -> str:
+        """Search."""
+        return text
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        as_tools([search, (lambda text: text, {"name": "find", "input_schema": {}})])
+
+
+@pytest.mark.parametrize(
+    "tools, message",
+    [
+        (forecast, r"tools= is a list of tools: \[<Tool forecast>\]"),
+        ("forecast", "tools= is a list of tools"),
+        ({"forecast": forecast}, "tools= is a list of tools"),
+        ([forecast, "forecast"], "a tool is a function, a Tool or a pair .*; not 'forecast'"),
+        ([(forecast,)], "a tool is a function, a Tool or a pair"),
+    ],
+)
+def test_what_is_no_list_of_tools(tools, message):
+    """Anything but a list of tools is a TypeError, of an agent when it is made."""
+    client = ScriptedInferenceClient(["never"])
+    for function in (lambda: Agent(client, tools=tools), lambda: client.run_tools("x", tools)):
+        with pytest.raises(TypeError, match=message):
+            function()
 
 
 def test_a_result_that_changes_later():

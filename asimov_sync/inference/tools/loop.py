@@ -4,10 +4,10 @@
 threads.
 """
 
+import json
 import logging
 from dataclasses import dataclass, field
 from typing import (
-    AbstractSet,
     Any,
     Callable,
     Dict,
@@ -21,14 +21,14 @@ from typing import (
 )
 
 from asimov_sync._json import format_error
-from asimov_sync.errors import ToolRefused
+from asimov_sync.errors import ToolError, ToolRefused
 from asimov_sync.inference.output.final_answer import FinalAnswer
+from asimov_sync.inference.tools.approvals import Approvals, Approved, Refused, read_approvals
 from asimov_sync.inference.tools.history import append_results, skipped_result, unanswered_calls
-from asimov_sync.inference.tools.tool import result_text
+from asimov_sync.inference.tools.tool import Tool, result_text
 from asimov_sync.messages import Block, ChatMessage, Event, Reply, ToolCall, Usage
 
 __all__ = [
-    "Approvals",
     "CallTools",
     "CalledTool",
     "Redact",
@@ -45,9 +45,6 @@ logger = logging.getLogger(__name__)
 CONTINUE_REASONS = ("pause_turn",)
 """Stop reasons after which the history is sent again unchanged: the provider's turn is not over."""
 
-Approvals = Mapping[str, Union[bool, str]]
-"""Decisions about calls that require approval, by call id: True, or the reason for a refusal."""
-
 Redact = Callable[[str], str]
 """Takes the text of a tool's result or exception; returns the text that the model receives."""
 
@@ -59,10 +56,11 @@ Redact = Callable[[str], str]
 class CalledTool:
     """One tool call and its outcome.
 
-    call: the model's call.
+    call: the model's call, with the arguments of the approval if that has some.
     result: the function's return value; None if it raised.
     exception: the exception that it raised, or None. ToolRefused for a call that was refused.
     seconds: the duration of the call.
+    usage: the usage of the requests that the tool made, on any client.
     text: the outcome as text, which the model receives after `redact=`. Computed at creation, which
         raises if JSON cannot represent the result.
     """
@@ -71,12 +69,23 @@ class CalledTool:
     result: Any
     exception: Optional[BaseException]
     seconds: float
+    usage: Usage = field(default_factory=Usage)
     text: str = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.text = (
-            result_text(self.result) if self.exception is None else format_error(self.exception)
-        )
+        if self.exception is None:
+            self.text = result_text(self.result)
+        elif isinstance(self.exception, ToolError):
+            self.text = _message(self.exception) or "the tool failed"
+        else:
+            self.text = format_error(self.exception)
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # a faulty __str__
+        return ""
 
 
 @dataclass
@@ -86,7 +95,7 @@ class ToolRun:
     messages: the whole history, with a result for every call that is not in `pending`; it can be
         sent again as it is.
     reply: the last reply.
-    usage: the usage of all requests together.
+    usage: the usage of all requests together, those of the tools included.
     iterations: the number of requests.
     stop_reason: that of the last reply; "max_iterations" if the model wanted to continue after the
         last allowed request; "approval" if calls are pending.
@@ -169,10 +178,11 @@ Step = Union[SendMessages, CallTools]
 def tool_loop(
     messages: List[ChatMessage],
     max_iterations: int,
-    needs_approval: AbstractSet[str] = frozenset(),
+    tools: Optional[Mapping[str, Tool]] = None,
     approvals: Optional[Approvals] = None,
     redact: Optional[Redact] = None,
     final: Optional[FinalAnswer] = None,
+    trusted_history: bool = False,
 ) -> Generator[Step, Any, ToolRun]:
     """Run the loop as a generator of steps; returns the ToolRun.
 
@@ -181,52 +191,65 @@ def tool_loop(
     messages: the history. Unanswered calls at its end are made first.
     max_iterations: the most requests, at least 1. The calls of the last reply are still made, so
         that the history has no unanswered call.
-    needs_approval: the names of the tools whose calls need an approval.
+    tools: the tools by name; they decide which calls need an approval.
     approvals: decisions about the unanswered calls of the history. They do not apply to later
         calls, because models reuse ids.
     redact: applied to the text of every result and exception.
     final: the data that the loop must end with; None if it may end with text.
+    trusted_history: whether unanswered calls that need no approval are made. The history may come
+        from outside, and then so do these calls.
 
     Calls are made only after the stop reason "tool_use". The calls of any other reply (cut short by
     max_tokens, or a refusal) are answered with an error.
 
-    Raises ValueError for an approval of a call that is not in the history, and OutputInvalid, with
-    the history in `.messages`, if the loop ends without valid data.
+    Raises ValueError or TypeError for an invalid approval (see `read_approvals`), ValueError for a
+    history that is not trusted and ends in unanswered calls that need neither an approval nor have
+    one, and OutputInvalid, with the history in `.messages`, if the loop ends without valid data.
     """
     if max_iterations < 1:
         raise ValueError(
             f"max_iterations is the most requests to make, at least 1; not {max_iterations}"
         )
     history = list(messages)
-    decisions = _check_approvals(history, approvals or {})
+    tools = tools if tools is not None else {}
     usage = Usage()
     called: List[CalledTool] = []
     iterations = 0
     reply = unanswered_calls(history)
+    unanswered = reply.tool_calls if reply is not None else []
+    decisions: Dict[str, Union[Approved, Refused]] = {}
+    if approvals is not None:
+        decisions = read_approvals(approvals, history, unanswered, tools)
+    if not trusted_history:
+        _refuse_unguarded(unanswered, decisions, tools)
     while True:
         calls = reply.tool_calls if reply is not None else []
         answer_calls = [call for call in calls if final is not None and final.is_answer(call)]
         calls = [call for call in calls if call not in answer_calls]
         if calls and reply is not None and reply.stop_reason == "tool_use":
-            # A malformed call is never pending: nobody could tell what an approval would permit.
-            undecided = [
-                call for call in calls if call.name in needs_approval and call.id not in decisions
-            ]
-            pending = [call for call in undecided if call.malformed is None]
-            refused = [
-                _refuse(call, decisions[call.id])
-                for call in calls
-                if decisions.get(call.id, True) is not True
-            ]
-            to_make = [
-                call
-                for call in calls
-                if call not in pending and decisions.get(call.id, True) is True
-            ]
-            made = cast(List[CalledTool], (yield CallTools(to_make))) if to_make else []
-            called.extend(_in_call_order(calls, made + refused))
+            pending: List[ToolCall] = []
+            to_make: Dict[int, ToolCall] = {}
+            outcomes: Dict[int, CalledTool] = {}
+            for index, call in enumerate(calls):
+                decision = decisions.get(call.id)
+                if isinstance(decision, Refused):
+                    refusal = ToolRefused(decision.reason or "the call was not approved")
+                    outcomes[index] = CalledTool(call, None, refusal, 0.0)
+                elif decision is not None:
+                    to_make[index] = decision.apply(call)
+                elif _needs_approval(call, tools):
+                    pending.append(call)
+                else:
+                    to_make[index] = call
+            if to_make:
+                made = cast(List[CalledTool], (yield CallTools(list(to_make.values()))))
+                outcomes.update(zip(to_make, made))
+            results = []
+            for index in sorted(outcomes):
+                called.append(outcomes[index])
+                usage = usage + outcomes[index].usage
+                results.append(_result_block(calls[index], outcomes[index], redact))
             deferred = final.defer(answer_calls) if final is not None else []
-            results = [_result_block(one, redact) for one in made + refused]
             append_results(history, results + deferred)
             if pending:
                 return ToolRun(history, reply, usage, iterations, "approval", called, pending)
@@ -253,43 +276,47 @@ def tool_loop(
         history.append(reply.message)
 
 
-def _check_approvals(
-    history: List[ChatMessage], approvals: Approvals
-) -> Dict[str, Union[bool, str]]:
-    known = {
-        block.get("id")
-        for message in history
-        for block in message.blocks
-        if block.get("type") == "tool_use"
-    }
-    for call_id, decision in approvals.items():
-        if call_id not in known:
-            raise ValueError(f"there is no call {call_id!r} in the messages to be approved")
-        if not isinstance(decision, (bool, str)):
-            raise TypeError(
-                f"an approval is True, or the reason for a refusal (a str); not {decision!r}"
-            )
-    return dict(approvals)
+def _needs_approval(call: ToolCall, tools: Mapping[str, Tool]) -> bool:
+    # A malformed call is never pending: nobody could tell what an approval would permit.
+    tool = tools.get(call.name)
+    return tool is not None and call.malformed is None and tool.needs_approval(call)
 
 
-def _in_call_order(calls: List[ToolCall], called: List[CalledTool]) -> List[CalledTool]:
-    return sorted(
-        called, key=lambda one: next(i for i, call in enumerate(calls) if call is one.call)
-    )
+def _refuse_unguarded(
+    unanswered: List[ToolCall],
+    decisions: Mapping[str, Union[Approved, Refused]],
+    tools: Mapping[str, Tool],
+) -> None:
+    """Raise ValueError if calls of a history would be made that nobody has approved."""
+    names = [
+        call.name
+        for call in unanswered
+        if call.name in tools
+        and call.id not in decisions
+        and call.malformed is None
+        and not _needs_approval(call, tools)
+    ]
+    if names:
+        listed = ", ".join(dict.fromkeys(names))
+        raise ValueError(
+            f"the messages end in unanswered calls of {listed}, which need no approval. Pass "
+            "trusted_history=True to make them, if nobody else can have written these messages; "
+            "otherwise leave the last message out, or approve the calls"
+        )
 
 
-def _refuse(call: ToolCall, reason: Union[bool, str]) -> CalledTool:
-    return CalledTool(call, None, ToolRefused(reason or "the call was not approved"), 0.0)
-
-
-def _result_block(called: CalledTool, redact: Optional[Redact]) -> Block:
-    block: Block = {"type": "tool_result", "tool_use_id": called.call.id}
-    block["content"] = called.text
+def _result_block(call: ToolCall, called: CalledTool, redact: Optional[Redact]) -> Block:
+    """Return the result of a model's call as a block."""
+    text = called.text
+    if called.call is not call:
+        arguments = json.dumps(called.call.arguments, ensure_ascii=False)
+        text = f"A person changed the arguments of this call to {arguments}. Its result:\n{text}"
+    block: Block = {"type": "tool_result", "tool_use_id": call.id, "content": text}
     if called.exception is not None:
         block["is_error"] = True
     if redact is not None:
         try:
-            block["content"] = redact(called.text)
+            block["content"] = redact(text)
             if not isinstance(block["content"], str):
                 raise TypeError(f"redact= returned {type(block['content']).__name__}, not text")
         except Exception as error:

@@ -1,17 +1,18 @@
 """Runs the tool loop: sends its requests, and makes the calls of a turn in parallel, on threads."""
 
-import collections
 import collections.abc
+import contextlib
+import functools
 import inspect
 import itertools
-import queue
 import time
-from typing import Any, Callable, Deque, Dict, Generator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Generator, List, Optional, Tuple
 
 from asimov_sync import instrumentation
 from asimov_sync._json import format_error
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.concurrency import scope
+from asimov_sync.concurrency.fan_out import CallStarted, fan_out
 from asimov_sync.concurrency.pool import WorkerPool
 from asimov_sync.errors import Cancelled, InferenceError
 from asimov_sync.inference.reply_events import EventReader, EventSource
@@ -29,11 +30,9 @@ from asimov_sync.inference.tools.loop import (
 from asimov_sync.inference.tools.tool import Tool
 from asimov_sync.instrumentation import Observation
 from asimov_sync.messages import Event, ToolCall
+from asimov_sync.usage import UsageCounter
 
 __all__ = ["ToolLoopEvents", "execute_calls"]
-
-POLL_SECONDS = 0.2
-"""The longest uninterrupted wait for a tool, where Ctrl-C cannot interrupt a wait (Windows)."""
 
 MAX_PARALLEL = 100
 """The most parallel calls of one turn without max_workers. The model chooses their number."""
@@ -187,50 +186,25 @@ def _execute_on_threads(
     cancellation: Cancellation,
 ) -> Generator[Event, None, List[CalledTool]]:
     called: Dict[int, CalledTool] = {}
-    waiting: Deque[int] = collections.deque(range(len(calls)))
-    # None wakes the reader. Not a threading.Event: Ctrl-C may break the lock inside its wait.
-    events: "queue.SimpleQueue[Optional[Event]]" = queue.SimpleQueue()
     # The tools' own token: Ctrl-C in the wait below cancels the tools as well.
-    tool_token = Cancellation(parent=cancellation)
-
-    def work() -> None:
-        try:
-            while waiting and not tool_token.cancelled:
-                try:
-                    index = waiting.popleft()
-                except IndexError:
-                    return  # another worker took the last call
-                events.put(ToolStarted(calls[index]))
-                with tool_token:
-                    called[index] = _execute_observed(calls[index], tools, tool_token)
-                events.put(_finished_event(called[index]))
-        except BaseException as error:
-            tool_token.cancel(f"a tool ended with {type(error).__name__}")
-            raise
-        finally:
-            events.put(None)
-
-    try:
-        with cancellation.on_cancel(lambda: events.put(None)):
-            for _ in range(min(len(calls), max_workers or MAX_PARALLEL)):
-                pool.submit(work)
-            finished = 0
-            while finished < len(calls):
-                cancellation.raise_if_cancelled()
-                tool_token.raise_if_cancelled()  # cancelled by a worker
-                remaining = cancellation.remaining
-                timeout = POLL_SECONDS if remaining is None else min(POLL_SECONDS, remaining)
-                try:
-                    event = events.get(timeout=timeout)
-                except queue.Empty:
-                    continue
-                finished += isinstance(event, ToolFinished)
-                if event is not None:
-                    yield event
-    except BaseException as error:
-        tool_token.cancel(f"interrupted by {type(error).__name__}")
-        raise
+    token = Cancellation(parent=cancellation)
+    functions = [functools.partial(_execute_under, token, call, tools) for call in calls]
+    with contextlib.closing(fan_out(functions, pool, token, max_workers or MAX_PARALLEL)) as events:
+        for event in events:
+            if isinstance(event, CallStarted):
+                yield ToolStarted(calls[event.index])
+                continue
+            if event.error is not None:  # KeyboardInterrupt, for example: see `_execute`
+                token.cancel(f"a tool ended with {type(event.error).__name__}")
+                token.raise_if_cancelled()
+            called[event.index] = event.value
+            yield _finished_event(event.value)
     return [called[index] for index in range(len(calls))]
+
+
+def _execute_under(token: Cancellation, call: ToolCall, tools: Dict[str, Tool]) -> CalledTool:
+    with token:
+        return _execute_observed(call, tools, token)
 
 
 def _finished_event(called: CalledTool) -> ToolFinished:
@@ -252,6 +226,7 @@ def _execute_observed(
 
 def _execute(call: ToolCall, tools: Dict[str, Tool], cancellation: Cancellation) -> CalledTool:
     start = time.perf_counter()
+    counter = UsageCounter()
     exception: BaseException
     cancellation.raise_if_cancelled()
     try:
@@ -260,9 +235,10 @@ def _execute(call: ToolCall, tools: Dict[str, Tool], cancellation: Cancellation)
             raise LookupError(f"there is no tool named {call.name!r}; there are {names}")
         if call.malformed is not None:
             raise ValueError(f"the arguments are not a JSON object: {call.malformed[:500]}")
-        result = _materialize(tools[call.name].call(call.arguments))
+        with counter:
+            result = _materialize(tools[call.name].call(call.arguments))
         # Raises if JSON cannot represent the result, which counts as the tool's error.
-        return CalledTool(call, result, None, time.perf_counter() - start)
+        return CalledTool(call, result, None, time.perf_counter() - start, counter.usage)
     except Cancelled as cancelled:
         cancellation.raise_if_cancelled()
         exception = cancelled  # from a token that the tool made itself
@@ -271,7 +247,7 @@ def _execute(call: ToolCall, tools: Dict[str, Tool], cancellation: Cancellation)
     except BaseException as error:
         # Includes SystemExit, of argparse for example: it must not end the agent's program.
         exception = error
-    return CalledTool(call, None, exception, time.perf_counter() - start)
+    return CalledTool(call, None, exception, time.perf_counter() - start, counter.usage)
 
 
 def _materialize(result: Any) -> Any:

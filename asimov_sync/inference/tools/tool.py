@@ -1,20 +1,39 @@
 """Tools: functions that a model may call, and their descriptions for it."""
 
+import collections.abc
 import copy
 import functools
 import inspect
 import json
+import logging
 import re
-from typing import Any, Callable, Dict, Iterable, Optional, Tuple, Union, overload
+import warnings
+from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple, Union, overload
 
 import typing_extensions
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import to_jsonable_python
+from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from asimov_sync._json import format_error
 from asimov_sync.errors import ToolDefinitionError
+from asimov_sync.messages import ToolCall
 
-__all__ = ["AnyTool", "Tool", "as_tools", "format_validation_error", "result_text", "tool"]
+__all__ = [
+    "AnyTool",
+    "RequiresApproval",
+    "Tool",
+    "as_tools",
+    "format_validation_error",
+    "make_tool",
+    "result_text",
+    "tool",
+]
+
+logger = logging.getLogger(__name__)
+
+RequiresApproval = Union[bool, Callable[[ToolCall], bool]]
+"""True if the calls of a tool need an approval, False if not, or a function that decides it for a
+call. A call is made without an approval only if the function returns False."""
 
 
 class Tool:
@@ -27,11 +46,12 @@ class Tool:
     description: its description for the model.
     input_schema: the JSON schema of its arguments.
 
-    requires_approval: whether a tool loop stops for an approval before it makes a call.
+    requires_approval: whether a tool loop stops for an approval before it makes a call: a bool, or
+        a function of the ToolCall.
     sequential: whether no other call of the same turn runs during a call of this tool.
     """
 
-    requires_approval = False
+    requires_approval: RequiresApproval = False
     sequential = False
 
     def __init__(
@@ -57,6 +77,39 @@ class Tool:
             "input_schema": self.input_schema,
         }
 
+    def needs_approval(self, call: ToolCall) -> bool:
+        """Return whether a call needs an approval.
+
+        call: a call of this tool.
+
+        If the function in `requires_approval` raises an exception, the call needs an approval.
+        """
+        if not callable(self.requires_approval):
+            return self.requires_approval
+        try:
+            return self.requires_approval(call) is not False
+        except Exception as error:
+            # The message may quote the arguments, so it is not logged.
+            logger.error(
+                "requires_approval= of the tool %s failed with %s; the call needs an approval",
+                self.name,
+                type(error).__name__,
+            )
+            return True
+
+    def check_arguments(self, arguments: Dict[str, Any]) -> None:
+        """Raise ValueError if the arguments do not match the schema.
+
+        Of a schema that was given, only the names of the arguments are checked.
+        """
+        names = self.input_schema.get("properties", {})
+        missing = [name for name in self.input_schema.get("required", ()) if name not in arguments]
+        unknown = [name for name in arguments if name not in names]
+        if missing:
+            raise ValueError(f"the arguments do not fit: {', '.join(missing)} missing")
+        if unknown and self.input_schema.get("additionalProperties") is False:
+            raise ValueError(f"the arguments do not fit: there is no {', '.join(unknown)}")
+
     def call(self, arguments: Dict[str, Any]) -> Any:
         """Call the function with a model's arguments.
 
@@ -77,18 +130,28 @@ class _TypedTool(Tool):
 
     _arguments: "TypeAdapter[Any]"
 
+    def check_arguments(self, arguments: Dict[str, Any]) -> None:
+        """Raise ValueError if the arguments do not match the schema."""
+        self._validate(arguments)
+
     def call(self, arguments: Dict[str, Any]) -> Any:
         """Validate a model's arguments, and call the function with them.
 
         Raises ValueError, with a message for the model, if the arguments do not match the schema.
         """
+        positional, named = self._validate(arguments)
+        return self.function(*positional, **named)
+
+    def _validate(self, arguments: Dict[str, Any]) -> Tuple[Tuple[Any, ...], Dict[str, Any]]:
         try:
             # Validate JSON, not Python values: a strict model accepts a date from JSON only.
-            positional, named = self._arguments.validate_json(json.dumps(arguments))
+            validated: Tuple[Tuple[Any, ...], Dict[str, Any]] = self._arguments.validate_json(
+                json.dumps(arguments)
+            )
         except ValidationError as error:
             message = "the arguments do not fit: " + format_validation_error(error)
             raise ValueError(message) from None
-        return self.function(*positional, **named)
+        return validated
 
 
 @overload
@@ -97,39 +160,67 @@ def tool(function: Callable[..., Any]) -> Tool: ...
 
 @overload
 def tool(
-    *, requires_approval: bool = False, sequential: bool = False
+    *, requires_approval: RequiresApproval = False, sequential: bool = False
 ) -> Callable[[Callable[..., Any]], Tool]: ...
 
 
 def tool(
     function: Optional[Callable[..., Any]] = None,
-    requires_approval: bool = False,
+    *,
+    requires_approval: RequiresApproval = False,
     sequential: bool = False,
 ) -> Any:
     """Make a tool of a typed function, as a decorator with or without arguments.
 
     The docstring is the description; the type hints are the schema. Every argument needs a name:
-    *args, **kwargs and positional-only arguments are rejected.
+    *args, **kwargs and positional-only arguments are rejected. A function without a docstring, or
+    with a parameter without a type hint, causes a warning.
 
     function: the function.
-    requires_approval: whether a tool loop stops for an approval before it makes a call (False).
+    requires_approval: whether a tool loop stops for an approval before it makes a call (False). A
+        function is called with the ToolCall; the call is made without an approval only if it
+        returns False.
     sequential: whether no other call of the same turn runs during a call of this tool (False).
 
-    Raises ToolDefinitionError if no schema can be made.
+    Raises ToolDefinitionError if no schema can be made, and TypeError if requires_approval is
+    something else.
     """
+    if not isinstance(requires_approval, bool) and not _is_function(requires_approval):
+        raise TypeError(
+            "requires_approval= is True, False, or a function of the ToolCall that returns one of "
+            f"them; not {requires_approval!r}"
+        )
     if function is None:
         return functools.partial(tool, requires_approval=requires_approval, sequential=sequential)
-    made = function if isinstance(function, Tool) else _from_function(function)
+    made = function if isinstance(function, Tool) else make_tool(function)
     if requires_approval or sequential:
         made = copy.copy(made)
-        made.requires_approval = made.requires_approval or requires_approval
+        made.requires_approval = requires_approval or made.requires_approval
         made.sequential = made.sequential or sequential
     return made
 
 
-def _from_function(function: Callable[..., Any]) -> Tool:
+def _is_function(value: Any) -> bool:
+    """Return whether a value is a plain function: a coroutine would count as True, unawaited."""
+    if not callable(value):
+        return False
+    function = value if inspect.isroutine(value) else type(value).__call__
+    return not inspect.iscoroutinefunction(function)
+
+
+def make_tool(
+    function: Callable[..., Any], name: Optional[str] = None, description: Optional[str] = None
+) -> Tool:
+    """Make a tool of a typed function.
+
+    function: the function.
+    name: the tool's name (default: the function's).
+    description: the tool's description (default: the function's docstring).
+
+    Raises ToolDefinitionError if no schema can be made.
+    """
     inner = _unwrap_partial(function)
-    name: str = getattr(inner, "__name__", type(inner).__name__)
+    name = name if name is not None else getattr(inner, "__name__", type(inner).__name__)
     is_plain = inspect.isroutine(inner) or inspect.isclass(inner)
     plain = inner if is_plain else type(inner).__call__
     if inspect.iscoroutinefunction(plain) or inspect.isasyncgenfunction(plain):
@@ -161,9 +252,42 @@ def _from_function(function: Callable[..., Any]) -> Tool:
             f"{name} is a method without its object: make a tool of the bound method, "
             f"tool(thing.{name})"
         )
-    made = _TypedTool(function, _check_name(name), inspect.getdoc(inner) or "", schema)
+    if description is None:
+        description = inspect.getdoc(inner) or ""
+        _warn_of_gaps(name, description, inner, signature)
+    made = _TypedTool(function, _check_name(name), description, schema)
     made._arguments = adapter
     return made
+
+
+def _warn_of_gaps(
+    name: str, description: str, inner: Callable[..., Any], signature: inspect.Signature
+) -> None:
+    """Warn if the docstring or a type hint is missing: the model gets no other description."""
+    untyped = [
+        parameter.name
+        for parameter in signature.parameters.values()
+        if parameter.annotation is parameter.empty
+    ]
+    gaps: List[str] = []
+    if not description:
+        gaps.append("no docstring: the model gets no description of it")
+    if untyped:
+        gaps.append(f"no type hint for {', '.join(untyped)}: the model gets no type")
+    for gap in gaps:
+        message = f"the tool {name} has {gap}"
+        code = getattr(inner, "__code__", None)
+        if code is None:
+            warnings.warn(message, stacklevel=4)
+        else:  # at the function, wherever the tool is made of it; by default shown once
+            warnings.warn_explicit(
+                message,
+                UserWarning,
+                code.co_filename,
+                code.co_firstlineno,
+                module=inner.__module__,
+                registry=getattr(inner, "__globals__", {}).setdefault("__warningregistry__", {}),
+            )
 
 
 def _unwrap_partial(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -228,10 +352,17 @@ def as_tools(tools: Iterable[AnyTool]) -> Dict[str, Tool]:
         "description", "input_schema"}) or only the JSON schema of the arguments, which are then
         passed without validation.
 
-    Raises ToolDefinitionError for two tools with one name.
+    Raises ToolDefinitionError for two tools with one name, and TypeError for what is no list of
+    tools.
     """
+    if callable(tools) or isinstance(tools, (str, bytes, collections.abc.Mapping)):
+        raise TypeError(f"tools= is a list of tools: [{tools!r}], for example")
     named: Dict[str, Tool] = {}
     for one in tools:
+        if not callable(one) and not (isinstance(one, tuple) and len(one) == 2):
+            raise TypeError(
+                f"a tool is a function, a Tool or a pair (function, schema); not {one!r}"
+            )
         made = _from_pair(*one) if isinstance(one, tuple) else tool(one)
         if made.name in named:
             raise ToolDefinitionError(f"there are two tools named {made.name!r}")
@@ -251,7 +382,16 @@ def _from_pair(function: Callable[..., Any], schema: Dict[str, Any]) -> Tool:
 
 
 def result_text(result: Any) -> str:
-    """Return a tool's result as text for a model: text unchanged, anything else as JSON."""
+    """Return a tool's result as text for a model: text unchanged, anything else as JSON.
+
+    Raises TypeError or ValueError if JSON cannot represent it.
+    """
     if isinstance(result, str):
         return result
-    return json.dumps(to_jsonable_python(result), ensure_ascii=False)
+    try:
+        return json.dumps(to_jsonable_python(result), ensure_ascii=False)
+    except PydanticSerializationError as error:
+        raise TypeError(
+            f"the tool returned {type(result).__name__}, which JSON cannot represent ({error}): "
+            "return text, numbers, lists, dicts or pydantic models"
+        ) from error
