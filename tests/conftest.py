@@ -65,6 +65,9 @@ def watch():
     root = logging.getLogger()
     root.addHandler(collector)
     level, root.level = root.level, logging.DEBUG
+    # Its records have no keys. Two for each task would slow the tests down, and a forked child
+    # would wait for the buffer of a file handler if another thread wrote to it at the fork.
+    logging.getLogger("asimov_sync.graph").setLevel(logging.WARNING)
     init_client, end_span = InferenceClient.__init__, Span.end
 
     def init_and_collect_error(error, *args, **kwargs):
@@ -86,6 +89,7 @@ def watch():
     InferenceClient.__init__, Span.end = init_client, end_span
     root.removeHandler(collector)
     root.setLevel(level)
+    logging.getLogger("asimov_sync.graph").setLevel(logging.NOTSET)
 
 
 @pytest.fixture(autouse=True)

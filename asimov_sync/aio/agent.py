@@ -8,6 +8,7 @@ from asimov_sync.aio.thread_bridge import ThreadBridge
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.inference.tools.approvals import Approvals
 from asimov_sync.inference.tools.loop import ToolRun
+from asimov_sync.inference.tools.tool import Tool
 from asimov_sync.messages import Messages
 
 __all__ = ["AsyncAgent"]
@@ -59,6 +60,10 @@ class AsyncAgent:
             ),
             cancellation,
         )
+
+    def as_tool(self, name: str, description: str) -> Tool:
+        """Return a tool with which another agent asks this one. See `Agent.as_tool`."""
+        return self.sync.as_tool(name, description)
 
     async def close(self) -> None:
         """End all calls of this facade. The agent and its client stay open."""

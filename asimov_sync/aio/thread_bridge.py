@@ -11,8 +11,6 @@ the waiting coroutine through the coroutine's loop if that loop is still open.
 
 import asyncio
 import concurrent.futures
-import logging
-import queue
 import weakref
 from typing import Any, Callable, List, Optional, Set, TypeVar
 
@@ -24,14 +22,16 @@ from asimov_sync.aio.futures import (
     wrap_future,
 )
 from asimov_sync.cancellation import Cancellation
+from asimov_sync.concurrency.event import InterruptibleEvent
 from asimov_sync.concurrency.fork import ForkSafeLock
+from asimov_sync.concurrency.log_context import get_logger
 from asimov_sync.concurrency.pool import WorkerPool
 from asimov_sync.concurrency.timers import timers
 from asimov_sync.errors import ClosedError, WorkersExhausted
 
 __all__ = ["MAX_THREADS", "ThreadBridge"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger("asimov_sync.aio")
 
 MAX_THREADS = 256
 """The default limit of blocking calls of one facade. A waiting thread takes about 50 KB."""
@@ -211,12 +211,12 @@ class ThreadBridge:
                 self._dedicated_pool.submit(function)
             except Exception as error:
                 on_error(error)
-            turn: "queue.SimpleQueue[None]" = queue.SimpleQueue()
+            turn = InterruptibleEvent()
             try:
-                loop.call_soon_threadsafe(turn.put, None)
-                turn.get(timeout=LOOP_TURN_TIMEOUT)
-            except (RuntimeError, queue.Empty):
-                pass  # the loop is closed, or busy with something else
+                loop.call_soon_threadsafe(turn.set)
+            except RuntimeError:
+                return  # the loop is closed
+            turn.wait(LOOP_TURN_TIMEOUT)  # longer, and the loop is busy with something else
 
         with self._threads.lock:
             starter = self._starters.get(loop)

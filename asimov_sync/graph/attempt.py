@@ -6,6 +6,7 @@ from typing import Any, Dict, Optional
 
 from asimov_sync._json import format_error
 from asimov_sync.cancellation import Cancellation
+from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.timers import Timer
 from asimov_sync.errors import TaskTimeout
 from asimov_sync.graph.results import Outcome
@@ -27,7 +28,7 @@ class Attempt:
     inputs, partial, failed, skipped, feedback: what the handler finds in its context.
     abandoned: the error for which the run continued without this attempt; None while it counts.
     start: the `time.perf_counter()` of its start; None until its `when` was evaluated.
-    deadline: the `time.monotonic()` moment at which its own time-out expires.
+    deadline: the `clock.monotonic()` moment at which its own time-out expires.
     """
 
     __slots__ = (
@@ -89,13 +90,13 @@ class Attempt:
         if self.node.timeout is not None:
             # Its own deadline, since the token's may be the run's. Set before the token's, so that
             # a handler that the token frees counts as overdue.
-            self.deadline = time.monotonic() + self.node.timeout
+            self.deadline = clock.monotonic() + self.node.timeout
             self.cancellation = Cancellation(self.node.timeout, parent=parent)
 
     @property
     def is_overdue(self) -> bool:
         """Return whether its own time-out has expired."""
-        return self.deadline is not None and time.monotonic() >= self.deadline
+        return self.deadline is not None and clock.monotonic() >= self.deadline
 
     def timeout_error(self) -> TaskTimeout:
         """Return the error of an overdue attempt."""

@@ -3,13 +3,14 @@
 from typing import Any, Callable, Iterable, Mapping, Optional, Union
 
 from asimov_sync.cache.base import Cache
+from asimov_sync.concurrency import scope
 from asimov_sync.graph.attempt import Attempt
 from asimov_sync.graph.functions import make_task
 from asimov_sync.graph.node import DEFAULT_MAX_VISITS, Dependencies, Node, When, make_node
 from asimov_sync.graph.retry import Retry
 from asimov_sync.tasks import Task
 
-__all__ = ["Handler", "Middleware", "RunServices", "TaskContext"]
+__all__ = ["Handler", "Middleware", "RunServices", "TaskContext", "current_context"]
 
 Handler = Callable[[Task, "TaskContext"], Any]
 Middleware = Callable[[Callable[..., Any], Task, "TaskContext"], Any]
@@ -26,7 +27,7 @@ class RunServices:
         """Publish the progress of an attempt."""
         raise NotImplementedError
 
-    def spawn(self, attempt: Attempt, node: Node) -> Task:
+    def spawn(self, attempt: Attempt, node: Node, before_dependents: bool) -> Task:
         """Add a task on behalf of an attempt, and return it."""
         raise NotImplementedError
 
@@ -93,15 +94,20 @@ class TaskContext:
         max_visits: int = DEFAULT_MAX_VISITS,
         always: bool = False,
         middleware: "Iterable[Middleware]" = (),
+        before_dependents: bool = False,
     ) -> Task:
         """Add a task to the run, but not to the graph; it starts when its dependencies are done.
 
-        The arguments are those of `TaskGraph.add`. The task may depend on any task of the run,
-        this one included. It belongs to this attempt: if the attempt is retried, or a loop resets
-        this task, the spawned task is revoked.
+        The task may depend on any task of the run, this one included. It belongs to this attempt:
+        if the attempt is retried, or a loop resets this task, the spawned task is revoked.
 
-        Returns the task. Raises GraphError if the name or the task is in the run already, or for
-        an unknown dependency or a type without a handler.
+        before_dependents: whether the tasks that depend on this one depend on the new task as
+            well: they start after it and find its result in their inputs. Tasks that this one
+            spawns are not among them. Default False.
+
+        The other arguments are those of `TaskGraph.add`. Returns the task. Raises GraphError if
+        the name or the task is in the run already, for an unknown dependency, a type without a
+        handler, or a task that would wait for itself, and if the run has `max_tasks` already.
         """
         new, handler = make_task(task, objective, params)
         node = make_node(
@@ -118,7 +124,7 @@ class TaskContext:
             middleware,
             always,
         )
-        return self._services.spawn(self._attempt, node)
+        return self._services.spawn(self._attempt, node, before_dependents)
 
     def report(self, fraction: Optional[float] = None, text: str = "", *, data: Any = None) -> None:
         """Publish the progress of the task as a TaskProgress event.
@@ -136,3 +142,14 @@ class TaskContext:
 
     def __repr__(self) -> str:
         return f"<TaskContext of {self.name!r}, attempt {self.attempt}>"
+
+
+def current_context() -> Optional[TaskContext]:
+    """Return the TaskContext of the handler that is running; None outside of handlers.
+
+    It is also returned in what the handler calls: in tools, nested agents and `when` conditions,
+    on any thread that the library starts for them. On a thread that the handler starts itself, it
+    is returned only inside a copy of the handler's context (`contextvars.copy_context`).
+    """
+    context: Optional[TaskContext] = scope.current().task_context
+    return context

@@ -16,9 +16,10 @@ from typing import Any, Callable, Deque, Dict, Iterator, Optional, Set, Tuple
 
 from asimov_sync._json import format_error
 from asimov_sync.cancellation import Cancellation
+from asimov_sync.concurrency.clock import clock
 from asimov_sync.errors import BudgetExceeded, Cancelled, GraphError
 from asimov_sync.graph.attempt import Attempt, failed_outcome
-from asimov_sync.graph.effects import Effects
+from asimov_sync.graph.effects import AttemptFailure, Effects
 from asimov_sync.graph.events import (
     TaskFinished,
     TaskProgress,
@@ -143,7 +144,7 @@ class RunEngine:
 
     def _start_next(self, worker: Any) -> Optional[Attempt]:
         state = self.state
-        index = state.start_next(time.monotonic() if state.delayed else 0.0)
+        index = state.start_next(clock.monotonic() if state.delayed else 0.0)
         if state.changes:
             self._apply_changes("")
             self._record_end()
@@ -234,10 +235,11 @@ class RunEngine:
                 task = attempt.node.copy_task()
                 self.effects.publish(TaskText(attempt.name, task, time.time(), text, reply))
 
-    def spawn(self, attempt: Attempt, node: Node) -> Task:
+    def spawn(self, attempt: Attempt, node: Node, before_dependents: bool) -> Task:
         """Add a task on behalf of a running attempt, and return it.
 
         node: its name is local to the attempt's namespace; empty for a generated one.
+        before_dependents: whether what depends on the attempt's task waits for the new one, too.
 
         Raises GraphError if the attempt does not count any more, or if the node is invalid.
         """
@@ -253,7 +255,7 @@ class RunEngine:
                 # Without waiting: this lock is held, and the end of another run may need it.
                 acquire([node], self._graph_lock, wait_if_closing=False)
             try:
-                self.state.spawn(attempt.index, node)
+                self.state.spawn(attempt.index, node, before_dependents)
             except BaseException:
                 if is_new:
                     release([node], self._graph_lock)
@@ -290,7 +292,7 @@ class RunEngine:
     def release_due(self) -> None:
         """Make the tasks ready whose retry is due."""
         with self.lock:
-            self.state.release_due(time.monotonic())
+            self.state.release_due(clock.monotonic())
             self.effects.wake_waiters()
 
     def end(self, reason: str, keep_always: bool = False) -> None:
@@ -314,7 +316,7 @@ class RunEngine:
                     self._abandon(attempt, cancelled)
             if state.ready:
                 # The caller may be a signal handler, which cannot start workers: a timer does.
-                self.effects.start_timer(time.monotonic())
+                self.effects.start_timer(0.0)
                 self.effects.wake_waiters()
             self._record_end()
 
@@ -329,9 +331,10 @@ class RunEngine:
             for cause in _causes(error)
         )
         if outcome.wait is not None and not over_budget and self.state.can_retry(index):
-            moment = time.monotonic() + outcome.wait
+            moment = clock.monotonic() + outcome.wait
             self.state.retry(index, moment)
             self.effects.start_timer(moment)
+            self.effects.log(AttemptFailure(attempt, error, outcome.wait))
             if self._observed:
                 self.effects.end_span(attempt, None, error)
             if self._publishes:
@@ -351,6 +354,7 @@ class RunEngine:
             if status is TaskStatus.FAILED:
                 self._exceptions.pop(index, None)  # of an earlier visit
                 error = self._exceptions[index] = error or self.state.engine_errors[index]
+                self.effects.log(AttemptFailure(attempt, error, None))
             if self._observed:
                 self.effects.end_span(attempt, status, error)
             if self._publishes:

@@ -1,9 +1,9 @@
 """HandlerRegistry: the handlers of a scheduler by task type, and the middleware around them."""
 
-import logging
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any, Dict, Generator, List, Sequence, Tuple, Type
 
+from asimov_sync.concurrency.log_context import get_logger
 from asimov_sync.errors import GraphError
 from asimov_sync.graph.attempt import Attempt, failed_outcome
 from asimov_sync.graph.context import Handler, Middleware, TaskContext
@@ -14,7 +14,7 @@ from asimov_sync.tasks import Task, TaskStatus
 
 __all__ = ["HandlerOwner", "HandlerRegistry", "check_handler", "outcome_of", "run_generator"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger("asimov_sync.graph")
 
 
 class HandlerOwner:

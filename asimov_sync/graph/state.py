@@ -15,6 +15,7 @@ held         for each PARTIAL task that waits for something, and for each task d
              why its dependents are skipped
 order_only   for some tasks, the dependencies that they only wait for (empty groups)
 spawned      for each task, the tasks that its present attempt added
+inserted     for each task spawned before the dependents of its spawner, those dependents
 unfinished   the number of tasks that are not final; the run is finished at 0
 changes      side effects on other tasks; the engine publishes them and cancels running attempts
 
@@ -36,7 +37,8 @@ finish, Route backwards         EXECUTING → WAITING             targets, and a
 finish, invalid Route           EXECUTING → FAILED              as after a failure
 retry                           EXECUTING → DELAYED             what it spawned → REVOKED
 release_due                     DELAYED → READY                 none
-spawn                           (new) → WAITING                 none
+spawn                           (new) → WAITING                 before_dependents: the spawner's
+                                                                dependents: pending + 1
 pending reaches 0               WAITING → READY, SKIPPED,       if it is final: dependents:
                                 NOT_SELECTED                    pending - 1
 stop                            none                            all that are neither final nor
@@ -155,9 +157,12 @@ class RunState:
 
     plan: the graph with its names resolved.
     stop_on_failure: start nothing more after the first FAILED task; default False.
+    max_tasks: how many tasks the run may have, revoked ones not counted; default unlimited.
     """
 
-    def __init__(self, plan: Plan, stop_on_failure: bool = False) -> None:
+    def __init__(
+        self, plan: Plan, stop_on_failure: bool = False, max_tasks: Optional[int] = None
+    ) -> None:
         size = len(plan.nodes)
         self.nodes = plan.nodes
         self.dependencies = plan.dependencies
@@ -177,6 +182,9 @@ class RunState:
         self.routes: Dict[int, FrozenSet[int]] = {}
         self.feedback: Dict[int, Dict[str, Any]] = {}
         self.spawned: Dict[int, List[int]] = {}
+        self.inserted: Dict[int, List[int]] = {}
+        self._max_tasks = max_tasks
+        self._size = size  # without revoked tasks
         self.unfinished = size
         self.changes: List[Change] = []
         self.held: Dict[int, str] = {}
@@ -205,7 +213,7 @@ class RunState:
     def start_next(self, now: float) -> Optional[int]:
         """Start the next ready task; EVALUATING if it has a `when`, otherwise EXECUTING.
 
-        now: the current `time.monotonic()`; used only if attempts are delayed.
+        now: the current `clock.monotonic()`; used only if attempts are delayed.
 
         Returns the index, or None if no task is ready.
         """
@@ -478,15 +486,21 @@ class RunState:
 
     # Spawned tasks
 
-    def spawn(self, parent: int, node: Node) -> int:
+    def spawn(self, parent: int, node: Node, before_dependents: bool = False) -> int:
         """Add a task on behalf of a running attempt.
 
         parent: the index of the task that spawns.
         node: the new task.
+        before_dependents: whether the dependents of the parent, but for those that it spawned
+            itself, depend on the new task as well; default False.
 
-        Returns its index. Raises GraphError if its name or task is in the run already, or if a
-        dependency is unknown.
+        Returns its index. Raises GraphError if its name or task is in the run already, if a
+        dependency is unknown or would wait for the new task, or if the run is full.
         """
+        if self._max_tasks is not None and self._size >= self._max_tasks:
+            raise GraphError(
+                f"{node.name!r} cannot be spawned: the run has {self._size} tasks, its max_tasks"
+            )
         if node.name in self.indexes:
             raise GraphError(f"there is a task or a group named {node.name!r} already")
         if node.task.id in self.indexes:
@@ -507,6 +521,7 @@ class RunState:
             else:
                 (extra if found.empty else real).extend(found.indexes)
         dependencies = list(dict.fromkeys(real + extra))
+        inserted = self._find_inserted(parent, node, dependencies) if before_dependents else []
         index = len(self.nodes)
         self.nodes.append(node)
         self.dependencies.append(tuple(dependencies))
@@ -518,17 +533,49 @@ class RunState:
         self.visits.append(0)
         self.attempts.append(0)
         self.unfinished += 1
+        self._size += 1
         if extra:
             self.order_only[index] = frozenset(extra).difference(real)
         for before in dependencies:
             self.dependents[before].append(index)
         self.indexes[node.name] = self.indexes[node.task.id] = index
         self.spawned.setdefault(parent, []).append(index)
+        if inserted:
+            self.inserted[index] = inserted
+            self.dependents[index] += inserted
+        for dependent in inserted:
+            self.dependencies[dependent] += (index,)
+            self.pending[dependent] += 1
         if self.stopped is not None and not node.always:
             self._skip(index, SKIPPED, self.stopped)
-        elif not self.pending[index]:
-            self._resolve_ready(index)
+            self._propagate(index)  # dependents of its spawner may wait for it
+        elif not self.pending[index] and self._resolve_ready(index):
+            self._propagate(index)
         return index
+
+    def _find_inserted(self, parent: int, node: Node, dependencies: List[int]) -> List[int]:
+        """Return the dependents of a task that shall depend on a new task as well.
+
+        Raises GraphError if the new task would wait for one of them.
+        """
+        own = set(self.spawned.get(parent, ()))
+        # They are WAITING, since the parent is running; unless the run was stopped.
+        dependents = [
+            one for one in self.dependents[parent] if one not in own and self.phases[one] is WAITING
+        ]
+        waiting, walk = set(dependents), list(dependencies)
+        seen = set(walk)
+        for index in walk if waiting else ():  # grows during the walk
+            if index in waiting:
+                raise GraphError(
+                    f"{node.name!r} would wait for {self.nodes[index].name!r}, which waits for it "
+                    "because of before_dependents=True"
+                )
+            for dependency in self.dependencies[index]:
+                if dependency not in seen and not self.phases[dependency].is_final:
+                    seen.add(dependency)
+                    walk.append(dependency)
+        return dependents
 
     def _revoke_spawned(self, index: int) -> None:
         """Revoke what an undone attempt spawned, and what those tasks spawned."""
@@ -547,6 +594,11 @@ class RunState:
             self.phases[child] = REVOKED
             self.held.pop(child, None)
             self.results[child] = None
+            self._size -= 1
+            for dependent in self.inserted.pop(child, ()):
+                self.dependencies[dependent] = tuple(
+                    one for one in self.dependencies[dependent] if one != child
+                )
         for child in unfinished:  # after all are revoked, so that none of them is resolved
             self._propagate(child)
 

@@ -1,10 +1,10 @@
 """Streams: iterators over the events of a reply, or of a tool loop, as they arrive."""
 
 import contextvars
-import time
 from typing import Any, Callable, ClassVar, Dict, Iterator, Optional, Type
 
 from asimov_sync.cancellation import Cancellation
+from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.timers import timers
 from asimov_sync.errors import AsimovError, Cancelled, DeadlineExceeded
 from asimov_sync.inference.reply_events import EventReader, EventSource
@@ -133,7 +133,7 @@ class DeadlineEvents(EventSource):
 
     source: the events. They end with Cancelled if the deadline passes while tools run.
     cancellation: the caller's token; if it is cancelled, the error stays Cancelled.
-    deadline: the `time.monotonic()` moment.
+    deadline: the `clock.monotonic()` moment.
     provider: the provider's name, for the error.
 
     Raises DeadlineExceeded.
@@ -152,7 +152,7 @@ class DeadlineEvents(EventSource):
         try:
             yield from self._source.read()
         except Cancelled:
-            if self._cancellation.cancelled or time.monotonic() < self._deadline:
+            if self._cancellation.cancelled or clock.monotonic() < self._deadline:
                 raise
         else:
             return

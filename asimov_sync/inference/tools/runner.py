@@ -20,8 +20,10 @@ from asimov_sync.inference.stream import ReplyStream
 from asimov_sync.inference.tools.loop import (
     CalledTool,
     CallTools,
+    HistoryCompacted,
     SendMessages,
     Step,
+    Summarize,
     ToolFinished,
     ToolRun,
     ToolRunDone,
@@ -29,7 +31,7 @@ from asimov_sync.inference.tools.loop import (
 )
 from asimov_sync.inference.tools.tool import Tool
 from asimov_sync.instrumentation import Observation
-from asimov_sync.messages import Event, ToolCall
+from asimov_sync.messages import Event, Reply, ToolCall
 from asimov_sync.usage import UsageCounter
 
 __all__ = ["ToolLoopEvents", "execute_calls"]
@@ -46,6 +48,7 @@ class ToolLoopEvents(EventSource):
 
     steps: the loop.
     send: sends the messages of a step.
+    summarize: returns the reply to a prompt for a summary.
     tools: the tools by name.
     pool: the threads for the calls.
     max_workers: the most parallel calls; None for MAX_PARALLEL, 0 for calls on the reader's thread.
@@ -59,6 +62,7 @@ class ToolLoopEvents(EventSource):
         self,
         steps: Generator[Step, Any, ToolRun],
         send: Callable[[SendMessages], ReplyStream],
+        summarize: Callable[[str], Reply],
         tools: Dict[str, Tool],
         pool: WorkerPool,
         max_workers: Optional[int],
@@ -70,6 +74,7 @@ class ToolLoopEvents(EventSource):
             )
         self._steps = steps
         self._send = send
+        self._summarize = summarize
         self._tools = tools
         self._pool = pool
         self._max_workers = max_workers
@@ -104,6 +109,9 @@ class ToolLoopEvents(EventSource):
                     self._max_workers,
                     self._cancellation,
                 )
+            elif isinstance(self._step, Summarize):
+                result = self._ask_for_summary(self._step)
+                yield HistoryCompacted(result.text, self._step.removed, result.usage)
             else:
                 stream, self._stream = self._stream, None
                 assert stream is not None
@@ -116,6 +124,13 @@ class ToolLoopEvents(EventSource):
                 result = stream.reply
             self._advance(result)
         yield ToolRunDone(self._run)
+
+    def _ask_for_summary(self, step: Summarize) -> Reply:
+        try:
+            return self._summarize(step.prompt)
+        except InferenceError as error:
+            error.messages = step.messages
+            raise
 
     def close(self) -> None:
         """Close the reply that nobody has started to read."""

@@ -1,0 +1,249 @@
+"""Options of clients and calls: names, values, time-outs and retries, checked where they are given.
+
+The clients of these tests have no server: an invalid option is an error before anything is sent.
+"""
+
+import threading
+
+import pytest
+
+from asimov_sync import (
+    AnthropicInferenceClient,
+    BedrockInferenceClient,
+    Cancellation,
+    Cancelled,
+    DeadlineExceeded,
+    InferenceError,
+    OpenAIInferenceClient,
+    OverloadedError,
+    Timeout,
+    tool,
+)
+from asimov_sync.testing import Failure, ModelServer, ScriptedInferenceClient, calls
+
+from ..waiting import Background
+from .silent_server import SilentServer
+
+NOWHERE = "http://127.0.0.1:9/v1/messages"
+
+MAKERS = {
+    "anthropic": lambda **options: AnthropicInferenceClient("m", api_key="none", **options),
+    "bedrock": lambda **options: BedrockInferenceClient("m", api_key="none", **options),
+    "openai": lambda **options: OpenAIInferenceClient("m", api_key="none", **options),
+    "scripted": lambda **options: ScriptedInferenceClient([], **options),
+}
+
+CALLS = {
+    "generate": lambda client, **options: client.generate("hello", **options),
+    "stream": lambda client, **options: client.stream("hello", **options),
+    "run_tools": lambda client, **options: client.run_tools("hello", [], **options),
+    "stream_tools": lambda client, **options: client.stream_tools("hello", [], **options),
+    "count_tokens": lambda client, **options: client.count_tokens("hello", **options),
+    "with_options": lambda client, **options: client.with_options(**options),
+}
+
+MISTAKES = [
+    ({"max_retries": -1}, ValueError, "max_retries must be 0 or more, not -1"),
+    ({"max_retries": True}, TypeError, "max_retries must be a whole number, not True"),
+    ({"max_retries": 1.5}, TypeError, "max_retries must be a whole number, not 1.5"),
+    ({"max_tokens": "a"}, TypeError, "max_tokens must be a whole number, not 'a'"),
+    ({"max_tokens": -1}, ValueError, "max_tokens must be 0 or more, not -1"),
+    ({"temperature": float("nan")}, ValueError, "temperature must be a finite number, not nan"),
+    ({"temperature": False}, TypeError, "temperature must be a number, not False"),
+    ({"top_p": "1"}, TypeError, "top_p must be a number, not '1'"),
+    ({"stop_sequences": "END"}, TypeError, r"stop_sequences must be a list of texts: \['END'\]"),
+    ({"prompt_cache": True}, ValueError, 'prompt_cache must be "auto" or None'),
+    ({"timeout": "30"}, TypeError, "timeout= takes a number of seconds or a Timeout.*not '30'"),
+    ({"timeout": True}, TypeError, "timeout= takes a number of seconds or a Timeout.*not True"),
+    ({"timeout": float("nan")}, ValueError, "total=…"),
+    ({"timeout": Timeout(idle="5")}, TypeError, "idle=….*not '5'"),
+]
+
+
+@pytest.mark.parametrize("options, kind, message", MISTAKES, ids=str)
+def test_an_invalid_value(options, kind, message):
+    """A value of another type, or out of range, is an error of the constructor and of each call."""
+    for make in MAKERS.values():
+        with pytest.raises(kind, match=message):
+            make(**options)
+    client = MAKERS["anthropic"](api_url=NOWHERE)
+    for call in CALLS.values():
+        with pytest.raises(kind, match=message):
+            call(client, **options)
+
+
+@pytest.mark.parametrize("name", ["budget", "rate_limit"])
+def test_an_invalid_limit(name):
+    """A limit of another type is an error of the constructor and of with_options."""
+    for make in (*MAKERS.values(), ScriptedInferenceClient([]).with_options):
+        with pytest.raises(TypeError, match=f"{name} must be a (Budget|RateLimit), not 5"):
+            make(**{name: 5})
+
+
+@pytest.mark.parametrize(
+    "wrong, right",
+    [
+        ("temprature", "temperature"),
+        ("max_retires", "max_retries"),
+        ("time_out", "timeout"),
+        ("bugdet", "budget"),
+        ("max_token", "max_tokens"),
+    ],
+)
+def test_an_unknown_name(wrong, right):
+    """The error names a similar option and lists all, those of the client included."""
+    listed = "there are .*max_retries.*timeout.*top_p"
+    for make in MAKERS.values():
+        with pytest.raises(TypeError, match=f"'{wrong}' .did you mean {right}.*{listed}"):
+            make(**{wrong: 1})
+    client = MAKERS["anthropic"](api_url=NOWHERE)
+    for call in CALLS.values():
+        with pytest.raises(TypeError, match=f"'{wrong}' .did you mean {right}.*{listed}") as caught:
+            call(client, **{wrong: 1})
+        assert "budget" in str(caught.value) and "rate_limit" in str(caught.value)
+
+
+def test_a_similar_parameter():
+    """The constructor's error also knows its other parameters."""
+    with pytest.raises(TypeError, match="'api_ulr' .did you mean api_url"):
+        AnthropicInferenceClient("m", api_key="none", api_ulr=NOWHERE)
+
+
+@pytest.mark.parametrize("name", ["budget", "rate_limit", "model"])
+def test_an_option_of_the_client_alone(name):
+    """A call that is given an option of the client names with_options."""
+    client = MAKERS["anthropic"](api_url=NOWHERE)
+    for call in CALLS.values():
+        if call is not CALLS["with_options"]:
+            with pytest.raises(TypeError, match=rf"client\.with_options\({name}=…\)"):
+                call(client, **{name: None})
+
+
+def test_each_provider_has_its_own_options():
+    """An option of another provider is unknown; extra passes any parameter."""
+    with pytest.raises(TypeError, match="unknown option 'thinking', 'top_k'"):
+        MAKERS["openai"](thinking={}, top_k=1)
+    with pytest.raises(TypeError, match="unknown option 'seed'"):
+        MAKERS["anthropic"](seed=1)
+    client = ScriptedInferenceClient(["hi"])
+    client.generate("hello", extra={"seed": 1})
+    assert client.requests[0]["seed"] == 1
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_optional_arguments_are_named(call):
+    """Optional arguments cannot be passed by position."""
+    client = MAKERS["anthropic"](api_url=NOWHERE)
+    name = next(name for name, one in CALLS.items() if one is call)
+    arguments = {"with_options": (), "run_tools": ("x", []), "stream_tools": ("x", [])}
+    with pytest.raises(TypeError, match="positional"):
+        getattr(client, name)(*arguments.get(name, ("x",)), "You are brief.")
+
+
+def test_none_resets():
+    """None removes an option, and restores the default of time-outs and retries."""
+    client = ScriptedInferenceClient(["hi"], temperature=1, timeout=5, max_retries=0)
+    reset = client.with_options(temperature=None, timeout=None, max_retries=None)
+    assert (reset.timeout, reset.max_retries) == (Timeout(), 2)
+    reset.generate("hello")
+    assert "temperature" not in client.requests[0]
+
+
+def test_seconds_are_the_total():
+    """A number of seconds is Timeout(total=…), on the client and on a copy."""
+    client = ScriptedInferenceClient([], timeout=30)
+    assert client.timeout == Timeout(total=30)
+    assert client.with_options(timeout=2.5).timeout == Timeout(total=2.5)
+
+
+@pytest.mark.parametrize("name", sorted(set(CALLS) - {"with_options"}))
+def test_the_time_of_one_call(name):
+    """timeout= of a call bounds that call, at every provider's server that stays silent."""
+    with SilentServer("headers") as server:
+        client = AnthropicInferenceClient("m", api_key="none", api_url=server.url)
+        with pytest.raises(DeadlineExceeded, match="timeout.total, 0.05 s"):
+            Background(CALLS[name], client, timeout=0.05).result()
+    assert client.timeout == Timeout()
+
+
+@pytest.mark.parametrize("name", sorted(set(CALLS) - {"count_tokens", "with_options"}))
+def test_the_retries_of_one_call(name):
+    """max_retries= of a call replaces the client's."""
+    overloaded = Failure(529, "overloaded_error", headers={"retry-after": "0"})
+    with ModelServer(lambda body: overloaded) as server:
+        client = AnthropicInferenceClient("m", api_key="none", api_url=server.url, max_retries=0)
+        with pytest.raises(OverloadedError) as caught:
+            CALLS[name](client, max_retries=3)
+        assert (caught.value.attempts, client.max_retries) == (4, 0)
+
+
+@tool
+def wait_for_cancellation() -> str:
+    """Wait until the call is cancelled."""
+    Cancellation.current().wait(20)
+    return "late"
+
+
+WAITING = calls(("wait_for_cancellation", {}))
+
+
+@pytest.mark.parametrize("name", ["run_tools", "stream_tools"])
+@pytest.mark.parametrize("max_workers", [None, 0])
+def test_a_total_bounds_the_whole_loop(name, max_workers):
+    """The total that a loop is given also ends its tools, with DeadlineExceeded."""
+    client = ScriptedInferenceClient([WAITING, "done"])
+
+    def ask():
+        options = {"timeout": 0.05, "max_workers": max_workers}
+        if name == "run_tools":
+            client.run_tools("go", [wait_for_cancellation], **options)
+        else:
+            list(client.stream_tools("go", [wait_for_cancellation], **options))
+
+    with pytest.raises(DeadlineExceeded, match="longer than timeout.total"):
+        Background(ask).result()
+    assert len(client.requests) == 1
+
+
+def test_a_total_of_the_client_bounds_each_request():
+    """The client's own total leaves the tools of a loop alone."""
+    late = threading.Event()
+
+    @tool
+    def wait() -> str:
+        """Wait longer than the client's total."""
+        late.wait(0.1)
+        return "late"
+
+    client = ScriptedInferenceClient([calls(("wait", {})), "done"], timeout=0.05)
+    assert client.run_tools("go", [wait]).text == "done"
+
+
+def test_the_requests_of_a_loop_share_its_total():
+    """A loop whose model never ends raises DeadlineExceeded, with the history so far."""
+
+    @tool
+    def look() -> str:
+        """Look."""
+        return "nothing"
+
+    client = ScriptedInferenceClient(lambda body: calls(("look", {})))
+    with pytest.raises(InferenceError) as caught:
+        Background(client.run_tools, "go", [look], timeout=0.1, max_iterations=1_000_000).result()
+    assert isinstance(caught.value, DeadlineExceeded)
+    assert len(client.requests) > 1
+
+
+def test_a_cancelled_loop_with_a_total_is_cancelled():
+    """A cancellation before the total is over stays a Cancelled."""
+    cancellation = Cancellation()
+
+    @tool
+    def cancel() -> str:
+        """Cancel the run."""
+        cancellation.cancel("enough")
+        return ""
+
+    client = ScriptedInferenceClient([calls(("cancel", {})), "done"])
+    with pytest.raises(Cancelled, match="enough"):
+        client.run_tools("go", [cancel], timeout=20, cancellation=cancellation)
