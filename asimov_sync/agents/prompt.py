@@ -90,7 +90,7 @@ def prompt(task: Task, context: TaskContext, template: Optional[PromptTemplate] 
     parts += [block("failed", reason, of=name) for name, reason in context.failed.items()]
     parts += [
         block("skipped", reason, of=name)
-        for name, reason in getattr(context, "skipped", {}).items()
+        for name, reason in context.skipped.items()
         if name not in context.failed
     ]
     parts += [block("feedback", result, of=name) for name, result in context.feedback.items()]

@@ -11,8 +11,8 @@ delayed      a heap of (moment, index): attempts to be repeated then
 results, errors   for each task; `errors` also holds why it was skipped or not selected
 engine_errors     the errors of tasks that failed without their handlers raising
 routes       for each task that returned a Route, the tasks that it selected
-held         for each PARTIAL task that waits for something, and for each task downstream, the reason
-             why its dependents are skipped
+held         for each PARTIAL task that waits for something, and for each task downstream, why its
+             dependents are skipped
 order_only   for some tasks, the dependencies that they only wait for (empty groups)
 spawned      for each task, the tasks that its present attempt added
 inserted     for each task spawned before the dependents of its spawner, those dependents
@@ -270,7 +270,7 @@ class RunState:
         """End the visit of a task.
 
         route: the names in the Route that its handler returned, if it returned one.
-        waits_for: what the task waits for, if its dependents are to be skipped because of that.
+        waits_for: what the task waits for, for which its dependents are skipped; or None.
 
         Returns the final status: FAILED if the Route is invalid, otherwise `status`.
         """

@@ -66,7 +66,7 @@ class Spec(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What a task sees of its dependencies: results by name, and names."""
+    """The ends of a task's dependencies, as its context shows them: results by name, and names."""
 
     inputs: dict
     partial: list
