@@ -13,8 +13,8 @@ from typing import Any, Callable, List, Optional, Tuple
 from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.event import MAX_WAIT, InterruptibleEvent
 from asimov_sync.concurrency.fork import reset_after_fork
-from asimov_sync.errors import ClosedError
 from asimov_sync.concurrency.log_context import get_logger
+from asimov_sync.errors import ClosedError
 
 __all__ = ["Timer", "TimerThread", "timers"]
 
