@@ -1,7 +1,6 @@
-"""Traffic of real providers, recorded by other projects. It is read from a folder, never copied
-here.
+"""Traffic of real providers, recorded by other projects.
 
-The folder is $ASIMOV_TEST_RECORDED, or ../shared/recorded. Without it, the tests that need it are
+It is read from a folder, and never copied into this repository. The folder is $ASIMOV_TEST_RECORDED, or ../shared/recorded. Without it, the tests that need it are
 skipped.
 """
 

@@ -10,7 +10,6 @@ import contextvars
 import copy
 import functools
 import threading
-import time
 from contextlib import AbstractContextManager
 from typing import (
     Any,
@@ -30,6 +29,7 @@ from typing_extensions import Unpack
 from asimov_sync import instrumentation
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.concurrency import scope
+from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.pool import WorkerPool
 from asimov_sync.errors import (
     AsimovError,
@@ -74,7 +74,7 @@ from asimov_sync.inference.request import (
     as_timeout,
 )
 from asimov_sync.inference.retry import MAX_RETRY_AFTER, retrying
-from asimov_sync.inference.stream import DeadlineEvents, ReplyStream, ToolStream, observe
+from asimov_sync.inference.stream import ReplyStream, ToolStream, observe
 from asimov_sync.inference.tools.approvals import Approvals
 from asimov_sync.inference.tools.compaction import SUMMARY_SYSTEM, check_limit
 from asimov_sync.inference.tools.loop import (
@@ -292,16 +292,16 @@ class InferenceClient(abc.ABC):
         compact_with: the client that writes the summaries; None (the default) for this one.
         cancellation: ends the loop; the current token if None.
         options: options of the requests, which override the client's (see `RequestOptions`). The
-            total of a `timeout` bounds the whole loop, with its tools; the client's own bounds each
-            request.
+            total of a `timeout` bounds the whole loop, with its tools: those that run longer are
+            cancelled, and count as failed. The client's own total bounds each request.
 
         An exception of a tool is sent to the model, and is in `run.calls`. A call of a tool that
         `requires_approval` ends the run with the stop reason "approval" and the call in
         `run.pending`. `run_tools(run.messages, …, approvals={call.id: True})` continues, in any
         process.
 
-        Raises InferenceError, with the history so far in its `.messages` (None if the time was up
-        while tools ran), OutputInvalid, Cancelled, or ClosedError.
+        Raises InferenceError, with the history so far in its `.messages`, OutputInvalid, Cancelled,
+        or ClosedError.
         """
         token = cancellation or Cancellation.current()
         source = self._tool_loop(
@@ -423,24 +423,22 @@ class InferenceClient(abc.ABC):
             )
             return stream
 
-        deadline, tools_token = request.deadline, cancellation
-        if deadline is not None:
-            # The requests do not get this token: they raise DeadlineExceeded by themselves.
-            tools_token = Cancellation(deadline - time.monotonic(), parent=cancellation)
+        deadline = request.deadline
 
         def summarize(prompt: str) -> Reply:
             # A context of its own: the summary is not part of the answer that listeners receive.
             context = contextvars.copy_context()
             context.run(scope.replace, text_listeners=())
-            generate = functools.partial((compact_with or self).generate, prompt)
-            return context.run(generate, system=SUMMARY_SYSTEM, cancellation=tools_token)
+            limits: RequestOptions = {}
+            if deadline is not None:
+                left = max(0.0, deadline - clock.monotonic())
+                limits = {"timeout": request.timeout._replace(total=left)}
+            generate = functools.partial((compact_with or self).generate, prompt, **limits)
+            return context.run(generate, system=SUMMARY_SYSTEM, cancellation=cancellation)
 
-        source = ToolLoopEvents(
-            steps, send, summarize, named, self._tool_workers, max_workers, tools_token
+        return ToolLoopEvents(
+            steps, send, summarize, named, self._tool_workers, max_workers, cancellation, deadline
         )
-        if deadline is None:
-            return source
-        return DeadlineEvents(source, cancellation, deadline, self.provider)
 
     def count_tokens(
         self,
@@ -493,7 +491,7 @@ class InferenceClient(abc.ABC):
         if "timeout" in given:
             timeout = as_timeout(given.pop("timeout"))
             if timeout.total is not None:
-                deadline = time.monotonic() + timeout.total
+                deadline = clock.monotonic() + timeout.total
         if "max_retries" in given:
             max_retries = _max_retries(given.pop("max_retries"))
         merged = {
@@ -553,7 +551,7 @@ class InferenceClient(abc.ABC):
         progress = Progress()
 
         def open_attempt() -> AttemptEvents:
-            if deadline is not None and time.monotonic() >= deadline:
+            if deadline is not None and clock.monotonic() >= deadline:
                 raise DeadlineExceeded(
                     f"the call took longer than timeout.total, {request.timeout.total} s: "
                     "the request was not sent",
@@ -598,7 +596,7 @@ class InferenceClient(abc.ABC):
         if isinstance(error, RateLimitError):
             seconds = error.retry_after
             if seconds and seconds <= MAX_RETRY_AFTER:
-                self._pause.extend(time.monotonic() + seconds)
+                self._pause.extend(clock.monotonic() + seconds)
         if isinstance(error, InvalidRequestError):
             add_option_hint(error, request)
 
@@ -638,7 +636,7 @@ class InferenceClient(abc.ABC):
             self._closed.set()
             self._tool_workers.shutdown(wait=False)
 
-    def __enter__(self) -> "InferenceClient":
+    def __enter__(self: Client) -> Client:
         return self
 
     def __exit__(self, *exc_info: Any) -> None:
@@ -653,7 +651,7 @@ def _max_retries(value: Optional[int]) -> int:
 
 
 def _deadline(request: Request) -> Optional[float]:
-    """Return the `time.monotonic()` moment by which a request ends that starts now, or None."""
+    """Return the `clock.monotonic()` moment by which a request ends that starts now, or None."""
     if request.deadline is not None or request.timeout.total is None:
         return request.deadline
-    return time.monotonic() + request.timeout.total
+    return clock.monotonic() + request.timeout.total
