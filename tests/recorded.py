@@ -1,7 +1,7 @@
 """Traffic of real providers, recorded by other projects.
 
-It is read from a folder, and never copied into this repository. The folder is $ASIMOV_TEST_RECORDED, or ../shared/recorded. Without it, the tests that need it are
-skipped.
+It is read from a folder and never copied into this repository. The folder is $ASIMOV_TEST_RECORDED,
+or ../shared/recorded. Without it, the tests that need it are skipped.
 """
 
 import base64
