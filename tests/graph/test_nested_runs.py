@@ -20,7 +20,7 @@ from asimov_sync import (
 from asimov_sync.testing import ScriptedInferenceClient, calls
 
 from ..tiers import suite
-from ..waiting import Background, wait_for
+from ..waiting import DEADLINE, Background, wait_for
 from .graphs import chain, single, wide
 from .test_scheduler import echo
 
@@ -275,3 +275,33 @@ def test_nested_runs_do_not_multiply_workers():
         graph.map(Task(type="outer"), range(8))
         assert list(scheduler.run(graph).results.values()) == [5] * 8
     assert max(most) == 2
+
+
+@suite
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_three_hundred_levels(cancelled):
+    """Runs nest as deep as there are threads: each level sees the cancellation of the first."""
+    deepest = threading.Event()
+
+    def nest(task, context):
+        level = task.params["level"]
+        if not level:
+            deepest.set()
+            if cancelled:
+                assert context.cancellation.wait(DEADLINE)
+            return 0
+        graph = TaskGraph()
+        graph.add(Task(type="nest", params={"level": level - 1}), name="x")
+        return scheduler.run(graph)["x"] + 1
+
+    with TaskScheduler({"nest": nest}, max_workers=1) as scheduler:
+        graph = TaskGraph()
+        graph.add(Task(type="nest", params={"level": 300}), name="x")
+        run = scheduler.submit(graph)
+        assert deepest.wait(DEADLINE)
+        if cancelled:
+            run.cancel("enough")
+            assert run.result(DEADLINE).errors == {"x": "Cancelled: enough"}
+        else:
+            assert run.result(DEADLINE)["x"] == 300
+        wait_for(lambda: not scheduler.stuck_threads, "the end of all levels")
