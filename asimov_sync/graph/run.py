@@ -21,8 +21,8 @@ this much.
 """
 
 STACK_HEADROOM = 50
-"""The calls that a run may nest on the thread that starts it or waits for it: 25, with room for hooks
-and for the handlers of logging.
+"""The calls that a run may nest on the thread that starts it or waits for it: 25, with room for
+hooks and for the handlers of logging.
 """
 
 _UNREAD = "its events were not read to the end"
@@ -31,7 +31,7 @@ _UNREAD = "its events were not read to the end"
 def require_stack(frames: int = STACK_HEADROOM) -> None:
     """Raise RecursionError if the calling thread cannot nest this many calls.
 
-    In the middle of a step, the error would leave a run that cannot go on, and not be ended either.
+    In the middle of a step, the error would leave a run that neither continues nor ends.
     """
     if frames:
         require_stack(frames - 1)
