@@ -28,8 +28,8 @@ def scheduler(request):
         "calling thread": {"max_workers": 0},
         "executor": {"executor": concurrent.futures.ThreadPoolExecutor(2)},
     }[request.param]
-    with TaskScheduler({"echo": echo}, **options) as made:
-        yield made
+    with TaskScheduler({"echo": echo}, **options) as new_scheduler:
+        yield new_scheduler
     if "executor" in options:
         options["executor"].shutdown()
 
