@@ -8,6 +8,7 @@ from asimov_sync._json import format_error
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.concurrency.timers import Timer
 from asimov_sync.errors import TaskTimeout
+from asimov_sync.graph.inputs import Inputs
 from asimov_sync.graph.results import Outcome
 from asimov_sync.graph.state import RunState
 from asimov_sync.instrumentation import Observation
@@ -61,7 +62,8 @@ class Attempt:
         self.worker = worker
         self.number = state.attempts[index] or 1
         self.visit = state.visits[index] or 1
-        self.inputs: Dict[str, Any] = state.inputs(index) if state.dependencies[index] else {}
+        self.inputs = Inputs(state.inputs(index) if state.dependencies[index] else ())
+        self.inputs.task_name = node.name
         self.failed: Dict[str, str] = state.failed_dependencies(index) if node.allow_failure else {}
         self.feedback: Dict[str, Any] = state.feedback.get(index) or {}
         self.cancellation = Cancellation(parent=parent)
