@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from asimov_sync.cache.memory import MemoryCache as MemoryCache
     from asimov_sync.cache.redis import RedisCache as RedisCache
     from asimov_sync.cancellation import Cancellation as Cancellation
+    from asimov_sync.concurrency.log_context import LogFilter as LogFilter
     from asimov_sync.errors import (
         AsimovError as AsimovError,
         AuthenticationError as AuthenticationError,
@@ -67,7 +68,10 @@ if TYPE_CHECKING:
         WorkersExhausted as WorkersExhausted,
         WrongKeyType as WrongKeyType,
     )
-    from asimov_sync.graph.context import TaskContext as TaskContext
+    from asimov_sync.graph.context import (
+        TaskContext as TaskContext,
+        current_context as current_context,
+    )
     from asimov_sync.graph.events import (
         RunFinished as RunFinished,
         TaskFinished as TaskFinished,
@@ -98,6 +102,7 @@ if TYPE_CHECKING:
     from asimov_sync.inference.tools.approvals import Approved as Approved, Refused as Refused
     from asimov_sync.inference.tools.loop import (
         CalledTool as CalledTool,
+        HistoryCompacted as HistoryCompacted,
         ToolFinished as ToolFinished,
         ToolRun as ToolRun,
         ToolRunDone as ToolRunDone,
@@ -135,6 +140,7 @@ if not TYPE_CHECKING:  # a type checker reports every name that is not imported 
             "cache.memory": "MemoryCache",
             "cache.redis": "RedisCache",
             "cancellation": "Cancellation",
+            "concurrency.log_context": "LogFilter",
             "errors": (
                 "AsimovError AuthenticationError BudgetExceeded CacheAuthenticationError "
                 "CacheError CacheFull CacheKeyError CacheReadOnly CacheUnavailable "
@@ -146,7 +152,7 @@ if not TYPE_CHECKING:  # a type checker reports every name that is not imported 
                 "StreamInterrupted TaskTimeout ToolDefinitionError ToolError ToolRefused "
                 "UnboundedClear WorkersExhausted WrongKeyType"
             ),
-            "graph.context": "TaskContext",
+            "graph.context": "TaskContext current_context",
             "graph.events": (
                 "RunFinished TaskFinished TaskProgress TaskRetried TaskSkipped TaskStarted TaskText"
             ),
@@ -163,7 +169,9 @@ if not TYPE_CHECKING:  # a type checker reports every name that is not imported 
             "inference.request": "Timeout",
             "inference.stream": "ReplyStream ToolStream",
             "inference.tools.approvals": "Approved Refused",
-            "inference.tools.loop": "CalledTool ToolFinished ToolRun ToolRunDone ToolStarted",
+            "inference.tools.loop": (
+                "CalledTool HistoryCompacted ToolFinished ToolRun ToolRunDone ToolStarted"
+            ),
             "inference.tools.tool": "Tool tool",
             "messages": (
                 "ChatMessage ChatRole Event Reply ReplyDone TextDelta ThinkingDelta ToolCall "

@@ -10,10 +10,10 @@ to tools and nested agents, on any thread.
 """
 
 import contextvars
-import logging
 import time
 from typing import Any, Callable, List, NamedTuple, Optional, Tuple, TypeVar
 
+from asimov_sync.concurrency.log_context import get_logger
 from asimov_sync.messages import Event, ReplyDone, TextDelta
 
 __all__ = [
@@ -26,7 +26,7 @@ __all__ = [
     "listen_to_reply",
 ]
 
-logger = logging.getLogger(__name__)
+logger = get_logger("asimov_sync")
 
 ResultT = TypeVar("ResultT")
 

@@ -1,6 +1,5 @@
 """TaskScheduler: runs task graphs. A task starts as soon as its own dependencies are done."""
 
-import time
 import weakref
 from concurrent.futures import Executor
 from typing import (
@@ -20,6 +19,7 @@ from typing import (
 
 from asimov_sync.cache.base import Cache
 from asimov_sync.cancellation import Cancellation, require_number
+from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.fork import ForkSafeLock
 from asimov_sync.errors import ClosedError, GraphError, RunTimeout
 from asimov_sync.graph.active_run import ActiveRun
@@ -196,6 +196,7 @@ class TaskScheduler(HandlerOwner):
         on_failure: str = "continue",
         budget: Optional[Budget] = None,
         cancellation: Optional[Cancellation] = None,
+        max_tasks: Optional[int] = None,
         params: Optional[RunParams] = None,
     ) -> Run:
         """Start a run and return its handle.
@@ -207,18 +208,21 @@ class TaskScheduler(HandlerOwner):
         timeout: the seconds after which the run is cancelled; by default unlimited.
         on_failure: "continue" (the default) skips what depends on a FAILED task; "stop" starts
             nothing more after one.
-        budget: limits what all its tasks together request from models; by default unlimited. A
-            request that it refuses ends the run.
+        budget: limits what all its tasks together request from models; by default unlimited. After
+            a request that it refuses, no task is started or retried, and the run ends when the
+            tasks that are running have ended.
         cancellation: a token that ends the run; by default the current one.
+        max_tasks: how many tasks the run may have, those of the graph and those that its tasks
+            spawn; by default unlimited. A spawn beyond it is a GraphError in its handler.
         params: for this run alone, new params by task name, which are merged over the params of
             these tasks; by default none. The graph does not change.
 
         Raises GraphError, before any task runs, for a cycle, an unknown dependency, a type without
-        a handler, or a graph that is in another run; TypeError or ValueError for an unsuitable
-        argument; ClosedError after `shutdown()` or `close()`.
+        a handler, a graph that is in another run or has more than `max_tasks`; TypeError or
+        ValueError for an unsuitable argument; ClosedError after `shutdown()` or `close()`.
         """
         return self._submit(
-            graph, run_id, timeout, on_failure, budget, cancellation, params, True, []
+            graph, run_id, timeout, on_failure, budget, cancellation, max_tasks, params, True, []
         )
 
     def run(
@@ -230,6 +234,7 @@ class TaskScheduler(HandlerOwner):
         on_failure: str = "continue",
         budget: Optional[Budget] = None,
         cancellation: Optional[Cancellation] = None,
+        max_tasks: Optional[int] = None,
         params: Optional[RunParams] = None,
     ) -> RunResult:
         """Run a graph to its end and return the result.
@@ -241,7 +246,16 @@ class TaskScheduler(HandlerOwner):
         started: List[ActiveRun] = []
         try:
             run = self._submit(
-                graph, run_id, timeout, on_failure, budget, cancellation, params, False, started
+                graph,
+                run_id,
+                timeout,
+                on_failure,
+                budget,
+                cancellation,
+                max_tasks,
+                params,
+                False,
+                started,
             )
             return run.result()
         except BaseException as interruption:  # anywhere between the first line and the last
@@ -261,6 +275,7 @@ class TaskScheduler(HandlerOwner):
         on_failure: str = "continue",
         budget: Optional[Budget] = None,
         cancellation: Optional[Cancellation] = None,
+        max_tasks: Optional[int] = None,
         params: Optional[RunParams] = None,
     ) -> RunEvents:
         """Run a graph and iterate over its events; the last one is RunFinished.
@@ -269,7 +284,7 @@ class TaskScheduler(HandlerOwner):
         or dropping it, cancels the run.
         """
         run = self._submit(
-            graph, run_id, timeout, on_failure, budget, cancellation, params, True, []
+            graph, run_id, timeout, on_failure, budget, cancellation, max_tasks, params, True, []
         )
         return RunEvents(run, owns_run=True)
 
@@ -281,6 +296,7 @@ class TaskScheduler(HandlerOwner):
         on_failure: str,
         budget: Optional[Budget],
         cancellation: Optional[Cancellation],
+        max_tasks: Optional[int],
         params: Optional[RunParams],
         recording: bool,
         started: List[ActiveRun],
@@ -298,6 +314,7 @@ class TaskScheduler(HandlerOwner):
         _require("budget", budget, Budget, "a Budget, such as Budget(requests=10)")
         _require("cancellation", cancellation, Cancellation, "a Cancellation")
         plan = graph.plan()
+        _check_max_tasks(max_tasks, len(plan.nodes))
         if params is not None:
             plan = replace_params(plan, params)
         self._registry.check(plan.nodes)
@@ -313,6 +330,7 @@ class TaskScheduler(HandlerOwner):
                 on_failure,
                 budget,
                 cancellation,
+                max_tasks,
                 backend,
                 self._registry,
                 [
@@ -389,7 +407,7 @@ class TaskScheduler(HandlerOwner):
         with self._guard.lock:
             runs = list(self._runs)
         for active_run in runs:
-            active_run.cancel("the scheduler was closed")
+            active_run.end("the scheduler was closed")
 
     def _wait_for_runs(self, timeout: Optional[float]) -> bool:
         """Wait for all runs, and for those that they start meanwhile.
@@ -398,7 +416,7 @@ class TaskScheduler(HandlerOwner):
 
         Returns whether all have ended; then no more runs can start.
         """
-        end = None if timeout is None else time.monotonic() + timeout
+        end = None if timeout is None else clock.monotonic() + timeout
         while True:
             with self._guard.lock:
                 runs = [run for run in self._runs if not run.in_forked_child]
@@ -407,7 +425,7 @@ class TaskScheduler(HandlerOwner):
                 if not waiting:
                     self._refuses_nested = True
                     return True
-            left = None if end is None else end - time.monotonic()
+            left = None if end is None else end - clock.monotonic()
             if left is not None and left <= 0:
                 return False
             try:
@@ -438,6 +456,7 @@ def run(
     on_failure: str = "continue",
     budget: Optional[Budget] = None,
     cancellation: Optional[Cancellation] = None,
+    max_tasks: Optional[int] = None,
     params: Optional[RunParams] = None,
 ) -> RunResult:
     """Run a graph to its end on a scheduler of its own, and return the result.
@@ -457,6 +476,7 @@ def run(
             on_failure=on_failure,
             budget=budget,
             cancellation=cancellation,
+            max_tasks=max_tasks,
             params=params,
         )
 
@@ -465,3 +485,13 @@ def _require(name: str, value: Any, kind: Any, expected: str) -> None:
     """Raise TypeError unless an argument is None or of a type."""
     if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
         raise TypeError(f"{name}= is {expected}, or None; not {value!r}")
+
+
+def _check_max_tasks(max_tasks: Optional[int], size: int) -> None:
+    """Raise ValueError for an invalid limit, and GraphError for a graph of more tasks."""
+    if max_tasks is None:
+        return
+    if isinstance(max_tasks, bool) or not isinstance(max_tasks, int) or max_tasks < 1:
+        raise ValueError(f"max_tasks= is an integer of at least 1, or None; not {max_tasks!r}")
+    if size > max_tasks:
+        raise GraphError(f"the graph has {size} tasks, more than max_tasks={max_tasks}")

@@ -1,7 +1,6 @@
 """A router: a model is asked several times which dependent of a task runs; the most votes win."""
 
 import contextlib
-import logging
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 from pydantic import BeforeValidator, Field, create_model
@@ -9,22 +8,24 @@ from typing_extensions import Annotated, Literal
 
 from asimov_sync._json import format_error
 from asimov_sync.agents.agent import require_client
-from asimov_sync.agents.prompt import block, escape_tags, prompt, wrap_in_tag
+from asimov_sync.agents.prompt import block, escape_tags, prompt
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.concurrency import scope
 from asimov_sync.concurrency.fan_out import CallFinished, fan_out
+from asimov_sync.concurrency.log_context import get_logger
 from asimov_sync.concurrency.pool import WorkerPool
 from asimov_sync.errors import NoDecision, OutputInvalid
 from asimov_sync.graph.context import TaskContext
 from asimov_sync.graph.results import Route
 from asimov_sync.inference.client import InferenceClient
 from asimov_sync.inference.request import System
+from asimov_sync.inference.tags import wrap_in_tag
 from asimov_sync.messages import Block, ChatMessage, ChatRole, Reply
 from asimov_sync.tasks import Task
 
 __all__ = ["Ballot", "Choice", "Decision", "ModelRouter", "Vote", "plurality"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger("asimov_sync.agents")
 
 MAX_QUOTE = 100
 """The maximum number of characters that an error message quotes from an invalid answer."""

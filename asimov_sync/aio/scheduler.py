@@ -82,6 +82,7 @@ class AsyncTaskScheduler:
         on_failure: str = "continue",
         budget: Optional[Budget] = None,
         cancellation: Optional[Cancellation] = None,
+        max_tasks: Optional[int] = None,
         params: Optional[RunParams] = None,
     ) -> "AsyncRun":
         """Start a run and return its handle. See `TaskScheduler.submit`."""
@@ -93,6 +94,7 @@ class AsyncTaskScheduler:
                 on_failure=on_failure,
                 budget=budget,
                 cancellation=cancellation,
+                max_tasks=max_tasks,
                 params=params,
             ),
             on_orphan=lambda run: run.cancel(COROUTINE_CANCELLED),
@@ -108,6 +110,7 @@ class AsyncTaskScheduler:
         on_failure: str = "continue",
         budget: Optional[Budget] = None,
         cancellation: Optional[Cancellation] = None,
+        max_tasks: Optional[int] = None,
         params: Optional[RunParams] = None,
     ) -> RunResult:
         """Run a graph to its end. See `TaskScheduler.run`.
@@ -121,6 +124,7 @@ class AsyncTaskScheduler:
                 timeout=timeout,
                 on_failure=on_failure,
                 budget=budget,
+                max_tasks=max_tasks,
                 params=params,
             ),
             cancellation=cancellation,
@@ -135,6 +139,7 @@ class AsyncTaskScheduler:
         on_failure: str = "continue",
         budget: Optional[Budget] = None,
         cancellation: Optional[Cancellation] = None,
+        max_tasks: Optional[int] = None,
         params: Optional[RunParams] = None,
     ) -> AsyncRunEvents:
         """Return the events of a run, which starts when they are awaited or iterated over. See
@@ -148,6 +153,7 @@ class AsyncTaskScheduler:
                 timeout=timeout,
                 on_failure=on_failure,
                 budget=budget,
+                max_tasks=max_tasks,
                 params=params,
             ),
             cancellation,
@@ -238,7 +244,7 @@ class AsyncRun:
             self.sync.result,
             timeout,
             cancellation=cancellation,
-            unblock=lambda: self.sync.cancel(COROUTINE_CANCELLED),
+            unblock=lambda: self.sync._active_run.end(COROUTINE_CANCELLED),
         )
 
     def events(self) -> AsyncRunEvents:

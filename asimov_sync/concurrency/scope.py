@@ -23,6 +23,8 @@ class Scope(NamedTuple):
     run_inline: if True, work that usually runs on several threads at once runs on the calling
         thread, one call after the other. A scheduler with `max_workers=0` sets this: for debuggers,
         and for Django's TestCase, whose transaction belongs to one thread.
+    task_context: the TaskContext of the innermost task, or None.
+    agent_depth: the number of agents that are tools of each other around this work; 0 outside.
     """
 
     cancellation: Optional[Tuple[Any, Any]] = None  # first: Cancellation reads it by position
@@ -31,6 +33,8 @@ class Scope(NamedTuple):
     text_listeners: Tuple[Any, ...] = ()
     worker_slots: Tuple[Any, ...] = ()
     run_inline: bool = False
+    task_context: Any = None
+    agent_depth: int = 0
 
 
 _EMPTY = Scope()
@@ -52,15 +56,17 @@ def extend(
     budget: Any = None,
     text_listener: Any = None,
     worker_slot: Any = None,
+    task_context: Any = None,
 ) -> None:
     """Append an entry to one or more fields of the scope, for the rest of the current context.
 
     usage_counter, budget, text_listener, worker_slot: the new innermost entry of the field; None
         (the default) adds none.
+    task_context: replaces that of the scope; None (the default) keeps it.
     """
     while True:
         before = current()
-        cancellation, counters, budgets, listeners, slots, run_inline = before
+        cancellation, counters, budgets, listeners, slots, run_inline, task, depth = before
         after = _make(
             Scope,
             (
@@ -70,6 +76,8 @@ def extend(
                 listeners if text_listener is None else listeners + (text_listener,),
                 slots if worker_slot is None else slots + (worker_slot,),
                 run_inline,
+                task if task_context is None else task_context,
+                depth,
             ),
         )
         if current() is before:

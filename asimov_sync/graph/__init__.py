@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         Handler as Handler,
         Middleware as Middleware,
         TaskContext as TaskContext,
+        current_context as current_context,
     )
     from asimov_sync.graph.events import (
         RunFinished as RunFinished,
@@ -31,7 +32,7 @@ if not TYPE_CHECKING:  # a type checker reports every name that is not imported 
     __getattr__, __dir__, __all__ = export_lazily(
         __name__,
         {
-            "context": "Handler Middleware TaskContext",
+            "context": "Handler Middleware TaskContext current_context",
             "events": (
                 "RunFinished TaskFinished TaskProgress TaskRetried TaskSkipped TaskStarted TaskText"
             ),

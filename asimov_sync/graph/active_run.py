@@ -3,25 +3,29 @@
 The engine decides; this carries its effects out, after the engine's lock is released.
 """
 
+import collections
 import contextvars
 import itertools
+import logging
 import os
 import sys
 import threading
 import time
 import types
 import uuid
-from typing import Any, Callable, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from asimov_sync import instrumentation
 from asimov_sync.cache.base import Cache
 from asimov_sync.cancellation import Cancellation, Registration
 from asimov_sync.concurrency import scope
+from asimov_sync.concurrency.clock import clock
+from asimov_sync.concurrency.log_context import describe_error, get_logger
 from asimov_sync.concurrency.timers import Timer, timers
 from asimov_sync.graph.attempt import Attempt, failed_outcome
 from asimov_sync.graph.backends import Backend, Work, on_main_thread
 from asimov_sync.graph.context import RunServices, TaskContext
-from asimov_sync.graph.effects import Effects
+from asimov_sync.graph.effects import AttemptFailure, Effects
 from asimov_sync.graph.engine import RunEngine
 from asimov_sync.graph.events import RunFinished
 from asimov_sync.graph.graph_lock import RunLock, release
@@ -32,11 +36,12 @@ from asimov_sync.graph.results import Outcome, RunResult
 from asimov_sync.graph.state import RunState
 from asimov_sync.graph.subscribers import EventBus, Subscriber
 from asimov_sync.instrumentation import Observation
-from asimov_sync.tasks import Task
+from asimov_sync.tasks import Task, TaskStatus
 from asimov_sync.usage import Budget, UsageCounter
 
 __all__ = ["ActiveRun"]
 
+logger = get_logger("asimov_sync.graph")
 
 FINALIZER_TIMEOUT = 0.2
 """Seconds that a destructor waits for the lock of an inline run, so that callbacks are called on
@@ -54,6 +59,7 @@ class ActiveRun(Work, RunServices):
     on_failure: "continue" or "stop".
     budget: limits what its tasks request from models; or None.
     cancellation: a token that ends the run; None for the current one.
+    max_tasks: how many tasks the run may have; None for no limit.
     backend: calls the handlers.
     handlers: finds the handlers.
     subscribers: the callbacks for its events.
@@ -61,6 +67,8 @@ class ActiveRun(Work, RunServices):
     open_cache: returns the scheduler's cache.
     on_finished: called with this run and its result when the run is over.
 
+    cancellation: the run's token.
+    enclosing: the token around the run, which ends it.
     result: the result, once the run is over.
     nested: whether a task of the same scheduler started it.
     """
@@ -74,6 +82,7 @@ class ActiveRun(Work, RunServices):
         on_failure: str,
         budget: Optional[Budget],
         cancellation: Optional[Cancellation],
+        max_tasks: Optional[int],
         backend: Backend,
         handlers: HandlerRegistry,
         subscribers: List[Subscriber],
@@ -86,7 +95,8 @@ class ActiveRun(Work, RunServices):
         self.inline = backend.inline
         self.nested = backend.occupies_slot()
         self.result: Optional[RunResult] = None
-        self.cancellation = Cancellation(parent=cancellation or Cancellation.current())
+        self.enclosing = cancellation or Cancellation.current()
+        self.cancellation = Cancellation(parent=self.enclosing)
         self.bus = EventBus(
             subscribers,
             recording,
@@ -100,8 +110,10 @@ class ActiveRun(Work, RunServices):
         self._graph_lock = graph_lock
         self._process = os.getpid()
         self._timers: List[Timer] = []
-        self._parent_registration: Optional[Registration] = None
+        self._registration: Optional[Registration] = None
         self._ending_spans = threading.Lock()  # its holder reports the ends of spans
+        self._logging = threading.Lock()  # its holder logs the entries of the effects
+        self._name = name
         usage_counter = UsageCounter()
         self._scope = contextvars.copy_context()  # handlers run in copies of it
         self._scope.run(self._enter_scope, usage_counter, budget)
@@ -113,9 +125,10 @@ class ActiveRun(Work, RunServices):
         self._has_outlets = self._effects.has_outlets
         self.engine = RunEngine(
             self.id,
-            RunState(plan, stop_on_failure=on_failure == "stop"),
+            RunState(plan, stop_on_failure=on_failure == "stop", max_tasks=max_tasks),
             self._effects,
             self.cancellation,
+            self.enclosing,
             usage_counter,
             graph_lock,
             lambda node: handlers.check([node]),
@@ -140,13 +153,17 @@ class ActiveRun(Work, RunServices):
         """
         if self.bus.events is not None:
             timers.start()  # a destructor may need the timer thread, and cannot start it
-        self._parent_registration = self.cancellation.on_cancel(self._on_cancel)
+        self._registration = self.enclosing.on_cancel(self._on_cancel)
         if timeout is not None:
             reason = f"the run's time-out of {timeout} s passed"
-            self._add_timer(time.monotonic() + timeout, lambda: self.cancel(reason))
-        if self.cancellation.deadline is not None:
-            # A surrounding token's. Reading `cancelled` after the deadline cancels the token.
-            self._add_timer(self.cancellation.deadline, lambda: self.cancellation.cancelled)
+            self._add_timer(clock.monotonic() + timeout, lambda: self.cancel(reason))
+        if self.enclosing.deadline is not None:
+            # Reading `cancelled` after the deadline cancels the token.
+            self._add_timer(self.enclosing.deadline, lambda: self.enclosing.cancelled)
+        if logger.isEnabledFor(logging.INFO):
+            graph = "" if self._name is None else f" of {self._name!r}"
+            count = len(self.engine.state.nodes)
+            logger.info("run %s%s started: %d tasks", self.id, graph, count, extra=self._extra())
         self.engine.begin_run()
         self._apply_effects()
 
@@ -200,20 +217,31 @@ class ActiveRun(Work, RunServices):
         node = attempt.node
         task = node.task
         scope = self._scope.copy()
+        context = TaskContext(attempt, self)
+        logs = logger.isEnabledFor(logging.DEBUG)
         try:
             if node.when is not None and attempt.start is None:
-                inputs = dict(attempt.inputs)
-                met = bool(scope.run(self._call_in_scope, node.when, attempt, inputs))
-                if not self._apply_condition(attempt, met):
+                arguments: Tuple[Any, ...] = (dict(attempt.inputs),)
+                if node.when_takes_context:
+                    arguments += (context,)
+                met = scope.run(self._call_in_scope, node.when, attempt, context, *arguments)
+                if isinstance(met, types.CoroutineType):
+                    met.close()
+                    raise TypeError(
+                        f"when= of {attempt.name!r} returned a coroutine, which is always true: "
+                        "it has to return whether the task runs"
+                    )
+                if not self._apply_condition(attempt, bool(met)):
                     return None
-                scope = self._scope.copy()
+                scope, context = self._scope.copy(), TaskContext(attempt, self)
             if self._hooks is not None and not self._observe(attempt, scope):
                 return None
             if node.params is not None:
                 task = node.copy_task()
             handler = self._handlers.find(node)
-            context = TaskContext(attempt, self)
-            result = scope.run(self._call_in_scope, handler, attempt, task, context)
+            if logs:
+                self._log_start(attempt)
+            result = scope.run(self._call_in_scope, handler, attempt, context, task, context)
             if type(result) is types.GeneratorType:
                 result = scope.run(run_generator, result, context)
         except BaseException as error:
@@ -225,14 +253,19 @@ class ActiveRun(Work, RunServices):
             return failed_outcome(attempt, error)
         if attempt.is_overdue:  # the deadline freed the handler before the timer fired
             return failed_outcome(attempt, attempt.timeout_error())
-        return outcome_of(attempt, result)
+        outcome = outcome_of(attempt, result)
+        if logs:
+            self._log_return(attempt, outcome)
+        return outcome
 
-    def _call_in_scope(self, function: Callable[..., Any], attempt: Attempt, *args: Any) -> Any:
-        """Call a handler or a `when` with the attempt's token, counter and text listener.
+    def _call_in_scope(
+        self, function: Callable[..., Any], attempt: Attempt, context: TaskContext, *args: Any
+    ) -> Any:
+        """Call a handler or a `when` with the attempt's context, token, counter and text listener.
 
         Sets them and does not restore the old ones: call it in a context of its own.
         """
-        scope.extend(usage_counter=attempt.usage_counter)
+        scope.extend(usage_counter=attempt.usage_counter, task_context=context)
         self.backend.occupy_slot(attempt.worker)
         if self._has_outlets:
             scope.extend(text_listener=self._text_listener(attempt))
@@ -283,9 +316,9 @@ class ActiveRun(Work, RunServices):
         if self._effects.pending:
             self._apply_effects()
 
-    def spawn(self, attempt: Attempt, node: Node) -> Task:
+    def spawn(self, attempt: Attempt, node: Node, before_dependents: bool) -> Task:
         """Add a task on behalf of an attempt, and start a worker for it if needed."""
-        task = self.engine.spawn(attempt, node)
+        task = self.engine.spawn(attempt, node, before_dependents)
         if self._effects.pending:
             self._apply_effects()
         self.backend.ensure_workers(self)
@@ -314,7 +347,8 @@ class ActiveRun(Work, RunServices):
     @property
     def delivered(self) -> bool:
         """Return whether the run is over, and all callbacks and hooks have been called."""
-        return self.result is not None and not self.ending_spans and self.bus.all_delivered
+        over = self.result is not None and not self.ending_spans
+        return over and not self._effects.log_entries and self.bus.all_delivered
 
     @property
     def ending_spans(self) -> bool:
@@ -324,24 +358,38 @@ class ActiveRun(Work, RunServices):
 
     def flush(self) -> None:
         """Call the hooks and the callbacks that are still to be called after the end."""
+        self._write_log()
         self._end_spans()
         self.bus.pump()
 
     # The end
 
     def cancel(self, reason: str) -> bool:
-        """End the run now. Return False if it was over.
+        """Cancel the run: it ends as soon as its tasks with `always` have ended.
 
         In a signal handler or a destructor that interrupts a step of this run on this thread, the
-        run ends right after the step.
+        run is cancelled right after the step. So it is with `end`.
+
+        Returns False if the run was over.
         """
         if self.result is not None or self.in_forked_child:
             return False
         if self.engine.in_step:
-            self._cancel_after_step(reason)
+            self._effects.cancel_reason = reason
+            self._effects.pending = True
         else:
-            self._cancel_now(reason)
+            self._end_now(reason, keep_always=True)
         return True
+
+    def end(self, reason: str) -> None:
+        """End the run now, without any further task."""
+        if self.result is not None or self.in_forked_child:
+            return
+        if self.engine.in_step:
+            self._effects.end_reason = reason
+            self._effects.pending = True
+        else:
+            self._end_now(reason)
 
     def interrupt(self, interruption: BaseException) -> None:
         """Cancel because a step or a wait raised; a step may have been interrupted half-way.
@@ -351,28 +399,17 @@ class ActiveRun(Work, RunServices):
         if self.result is None and not self.in_forked_child:
             reason = f"interrupted by {type(interruption).__name__}"
             try:
-                self._cancel_now(reason)
+                self._end_now(reason)
             finally:
-                self._cancel_now(reason)
-
-    def _cancel_after_step(self, reason: Optional[str]) -> None:
-        self._effects.cancel_reason = reason
-        self._effects.pending = True
-
-    def _cancel_now(self, reason: str) -> None:
-        self.cancellation.cancel(reason)
-        # Also if an earlier call was interrupted: the token calls `_on_cancel` only once.
-        self._end()
+                self._end_now(reason)
 
     def _on_cancel(self) -> None:
-        """The run's token, or one above it, was cancelled."""
-        if self.engine.in_step:
-            self._cancel_after_step(self.cancellation.reason)
-        elif not self.in_forked_child:
-            self._end()
+        """The token around the run was cancelled."""
+        self.end(self.enclosing.reason or "cancelled")
 
-    def _end(self) -> None:
-        self.engine.end(self.cancellation.reason or "cancelled")
+    def _end_now(self, reason: str, keep_always: bool = False) -> None:
+        self.engine.end(reason, keep_always)  # first, so that no freed handler counts
+        self.cancellation.cancel(reason)
         self._apply_effects()
 
     @property
@@ -400,9 +437,9 @@ class ActiveRun(Work, RunServices):
         self.mark_closing()
         here = self.inline and not self.engine.in_step
         if not here or not self.engine.lock.acquire(timeout=FINALIZER_TIMEOUT):
-            self._start_timer(0.0, lambda: self.cancel(reason))
+            self._start_timer(0.0, lambda: self.end(reason))
             if wait and not self.engine.in_step:
-                self._graph_lock.wait_released(FINALIZER_TIMEOUT)
+                self._graph_lock.released.wait(FINALIZER_TIMEOUT)
             return
         try:
             self.engine.end(reason)
@@ -421,6 +458,8 @@ class ActiveRun(Work, RunServices):
         try:
             if effects.result is not None and self.result is None:
                 self._finish()
+            if effects.log_entries:
+                self._write_log()
             if effects.wake:
                 effects.wake = False
                 self.bus.wake()
@@ -429,6 +468,9 @@ class ActiveRun(Work, RunServices):
             if effects.cancel_reason is not None:
                 reason, effects.cancel_reason = effects.cancel_reason, None
                 self.cancel(reason)
+            if effects.end_reason is not None:
+                reason, effects.end_reason = effects.end_reason, None
+                self.end(reason)
             if effects.timers:
                 self._start_timers()
             if effects.span_ends:
@@ -439,8 +481,8 @@ class ActiveRun(Work, RunServices):
             effects.pending = True  # the rest is done when the run is ended because of this
             raise
         if self.result is not None:  # nothing that outlives the run may hold it
-            if self._parent_registration is not None:
-                self._parent_registration.remove()
+            if self._registration is not None:
+                self._registration.remove()
             for timer in self._timers:
                 timer.cancel()
 
@@ -485,11 +527,12 @@ class ActiveRun(Work, RunServices):
                 return
             self._on_finished(self, result)
             release(self.engine.state.nodes, self._graph_lock)
-            self._graph_lock.set_released()
+            self._graph_lock.released.set()
             if self._has_outlets:
                 self._effects.publish(RunFinished(result, time.time()))
             if self._hooks is not None:
                 self._effects.end_span(self, result, None)
+            self._effects.log(result)
             self.result = result
             self._effects.wake_waiters()
 
@@ -509,3 +552,88 @@ class ActiveRun(Work, RunServices):
             finally:
                 self._ending_spans.release()
         self.bus.wake()
+
+    # The log
+
+    def _write_log(self) -> None:
+        """Log the entries of the effects in their order, from one thread at a time."""
+        entries = self._effects.log_entries
+        while entries and self._logging.acquire(False):
+            try:
+                while entries:
+                    entry = entries[0]
+                    if isinstance(entry, AttemptFailure):
+                        self._log_failure(entry)
+                    else:
+                        self._log_end(entry)
+                    entries.popleft()  # last: waiting threads wait until it is empty
+            finally:
+                self._logging.release()
+        self.bus.wake()
+
+    def _extra(self, attempt: Optional[Attempt] = None) -> Dict[str, Any]:
+        """Return the attributes of a log record about the run or about an attempt."""
+        if attempt is None:
+            return {"run_id": self.id}
+        return {"run_id": self.id, "task": attempt.name, "attempt": attempt.number}
+
+    def _log_start(self, attempt: Attempt) -> None:
+        visit = f", visit {attempt.visit}" if attempt.visit > 1 else ""
+        logger.debug(
+            "task %r started: attempt %d%s",
+            attempt.name,
+            attempt.number,
+            visit,
+            extra=self._extra(attempt),
+        )
+
+    def _log_return(self, attempt: Attempt, outcome: Outcome) -> None:
+        assert attempt.start is not None
+        logger.debug(
+            "the handler of task %r returned after %.3f s: %s",
+            attempt.name,
+            time.perf_counter() - attempt.start,
+            outcome.status.name,
+            extra=self._extra(attempt),
+        )
+
+    def _log_failure(self, failure: AttemptFailure) -> None:
+        attempt = failure.attempt
+        error = describe_error(failure.error)
+        retry = attempt.node.retry
+        if failure.wait is None or retry is None:
+            logger.info("task %r failed: %s", attempt.name, error, extra=self._extra(attempt))
+            return
+        logger.info(
+            "task %r failed: %s; attempt %d of %d starts in %.1f s",
+            attempt.name,
+            error,
+            attempt.number + 1,
+            retry.attempts,
+            failure.wait,
+            extra=self._extra(attempt),
+        )
+
+    def _log_end(self, result: RunResult) -> None:
+        if not logger.isEnabledFor(logging.INFO):
+            return
+        reason = self.cancellation.reason
+        counts = collections.Counter(task.status for task in result.tasks.values())
+        names = {status: status.name for status in TaskStatus}
+        names[TaskStatus.WAITING] = "skipped"
+        counted = [f"{counts[status]} {names[status]}" for status in names if counts[status]]
+        if result.usage.total_tokens:
+            counted.append(f"{result.usage.total_tokens} tokens")
+        logger.info(
+            "run %s is %s after %.2f s: %s%s",
+            self.id,
+            result.status.name,
+            result.duration,
+            ", ".join(counted) or "no tasks",
+            "" if reason is None else f"; it ended early: {reason}",
+            extra=self._extra(),
+        )
+        if logger.isEnabledFor(logging.DEBUG):
+            for name in result.skipped:
+                extra = dict(self._extra(), task=name)
+                logger.debug("task %r was skipped", name, extra=extra)

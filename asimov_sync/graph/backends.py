@@ -9,15 +9,15 @@ its context occupies until the wait is over.
 """
 
 import contextlib
-import logging
 import sys
 import threading
-import time
 from concurrent.futures import Executor, Future
 from typing import Any, Callable, Iterator, Optional
 
 from asimov_sync._json import format_error
 from asimov_sync.concurrency import scope
+from asimov_sync.concurrency.clock import clock
+from asimov_sync.concurrency.log_context import get_logger
 from asimov_sync.concurrency.pool import WorkerPool
 from asimov_sync.concurrency.timers import timers
 from asimov_sync.errors import ClosedError, GraphError
@@ -35,7 +35,7 @@ __all__ = [
     "yield_worker_slots",
 ]
 
-logger = logging.getLogger(__name__)
+logger = get_logger("asimov_sync.graph")
 
 REPLACE_AFTER = 0.02
 """Seconds from the cancellation of a handler to the replacement of its worker. Most handlers
@@ -96,7 +96,7 @@ class Work:
         """End an attempt, and return the worker's next one if `take_next`."""
         raise NotImplementedError
 
-    def cancel(self, reason: str) -> bool:
+    def end(self, reason: str) -> None:
         """End the run: no worker can be started."""
         raise NotImplementedError
 
@@ -131,7 +131,7 @@ class Backend:
         try:
             self.start_workers(work)
         except Exception as error:
-            work.cancel(f"no worker can be started: {format_error(error)}")
+            work.end(f"no worker can be started: {format_error(error)}")
 
     def help_run(self, work: Work, max_tasks: int = sys.maxsize) -> None:
         """Run ready tasks on a thread before it waits for the run, if no worker may do it.
@@ -216,7 +216,7 @@ class ThreadBackend(Backend):
                 if work.needs_workers():
                     self.ensure_workers(work)
         except BaseException as error:  # a bug in the scheduler: call_handler catches the handlers'
-            logger.exception("run %s cannot continue", work.id)
+            logger.exception("run %s cannot continue", work.id, extra={"run_id": work.id})
             work.interrupt(error)
             raise
 
@@ -228,7 +228,7 @@ class ThreadBackend(Backend):
         """Replace the worker of an abandoned attempt, unless it returns soon."""
         # On another thread, since this one may be in a destructor, which must not wait for a lock.
         if attempt.worker is not None:
-            now = time.monotonic()
+            now = clock.monotonic()
             timers.call_at(now + REPLACE_AFTER, lambda: self._pool.abandon(attempt.worker))
             timers.call_at(now + WARN_AFTER, lambda: self._warn_if_stuck(attempt))
 
@@ -237,15 +237,20 @@ class ThreadBackend(Backend):
         replaced = self._pool.abandon(attempt.worker)
         if self._pool.is_running(attempt.worker):
             logger.warning(
-                "handler %r (run %s) ignored its cancellation; "
+                "the handler of task %r (run %s) ignores its cancellation; "
                 + (
-                    "replaced its thread (%d stuck now)"
+                    "another thread replaces its thread (handlers that do so now: %d)"
                     if replaced
-                    else "did not replace its thread (%d stuck, the limit)"
+                    else "its thread is not replaced (handlers that do so now: %d, the limit)"
                 ),
                 attempt.name,
                 attempt.run_id,
                 self._pool.abandoned,
+                extra={
+                    "run_id": attempt.run_id,
+                    "task": attempt.name,
+                    "attempt": attempt.number,
+                },
             )
 
     @property
@@ -347,7 +352,7 @@ def _check_call(future: "Future[Any]", work: Work) -> None:
     if error is None and future.exception() is not None:
         error = f"{format_error(future.exception() or GraphError())} (executor= needs threads)"
     if error is not None:
-        work.cancel(f"the executor did not make a call: {error}")
+        work.end(f"the executor did not make a call: {error}")
     if not future.cancelled() and on_main_thread():
         if not isinstance(future.exception(), (Exception, type(None))):
             future.result()  # Ctrl-C, in an executor that makes the call inside submit()

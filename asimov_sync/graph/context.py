@@ -3,13 +3,14 @@
 from typing import Any, Callable, Iterable, Mapping, Optional, Union
 
 from asimov_sync.cache.base import Cache
+from asimov_sync.concurrency import scope
 from asimov_sync.graph.attempt import Attempt
 from asimov_sync.graph.functions import make_task
 from asimov_sync.graph.node import DEFAULT_MAX_VISITS, Dependencies, Node, When, make_node
 from asimov_sync.graph.retry import Retry
 from asimov_sync.tasks import Task
 
-__all__ = ["Handler", "Middleware", "RunServices", "TaskContext"]
+__all__ = ["Handler", "Middleware", "RunServices", "TaskContext", "current_context"]
 
 Handler = Callable[[Task, "TaskContext"], Any]
 Middleware = Callable[[Callable[..., Any], Task, "TaskContext"], Any]
@@ -26,7 +27,7 @@ class RunServices:
         """Publish the progress of an attempt."""
         raise NotImplementedError
 
-    def spawn(self, attempt: Attempt, node: Node) -> Task:
+    def spawn(self, attempt: Attempt, node: Node, before_dependents: bool) -> Task:
         """Add a task on behalf of an attempt, and return it."""
         raise NotImplementedError
 
@@ -36,7 +37,9 @@ class TaskContext:
 
     name, run_id: the name of the task in the run, and the id of the run.
     inputs: the results of the task's dependencies by name, in the order of depends_on.
-    failed: why dependencies have no result, by name; only for a task with allow_failure=True.
+    partial: for each dependency with a Partial result, by name, the error of the Partial.
+    failed: for each dependency that failed, or was skipped because of a failure, the reason.
+    skipped: for each dependency that did not run, the reason; it was skipped or ruled out.
     feedback: the results of the Routes that went back to this task, by the name of their tasks.
     attempt, visit: counted from 1.
     cancellation: is cancelled when the run is, or when the attempt's time-out expires.
@@ -51,7 +54,9 @@ class TaskContext:
         "feedback",
         "inputs",
         "name",
+        "partial",
         "run_id",
+        "skipped",
         "visit",
     )
 
@@ -61,7 +66,9 @@ class TaskContext:
         self.name = attempt.name
         self.run_id = attempt.run_id
         self.inputs = attempt.inputs
+        self.partial = attempt.partial
         self.failed = attempt.failed
+        self.skipped = attempt.skipped
         self.feedback = attempt.feedback
         self.attempt = attempt.number
         self.visit = attempt.visit
@@ -85,16 +92,22 @@ class TaskContext:
         retry: Optional[Retry] = None,
         timeout: Optional[float] = None,
         max_visits: int = DEFAULT_MAX_VISITS,
+        always: bool = False,
         middleware: "Iterable[Middleware]" = (),
+        before_dependents: bool = False,
     ) -> Task:
         """Add a task to the run, but not to the graph; it starts when its dependencies are done.
 
-        The arguments are those of `TaskGraph.add`. The task may depend on any task of the run,
-        this one included. It belongs to this attempt: if the attempt is retried, or a loop resets
-        this task, the spawned task is revoked.
+        The task may depend on any task of the run, this one included. It belongs to this attempt:
+        if the attempt is retried, or a loop resets this task, the spawned task is revoked.
 
-        Returns the task. Raises GraphError if the name or the task is in the run already, or for
-        an unknown dependency or a type without a handler.
+        before_dependents: whether the tasks that depend on this one depend on the new task as
+            well: they start after it and find its result in their inputs. Tasks that this one
+            spawns are not among them. Default False.
+
+        The other arguments are those of `TaskGraph.add`. Returns the task. Raises GraphError if
+        the name or the task is in the run already, for an unknown dependency, a type without a
+        handler, or a task that would wait for itself, and if the run has `max_tasks` already.
         """
         new, handler = make_task(task, objective, params)
         node = make_node(
@@ -109,8 +122,9 @@ class TaskContext:
             self._attempt.node.namespaces,
             handler,
             middleware,
+            always,
         )
-        return self._services.spawn(self._attempt, node)
+        return self._services.spawn(self._attempt, node, before_dependents)
 
     def report(self, fraction: Optional[float] = None, text: str = "", *, data: Any = None) -> None:
         """Publish the progress of the task as a TaskProgress event.
@@ -128,3 +142,14 @@ class TaskContext:
 
     def __repr__(self) -> str:
         return f"<TaskContext of {self.name!r}, attempt {self.attempt}>"
+
+
+def current_context() -> Optional[TaskContext]:
+    """Return the TaskContext of the handler that is running; None outside of handlers.
+
+    It is also returned in what the handler calls: in tools, nested agents and `when` conditions,
+    on any thread that the library starts for them. On a thread that the handler starts itself, it
+    is returned only inside a copy of the handler's context (`contextvars.copy_context`).
+    """
+    context: Optional[TaskContext] = scope.current().task_context
+    return context

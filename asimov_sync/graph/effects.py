@@ -7,13 +7,13 @@ interrupted step are still there when the run is ended.
 """
 
 import collections
-from typing import Any, Callable, Deque, List, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Deque, List, NamedTuple, Optional, Sequence, Union
 
 from asimov_sync.graph.attempt import Attempt
 from asimov_sync.graph.results import RunResult
 from asimov_sync.messages import Event
 
-__all__ = ["Effects", "SpanEnd", "TimerRequest"]
+__all__ = ["AttemptFailure", "Effects", "SpanEnd", "TimerRequest"]
 
 
 class SpanEnd(NamedTuple):
@@ -27,8 +27,19 @@ class SpanEnd(NamedTuple):
     error: Optional[BaseException]
 
 
+class AttemptFailure(NamedTuple):
+    """An attempt that failed, for the log.
+
+    wait: seconds until the next attempt; None if the task has failed.
+    """
+
+    attempt: Attempt
+    error: Optional[BaseException]
+    wait: Optional[float]
+
+
 class TimerRequest(NamedTuple):
-    """A timer to start, for a `time.monotonic()` moment.
+    """A timer to start, for a `clock.monotonic()` moment.
 
     attempt: the attempt whose time-out expires then; None for a retry that is due.
     """
@@ -46,7 +57,9 @@ class Effects:
     abandoned: attempts that the run continued without: to be cancelled, and their workers replaced.
     timers: timers to start.
     span_ends: the ends of observed operations, in their order.
+    log_entries: failed attempts, and at the end the result, to be logged in this order.
     cancel_reason: why to cancel the run; set by a signal handler or a destructor in mid-step.
+    end_reason: why to end the run at once; likewise.
     wake: whether to wake the threads that wait for the run.
     result: the result of the run, once it is over.
     """
@@ -55,6 +68,8 @@ class Effects:
         "_outlets",
         "abandoned",
         "cancel_reason",
+        "end_reason",
+        "log_entries",
         "pending",
         "result",
         "span_ends",
@@ -68,7 +83,9 @@ class Effects:
         self.abandoned: List[Attempt] = []
         self.timers: Deque[TimerRequest] = collections.deque()
         self.span_ends: Deque[SpanEnd] = collections.deque()
+        self.log_entries: "Deque[Union[AttemptFailure, RunResult]]" = collections.deque()
         self.cancel_reason: Optional[str] = None
+        self.end_reason: Optional[str] = None
         self.wake = False
         self.result: Optional[RunResult] = None
 
@@ -96,6 +113,11 @@ class Effects:
     def end_span(self, owner: Any, result: Any, error: Optional[BaseException]) -> None:
         """Have the end of an observed operation reported."""
         self.span_ends.append(SpanEnd(owner, result, error))
+        self.pending = True
+
+    def log(self, entry: Union[AttemptFailure, RunResult]) -> None:
+        """Have a failed attempt or the end of the run logged."""
+        self.log_entries.append(entry)
         self.pending = True
 
     def wake_waiters(self) -> None:

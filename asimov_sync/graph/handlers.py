@@ -1,9 +1,9 @@
 """HandlerRegistry: the handlers of a scheduler by task type, and the middleware around them."""
 
-import logging
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any, Dict, Generator, List, Sequence, Tuple, Type
 
+from asimov_sync.concurrency.log_context import get_logger
 from asimov_sync.errors import GraphError
 from asimov_sync.graph.attempt import Attempt, failed_outcome
 from asimov_sync.graph.context import Handler, Middleware, TaskContext
@@ -14,7 +14,7 @@ from asimov_sync.tasks import Task, TaskStatus
 
 __all__ = ["HandlerOwner", "HandlerRegistry", "check_handler", "outcome_of", "run_generator"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger("asimov_sync.graph")
 
 
 class HandlerOwner:
@@ -140,7 +140,14 @@ def outcome_of(attempt: Attempt, result: Any) -> Outcome:
     if isinstance(result, Route):
         route, result = result.names, result.result
     if isinstance(result, Partial):
-        return Outcome(TaskStatus.PARTIAL, result.result, _safe_str(result.error), None, route)
+        waits_for = None if result.waits_for is None else _safe_str(result.waits_for)
+        return Outcome(
+            TaskStatus.PARTIAL,
+            result.result,
+            _safe_str(result.error),
+            route=route,
+            waits_for=waits_for,
+        )
     return Outcome(TaskStatus.COMPLETE, result, None, None, route)
 
 

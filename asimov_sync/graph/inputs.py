@@ -19,8 +19,8 @@ class Inputs(Dict[str, Any]):
         inputs = ", ".join(map(repr, self)) or "none"
         raise KeyError(
             f"{self.task_name!r} has no input {name!r} (its inputs: {inputs}); "
-            f"declare the dependency with depends_on={name!r}, and expect no result of one that "
-            "failed, was skipped or was ruled out"
+            f"declare the dependency with depends_on={name!r}; a declared one without a result is "
+            "in context.failed or context.skipped"
         )
 
     def __reduce__(self) -> Tuple[Any, ...]:

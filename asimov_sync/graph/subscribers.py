@@ -5,17 +5,17 @@ Each callback gets every event, in order and one at a time; a slow one delays no
 
 import collections
 import contextvars
-import logging
 import queue
 import threading
 from typing import Any, Callable, Deque, List, Optional, Sequence, Set
 
+from asimov_sync.concurrency.log_context import get_logger
 from asimov_sync.concurrency.timers import timers
 from asimov_sync.messages import Event
 
 __all__ = ["Callback", "EventBus", "Subscriber"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger("asimov_sync.graph")
 
 Callback = Callable[[Event], Any]
 

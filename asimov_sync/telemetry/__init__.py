@@ -16,17 +16,17 @@ instruments nothing; `install()` starts it and `uninstall()` stops it::
   record messages and tool arguments on spans. By default no content is recorded.
 """
 
-import logging
 import os
 from typing import Optional
 
 from asimov_sync import instrumentation
+from asimov_sync.concurrency.log_context import get_logger
 from asimov_sync.telemetry.names import LATEST, V1_41
 from asimov_sync.telemetry.spans import MeterProvider, Spans, TracerProvider
 
 __all__ = ["install", "uninstall"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger("asimov_sync.telemetry")
 
 STABILITY_OPT_IN = "OTEL_SEMCONV_STABILITY_OPT_IN"
 CAPTURE_CONTENT = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"

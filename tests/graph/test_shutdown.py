@@ -310,6 +310,15 @@ def test_options_have_one_order():
 
     runs = options(TaskScheduler.run)
     assert runs == options(TaskScheduler.submit) == options(TaskScheduler.stream)
-    assert runs == ["run_id", "timeout", "on_failure", "budget", "cancellation", "params"]
+    assert runs == [
+        "run_id",
+        "timeout",
+        "on_failure",
+        "budget",
+        "cancellation",
+        "max_tasks",
+        "params",
+    ]
     of_map = [name for name in options(TaskGraph.map) if name != "key"]
-    assert options(TaskGraph.add) == of_map == options(TaskContext.spawn)
+    assert options(TaskGraph.add) == of_map
+    assert options(TaskContext.spawn) == of_map + ["before_dependents"]

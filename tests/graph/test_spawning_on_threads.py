@@ -3,10 +3,21 @@
 import threading
 
 import pytest
+from hypothesis import given, settings, strategies
 
-from asimov_sync import GraphError, Retry, Route, Task, TaskGraph, TaskScheduler, TaskStatus
+from asimov_sync import (
+    GraphError,
+    Partial,
+    Retry,
+    Route,
+    Task,
+    TaskGraph,
+    TaskScheduler,
+    TaskStatus,
+)
 from asimov_sync.testing import ScriptedInferenceClient, calls
 
+from ..tiers import by_tier
 from ..waiting import Background, wait_for
 from .graphs import single
 
@@ -236,3 +247,211 @@ def test_names_of_groups_are_taken(scheduler):
     graph.map(Task(type="quick"), "", name="page")
     graph.map(Task(type="quick"), "", name="quick-2")
     assert list(scheduler.run(graph).results) == ["x", "quick-3"]
+
+
+def plan_graph():
+    """Return a graph of one task, "plan"."""
+    graph = TaskGraph()
+    graph.add(Task(type="plan"), name="plan")
+    return graph
+
+
+def test_before_dependents(scheduler):
+    """Tasks that depend on the spawner wait for the spawned task as well, and get its result."""
+
+    def plan(task, context):
+        for page in ("a", "b"):
+            context.spawn(Task(type="quick"), name=page, before_dependents=True)
+        context.spawn(Task(type="quick"), name="beside")
+        return "planned"
+
+    scheduler.handlers.update(plan=plan, merge=lambda task, context: dict(context.inputs))
+    graph = plan_graph()
+    graph.add(Task(type="merge"), name="merge", depends_on="plan")
+    graph.add(Task(type="merge"), name="last", depends_on="merge")
+    result = scheduler.run(graph)
+    merged = {"plan": "planned", "a": "a", "b": "b"}
+    assert result["merge"] == merged and result["last"] == {"merge": merged}
+    assert graph.tasks.keys() == {"plan", "merge", "last"}
+
+
+def test_failure_before_dependents(scheduler):
+    """A task inserted before the dependents that fails has them skipped, like any dependency."""
+
+    def plan(task, context):
+        context.spawn(Task(type="broken"), name="page", before_dependents=True)
+
+    scheduler.handlers.update(plan=plan, broken=lambda task, context: 1 / 0)
+    graph = plan_graph()
+    graph.add(Task(type="quick"), name="merge", depends_on="plan")
+    graph.add(Task(type="quick"), name="anyway", depends_on="plan", allow_failure=True)
+    result = scheduler.run(graph)
+    assert result.skipped == {"merge": "its dependency 'page' failed"}
+    assert result["anyway"] == "anyway"
+
+
+def test_retry_takes_inserted_tasks_back(scheduler):
+    """The dependents wait for what the last attempt inserted, and not for what it took back."""
+
+    def plan(task, context):
+        name = f"page of attempt {context.attempt}"
+        context.spawn(Task(type="quick"), name=name, before_dependents=True)
+        if context.attempt < 3:
+            raise ValueError("again")
+
+    scheduler.handlers.update(plan=plan, merge=lambda task, context: list(context.inputs))
+    retry = Retry(attempts=3, wait=lambda state: 0.0)
+    graph = TaskGraph()
+    graph.add(Task(type="plan"), name="plan", retry=retry)
+    graph.add(Task(type="merge"), name="merge", depends_on="plan")
+    assert scheduler.run(graph, timeout=20)["merge"] == ["plan", "page of attempt 3"]
+
+
+def test_loop_takes_inserted_tasks_back(scheduler):
+    """A loop over the spawner: the dependents see what its last visit inserted."""
+
+    def plan(task, context):
+        context.spawn(Task(type="quick"), name=f"page {context.visit}", before_dependents=True)
+        context.spawn(Task(type="quick"), name="same name", before_dependents=True)
+
+    pages = []
+
+    def critic(task, context):
+        pages.append(list(context.inputs))
+        return Route("plan") if len(pages) < 3 else pages
+
+    scheduler.handlers.update(plan=plan, critic=critic)
+    graph = plan_graph()
+    graph.add(Task(type="critic"), name="critic", depends_on="plan")
+    assert scheduler.run(graph, timeout=20)["critic"] == [
+        ["plan", "page 1", "same name"],
+        ["plan", "page 2", "same name"],
+        ["plan", "page 3", "same name"],
+    ]
+
+
+def test_task_that_would_wait_for_itself(scheduler):
+    """A task before the dependents that depends on one of them is a GraphError."""
+
+    def plan(task, context):
+        with pytest.raises(GraphError, match="'page' would wait for 'merge', which waits for it"):
+            context.spawn(
+                Task(type="quick"), name="page", depends_on="last", before_dependents=True
+            )
+        context.spawn(Task(type="quick"), name="page", depends_on="last")
+
+    scheduler.handlers["plan"] = plan
+    graph = plan_graph()
+    graph.add(Task(type="quick"), name="merge", depends_on="plan")
+    graph.add(Task(type="quick"), name="last", depends_on="merge")
+    assert list(scheduler.run(graph).results) == ["plan", "merge", "last", "page"]
+
+
+def test_inserted_tasks_depend_on_each_other(scheduler):
+    """Tasks inserted before the dependents are no dependents themselves: they may form a chain."""
+
+    def plan(task, context):
+        before = context.name
+        for number in range(5):
+            name = f"step {number}"
+            context.spawn(Task(type="quick"), name=name, depends_on=before, before_dependents=True)
+            before = name
+
+    scheduler.handlers.update(plan=plan, merge=lambda task, context: list(context.inputs))
+    graph = plan_graph()
+    graph.add(Task(type="merge"), name="merge", depends_on="plan")
+    steps = [f"step {number}" for number in range(5)]
+    assert scheduler.run(graph)["merge"] == ["plan"] + steps
+
+
+ENDS = ("returns", "fails", "is partial")
+
+
+@given(
+    dependencies=strategies.lists(
+        strategies.sets(strategies.integers(0, 5), max_size=3), min_size=2, max_size=6
+    ),
+    ends=strategies.lists(strategies.sampled_from(ENDS), min_size=12, max_size=12),
+    spawners=strategies.sets(strategies.integers(0, 5)),
+    brave=strategies.sets(strategies.integers(0, 5)),
+)
+@settings(max_examples=by_tier(30, 2000), deadline=None)
+def test_inserted_tasks_are_like_tasks_of_the_graph(dependencies, ends, spawners, brave):
+    """A run that inserts tasks ends like that of a graph that has them from the beginning."""
+
+    def handler(task, context):
+        if inserting and task.params["number"] in spawners and task.params["number"] < 6:
+            child = task.params["number"] + 6
+            context.spawn(
+                Task(type="t", params={"number": child}),
+                name=str(child),
+                depends_on=context.name,
+                before_dependents=True,
+            )
+        end = ends[task.params["number"]]
+        if end == "fails":
+            raise ValueError(context.name)
+        value = sorted(context.inputs.items())
+        return Partial(value, "half") if end == "is partial" else value
+
+    outcomes = []
+    for inserting in (False, True):
+        graph = TaskGraph()
+        for number, before in enumerate(dependencies):
+            names = sorted(str(one) for one in before if one < number)
+            if not inserting:
+                names += [str(one + 6) for one in before if one < number and one in spawners]
+            graph.add(
+                Task(type="t", params={"number": number}),
+                name=str(number),
+                depends_on=names,
+                allow_failure=number in brave,
+            )
+            if not inserting and number in spawners:
+                graph.add(
+                    Task(type="t", params={"number": number + 6}),
+                    name=str(number + 6),
+                    depends_on=str(number),
+                )
+        with TaskScheduler({"t": handler}, max_workers=0) as scheduler:
+            result = scheduler.run(graph)
+        # A spawner that did not run has not inserted its task.
+        left_out = {str(one + 6) for one in spawners if str(one) in result.skipped}
+        skipped = set(result.skipped) - left_out
+        outcomes.append((result.results, result.errors, skipped))
+    assert outcomes[0] == outcomes[1]
+
+
+def test_max_tasks(scheduler):
+    """A task that spawns the next one for ever ends once the run has `max_tasks`."""
+
+    def again(task, context):
+        context.spawn(Task(type="again"))
+
+    scheduler.handlers["again"] = again
+    result = scheduler.run(single("again"), max_tasks=50, timeout=20)
+    assert len(result.tasks) == 50 and len(result.results) == 49
+    (error,) = result.errors.values()
+    assert error.endswith("cannot be spawned: the run has 50 tasks, its max_tasks")
+    graph = single("quick")
+    graph.map(Task(type="quick"), range(3), name="page")
+    assert len(scheduler.run(graph, max_tasks=4).results) == 4
+    with pytest.raises(GraphError, match="the graph has 4 tasks, more than max_tasks=3"):
+        scheduler.run(graph, max_tasks=3)
+    for wrong in (0, -1, True, 1.5, "8"):
+        with pytest.raises(ValueError, match="max_tasks= is an integer of at least 1"):
+            scheduler.run(graph, max_tasks=wrong)
+
+
+def test_revoked_tasks_leave_room(scheduler):
+    """Tasks that a retried attempt had spawned do not count for `max_tasks`."""
+
+    def handler(task, context):
+        for _ in range(3):
+            context.spawn(Task(type="quick"))
+        if context.attempt < 3:
+            raise ValueError("again")
+
+    scheduler.handlers["handler"] = handler
+    graph = single("handler", retry=Retry(attempts=3, wait=lambda state: 0.0))
+    assert len(scheduler.run(graph, max_tasks=4, timeout=20).results) == 4

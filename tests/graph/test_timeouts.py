@@ -79,7 +79,7 @@ def test_stuck_threads_are_replaced_up_to_a_limit(gate, caplog):
             wait_for(lambda: "did not replace its thread" in caplog.text)
             assert scheduler.stuck_threads == ABANDONED_LIMIT
             assert threading.active_count() <= before + ABANDONED_LIMIT + 2
-            wait_for(lambda: f"(run {run.id}) ignored its cancellation" in caplog.text)
+            wait_for(lambda: f"(run {run.id}) ignores its cancellation" in caplog.text)
         assert not run.done()
         gate.set()  # the last one returns, and runs the rest
         result = run.result(20)

@@ -1,5 +1,6 @@
 """docs/telemetry.rst matches the code: its example prints its picture, and it lists all names."""
 
+import logging
 import re
 
 import pytest
@@ -17,8 +18,13 @@ GUIDE = ROOT / "docs" / "telemetry.rst"
 def test_picture():
     """The tree in the guide is what its example prints."""
     namespace = {}
-    for block in blocks("python", GUIDE):
-        exec(compile(block, GUIDE.name, "exec"), namespace)
+    try:
+        for block in blocks("python", GUIDE):
+            exec(compile(block, GUIDE.name, "exec"), namespace)
+    finally:
+        logger = logging.getLogger("asimov_sync")
+        logger.setLevel(logging.NOTSET)
+        logger.handlers.clear()
     namespace["client"].close()
     namespace["server"].close()
     (picture,) = blocks("text", GUIDE)

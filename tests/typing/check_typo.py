@@ -1,6 +1,7 @@
-"""Run by `tox -e types`: a typo in an import fails the type check, and correct code passes it."""
+"""Run by `tox -e types`: mypy finds each mistake of typo.py, and accepts right.py."""
 
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -31,5 +32,10 @@ def check(name):
 status, _ = check("right.py")
 assert status == 0, "correct code does not pass"
 status, output = check("typo.py")
-assert status == 1 and "Tsak" in output, "a typo passes the type check"
-print("passed: mypy finds the typo and accepts the correct code")
+found = {int(line) for line in re.findall(r"^typo\.py:(\d+): error", output, re.MULTILINE)}
+lines = (HERE / "typo.py").read_text(encoding="utf-8").splitlines()
+mistakes = {number for number, line in enumerate(lines, 1) if "  # " in line}
+missed = [lines[number - 1] for number in sorted(mistakes - found)]
+assert status == 1 and not missed, f"mistakes pass the type check: {missed}"
+assert found == mistakes, f"other errors, in lines {sorted(found - mistakes)}"
+print("passed: mypy finds each mistake and accepts the correct code")

@@ -2,16 +2,22 @@
 
 from typing import List
 
+from typing_extensions import Unpack
+
 from asimov_sync import (
     MISSING,
     Agent,
     AnthropicInferenceClient,
+    Budget,
+    InferenceClient,
     MemoryCache,
     Reply,
+    RequestOptions,
     RunResult,
     Task,
     TaskGraph,
     TaskScheduler,
+    Timeout,
     ToolRun,
 )
 from asimov_sync.aio import to_async
@@ -20,6 +26,20 @@ task: Task = TaskGraph().add(Task(type="a", objective="b"))
 reply: Reply = AnthropicInferenceClient(model="m", api_key="k").generate("hello")
 status: str = TaskScheduler().run(TaskGraph()).status.name
 MemoryCache().get("key", default=MISSING).anything_at_all()
+
+
+def ask(client: InferenceClient, **options: Unpack[RequestOptions]) -> Reply:
+    """Pass on the options of a call."""
+    defaults: RequestOptions = {"temperature": 0.5, "timeout": Timeout(total=30)}
+    client.generate("hello", **defaults)
+    return client.generate("hello", system="You are brief.", **options)
+
+
+configured: AnthropicInferenceClient = AnthropicInferenceClient(
+    "m", api_key="k", max_retries=0, timeout=30, budget=Budget(requests=3), top_k=5
+).with_options(model="n", temperature=None, budget=None)
+reply = ask(configured, temperature=0, top_p=0.5, stop_sequences=("a", "b"), tool_choice="any")
+count: int = configured.count_tokens("hello", thinking={"type": "enabled"}, max_retries=1)
 
 
 async def main(client: AnthropicInferenceClient) -> None:

@@ -5,7 +5,6 @@ import copy
 import functools
 import inspect
 import json
-import logging
 import re
 import warnings
 from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple, Union, overload
@@ -15,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from asimov_sync._json import format_error
+from asimov_sync.concurrency.log_context import get_logger
 from asimov_sync.errors import ToolDefinitionError
 from asimov_sync.messages import ToolCall
 
@@ -29,7 +29,7 @@ __all__ = [
     "tool",
 ]
 
-logger = logging.getLogger(__name__)
+logger = get_logger("asimov_sync.inference")
 
 RequiresApproval = Union[bool, Callable[[ToolCall], bool]]
 """True if the calls of a tool need an approval, False if not, or a function that decides it for a
