@@ -48,7 +48,9 @@ class TaskStatus(str, enum.Enum):
 
     # The value, as it is in format() and in JSON; Enum's own __str__ returns "TaskStatus.COMPLETE".
     __str__ = str.__str__
-    __format__ = str.__format__
+
+    def __format__(self, format_spec: str) -> str:
+        return str.__format__(self, format_spec)
 
 
 _FINAL = frozenset([TaskStatus.COMPLETE, TaskStatus.FAILED, TaskStatus.PARTIAL])

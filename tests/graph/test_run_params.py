@@ -21,7 +21,7 @@ def two_tasks():
 
 
 def test_params_for_one_run():
-    """They are merged over the params of the tasks; the graph and the next run have the old ones."""
+    """They are merged over the params of the tasks for one run. The graph does not change."""
     graph = two_tasks()
     task = graph["x"]
     new = {"x": {"a": 5, "d": 6}}
@@ -50,7 +50,7 @@ def test_params_for_one_run():
 
 
 def test_params_of_a_function():
-    """Its arguments are its params: a new value takes the place of an argument, a task too."""
+    """Its arguments are its params: a new value replaces an argument, also one that is a task."""
 
     def join(left, right="r", *rest):
         return "/".join((left, right) + rest)
@@ -67,7 +67,7 @@ def test_params_of_a_function():
 
 
 def test_every_attempt_has_fresh_params():
-    """What an attempt adds to the params of its run, the next attempt does not see."""
+    """An attempt does not see what an earlier one added to the params of the run."""
 
     def flaky(task, context):
         assert "seen" not in task.params
