@@ -9,6 +9,7 @@ import pytest
 
 from asimov_sync import Cancellation, Cancelled, cancellation
 from asimov_sync.concurrency.clock import clock
+from asimov_sync.testing import count_callbacks
 
 from .waiting import Background, in_child, wait_for
 
@@ -67,13 +68,13 @@ def test_a_child_without_callbacks_is_not_registered():
     """A child is registered with its parent only while it has callbacks, and once."""
     parent = Cancellation()
     child = Cancellation(parent=parent)
-    assert not parent._callbacks
+    assert not count_callbacks(parent)
     first, second = child.on_cancel(print), child.on_cancel(print)
-    assert len(parent._callbacks) == 1
+    assert count_callbacks(parent) == 1
     first.remove()
-    assert len(parent._callbacks) == 1
+    assert count_callbacks(parent) == 1
     second.remove()
-    assert not parent._callbacks
+    assert not count_callbacks(parent)
     second.remove()
 
 
@@ -145,7 +146,7 @@ def test_cancel_wakes_a_wait():
     child = Cancellation(parent=parent)
     assert child.wait(0.01) is False
     waiting = Background(child.wait)
-    wait_for(lambda: child._callbacks, "the wait")
+    wait_for(lambda: count_callbacks(child), "the wait")
     parent.cancel()
     assert waiting.result() is True
 
@@ -223,11 +224,11 @@ def test_a_cancelled_child_is_unregistered():
         child = Cancellation(parent=parent)
         called = []
         registration = child.on_cancel(lambda: called.append(1))
-        assert parent._callbacks
+        assert count_callbacks(parent)
         child.cancel("closed")
         registration.remove()
         assert called == [1]
-    assert not parent._callbacks and not parent.cancelled
+    assert not count_callbacks(parent) and not parent.cancelled
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])

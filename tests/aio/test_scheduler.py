@@ -16,6 +16,7 @@ from asimov_sync import (
     TaskStatus,
 )
 from asimov_sync.aio import to_async
+from asimov_sync.testing import count_threads
 
 from .coroutines import async_test, wait_until
 
@@ -103,7 +104,7 @@ async def test_cancelled_coroutine(scheduler, what):
         await wait_until(lambda: facade.last_result is not None, "the end of the run")
         assert list(facade.last_result.results) == ["a"]
         assert (await facade.run(graph_of(a="echo"))).status is TaskStatus.COMPLETE
-        await wait_until(lambda: not facade._bridge.open_threads, "the end of the thread")
+        await wait_until(lambda: not count_threads(facade), "the end of the thread")
 
 
 @pytest.mark.parametrize("how", ["break", "close", "drop", "cancel"])
@@ -137,7 +138,7 @@ async def test_events_of_a_submitted_run_that_are_left(how):
             del reader
         del events
         gc.collect()
-        await wait_until(lambda: not facade._bridge.open_threads, "the end of the thread")
+        await wait_until(lambda: not count_threads(facade), "the end of the thread")
         assert not run.done()
         release.set()
         assert (await run.result(20)).results == {"a": 1, "b": True}

@@ -22,7 +22,7 @@ from asimov_sync import (
     tool,
 )
 from asimov_sync.aio import to_async
-from asimov_sync.testing import Fault, ModelServer, ScriptedInferenceClient, calls
+from asimov_sync.testing import Fault, ModelServer, ScriptedInferenceClient, calls, count_threads
 
 from ..tiers import suite
 from .coroutines import async_test, wait_until, waiting_threads
@@ -76,7 +76,7 @@ async def test_three_ways_to_open_a_stream(server):
         assert (await client.generate("go")).text == WORDS
         assert client.usage == server.usage
         assert await client.count_tokens("go") > 0
-        await wait_until(lambda: not client._bridge.open_threads)
+        await wait_until(lambda: not count_threads(client))
 
 
 @async_test
@@ -101,7 +101,7 @@ async def test_rejected_request(server):
         for _ in range(2):
             with pytest.raises(AuthenticationError):
                 await client.stream("go")
-            await wait_until(lambda: not client._bridge.open_threads)
+            await wait_until(lambda: not count_threads(client))
 
 
 @async_test
@@ -115,7 +115,7 @@ async def test_interrupted_stream():
                     pass
             assert "one two three".startswith(caught.value.partial.text)
             assert cutting.requests[0].faults == ["cut_at=700"]
-            await wait_until(lambda: not client._bridge.open_threads)
+            await wait_until(lambda: not count_threads(client))
 
 
 async def break_out(stream):
@@ -165,7 +165,7 @@ async def test_abandoned_stream(holding, how):
         await wait_until(
             lambda: holding.requests[0].disconnected.is_set(), "the end of the request"
         )
-        await wait_until(lambda: not client._bridge.open_threads, "the end of the thread")
+        await wait_until(lambda: not count_threads(client), "the end of the thread")
         if how is not lose:
             with pytest.raises(Cancelled):
                 await stream.__anext__()
@@ -202,7 +202,7 @@ async def test_cancelled_coroutine(holding, what):
         await wait_until(
             lambda: holding.requests[0].disconnected.is_set(), "the end of the request"
         )
-        await wait_until(lambda: not client._bridge.open_threads, "the end of the thread")
+        await wait_until(lambda: not count_threads(client), "the end of the thread")
 
 
 @async_test
@@ -221,7 +221,7 @@ async def test_cancelled_while_opening():
                 lambda: stalling.requests[0].disconnected.is_set(), "the end of the request"
             )
             assert stalling.requests[0].faults == ["stall=headers"]
-            await wait_until(lambda: not client._bridge.open_threads, "the end of the thread")
+            await wait_until(lambda: not count_threads(client), "the end of the thread")
 
 
 @async_test
@@ -234,7 +234,7 @@ async def test_single_events(server):
             events.append(await stream.__anext__())
         assert stream.reply.text == WORDS
         # The thread ends once the last event was read.
-        await wait_until(lambda: not client._bridge.open_threads)
+        await wait_until(lambda: not count_threads(client))
         with pytest.raises(StopAsyncIteration):
             await stream.__anext__()
         await stream.close()

@@ -7,6 +7,7 @@ import pytest
 
 from asimov_sync import Cancellation, Cancelled, Letter, RedisCache
 from asimov_sync.cache.store import ACKNOWLEDGED_SECONDS
+from asimov_sync.testing import count_callbacks
 
 from ..tiers import suite, within
 from ..waiting import Background, wait_for
@@ -154,8 +155,7 @@ def test_release(cache, clock):
 
 def test_dead_letters(make_cache, backend):
     """After max_deliveries a message is a dead letter; put_back() makes it new."""
-    cache = make_cache()
-    cache._store.max_deliveries = 2
+    cache = make_cache(max_deliveries=2)
     for name in ("a", "b"):
         cache.publish_to_mailbox("box", name, message_id=name)
     for _ in range(2):
@@ -178,9 +178,9 @@ def test_dead_letters(make_cache, backend):
     assert cache.put_back("box") == 0
 
 
-def test_dead_letters_with_generated_ids(cache):
+def test_dead_letters_with_generated_ids(make_cache):
     """put_back() accepts the generated id of a letter."""
-    cache._store.max_deliveries = 1
+    cache = make_cache(max_deliveries=1)
     cache.publish_to_mailbox("box", "a")
     cache.receive("box", timeout=0, lease=100).release()
     assert cache.receive("box", timeout=0) is None
@@ -217,18 +217,18 @@ def test_expired_lease_wakes_a_reader(cache):
 
 @suite
 @pytest.mark.parametrize("how", ["publish", "release", "put back"])
-def test_ready_message_wakes_a_reader(cache, how):
+def test_ready_message_wakes_a_reader(make_cache, how):
     """Publishing, releasing and putting back wake a blocked reader well within a second."""
+    cache = make_cache(max_deliveries=1 if how == "put back" else 5)
     if how != "publish":
         cache.publish_to_mailbox("box", 1)
         held = cache.receive("box", timeout=0, lease=100)
     if how == "put back":
-        cache._store.max_deliveries = 1
         held.release()
         assert cache.receive("box", timeout=0) is None
     token = Cancellation()
     reading = Background(cache.receive, "box", cancellation=token)
-    wait_for(lambda: token._callbacks, "the reader's wait")
+    wait_for(lambda: count_callbacks(token), "the reader's wait")
     threading.Event().wait(0.05)
     start = time.monotonic()
     {
@@ -246,7 +246,7 @@ def test_cancelled_reader_loses_no_message(cache):
     for number in range(20):
         token = Cancellation()
         reading = Background(cache.receive, "box", cancellation=token, lease=100)
-        wait_for(lambda: token._callbacks)
+        wait_for(lambda: count_callbacks(token))
         publishing = Background(cache.publish_to_mailbox, "box", number)
         token.cancel()
         publishing.result()

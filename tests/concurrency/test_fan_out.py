@@ -11,6 +11,7 @@ import pytest
 from asimov_sync import Cancellation, Cancelled, ClosedError
 from asimov_sync.concurrency.fan_out import CallFinished, CallStarted, fan_out
 from asimov_sync.concurrency.pool import WorkerPool
+from asimov_sync.testing import count_callbacks
 
 from ..waiting import Background, wait_for
 
@@ -193,7 +194,7 @@ def test_nothing_is_left_at_the_token(pool):
     """After the last event no callback is registered."""
     token = Cancellation(parent=None)
     run([int] * 3, pool, token)
-    assert not token._callbacks and not token.cancelled
+    assert not count_callbacks(token) and not token.cancelled
 
 
 def test_calls_run_in_the_callers_context(pool):

@@ -30,7 +30,7 @@ from asimov_sync import (
     TaskStatus,
     Usage,
 )
-from asimov_sync.testing import ScriptedInferenceClient
+from asimov_sync.testing import ScriptedInferenceClient, count_callbacks, count_runs
 
 from ..tiers import suite
 from ..waiting import Background, in_child, wait_for
@@ -647,8 +647,8 @@ def test_finished_run_is_freed(threads):
     watch = weakref.ref(run)
     del run
     wait_for(lambda: gc.collect() >= 0 and watch() is None, "the run's end")
-    assert not token._callbacks
-    assert not threads._runs
+    assert not count_callbacks(token)
+    assert not count_runs(threads)
 
 
 def test_ten_thousand_tasks(threads):
