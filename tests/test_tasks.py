@@ -169,9 +169,10 @@ def test_no_torn_reads():
     assert min(reads) > 0
 
 
-def test_a_status_formats_as_its_name():
-    """A status formats as its name on every Python; in JSON it is lower case."""
-    template = "{} {!s}"
-    assert template.format(TaskStatus.COMPLETE, TaskStatus.FAILED) == "COMPLETE FAILED"
-    assert f"{TaskStatus.COMPLETE} {TaskStatus.FAILED!s}" == "COMPLETE FAILED"
-    assert json.dumps(TaskStatus.COMPLETE) == '"complete"'
+def test_a_status_shows_what_compares_equal():
+    """str(), format(), JSON and `==` agree on every Python; the name is in capital letters."""
+    complete = TaskStatus.COMPLETE
+    assert complete == "complete" == str(complete) == f"{complete}"
+    assert repr(complete) == "<TaskStatus.COMPLETE: 'complete'>" and f"{complete:>9}" == " complete"
+    assert json.dumps(complete) == '"complete"' and complete.name == "COMPLETE"
+    assert complete != "COMPLETE" and {complete: 1}["complete"] == 1
