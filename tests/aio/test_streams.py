@@ -165,13 +165,8 @@ async def test_abandoned_stream(holding_server, way):
         await wait_until(
             lambda: holding_server.requests[0].disconnected.is_set(), "the end of the request"
         )
-<<<<<<< HEAD
-        await wait_until(lambda: not client._bridge.open_threads, "the end of the thread")
-        if way is not lose:
-=======
         await wait_until(lambda: not count_threads(client), "the end of the thread")
-        if how is not lose:
->>>>>>> integration
+        if way is not lose:
             with pytest.raises(Cancelled):
                 await stream.__anext__()
 
