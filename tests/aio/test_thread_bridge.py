@@ -254,23 +254,23 @@ def test_open_facade_after_fork():
 def test_busy_loop_delays_no_other_loop():
     """Threads of one loop start at its own pace, whatever another loop does."""
     facade = to_async(MemoryCache())
-    busy, go_on = threading.Event(), threading.Event()
+    busy, release = threading.Event(), threading.Event()
 
     async def hold():
         readers = [asyncio.ensure_future(facade.get_message("box")) for _ in range(60)]
         await asyncio.sleep(0)
         busy.set()
-        assert go_on.wait(20)  # on the loop's own thread
+        assert release.wait(20)  # on the loop's own thread
         for reader in readers:
             reader.cancel()
         await asyncio.gather(*readers, return_exceptions=True)
 
-    holding = Background(asyncio.run, hold())
+    holder = Background(asyncio.run, hold())
     assert busy.wait(20)
     assert Background(asyncio.run, facade.get_message("x", timeout=0)).result() is None
-    assert not go_on.is_set()
-    go_on.set()
-    holding.result()
+    assert not release.is_set()
+    release.set()
+    holder.result()
     asyncio.run(facade.close())
 
 

@@ -37,8 +37,8 @@ def test_expired_lease_redelivers(cache, clock):
     clock.pass_by(9.9)
     assert cache.receive("box", timeout=0, lease=10).message == "second"
     clock.pass_by(0.2)
-    again = cache.receive("box", timeout=0, lease=10)
-    assert (again.message, again.deliveries) == ("first", 2)
+    redelivered = cache.receive("box", timeout=0, lease=10)
+    assert (redelivered.message, redelivered.deliveries) == ("first", 2)
     clock.pass_by(30)
     assert [cache.receive("box", timeout=0).message for _ in range(2)] == ["second", "first"]
 
@@ -148,9 +148,9 @@ def test_release(cache, clock):
     cache.publish_to_mailbox("box", "second")
     cache.receive("box", timeout=0, lease=100).release()
     assert cache.peek("box", 5) == ["first", "second"]
-    again = cache.receive("box", timeout=0, lease=100)
-    assert (again.message, again.deliveries) == ("first", 2)
-    assert again.ack() is True
+    redelivered = cache.receive("box", timeout=0, lease=100)
+    assert (redelivered.message, redelivered.deliveries) == ("first", 2)
+    assert redelivered.ack() is True
 
 
 def test_dead_letters(make_cache, backend):
@@ -169,10 +169,10 @@ def test_dead_letters(make_cache, backend):
     assert cache.receive("box", timeout=0) is None
     assert cache.put_back("box", "nobody") == 0
     assert cache.put_back("box", "b") == 1
-    assert [letter.id for letter in cache.dead_letters("box")] == ["a"]
-    back = cache.receive("box", timeout=0, lease=100)
-    assert (back.message, back.deliveries) == ("b", 1)
-    back.ack()
+    assert [message.id for message in cache.dead_letters("box")] == ["a"]
+    redelivered = cache.receive("box", timeout=0, lease=100)
+    assert (redelivered.message, redelivered.deliveries) == ("b", 1)
+    redelivered.ack()
     assert cache.put_back("box") == 1
     assert cache.get_message("box", timeout=0) == "a"
     assert cache.put_back("box") == 0
@@ -184,9 +184,9 @@ def test_dead_letters_with_generated_ids(make_cache):
     cache.publish_to_mailbox("box", "a")
     cache.receive("box", timeout=0, lease=100).release()
     assert cache.receive("box", timeout=0) is None
-    (letter,) = cache.dead_letters("box")
-    assert cache.put_back("box", letter.id) == 1
-    assert cache.receive("box", timeout=0).id == letter.id
+    (message,) = cache.dead_letters("box")
+    assert cache.put_back("box", message.id) == 1
+    assert cache.receive("box", timeout=0).id == message.id
 
 
 def test_peek_and_length(cache, clock):
@@ -216,14 +216,14 @@ def test_expired_lease_wakes_a_reader(cache):
 
 
 @suite
-@pytest.mark.parametrize("how", ["publish", "release", "put back"])
-def test_ready_message_wakes_a_reader(make_cache, how):
+@pytest.mark.parametrize("method", ["publish", "release", "put back"])
+def test_ready_message_wakes_a_reader(make_cache, method):
     """Publishing, releasing and putting back wake a blocked reader well within a second."""
-    cache = make_cache(max_deliveries=1 if how == "put back" else 5)
-    if how != "publish":
+    cache = make_cache(max_deliveries=1 if method == "put back" else 5)
+    if method != "publish":
         cache.publish_to_mailbox("box", 1)
         held = cache.receive("box", timeout=0, lease=100)
-    if how == "put back":
+    if method == "put back":
         held.release()
         assert cache.receive("box", timeout=0) is None
     token = Cancellation()
@@ -235,7 +235,7 @@ def test_ready_message_wakes_a_reader(make_cache, how):
         "publish": lambda: cache.publish_to_mailbox("box", 1),
         "release": lambda: held.release(),
         "put back": lambda: cache.put_back("box"),
-    }[how]()
+    }[method]()
     assert reading.result().message == 1
     assert time.monotonic() - start < within(0.5)
 

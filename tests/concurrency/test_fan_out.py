@@ -18,8 +18,8 @@ from ..waiting import Background, wait_for
 
 @pytest.fixture
 def pool():
-    with WorkerPool(None) as made:
-        yield made
+    with WorkerPool(None) as new_pool:
+        yield new_pool
 
 
 def run(calls, pool, token=None, **options):
@@ -45,8 +45,8 @@ def test_no_calls():
 
 def test_calls_run_at_once(pool):
     """By default all calls run at once."""
-    meet = threading.Barrier(12)
-    events = run([functools.partial(meet.wait, 10)] * 12, pool)
+    barrier = threading.Barrier(12)
+    events = run([functools.partial(barrier.wait, 10)] * 12, pool)
     values = sorted(event.value for event in events if isinstance(event, CallFinished))
     assert values == list(range(12))
 
@@ -54,15 +54,15 @@ def test_calls_run_at_once(pool):
 @pytest.mark.parametrize("max_workers", [1, 3, 50])
 def test_max_workers(pool, max_workers):
     """At most max_workers calls run at once, and they start in order."""
-    together, counts, lock = [], [], threading.Lock()
+    running, counts, lock = [], [], threading.Lock()
 
     def call():
         with lock:
-            together.append(None)
-            counts.append(len(together))
+            running.append(None)
+            counts.append(len(running))
         time.sleep(0.002)
         with lock:
-            together.pop()
+            running.pop()
 
     events = run([call] * 10, pool, max_workers=max_workers)
     assert max(counts) <= max_workers and len(counts) == 10

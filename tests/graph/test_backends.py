@@ -62,8 +62,8 @@ EXECUTORS = [
 
 @pytest.fixture(params=EXECUTORS, ids=["one thread", "eight threads", "at once"])
 def executor(request):
-    with request.param() as made:
-        yield made
+    with request.param() as new_scheduler:
+        yield new_scheduler
 
 
 def test_executors_run_whole_graphs(executor):
@@ -147,27 +147,27 @@ def test_submit_that_raises(calls):
             assert other.run(graph).status is TaskStatus.COMPLETE
 
 
-@pytest.mark.parametrize("how", ["retry", "timeout", "spawn"])
-def test_executor_that_refuses_later(how):
+@pytest.mark.parametrize("cause", ["retry", "timeout", "spawn"])
+def test_executor_that_refuses_later(cause):
     """A refused call for a retry, a time-out or a spawn ends the run; nothing hangs."""
     gate = threading.Event()
 
     def handler(task, context):
-        if how == "retry":
+        if cause == "retry":
             raise ValueError("again")
-        if how == "timeout":
+        if cause == "timeout":
             gate.wait(20)
-        if how == "spawn":
+        if cause == "spawn":
             context.spawn(Task(type="t"), name="b")
 
     with Refusing(1) as executor:
         with TaskScheduler({"t": handler}, executor=executor) as scheduler:
             graph = TaskGraph()
-            retry = Retry(attempts=2, wait=lambda state: 0.05) if how == "retry" else None
+            retry = Retry(attempts=2, wait=lambda state: 0.05) if cause == "retry" else None
             graph.add(
-                Task(type="t"), name="a", retry=retry, timeout=0.05 if how == "timeout" else None
+                Task(type="t"), name="a", retry=retry, timeout=0.05 if cause == "timeout" else None
             )
-            if how != "spawn":
+            if cause != "spawn":
                 graph.add(Task(type="t"), name="b", depends_on="a", allow_failure=True)
             result = scheduler.submit(graph).result(10)
             gate.set()
