@@ -21,6 +21,7 @@ from asimov_sync import (
     Budget,
     Cancellation,
     Cancelled,
+    GraphError,
     ChatMessage,
     Choice,
     Decision,
@@ -87,6 +88,8 @@ def route_of(router, task=None):
         graph.add(
             task or Task(type="route", objective="whose is it?"), name="route", depends_on=["say"]
         )
+        for name in router.choices:
+            graph.add(Task(type="say"), name=name, depends_on=["route"])
         result = scheduler.run(graph)
     return routes[0] if routes else None, result
 
@@ -641,6 +644,42 @@ def test_system_exit_of_a_voter():
 
     with pytest.raises(SystemExit):
         ModelRouter(ScriptedInferenceClient(model), CHOICES, voters=3).choose("x")
+
+
+@pytest.mark.parametrize("default", [None, "nowhere"])
+def test_unknown_choices(default):
+    """A choice or a default that names no possible task is a GraphError before any request."""
+    client = ScriptedInferenceClient([])
+    choices = {"after": "yes", "before": "no"}
+    if default is None:
+        choices["nowhere"] = "a task that does not exist"
+    router = ModelRouter(client, choices, default=default)
+    with TaskScheduler({"route": router, "act": lambda task, context: None}) as scheduler:
+        graph = TaskGraph()
+        graph.add(Task(type="act"), name="before")
+        graph.add(Task(type="route", objective="x"), name="route", depends_on="before")
+        graph.add(Task(type="act"), name="after", depends_on="route")
+        result = scheduler.run(graph)
+    error = result.exceptions["route"]
+    assert isinstance(error, GraphError) and "names 'nowhere', which is not in the run" in str(error)
+    assert client.requests == []
+
+
+def test_choices_that_were_spawned():
+    """A choice may be a task that an earlier task has spawned."""
+    client = ScriptedInferenceClient(lambda body: calls(("Vote", {"choice": "spawned"})))
+
+    def act(task, context):
+        if task.objective == "spawn":
+            context.spawn(Task(type="act"), name="spawned", depends_on=["route"])
+        return context.name
+
+    router = ModelRouter(client, {"spawned": "always"}, voters=1)
+    with TaskScheduler({"route": router, "act": act}) as scheduler:
+        graph = TaskGraph()
+        graph.add(Task(type="act", objective="spawn"), name="first")
+        graph.add(Task(type="route", objective="x"), name="route", depends_on="first")
+        assert scheduler.run(graph)["spawned"] == "spawned"
 
 
 # Provider APIs
