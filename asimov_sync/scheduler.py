@@ -208,8 +208,9 @@ class TaskScheduler(HandlerOwner):
         timeout: the seconds after which the run is cancelled; by default unlimited.
         on_failure: "continue" (the default) skips what depends on a FAILED task; "stop" starts
             nothing more after one.
-        budget: limits what all its tasks together request from models; by default unlimited. A
-            request that it refuses ends the run.
+        budget: limits what all its tasks together request from models; by default unlimited. After
+            a request that it refuses, no task is started or retried, and the run ends when the
+            tasks that are running have ended.
         cancellation: a token that ends the run; by default the current one.
         max_tasks: how many tasks the run may have, those of the graph and those that its tasks
             spawn; by default unlimited. A spawn beyond it is a GraphError in its handler.
@@ -406,7 +407,7 @@ class TaskScheduler(HandlerOwner):
         with self._guard.lock:
             runs = list(self._runs)
         for active_run in runs:
-            active_run.cancel("the scheduler was closed")
+            active_run.end("the scheduler was closed")
 
     def _wait_for_runs(self, timeout: Optional[float]) -> bool:
         """Wait for all runs, and for those that they start meanwhile.

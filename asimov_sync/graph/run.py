@@ -119,7 +119,7 @@ class Run:
         run = self._active_run
         if self.done():
             return
-        if token.cancelled and not run.cancellation.cancelled:
+        if token.cancelled and not run.enclosing.cancelled:
             token.raise_if_cancelled()  # otherwise the run itself ends, and has a result
         if run.in_forked_child:
             raise GraphError(f"run {self.id} is in the process that this one was forked from")
@@ -130,9 +130,10 @@ class Run:
             )
 
     def cancel(self, reason: str = "cancelled") -> bool:
-        """End the run now: running tasks fail with Cancelled, the others stay WAITING.
+        """Cancel the run: running tasks fail with Cancelled, the others stay WAITING.
 
-        Returns False if the run was over.
+        Tasks with `always=True` still run, and the run ends when they have ended; without any, it
+        ends now. Returns False if the run was over.
         """
         return self._active_run.cancel(reason)
 

@@ -15,8 +15,10 @@ DOCUMENTED = [
     "feedback",
     "inputs",
     "name",
+    "partial",
     "report",
     "run_id",
+    "skipped",
     "spawn",
     "visit",
 ]
