@@ -299,7 +299,7 @@ def test_closing_between_two_events(serve):
     assert client.generate("x").text == "hello there"
     with pytest.raises(Cancelled, match="closed"):
         next(stream)
-    stream.close()  # once more is no error
+    stream.close()  # a second close is not an error
 
 
 def slow_tool():
