@@ -93,6 +93,7 @@ class Agent:
         approvals: Optional[Approvals] = None,
         trusted_history: bool = False,
         cancellation: Optional[Cancellation] = None,
+        conversation_id: Optional[str] = None,
     ) -> ToolRun:
         """Send a question, run the tools that the model calls, and return the whole exchange.
 
@@ -103,6 +104,7 @@ class Agent:
         trusted_history: whether unanswered calls at the end of `messages` that need no approval
             are made. By default (False) such messages are a ValueError.
         cancellation: ends the run; by default the current token does.
+        conversation_id: your id of the conversation, for telemetry; None (the default) for none.
 
         Raises InferenceError if a request fails, and Cancelled if the token is cancelled.
         """
@@ -110,7 +112,9 @@ class Agent:
         send = self._bind(self.client.run_tools, history, approvals, trusted_history, cancellation)
         installed = instrumentation.installed
         return (
-            send() if installed is None else Observation(installed.agent, self, history).run(send)
+            send()
+            if installed is None
+            else Observation(installed.agent, self, history, conversation_id).run(send)
         )
 
     def stream(
@@ -121,6 +125,7 @@ class Agent:
         approvals: Optional[Approvals] = None,
         trusted_history: bool = False,
         cancellation: Optional[Cancellation] = None,
+        conversation_id: Optional[str] = None,
     ) -> ToolStream:
         """Like `run`, but return an iterator over the events; `.run` is available after its end.
 
@@ -133,7 +138,7 @@ class Agent:
         installed = instrumentation.installed
         if installed is None:
             return send()
-        watch = Observation(installed.agent, self, history)
+        watch = Observation(installed.agent, self, history, conversation_id)
         stream = watch.run_step(send)
         stream.attach_observation(watch)
         return stream

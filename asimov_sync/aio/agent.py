@@ -31,13 +31,18 @@ class AsyncAgent:
         approvals: Optional[Approvals] = None,
         trusted_history: bool = False,
         cancellation: Optional[Cancellation] = None,
+        conversation_id: Optional[str] = None,
     ) -> ToolRun:
         """Send a question, run the tools that the model calls, and return the whole exchange. See
         `Agent.run`.
         """
         return await self._bridge.run_blocking(
             lambda: self.sync.run(
-                question, messages=messages, approvals=approvals, trusted_history=trusted_history
+                question,
+                messages=messages,
+                approvals=approvals,
+                trusted_history=trusted_history,
+                conversation_id=conversation_id,
             ),
             cancellation=cancellation,
         )
@@ -50,12 +55,17 @@ class AsyncAgent:
         approvals: Optional[Approvals] = None,
         trusted_history: bool = False,
         cancellation: Optional[Cancellation] = None,
+        conversation_id: Optional[str] = None,
     ) -> AsyncToolStream:
         """Return the events of a run as they happen. See `Agent.stream`."""
         return AsyncToolStream(
             self._bridge,
             lambda: self.sync.stream(
-                question, messages=messages, approvals=approvals, trusted_history=trusted_history
+                question,
+                messages=messages,
+                approvals=approvals,
+                trusted_history=trusted_history,
+                conversation_id=conversation_id,
             ),
             cancellation,
         )

@@ -405,10 +405,10 @@ class InferenceClient(abc.ABC):
 
         workers, deadline = self._tool_workers, request.deadline
         if deadline is None:
-            return ToolLoopEvents(steps, send, named, workers, max_workers, cancellation)
+            return ToolLoopEvents(steps, send, named, workers, max_workers, cancellation, redact)
         # The requests do not get this token: they raise DeadlineExceeded by themselves.
         tools_token = Cancellation(deadline - time.monotonic(), parent=cancellation)
-        source = ToolLoopEvents(steps, send, named, workers, max_workers, tools_token)
+        source = ToolLoopEvents(steps, send, named, workers, max_workers, tools_token, redact)
         return DeadlineEvents(source, cancellation, deadline, self.provider)
 
     def count_tokens(

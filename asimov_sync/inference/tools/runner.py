@@ -5,6 +5,7 @@ import contextlib
 import functools
 import inspect
 import itertools
+import logging
 import time
 from typing import Any, Callable, Dict, Generator, List, Optional, Tuple
 
@@ -13,6 +14,7 @@ from asimov_sync._json import format_error
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.concurrency import scope
 from asimov_sync.concurrency.fan_out import CallStarted, fan_out
+from asimov_sync.concurrency.log_context import describe_error, get_logger
 from asimov_sync.concurrency.pool import WorkerPool
 from asimov_sync.errors import Cancelled, InferenceError
 from asimov_sync.inference.reply_events import EventReader, EventSource
@@ -20,6 +22,7 @@ from asimov_sync.inference.stream import ReplyStream
 from asimov_sync.inference.tools.loop import (
     CalledTool,
     CallTools,
+    Redact,
     SendMessages,
     Step,
     ToolFinished,
@@ -33,6 +36,8 @@ from asimov_sync.messages import Event, ToolCall
 from asimov_sync.usage import UsageCounter
 
 __all__ = ["ToolLoopEvents", "execute_calls"]
+
+logger = get_logger("asimov_sync.inference")
 
 MAX_PARALLEL = 100
 """The most parallel calls of one turn without max_workers. The model chooses their number."""
@@ -50,6 +55,7 @@ class ToolLoopEvents(EventSource):
     pool: the threads for the calls.
     max_workers: the most parallel calls; None for MAX_PARALLEL, 0 for calls on the reader's thread.
     cancellation: ends the loop.
+    redact: changes the results; for observers, since the loop applies it by itself.
 
     Raises ValueError for a negative max_workers. An InferenceError has the history so far in its
     `.messages`, with a result for every call that was made, so continuing from it repeats none.
@@ -63,6 +69,7 @@ class ToolLoopEvents(EventSource):
         pool: WorkerPool,
         max_workers: Optional[int],
         cancellation: Cancellation,
+        redact: Optional[Redact] = None,
     ) -> None:
         if max_workers is not None and max_workers < 0:
             raise ValueError(
@@ -74,6 +81,7 @@ class ToolLoopEvents(EventSource):
         self._pool = pool
         self._max_workers = max_workers
         self._cancellation = cancellation
+        self._redact = redact
         self._stream: Optional[ReplyStream] = None
         self._run: Optional[ToolRun] = None
         self._advance(None)
@@ -103,6 +111,7 @@ class ToolLoopEvents(EventSource):
                     self._pool,
                     self._max_workers,
                     self._cancellation,
+                    self._redact,
                 )
             else:
                 stream, self._stream = self._stream, None
@@ -130,6 +139,7 @@ def execute_calls(
     pool: WorkerPool,
     max_workers: Optional[int],
     cancellation: Cancellation,
+    redact: Optional[Redact] = None,
 ) -> Generator[Event, None, List[CalledTool]]:
     """Make the calls of one turn, and return their outcomes in the same order.
 
@@ -142,14 +152,17 @@ def execute_calls(
     max_workers: the most parallel calls; None for MAX_PARALLEL. With 0, or if run_inline is
         set, the calls run one after the other on this thread.
     cancellation: ends the wait with Cancelled. Running tools are cancelled, but not awaited.
+    redact: is passed on to observers.
     """
     called: List[CalledTool] = []
     inline = max_workers == 0 or scope.current().run_inline
     for group in _group_calls(calls, tools):
         if inline:
-            called += yield from _execute_inline(group, tools, cancellation)
+            called += yield from _execute_inline(group, tools, cancellation, redact)
         else:
-            called += yield from _execute_on_threads(group, tools, pool, max_workers, cancellation)
+            called += yield from _execute_on_threads(
+                group, tools, pool, max_workers, cancellation, redact
+            )
     return called
 
 
@@ -167,13 +180,16 @@ def _group_calls(calls: List[ToolCall], tools: Dict[str, Tool]) -> List[List[Too
 
 
 def _execute_inline(
-    calls: List[ToolCall], tools: Dict[str, Tool], cancellation: Cancellation
+    calls: List[ToolCall],
+    tools: Dict[str, Tool],
+    cancellation: Cancellation,
+    redact: Optional[Redact],
 ) -> Generator[Event, None, List[CalledTool]]:
     called = []
     for call in calls:
         yield ToolStarted(call)
         with cancellation:
-            called.append(_execute_observed(call, tools, cancellation))
+            called.append(_execute_observed(call, tools, cancellation, redact))
         yield _finished_event(called[-1])
     return called
 
@@ -184,11 +200,12 @@ def _execute_on_threads(
     pool: WorkerPool,
     max_workers: Optional[int],
     cancellation: Cancellation,
+    redact: Optional[Redact],
 ) -> Generator[Event, None, List[CalledTool]]:
     called: Dict[int, CalledTool] = {}
     # The tools' own token: Ctrl-C in the wait below cancels the tools as well.
     token = Cancellation(parent=cancellation)
-    functions = [functools.partial(_execute_under, token, call, tools) for call in calls]
+    functions = [functools.partial(_execute_under, token, call, tools, redact) for call in calls]
     with contextlib.closing(fan_out(functions, pool, token, max_workers or MAX_PARALLEL)) as events:
         for event in events:
             if isinstance(event, CallStarted):
@@ -202,9 +219,11 @@ def _execute_on_threads(
     return [called[index] for index in range(len(calls))]
 
 
-def _execute_under(token: Cancellation, call: ToolCall, tools: Dict[str, Tool]) -> CalledTool:
+def _execute_under(
+    token: Cancellation, call: ToolCall, tools: Dict[str, Tool], redact: Optional[Redact]
+) -> CalledTool:
     with token:
-        return _execute_observed(call, tools, token)
+        return _execute_observed(call, tools, token, redact)
 
 
 def _finished_event(called: CalledTool) -> ToolFinished:
@@ -213,15 +232,32 @@ def _finished_event(called: CalledTool) -> ToolFinished:
 
 
 def _execute_observed(
-    call: ToolCall, tools: Dict[str, Tool], cancellation: Cancellation
+    call: ToolCall, tools: Dict[str, Tool], cancellation: Cancellation, redact: Optional[Redact]
 ) -> CalledTool:
     installed = instrumentation.installed
     if installed is None:
-        return _execute(call, tools, cancellation)
-    watch = Observation(installed.tool, call, tools.get(call.name))
+        return _execute_logged(call, tools, cancellation)
+    watch = Observation(installed.tool, call, tools.get(call.name), redact)
     # The observation of a tool that ignores its cancellation ends with the cancellation.
     with cancellation.on_cancel(lambda: watch.end(None, Cancelled(cancellation.reason or ""))):
-        return watch.run(_execute, call, tools, cancellation)
+        return watch.run(_execute_logged, call, tools, cancellation)
+
+
+def _execute_logged(
+    call: ToolCall, tools: Dict[str, Tool], cancellation: Cancellation
+) -> CalledTool:
+    if not logger.isEnabledFor(logging.DEBUG):
+        return _execute(call, tools, cancellation)
+    # The model invents the names of unknown tools, so they are content.
+    name = call.name if call.name in tools else "(unknown)"
+    logger.debug("tool %s started", name)
+    called = _execute(call, tools, cancellation)
+    if called.exception is None:
+        logger.debug("tool %s returned after %.3f s", name, called.seconds)
+    else:
+        error = describe_error(called.exception)
+        logger.debug("tool %s failed after %.3f s: %s", name, called.seconds, error)
+    return called
 
 
 def _execute(call: ToolCall, tools: Dict[str, Tool], cancellation: Cancellation) -> CalledTool:
