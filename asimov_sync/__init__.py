@@ -102,6 +102,7 @@ if TYPE_CHECKING:
     from asimov_sync.inference.tools.approvals import Approved as Approved, Refused as Refused
     from asimov_sync.inference.tools.loop import (
         CalledTool as CalledTool,
+        HistoryCompacted as HistoryCompacted,
         ToolFinished as ToolFinished,
         ToolRun as ToolRun,
         ToolRunDone as ToolRunDone,
@@ -168,7 +169,9 @@ if not TYPE_CHECKING:  # a type checker reports every name that is not imported 
             "inference.request": "Timeout",
             "inference.stream": "ReplyStream ToolStream",
             "inference.tools.approvals": "Approved Refused",
-            "inference.tools.loop": "CalledTool ToolFinished ToolRun ToolRunDone ToolStarted",
+            "inference.tools.loop": (
+                "CalledTool HistoryCompacted ToolFinished ToolRun ToolRunDone ToolStarted"
+            ),
             "inference.tools.tool": "Tool tool",
             "messages": (
                 "ChatMessage ChatRole Event Reply ReplyDone TextDelta ThinkingDelta ToolCall "

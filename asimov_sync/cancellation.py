@@ -13,10 +13,10 @@ thousand registrations.
 """
 
 import itertools
-import time
 from typing import Any, Callable, Dict, Optional
 
 from asimov_sync.concurrency import scope
+from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.event import InterruptibleEvent
 from asimov_sync.concurrency.fork import ForkSafeLock
 from asimov_sync.concurrency.log_context import get_logger
@@ -58,7 +58,8 @@ class Cancellation:
     __slots__ = ("_callbacks", "_parent", "_parent_registration", "_reason", "deadline")
 
     deadline: Optional[float]
-    """The `time.monotonic()` time at which the token counts as cancelled; None for never.
+    """The time at which the token counts as cancelled, as `time.monotonic()` counts it; None for
+    never. Inside a `testing.Clock`, as that clock counts it.
 
     It is the earliest of its own deadline and those of its parents.
     """
@@ -72,7 +73,7 @@ class Cancellation:
             parent = chain[0] if chain else None
         deadline = None
         if timeout is not None and timeout != float("inf"):
-            deadline = time.monotonic() + timeout
+            deadline = clock.monotonic() + timeout
         if parent is not None and parent.deadline is not None:
             deadline = parent.deadline if deadline is None else min(deadline, parent.deadline)
         self.deadline = deadline
@@ -129,7 +130,7 @@ class Cancellation:
         if self._reason is None:
             if self._parent is not None and self._parent.cancelled:
                 self.cancel(self._parent.reason or "cancelled")
-            elif self.deadline is not None and time.monotonic() >= self.deadline:
+            elif self.deadline is not None and clock.monotonic() >= self.deadline:
                 self.cancel("the deadline passed")
         return self._reason
 
@@ -141,7 +142,7 @@ class Cancellation:
     @property
     def remaining(self) -> Optional[float]:
         """Seconds until the deadline, never below 0; None without a deadline."""
-        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+        return None if self.deadline is None else max(0.0, self.deadline - clock.monotonic())
 
     def raise_if_cancelled(self) -> None:
         """Raise Cancelled, with the reason as its message, if the token is cancelled."""
@@ -162,7 +163,7 @@ class Cancellation:
             seconds = remaining if seconds is None else min(seconds, remaining)
         event = InterruptibleEvent()
         with self.on_cancel(event.set):
-            event.wait(seconds)
+            event.wait(seconds, follow_clock=True)
         return self.cancelled
 
     def on_cancel(self, callback: Callable[[], Any]) -> "Registration":

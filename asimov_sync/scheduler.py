@@ -1,6 +1,5 @@
 """TaskScheduler: runs task graphs. A task starts as soon as its own dependencies are done."""
 
-import time
 import weakref
 from concurrent.futures import Executor
 from typing import (
@@ -20,6 +19,7 @@ from typing import (
 
 from asimov_sync.cache.base import Cache
 from asimov_sync.cancellation import Cancellation, require_number
+from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.fork import ForkSafeLock
 from asimov_sync.errors import ClosedError, GraphError, RunTimeout
 from asimov_sync.graph.active_run import ActiveRun
@@ -208,8 +208,9 @@ class TaskScheduler(HandlerOwner):
         timeout: the seconds after which the run is cancelled; by default unlimited.
         on_failure: "continue" (the default) skips what depends on a FAILED task; "stop" starts
             nothing more after one.
-        budget: limits what all its tasks together request from models; by default unlimited. A
-            request that it refuses ends the run.
+        budget: limits what all its tasks together request from models; by default unlimited. After
+            a request that it refuses, no task is started or retried, and the run ends when the
+            tasks that are running have ended.
         cancellation: a token that ends the run; by default the current one.
         max_tasks: how many tasks the run may have, those of the graph and those that its tasks
             spawn; by default unlimited. A spawn beyond it is a GraphError in its handler.
@@ -406,7 +407,7 @@ class TaskScheduler(HandlerOwner):
         with self._guard.lock:
             runs = list(self._runs)
         for active_run in runs:
-            active_run.cancel("the scheduler was closed")
+            active_run.end("the scheduler was closed")
 
     def _wait_for_runs(self, timeout: Optional[float]) -> bool:
         """Wait for all runs, and for those that they start meanwhile.
@@ -415,7 +416,7 @@ class TaskScheduler(HandlerOwner):
 
         Returns whether all have ended; then no more runs can start.
         """
-        end = None if timeout is None else time.monotonic() + timeout
+        end = None if timeout is None else clock.monotonic() + timeout
         while True:
             with self._guard.lock:
                 runs = [run for run in self._runs if not run.in_forked_child]
@@ -424,7 +425,7 @@ class TaskScheduler(HandlerOwner):
                 if not waiting:
                     self._refuses_nested = True
                     return True
-            left = None if end is None else end - time.monotonic()
+            left = None if end is None else end - clock.monotonic()
             if left is not None and left <= 0:
                 return False
             try:

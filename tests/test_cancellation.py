@@ -3,12 +3,12 @@
 import contextvars
 import gc
 import threading
-import time
 import weakref
 
 import pytest
 
 from asimov_sync import Cancellation, Cancelled, cancellation
+from asimov_sync.concurrency.clock import clock
 
 from .waiting import Background, in_child, wait_for
 
@@ -212,7 +212,7 @@ def test_locks_are_free_in_a_forked_child():
 def test_the_clock_is_not_read_without_a_deadline(monkeypatch):
     """A token without a deadline never reads the clock."""
     token = Cancellation(parent=None)
-    monkeypatch.setattr(time, "monotonic", lambda: 1 / 0)
+    monkeypatch.setattr(clock, "monotonic", lambda: 1 / 0)
     assert not token.cancelled
 
 

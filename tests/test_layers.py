@@ -259,6 +259,16 @@ def test_json_has_one_parser():
                 assert attribute not in ("load", "loads", "JSONDecoder", "raw_decode"), path
 
 
+def test_time_has_one_source():
+    """Only `concurrency.clock` reads the monotonic time, so `testing.Clock` moves all of it."""
+    for path in files(PACKAGE):
+        module = module_of(path, PACKAGE)
+        if module != "concurrency.clock" and part_of(module) != "testing":
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                assert getattr(node, "attr", "") != "monotonic" or node.value.id == "clock", path
+                assert getattr(node, "attr", "") != "sleep" or node.value.id != "time", path
+
+
 def test_no_print():
     """The library does not print."""
     for path in files(PACKAGE):

@@ -27,7 +27,7 @@ from asimov_sync.concurrency import scope
 from asimov_sync.testing import Failure, ModelServer, ScriptedInferenceClient, calls
 from asimov_sync.usage import _GENAI_PRICES_PROVIDERS, UsageCounter, cost_usd
 
-from .needed import needed
+from .optional_packages import import_or_skip
 from .waiting import Background, wait_for
 
 # Counters
@@ -212,7 +212,7 @@ if sys.version_info >= (3, 9):
     def test_the_real_package(provider, model):
         """It knows our providers and their models, accepts our figures, and prices the cached part
         separately."""
-        package = needed("genai_prices")
+        package = import_or_skip("genai_prices")
         alone = package.calc_price(
             package.Usage(input_tokens=1000),
             model_ref=model,
@@ -233,7 +233,7 @@ if sys.version_info >= (3, 9):
     def test_the_real_package_and_the_prompt_cache():
         """At Anthropic, reading from the cache costs a tenth of input, writing a quarter more than
         input."""
-        needed("genai_prices")
+        import_or_skip("genai_prices")
         model = ("claude-sonnet-4-5", "anthropic")
         fresh = cost_usd(Usage(input_tokens=1000), *model)
         read = cost_usd(Usage(cache_read_input_tokens=1000), *model)
@@ -243,7 +243,7 @@ if sys.version_info >= (3, 9):
 
     def test_the_real_package_and_unknown_models():
         """An unknown model and an inconsistent usage are no errors."""
-        needed("genai_prices")
+        import_or_skip("genai_prices")
         assert cost_usd(CACHED, "unheard-of", "anthropic") is None
         odd = Usage(cache_write_1h_input_tokens=5)
         assert cost_usd(odd, "claude-sonnet-4-5", "anthropic") == 0

@@ -1,22 +1,28 @@
 """An agent: a model with a system prompt and tools, called directly or used as a task handler."""
 
+import contextvars
 import functools
 from typing import Any, Callable, Iterable, List, Optional, TypeVar
 
+from typing_extensions import Unpack
+
 from asimov_sync import instrumentation
 from asimov_sync._json import format_error
-from asimov_sync.agents.prompt import prompt
+from asimov_sync.agents.prompt import PromptTemplate, prompt
 from asimov_sync.cancellation import Cancellation
+from asimov_sync.concurrency import scope
 from asimov_sync.concurrency.log_context import get_logger
-from asimov_sync.errors import CacheError, InferenceError
+from asimov_sync.errors import CacheError, InferenceError, ToolDefinitionError, ToolError
 from asimov_sync.graph.context import TaskContext
 from asimov_sync.graph.results import Partial
 from asimov_sync.inference.client import InferenceClient
+from asimov_sync.inference.options import RequestOptions
 from asimov_sync.inference.request import System
 from asimov_sync.inference.stream import ToolStream
 from asimov_sync.inference.tools.approvals import Approvals
+from asimov_sync.inference.tools.compaction import check_limit
 from asimov_sync.inference.tools.loop import Redact, ToolRun
-from asimov_sync.inference.tools.tool import AnyTool, Tool, as_tools
+from asimov_sync.inference.tools.tool import AnyTool, Tool, as_tools, make_tool
 from asimov_sync.instrumentation import Observation
 from asimov_sync.messages import ChatMessage, Messages, as_messages
 from asimov_sync.tasks import Task
@@ -29,6 +35,10 @@ ResultT = TypeVar("ResultT", ToolRun, ToolStream)
 
 COMPLETE_REASONS = ("end_turn", "stop_sequence")
 """The stop reasons of a complete answer."""
+
+MAX_DEPTH = 5
+"""The highest number of agents that are tools of each other. The model decides about each call, and
+an agent may be its own tool, so without a limit the nesting would end with the budget."""
 
 
 class Agent:
@@ -49,15 +59,22 @@ class Agent:
         reads it.
     output: a pydantic model that describes the answer; `run.parsed` is then an instance of it (see
         `InferenceClient.run_tools`).
+    compact_at: the number of input tokens of a request above which a summary replaces old messages
+        before the next request (default: no limit; see `InferenceClient.run_tools`).
+    compact_with: the client that writes the summaries (default: the agent's own).
     keep_transcript: as a handler, store the messages of each task in the run's cache,
         `context.cache.with_prefix("transcript")`, under the task's name. The value is a list that
         `run(messages=…)` accepts. The transcript of a task that failed with an InferenceError is
         stored too; of several attempts, the last one is kept.
+    prompt: as a handler, a text that replaces the task's objective, with the names of params in
+        braces: "Digest this page: {item}". `{objective}` stands for the objective. The params that
+        it names are not repeated below it (default: none).
     name: the agent's name in telemetry (see `asimov_sync.telemetry`).
-    options: sent with every request of this agent.
+    options: the options of this agent's requests, which override the client's (see
+        `RequestOptions`). The total of a `timeout` bounds each run, with its tools.
 
-    Raises TypeError if the client is no InferenceClient, and ToolDefinitionError or TypeError for
-    invalid tools.
+    Raises TypeError if the client is no InferenceClient, ToolDefinitionError or TypeError for
+    invalid tools, and ValueError for an invalid prompt or compact_at.
     """
 
     def __init__(
@@ -70,9 +87,12 @@ class Agent:
         max_workers: Optional[int] = None,
         redact: Optional[Redact] = None,
         output: Any = None,
+        compact_at: Optional[int] = None,
+        compact_with: Optional[InferenceClient] = None,
         keep_transcript: bool = False,
+        prompt: Optional[str] = None,
         name: Optional[str] = None,
-        **options: Any,
+        **options: Unpack[RequestOptions],
     ) -> None:
         self.client = require_client(client, "Agent")
         self.system = system
@@ -81,7 +101,14 @@ class Agent:
         self.max_workers = max_workers
         self.redact = redact
         self.output = output
+        check_limit(compact_at, compact_with is not None)
+        self.compact_at = compact_at
+        self.compact_with = compact_with
+        if compact_with is not None:
+            require_client(compact_with, "compact_with=")
         self.keep_transcript = keep_transcript
+        self.prompt = prompt
+        self._template = PromptTemplate(prompt) if prompt is not None else None
         self.name = name
         self.options = options
 
@@ -94,6 +121,7 @@ class Agent:
         trusted_history: bool = False,
         cancellation: Optional[Cancellation] = None,
         conversation_id: Optional[str] = None,
+        **options: Unpack[RequestOptions],
     ) -> ToolRun:
         """Send a question, run the tools that the model calls, and return the whole exchange.
 
@@ -105,11 +133,14 @@ class Agent:
             are made. By default (False) such messages are a ValueError.
         cancellation: ends the run; by default the current token does.
         conversation_id: your id of the conversation, for telemetry; None (the default) for none.
+        options: options of this run, which override the agent's.
 
         Raises InferenceError if a request fails, and Cancelled if the token is cancelled.
         """
         history = self._history(question, messages)
-        send = self._bind(self.client.run_tools, history, approvals, trusted_history, cancellation)
+        send = self._bind(
+            self.client.run_tools, history, approvals, trusted_history, cancellation, options
+        )
         installed = instrumentation.installed
         return (
             send()
@@ -126,6 +157,7 @@ class Agent:
         trusted_history: bool = False,
         cancellation: Optional[Cancellation] = None,
         conversation_id: Optional[str] = None,
+        **options: Unpack[RequestOptions],
     ) -> ToolStream:
         """Like `run`, but return an iterator over the events; `.run` is available after its end.
 
@@ -133,7 +165,7 @@ class Agent:
         """
         history = self._history(question, messages)
         send = self._bind(
-            self.client.stream_tools, history, approvals, trusted_history, cancellation
+            self.client.stream_tools, history, approvals, trusted_history, cancellation, options
         )
         installed = instrumentation.installed
         if installed is None:
@@ -143,6 +175,54 @@ class Agent:
         stream.attach_observation(watch)
         return stream
 
+    def as_tool(self, name: str, description: str) -> Tool:
+        """Return a tool with which another agent asks this one.
+
+        Its one argument is the question; its result is the text of the answer, or the data
+        described by `output`. Each call is a conversation of its own. Cancellation, deadlines and
+        budgets of the caller apply to it, and its usage is charged to the caller's run.
+
+        The caller's model receives an error if the answer is incomplete, if a tool of this agent
+        needs an approval, which nobody could give inside a call, or if more than 5 agents are
+        nested.
+
+        name: the tool's name for the caller's model.
+        description: when to call it.
+
+        Raises ToolDefinitionError if the name or the description is invalid.
+        """
+        if not isinstance(description, str) or not description.strip():
+            raise ToolDefinitionError(
+                "description= says when to call the agent: the model has nothing else to go by"
+            )
+
+        def ask(question: str) -> Any:
+            depth = scope.current().agent_depth + 1
+            if depth > MAX_DEPTH:
+                raise ToolError(
+                    f"{MAX_DEPTH} agents are nested already, which is the most: answer without "
+                    f"{name}"
+                )
+            # A context of its own: the depth must not outlive this call.
+            return contextvars.copy_context().run(self._answer_call, name, question, depth)
+
+        return make_tool(ask, name, description)
+
+    def _answer_call(self, name: str, question: str, depth: int) -> Any:
+        """Answer a call of `as_tool`: return the answer, or raise ToolError."""
+        scope.replace(agent_depth=depth)
+        run = self.run(question)
+        if run.pending:
+            names = ", ".join(dict.fromkeys(call.name for call in run.pending))
+            raise ToolError(
+                f"{name} could not finish: it needs an approval for {names}, and cannot ask for one"
+            )
+        if run.parsed is not None:
+            return run.parsed
+        if run.stop_reason in COMPLETE_REASONS:
+            return run.text
+        raise ToolError(f"{name} stopped early ({run.stop_reason}): {run.text or 'no answer'}")
+
     def _bind(
         self,
         send: Callable[..., ResultT],
@@ -150,6 +230,7 @@ class Agent:
         approvals: Optional[Approvals],
         trusted_history: bool,
         cancellation: Optional[Cancellation],
+        options: RequestOptions,
     ) -> "functools.partial[ResultT]":
         """Bind the arguments of `run_tools` or `stream_tools`."""
         return functools.partial(
@@ -163,8 +244,10 @@ class Agent:
             trusted_history=trusted_history,
             max_workers=self.max_workers,
             redact=self.redact,
+            compact_at=self.compact_at,
+            compact_with=self.compact_with,
             cancellation=cancellation,
-            **self.options,
+            **dict(self.options, **options),
         )
 
     def _history(self, question: Messages, messages: Optional[Messages]) -> List[ChatMessage]:
@@ -183,7 +266,7 @@ class Agent:
         The task is FAILED with the InferenceError if a request fails or the data is invalid.
         """
         try:
-            run = self.run(prompt(task, context))
+            run = self.run(prompt(task, context, self._template))
         except InferenceError as error:
             if error.messages is not None:
                 problem = self._store_transcript(context, error.messages)
@@ -195,14 +278,15 @@ class Agent:
         if problem is None:
             return result
         if isinstance(result, Partial):
-            return Partial(result.result, f"{result.error}; {problem}")
+            return result._replace(error=f"{result.error}; {problem}")
         return Partial(result, problem)
 
     def _result(self, run: ToolRun) -> Any:
         """Return the task's result for a run."""
         if run.pending:
             names = dict.fromkeys(call.name for call in run.pending)
-            return Partial(run, f"calls of these tools wait for approval: {', '.join(names)}")
+            error = f"calls of these tools wait for approval: {', '.join(names)}"
+            return Partial(run, error, waits_for="approval")
         if run.parsed is not None:
             return run.parsed
         if run.stop_reason in COMPLETE_REASONS:

@@ -8,7 +8,7 @@ from typing_extensions import Annotated, Literal
 
 from asimov_sync._json import format_error
 from asimov_sync.agents.agent import require_client
-from asimov_sync.agents.prompt import block, escape_tags, prompt, wrap_in_tag
+from asimov_sync.agents.prompt import block, escape_tags, prompt
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.concurrency import scope
 from asimov_sync.concurrency.fan_out import CallFinished, fan_out
@@ -19,6 +19,7 @@ from asimov_sync.graph.context import TaskContext
 from asimov_sync.graph.results import Route
 from asimov_sync.inference.client import InferenceClient
 from asimov_sync.inference.request import System
+from asimov_sync.inference.tags import wrap_in_tag
 from asimov_sync.messages import Block, ChatMessage, ChatRole, Reply
 from asimov_sync.tasks import Task
 

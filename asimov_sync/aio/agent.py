@@ -2,12 +2,16 @@
 
 from typing import Any, Optional
 
+from typing_extensions import Unpack
+
 from asimov_sync.agents.agent import Agent
 from asimov_sync.aio.streams import AsyncToolStream
 from asimov_sync.aio.thread_bridge import ThreadBridge
 from asimov_sync.cancellation import Cancellation
+from asimov_sync.inference.options import RequestOptions
 from asimov_sync.inference.tools.approvals import Approvals
 from asimov_sync.inference.tools.loop import ToolRun
+from asimov_sync.inference.tools.tool import Tool
 from asimov_sync.messages import Messages
 
 __all__ = ["AsyncAgent"]
@@ -32,6 +36,7 @@ class AsyncAgent:
         trusted_history: bool = False,
         cancellation: Optional[Cancellation] = None,
         conversation_id: Optional[str] = None,
+        **options: Unpack[RequestOptions],
     ) -> ToolRun:
         """Send a question, run the tools that the model calls, and return the whole exchange. See
         `Agent.run`.
@@ -43,6 +48,7 @@ class AsyncAgent:
                 approvals=approvals,
                 trusted_history=trusted_history,
                 conversation_id=conversation_id,
+                **options,
             ),
             cancellation=cancellation,
         )
@@ -56,6 +62,7 @@ class AsyncAgent:
         trusted_history: bool = False,
         cancellation: Optional[Cancellation] = None,
         conversation_id: Optional[str] = None,
+        **options: Unpack[RequestOptions],
     ) -> AsyncToolStream:
         """Return the events of a run as they happen. See `Agent.stream`."""
         return AsyncToolStream(
@@ -66,9 +73,14 @@ class AsyncAgent:
                 approvals=approvals,
                 trusted_history=trusted_history,
                 conversation_id=conversation_id,
+                **options,
             ),
             cancellation,
         )
+
+    def as_tool(self, name: str, description: str) -> Tool:
+        """Return a tool with which another agent asks this one. See `Agent.as_tool`."""
+        return self.sync.as_tool(name, description)
 
     async def close(self) -> None:
         """End all calls of this facade. The agent and its client stay open."""

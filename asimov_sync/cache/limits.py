@@ -13,13 +13,13 @@ after a cancelled task (`delivery.release()`) still works.
 """
 
 import contextvars
-import queue
 import socket
 import threading
-import time
-from typing import Any, Callable, ContextManager, List, Optional, TypeVar
+from typing import Any, Callable, ContextManager, List, Optional, Tuple, TypeVar
 
 from asimov_sync.cancellation import Cancellation
+from asimov_sync.concurrency.clock import clock
+from asimov_sync.concurrency.event import InterruptibleEvent
 from asimov_sync.concurrency.timers import timers
 from asimov_sync.errors import AsimovError, CacheError, Cancelled
 
@@ -73,7 +73,7 @@ class Limits:
     def __init__(
         self, cancellation: Optional[Cancellation], seconds: Optional[float] = None
     ) -> None:
-        now = time.monotonic()
+        now = clock.real()
         self._end = now + (CALL_SECONDS if seconds is None else seconds)
         self._cancelled_before = False
         self.cancellation = cancellation
@@ -82,7 +82,8 @@ class Limits:
                 self._cancelled_before = True
                 self._end = min(self._end, now + GRACE_SECONDS)
             elif cancellation.deadline is not None:
-                self._end = min(self._end, cancellation.deadline + GRACE_SECONDS)
+                remaining = cancellation.remaining or 0.0
+                self._end = min(self._end, now + remaining + GRACE_SECONDS)
 
     @classmethod
     def current(cls) -> "Limits":
@@ -97,7 +98,7 @@ class Limits:
 
     def remaining(self) -> float:
         """Return how many seconds the call may still take; 0 or less if its time is over."""
-        return self._end - time.monotonic()
+        return self._end - clock.real()
 
     @property
     def cancelled(self) -> bool:
@@ -122,7 +123,7 @@ class Limits:
         seconds = min(seconds, self.remaining())
         if seconds > 0:
             if self.cancellation is None or self._cancelled_before:
-                time.sleep(seconds)
+                InterruptibleEvent().wait(seconds)
             else:
                 self.cancellation.wait(seconds)
         return self.remaining() > 0 and not self.cancelled
@@ -162,7 +163,7 @@ class SocketUnblocker:
         if not self._delay:
             self._shut_down()
         elif self._sockets:
-            timers.call_at(time.monotonic() + self._delay, self._shut_down)
+            timers.call_at(clock.monotonic() + self._delay, self._shut_down)
 
     def _shut_down(self) -> None:
         try:
@@ -207,9 +208,10 @@ def connect_in_thread(
 
     Raises ConnectTimeout if the time is over or the call is cancelled.
     """
-    # One item: the thread pops it to deliver its outcome, the caller pops it to give up.
+    # One item: the thread pops it after it has noted its outcome, the caller pops it to give up.
     undecided: List[None] = [None]
-    outcomes: "queue.SimpleQueue[Any]" = queue.SimpleQueue()
+    outcomes: List[Tuple[Any, Optional[BaseException]]] = []
+    done = InterruptibleEvent()
 
     def run() -> None:
         connection: Any = None
@@ -218,13 +220,13 @@ def connect_in_thread(
             connection = connect()
         except BaseException as raised:
             error = raised
+        outcomes.append((connection, error))
         try:
             undecided.pop()
         except IndexError:
             if error is None:
                 discard(connection)
-            return
-        outcomes.put((connection, error))
+        done.set()
 
     context = contextvars.copy_context()
     thread = threading.Thread(
@@ -234,31 +236,20 @@ def connect_in_thread(
         thread.start()
     except RuntimeError:
         return connect()  # no thread can be started any more: the interpreter is shutting down
-    outcome: Any = None
-    registration: ContextManager[Any] = limits.on_cancel(lambda: outcomes.put(None))
+    registration: ContextManager[Any] = limits.on_cancel(done.set)
+    gave_up = False
     try:
         with registration:
-            outcome = outcomes.get(timeout=max(0.0, min(seconds, limits.remaining())))
-    except queue.Empty:
-        pass
+            done.wait(min(seconds, limits.remaining()))
     finally:
-        if outcome is None:
-            outcome = _give_up(undecided, outcomes)
-    if outcome is None:
+        try:
+            undecided.pop()
+            gave_up = True
+        except IndexError:
+            pass  # the outcome was there before
+    if gave_up:
         raise ConnectTimeout("no connection was made within the time of the call")
-    connection, error = outcome
+    connection, error = outcomes[0]
     if error is not None:
         raise error
     return connection  # type: ignore[no-any-return]
-
-
-def _give_up(undecided: List[None], outcomes: "queue.SimpleQueue[Any]") -> Any:
-    """Stop waiting for the thread. Return its outcome if it was faster, otherwise None."""
-    try:
-        undecided.pop()
-    except IndexError:
-        while True:
-            outcome = outcomes.get()
-            if outcome is not None:
-                return outcome
-    return None

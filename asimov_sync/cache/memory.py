@@ -3,9 +3,7 @@
 import collections
 import heapq
 import itertools
-import queue
 import threading
-import time
 from typing import Callable, Dict, Iterator, List, Mapping, Optional, Tuple
 
 from asimov_sync.cache.base import Cache
@@ -13,17 +11,16 @@ from asimov_sync.cache.keys import Namespace
 from asimov_sync.cache.mailbox import Mailbox
 from asimov_sync.cache.store import LeasedMessage, QueuedMessage, Store
 from asimov_sync.cancellation import Cancellation
+from asimov_sync.concurrency.clock import clock
+from asimov_sync.concurrency.event import InterruptibleEvent
 from asimov_sync.concurrency.fork import reset_after_fork
 from asimov_sync.errors import CacheValueError
 
 __all__ = ["MemoryCache"]
 
-MAX_WAIT = 1e6
-"""Longest single wait in seconds, more than a week. Locks refuse an infinite time-out."""
-
 
 def _clock_ms() -> int:
-    return int(time.time() * 1000)
+    return int(clock.monotonic() * 1000)
 
 
 class MemoryCache(Cache):
@@ -52,12 +49,12 @@ class MemoryStore(Store):
     """Values and mailboxes in dicts, under one lock. A forked child gets a copy of its own.
 
     max_deliveries: deliveries before a message is dead.
-    clock: returns the milliseconds that leases are measured by.
+    read_clock: returns the milliseconds that leases are measured by.
     """
 
-    def __init__(self, max_deliveries: int, clock: Callable[[], int] = _clock_ms) -> None:
+    def __init__(self, max_deliveries: int, read_clock: Callable[[], int] = _clock_ms) -> None:
         self.max_deliveries = max_deliveries
-        self.clock = clock
+        self.clock = read_clock
         # key: (data, expiry on the monotonic clock)
         self._values: Dict[str, Tuple[bytes, Optional[float]]] = {}
         # A heap. An entry may be outdated by a later write.
@@ -73,16 +70,14 @@ class MemoryStore(Store):
         # Re-entrant, because the garbage collector may call a destructor that cancels a reader of
         # this store.
         self._lock = threading.RLock()
-        # The blocked readers of each mailbox, in order. Queues instead of Conditions: Ctrl-C may
-        # interrupt a Condition's wait so that its lock stays released, and then the interrupt is
-        # lost in the error about that.
-        self._readers: Dict[str, "collections.deque[queue.SimpleQueue[None]]"] = {}
+        # The blocked readers of each mailbox, in order.
+        self._readers: Dict[str, "collections.deque[InterruptibleEvent]"] = {}
 
     # Values
 
     def _expire(self) -> None:
         """Remove expired values. The caller holds the lock."""
-        now = time.monotonic()
+        now = clock.monotonic()
         while self._expiries and self._expiries[0][0] <= now:
             _, key = heapq.heappop(self._expiries)
             entry = self._values.get(key)
@@ -90,7 +85,7 @@ class MemoryStore(Store):
                 del self._values[key]
 
     def _write(self, items: Mapping[str, bytes], ttl: Optional[float]) -> None:
-        expiry = None if ttl is None else time.monotonic() + ttl
+        expiry = None if ttl is None else clock.monotonic() + ttl
         for key, data in items.items():
             self._values[key] = (data, expiry)
             if expiry is not None:
@@ -185,7 +180,7 @@ class MemoryStore(Store):
         """Wake the reader of a mailbox that has waited longest. The caller holds the lock."""
         readers = self._readers.get(key)
         if readers:
-            readers.popleft().put(None)
+            readers.popleft().set()
 
     def put(self, mailbox: str, id: str, payload: bytes) -> None:
         """Append a message, unless its id is in the mailbox or was acknowledged recently."""
@@ -201,46 +196,35 @@ class MemoryStore(Store):
         cancellation: Cancellation,
     ) -> Optional[LeasedMessage]:
         """Take the first message, and wait for one until the time-out."""
-        end = None if timeout is None else time.monotonic() + timeout
+        end = None if timeout is None else clock.monotonic() + timeout
         milliseconds = None if lease is None else max(1, int(lease * 1000))
-        with self._lock:
-            leased = self._try_take(mailbox, milliseconds)
-            if leased is not None or timeout == 0:
-                return leased
-        woken: "queue.SimpleQueue[None]" = queue.SimpleQueue()
-        with cancellation.on_cancel(lambda: woken.put(None)):
-            while True:
-                with self._lock:
-                    leased = self._try_take(mailbox, milliseconds)
-                    remaining = None if end is None else end - time.monotonic()
-                    if leased is not None or (remaining is not None and remaining <= 0):
-                        return leased
-                    lease_end = self._mailbox(mailbox).next_lease_end()
-                    until_lease_end = (
-                        None if lease_end is None else max(0.001, (lease_end - self.clock()) / 1000)
-                    )
-                    self._readers.setdefault(mailbox, collections.deque()).append(woken)
-                retrying = False
-                try:
-                    try:
-                        woken.get(
-                            timeout=_shortest(
-                                remaining, cancellation.remaining, until_lease_end, MAX_WAIT
-                            )
-                        )
-                    except queue.Empty:
-                        pass
-                    cancellation.raise_if_cancelled()
-                    retrying = True
-                finally:
-                    self._remove_reader(mailbox, woken, retrying)
+        while True:
+            with self._lock:
+                leased = self._try_take(mailbox, milliseconds)
+                remaining = None if end is None else end - clock.monotonic()
+                if leased is not None or (remaining is not None and remaining <= 0):
+                    return leased
+                lease_end = self._mailbox(mailbox).next_lease_end()
+                until_lease_end = (
+                    None if lease_end is None else max(0.001, (lease_end - self.clock()) / 1000)
+                )
+                woken = InterruptibleEvent()
+                self._readers.setdefault(mailbox, collections.deque()).append(woken)
+            retrying = False
+            try:
+                limits = (remaining, cancellation.remaining, until_lease_end)
+                shortest = min((limit for limit in limits if limit is not None), default=None)
+                with cancellation.on_cancel(woken.set):
+                    woken.wait(shortest, follow_clock=True)
+                cancellation.raise_if_cancelled()
+                retrying = True
+            finally:
+                self._remove_reader(mailbox, woken, retrying)
 
     def _try_take(self, mailbox: str, lease: Optional[int]) -> Optional[LeasedMessage]:
         return self._mailbox(mailbox).take(lease, self.max_deliveries, self.clock())
 
-    def _remove_reader(
-        self, mailbox: str, woken: "queue.SimpleQueue[None]", retrying: bool
-    ) -> None:
+    def _remove_reader(self, mailbox: str, woken: InterruptibleEvent, retrying: bool) -> None:
         """Remove a blocked reader.
 
         retrying: the reader will look for a message again. Otherwise the next reader is woken, in
@@ -294,7 +278,3 @@ class MemoryStore(Store):
 
     def close(self) -> None:
         """Do nothing. The values stay as long as the cache object."""
-
-
-def _shortest(*seconds: Optional[float]) -> float:
-    return max(0.0, min(value for value in seconds if value is not None))

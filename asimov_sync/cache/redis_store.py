@@ -6,7 +6,6 @@ the mailbox's stored key and share a hash tag: `prefix:box<NUL>mailbox{prefix:bo
 
 import functools
 import re
-import time
 import uuid
 from typing import Any, Callable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
@@ -22,6 +21,7 @@ from asimov_sync.cache.store import (
     Store,
 )
 from asimov_sync.cancellation import Cancellation
+from asimov_sync.concurrency.clock import clock
 from asimov_sync.errors import CacheError, CacheUnavailable, CrossSlotError, OutcomeUnknown
 
 __all__ = ["RedisStore"]
@@ -145,7 +145,7 @@ class RedisStore(Store):
         MIN_TAKE_SECONDS. When it passes without a reply, the result is an error, because it is
         unknown whether there is a message. The first reply must arrive within CALL_SECONDS.
         """
-        start = time.monotonic()
+        start = clock.real()
         end = None if timeout is None else start + timeout
         latest = None if end is None else max(end + GRACE_SECONDS, start + MIN_TAKE_SECONDS)
         token = uuid.uuid4().hex  # identifies this request, to find a lease whose reply was lost
@@ -175,7 +175,7 @@ class RedisStore(Store):
                 if not waited:
                     raise
                 outage = error
-            remaining = _seconds_until(end, cancellation.deadline)
+            remaining = _shortest(_seconds_until(end), cancellation.remaining)
             if remaining is not None and remaining <= 0:
                 cancellation.raise_if_cancelled()
                 if outage is not None:
@@ -297,9 +297,13 @@ def _milliseconds(seconds: float) -> int:
 
 
 def _seconds_until(*moments: Optional[float]) -> Optional[float]:
-    """Return the seconds until the first of these moments of the monotonic clock."""
-    given = [moment for moment in moments if moment is not None]
-    return min(given) - time.monotonic() if given else None
+    """Return the seconds until the first of these moments of `clock.real()`; None without one."""
+    moment = _shortest(*moments)
+    return None if moment is None else moment - clock.real()
+
+
+def _shortest(*values: Optional[float]) -> Optional[float]:
+    return min((value for value in values if value is not None), default=None)
 
 
 def _escape_glob(text: str) -> str:

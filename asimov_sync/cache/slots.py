@@ -7,12 +7,12 @@ while the others wait; with a time-out for each node, and with the failed node a
 """
 
 import bisect
-import queue
 import random
-import time
 from typing import Any, Callable, Iterable, List, Optional, Set, Tuple
 
 from asimov_sync.cache.limits import Limits
+from asimov_sync.concurrency.clock import clock
+from asimov_sync.concurrency.event import InterruptibleEvent
 from asimov_sync.concurrency.fork import ForkSafeLock, reset_after_fork
 
 __all__ = ["Address", "SlotTable"]
@@ -54,7 +54,7 @@ class SlotTable:
         self._preferred: Optional[Address] = None
         self._refreshed = float("-inf")
         # The threads that wait for a running refresh; None if none is running.
-        self._waiters: "Optional[List[queue.SimpleQueue[None]]]" = None
+        self._waiters: "Optional[List[InterruptibleEvent]]" = None
         reset_after_fork(self)
 
     def reset(self) -> None:
@@ -93,13 +93,13 @@ class SlotTable:
         """
         if not self._stale and self._waiters is None:
             return
-        done: "queue.SimpleQueue[None]" = queue.SimpleQueue()
+        done = InterruptibleEvent()
         with self._lock.lock:
             leading = self._waiters is None
             if not leading:
                 assert self._waiters is not None
                 self._waiters.append(done)
-            elif not self._stale or time.monotonic() - self._refreshed < REFRESH_INTERVAL:
+            elif not self._stale or clock.real() - self._refreshed < REFRESH_INTERVAL:
                 return
             else:
                 self._waiters = []
@@ -109,11 +109,8 @@ class SlotTable:
         if leading:
             self._run_refresh(limits, failed, preferred)
             return
-        with limits.on_cancel(lambda: done.put(None)):
-            try:
-                done.get(timeout=max(0.0, limits.remaining()))
-            except queue.Empty:
-                pass
+        with limits.on_cancel(done.set):
+            done.wait(limits.remaining())
 
     def _run_refresh(
         self, limits: Limits, failed: Optional[Address], preferred: Optional[Address]
@@ -124,12 +121,12 @@ class SlotTable:
         finally:
             with self._lock.lock:
                 waiters, self._waiters = self._waiters, None
-                self._refreshed = time.monotonic()
+                self._refreshed = clock.real()
                 if not refreshed:
                     self._stale = True
                     self._failed = self._failed or failed
             for done in waiters or ():
-                done.put(None)
+                done.set()
 
     def _ask_nodes(
         self, limits: Limits, failed: Optional[Address], preferred: Optional[Address]

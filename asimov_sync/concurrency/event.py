@@ -1,11 +1,25 @@
-"""An event whose wait can be interrupted by Ctrl-C."""
+"""An event whose wait can be interrupted by Ctrl-C, and that follows the library's clock."""
 
 import queue
-from typing import Optional
+import threading
+from typing import Dict, List, Optional
 
-from asimov_sync.concurrency.timers import MAX_WAIT
+from asimov_sync.concurrency.clock import clock
 
-__all__ = ["InterruptibleEvent"]
+__all__ = ["InterruptibleEvent", "list_waits", "wake_waits"]
+
+POLL_SECONDS = 0.2
+"""The longest uninterrupted wait of the main thread, which runs the signal handlers.
+
+A signal that arrives just before the thread blocks does not interrupt the wait. On Windows, no
+signal does.
+"""
+
+MAX_WAIT = 1e6
+"""Longest uninterrupted wait in seconds. A lock refuses an infinite or very long time-out."""
+
+_waits: "Dict[int, queue.SimpleQueue[None]]" = {}
+"""By thread ident, the queues of the threads whose time-outs follow the clock."""
 
 
 class InterruptibleEvent:
@@ -32,23 +46,48 @@ class InterruptibleEvent:
         """Return True if the event is set."""
         return self._is_set
 
-    def wait(self, timeout: Optional[float] = None) -> bool:
+    def wait(self, timeout: Optional[float] = None, *, follow_clock: bool = False) -> bool:
         """Wait until the event is set.
 
-        timeout: seconds to wait at most, cut to `MAX_WAIT`; a negative number counts as 0. None
-            (the default): no limit.
+        timeout: seconds to wait at most; a negative number counts as 0. None (the default): no
+            limit.
+        follow_clock: measure the time-out on the library's clock, which a test may move forward;
+            False by default: in real time.
 
         Returns True if the event is set, False on timeout.
         """
         if self.is_set():
             return True
+        now = clock.monotonic if follow_clock else clock.real
+        end = None if timeout is None else now() + timeout
+        thread = threading.get_ident()
+        longest = (
+            POLL_SECONDS if threading.current_thread() is threading.main_thread() else MAX_WAIT
+        )
         try:
-            self._wake_ups.get(
-                timeout=None if timeout is None else min(max(0.0, timeout), MAX_WAIT)
-            )
-        except queue.Empty:
-            pass
+            if follow_clock and end is not None:
+                _waits[thread] = self._wake_ups
+            while not self.is_set():
+                left = longest if end is None else min(longest, end - now())
+                if left <= 0:
+                    break
+                try:
+                    self._wake_ups.get(timeout=left)
+                except queue.Empty:
+                    pass
         finally:
+            _waits.pop(thread, None)
             if self.is_set():  # pass the wake-up on to the next waiter, also on Ctrl-C
                 self._wake_ups.put(None)
-        return self._is_set
+        return self.is_set()
+
+
+def list_waits() -> "List[queue.SimpleQueue[None]]":
+    """Return an object for each thread that waits with a time-out that follows the clock."""
+    return list(_waits.values())
+
+
+def wake_waits() -> None:
+    """Make the threads whose time-outs follow the clock compare them with it again."""
+    for wake_ups in list_waits():
+        wake_ups.put(None)

@@ -24,6 +24,7 @@ class Scope(NamedTuple):
         thread, one call after the other. A scheduler with `max_workers=0` sets this: for debuggers,
         and for Django's TestCase, whose transaction belongs to one thread.
     task_context: the TaskContext of the innermost task, or None.
+    agent_depth: the number of agents that are tools of each other around this work; 0 outside.
     """
 
     cancellation: Optional[Tuple[Any, Any]] = None  # first: Cancellation reads it by position
@@ -33,6 +34,7 @@ class Scope(NamedTuple):
     worker_slots: Tuple[Any, ...] = ()
     run_inline: bool = False
     task_context: Any = None
+    agent_depth: int = 0
 
 
 _EMPTY = Scope()
@@ -64,7 +66,7 @@ def extend(
     """
     while True:
         before = current()
-        cancellation, counters, budgets, listeners, slots, run_inline, task = before
+        cancellation, counters, budgets, listeners, slots, run_inline, task, depth = before
         after = _make(
             Scope,
             (
@@ -75,6 +77,7 @@ def extend(
                 slots if worker_slot is None else slots + (worker_slot,),
                 run_inline,
                 task if task_context is None else task_context,
+                depth,
             ),
         )
         if current() is before:

@@ -8,21 +8,26 @@ import heapq
 import itertools
 import queue
 import threading
-import time
 from typing import Any, Callable, List, Optional, Tuple
 
+from asimov_sync.concurrency.clock import clock
+from asimov_sync.concurrency.event import MAX_WAIT, InterruptibleEvent
 from asimov_sync.concurrency.fork import reset_after_fork
 from asimov_sync.concurrency.log_context import get_logger
+from asimov_sync.errors import ClosedError
 
-__all__ = ["MAX_WAIT", "Timer", "TimerThread", "timers"]
+__all__ = ["Timer", "TimerThread", "timers"]
 
 logger = get_logger("asimov_sync.concurrency")
 
-MAX_WAIT = 1e6
-"""Longest single wait, in seconds (more than a week); longer waits are cut to this.
+START_HINT = "end runs before the main thread ends, and limit the threads of the process"
+"""The hint in the error of a thread that cannot start.
 
-Waiting for a lock for an infinite or a very long time raises OverflowError.
+From Python 3.12 on, none starts once the main thread has ended.
 """
+
+CATCH_UP_TIMEOUT = 5.0
+"""Seconds that `catch_up` waits for the functions of due timers, which should be short."""
 
 _local = threading.local()
 
@@ -47,11 +52,25 @@ class TimerThread:
         self._started = False
         self._new: "queue.SimpleQueue[Tuple[float, int, Timer]]" = queue.SimpleQueue()
         self._counter = itertools.count()
+        self._pending: List[Tuple[float, int, Timer]] = []  # a heap; only the thread changes it
+
+    @property
+    def next_number(self) -> int:
+        """A number that is lower than those of all timers that are set from now on."""
+        return next(self._counter)
+
+    def count_pending(self, since: int) -> int:
+        """Return how many timers have neither fired nor been cancelled.
+
+        since: a `next_number`; timers with a lower number do not count.
+        """
+        pending = list(self._pending)  # one step, since the thread changes it
+        return sum(timer.function is not None and number > since for _, number, timer in pending)
 
     def call_at(self, when: float, function: Callable[[], Any]) -> "Timer":
         """Call `function()` at a given time.
 
-        when: the time, as `time.monotonic()` counts it.
+        when: the time, as `clock.monotonic()` counts it.
         function: what to call, without arguments.
 
         Returns a Timer, whose `cancel()` prevents the call. Raises ValueError for NaN, which would
@@ -65,6 +84,17 @@ class TimerThread:
             self.start()
         return timer
 
+    def catch_up(self) -> None:
+        """Wait until the timers that are due have been called, after the clock was moved.
+
+        Does not wait on the timer thread itself, nor longer than CATCH_UP_TIMEOUT.
+        """
+        if self._started:
+            done = InterruptibleEvent()
+            self.call_at(clock.monotonic(), done.set)
+            if not self.on_timer_thread:
+                done.wait(CATCH_UP_TIMEOUT)
+
     @property
     def on_timer_thread(self) -> bool:
         """True if the calling thread is this timer thread."""
@@ -74,6 +104,7 @@ class TimerThread:
         """Start the thread if it is not running.
 
         Call this early if timers will be set where starting a thread is unsafe, as in a destructor.
+        Raises ClosedError if no thread can be started.
         """
         with self._start_lock:
             if not self._started:
@@ -81,25 +112,29 @@ class TimerThread:
                 try:
                     thread = threading.Thread(target=self._run, name="asimov-timers", daemon=True)
                     thread.start()
-                except BaseException:
+                except BaseException as error:
                     self._started = False
+                    if isinstance(error, RuntimeError):
+                        raise ClosedError(
+                            f"the timer thread could not be started: {error}; {START_HINT}"
+                        ) from error
                     raise
 
     def _run(self) -> None:
         _local.timer_thread = self
-        pending: List[Tuple[float, int, Timer]] = []  # a heap
+        pending = self._pending
         purge_size = 64
         while True:
-            wait = min(MAX_WAIT, max(0.0, pending[0][0] - time.monotonic())) if pending else None
+            wait = min(MAX_WAIT, max(0.0, pending[0][0] - clock.monotonic())) if pending else None
             try:
                 heapq.heappush(pending, self._new.get(timeout=wait))
             except queue.Empty:
                 pass
             if len(pending) > purge_size:  # most timers are cancelled long before their time
-                pending = [entry for entry in pending if entry[2].function is not None]
+                pending[:] = [entry for entry in pending if entry[2].function is not None]
                 heapq.heapify(pending)
                 purge_size = 2 * len(pending) + 64
-            while pending and pending[0][0] <= time.monotonic():
+            while pending and pending[0][0] <= clock.monotonic():
                 self._fire(heapq.heappop(pending)[2])
 
     def _fire(self, timer: "Timer") -> None:

@@ -13,12 +13,13 @@ import threading
 import time
 import types
 import uuid
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from asimov_sync import instrumentation
 from asimov_sync.cache.base import Cache
 from asimov_sync.cancellation import Cancellation, Registration
 from asimov_sync.concurrency import scope
+from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.log_context import describe_error, get_logger
 from asimov_sync.concurrency.timers import Timer, timers
 from asimov_sync.graph.attempt import Attempt, failed_outcome
@@ -66,6 +67,8 @@ class ActiveRun(Work, RunServices):
     open_cache: returns the scheduler's cache.
     on_finished: called with this run and its result when the run is over.
 
+    cancellation: the run's token.
+    enclosing: the token around the run, which ends it.
     result: the result, once the run is over.
     nested: whether a task of the same scheduler started it.
     """
@@ -92,7 +95,8 @@ class ActiveRun(Work, RunServices):
         self.inline = backend.inline
         self.nested = backend.occupies_slot()
         self.result: Optional[RunResult] = None
-        self.cancellation = Cancellation(parent=cancellation or Cancellation.current())
+        self.enclosing = cancellation or Cancellation.current()
+        self.cancellation = Cancellation(parent=self.enclosing)
         self.bus = EventBus(
             subscribers,
             recording,
@@ -106,7 +110,7 @@ class ActiveRun(Work, RunServices):
         self._graph_lock = graph_lock
         self._process = os.getpid()
         self._timers: List[Timer] = []
-        self._parent_registration: Optional[Registration] = None
+        self._registration: Optional[Registration] = None
         self._ending_spans = threading.Lock()  # its holder reports the ends of spans
         self._logging = threading.Lock()  # its holder logs the entries of the effects
         self._name = name
@@ -124,6 +128,7 @@ class ActiveRun(Work, RunServices):
             RunState(plan, stop_on_failure=on_failure == "stop", max_tasks=max_tasks),
             self._effects,
             self.cancellation,
+            self.enclosing,
             usage_counter,
             graph_lock,
             lambda node: handlers.check([node]),
@@ -148,13 +153,13 @@ class ActiveRun(Work, RunServices):
         """
         if self.bus.events is not None:
             timers.start()  # a destructor may need the timer thread, and cannot start it
-        self._parent_registration = self.cancellation.on_cancel(self._on_cancel)
+        self._registration = self.enclosing.on_cancel(self._on_cancel)
         if timeout is not None:
             reason = f"the run's time-out of {timeout} s passed"
-            self._add_timer(time.monotonic() + timeout, lambda: self.cancel(reason))
-        if self.cancellation.deadline is not None:
-            # A surrounding token's. Reading `cancelled` after the deadline cancels the token.
-            self._add_timer(self.cancellation.deadline, lambda: self.cancellation.cancelled)
+            self._add_timer(clock.monotonic() + timeout, lambda: self.cancel(reason))
+        if self.enclosing.deadline is not None:
+            # Reading `cancelled` after the deadline cancels the token.
+            self._add_timer(self.enclosing.deadline, lambda: self.enclosing.cancelled)
         if logger.isEnabledFor(logging.INFO):
             graph = "" if self._name is None else f" of {self._name!r}"
             count = len(self.engine.state.nodes)
@@ -216,11 +221,19 @@ class ActiveRun(Work, RunServices):
         logs = logger.isEnabledFor(logging.DEBUG)
         try:
             if node.when is not None and attempt.start is None:
-                inputs = dict(attempt.inputs)
-                met = bool(scope.run(self._call_in_scope, node.when, attempt, context, inputs))
-                if not self._apply_condition(attempt, met):
+                arguments: Tuple[Any, ...] = (dict(attempt.inputs),)
+                if node.when_takes_context:
+                    arguments += (context,)
+                met = scope.run(self._call_in_scope, node.when, attempt, context, *arguments)
+                if isinstance(met, types.CoroutineType):
+                    met.close()
+                    raise TypeError(
+                        f"when= of {attempt.name!r} returned a coroutine, which is always true: "
+                        "it has to return whether the task runs"
+                    )
+                if not self._apply_condition(attempt, bool(met)):
                     return None
-                scope = self._scope.copy()
+                scope, context = self._scope.copy(), TaskContext(attempt, self)
             if self._hooks is not None and not self._observe(attempt, scope):
                 return None
             if node.params is not None:
@@ -352,18 +365,31 @@ class ActiveRun(Work, RunServices):
     # The end
 
     def cancel(self, reason: str) -> bool:
-        """End the run now. Return False if it was over.
+        """Cancel the run: it ends as soon as its tasks with `always` have ended.
 
         In a signal handler or a destructor that interrupts a step of this run on this thread, the
-        run ends right after the step.
+        run is cancelled right after the step. So it is with `end`.
+
+        Returns False if the run was over.
         """
         if self.result is not None or self.in_forked_child:
             return False
         if self.engine.in_step:
-            self._cancel_after_step(reason)
+            self._effects.cancel_reason = reason
+            self._effects.pending = True
         else:
-            self._cancel_now(reason)
+            self._end_now(reason, keep_always=True)
         return True
+
+    def end(self, reason: str) -> None:
+        """End the run now, without any further task."""
+        if self.result is not None or self.in_forked_child:
+            return
+        if self.engine.in_step:
+            self._effects.end_reason = reason
+            self._effects.pending = True
+        else:
+            self._end_now(reason)
 
     def interrupt(self, interruption: BaseException) -> None:
         """Cancel because a step or a wait raised; a step may have been interrupted half-way.
@@ -373,28 +399,17 @@ class ActiveRun(Work, RunServices):
         if self.result is None and not self.in_forked_child:
             reason = f"interrupted by {type(interruption).__name__}"
             try:
-                self._cancel_now(reason)
+                self._end_now(reason)
             finally:
-                self._cancel_now(reason)
-
-    def _cancel_after_step(self, reason: Optional[str]) -> None:
-        self._effects.cancel_reason = reason
-        self._effects.pending = True
-
-    def _cancel_now(self, reason: str) -> None:
-        self.cancellation.cancel(reason)
-        # Also if an earlier call was interrupted: the token calls `_on_cancel` only once.
-        self._end()
+                self._end_now(reason)
 
     def _on_cancel(self) -> None:
-        """The run's token, or one above it, was cancelled."""
-        if self.engine.in_step:
-            self._cancel_after_step(self.cancellation.reason)
-        elif not self.in_forked_child:
-            self._end()
+        """The token around the run was cancelled."""
+        self.end(self.enclosing.reason or "cancelled")
 
-    def _end(self) -> None:
-        self.engine.end(self.cancellation.reason or "cancelled")
+    def _end_now(self, reason: str, keep_always: bool = False) -> None:
+        self.engine.end(reason, keep_always)  # first, so that no freed handler counts
+        self.cancellation.cancel(reason)
         self._apply_effects()
 
     @property
@@ -422,9 +437,9 @@ class ActiveRun(Work, RunServices):
         self.mark_closing()
         here = self.inline and not self.engine.in_step
         if not here or not self.engine.lock.acquire(timeout=FINALIZER_TIMEOUT):
-            self._start_timer(0.0, lambda: self.cancel(reason))
+            self._start_timer(0.0, lambda: self.end(reason))
             if wait and not self.engine.in_step:
-                self._graph_lock.wait_released(FINALIZER_TIMEOUT)
+                self._graph_lock.released.wait(FINALIZER_TIMEOUT)
             return
         try:
             self.engine.end(reason)
@@ -453,6 +468,9 @@ class ActiveRun(Work, RunServices):
             if effects.cancel_reason is not None:
                 reason, effects.cancel_reason = effects.cancel_reason, None
                 self.cancel(reason)
+            if effects.end_reason is not None:
+                reason, effects.end_reason = effects.end_reason, None
+                self.end(reason)
             if effects.timers:
                 self._start_timers()
             if effects.span_ends:
@@ -463,8 +481,8 @@ class ActiveRun(Work, RunServices):
             effects.pending = True  # the rest is done when the run is ended because of this
             raise
         if self.result is not None:  # nothing that outlives the run may hold it
-            if self._parent_registration is not None:
-                self._parent_registration.remove()
+            if self._registration is not None:
+                self._registration.remove()
             for timer in self._timers:
                 timer.cancel()
 
@@ -509,7 +527,7 @@ class ActiveRun(Work, RunServices):
                 return
             self._on_finished(self, result)
             release(self.engine.state.nodes, self._graph_lock)
-            self._graph_lock.set_released()
+            self._graph_lock.released.set()
             if self._has_outlets:
                 self._effects.publish(RunFinished(result, time.time()))
             if self._hooks is not None:

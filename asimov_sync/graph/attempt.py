@@ -6,6 +6,7 @@ from typing import Any, Dict, Optional
 
 from asimov_sync._json import format_error
 from asimov_sync.cancellation import Cancellation
+from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.timers import Timer
 from asimov_sync.errors import TaskTimeout
 from asimov_sync.graph.results import Outcome
@@ -24,10 +25,10 @@ class Attempt:
     node, index: the task with its options, and its index in the run's state.
     worker: the pool's job in which it runs, so that a stuck worker can be replaced; None elsewhere.
     number, visit: counted from 1.
-    inputs, failed, feedback: what the handler finds in its context.
+    inputs, partial, failed, skipped, feedback: what the handler finds in its context.
     abandoned: the error for which the run continued without this attempt; None while it counts.
     start: the `time.perf_counter()` of its start; None until its `when` was evaluated.
-    deadline: the `time.monotonic()` moment at which its own time-out expires.
+    deadline: the `clock.monotonic()` moment at which its own time-out expires.
     """
 
     __slots__ = (
@@ -41,8 +42,10 @@ class Attempt:
         "name",
         "node",
         "number",
+        "partial",
         "reply_numbers",
         "run_id",
+        "skipped",
         "start",
         "timer",
         "usage_counter",
@@ -60,9 +63,17 @@ class Attempt:
         self.name = node.name
         self.worker = worker
         self.number = state.attempts[index] or 1
-        self.visit = state.visits[index] or 1
-        self.inputs: Dict[str, Any] = state.inputs(index) if state.dependencies[index] else {}
-        self.failed: Dict[str, str] = state.failed_dependencies(index) if node.allow_failure else {}
+        # Its `when` is evaluated before the visit begins.
+        self.visit = state.visits[index] + (not state.attempts[index])
+        self.inputs: Dict[str, Any]
+        self.partial: Dict[str, str]
+        self.failed: Dict[str, str]
+        self.skipped: Dict[str, str]
+        if state.dependencies[index]:
+            outcomes = state.dependency_outcomes(index)
+            self.inputs, self.partial, self.failed, self.skipped = outcomes
+        else:
+            self.inputs, self.partial, self.failed, self.skipped = {}, {}, {}, {}
         self.feedback: Dict[str, Any] = state.feedback.get(index) or {}
         self.cancellation = Cancellation(parent=parent)
         self.usage_counter = UsageCounter()
@@ -74,18 +85,18 @@ class Attempt:
         self.reply_numbers: "Optional[itertools.count[int]]" = None
 
     def begin(self, parent: Cancellation) -> None:
-        """Start its time. parent: the token of the run."""
+        """Start its time. parent: the token that cancels it."""
         self.start = time.perf_counter()
         if self.node.timeout is not None:
             # Its own deadline, since the token's may be the run's. Set before the token's, so that
             # a handler that the token frees counts as overdue.
-            self.deadline = time.monotonic() + self.node.timeout
+            self.deadline = clock.monotonic() + self.node.timeout
             self.cancellation = Cancellation(self.node.timeout, parent=parent)
 
     @property
     def is_overdue(self) -> bool:
         """Return whether its own time-out has expired."""
-        return self.deadline is not None and time.monotonic() >= self.deadline
+        return self.deadline is not None and clock.monotonic() >= self.deadline
 
     def timeout_error(self) -> TaskTimeout:
         """Return the error of an overdue attempt."""

@@ -11,12 +11,12 @@ its context occupies until the wait is over.
 import contextlib
 import sys
 import threading
-import time
 from concurrent.futures import Executor, Future
 from typing import Any, Callable, Iterator, Optional
 
 from asimov_sync._json import format_error
 from asimov_sync.concurrency import scope
+from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.log_context import get_logger
 from asimov_sync.concurrency.pool import WorkerPool
 from asimov_sync.concurrency.timers import timers
@@ -96,7 +96,7 @@ class Work:
         """End an attempt, and return the worker's next one if `take_next`."""
         raise NotImplementedError
 
-    def cancel(self, reason: str) -> bool:
+    def end(self, reason: str) -> None:
         """End the run: no worker can be started."""
         raise NotImplementedError
 
@@ -131,7 +131,7 @@ class Backend:
         try:
             self.start_workers(work)
         except Exception as error:
-            work.cancel(f"no worker can be started: {format_error(error)}")
+            work.end(f"no worker can be started: {format_error(error)}")
 
     def help_run(self, work: Work, max_tasks: int = sys.maxsize) -> None:
         """Run ready tasks on a thread before it waits for the run, if no worker may do it.
@@ -228,7 +228,7 @@ class ThreadBackend(Backend):
         """Replace the worker of an abandoned attempt, unless it returns soon."""
         # On another thread, since this one may be in a destructor, which must not wait for a lock.
         if attempt.worker is not None:
-            now = time.monotonic()
+            now = clock.monotonic()
             timers.call_at(now + REPLACE_AFTER, lambda: self._pool.abandon(attempt.worker))
             timers.call_at(now + WARN_AFTER, lambda: self._warn_if_stuck(attempt))
 
@@ -352,7 +352,7 @@ def _check_call(future: "Future[Any]", work: Work) -> None:
     if error is None and future.exception() is not None:
         error = f"{format_error(future.exception() or GraphError())} (executor= needs threads)"
     if error is not None:
-        work.cancel(f"the executor did not make a call: {error}")
+        work.end(f"the executor did not make a call: {error}")
     if not future.cancelled() and on_main_thread():
         if not isinstance(future.exception(), (Exception, type(None))):
             future.result()  # Ctrl-C, in an executor that makes the call inside submit()

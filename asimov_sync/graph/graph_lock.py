@@ -4,10 +4,10 @@ A run changes the graph's own Task objects, so two runs may not share one. Runs 
 weakly: a run that Ctrl-C destroyed before it could end leaves its tasks unlocked.
 """
 
-import queue
 import weakref
 from typing import Dict, Optional, Sequence
 
+from asimov_sync.concurrency.event import InterruptibleEvent
 from asimov_sync.concurrency.fork import ForkSafeLock
 from asimov_sync.errors import GraphError
 from asimov_sync.graph.node import Node
@@ -24,27 +24,14 @@ class RunLock:
     """One run's hold on its tasks.
 
     closing: whether another thread is about to end the run, so that waiting for it is worthwhile.
+    released: set when the tasks are free.
     """
 
-    __slots__ = ("__weakref__", "_released", "closing")
+    __slots__ = ("__weakref__", "closing", "released")
 
     def __init__(self) -> None:
         self.closing = False
-        # A queue, because Ctrl-C in the methods of an Event may leave the Event's lock held.
-        self._released: "queue.SimpleQueue[None]" = queue.SimpleQueue()
-
-    def set_released(self) -> None:
-        """Wake the threads that wait for the tasks."""
-        self._released.put(None)
-
-    def wait_released(self, timeout: float) -> bool:
-        """Wait for `set_released()`, at most `timeout` seconds. Return False on timeout."""
-        try:
-            self._released.get(timeout=timeout)
-        except queue.Empty:
-            return False
-        self._released.put(None)
-        return True
+        self.released = InterruptibleEvent()
 
 
 class _Registry(ForkSafeLock):
@@ -77,7 +64,7 @@ def acquire(nodes: Sequence[Node], lock: RunLock, wait_if_closing: bool = True) 
             if other is None:
                 _registry.owners.update(wanted)
                 break
-        if not (wait_if_closing and other.closing and other.wait_released(CLOSE_TIMEOUT)):
+        if not (wait_if_closing and other.closing and other.released.wait(CLOSE_TIMEOUT)):
             raise GraphError(
                 f"the task {_name_of_locked(nodes, other)!r} is in another run, and a run changes "
                 "the graph's own tasks: run graph.copy() to run a graph several times at once"

@@ -2,10 +2,10 @@
 
 import contextlib
 import sys
-import time
 from typing import Any, Callable, Iterator, Optional
 
 from asimov_sync.cancellation import Cancellation, require_number
+from asimov_sync.concurrency.clock import clock
 from asimov_sync.errors import Cancelled, GraphError, RunTimeout
 from asimov_sync.graph.active_run import ActiveRun
 from asimov_sync.graph.backends import yield_worker_slots
@@ -49,7 +49,7 @@ class Run:
         """
         require_number("timeout=", timeout)
         run = self._active_run
-        end = None if timeout is None else time.monotonic() + timeout
+        end = None if timeout is None else clock.monotonic() + timeout
         try:
             with self._waiting(cancellation) as token:
                 while True:
@@ -60,7 +60,7 @@ class Run:
                         return run.result
                     left = POLL_SECONDS
                     if end is not None:
-                        left = min(left, end - time.monotonic())
+                        left = min(left, end - clock.monotonic())
                     if left <= 0:
                         raise RunTimeout(
                             f"run {self.id} did not end within {timeout} s; it continues"
@@ -119,7 +119,7 @@ class Run:
         run = self._active_run
         if self.done():
             return
-        if token.cancelled and not run.cancellation.cancelled:
+        if token.cancelled and not run.enclosing.cancelled:
             token.raise_if_cancelled()  # otherwise the run itself ends, and has a result
         if run.in_forked_child:
             raise GraphError(f"run {self.id} is in the process that this one was forked from")
@@ -130,9 +130,10 @@ class Run:
             )
 
     def cancel(self, reason: str = "cancelled") -> bool:
-        """End the run now: running tasks fail with Cancelled, the others stay WAITING.
+        """Cancel the run: running tasks fail with Cancelled, the others stay WAITING.
 
-        Returns False if the run was over.
+        Tasks with `always=True` still run, and the run ends when they have ended; without any, it
+        ends now. Returns False if the run was over.
         """
         return self._active_run.cancel(reason)
 

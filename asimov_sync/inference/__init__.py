@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from asimov_sync.inference.tools.approvals import Approved as Approved, Refused as Refused
     from asimov_sync.inference.tools.loop import (
         CalledTool as CalledTool,
+        HistoryCompacted as HistoryCompacted,
         ToolFinished as ToolFinished,
         ToolRun as ToolRun,
         ToolRunDone as ToolRunDone,
@@ -45,7 +46,9 @@ if not TYPE_CHECKING:  # a type checker reports every name that is not imported 
             "request": "Timeout",
             "stream": "ReplyStream ToolStream",
             "tools.approvals": "Approved Refused",
-            "tools.loop": "CalledTool ToolFinished ToolRun ToolRunDone ToolStarted",
+            "tools.loop": (
+                "CalledTool HistoryCompacted ToolFinished ToolRun ToolRunDone ToolStarted"
+            ),
             "tools.tool": "Tool tool",
         },
     )

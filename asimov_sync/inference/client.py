@@ -8,15 +8,15 @@ import abc
 import contextlib
 import contextvars
 import copy
+import functools
 import threading
-import time
 from contextlib import AbstractContextManager
 from typing import (
     Any,
     Callable,
     ClassVar,
-    Collection,
     Dict,
+    FrozenSet,
     Iterable,
     List,
     Mapping,
@@ -29,6 +29,7 @@ from typing_extensions import Unpack
 from asimov_sync import instrumentation
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.concurrency import scope
+from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.pool import WorkerPool
 from asimov_sync.errors import (
     AsimovError,
@@ -73,8 +74,9 @@ from asimov_sync.inference.request import (
     as_timeout,
 )
 from asimov_sync.inference.retry import MAX_RETRY_AFTER, retrying
-from asimov_sync.inference.stream import DeadlineEvents, ReplyStream, ToolStream, observe
+from asimov_sync.inference.stream import ReplyStream, ToolStream, observe
 from asimov_sync.inference.tools.approvals import Approvals
+from asimov_sync.inference.tools.compaction import SUMMARY_SYSTEM, check_limit
 from asimov_sync.inference.tools.loop import (
     Redact,
     SendMessages,
@@ -114,7 +116,7 @@ class InferenceClient(abc.ABC):
     default_options: ClassVar[Dict[str, Any]] = {}
     """Values of options that the provider requires."""
 
-    _option_names: ClassVar[Optional[Collection[str]]] = None
+    _option_names: ClassVar[Optional[FrozenSet[str]]] = None
     """The request options that the provider has; None accepts any name."""
 
     _prefers_native_output: ClassVar[bool] = False
@@ -259,6 +261,8 @@ class InferenceClient(abc.ABC):
         trusted_history: bool = False,
         max_workers: Optional[int] = None,
         redact: Optional[Redact] = None,
+        compact_at: Optional[int] = None,
+        compact_with: Optional["InferenceClient"] = None,
         cancellation: Optional[Cancellation] = None,
         **options: Unpack[RequestOptions],
     ) -> ToolRun:
@@ -281,18 +285,23 @@ class InferenceClient(abc.ABC):
             other on this thread.
         redact: a function from str to str, applied to every tool result and exception before the
             model receives it.
+        compact_at: the number of input tokens of a request, cached ones included, above which a
+            summary replaces old messages before the next request; None (the default) for no
+            limit. The first question, the last one, and the last reply with its results are kept.
+            For messages that were not sent yet, the number is estimated.
+        compact_with: the client that writes the summaries; None (the default) for this one.
         cancellation: ends the loop; the current token if None.
         options: options of the requests, which override the client's (see `RequestOptions`). The
-            total of a `timeout` bounds the whole loop, with its tools; the client's own bounds each
-            request.
+            total of a `timeout` bounds the whole loop, with its tools: those that run longer are
+            cancelled, and count as failed. The client's own total bounds each request.
 
         An exception of a tool is sent to the model, and is in `run.calls`. A call of a tool that
         `requires_approval` ends the run with the stop reason "approval" and the call in
         `run.pending`. `run_tools(run.messages, …, approvals={call.id: True})` continues, in any
         process.
 
-        Raises InferenceError, with the history so far in its `.messages` (None if the time was up
-        while tools ran), OutputInvalid, Cancelled, or ClosedError.
+        Raises InferenceError, with the history so far in its `.messages`, OutputInvalid, Cancelled,
+        or ClosedError.
         """
         token = cancellation or Cancellation.current()
         source = self._tool_loop(
@@ -305,6 +314,8 @@ class InferenceClient(abc.ABC):
             trusted_history,
             max_workers,
             redact,
+            compact_at,
+            compact_with,
             token,
             options,
             streamed=False,
@@ -329,6 +340,8 @@ class InferenceClient(abc.ABC):
         trusted_history: bool = False,
         max_workers: Optional[int] = None,
         redact: Optional[Redact] = None,
+        compact_at: Optional[int] = None,
+        compact_with: Optional["InferenceClient"] = None,
         cancellation: Optional[Cancellation] = None,
         **options: Unpack[RequestOptions],
     ) -> ToolStream:
@@ -351,6 +364,8 @@ class InferenceClient(abc.ABC):
             trusted_history,
             max_workers,
             redact,
+            compact_at,
+            compact_with,
             token,
             options,
             streamed=True,
@@ -368,10 +383,13 @@ class InferenceClient(abc.ABC):
         trusted_history: bool,
         max_workers: Optional[int],
         redact: Optional[Redact],
+        compact_at: Optional[int],
+        compact_with: Optional["InferenceClient"],
         cancellation: Cancellation,
         options: RequestOptions,
         streamed: bool,
     ) -> EventSource:
+        check_limit(compact_at, compact_with is not None)
         named = as_tools(tools)
         request = self._request([], system, named.values(), options)._replace(streamed=streamed)
         output_type = Output(output, named) if output is not None else None
@@ -386,6 +404,8 @@ class InferenceClient(abc.ABC):
             redact,
             final,
             trusted_history,
+            compact_at,
+            lambda history: estimate_tokens(request._replace(messages=history)),
         )
         if final is not None and named:
             request = request._replace(tools=request.tools + [final.definition])
@@ -403,13 +423,30 @@ class InferenceClient(abc.ABC):
             )
             return stream
 
-        workers, deadline = self._tool_workers, request.deadline
-        if deadline is None:
-            return ToolLoopEvents(steps, send, named, workers, max_workers, cancellation, redact)
-        # The requests do not get this token: they raise DeadlineExceeded by themselves.
-        tools_token = Cancellation(deadline - time.monotonic(), parent=cancellation)
-        source = ToolLoopEvents(steps, send, named, workers, max_workers, tools_token, redact)
-        return DeadlineEvents(source, cancellation, deadline, self.provider)
+        deadline = request.deadline
+
+        def summarize(prompt: str) -> Reply:
+            # A context of its own: the summary is not part of the answer that listeners receive.
+            context = contextvars.copy_context()
+            context.run(scope.replace, text_listeners=())
+            limits: RequestOptions = {}
+            if deadline is not None:
+                left = max(0.0, deadline - clock.monotonic())
+                limits = {"timeout": request.timeout._replace(total=left)}
+            generate = functools.partial((compact_with or self).generate, prompt, **limits)
+            return context.run(generate, system=SUMMARY_SYSTEM, cancellation=cancellation)
+
+        return ToolLoopEvents(
+            steps,
+            send,
+            summarize,
+            named,
+            self._tool_workers,
+            max_workers,
+            cancellation,
+            deadline,
+            redact,
+        )
 
     def count_tokens(
         self,
@@ -462,7 +499,7 @@ class InferenceClient(abc.ABC):
         if "timeout" in given:
             timeout = as_timeout(given.pop("timeout"))
             if timeout.total is not None:
-                deadline = time.monotonic() + timeout.total
+                deadline = clock.monotonic() + timeout.total
         if "max_retries" in given:
             max_retries = _max_retries(given.pop("max_retries"))
         merged = {
@@ -522,7 +559,7 @@ class InferenceClient(abc.ABC):
         progress = Progress()
 
         def open_attempt() -> AttemptEvents:
-            if deadline is not None and time.monotonic() >= deadline:
+            if deadline is not None and clock.monotonic() >= deadline:
                 raise DeadlineExceeded(
                     f"the call took longer than timeout.total, {request.timeout.total} s: "
                     "the request was not sent",
@@ -567,7 +604,7 @@ class InferenceClient(abc.ABC):
         if isinstance(error, RateLimitError):
             seconds = error.retry_after
             if seconds and seconds <= MAX_RETRY_AFTER:
-                self._pause.extend(time.monotonic() + seconds)
+                self._pause.extend(clock.monotonic() + seconds)
         if isinstance(error, InvalidRequestError):
             add_option_hint(error, request)
 
@@ -607,7 +644,7 @@ class InferenceClient(abc.ABC):
             self._closed.set()
             self._tool_workers.shutdown(wait=False)
 
-    def __enter__(self) -> "InferenceClient":
+    def __enter__(self: Client) -> Client:
         return self
 
     def __exit__(self, *exc_info: Any) -> None:
@@ -622,7 +659,7 @@ def _max_retries(value: Optional[int]) -> int:
 
 
 def _deadline(request: Request) -> Optional[float]:
-    """Return the `time.monotonic()` moment by which a request ends that starts now, or None."""
+    """Return the `clock.monotonic()` moment by which a request ends that starts now, or None."""
     if request.deadline is not None or request.timeout.total is None:
         return request.deadline
-    return time.monotonic() + request.timeout.total
+    return clock.monotonic() + request.timeout.total

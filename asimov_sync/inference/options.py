@@ -7,7 +7,7 @@ names in them are also those that a client accepts.
 import difflib
 import inspect
 import math
-from typing import Any, Callable, Collection, Dict, Mapping, Optional, Sequence, Union
+from typing import Any, Callable, Collection, Dict, FrozenSet, Mapping, Optional, Sequence, Union
 
 from typing_extensions import Literal, TypedDict
 
@@ -121,12 +121,13 @@ CLIENT_ONLY = frozenset(ClientOnlyOptions.__annotations__)
 
 _INTEGERS = ("max_completion_tokens", "max_retries", "max_tokens", "seed", "top_k")
 _COUNTS = ("max_completion_tokens", "max_retries", "max_tokens")
+_CLASSES: Mapping[str, type] = {"budget": Budget, "rate_limit": RateLimit}
 _NUMBERS = ("frequency_penalty", "presence_penalty", "temperature", "top_p")
 
 
 def check_names(
     names: Collection[str],
-    known: Optional[Collection[str]],
+    known: Optional[FrozenSet[str]],
     function: Callable[..., Any],
     of_client: bool = False,
 ) -> None:
@@ -139,12 +140,12 @@ def check_names(
     """
     if known is None:
         return
-    accepted = set(known) | (CLIENT_ONLY if of_client else set())
-    unknown = sorted(set(names) - accepted)
+    accepted = known | CLIENT_ONLY if of_client else known
+    unknown = sorted(set(names).difference(accepted))
     if not unknown:
         return
-    if not of_client and not set(unknown) - CLIENT_ONLY - {"model"}:
-        name = unknown[0]
+    name = unknown[0]
+    if not of_client and (name in CLIENT_ONLY or name == "model"):
         raise TypeError(
             f"{name} is an option of the client, not of a call: use client.with_options({name}=…)"
         )
@@ -181,5 +182,8 @@ def check_values(options: Mapping[str, Any]) -> None:
         elif name == "stop_sequences":
             if isinstance(value, str):
                 raise TypeError(f"stop_sequences must be a list of texts: [{value!r}]")
+        elif name in _CLASSES:
+            if not isinstance(value, _CLASSES[name]):
+                raise TypeError(f"{name} must be a {_CLASSES[name].__name__}, not {value!r}")
         elif name == "prompt_cache" and value != "auto":
             raise ValueError(f'prompt_cache must be "auto" or None, not {value!r}')

@@ -2,10 +2,10 @@
 
 import collections
 import json
-import time
 from typing import Any, Deque, List, Optional
 
 from asimov_sync.cancellation import Cancellation
+from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.fork import ForkSafeLock
 from asimov_sync.concurrency.log_context import get_logger
 from asimov_sync.errors import DeadlineExceeded
@@ -23,7 +23,7 @@ _lock = ForkSafeLock()  # guards the reservations of every limit, and the end of
 class Reservation:
     """A request's slot in a rate limit.
 
-    moment: the `time.monotonic()` moment at which the request may be sent.
+    moment: the `clock.monotonic()` moment at which the request may be sent.
     tokens: how many tokens it counts for: an estimate, until its reply reports the usage.
     """
 
@@ -111,7 +111,7 @@ class Pause:
         self.until = float("-inf")
 
     def extend(self, until: float) -> None:
-        """Pause until this `time.monotonic()` moment, unless the pause is already longer."""
+        """Pause until this `clock.monotonic()` moment, unless the pause is already longer."""
         with _lock.lock:
             self.until = max(self.until, until)
 
@@ -130,7 +130,7 @@ def wait_for_slot(
     limit: the client's rate limit, or None.
     tokens: how many tokens the request counts for.
     cancellation: interrupts the wait.
-    deadline: the `time.monotonic()` moment by which the request must be sent; None for none.
+    deadline: the `clock.monotonic()` moment by which the request must be sent; None for none.
     provider: the provider's name, for the error.
 
     Returns the reservation; None without a limit. Raises Cancelled, or DeadlineExceeded, without
@@ -140,11 +140,11 @@ def wait_for_slot(
         _wait_out(pause, cancellation, deadline, provider)
         if limit is None:
             return None
-        reservation = limit.take(time.monotonic(), tokens)
+        reservation = limit.take(clock.monotonic(), tokens)
         keep = False
         try:
             _wait_until(reservation.moment, cancellation, deadline, provider)
-            keep = pause.until <= time.monotonic()  # another thread may have extended the pause
+            keep = pause.until <= clock.monotonic()  # another thread may have extended the pause
         finally:
             if not keep:
                 limit.give_back(reservation)
@@ -155,23 +155,23 @@ def wait_for_slot(
 def _wait_out(
     pause: Pause, cancellation: Cancellation, deadline: Optional[float], provider: str
 ) -> None:
-    while pause.until > time.monotonic():  # the pause may be extended during the wait
+    while pause.until > clock.monotonic():  # the pause may be extended during the wait
         _wait_until(pause.until, cancellation, deadline, provider)
 
 
 def _wait_until(
     moment: float, cancellation: Cancellation, deadline: Optional[float], provider: str
 ) -> None:
-    if deadline is not None and moment >= deadline and moment > time.monotonic():
+    if deadline is not None and moment >= deadline and moment > clock.monotonic():
         raise DeadlineExceeded(
             "the rate limit allows the request only after the deadline (timeout.total)",
             provider=provider,
         )
-    seconds = moment - time.monotonic()
+    seconds = moment - clock.monotonic()
     if seconds > 0:
         logger.info("rate limit: a request to %s waits for %.1f s", provider, seconds)
     while True:
-        seconds = moment - time.monotonic()
+        seconds = moment - clock.monotonic()
         if seconds <= 0:
             return
         cancellation.wait(seconds)

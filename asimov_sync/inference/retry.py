@@ -8,12 +8,12 @@ part of up to a quarter. A provider's Retry-After takes precedence.
 import email.utils
 import math
 import random
-import time
 from typing import Callable, List, Mapping, Optional
 
 import tenacity
 
 from asimov_sync.cancellation import Cancellation
+from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.log_context import describe_error, get_logger
 from asimov_sync.errors import (
     BudgetExceeded,
@@ -60,7 +60,7 @@ def retrying(
 
     max_retries: how often a failed attempt may be repeated.
     cancellation: interrupts the waits between attempts.
-    deadline: the `time.monotonic()` moment after which no attempt starts; None for none.
+    deadline: the `clock.monotonic()` moment after which no attempt starts; None for none.
     may_retry: called after each failure; returns False once events were delivered.
 
     Raises the last error of the attempts, DeadlineExceeded if the next attempt would start too
@@ -81,7 +81,7 @@ def retrying(
 
     def sleep(seconds: float) -> None:
         cancellation.raise_if_cancelled()
-        if deadline is not None and time.monotonic() + seconds >= deadline:
+        if deadline is not None and clock.monotonic() + seconds >= deadline:
             raise DeadlineExceeded(
                 "the next attempt would start after the deadline (timeout.total)",
                 provider=last[0].provider,

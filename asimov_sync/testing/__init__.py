@@ -1,5 +1,6 @@
-"""Stand-ins for a model: a scripted client, and a server that speaks the providers' APIs."""
+"""Tools for tests: a scripted client, a server that speaks the providers' APIs, and a clock."""
 
+from asimov_sync.testing.clock import Clock
 from asimov_sync.testing.request_log import ServedRequest
 from asimov_sync.testing.script import (
     Answer,
@@ -18,6 +19,7 @@ __all__ = [
     "Answer",
     "Answers",
     "BeforeEvent",
+    "Clock",
     "Failure",
     "Fault",
     "ModelServer",

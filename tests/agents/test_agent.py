@@ -13,6 +13,7 @@ from asimov_sync import (
     Cancellation,
     Cancelled,
     ChatMessage,
+    DeadlineExceeded,
     MemoryCache,
     ModelRouter,
     OutputInvalid,
@@ -61,6 +62,38 @@ def test_conversation():
     agent = Agent(client)
     run = agent.run("second", messages=agent.run("first").messages)
     assert [message.text for message in run.messages] == ["first", "one", "second", "two"]
+
+
+def test_options_of_one_run():
+    """Options of a run replace the agent's for this run."""
+    client = ScriptedInferenceClient(["one", "two", "three"])
+    agent = Agent(client, temperature=0, max_tokens=10)
+    agent.run("a", temperature=1)
+    list(agent.stream("b", max_tokens=20))
+    agent.run("c")
+    sent = [(body["temperature"], body["max_tokens"]) for body in client.requests]
+    assert sent == [(1, 10), (0, 20), (0, 10)]
+
+
+def test_a_total_bounds_the_run():
+    """The total of an agent, or of one run, also ends the tools."""
+
+    @tool
+    def wait() -> str:
+        """Wait until the call is cancelled."""
+        token = Cancellation.current()
+        token.wait(20)
+        token.raise_if_cancelled()
+        return "never"
+
+    script = [calls(("wait", {})), "done"]
+    for agent, options in (
+        (Agent(ScriptedInferenceClient(script), tools=[wait], timeout=0.05), {}),
+        (Agent(ScriptedInferenceClient(script), tools=[wait], timeout=30), {"timeout": 0.05}),
+    ):
+        with pytest.raises(DeadlineExceeded) as caught:
+            agent.run("go", **options)
+        assert "TimeoutError" in str(caught.value.messages[-1].content)
 
 
 def test_agent_as_handler():
@@ -213,6 +246,22 @@ def test_task_with_pending_approval():
     )
     assert [str(made.exception or made.result) for made in run.calls] == ["keep it", "deleted y"]
     assert run.stop_reason == "end_turn"
+
+
+@pytest.mark.parametrize("stored", [True, False], ids=["stored", "transcript not stored"])
+def test_pending_approval_holds_the_graph(stored, broken_cache):
+    """Nothing that depends on the waiting call runs, with allow_failure too."""
+    client = ScriptedInferenceClient([calls(("delete", {"name": "x"}))])
+    agent = Agent(client, tools=[delete], keep_transcript=True)
+    cache = MemoryCache() if stored else broken_cache
+    graph = TaskGraph()
+    graph.add(Task(type="ask", objective="go"), name="ask")
+    graph.add(Task(type="tell"), name="tell", depends_on="ask", allow_failure=True)
+    handlers = {"ask": agent, "tell": lambda task, context: "told"}
+    with TaskScheduler(handlers, cache=cache) as scheduler:
+        result = scheduler.run(graph)
+    assert ("transcript" in result.errors["ask"]) is not stored
+    assert result.skipped == {"tell": "its dependency 'ask' waits for approval"}
 
 
 @pytest.mark.parametrize("limit, status", [(1, TaskStatus.PARTIAL), (2, TaskStatus.COMPLETE)])

@@ -44,6 +44,7 @@ PAIRS = [
 ]
 
 NOT_COROUTINES = {
+    "as_tool",
     "with_prefix",
     "with_suffix",
     "with_options",

@@ -405,3 +405,17 @@ async def test_no_thread_available(server, monkeypatch):
                 with pytest.raises(ClosedError, match="can't start new thread"):
                     await client.generate("go")
         assert (await client.generate("go")).text == WORDS
+
+
+@async_test
+async def test_aclosing(holding):
+    """`aclose` is `close`, for contextlib.aclosing: the request ends, and with it the thread."""
+    facade = to_async(client_of(holding))
+    stream = await facade.stream("hello")
+    await stream.__anext__()
+    await stream.aclose()
+    await stream.aclose()
+    with pytest.raises(Cancelled, match="closed"):
+        await stream.__anext__()
+    await wait_until(lambda: holding.requests[-1].disconnected.is_set(), "the end of the request")
+    await facade.close()

@@ -19,8 +19,9 @@ from asimov_sync import (
     TaskStatus,
 )
 from asimov_sync.aio import to_async
+from asimov_sync.aio.thread_bridge import CHECK_SECONDS
 from asimov_sync.concurrency.pool import WorkerPool
-from asimov_sync.testing import ScriptedInferenceClient
+from asimov_sync.testing import Clock, ScriptedInferenceClient
 
 from ..waiting import Background, in_child, wait_for
 from .coroutines import async_test, wait_until
@@ -115,6 +116,37 @@ def test_closed_loop_frees_its_threads():
     facade, _reader = facade_with_closed_loop()
     assert asyncio.run(facade.get_message("other", timeout=0)) is None
     wait_for(lambda: not facade._bridge.open_threads, "the end of the reader's thread")
+
+
+def test_closed_loop_ends_its_run():
+    """A run whose event loop was closed without `asyncio.run` is cancelled soon, as when its
+    coroutine is cancelled."""
+    scheduler, graph = waiting_scheduler()
+    facade = to_async(scheduler)
+    loop = asyncio.new_event_loop()
+    with Clock() as clock:
+        running = loop.create_task(facade.run(graph))
+        loop.run_until_complete(wait_until(lambda: graph["x"].status is TaskStatus.EXECUTING))
+        loop.close()
+        clock.advance(CHECK_SECONDS)
+        wait_for(lambda: graph["x"].status is TaskStatus.FAILED, "the end of the run")
+        wait_for(lambda: not facade._bridge.open_threads, "the end of the run's thread")
+    running._log_destroy_pending = False  # as asyncio's own tests do
+    assert scheduler.last_result.status is TaskStatus.FAILED
+    asyncio.run(facade.close())
+
+
+def test_other_event_loops():
+    """Outside of a running asyncio loop, under trio for example, a call says so and is not made."""
+    facade = to_async(MemoryCache())
+    for call in (
+        facade.set("key", 1),
+        facade.receive("box"),
+        to_async(waiting_scheduler()[0]).run(TaskGraph()),
+    ):
+        with pytest.raises(RuntimeError, match="coroutines of asyncio only"):
+            call.send(None)
+    assert not facade.sync.keys()
 
 
 @async_test

@@ -94,6 +94,19 @@ def test_ctrl_c_interrupts_the_wait():
     assert event.wait(0) is True
 
 
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals to threads")
+def test_ctrl_c_that_another_thread_receives():
+    """The main thread looks for signals by itself: none is lost that did not interrupt it."""
+    other = Background(time.sleep, 0.3)
+    event = InterruptibleEvent()
+    killer = threading.Timer(0.05, signal.pthread_kill, (other.thread.ident, signal.SIGINT))
+    killer.start()
+    with pytest.raises(KeyboardInterrupt):
+        event.wait(20)
+    killer.join()
+    other.result()
+
+
 def test_a_wake_up_that_ctrl_c_takes_is_passed_on():
     """If Ctrl-C strikes a waiter just after it took the wake-up, the next waiter still gets one."""
     event = InterruptibleEvent()

@@ -43,8 +43,8 @@ class RawResponse:
         self.reset = reset
 
     def writes(self):
-        """Return the writes: one for each piece; all chunks at once, because clients read one by
-        one.
+        """Return the bytes of each write: one for each piece, but all chunks in one, because
+        clients read them one by one.
         """
         headers = dict({"content-type": "application/json"}, **self.headers)
         if self.framing in ("chunked", "chunk"):
@@ -70,7 +70,7 @@ class RawResponse:
         return [head + b"%x\r\n" % self.length if self.framing == "chunk" else head] + pieces
 
     def keeps_alive(self):
-        """Whether the connection accepts another request."""
+        """Return whether the connection accepts another request."""
         if self.hold is not None or self.reset or self.framing in ("chunk", "close"):
             return False
         return self.length == sum(map(len, self.pieces))
@@ -105,7 +105,7 @@ class ByteServer:
         self._listener.bind(("127.0.0.1", 0))
         self._listener.listen(64)
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        self._lock = threading.Lock()  # guards what follows
+        self._lock = threading.Lock()  # guards the attributes below
         self._open = set()
         self._waiting = 1  # number of threads that wait for a connection
         self._serving = [Background(self._serve)]

@@ -15,17 +15,17 @@ KEY = "sk-secret-0123456789"
 
 @pytest.fixture
 def serve():
-    """Starts ModelServers, and makes a client for each; all are closed after the test."""
-    opened = []
+    """Start ModelServers, each with a client. All are closed after the test."""
+    resources = []
 
-    def start(answers, options=None, **server_options):
-        server = ModelServer(answers, api_key=KEY, **server_options)
+    def start(script, options=None, **server_options):
+        server = ModelServer(script, api_key=KEY, **server_options)
         client = AnthropicInferenceClient(
             model="claude-test", api_key=KEY, api_url=server.url, **(options or {})
         )
-        opened.extend([client, server])
+        resources.extend([client, server])
         return client, server
 
     yield start
-    for one in opened:
-        one.close()
+    for resource in resources:
+        resource.close()

@@ -64,20 +64,20 @@ def frames(data):
 
 def read(data):
     """Yield (headers, payload) of each frame in bytes."""
-    for each in frames(data):
-        _, length, crc = struct.unpack_from(">III", each)
-        assert crc == zlib.crc32(each[:8])
-        assert struct.unpack(">I", each[-4:]) == (zlib.crc32(each[:-4]),)
+    for one_frame in frames(data):
+        _, length, crc = struct.unpack_from(">III", one_frame)
+        assert crc == zlib.crc32(one_frame[:8])
+        assert struct.unpack(">I", one_frame[-4:]) == (zlib.crc32(one_frame[:-4]),)
         headers, offset = {}, 12
         while offset < 12 + length:
-            size = each[offset]
-            name = each[offset + 1 : offset + 1 + size].decode()
-            kind, bytes_ = struct.unpack_from(">BH", each, offset + 1 + size)
+            size = one_frame[offset]
+            name = one_frame[offset + 1 : offset + 1 + size].decode()
+            kind, length_of_value = struct.unpack_from(">BH", one_frame, offset + 1 + size)
             assert kind == TEXT
             offset += 4 + size
-            headers[name] = each[offset : offset + bytes_].decode()
-            offset += bytes_
-        yield headers, each[offset:-4]
+            headers[name] = one_frame[offset : offset + length_of_value].decode()
+            offset += length_of_value
+        yield headers, one_frame[offset:-4]
 
 
 def messages(data):

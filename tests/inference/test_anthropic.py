@@ -58,18 +58,16 @@ class Gates:
         self.let(*range(len(self._gates)))
 
 
-def test_the_seed_usage():
-    """A client is made of these arguments, and sends nothing before it is asked."""
+def test_constructor():
+    """A client takes a model, a key and an address. The constructor sends nothing."""
     client = AnthropicInferenceClient(
         model="claude-3", api_key="your-api-key", api_url="https://api.anthropic.com/v1/messages"
     )
     assert repr(client) == "<AnthropicInferenceClient of claude-3>"
 
 
-def test_the_key(monkeypatch):
-    """The key comes from the environment if none is given; without both the error names the
-    variable.
-    """
+def test_key_from_argument_or_environment(monkeypatch):
+    """The key is an argument or $ANTHROPIC_API_KEY. The error for no key names the variable."""
     with pytest.raises(AuthenticationError, match="ANTHROPIC_API_KEY"):
         AnthropicInferenceClient(model="m")
     with pytest.raises(AuthenticationError, match="character"):
@@ -82,19 +80,19 @@ def test_the_key(monkeypatch):
 
 
 def test_request(serve):
-    """Headers, defaults and options on the wire: nothing that was not asked for, but max_tokens."""
+    """The request holds the headers, the given options, and no default except max_tokens."""
     client, server = serve(["a", "b", "c"])
     client.generate("hello")
-    sent = server.requests[0]
-    assert sent.body == {
+    request = server.requests[0]
+    assert request.body == {
         "model": "claude-test",
         "max_tokens": 4096,
         "messages": [{"role": "user", "content": "hello"}],
         "stream": True,
     }
-    assert sent.headers["x-api-key"] == KEY
-    assert sent.headers["anthropic-version"] == "2023-06-01"
-    assert "anthropic-beta" not in sent.headers
+    assert request.headers["x-api-key"] == KEY
+    assert request.headers["anthropic-version"] == "2023-06-01"
+    assert "anthropic-beta" not in request.headers
     client.with_options(temperature=0.5, max_tokens=None, model="other").generate(
         "hello", system="be brief", max_tokens=7
     )
@@ -113,28 +111,28 @@ def test_request(serve):
 
 
 @pytest.mark.parametrize("framing", ["chunked", "close"])
-def test_each_event_is_handed_on_when_it_arrives(serve, framing):
-    """The server sends the next event only after the test has seen the last one."""
+def test_each_event_is_yielded_when_it_arrives(serve, framing):
+    """An event is yielded before the server sends the next one."""
     gates = Gates()
     client, server = serve(["one two three"], framing=framing, before_event=gates)
     gates.let(0, 1, 2)  # message_start, content_block_start, ping
     stream = client.stream("hello")
-    pieces = iter(stream)
+    events = iter(stream)
     for number, text in ((3, "one "), (4, "two "), (5, "three")):
         wait_for(lambda: gates.reached == number, f"the server at event {number}")
-        waiting = Background(next, pieces)
-        assert not waiting._outcome
+        next_event = Background(next, events)
+        assert not next_event._outcome
         gates.let(number)
-        assert waiting.result() == TextDelta(text)
+        assert next_event.result() == TextDelta(text)
         assert server.requests[0].sent <= number + 1
     gates.let_all()
-    (done,) = list(pieces)
+    (done,) = list(events)
     assert isinstance(done, ReplyDone)
     assert stream.reply.text == "one two three"
 
 
-def test_the_text_of_a_stream(serve):
-    """text_stream gives the text alone; the reply is there afterwards, and not before."""
+def test_text_stream(serve):
+    """text_stream yields only text. The reply is available after the end of the stream."""
     client, _ = serve(["one two"])
     with client.stream("hello") as stream:
         with pytest.raises(Exception, match="end of the stream"):
@@ -146,19 +144,19 @@ def test_the_text_of_a_stream(serve):
 
 @suite
 @pytest.mark.parametrize("framing", ["chunked", "close"])
-@pytest.mark.parametrize("how", ["close", "with", "forget"])
-def test_closing_a_stream_closes_the_connection(serve, framing, how):
-    """A stream that is closed early, left or forgotten ends the connection; the server sees it."""
+@pytest.mark.parametrize("way", ["close", "with", "delete"])
+def test_closing_a_stream_closes_the_connection(serve, framing, way):
+    """close(), the end of a with block, and garbage collection close the connection."""
     gates = Gates()
     client, server = serve(["one two three"], framing=framing, before_event=gates)
     gates.let(0, 1, 2, 3)
     stream = client.stream("hello")
     assert next(stream) == TextDelta("one ")
-    if how == "close":
+    if way == "close":
         stream.close()
         with pytest.raises(Cancelled, match="closed"):
             next(stream)
-    elif how == "with":
+    elif way == "with":
         with stream:
             pass
     else:
@@ -167,12 +165,12 @@ def test_closing_a_stream_closes_the_connection(serve, framing, how):
     assert server.requests[0].disconnected.wait(10)
 
 
-def test_a_refusal_is_raised_by_stream_itself(serve):
-    """A 401 is raised by stream(), before anything is iterated."""
+def test_stream_raises_an_error_status_at_once(serve):
+    """stream() raises the error of a 401 before the caller iterates."""
     client, server = serve([])
-    wrong = AnthropicInferenceClient(model="m", api_key="wrong-key", api_url=server.url)
+    unauthorized = AnthropicInferenceClient(model="m", api_key="wrong-key", api_url=server.url)
     with pytest.raises(AuthenticationError, match="invalid x-api-key") as caught:
-        wrong.stream("hello")
+        unauthorized.stream("hello")
     assert (caught.value.status, caught.value.request_id, caught.value.attempts) == (
         401,
         "req_000000",
@@ -193,9 +191,10 @@ never.wait()
 
 
 @pytest.mark.parametrize("framing", ["chunked", "close"])
-def test_a_server_that_is_killed_interrupts_the_stream(framing):
-    """When the server's process is killed in the middle, StreamInterrupted has the text so far; it
-    is not tried again.
+def test_killed_server(framing):
+    """If the server's process is killed during a stream, StreamInterrupted holds the partial text.
+
+    The request is not retried.
     """
     process = subprocess.Popen(
         [sys.executable, "-c", SERVER, framing], stdout=subprocess.PIPE, universal_newlines=True
@@ -204,11 +203,11 @@ def test_a_server_that_is_killed_interrupts_the_stream(framing):
         url = process.stdout.readline().strip()
         with AnthropicInferenceClient(model="m", api_key="k", api_url=url) as client:
             stream = client.stream("hello")
-            got = [next(stream), next(stream)]
+            events = [next(stream), next(stream)]
             os.kill(process.pid, signal.SIGKILL)
             with pytest.raises(StreamInterrupted) as caught:
                 next(stream)
-        assert [event.text for event in got] == ["one ", "two "]
+        assert [event.text for event in events] == ["one ", "two "]
         assert caught.value.text == "one two "
         assert caught.value.partial.stop_reason is None
         assert caught.value.usage.input_tokens > 0
@@ -220,8 +219,10 @@ def test_a_server_that_is_killed_interrupts_the_stream(framing):
 
 
 @suite
-def test_a_cut_is_never_a_short_reply(serve):
-    """Cut after any event, a stream raises; generate asks again and returns the whole reply."""
+def test_cut_after_each_event(serve):
+    """A stream that is cut after any event raises an error. generate() retries and returns the
+    whole reply.
+    """
     cut_at = []
 
     def cut(request, number):
@@ -235,19 +236,19 @@ def test_a_cut_is_never_a_short_reply(serve):
         stream = client.with_options(max_retries=0).stream("hello")
         with pytest.raises(StreamInterrupted):
             list(stream)
-    before = len(server.requests)
+    earlier_requests = len(server.requests)
 
     def cut_once(request, number):
-        if request.number == before and number == 4:
+        if request.number == earlier_requests and number == 4:
             raise ConnectionResetError("cut on purpose")
 
     server.before_event = cut_once
     assert client.generate("hello").text == "one two three"
-    assert len(server.requests) == before + 2
+    assert len(server.requests) == earlier_requests + 2
 
 
-def test_retries_before_content(serve):
-    """A stream that fails before any content is retried unseen; after content it is not."""
+def test_retry_before_content(serve):
+    """A stream that fails before its first content is retried; the caller notices nothing."""
     client, server = serve(
         [
             Failure(529, "overloaded_error", "busy", {"retry-after": "0"}),
@@ -259,16 +260,16 @@ def test_retries_before_content(serve):
     assert len(server.requests) == 3
 
 
-def test_attempts_are_limited(serve):
-    """By default a request is tried three times; the error names the number."""
+def test_default_number_of_attempts(serve):
+    """By default a request has three attempts. The error holds their number."""
     client, server = serve([Failure(529, "overloaded_error", "busy", {"retry-after": "0"})] * 4)
     with pytest.raises(OverloadedError) as caught:
         client.generate("hello")
     assert caught.value.attempts == len(server.requests) == 3
 
 
-def test_a_rate_limit_tells_when(serve):
-    """A 429 that asks for more than a minute is raised at once, with the time in retry_after."""
+def test_long_retry_after_is_not_awaited(serve):
+    """A 429 with a retry-after above a minute is raised at once; retry_after holds the seconds."""
     client, server = serve([Failure(429, "rate_limit_error", "later", {"retry-after": "3600"})])
     with pytest.raises(RateLimitError) as caught:
         client.generate("hello")
@@ -276,16 +277,16 @@ def test_a_rate_limit_tells_when(serve):
     assert len(server.requests) == 1
 
 
-def test_answer_of_another_wire(serve):
-    """An address that answers something else is a ProviderError that asks about api_url; an unknown
-    path a NotFoundError.
+def test_wrong_address(serve):
+    """A response in another format is a ProviderError that mentions api_url. An unknown path is a
+    NotFoundError.
     """
     client, server = serve([])
-    elsewhere = AnthropicInferenceClient(
+    wrong_path = AnthropicInferenceClient(
         model="m", api_key=KEY, api_url=server.url.replace("/v1/messages", "/nope")
     )
     with pytest.raises(NotFoundError):
-        elsewhere.generate("hello")
+        wrong_path.generate("hello")
     with responses.RequestsMock() as mocked:
         mocked.add(
             responses.POST,
@@ -293,17 +294,15 @@ def test_answer_of_another_wire(serve):
             body="<html>hello</html>",
             content_type="text/html",
         )
-        html = AnthropicInferenceClient(
+        web_page = AnthropicInferenceClient(
             model="m", api_key=KEY, api_url="https://example.test/", max_retries=0
         )
         with pytest.raises(ProviderError, match="api_url"):
-            html.generate("hello")
+            web_page.generate("hello")
 
 
-def test_a_reply_that_is_not_streamed():
-    """Where the answer is JSON although a stream was asked for, its events and its reply are the
-    same.
-    """
+def test_whole_reply_to_a_stream_request():
+    """If a server answers a stream request with a whole JSON reply, stream() yields its events."""
     body = {
         "id": "msg_1",
         "type": "message",
@@ -324,8 +323,8 @@ def test_a_reply_that_is_not_streamed():
     assert events[-1].reply.usage == Usage(input_tokens=1, output_tokens=2, requests=1)
 
 
-def test_nobody_is_there():
-    """A refused connection is a ConnectionFailed with the operating system's error as its cause."""
+def test_refused_connection():
+    """A refused connection is a ConnectionFailed; its cause is the operating system's error."""
     client = AnthropicInferenceClient(
         model="m", api_key=KEY, api_url="http://127.0.0.1:9/", max_retries=0
     )
@@ -335,23 +334,24 @@ def test_nobody_is_there():
 
 
 def reachable(error):
-    """Every object that can be reached from an exception, its chain and its attributes, frames and
-    modules left out.
+    """Return the objects that an exception refers to: its chain, arguments and attributes.
+
+    Frames and modules are omitted.
     """
     seen, pending = {}, [error]
     while pending:
-        one = pending.pop()
-        if id(one) in seen or isinstance(one, (type, type(os))):
+        value = pending.pop()
+        if id(value) in seen or isinstance(value, (type, type(os))):
             continue
-        seen[id(one)] = one
-        if isinstance(one, BaseException):
-            pending += [one.__cause__, one.__context__, one.args]
-        if isinstance(one, dict):
-            pending += list(one.keys()) + list(one.values())
-        elif isinstance(one, (list, tuple, set, frozenset)):
-            pending += list(one)
-        elif hasattr(one, "__dict__"):
-            pending.append(vars(one))
+        seen[id(value)] = value
+        if isinstance(value, BaseException):
+            pending += [value.__cause__, value.__context__, value.args]
+        if isinstance(value, dict):
+            pending += list(value.keys()) + list(value.values())
+        elif isinstance(value, (list, tuple, set, frozenset)):
+            pending += list(value)
+        elif hasattr(value, "__dict__"):
+            pending.append(vars(value))
     return list(seen.values())
 
 
@@ -360,9 +360,7 @@ def reachable(error):
     "failure", ["refused", "status", "cut", "idle", "garbage", "header", "address", "version"]
 )
 def test_no_key_in_any_error(serve, failure, caplog):
-    """No object that can be reached from an error holds the key, nor does its text, the client's
-    repr or the log.
-    """
+    """The key is in no object that an error refers to, and in no text, repr or log record."""
     gates = Gates()
     gates.let(0, 1, 2, 3)
     client, server = serve(
@@ -398,29 +396,29 @@ def test_no_key_in_any_error(serve, failure, caplog):
             if failure == "cut":
                 server.close()
             list(stream)
-    texts = [one for one in reachable(caught.value) if isinstance(one, (str, bytes))]
+    texts = [value for value in reachable(caught.value) if isinstance(value, (str, bytes))]
     assert texts
-    assert not [one for one in texts if (KEY.encode() if isinstance(one, bytes) else KEY) in one]
     assert not [
-        one
-        for one in reachable(caught.value)
-        if isinstance(one, (requests.Request, requests.PreparedRequest))
+        value for value in texts if (KEY.encode() if isinstance(value, bytes) else KEY) in value
+    ]
+    assert not [
+        value
+        for value in reachable(caught.value)
+        if isinstance(value, (requests.Request, requests.PreparedRequest))
     ]
     assert KEY not in repr(client) + repr(vars(client)) + caplog.text
 
 
 @suite
-@pytest.mark.parametrize("place", ["before the headers", "in the body"])
-def test_an_idle_server(serve, place):
-    """Not a byte for timeout.idle seconds is an IdleTimeout, before the reply and within it, with
-    what had arrived.
-    """
+@pytest.mark.parametrize("phase", ["before the headers", "in the body"])
+def test_idle_server(serve, phase):
+    """After timeout.idle seconds without a byte, IdleTimeout is raised with the partial reply."""
     gates = Gates()
-    if place == "in the body":
+    if phase == "in the body":
         gates.let(0, 1, 2, 3)
     silent = threading.Event()
     client, _ = serve(
-        lambda body: (place == "in the body" or silent.wait(20)) and "one two",
+        lambda body: (phase == "in the body" or silent.wait(20)) and "one two",
         {"max_retries": 0, "timeout": Timeout(idle=0.2)},
         before_event=gates,
     )
@@ -428,13 +426,13 @@ def test_an_idle_server(serve, place):
     with pytest.raises(IdleTimeout) as caught:
         list(client.stream("hello"))
     assert 0.15 < time.monotonic() - start < 5
-    if place == "in the body":
+    if phase == "in the body":
         assert caught.value.partial.text == "one "
     silent.set()
 
 
-def test_a_server_that_drips(serve):
-    """An endless stream ends at timeout.total, although it is never idle."""
+def test_slow_endless_stream(serve):
+    """A stream that never ends and is never idle ends at timeout.total."""
     client, _ = serve(
         ["word " * 500],
         {"timeout": Timeout(total=0.3)},
@@ -447,53 +445,53 @@ def test_a_server_that_drips(serve):
     assert caught.value.partial.text.startswith("word ")
 
 
-@pytest.mark.parametrize("place", ["before the headers", "in the body", "in a retry's wait"])
-def test_a_cancellation_frees_the_caller(serve, place):
-    """Cancelling frees a blocked caller at once, while the server keeps its socket open."""
+@pytest.mark.parametrize("phase", ["before the headers", "in the body", "in a retry's wait"])
+def test_cancelling_a_blocked_call(serve, phase):
+    """Cancelling ends a blocked call at once, although the server keeps its socket open."""
     gates, silent = Gates(), threading.Event()
     gates.let(0, 1, 2, 3)
 
     def answer(body):
-        if place == "before the headers":
+        if phase == "before the headers":
             silent.wait(20)
         return (
             Failure(429, "rate_limit_error", "x", {"retry-after": "30"})
-            if place == "in a retry's wait"
+            if phase == "in a retry's wait"
             else "one two"
         )
 
     client, server = serve(answer, before_event=gates)
     token = Cancellation()
-    asking = Background(lambda: list(client.stream("hello", cancellation=token)))
+    call = Background(lambda: list(client.stream("hello", cancellation=token)))
     wait_for(
-        lambda: server.requests and (place != "in the body" or gates.reached == 4), "the request"
+        lambda: server.requests and (phase != "in the body" or gates.reached == 4), "the request"
     )
     time.sleep(0.05)
     start = time.monotonic()
     token.cancel("enough")
     with pytest.raises(Cancelled, match="enough"):
-        asking.result()
+        call.result()
     assert time.monotonic() - start < within(0.5)
     silent.set()
 
 
-def test_closing_frees_a_reader_on_another_thread(serve):
-    """close() on one thread ends the wait of another for the next event."""
+def test_closing_from_another_thread(serve):
+    """close() on one thread ends next() on another."""
     gates = Gates()
     gates.let(0, 1, 2, 3)
     client, _ = serve(["one two"], before_event=gates)
     stream = client.stream("hello")
     assert next(stream) == TextDelta("one ")
-    reading = Background(next, stream, None)
+    call = Background(next, stream, None)
     wait_for(lambda: gates.reached == 4)
     time.sleep(0.05)
     stream.close()
     with pytest.raises(Cancelled, match="closed"):
-        reading.result(2)
+        call.result(2)
 
 
-def test_connections_are_used_again(serve):
-    """Requests that follow one another, streamed or not, go over one connection."""
+def test_connection_reuse(serve):
+    """Successive requests use one connection, streamed or not."""
     client, server = serve(lambda body: "fine")
     for _ in range(3):
         client.generate("hello")
@@ -502,16 +500,16 @@ def test_connections_are_used_again(serve):
 
 
 def test_many_threads_on_one_client(serve):
-    """Thirty threads on one client get each its own answer, and the usage is exact."""
+    """Thirty threads share one client: each call returns its own reply, and the usage is exact."""
     client, server = serve(lambda body: body["messages"][0]["content"])
-    asked = [Background(client.generate, f"question {number}") for number in range(30)]
-    replies = [one.result() for one in asked]
+    started = [Background(client.generate, f"question {number}") for number in range(30)]
+    replies = [call.result() for call in started]
     assert [reply.text for reply in replies] == [f"question {number}" for number in range(30)]
     assert client.usage == sum((reply.usage for reply in replies), Usage())
 
 
 def test_a_client_works_in_a_forked_child(serve):
-    """A client with open connections works in a forked child, and keeps working in the parent."""
+    """A client with open connections works in a forked child, and still works in the parent."""
     client, server = serve(lambda body: body["messages"][0]["content"])
     client.generate("before")
 
@@ -523,8 +521,8 @@ def test_a_client_works_in_a_forked_child(serve):
     assert client.generate("after").text == "after"
 
 
-def test_tools_on_the_wire(serve):
-    """A tool loop over the real wire: definitions go out, calls come in, results go back."""
+def test_tool_loop_over_http(serve):
+    """A tool loop sends tool definitions, receives calls and sends the results."""
     client, server = serve([calls(("add", {"a": 2, "b": 3})), "five"])
 
     def add(a: int, b: int) -> int:
@@ -533,15 +531,15 @@ def test_tools_on_the_wire(serve):
 
     run = client.run_tools("2 + 3?", [add], system="be exact")
     assert run.text == "five"
-    assert [one["name"] for one in server.requests[0].body["tools"]] == ["add"]
+    assert [definition["name"] for definition in server.requests[0].body["tools"]] == ["add"]
     result = server.requests[1].body["messages"][-1]
     assert result["role"] == "user"
     assert json.loads(result["content"][0]["content"]) == 5
     assert server.requests[1].body["system"] == "be exact"
 
 
-def test_proxies_and_netrc(serve, monkeypatch, tmp_path):
-    """A password in ~/.netrc does not take the place of the key."""
+def test_netrc_does_not_replace_the_key(serve, monkeypatch, tmp_path):
+    """A password in ~/.netrc does not replace the API key."""
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login someone password else\n")
     monkeypatch.setenv("NETRC", str(netrc))

@@ -33,77 +33,78 @@ import json, os, sys
 
 from asimov_sync import AnthropicInferenceClient, ChatMessage, RedisCache, tool
 
-url, store, log, known = sys.argv[1:5]
+url, store, log_path, known_tools = sys.argv[1:5]
 approvals = json.loads(sys.argv[5])
 cache = RedisCache(url=store) if store.startswith("redis") else None
 
 
-def note(*what):
-    with open(log, "a") as file:
-        file.write(json.dumps([os.getpid(), *what]) + "\\n")
+def log_call(*details):
+    with open(log_path, "a") as file:
+        file.write(json.dumps([os.getpid(), *details]) + "\\n")
 
 
 @tool
 def read(name: str) -> str:
     """Read a file."""
-    note("read", name)
+    log_call("read", name)
     return "contents of " + name
 
 
 @tool(requires_approval=True)
 def delete(name: str) -> str:
     """Delete a file."""
-    note("delete", name)
+    log_call("delete", name)
     return "deleted " + name
 
 
 if cache is not None:
-    stored = cache.get(log, default=None)
+    stored = cache.get(log_path, default=None)
 else:
     stored = json.load(open(store)) if os.path.exists(store) else None
-messages = [ChatMessage.model_validate(one) for one in stored] if stored else "tidy up"
+messages = [ChatMessage.model_validate(item) for item in stored] if stored else "tidy up"
 
 client = AnthropicInferenceClient(model="claude-test", api_key="k", api_url=url)
-run = client.run_tools(messages, tools=[read, delete] if known == "all" else [read], approvals=approvals)
+tools = [read, delete] if known_tools == "all" else [read]
+run = client.run_tools(messages, tools=tools, approvals=approvals)
 
 if cache is not None:
-    cache.set(log, run.messages)
+    cache.set(log_path, run.messages)
 else:
     with open(store, "w") as file:
-        json.dump([one.model_dump(mode="json") for one in run.messages], file)
+        json.dump([message.model_dump(mode="json") for message in run.messages], file)
 print(json.dumps({
-    "stop": run.stop_reason, "text": run.text, "pending": [call.id for call in run.pending], "pid": os.getpid(),
-    "calls": [[made.call.name, made.call.arguments, made.text] for made in run.calls], "requests": run.iterations,
+    "stop": run.stop_reason, "text": run.text, "requests": run.iterations,
+    "pending": [call.id for call in run.pending], "pid": os.getpid(),
+    "calls": [[result.call.name, result.call.arguments, result.text] for result in run.calls],
 }))
 '''
 
 
 @pytest.fixture
 def process(tmp_path):
-    """Run a step of the conversation in a process of its own; `.log()` lists what the tools did."""
+    """Run one step of the conversation in a separate process. `.log()` lists the executed tools."""
 
     class Processes:
         store = str(tmp_path / "conversation.json")
-        place = str(
-            tmp_path / "log"
-        )  # of what the tools did; in a cache, the key of the conversation, too
+        log_path = str(tmp_path / "log")
+        """The log of executed tools. In a cache, also the key of the conversation."""
 
-        def __call__(self, server, approvals=None, known="all"):
+        def __call__(self, server, approvals=None, known_tools="all"):
             command = [
                 sys.executable,
                 "-c",
                 PROCESS,
                 server.url,
                 self.store,
-                self.place,
-                known,
+                self.log_path,
+                known_tools,
                 json.dumps(approvals or {}),
             ]
-            done = subprocess.run(
+            completed = subprocess.run(
                 command, cwd=str(ROOT), stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60
             )
-            assert done.returncode == 0, done.stderr.decode()
-            return json.loads(done.stdout.decode())
+            assert completed.returncode == 0, completed.stderr.decode()
+            return json.loads(completed.stdout.decode())
 
         def log(self):
             return [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
@@ -111,8 +112,8 @@ def process(tmp_path):
     return Processes()
 
 
-def tidying(body):
-    """A model that reads one file and wants two deleted, and then says what it was told of each."""
+def tidy_up_model(body):
+    """Answer as a model: read one file, request the deletion of two, then repeat the results."""
     if len(body["messages"]) == 1:
         return calls(("read", {"name": "a"}), ("delete", {"name": "a"}), ("delete", {"name": "b"}))
     results = [block["content"] for block in body["messages"][-1]["content"]]
@@ -120,99 +121,101 @@ def tidying(body):
 
 
 @suite
-@pytest.mark.parametrize("kept", ["in a file", "in a cache"])
-def test_one_process_asks_and_others_decide(process, kept, request):
-    """A pending call is approved in another process, and another is refused in a third.
+@pytest.mark.parametrize("storage", ["file", "cache"])
+def test_decisions_in_other_processes(process, storage, request):
+    """A pending call is approved in a second process, and another is refused in a third.
 
-    The call that needs no approval is made once, in the first process. Each decision is carried out
-    in the process that received it.
+    The call that needs no approval is executed once, in the first process. Each decision is carried
+    out in the process that received it.
     """
-    if kept == "in a cache":
+    if storage == "cache":
         process.store = request.getfixturevalue("redis_url")
-    with ModelServer(tidying) as server:
+    with ModelServer(tidy_up_model) as server:
         first = process(server)
         assert (first["stop"], first["requests"]) == ("approval", 1)
         assert first["calls"] == [["read", {"name": "a"}, "contents of a"]]
-        one, two = first["pending"]
-        second = process(server, {two: True})
-        assert (second["stop"], second["requests"], second["pending"]) == ("approval", 0, [one])
+        first_call, second_call = first["pending"]
+        second = process(server, {second_call: True})
+        assert (second["stop"], second["requests"], second["pending"]) == (
+            "approval",
+            0,
+            [first_call],
+        )
         assert second["calls"] == [["delete", {"name": "b"}, "deleted b"]]
-        third = process(server, {one: "a is still needed"})
-        assert (third["stop"], third["requests"], third["pending"]) == ("end_turn", 1, [])
-        assert third["text"] == "contents of a | ToolRefused: a is still needed | deleted b"
+        last = process(server, {first_call: "a is still needed"})
+        assert (last["stop"], last["requests"], last["pending"]) == ("end_turn", 1, [])
+        assert last["text"] == "contents of a | ToolRefused: a is still needed | deleted b"
         assert process.log() == [[first["pid"], "read", "a"], [second["pid"], "delete", "b"]]
         assert len(server.requests) == 2
-        sent = server.requests[1].body["messages"][-1]["content"]
-        assert [block.get("is_error", False) for block in sent] == [False, True, False]
-    if kept == "in a cache":
+        results = server.requests[1].body["messages"][-1]["content"]
+        assert [block.get("is_error", False) for block in results] == [False, True, False]
+    if storage == "cache":
         with RedisCache(url=process.store) as cache:
-            assert cache.delete(process.place)
+            assert cache.delete(process.log_path)
 
 
 @suite
-def test_a_process_that_lacks_the_tool(process):
+def test_process_without_the_tool(process):
     """An approved call of an unknown tool gets an error result, and the loop continues."""
-    with ModelServer(tidying) as server:
-        one, two = process(server)["pending"]
-        told = process(server, {one: True, two: "no"}, known="some")
-        assert told["stop"] == "end_turn"
-        assert told["text"].split(" | ")[1:] == [
+    with ModelServer(tidy_up_model) as server:
+        first, second = process(server)["pending"]
+        result = process(server, {first: True, second: "no"}, known_tools="some")
+        assert result["stop"] == "end_turn"
+        assert result["text"].split(" | ")[1:] == [
             "LookupError: there is no tool named 'delete'; there are read",
             "ToolRefused: no",
         ]
-        assert [what for _, what, _ in process.log()] == ["read"]
+        assert [tool_name for _, tool_name, _ in process.log()] == ["read"]
 
 
-# Within one process, the history as JSON in between
+# Within one process, with the history stored as JSON
 
 
 class Files:
-    """Tools that note what they did."""
+    """Tools that record their calls."""
 
     def __init__(self):
-        self.done = []
+        self.calls = []
 
         @tool
         def read(name: str) -> str:
-            self.done.append("read " + name)
+            self.calls.append("read " + name)
             return name
 
         @tool(requires_approval=True)
         def delete(name: str = "everything") -> str:
-            self.done.append("delete " + name)
+            self.calls.append("delete " + name)
             return "deleted"
 
         self.tools = [read, delete]
 
 
 def stored(run):
-    """The history of a run, as it comes back from where it was kept."""
-    told = json.loads(json.dumps([one.model_dump(mode="json") for one in run.messages]))
-    return [ChatMessage.model_validate(one) for one in told]
+    """Return the history of a run after a round trip through JSON."""
+    data = json.loads(json.dumps([message.model_dump(mode="json") for message in run.messages]))
+    return [ChatMessage.model_validate(item) for item in data]
 
 
-def asked(wanted, *further):
-    """A client and files, and a run that has stopped for approval of what is wanted."""
+def start_run(reply, *later_replies):
+    """Return a client, its files, and a run that stopped for an approval of the reply's calls."""
     files = Files()
-    client = ScriptedInferenceClient([wanted, *further])
+    client = ScriptedInferenceClient([reply, *later_replies])
     run = client.run_tools("go", files.tools)
     assert run.stop_reason == "approval"
     return client, files, run
 
 
 def test_pending_calls():
-    """A run that stops for approval has the calls in .pending, and all other results in its
-    history.
-    """
-    client, files, run = asked(
+    """A run that stops for approval lists the calls in .pending; other calls have their results."""
+    client, files, run = start_run(
         calls(("delete", {"name": "a"}), ("read", {"name": "b"}), ("nope", {}))
     )
     assert isinstance(run, ToolRun) and [call.arguments for call in run.pending] == [{"name": "a"}]
-    assert files.done == ["read b"]
+    assert files.calls == ["read b"]
     assert [block["tool_use_id"] for block in run.messages[-1].content] == [
-        one.call.id for one in run.calls
+        result.call.id for result in run.calls
     ]
-    assert [one.call.name for one in run.calls] == ["read", "nope"]
+    assert [result.call.name for result in run.calls] == ["read", "nope"]
 
 
 @pytest.mark.parametrize(
@@ -220,56 +223,58 @@ def test_pending_calls():
 )
 def test_a_refusal(decision):
     """A refusal is a ToolRefused in .calls; the model receives its reason; no tool is called."""
-    client, files, run = asked(calls(("delete", {"name": "a"})), "all right")
+    client, files, run = start_run(calls(("delete", {"name": "a"})), "all right")
     run = client.run_tools(stored(run), files.tools, approvals={run.pending[0].id: decision})
-    (made,) = run.calls
+    (result,) = run.calls
     reason = decision.reason if isinstance(decision, Refused) else decision
-    assert isinstance(made.exception, ToolRefused) and str(made.exception) == (
+    assert isinstance(result.exception, ToolRefused) and str(result.exception) == (
         reason or "the call was not approved"
     )
     (block,) = client.requests[1]["messages"][-1]["content"]
-    assert block["is_error"] and str(made.exception) in block["content"]
-    assert (files.done, run.text) == ([], "all right")
+    assert block["is_error"] and str(result.exception) in block["content"]
+    assert (files.calls, run.text) == ([], "all right")
 
 
 def test_undecided():
-    """Without a decision a repeated run changes nothing: no request, no call."""
-    client, files, run = asked(calls(("delete", {"name": "a"}), ("read", {"name": "b"})), "done")
+    """Without a decision, a repeated run sends no request and executes no call."""
+    client, files, run = start_run(
+        calls(("delete", {"name": "a"}), ("read", {"name": "b"})), "done"
+    )
     for _ in range(3):
-        again = client.run_tools(stored(run), files.tools)
-        assert (again.stop_reason, again.iterations, again.calls) == ("approval", 0, [])
-        assert (again.messages, again.pending) == (run.messages, run.pending)
-        run = again
-    assert (len(client.requests), files.done) == (1, ["read b"])
-    assert again.reply.stop_reason == "tool_use"
+        repeated = client.run_tools(stored(run), files.tools)
+        assert (repeated.stop_reason, repeated.iterations, repeated.calls) == ("approval", 0, [])
+        assert (repeated.messages, repeated.pending) == (run.messages, run.pending)
+        run = repeated
+    assert (len(client.requests), files.calls) == (1, ["read b"])
+    assert repeated.reply.stop_reason == "tool_use"
     run = client.run_tools(stored(run), files.tools, approvals={run.pending[0].id: True})
-    assert (run.text, files.done) == ("done", ["read b", "delete a"])
+    assert (run.text, files.calls) == ("done", ["read b", "delete a"])
 
 
 def test_the_same_decision_twice():
     """A repeated decision about an answered call changes nothing."""
-    client, files, run = asked(
+    client, files, run = start_run(
         calls(("delete", {"name": "a"}), ("delete", {"name": "b"})), "done", "again"
     )
     first, second = run.pending
     run = client.run_tools(stored(run), files.tools, approvals={first.id: True})
     run = client.run_tools(stored(run), files.tools, approvals={first.id: True})
-    assert (run.stop_reason, files.done) == ("approval", ["delete a"])
+    assert (run.stop_reason, files.calls) == ("approval", ["delete a"])
     run = client.run_tools(
         stored(run), files.tools, approvals={first.id: "too late", second.id: True}
     )
-    assert (run.text, files.done) == ("done", ["delete a", "delete b"])
+    assert (run.text, files.calls) == ("done", ["delete a", "delete b"])
     run = client.run_tools(
         stored(run) + [ChatMessage(role="user", content="?")],
         files.tools,
         approvals={first.id: True},
     )
-    assert (run.text, files.done) == ("again", ["delete a", "delete b"])
+    assert (run.text, files.calls) == ("again", ["delete a", "delete b"])
 
 
-def test_decisions_on_nothing():
-    """An unknown id is a ValueError, and an invalid decision a TypeError; nothing is done."""
-    client, files, run = asked(calls(("delete", {"name": "a"})))
+def test_invalid_decisions():
+    """An unknown id is a ValueError, and an invalid decision a TypeError; no call is executed."""
+    client, files, run = start_run(calls(("delete", {"name": "a"})))
     with pytest.raises(ValueError, match="there is no call 'nope' in the messages to be approved"):
         client.run_tools(
             stored(run), files.tools, approvals={"nope": True, run.pending[0].id: True}
@@ -286,12 +291,12 @@ def test_decisions_on_nothing():
     for approvals in (True, [run.pending[0].id]):
         with pytest.raises(TypeError, match="approvals= is a dict from call ids to decisions"):
             client.run_tools(stored(run), files.tools, approvals=approvals)
-    assert (files.done, len(client.requests)) == ([], 1)
+    assert (files.calls, len(client.requests)) == ([], 1)
 
 
 def test_an_approval_of_the_call_that_was_shown():
     """Approved(call=) approves that call, and no other call with its id."""
-    client, files, run = asked(again("call_0", "a"), "done")
+    client, files, run = start_run(reply_with_id("call_0", "a"), "done")
     shown = ToolCall.model_validate_json(run.pending[0].model_dump_json())
     for other in (
         {"arguments": {"name": "b"}},
@@ -302,13 +307,13 @@ def test_an_approval_of_the_call_that_was_shown():
         with pytest.raises(ValueError, match="is not the approved one: it has another"):
             approvals = {"call_0": Approved(call=shown.model_copy(update=other))}
             client.run_tools(stored(run), files.tools, approvals=approvals)
-    assert (files.done, len(client.requests)) == ([], 1)
+    assert (files.calls, len(client.requests)) == ([], 1)
     run = client.run_tools(stored(run), files.tools, approvals={"call_0": Approved(shown)})
-    assert (run.text, files.done) == ("done", ["delete a"])
+    assert (run.text, files.calls) == ("done", ["delete a"])
 
 
 @pytest.mark.parametrize(
-    "one, other, equal",
+    "requested, approved, equivalent",
     [
         ({"a": 1}, {"a": 1.0}, True),  # a browser writes 1.0 as 1
         ({"a": [1, {"b": "x"}]}, {"a": [1, {"b": "x"}]}, True),
@@ -319,18 +324,18 @@ def test_an_approval_of_the_call_that_was_shown():
         ({"a": None}, {}, False),
     ],
 )
-def test_the_arguments_that_were_shown(one, other, equal):
-    """Arguments are compared as JSON."""
+def test_comparison_of_approved_arguments(requested, approved, equivalent):
+    """Approved arguments are compared with those of the call as JSON values."""
 
     def act(**arguments):
         return "done"
 
     tools = [tool(requires_approval=True)(as_tools([(act, {"type": "object"})])["act"])]
-    client = ScriptedInferenceClient([calls(("act", one)), "done"])
+    client = ScriptedInferenceClient([calls(("act", requested)), "done"])
     run = client.run_tools("go", tools)
-    shown = run.pending[0].model_copy(update={"arguments": other})
+    shown = run.pending[0].model_copy(update={"arguments": approved})
     approvals = {shown.id: Approved(call=shown)}
-    if equal:
+    if equivalent:
         assert client.run_tools(run.messages, tools, approvals=approvals).text == "done"
     else:
         with pytest.raises(ValueError, match="not the approved one"):
@@ -338,16 +343,16 @@ def test_the_arguments_that_were_shown(one, other, equal):
 
 
 def test_edited_arguments():
-    """The tool gets the arguments of the approval, and the model is told of them.
+    """The tool receives the arguments of the approval; its result informs the model of the change.
 
-    The model's own call stays in the history as it was.
+    The model's own call stays unchanged in the history.
     """
-    client, files, run = asked(calls(("delete", {"name": "everything"})), "all right")
-    asked_for = run.pending[0]
-    approvals = {asked_for.id: Approved(asked_for, arguments={"name": "a"})}
+    client, files, run = start_run(calls(("delete", {"name": "everything"})), "all right")
+    call = run.pending[0]
+    approvals = {call.id: Approved(call, arguments={"name": "a"})}
     run = client.run_tools(stored(run), files.tools, approvals=approvals)
-    assert files.done == ["delete a"]
-    assert [made.call.arguments for made in run.calls] == [{"name": "a"}]
+    assert files.calls == ["delete a"]
+    assert [result.call.arguments for result in run.calls] == [{"name": "a"}]
     (block,) = run.messages[-2].blocks
     assert block["content"] == (
         'A person changed the arguments of this call to {"name": "a"}. Its result:\ndeleted'
@@ -355,9 +360,9 @@ def test_edited_arguments():
     assert run.messages[-3].blocks[0]["input"] == {"name": "everything"}
 
 
-def test_edited_arguments_that_do_not_fit():
-    """Edited arguments that do not fit the tool's schema are a ValueError; nothing is done."""
-    client, files, run = asked(calls(("delete", {"name": "a"})), "done")
+def test_invalid_edited_arguments():
+    """Edited arguments that violate the tool's schema are a ValueError; no call is executed."""
+    client, files, run = start_run(calls(("delete", {"name": "a"})), "done")
     call = run.pending[0]
     for arguments in ({"name": 5}, {"nmae": "a"}):
         with pytest.raises(ValueError, match="the approval of .*: the arguments do not fit"):
@@ -366,11 +371,11 @@ def test_edited_arguments_that_do_not_fit():
     with pytest.raises(ValueError, match="there is no tool named 'delete' to check"):
         approvals = {call.id: Approved(arguments={"name": "b"})}
         client.run_tools(stored(run), files.tools[:1], approvals=approvals)
-    assert (files.done, len(client.requests)) == ([], 1)
+    assert (files.calls, len(client.requests)) == ([], 1)
 
 
 def test_edited_arguments_of_a_schema():
-    """If the schema of a tool was given, the names of edited arguments are checked."""
+    """Edited arguments are checked against a schema that the caller supplied."""
     schema = {"properties": {"a": {}}, "required": ["a"], "additionalProperties": False}
     tools = [
         tool(requires_approval=True)(
@@ -388,13 +393,15 @@ def test_edited_arguments_of_a_schema():
     assert run.calls[0].result == 2
 
 
-def test_edited_arguments_of_one_of_two_calls():
-    """If two calls share an id, edited arguments could be meant for either: ValueError."""
-    client, files, run = asked(again("call_0", "a") + again("call_0", "b"), "done")
+def test_edited_arguments_for_a_shared_id():
+    """Edited arguments for an id that two calls share are ambiguous: ValueError."""
+    client, files, run = start_run(
+        reply_with_id("call_0", "a") + reply_with_id("call_0", "b"), "done"
+    )
     with pytest.raises(ValueError, match="several calls have the id 'call_0'"):
         approvals = {"call_0": Approved(arguments={"name": "c"})}
         client.run_tools(stored(run), files.tools, approvals=approvals)
-    assert files.done == []
+    assert files.calls == []
 
 
 # Which calls need an approval
@@ -476,7 +483,7 @@ def test_a_history_that_is_not_trusted():
         agent = Agent(ScriptedInferenceClient(["never"]), tools=files.tools)
         with pytest.raises(ValueError, match="end in unanswered calls of read, .*trusted_history"):
             getattr(agent, ask)(messages=forged("read", "delete"))
-        assert files.done == []
+        assert files.calls == []
 
 
 def test_a_history_with_decisions():
@@ -486,39 +493,43 @@ def test_a_history_with_decisions():
     run = client.run_tools(forged("delete", "nope"), files.tools)
     assert (run.stop_reason, [call.name for call in run.pending]) == ("approval", ["delete"])
     run = client.run_tools(forged("read", "nope"), files.tools, approvals={"t0": True})
-    assert (run.text, files.done) == ("done", ["read x"])
+    assert (run.text, files.calls) == ("done", ["read x"])
 
 
-def again(identity, name):
-    """A reply whose call has the id that another call had."""
+def reply_with_id(call_id, name):
+    """Return a reply whose call of `delete` has a given id."""
     (call,) = calls(("delete", {"name": name}))
-    return [call.model_copy(update={"id": identity})]
+    return [call.model_copy(update={"id": call_id})]
 
 
-def test_an_id_that_comes_again():
-    """An approval is for the pending call only, not for a later call with the same id.
+def test_repeated_call_id():
+    """An approval applies to the pending call, not to a later call with the same id.
 
-    Many models number the calls of each turn anew.
+    Many models restart their numbers in each turn.
     """
-    client, files, run = asked(again("call_0", "a"), again("call_0", "everything"), "done")
+    client, files, run = start_run(
+        reply_with_id("call_0", "a"), reply_with_id("call_0", "everything"), "done"
+    )
     run = client.run_tools(stored(run), files.tools, approvals={"call_0": True})
-    assert (run.stop_reason, files.done) == ("approval", ["delete a"])
+    assert (run.stop_reason, files.calls) == ("approval", ["delete a"])
     assert [call.arguments for call in run.pending] == [{"name": "everything"}]
     run = client.run_tools(stored(run), files.tools, approvals={"call_0": "certainly not"})
-    assert (run.text, files.done) == ("done", ["delete a"])
+    assert (run.text, files.calls) == ("done", ["delete a"])
 
 
-def test_one_id_twice_in_a_turn():
-    """Two calls with one id are both pending; the decision is for both, each has its own result."""
-    client, files, run = asked(again("call_0", "a") + again("call_0", "b"), "done")
+def test_two_calls_with_one_id():
+    """If two calls share an id, the decision applies to both, and each has a result."""
+    client, files, run = start_run(
+        reply_with_id("call_0", "a") + reply_with_id("call_0", "b"), "done"
+    )
     assert [call.arguments["name"] for call in run.pending] == ["a", "b"]
     run = client.run_tools(stored(run), files.tools, approvals={"call_0": True}, max_workers=1)
-    assert (run.text, files.done) == ("done", ["delete a", "delete b"])
+    assert (run.text, files.calls) == ("done", ["delete a", "delete b"])
     assert [block["content"] for block in run.messages[2].content] == ["deleted", "deleted"]
 
 
-def broken_off(arguments):
-    """A reply with a call of the guarded tool whose arguments are no JSON object."""
+def reply_with_arguments(arguments):
+    """Return a reply that calls `delete` with any JSON value as arguments."""
     (call,) = calls(("delete", {}))
     block = {"type": "tool_use", "id": call.id, "name": "delete", "input": arguments}
     return Reply(
@@ -533,31 +544,31 @@ def broken_off(arguments):
 def test_malformed_arguments():
     """A malformed call gets an error result at once, and is never pending.
 
-    Nobody could tell what to approve: in another process it would look like a call without
-    arguments.
+    A person could not see what to approve: after a round trip through JSON, the call would seem to
+    have no arguments.
     """
     files = Files()
-    client = ScriptedInferenceClient([broken_off("rm -r"), "sorry"])
+    client = ScriptedInferenceClient([reply_with_arguments("rm -r"), "sorry"])
     run = client.run_tools("go", files.tools)
-    assert (run.text, run.pending, files.done) == ("sorry", [], [])
+    assert (run.text, run.pending, files.calls) == ("sorry", [], [])
     assert "not a JSON object" in run.calls[0].text
 
 
-def test_arguments_that_do_not_fit():
+def test_approved_call_with_invalid_arguments():
     """An approved call with invalid arguments is an error result."""
-    client, files, run = asked(calls(("delete", {"nmae": "a"})), "sorry")
+    client, files, run = start_run(calls(("delete", {"nmae": "a"})), "sorry")
     run = client.run_tools(stored(run), files.tools, approvals={run.pending[0].id: True})
-    assert (run.text, files.done) == ("sorry", [])
+    assert (run.text, files.calls) == ("sorry", [])
     assert "nmae: Unexpected keyword argument" in run.calls[0].text
 
 
-def test_unanswered_calls_of_a_killed_process():
-    """Unanswered calls at the end of a trusted history are made; those that need approval wait."""
+def test_unanswered_calls_of_a_history():
+    """Unanswered calls at the end of a history are executed, if they need no approval."""
     files = Files()
-    wanted = calls(("read", {"name": "a"}), ("delete", {"name": "b"}))
+    requested = calls(("read", {"name": "a"}), ("delete", {"name": "b"}))
     blocks = [
         {"type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments}
-        for call in wanted
+        for call in requested
     ]
     history = [
         ChatMessage(role="user", content="go"),
@@ -565,35 +576,35 @@ def test_unanswered_calls_of_a_killed_process():
     ]
     client = ScriptedInferenceClient(["done"])
     run = client.run_tools(history, files.tools, trusted_history=True)
-    assert (run.stop_reason, files.done, len(client.requests)) == ("approval", ["read a"], 0)
+    assert (run.stop_reason, files.calls, len(client.requests)) == ("approval", ["read a"], 0)
     run = client.run_tools(
-        history, files.tools, approvals={wanted[1].id: True}, trusted_history=True
+        history, files.tools, approvals={requested[1].id: True}, trusted_history=True
     )
-    assert (run.text, sorted(files.done)) == ("done", ["delete b", "read a", "read a"])
+    assert (run.text, sorted(files.calls)) == ("done", ["delete b", "read a", "read a"])
 
 
-def test_a_decision_beforehand():
-    """A first run accepts decisions about calls in its history, not about later calls."""
+def test_decision_before_the_call():
+    """A decision about a call that is not in the history is a ValueError."""
     client = ScriptedInferenceClient(["never"])
     with pytest.raises(ValueError):
         client.run_tools("go", Files().tools, approvals={"toolu_1": True})
 
 
-def test_the_limit_and_the_wait():
-    """At max_iterations a call that needs approval is still pending, and not made."""
+def test_approval_at_max_iterations():
+    """At max_iterations a call that needs approval is pending and is not executed."""
     files = Files()
     client = ScriptedInferenceClient([calls(("delete", {"name": "a"})), "done"])
     run = client.run_tools("go", files.tools, max_iterations=1)
-    assert (run.stop_reason, files.done) == ("approval", [])
+    assert (run.stop_reason, files.calls) == ("approval", [])
     run = client.run_tools(
         stored(run), files.tools, max_iterations=1, approvals={run.pending[0].id: True}
     )
-    assert (run.stop_reason, run.text, files.done) == ("end_turn", "done", ["delete a"])
+    assert (run.stop_reason, run.text, files.calls) == ("end_turn", "done", ["delete a"])
 
 
-def test_refusals_are_redacted_too():
-    """The text of a refusal passes through redact=, as every result does."""
-    client, files, run = asked(calls(("delete", {"name": "a"})), "done")
+def test_refusals_are_redacted():
+    """redact= applies to the text of a refusal, as to every result."""
+    client, files, run = start_run(calls(("delete", {"name": "a"})), "done")
     decided = {run.pending[0].id: "Ann says no"}
     client.run_tools(
         stored(run),
@@ -617,4 +628,4 @@ def test_agents_wait_too():
     run = agent.run("go")
     assert run.stop_reason == "approval"
     run = agent.run(messages=stored(run), approvals={run.pending[0].id: True})
-    assert (run.text, files.done) == ("deleted", ["delete a"])
+    assert (run.text, files.calls) == ("deleted", ["delete a"])

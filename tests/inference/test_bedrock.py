@@ -98,15 +98,13 @@ def converse_events(*texts, stop="end_turn"):
 
 
 def streamed(api, *texts, **options):
-    """An answer that streams these texts, a write for each frame; the texts begin after the second
-    and first frame.
-    """
-    made = list((invoke_events if api == "invoke" else converse_events)(*texts))
-    return RawResponse(*made, headers=STREAM, **options)
+    """Return a response that streams these texts, with one write for each frame."""
+    frames = list((invoke_events if api == "invoke" else converse_events)(*texts))
+    return RawResponse(*frames, headers=STREAM, **options)
 
 
 def whole(api, text, **options):
-    """An answer in one piece."""
+    """Return a response with the whole reply."""
     if api == "invoke":
         content = [{"type": "text", "text": text}]
         body = {"type": "message", "id": "m", "content": content, "stop_reason": "end_turn"}
@@ -122,12 +120,12 @@ def whole(api, text, **options):
 
 
 FIRST = {"invoke": 2, "converse": 1}
-"""How many frames come before the first text."""
+"""The number of frames before the first text."""
 
 
 @pytest.fixture
-def nobody(monkeypatch):
-    """An environment without any credentials and regions."""
+def without_credentials(monkeypatch):
+    """An environment without AWS credentials and without a region."""
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
         monkeypatch.setenv(name, os.devnull)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -135,8 +133,8 @@ def nobody(monkeypatch):
 
 @pytest.fixture
 def serve():
-    """Starts servers, and makes a client for each; all are closed after the test."""
-    opened = []
+    """Start servers, each with a client. All are closed after the test."""
+    resources = []
 
     def start(*answers, **options):
         server = ByteServer(*answers)
@@ -144,19 +142,19 @@ def serve():
             {"api_key": KEY, "session": SESSION, "max_retries": 0, "model": MODEL}, **options
         )
         client = BedrockInferenceClient(endpoint_url=server.url, **options)
-        opened.extend([client, server])
+        resources.extend([client, server])
         return client, server
 
     yield start
-    for one in opened:
-        one.close()
+    for resource in resources:
+        resource.close()
 
 
-# Before anything is sent
+# Before the first request
 
 
-def test_the_seed_usage():
-    """A client is made of these arguments; boto3 is not loaded before it is asked."""
+def test_constructor():
+    """A client takes a model and a region. boto3 is not imported before the first request."""
     program = (
         "import sys\n"
         "from asimov_sync import BedrockInferenceClient\n"
@@ -167,9 +165,10 @@ def test_the_seed_usage():
     subprocess.check_call([sys.executable, "-c", program])
 
 
-def test_arguments_that_are_wrong():
-    """An API that there is not, and a key that no header may hold, are errors at once; the key is
-    not shown.
+def test_invalid_arguments():
+    """An unknown API, or a key with a character that no header may hold, is an error at once.
+
+    The error does not show the key.
     """
     with pytest.raises(ValueError, match="invoke.*converse"):
         BedrockInferenceClient("m", api="chat")
@@ -178,13 +177,15 @@ def test_arguments_that_are_wrong():
     assert "key-" not in str(caught.value)
 
 
-def test_no_region(nobody, monkeypatch):
-    """Without a region the error names the settings; $AWS_REGION and the session's region count."""
+def test_no_region(without_credentials, monkeypatch):
+    """Without a region the error names the settings. A region comes from $AWS_REGION or the
+    session.
+    """
     with pytest.raises(ValueError, match="region_name.*AWS_REGION"):
         BedrockInferenceClient(MODEL, api_key=KEY).generate("hello")
     session = boto3.Session("a", "b", region_name="eu-west-3")
-    named = BedrockInferenceClient(MODEL, session=session)
-    assert named._runtime.client().meta.region_name == "eu-west-3"
+    with_session = BedrockInferenceClient(MODEL, session=session)
+    assert with_session._runtime.client().meta.region_name == "eu-west-3"
     monkeypatch.setenv("AWS_REGION", "eu-central-1")
     assert (
         BedrockInferenceClient(MODEL, api_key=KEY)._runtime.client().meta.region_name
@@ -193,8 +194,8 @@ def test_no_region(nobody, monkeypatch):
 
 
 @pytest.mark.parametrize("profile", [None, "not-there"])
-def test_no_credentials(nobody, monkeypatch, profile):
-    """Without credentials the error names the settings, or the unknown profile; no secret."""
+def test_no_credentials(without_credentials, monkeypatch, profile):
+    """Without credentials the error names the settings, or the unknown profile, and no secret."""
     if profile:
         monkeypatch.setenv("AWS_PROFILE", profile)
     with ByteServer(RawResponse()) as server:
@@ -213,41 +214,45 @@ def test_no_credentials(nobody, monkeypatch, profile):
 
 
 def test_parameters_rejected_by_boto3(serve):
-    """A request that boto3 does not let through is an InvalidRequestError with its words."""
+    """A request that boto3 rejects is an InvalidRequestError with boto3's message."""
     client, server = serve(RawResponse(), model="")
     with pytest.raises(InvalidRequestError, match="modelId") as caught:
         client.generate("hello")
     assert caught.value.__context__ is None
-    nowhere = BedrockInferenceClient(MODEL, region_name="not a region", api_key=KEY)
+    invalid_region = BedrockInferenceClient(MODEL, region_name="not a region", api_key=KEY)
     with pytest.raises(InvalidRequestError, match="not a region"):
-        nowhere.generate("hello")
+        invalid_region.generate("hello")
     assert not server.requests
 
 
-# What is sent
+# Requests
 
 
-def signature(sent, access, secret):
-    """AWS's signature, version 4, of a request, by its description and without botocore."""
-    authorization = sent.headers["authorization"]
+def signature(request, access, secret):
+    """Return the AWS signature, version 4, of a request.
+
+    It follows AWS's description and does not use botocore.
+    """
+    authorization = request.headers["authorization"]
     signed = authorization.split("SignedHeaders=")[1].split(",")[0].split(";")
-    day, region = sent.headers["x-amz-date"][:8], authorization.split("/")[2]
+    day, region = request.headers["x-amz-date"][:8], authorization.split("/")[2]
     scope = "/".join([day, region, "bedrock", "aws4_request"])
-    lines = [sent.method, urllib.parse.quote(sent.path, safe="/~"), ""]
-    lines += [name + ":" + " ".join(sent.headers[name].split()) for name in signed]
-    lines += ["", ";".join(signed), hashlib.sha256(sent.body).hexdigest()]
+    lines = [request.method, urllib.parse.quote(request.path, safe="/~"), ""]
+    lines += [name + ":" + " ".join(request.headers[name].split()) for name in signed]
+    lines += ["", ";".join(signed), hashlib.sha256(request.body).hexdigest()]
     digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
     key = ("AWS4" + secret).encode()
     for part in scope.split("/"):
         key = hmac.new(key, part.encode(), hashlib.sha256).digest()
-    text = "\n".join(["AWS4-HMAC-SHA256", sent.headers["x-amz-date"], scope, digest])
+    text = "\n".join(["AWS4-HMAC-SHA256", request.headers["x-amz-date"], scope, digest])
     return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
 
 
 @pytest.mark.parametrize("api", APIS)
-def test_the_signature(serve, monkeypatch, api):
-    """With credentials a request is signed, and arrives as it was signed; added headers are not,
-    and may replace others.
+def test_signature(serve, monkeypatch, api):
+    """With credentials a request is signed, and arrives exactly as it was signed.
+
+    Additional headers are not signed, and may replace others.
     """
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
@@ -262,25 +267,25 @@ def test_the_signature(serve, monkeypatch, api):
         headers=added,
     )
     assert client.generate("hellö").text == "fine"
-    (sent,) = server.requests
-    assert sent.headers["authorization"].endswith(
-        "Signature=" + signature(sent, "AKIDEXAMPLE", SECRET)
+    (request,) = server.requests
+    assert request.headers["authorization"].endswith(
+        "Signature=" + signature(request, "AKIDEXAMPLE", SECRET)
     )
-    assert sent.headers["x-amz-security-token"] == TOKEN
-    assert (sent.headers["x-team"], sent.headers["user-agent"]) == ("blue", "mine")
-    assert "x-team" not in sent.headers["authorization"]
-    assert sent.headers["accept-encoding"] == "identity"
+    assert request.headers["x-amz-security-token"] == TOKEN
+    assert (request.headers["x-team"], request.headers["user-agent"]) == ("blue", "mine")
+    assert "x-team" not in request.headers["authorization"]
+    assert request.headers["accept-encoding"] == "identity"
 
 
 def test_request(serve):
-    """The model is in the address, quoted; the body is that of the Messages API, with the version
-    and the betas in it.
+    """The model is in the path, quoted. The body is that of the Messages API, plus version and
+    betas.
     """
     client, server = serve(whole("invoke", "a"), betas=("b-1", "b-2"))
     client.generate("hello", system="be brief", temperature=0.5)
-    (sent,) = server.requests
-    assert sent.path == "/model/us.anthropic.claude-sonnet-4-5-20250929-v1%3A0/invoke"
-    assert json.loads(sent.body.decode()) == {
+    (request,) = server.requests
+    assert request.path == "/model/us.anthropic.claude-sonnet-4-5-20250929-v1%3A0/invoke"
+    assert json.loads(request.body.decode()) == {
         "anthropic_version": "bedrock-2023-05-31",
         "anthropic_beta": ["b-1", "b-2"],
         "max_tokens": 4096,
@@ -296,12 +301,12 @@ def test_request(serve):
 
 
 def test_parameters_of_converse(serve):
-    """Only given options are sent to Converse; a boto3 without it gives an error."""
+    """Converse receives only the options that were given. A boto3 without it is an error."""
     client, server = serve(whole("converse", "a"), api="converse", betas=("b-1",))
     if "Converse" not in HAS:
-        for ask in (client.generate, client.stream):
+        for send in (client.generate, client.stream):
             with pytest.raises(InvalidRequestError, match=r'1\.34\.116.*api="invoke"'):
-                ask("hello")
+                send("hello")
         return
     client.generate("hello")
     assert (
@@ -324,25 +329,28 @@ def test_streamed_and_whole_requests(serve, api):
     assert list(stream.text_stream) == ["one ", "two"]
     assert stream.reply.message == reply.message
     assert stream.reply.usage == Usage(input_tokens=3, output_tokens=2, requests=1)
-    ends = {
+    operations = {
         "invoke": ["invoke", "invoke-with-response-stream"],
         "converse": ["converse", "converse-stream"],
     }[api]
-    assert [sent.path.split("/")[-1] for sent in server.requests] == ends
+    assert [request.path.split("/")[-1] for request in server.requests] == operations
     assert server.connections == 1
 
 
-@pytest.mark.parametrize("how", ["given", "environment"])
+@pytest.mark.parametrize("source", ["argument", "environment"])
 @pytest.mark.parametrize("api", APIS)
-def test_a_bearer_key(serve, monkeypatch, caplog, how, api):
-    """A Bedrock API key goes in the Authorization header, needs no credentials, and is in no log,
-    repr or error.
+def test_a_bearer_key(serve, monkeypatch, caplog, source, api):
+    """A Bedrock API key is a bearer token and needs no credentials.
+
+    It is in no log, repr or error.
     """
     monkeypatch.setenv(
-        "AWS_BEARER_TOKEN_BEDROCK", KEY if how == "environment" else "another-key-0123"
+        "AWS_BEARER_TOKEN_BEDROCK", KEY if source == "environment" else "another-key-0123"
     )
     caplog.set_level(logging.DEBUG)
-    client, server = serve(whole(api, "fine"), api=api, api_key=KEY if how == "given" else None)
+    client, server = serve(
+        whole(api, "fine"), api=api, api_key=KEY if source == "argument" else None
+    )
     assert client.generate("hello").text == "fine"
     assert server.requests[0].headers["authorization"] == "Bearer " + KEY
     assert "botocore" in caplog.text
@@ -356,18 +364,16 @@ def test_a_bearer_key(serve, monkeypatch, caplog, how, api):
         server.set_responses(RawResponse(b"{", framing="length", length=9, reset=True))
 
 
-def test_a_key_in_the_environment_can_be_declined(serve, monkeypatch):
-    """api_key="" means the credentials, whatever the environment holds, on a boto3 that knows such
-    keys, too.
-    """
+def test_empty_key_means_credentials(serve, monkeypatch):
+    """api_key="" selects the credentials, even if the environment holds a key."""
     monkeypatch.setenv("AWS_BEARER_TOKEN_BEDROCK", KEY)
     client, server = serve(whole("invoke", "fine"), api_key="")
     client.generate("hello")
     assert server.requests[0].headers["authorization"].startswith("AWS4-HMAC-SHA256 ")
 
 
-def test_a_proxy_is_used():
-    """Requests go over the proxy that is given."""
+def test_proxy():
+    """Requests pass through the given proxy."""
     with ByteServer(whole("invoke", "by proxy")) as proxy:
         client = BedrockInferenceClient(
             MODEL,
@@ -381,8 +387,8 @@ def test_a_proxy_is_used():
         client.close()
 
 
-def test_the_authorities(monkeypatch, tmp_path):
-    """$AWS_CA_BUNDLE names the authorities that are trusted."""
+def test_certificate_authorities(monkeypatch, tmp_path):
+    """$AWS_CA_BUNDLE is the file of trusted certificate authorities."""
     monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "nowhere.pem"))
     client = BedrockInferenceClient(
         MODEL,
@@ -395,7 +401,7 @@ def test_the_authorities(monkeypatch, tmp_path):
         client.generate("hello")
 
 
-# Refusals
+# Error statuses
 
 
 def values(error):
@@ -417,7 +423,7 @@ def values(error):
             pending += list(vars(value).values())
 
 
-REFUSALS = [
+ERROR_STATUSES = [
     ("AccessDeniedException", 403, PermissionDeniedError),
     ("ValidationException", 400, InvalidRequestError),
     ("ResourceNotFoundException", 404, NotFoundError),
@@ -437,25 +443,26 @@ REFUSALS = [
 
 
 @suite
-@pytest.mark.parametrize("code, status, kind", REFUSALS, ids=str)
-@pytest.mark.parametrize("where", ["header", "type", "code"])
-def test_refusals(serve, code, status, kind, where):
-    """Each of Bedrock's errors is ours of the same meaning, wherever its name stands, with no key
-    in reach of it.
+@pytest.mark.parametrize("code, status, kind", ERROR_STATUSES, ids=str)
+@pytest.mark.parametrize("position", ["header", "type", "code"])
+def test_error_statuses(serve, code, status, kind, position):
+    """Each of Bedrock's errors has its class here, wherever the response holds its name.
+
+    No value that the error refers to holds a key.
     """
     headers, body = {"x-amzn-RequestId": "req-1", "retry-after-ms": "70"}, {"message": "because"}
-    if where == "header":
+    if position == "header":
         headers["x-amzn-ErrorType"] = code + ":http://internal.amazon.com/"
-    elif where == "type":
+    elif position == "type":
         body["__type"] = "com.amazon.coral.service#" + code
     else:
         body["code"] = code
     client, server = serve(
         RawResponse(json.dumps(body).encode(), status=status, headers=headers), api_key=""
     )
-    for ask in (client.generate, client.stream):
+    for send in (client.generate, client.stream):
         with pytest.raises(kind, match="because") as caught:
-            ask("hello")
+            send("hello")
         error = caught.value
         assert type(error) is kind
         assert (error.status, error.error_type, error.request_id, error.retry_after) == (
@@ -479,25 +486,25 @@ def test_odd_error_bodies(serve, body):
         client.generate("hello")
 
 
-def test_the_words_of_a_refusal():
-    """A prompt that is too long and an unknown model are recognised by the message."""
+def test_errors_recognized_by_their_message():
+    """A prompt that is too long and an unknown model are recognized by the error message."""
     assert type(
         decode_error(400, "ValidationException", "Input is too long for requested model.", None)
     ) is (ContextLengthExceeded)
-    wrong = "The provided model identifier is invalid."
-    assert type(decode_error(400, "ValidationException", wrong, None)) is NotFoundError
+    message = "The provided model identifier is invalid."
+    assert type(decode_error(400, "ValidationException", message, None)) is NotFoundError
 
 
-def test_one_place_counts_attempts(serve):
-    """A throttled request is sent again by this library alone: max_retries times, and not by boto3
-    as well.
-    """
-    refused = RawResponse(
+def test_boto3_does_not_retry(serve):
+    """Only this library retries a throttled request, max_retries times; boto3 does not."""
+    throttled = RawResponse(
         b"{}",
         status=429,
         headers={"x-amzn-errortype": "ThrottlingException", "retry-after-ms": "1"},
     )
-    client, server = serve(refused, refused, whole("invoke", "at last"), refused, max_retries=2)
+    client, server = serve(
+        throttled, throttled, whole("invoke", "at last"), throttled, max_retries=2
+    )
     assert client.generate("hello").text == "at last"
     assert len(server.requests) == 3
     with pytest.raises(RateLimitError) as caught:
@@ -523,11 +530,12 @@ EXCEPTIONS = [
 @pytest.mark.parametrize("api", APIS)
 @pytest.mark.parametrize("code, kind", EXCEPTIONS, ids=str)
 def test_exceptions_in_a_stream(serve, api, code, kind):
-    """An exception after the status 200 is raised as its error, with the partial reply and
-    without boto3's exception.
+    """An exception after the status 200 is raised as its error, with the partial reply.
+
+    boto3's exception is not chained.
     """
-    before = streamed(api, "half").pieces[: FIRST[api] + 1]
-    client, _ = serve(RawResponse(*before, exception(code, "because"), headers=STREAM), api=api)
+    frames = streamed(api, "half").pieces[: FIRST[api] + 1]
+    client, _ = serve(RawResponse(*frames, exception(code, "because"), headers=STREAM), api=api)
     stream = client.stream("hello")
     assert next(stream) == TextDelta("half")
     with pytest.raises(kind, match="because") as caught:
@@ -540,7 +548,7 @@ def test_exceptions_in_a_stream(serve, api, code, kind):
 
 
 def test_an_error_frame(serve):
-    """A frame of the type "error" is the error of its code, with its words."""
+    """A frame of the type "error" is raised as the error of its code, with its message."""
     error = frame(b"", message_type="error", error_code="InternalFailure", error_message="because")
     client, _ = serve(RawResponse(*list(invoke_events("half"))[:3], error, headers=STREAM))
     with pytest.raises(ProviderError, match="because") as caught:
@@ -550,7 +558,7 @@ def test_an_error_frame(serve):
 
 
 class Pieces:
-    """A body, in the pieces that it arrives in."""
+    """A response body that arrives in given pieces."""
 
     def __init__(self, *pieces):
         self._pieces = pieces
@@ -559,9 +567,10 @@ class Pieces:
         return iter(self._pieces)
 
 
-def parsed(*pieces, fold=None):
-    """The events of a stream that arrives in these pieces, of InvokeModel unless there is another
-    fold.
+def parse(*pieces, fold=None):
+    """Return the events of a stream that arrives in these pieces.
+
+    fold: InvokeModel's, by default.
     """
     fold = fold or InvokeFold("bedrock")
     return list(
@@ -575,48 +584,46 @@ FOLDS = {"invoke": lambda: InvokeFold("bedrock"), "converse": lambda: ConverseFo
 @suite
 @pytest.mark.parametrize("api", list(FOLDS))
 def test_cut_at_every_byte(api):
-    """A stream of thirty events that is cut anywhere is StreamInterrupted, with all the text whose
-    frames came whole.
-    """
+    """A stream that is cut anywhere is a StreamInterrupted with the text of all complete frames."""
     texts = [f"{number} " for number in range(30 - len(streamed(api).pieces))]
-    made = streamed(api, *texts).pieces
-    assert len(made) == 30
-    data = b"".join(made)
-    ends = [len(b"".join(made[: number + 1])) for number in range(30)]
+    frames = streamed(api, *texts).pieces
+    assert len(frames) == 30
+    data = b"".join(frames)
+    frame_ends = [len(b"".join(frames[: number + 1])) for number in range(30)]
     for cut in positions(len(data)):
         with pytest.raises(StreamInterrupted) as caught:
-            parsed(data[:cut], fold=FOLDS[api]())
-        arrived = sum(end <= cut for end in ends)
+            parse(data[:cut], fold=FOLDS[api]())
+        arrived = sum(end <= cut for end in frame_ends)
         assert caught.value.text == "".join(texts[: max(0, arrived - FIRST[api])])
-    assert parsed(data, fold=FOLDS[api]())[-1].reply.text == "".join(texts)
+    assert parse(data, fold=FOLDS[api]())[-1].reply.text == "".join(texts)
 
 
 def test_split_at_every_byte():
-    """A stream gives the same reply in any two pieces and byte by byte."""
+    """A stream that arrives in any two pieces, or byte by byte, gives the same reply."""
     data = b"".join(invoke_events("hel", "lö"))
-    reply = parsed(data)[-1].reply
+    reply = parse(data)[-1].reply
     assert reply.text == "hellö"
-    for place in range(len(data)):
-        assert parsed(data[:place], data[place:])[-1].reply == reply
-    assert parsed(*[data[place : place + 1] for place in range(len(data))])[-1].reply == reply
+    for position in range(len(data)):
+        assert parse(data[:position], data[position:])[-1].reply == reply
+    assert (
+        parse(*[data[position : position + 1] for position in range(len(data))])[-1].reply == reply
+    )
 
 
 @suite
 def test_every_byte_corrupted():
-    """Whatever byte of a stream is wrong, it is StreamInterrupted, and never a reply with something
-    else in it.
-    """
+    """A stream with any byte changed is a StreamInterrupted, never a reply with other content."""
     data = b"".join(invoke_events("hello"))
-    for place in range(len(data)):
-        wrong = bytearray(data)
-        wrong[place] ^= 0x41
+    for position in range(len(data)):
+        corrupted = bytearray(data)
+        corrupted[position] ^= 0x41
         with pytest.raises(StreamInterrupted) as caught:
-            parsed(bytes(wrong))
+            parse(bytes(corrupted))
         assert caught.value.text in ("", "hello")
         assert caught.value.__cause__.__cause__ is caught.value.__cause__.__context__ is None
 
 
-ODD = [
+INVALID_EVENTS = [
     event("chunk", {"bytes": "bm90IGpzb24="}),
     event("chunk", {"bytes": "W10="}),
     event("chunk", {"bytes": "é"}),
@@ -634,36 +641,40 @@ ODD = [
 ]
 
 
-@pytest.mark.parametrize("odd", ODD, ids=lambda odd: repr(odd[-60:]))
-def test_odd_events(odd):
-    """A complete frame without an event is a StreamInterrupted with the partial reply."""
-    made = list(invoke_events("half"))
+@pytest.mark.parametrize("invalid", INVALID_EVENTS, ids=lambda frame: repr(frame[-60:]))
+def test_invalid_events(invalid):
+    """A complete frame without a valid event is a StreamInterrupted with the partial reply."""
+    frames = list(invoke_events("half"))
     with pytest.raises(StreamInterrupted) as caught:
-        parsed(*made[:3], odd, *made[3:])
+        parse(*frames[:3], invalid, *frames[3:])
     assert caught.value.text == "half"
     assert isinstance(caught.value.__cause__, ProviderError)
 
 
-def test_events_that_are_new():
-    """An event of a kind that boto3 does not know is passed over."""
-    made = list(invoke_events("all"))
-    assert parsed(*made[:3], event("weather", {"sunny": True}), *made[3:])[-1].reply.text == "all"
+def test_unknown_events():
+    """An event of a kind that boto3 does not know is ignored."""
+    frames = list(invoke_events("all"))
+    assert (
+        parse(*frames[:3], event("weather", {"sunny": True}), *frames[3:])[-1].reply.text == "all"
+    )
 
 
 @suite
 @pytest.mark.parametrize("framing", ["chunked", "length", "close"])
 @pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
 @pytest.mark.parametrize("api", APIS)
-def test_a_connection_that_breaks(serve, api, framing, reset):
-    """A stream whose connection ends early, between two frames or in one, is StreamInterrupted with
-    what had arrived.
+def test_broken_connection(serve, api, framing, reset):
+    """If the connection ends between two frames or in one, StreamInterrupted holds the partial
+    reply.
     """
-    made = streamed(api, "one ", "two ", "three").pieces
-    data = b"".join(made)
-    ends = [len(b"".join(made[: number + 1])) for number in range(len(made))]
+    frames = streamed(api, "one ", "two ", "three").pieces
+    data = b"".join(frames)
+    frame_ends = [len(b"".join(frames[: number + 1])) for number in range(len(frames))]
     client, server = serve(RawResponse(), api=api)
-    for cut in sorted({place for end in ends[:-1] for place in (end - 1, end, end + 1)}):
-        arrived = sum(end <= cut for end in ends) - FIRST[api]
+    for cut in sorted(
+        {position for end in frame_ends[:-1] for position in (end - 1, end, end + 1)}
+    ):
+        arrived = sum(end <= cut for end in frame_ends) - FIRST[api]
         text = "".join(("one ", "two ", "three")[: max(0, arrived)])
         broken = RawResponse(
             data[:cut], headers=STREAM, framing=framing, length=len(data), reset=reset
@@ -681,15 +692,15 @@ def test_a_connection_that_breaks(serve, api, framing, reset):
 
 
 @pytest.mark.parametrize("api", APIS)
-def test_the_connection_is_kept(serve, api):
-    """A stream that was read to its end leaves its connection to the next request."""
+def test_connection_reuse(serve, api):
+    """After a stream that was read to its end, the next request uses the same connection."""
     client, server = serve(streamed(api, "a"), api=api)
     for _ in range(3):
         list(client.stream("hello"))
     assert (server.connections, len(server.requests)) == (1, 3)
 
 
-HOSTILE = [
+INVALID_BODIES = [
     b"",
     b"null",
     b"7",
@@ -704,10 +715,11 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("api", APIS)
-@pytest.mark.parametrize("body", HOSTILE, ids=lambda body: repr(body[:30]))
-def test_answers_that_are_none(serve, api, body):
-    """A status 200 without a message is a ProviderError that names the API and holds no boto3
-    object.
+@pytest.mark.parametrize("body", INVALID_BODIES, ids=lambda body: repr(body[:30]))
+def test_invalid_replies(serve, api, body):
+    """A status 200 without a message is a ProviderError that names the API.
+
+    No boto3 exception is chained.
     """
     client, _ = serve(RawResponse(body), api=api)
     with pytest.raises(ProviderError, match=f'api="{api}"') as caught:
@@ -718,8 +730,8 @@ def test_answers_that_are_none(serve, api, body):
 
 @pytest.mark.parametrize("api", APIS)
 @pytest.mark.parametrize("framing", ["length", "chunked"])
-def test_an_answer_that_is_cut(serve, api, framing):
-    """An answer that ends early is an error."""
+def test_truncated_reply(serve, api, framing):
+    """A whole reply that is truncated is an error."""
     body = whole(api, "fine").pieces[0]
     client, _ = serve(
         RawResponse(body[:-9], framing=framing, length=len(body), reset=framing == "chunked"),
@@ -729,12 +741,12 @@ def test_an_answer_that_is_cut(serve, api, framing):
         client.generate("hello")
 
 
-# Time, and its end
+# Timeouts and cancellation
 
 
 @pytest.mark.parametrize("api", APIS)
-def test_events_are_handed_on_as_they_arrive(serve, api):
-    """A text arrives with its frame, while the stream is still open."""
+def test_each_event_is_yielded_when_it_arrives(serve, api):
+    """A text is yielded when its frame has arrived, while the stream is still open."""
     client, server = serve(streamed(api, "one", "two", hold=FIRST[api] + 1), api=api)
     stream = client.stream("hello")
     assert Background(next, stream).result(5) == TextDelta("one")
@@ -743,38 +755,37 @@ def test_events_are_handed_on_as_they_arrive(serve, api):
 
 
 @pytest.mark.parametrize("api", APIS)
-@pytest.mark.parametrize("where", ["before the headers", "in the stream", "in the answer"])
-def test_cancelling_frees_the_caller(serve, api, where):
-    """A caller that waits is freed at once when it is cancelled from another thread, though the
-    server holds on.
-    """
-    if where == "in the answer":
+@pytest.mark.parametrize("phase", ["before the headers", "in the stream", "in the reply"])
+def test_cancelling_a_blocked_call(serve, api, phase):
+    """Cancelling from another thread ends a blocked call at once."""
+    if phase == "in the reply":
         client, server = serve(RawResponse(b"{", b"}", framing="length", hold=1), api=api)
     else:
         client, server = serve(
-            streamed(api, "one", hold=-1 if where == "before the headers" else FIRST[api] + 1),
+            streamed(api, "one", hold=-1 if phase == "before the headers" else FIRST[api] + 1),
             api=api,
         )
     cancellation = Cancellation()
-    ask = (
+    send = (
         client.generate
-        if where == "in the answer"
+        if phase == "in the reply"
         else lambda *args, **named: list(client.stream(*args, **named))
     )
-    waiting = Background(ask, "hello", cancellation=cancellation)
+    call = Background(send, "hello", cancellation=cancellation)
     assert server.holding.wait(10)
     start = time.monotonic()
     cancellation.cancel("enough")
     with pytest.raises(Cancelled, match="enough"):
-        waiting.result()
+        call.result()
     assert time.monotonic() - start < within(0.5)
 
 
 @suite
 @pytest.mark.parametrize("api", APIS)
-def test_time_outs(serve, api):
-    """A stream that goes quiet is an IdleTimeout, one that takes too long a DeadlineExceeded, both
-    with what had come.
+def test_stream_timeouts(serve, api):
+    """A stream without events is an IdleTimeout, one that takes too long a DeadlineExceeded.
+
+    Both hold the partial reply.
     """
     client, server = serve(streamed(api, "one", hold=FIRST[api] + 1), api=api)
     for timeout, kind in ((Timeout(idle=0.2), IdleTimeout), (Timeout(total=0.3), DeadlineExceeded)):
@@ -788,9 +799,11 @@ def test_time_outs(serve, api):
 
 @suite
 @pytest.mark.parametrize("api", APIS)
-def test_an_answer_in_one_piece_takes_its_time(serve, api):
-    """generate() waits longer than timeout.idle, since nothing can be heard before the reply is
-    done; stream() does not.
+def test_generate_waits_longer_than_the_idle_timeout(serve, api):
+    """generate() may wait longer than timeout.idle, because a whole reply arrives only when it is
+    done.
+
+    stream() does not wait longer.
     """
     client, server = serve(
         whole(api, "thought through", pause=0.7), api=api, timeout=Timeout(idle=0.2)
@@ -802,7 +815,7 @@ def test_an_answer_in_one_piece_takes_its_time(serve, api):
         client.with_options(timeout=Timeout(idle=0.25)).generate("hello", max_tokens=1)
 
 
-def test_how_long_an_answer_may_take():
+def test_idle_limit_of_generate():
     """The idle limit is an hour for 128,000 tokens, ten minutes without a limit, and at least
     timeout.idle.
     """
@@ -817,61 +830,58 @@ def test_how_long_an_answer_may_take():
     assert idle_limit(Timeout(idle=None)) is None
 
 
-# Threads, forks, twins
+# Threads, forks, with_options
 
 
 def test_threads_share_one_boto3_client(serve):
-    """Threads that ask for the first time at once have one client of boto3 made, and their own
-    answers.
-    """
+    """Threads that send the first requests at once share one boto3 client."""
     client, server = serve(whole("invoke", "fine"))
     barrier = threading.Barrier(8)
 
-    def ask():
+    def send():
         barrier.wait()
         assert client.generate("hello").text == "fine"
         return id(client._runtime.client())
 
-    assert len({asking.result() for asking in [Background(ask) for _ in range(8)]}) == 1
+    assert len({call.result() for call in [Background(send) for _ in range(8)]}) == 1
 
 
-def test_a_forked_child_has_its_own(serve):
-    """A child that is forked after the first request, or while boto3's client is being made, makes
-    its own.
-    """
+def test_boto3_client_of_a_forked_child(serve):
+    """A forked child creates its own boto3 client, even if the parent was creating one."""
     client, server = serve(whole("invoke", "fine"))
     client.generate("hello")
-    made = client._runtime.client()
+    parents = client._runtime.client()
 
-    def ask():
+    def send():
         assert client._runtime._client is None
         assert client.generate("hello").text == "fine"
-        assert client._runtime.client() is not made
+        assert client._runtime.client() is not parents
 
-    in_child(ask)
+    in_child(send)
     with client._runtime._lock:
-        in_child(ask)
+        in_child(send)
     assert client.generate("hello").text == "fine"
 
 
-def test_twins(serve):
-    """A client made with_options shares boto3's client and the connections, and closes neither,
-    whatever its time-outs.
+def test_with_options_shares_the_boto3_client(serve):
+    """Clients from with_options share boto3's client and connections, and close neither.
+
+    A client with another time-out has connections of another pool.
     """
     client, server = serve(whole("invoke", "fine"))
     client.generate("hello")
-    twin = client.with_options(temperature=0.5)
-    twin.generate("hello")
-    twin.close()
-    hasty = client.with_options(timeout=Timeout(idle=7))
-    hasty.generate("hello")
+    variant = client.with_options(temperature=0.5)
+    variant.generate("hello")
+    variant.close()
+    with_timeout = client.with_options(timeout=Timeout(idle=7))
+    with_timeout.generate("hello")
     assert server.connections == 1
-    assert hasty._runtime is client._runtime
+    assert with_timeout._runtime is client._runtime
     assert client.usage.requests == 3
 
 
-def test_tools_are_called(serve):
-    """The tool loop goes over Bedrock as over any provider."""
+def test_tool_loop(serve):
+    """run_tools calls tools and sends their results."""
 
     def add(a: int, b: int) -> int:
         return a + b
@@ -880,8 +890,8 @@ def test_tools_are_called(serve):
     body = {"type": "message", "id": "m", "content": content, "stop_reason": "tool_use"}
     client, server = serve(RawResponse(json.dumps(body).encode()), whole("invoke", "five"))
     assert client.run_tools("2 + 3?", [add]).text == "five"
-    sent = json.loads(server.requests[1].body.decode())
-    assert sent["messages"][1:] == [
+    body = json.loads(server.requests[1].body.decode())
+    assert body["messages"][1:] == [
         {"role": "assistant", "content": content},
         {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": "5"}]},
     ]
@@ -907,7 +917,7 @@ def test_usage_of_a_stream(reporters):
             "cacheReadInputTokenCount": 5,
             "cacheWriteInputTokenCount": "many",
         }
-    reply = parsed(
+    reply = parse(
         chunk({"type": "message_start", "message": start}),
         chunk(
             {
@@ -918,19 +928,20 @@ def test_usage_of_a_stream(reporters):
         ),
         chunk(stop),
     )[-1].reply
-    read = 0 if "anthropic" in reporters else 5
+    cache_read = 0 if "anthropic" in reporters else 5
     assert reply.usage == Usage(
-        input_tokens=3, output_tokens=2, cache_read_input_tokens=read, requests=1
+        input_tokens=3, output_tokens=2, cache_read_input_tokens=cache_read, requests=1
     )
 
 
-# Counting
+# Token counts
 
 
 @pytest.mark.parametrize("api", APIS)
 def test_counting_tokens(serve, api):
-    """CountTokens gets the request as it would be sent; a boto3 without it gives an error with the
-    version.
+    """CountTokens receives the same body as the request itself.
+
+    A boto3 without CountTokens is an error that names the version.
     """
     client, server = serve(RawResponse(b'{"inputTokens": 17}'), api=api)
     request = Request(MODEL, as_messages("hello"), "be brief", [], {"max_tokens": 9})
@@ -950,13 +961,13 @@ def test_counting_tokens(serve, api):
             "messages": [{"role": "user", "content": [{"text": "hello"}]}],
             "system": [{"text": "be brief"}],
         }
-    for odd in (
+    for invalid in (
         b"{}",
         b'{"inputTokens": -5}',
         b'{"inputTokens": 1.9}',
         b'{"inputTokens": true}',
         b'{"inputTokens": 1e999}',
     ):
-        server.set_responses(RawResponse(odd))
+        server.set_responses(RawResponse(invalid))
         with pytest.raises(ProviderError, match="count"):
             client._count_tokens(request, Cancellation(), None)

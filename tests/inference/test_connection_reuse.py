@@ -1,5 +1,7 @@
-"""Reuse of connections: a kept one is clean, a late cancellation reaches no other request, and a
-forked child starts without any.
+"""Reuse of connections.
+
+A reused connection is clean. A late cancellation affects no other request. A forked child opens its
+own connections.
 """
 
 import gzip
@@ -36,44 +38,44 @@ from .test_cut_streams import BODY, check_whole
 STREAM = {"content-type": "text/event-stream"}
 
 
-def client(url, **options):
+def make_client(url, **options):
     return AnthropicInferenceClient(
         "m", api_key=KEY, api_url=url, **dict({"max_retries": 0}, **options)
     )
 
 
-def test_an_interim_response_is_not_the_last():
-    """After a status below 200 the connection is closed: the final response is still to come."""
+def test_interim_response():
+    """After a status below 200 the connection is closed, because the final response may follow."""
     with ByteServer(
         RawResponse(status=103, framing="length"), RawResponse(BODY, headers=STREAM)
     ) as server:
-        asking = client(server.url)
+        client = make_client(server.url)
         with pytest.raises(ProviderError):
-            asking.generate("hello")
-        check_whole(asking.generate("hello"))
+            client.generate("hello")
+        check_whole(client.generate("hello"))
         assert server.connections == 2
-        asking.close()
+        client.close()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize("way", ["direct", "proxy"])
-def test_given_session_in_a_forked_child(way):
-    """A forked child opens its own connections, and the parent keeps its one."""
+@pytest.mark.parametrize("path", ["direct", "proxy"])
+def test_given_session_in_a_forked_child(path):
+    """A forked child opens its own connections, and the parent keeps its connection."""
     with ByteServer(RawResponse(BODY, headers=STREAM)) as server:
         session = requests.Session()
-        options = {"proxies": {"http": server.url}} if way == "proxy" else {}
-        asking = client(
-            "http://models.test/" if way == "proxy" else server.url, session=session, **options
+        options = {"proxies": {"http": server.url}} if path == "proxy" else {}
+        client = make_client(
+            "http://models.test/" if path == "proxy" else server.url, session=session, **options
         )
-        check_whole(asking.generate("hello"))
+        check_whole(client.generate("hello"))
 
-        def use():
-            check_whole(asking.generate("hello"))
+        def use_in_child():
+            check_whole(client.generate("hello"))
             session.close()
 
-        in_child(use)
+        in_child(use_in_child)
         assert server.connections == 2
-        check_whole(asking.generate("hello"))
+        check_whole(client.generate("hello"))
         assert server.connections == 2
         session.close()
 
@@ -89,7 +91,7 @@ def test_late_cancellation_spares_pooled_connections():
         whole, RawResponse(b"mine", framing="length")
     ) as server, requests.Session() as session:
         cancellation = Cancellation()
-        with client(server.url, session=session).stream(
+        with make_client(server.url, session=session).stream(
             "hello", cancellation=cancellation
         ) as stream:
             next(stream)
@@ -99,9 +101,11 @@ def test_late_cancellation_spares_pooled_connections():
 
 
 def test_kept_connections_lose_the_drain_timeout():
-    """A kept connection has the idle time-out again, not that of the drain."""
+    """A reused connection has the idle time-out again, not the shorter one of a drain."""
     with ByteServer(RawResponse(BODY, headers=STREAM)) as server, requests.Session() as session:
-        check_whole(client(server.url, session=session, timeout=Timeout(5, 30)).generate("hello"))
+        check_whole(
+            make_client(server.url, session=session, timeout=Timeout(5, 30)).generate("hello")
+        )
         manager = session.get_adapter(server.url).poolmanager
         (pool,) = [manager.pools[key] for key in manager.pools.keys()]
         (kept,) = [connection for connection in pool.pool.queue if connection is not None]
@@ -114,14 +118,14 @@ def test_cancelling_through_a_proxy_with_a_given_session(used_before):
     with SilentServer("headers") as server, requests.Session() as session:
         if used_before:
             session.get_adapter("http://").proxy_manager_for(server.url)
-        asking = client(
+        client = make_client(
             "http://models.test/",
             session=session,
             proxies={"http": server.url},
             timeout=Timeout(30, 30),
         )
         cancellation = Cancellation()
-        call = Background(asking.generate, "hello", cancellation=cancellation)
+        call = Background(client.generate, "hello", cancellation=cancellation)
         wait_for(lambda: server.reached)
         cancellation.cancel("enough")
         with pytest.raises(Cancelled):
@@ -129,19 +133,19 @@ def test_cancelling_through_a_proxy_with_a_given_session(used_before):
 
 
 def test_session_proxies_before_environment(monkeypatch):
-    """The session's proxies go before those of the environment."""
+    """The session's proxies have precedence over those of the environment."""
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     with ByteServer(RawResponse(BODY, headers=STREAM)) as server, requests.Session() as session:
         session.proxies["http"] = server.url
-        check_whole(client("http://models.test/", session=session).generate("hello"))
+        check_whole(make_client("http://models.test/", session=session).generate("hello"))
 
 
 @pytest.mark.parametrize("seconds", [1e7, 1e20, float("inf")])
 def test_unlimited_timeouts(seconds):
     """A time-out too long for a socket means no time-out."""
     with ByteServer(RawResponse(BODY, headers=STREAM)) as server, Cancellation(timeout=seconds):
-        with client(server.url, timeout=Timeout(seconds, seconds, seconds)) as asking:
-            check_whole(asking.generate("hello"))
+        with make_client(server.url, timeout=Timeout(seconds, seconds, seconds)) as client:
+            check_whole(client.generate("hello"))
 
 
 @suite
@@ -150,20 +154,20 @@ def test_expired_timeouts(seconds):
     """A time-out of zero or less expires at once, with its own error."""
     with SilentServer("headers") as server:
         with pytest.raises(IdleTimeout):
-            client(server.url, timeout=Timeout(5, seconds)).generate("hello")
+            make_client(server.url, timeout=Timeout(5, seconds)).generate("hello")
     with SilentServer("connect") as server:
         with pytest.raises(ConnectTimeout):
-            client(server.url, timeout=Timeout(seconds, 5)).generate("hello")
+            make_client(server.url, timeout=Timeout(seconds, 5)).generate("hello")
 
 
 def test_an_interrupted_connect_leaves_no_socket(monkeypatch):
     """Ctrl-C during a connect closes the socket."""
-    made = []
+    sockets = []
 
     class Recorded(socket.socket):
         def __init__(self, *args):
             super().__init__(*args)
-            made.append(self)
+            sockets.append(self)
 
     def interrupted():
         raise KeyboardInterrupt
@@ -172,31 +176,31 @@ def test_an_interrupted_connect_leaves_no_socket(monkeypatch):
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
             patched.setattr(connect.socket, "socket", Recorded)
             connect.connect("127.0.0.1", server.address[1], 5, interrupted)
-        assert [sock.fileno() for sock in made] == [-1]
+        assert [sock.fileno() for sock in sockets] == [-1]
 
 
 def test_a_signal_handler_may_cancel_anywhere():
-    """A cancellation by a signal handler, while the thread sets a time-out, does not deadlock."""
+    """A signal handler that cancels while the thread sets a socket's time-out does not deadlock."""
     cancellation = Cancellation()
 
     class Socket(socket.socket):
         def settimeout(self, seconds):
             cancellation.cancel("a signal")
 
-    with make_response(cancellation) as made:
-        Background(made.register_socket, Socket()).result(5)
+    with make_response(cancellation) as response:
+        Background(response.register_socket, Socket()).result(5)
 
 
-def test_a_cancellation_through_tls_inside_of_tls():
-    """TLS inside TLS (an https proxy) is not a socket: the socket inside it is shut down."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs, make_response(Cancellation()) as made:
-        theirs.settimeout(5)
+def test_cancellation_through_tls_inside_tls():
+    """For TLS inside TLS (an https proxy), a cancellation shuts the inner socket down."""
+    local, remote = socket.socketpair()
+    with local, remote, make_response(Cancellation()) as response:
+        remote.settimeout(5)
         transport = SSLTransport.__new__(SSLTransport)
-        transport.socket = ours
-        made.register_socket(transport)
-        made.abort()
-        assert theirs.recv(1) == b""
+        transport.socket = local
+        response.register_socket(transport)
+        response.abort()
+        assert remote.recv(1) == b""
 
 
 def make_response(cancellation):
@@ -209,22 +213,22 @@ def make_response(cancellation):
     )
 
 
-def test_a_hook_that_raises_for_the_status():
+def test_hook_that_raises_for_the_status():
     """A hook that raises for the status changes neither the error nor the connection's reuse."""
-    refused = RawResponse(
+    rate_limited = RawResponse(
         b'{"error": {"type": "rate_limit_error", "message": "slow down"}}', status=429
     )
     session = requests.Session()
     session.hooks["response"].append(lambda response, **_: response.raise_for_status())
-    with ByteServer(refused) as server, session:
+    with ByteServer(rate_limited) as server, session:
         for _ in range(2):
             with pytest.raises(RateLimitError, match="slow down"):
-                client(server.url, session=session).generate("hello")
+                make_client(server.url, session=session).generate("hello")
         assert server.connections == 1
 
 
 @pytest.mark.parametrize("kind", [RuntimeError, KeyboardInterrupt])
-def test_a_hook_that_fails(kind):
+def test_hook_that_fails(kind):
     """An exception inside requests, Ctrl-C included, closes the connection."""
     session = requests.Session()
     sockets = []
@@ -236,7 +240,7 @@ def test_a_hook_that_fails(kind):
     session.hooks["response"].append(fail)
     with ByteServer(RawResponse(BODY, headers=STREAM)) as server, session:
         with pytest.raises(kind):
-            client(server.url, session=session).generate("hello")
+            make_client(server.url, session=session).generate("hello")
         assert sockets[0].fileno() == -1
 
 
@@ -257,12 +261,12 @@ def test_interrupted_drain():
         with pytest.raises(KeyboardInterrupt):
             response.close()
         assert sock.fileno() == -1
-        cancellation.cancel()  # reaches nobody
+        cancellation.cancel()  # no socket is registered
 
 
-def test_the_type_of_a_stream_in_other_letters():
-    """A media type is the same in upper case."""
+def test_media_type_ignores_case():
+    """The media type of a stream is recognized in upper case."""
     with ByteServer(
         RawResponse(BODY, headers={"content-type": "Text/Event-Stream"})
-    ) as server, client(server.url) as asking:
-        check_whole(asking.generate("hello"))
+    ) as server, make_client(server.url) as client:
+        check_whole(client.generate("hello"))

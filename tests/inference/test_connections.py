@@ -1,4 +1,4 @@
-"""Settings of connections: headers, bearer keys, proxies, an application's own session."""
+"""Settings of connections: headers, bearer keys, proxies, the application's session."""
 
 import socket
 import threading
@@ -29,12 +29,14 @@ from .test_cut_streams import BODY, check_whole
 
 @pytest.fixture
 def server():
-    with ByteServer(RawResponse(BODY, headers={"content-type": "text/event-stream"})) as opened:
-        yield opened
+    with ByteServer(
+        RawResponse(BODY, headers={"content-type": "text/event-stream"})
+    ) as byte_server:
+        yield byte_server
 
 
 def test_custom_headers(server):
-    """Custom headers replace headers of the same name, and no key is shown."""
+    """Custom headers replace headers of the same name. No repr shows the key."""
     client = AnthropicInferenceClient(
         "m",
         api_key=KEY,
@@ -43,34 +45,34 @@ def test_custom_headers(server):
         headers={"X-Team": "blue", "Anthropic-Version": "2026-10-21"},
     )
     check_whole(client.generate("hello"))
-    sent = server.requests[0].headers
-    assert (sent["x-team"], sent["anthropic-version"], sent["anthropic-beta"]) == (
+    headers = server.requests[0].headers
+    assert (headers["x-team"], headers["anthropic-version"], headers["anthropic-beta"]) == (
         "blue",
         "2026-10-21",
         "one,two",
     )
-    assert sent["x-api-key"] == KEY
+    assert headers["x-api-key"] == KEY
     assert KEY not in repr(vars(client))
 
 
-def test_a_bearer_key(server, monkeypatch):
-    """auth_token= is sent as a bearer key in place of x-api-key; default: $ANTHROPIC_AUTH_TOKEN."""
+def test_bearer_key(server, monkeypatch):
+    """auth_token= is a bearer key that replaces x-api-key; default: $ANTHROPIC_AUTH_TOKEN."""
     AnthropicInferenceClient("m", api_url=server.url, auth_token=KEY).generate("hello")
     monkeypatch.setenv("ANTHROPIC_AUTH_TOKEN", KEY)
     AnthropicInferenceClient("m", api_url=server.url).generate("hello")
-    for sent in server.requests:
-        assert sent.headers["authorization"] == "Bearer " + KEY
-        assert "x-api-key" not in sent.headers
+    for request in server.requests:
+        assert request.headers["authorization"] == "Bearer " + KEY
+        assert "x-api-key" not in request.headers
 
 
-def test_no_key_at_all():
+def test_missing_key():
     """Without a key the error names the environment variable."""
     with pytest.raises(AuthenticationError, match="ANTHROPIC_API_KEY"):
         AnthropicInferenceClient("m")
 
 
-def test_the_password_file_does_not_replace_the_key(server, monkeypatch, tmp_path):
-    """A ~/.netrc with an entry for the host changes nothing."""
+def test_netrc_does_not_replace_the_key(server, monkeypatch, tmp_path):
+    """An entry for the host in ~/.netrc does not replace the key."""
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login someone password else\n")
     netrc.chmod(0o600)
@@ -82,11 +84,11 @@ def test_the_password_file_does_not_replace_the_key(server, monkeypatch, tmp_pat
         assert server.requests[-1].headers["authorization"] == "Bearer " + KEY
 
 
-@pytest.mark.parametrize("given", ["argument", "environment"])
-def test_a_proxy(given, server, monkeypatch):
-    """Requests go through the proxy that is given, or that of the environment."""
-    proxies = {"http": server.url} if given == "argument" else None
-    if given == "environment":
+@pytest.mark.parametrize("source", ["argument", "environment"])
+def test_proxy(source, server, monkeypatch):
+    """Requests pass through the given proxy, or that of the environment."""
+    proxies = {"http": server.url} if source == "argument" else None
+    if source == "environment":
         monkeypatch.setenv("http_proxy", server.url)
     client = AnthropicInferenceClient(
         "m", api_key=KEY, api_url="http://models.test/v1/messages", proxies=proxies
@@ -99,7 +101,7 @@ def test_a_proxy(given, server, monkeypatch):
 
 
 def test_unreachable_proxy(server):
-    """A proxy that cannot be reached is a ConnectionFailed, and nothing goes past it."""
+    """An unreachable proxy is a ConnectionFailed. The request is not sent without the proxy."""
     client = AnthropicInferenceClient(
         "m", api_key=KEY, api_url=server.url, proxies={"http": "http://127.0.0.1:1"}, max_retries=0
     )
@@ -108,20 +110,20 @@ def test_unreachable_proxy(server):
     assert server.requests == []
 
 
-# A session that the application brings
+# A session of the application
 
 
 def test_given_session(server):
     """The given session sends every request with its settings; it is not closed."""
-    seen = []
+    statuses = []
     session = requests.Session()
     session.headers["X-App"] = "mine"
-    session.hooks["response"].append(lambda response, **_: seen.append(response.status_code))
+    session.hooks["response"].append(lambda response, **_: statuses.append(response.status_code))
     with AnthropicInferenceClient("m", api_key=KEY, api_url=server.url, session=session) as client:
         check_whole(client.generate("hello"))
         check_whole(client.generate("hello"))
     assert server.requests[0].headers["x-app"] == "mine"
-    assert seen == [200, 200]
+    assert statuses == [200, 200]
     server.set_responses(RawResponse(b"still open", framing="length"))
     assert session.post(server.url, data=b"x", timeout=5).text == "still open"
 
@@ -154,13 +156,13 @@ def test_a_session_for_many_threads():
         client = AnthropicInferenceClient(
             "m", api_key=KEY, api_url=server.url, session=requests.Session()
         )
-        together = threading.Barrier(20)
+        barrier = threading.Barrier(20)
 
-        def ask():
-            together.wait(20)
+        def send():
+            barrier.wait(20)
             return [client.generate("hello").text for _ in range(5)]
 
-        for call in [Background(ask) for _ in range(20)]:
+        for call in [Background(send) for _ in range(20)]:
             assert call.result() == ["hello"] * 5
         assert client.usage.requests == 100
 
@@ -178,41 +180,41 @@ def test_a_redirect_is_not_followed(status):
 
 @pytest.mark.parametrize("by_proxy", [False, True])
 def test_keepalive(by_proxy, monkeypatch):
-    """TCP keepalive is on, to a proxy as well."""
-    seen = []
+    """TCP keepalive is on, for connections to a proxy as well."""
+    keepalive_options = []
     register_socket = Response.register_socket
 
-    def noted(response, sock):
-        seen.append(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
+    def record_option(response, sock):
+        keepalive_options.append(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
         register_socket(response, sock)
 
-    monkeypatch.setattr(Response, "register_socket", noted)
+    monkeypatch.setattr(Response, "register_socket", record_option)
     with ByteServer(RawResponse(BODY, headers={"content-type": "text/event-stream"})) as server:
         url, proxies = (
             ("http://models.test/", {"http": server.url}) if by_proxy else (server.url, None)
         )
         with AnthropicInferenceClient("m", api_key=KEY, api_url=url, proxies=proxies) as client:
             check_whole(client.generate("hello"))
-    assert seen and all(seen)
+    assert keepalive_options and all(keepalive_options)
 
 
-def test_auth_hook_that_calls_a_model():
-    """A request inside another one does not take over its socket: both can be cancelled."""
-    told = []
+def test_auth_hook_that_sends_a_request():
+    """A request inside another request does not replace its socket: both can be cancelled."""
+    stop_reasons = []
     with ByteServer(
         RawResponse(BODY, headers={"content-type": "text/event-stream"})
     ) as inner, SilentServer("headers") as silent:
         session = requests.Session()
 
-        def authorised(request):
-            told.append(
+        def authorize(request):
+            stop_reasons.append(
                 AnthropicInferenceClient("m", api_key=KEY, api_url=inner.url)
                 .generate("which key?")
                 .stop_reason
             )
             return request
 
-        session.auth = authorised
+        session.auth = authorize
         cancellation = Cancellation()
         client = AnthropicInferenceClient(
             "m", api_key=KEY, api_url=silent.url, session=session, timeout=Timeout(30, 30)
@@ -224,4 +226,4 @@ def test_auth_hook_that_calls_a_model():
         with pytest.raises(Cancelled):
             call.result(5)
         assert time.monotonic() - moment < within(0.5)
-        assert told == ["tool_use"]
+        assert stop_reasons == ["tool_use"]

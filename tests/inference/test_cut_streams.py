@@ -87,27 +87,29 @@ CONTENT = [
 STREAM = {"content-type": "text/event-stream"}
 CUTS = {
     "in a chunk": {"framing": "chunk", "length": len(BODY)},
-    "by its end": {"framing": "close"},
+    "at the end of the connection": {"framing": "close"},
     "with a reset": {"framing": "close", "reset": True},
 }
-"""How the connection breaks after the bytes that were sent."""
+"""Ways in which the connection ends after the bytes that were sent."""
 
 
 @pytest.fixture(scope="module")
-def asked():
-    """Return the result of a stream that a server cuts or splits: a reply, or an error."""
+def read_reply():
+    """Return a function that serves a cut or split stream and returns its reply, or raises its
+    error.
+    """
     with ByteServer() as server, AnthropicInferenceClient(
         "m", api_key=KEY, api_url=server.url, max_retries=0
     ) as client:
 
-        def ask(*pieces, **options):
+        def read(*pieces, **options):
             server.set_responses(RawResponse(*pieces, headers=STREAM, **options))
             with client.stream("hello") as stream:
                 for _event in stream:
                     pass
                 return stream.reply
 
-        yield ask
+        yield read
 
 
 def check_whole(reply):
@@ -120,18 +122,18 @@ def check_whole(reply):
 
 
 def test_there_are_thirty_events():
-    """The stream is of the size that is promised."""
+    """The stream has thirty events."""
     assert len(EVENTS) == 30
 
 
-@pytest.mark.parametrize("cut", list(CUTS))
-def test_cut_at_every_byte(cut, asked):
+@pytest.mark.parametrize("way", list(CUTS))
+def test_cut_at_every_byte(way, read_reply):
     """A stream that is cut anywhere gives the whole reply, or an error with the partial reply."""
     interrupted = 0
-    places = positions(len(BODY) + 1)
-    for place in places:
+    cut_positions = positions(len(BODY) + 1)
+    for position in cut_positions:
         try:
-            reply = asked(BODY[:place], **CUTS[cut])
+            reply = read_reply(BODY[:position], **CUTS[way])
         except StreamInterrupted as error:
             interrupted += 1
             assert error.partial.stop_reason is None
@@ -139,11 +141,11 @@ def test_cut_at_every_byte(cut, asked):
             continue
         check_whole(reply)
         # The final event needs no blank line behind it, and nothing else can be missing.
-        assert place >= len(BODY) - 2 or cut == "with a reset"
-    assert interrupted >= len(places) - 3
+        assert position >= len(BODY) - 2 or way == "with a reset"
+    assert interrupted >= len(cut_positions) - 3
 
 
-def test_split_at_every_byte(asked):
+def test_split_at_every_byte(read_reply):
     """A stream that is split anywhere into two pieces gives the whole reply."""
-    for place in positions(len(BODY))[1:]:
-        check_whole(asked(BODY[:place], BODY[place:]))
+    for position in positions(len(BODY))[1:]:
+        check_whole(read_reply(BODY[:position], BODY[position:]))

@@ -7,7 +7,7 @@ from asimov_sync.inference.error_hints import add_option_hint
 from asimov_sync.inference.request import Request
 from asimov_sync.testing import Failure, ScriptedInferenceClient
 
-GIVEN = {
+OPTIONS = {
     "max_tokens": 4096,
     "temperature": 0.5,
     "top_p": 0.9,
@@ -21,27 +21,30 @@ GIVEN = {
 }
 
 
-def advice(told, kind=InvalidRequestError, given=None):
-    """Return the hint in a message, without brackets and advice on None; None without a hint."""
-    error = kind(told)
-    add_option_hint(error, Request("m", [], None, [], dict(GIVEN if given is None else given)))
+def hint_for(provider_message, kind=InvalidRequestError, options=None):
+    """Return the hint in a message, without brackets and without the note on None; or None."""
+    error = kind(provider_message)
+    add_option_hint(
+        error, Request("m", [], None, [], dict(OPTIONS if options is None else options))
+    )
     message = str(error)
-    assert message.startswith(told)
-    added = message[len(told) :].strip(" []")
-    return added.replace("; pass None to reset an option of the client", "") or None
+    assert message.startswith(provider_message)
+    hint = message[len(provider_message) :].strip(" []")
+    return hint.replace("; pass None to reset an option of the client", "") or None
 
 
 # Quoted in issues of public projects: messages of Anthropic, Bedrock, OpenAI and others.
 @pytest.mark.parametrize(
-    "told, expected",
+    "message, expected",
     [
         (
-            "`temperature` and `top_p` cannot both be specified for this model. Please use only one.",
+            "`temperature` and `top_p` cannot both be specified for this model. "
+            "Please use only one.",
             "omit temperature= or top_p=",
         ),
         (
-            "The model returned the following errors: `temperature` and `top_p` cannot both be specified for this model. "
-            "Please use only one.",
+            "The model returned the following errors: `temperature` and `top_p` cannot both be "
+            "specified for this model. Please use only one.",
             "omit temperature= or top_p=",
         ),
         ("`temperature` is deprecated for this model.", "omit temperature="),
@@ -50,7 +53,8 @@ def advice(told, kind=InvalidRequestError, given=None):
         ("temperature must be non-negative, got -1.0.", "omit temperature="),
         ("top_k: Input should be greater than or equal to 0", "omit top_k="),
         (
-            "`temperature` may only be set to 1 when thinking is enabled. Please consult our documentation",
+            "`temperature` may only be set to 1 when thinking is enabled. "
+            "Please consult our documentation",
             "omit temperature=",
         ),
         (
@@ -63,7 +67,8 @@ def advice(told, kind=InvalidRequestError, given=None):
             "omit thinking=",
         ),
         (
-            "max_tokens: 21333 > 4096, which is the maximum allowed number of output tokens for claude-3-opus-20240229",
+            "max_tokens: 21333 > 4096, which is the maximum allowed number of output "
+            "tokens for claude-3-opus-20240229",
             "change max_tokens=",
         ),
         (
@@ -71,11 +76,13 @@ def advice(told, kind=InvalidRequestError, given=None):
             "change max_tokens=, or omit thinking=",
         ),
         (
-            "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
+            "Unsupported parameter: 'max_tokens' is not supported with this model. "
+            "Use 'max_completion_tokens' instead.",
             "omit max_tokens=",
         ),
         (
-            "Unsupported value: 'temperature' does not support 0.16 with this model. Only the default (1) value is supported.",
+            "Unsupported value: 'temperature' does not support 0.16 with this model. "
+            "Only the default (1) value is supported.",
             "omit temperature=",
         ),
         ("Unsupported parameter: 'stop' is not supported with this model.", "omit stop_sequences="),
@@ -86,7 +93,8 @@ def advice(told, kind=InvalidRequestError, given=None):
             "omit extra={'user': …}",
         ),
         (
-            "Malformed input request: #: extraneous key [temperature] is not permitted, please reformat your input",
+            "Malformed input request: #: extraneous key [temperature] is not permitted, "
+            "please reformat your input",
             "omit temperature=",
         ),
         ("Malformed input request: #: extraneous key [topP] is not permitted", "omit top_p="),
@@ -94,18 +102,21 @@ def advice(told, kind=InvalidRequestError, given=None):
         ("output_config.effort: Extra inputs are not permitted", "omit output_config="),
     ],
 )
-def test_real_wordings(told, expected):
-    """The hint has the option's name in this library, whatever its name at the provider."""
-    assert advice(told) == expected
+def test_real_messages(message, expected):
+    """The hint has this library's name of the option, whatever the provider calls it."""
+    assert hint_for(message) == expected
 
 
 @pytest.mark.parametrize(
-    "told",
+    "message",
     [
-        "messages.1.content.0.type: Expected `thinking` or `redacted_thinking`, but found `text`. When `thinking` is enabled, "
+        "messages.1.content.0.type: Expected `thinking` or `redacted_thinking`, but found "
+        "`text`. When `thinking` is enabled, "
         "a final `assistant` message must start with a thinking block.",
-        "messages.3.content.0: `thinking` or `redacted_thinking` blocks in the latest assistant message cannot be modified.",
-        "The model returned the following errors: messages.1.content.0.thinking.signature: Field required",
+        "messages.3.content.0: `thinking` or `redacted_thinking` blocks in the latest "
+        "assistant message cannot be modified.",
+        "The model returned the following errors: "
+        "messages.1.content.0.thinking.signature: Field required",
         "messages: text content blocks must be non-empty",
         "messages.0.content.0.text.cache_control: the metadata is odd",
         "user messages must have non-empty content",
@@ -115,30 +126,34 @@ def test_real_wordings(told, expected):
         "Your account's metadata could not be found",
         "max_tokens_to_sample: Extra inputs are not permitted",
         "Unsupported value: 'messages[0].role' does not support 'developer' with this model.",
-        "This model doesn't support the video content block that you provided. Update the content block and try again.",
+        "This model doesn't support the video content block that you provided. "
+        "Update the content block and try again.",
         "Error while downloading https://example.com/stop/metadata.jpg.",
         "",
     ],
 )
-def test_what_must_not_be_misread(told):
-    """An error about messages, a schema, or with an ordinary English word, gets no hint."""
-    assert advice(told) is None
+def test_messages_without_a_hint(message):
+    """An error about messages or a schema, or with an ordinary English word, gets no hint."""
+    assert hint_for(message) is None
 
 
 def test_only_given_options_are_named():
     """A hint names only options of the request."""
     assert (
-        advice("`temperature` and `top_p` cannot both be specified", given={"top_p": 1})
+        hint_for("`temperature` and `top_p` cannot both be specified", options={"top_p": 1})
         == "omit top_p="
     )
-    assert advice("max_tokens: Field required", given={}) is None
-    assert advice("logit_bias: nope", given={"extra": None}) is None
+    assert hint_for("max_tokens: Field required", options={}) is None
+    assert hint_for("logit_bias: nope", options={"extra": None}) is None
 
 
 def test_too_long():
     """If prompt and max_tokens together are too long, the hint is to change max_tokens."""
-    told = "input length and `max_tokens` exceed context limit: 188240 + 21333 > 200000, decrease input length or `max_tokens`"
-    assert advice(told, ContextLengthExceeded) == "change max_tokens="
+    message = (
+        "input length and `max_tokens` exceed context limit: 188240 + 21333 > 200000, "
+        "decrease input length or `max_tokens`"
+    )
+    assert hint_for(message, ContextLengthExceeded) == "change max_tokens="
 
 
 def test_the_error_of_a_client():
@@ -146,9 +161,9 @@ def test_the_error_of_a_client():
     client = ScriptedInferenceClient(
         [Failure(400, "invalid_request_error", "`top_k` is not for you")] * 4, top_k=5
     )
-    for ask in (client.generate, client.stream, lambda text: client.run_tools(text, [])):
+    for send in (client.generate, client.stream, lambda text: client.run_tools(text, [])):
         with pytest.raises(InvalidRequestError) as caught:
-            ask("x")
+            send("x")
         assert str(caught.value) == (
             "`top_k` is not for you [omit top_k=; pass None to reset an option of the client] "
             "(status 400, type invalid_request_error)"

@@ -33,7 +33,7 @@ WIRES = ["anthropic", "openai", "invoke", "converse"]
 
 
 def has_converse():
-    """Whether this boto3 has Converse; it came after the last boto3 for Python 3.7."""
+    """Return whether this boto3 has Converse, which is newer than the last boto3 for Python 3.7."""
     version = tuple(int(part) for part in boto3.__version__.split(".")[:3])
     return version >= (1, 34, 116)
 
@@ -55,24 +55,24 @@ def client_for(wire, server, **options):
 
 @pytest.fixture(params=WIRES if has_converse() else WIRES[:3])
 def start(request):
-    """Starts a ModelServer, and makes the wire's client for it."""
-    opened = []
+    """Start ModelServers, each with a client of the wire. All are closed after the test."""
+    resources = []
 
-    def started(answers, **options):
-        server = ModelServer(answers, api_key=KEY)
+    def start_server(script, **options):
+        server = ModelServer(script, api_key=KEY)
         client = client_for(request.param, server, **options)
         client.wire_of_test = request.param
-        opened.extend([client, server])
+        resources.extend([client, server])
         return client, server
 
-    yield started
-    for one in opened:
-        one.close()
+    yield start_server
+    for resource in resources:
+        resource.close()
 
 
 @tool
 def get_weather(city: str) -> str:
-    """Tell the weather of a city."""
+    """Report the weather of a city."""
     if city == "Oslo":
         raise LookupError("no station")
     return "sunny in " + city
@@ -93,7 +93,7 @@ def weather_script(body):
     )
 
 
-def test_a_reply(start):
+def test_reply(start):
     """Text, stop reason and usage are those of the server, streamed and not."""
     usage = Usage(
         input_tokens=20,
@@ -102,38 +102,36 @@ def test_a_reply(start):
         cache_write_input_tokens=3,
         requests=1,
     )
-    said = ChatMessage(
+    message = ChatMessage(
         role="assistant", content=[{"type": "text", "text": "Wörds of a reply\u2028."}]
     )
-    answer = Reply(message=said, stop_reason="max_tokens", usage=usage, model="m", id="r")
+    answer = Reply(message=message, stop_reason="max_tokens", usage=usage, model="m", id="r")
     client, server = start([answer, answer])
     whole = client.generate("hello")
     with client.stream("hello") as stream:
         pieces = list(stream.text_stream)
     assert len(pieces) > 1
     for reply in (whole, stream.reply):
-        assert (reply.text, reply.stop_reason, reply.usage) == (said.text, "max_tokens", usage)
+        assert (reply.text, reply.stop_reason, reply.usage) == (message.text, "max_tokens", usage)
     assert client.usage == server.usage == usage + usage
 
 
-def test_a_system_prompt_and_a_conversation(start):
-    """System prompts and earlier turns arrive in their roles."""
+def test_conversation(start):
+    """The system prompt and earlier turns arrive in their roles."""
     client, server = start(weather_script)
     history = [ChatMessage(role="user", content="hello"), client.generate("hello").message, "again"]
     assert client.generate(history, system="Ada").text == "Good evening, Ada."
 
 
 @suite
-def test_the_tool_loop(start):
-    """Tools are called, results and failures sent back in order, and the run's usage is the
-    server's.
-    """
+def test_tool_loop(start):
+    """Results and failures of tools are sent back in order. The run's usage is the server's."""
     client, server = start(weather_script)
     run = client.run_tools("How is the weather?", [get_weather])
-    told = run.text.split(": ", 1)[1].split(" / ")
-    assert told[0] == "sunny in Rome" and told[1].endswith("LookupError: no station")
+    results = run.text.split(": ", 1)[1].split(" / ")
+    assert results[0] == "sunny in Rome" and results[1].endswith("LookupError: no station")
     assert (run.iterations, run.stop_reason, run.usage) == (2, "end_turn", server.usage)
-    assert [type(called.exception) for called in run.calls] == [type(None), LookupError]
+    assert [type(result.exception) for result in run.calls] == [type(None), LookupError]
     stream = client.stream_tools("How is the weather?", [get_weather])
     events = list(stream)
     assert sorted(
@@ -150,7 +148,7 @@ class Person(pydantic.BaseModel):
 
 @suite
 def test_structured_output(start):
-    """output= comes back as a validated model, whichever way the wire has of asking for it."""
+    """output= returns a validated model, whatever the wire's way to request it."""
 
     def script(body):
         if body.get("tool_choice", {}).get("type") == "tool":
@@ -181,10 +179,8 @@ def test_counting_tokens(start):
     assert client.usage == Usage()
 
 
-def test_a_wrong_key(start):
-    """A key that is not accepted is an AuthenticationError, raised by stream() itself, or a refusal
-    of permission.
-    """
+def test_wrong_key(start):
+    """stream() itself raises AuthenticationError for a wrong key, or the status's own error."""
     client, server = start(["hello"])
     server.api_key = "another"
     with pytest.raises(
@@ -209,9 +205,7 @@ def test_a_wrong_key(start):
     ids=["429", "529", "500"],
 )
 def test_transient_failures_are_retried(start, failure, kind):
-    """Two failures and then an answer is an answer; failures without end are three attempts and
-    their error.
-    """
+    """A request is retried after two failures. A third failure raises its error."""
     client, server = start([failure, failure, "hello"] + [failure] * 3)
     assert client.generate("hello").text == "hello"
     with pytest.raises(kind) as caught:
@@ -220,8 +214,8 @@ def test_transient_failures_are_retried(start, failure, kind):
     assert len(server.requests) == 6
 
 
-def test_a_request_that_is_wrong(start):
-    """A 400 is sent once, and its error holds the provider's words."""
+def test_invalid_request(start):
+    """A 400 is not retried. Its error holds the provider's message."""
     client, server = start([Failure(400, message="no such thing")])
     with pytest.raises(InvalidRequestError, match="no such thing"):
         client.generate("hello")
@@ -230,9 +224,10 @@ def test_a_request_that_is_wrong(start):
 
 @suite
 @pytest.mark.parametrize("reset", [False, True], ids=["close", "reset"])
-def test_a_cut(start, reset):
-    """A stream that is cut after content is a StreamInterrupted with the partial reply, and is not
-    retried.
+def test_cut_stream(start, reset):
+    """A stream that is cut after content is a StreamInterrupted with the partial reply.
+
+    It is not retried.
     """
     text = "one two three four five six " * 20
     client, server = start([Fault(text, cut_at=3000, reset=reset), "whole"])
@@ -240,13 +235,13 @@ def test_a_cut(start, reset):
         list(client.stream("hello"))
     assert server.requests[0].faults and len(server.requests) == 1
     assert text.startswith(caught.value.text)
-    assert reset or caught.value.text  # a reset may take with it what was under way
+    assert reset or caught.value.text  # a reset may discard bytes that were not read yet
     assert caught.value.partial.stop_reason is None
 
 
 @suite
 def test_an_error_inside_a_stream(start):
-    """An error event after a 200 is the error of its type; before any content it is tried again."""
+    """An error event after a 200 raises its error. Before any content the request is retried."""
     busy = Failure(529, message="busy")
     client, server = start(
         [
@@ -264,25 +259,25 @@ def test_an_error_inside_a_stream(start):
 
 @suite
 def test_many_threads(start):
-    """Twenty threads on one client: each gets its own reply, and the usage is exact."""
+    """Twenty threads share one client: each receives its own replies, and the usage is exact."""
     client, server = start(lambda body: "answer to " + last_text(body))
-    together = threading.Barrier(20)
+    barrier = threading.Barrier(20)
 
-    def ask(number):
-        together.wait(20)
+    def send(number):
+        barrier.wait(20)
         for turn in range(3):
             question = f"question {number}-{turn}"
             with client.stream(question) as stream:
                 assert "".join(stream.text_stream) == "answer to " + question
 
-    for call in [Background(ask, number) for number in range(20)]:
+    for call in [Background(send, number) for number in range(20)]:
         call.result(60)
     assert client.usage == server.usage
     assert client.usage.requests == 60
 
 
-def test_a_key_that_is_quoted(start):
-    """A server that quotes the key that it refuses does not bring it into the error."""
+def test_quoted_key(start):
+    """If the server's error message quotes the key, the error does not show it."""
     client, server = start([Failure(403, message=f"the key {KEY} may not do this")])
     with pytest.raises(PermissionDeniedError, match="the key … may not do this"):
         client.generate("hello")

@@ -42,49 +42,49 @@ def heat(city: str) -> str:
 MEASURE = calls(("measure", {"city": "Rome"}))
 
 
-def cut(stop_reason, text="", wanted=()):
-    """Return a reply with a given stop reason."""
+def make_reply(stop_reason, text="", requested=()):
+    """Return a reply with a given stop reason, text and tool calls."""
     blocks = [{"type": "text", "text": text}] if text else []
     blocks += [
         {"type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments}
-        for call in wanted
+        for call in requested
     ]
     return Reply(
         message=ChatMessage(role="assistant", content=blocks),
         stop_reason=stop_reason,
         raw_stop_reason=stop_reason,
-        tool_calls=list(wanted),
+        tool_calls=list(requested),
         usage=Usage(input_tokens=1, output_tokens=1, requests=1),
     )
 
 
 def assert_sendable(messages):
     """Assert that every call has its result in the next message, and that no message is empty."""
-    for place, message in enumerate(messages):
-        assert message.content, f"message {place} is empty"
-        wanted = [block["id"] for block in message.blocks if block["type"] == "tool_use"]
-        if wanted:
-            assert [block["tool_use_id"] for block in messages[place + 1].blocks] == wanted
+    for index, message in enumerate(messages):
+        assert message.content, f"message {index} is empty"
+        call_ids = [block["id"] for block in message.blocks if block["type"] == "tool_use"]
+        if call_ids:
+            assert [block["tool_use_id"] for block in messages[index + 1].blocks] == call_ids
 
 
-def names(body):
+def tool_names(body):
     return [definition["name"] for definition in body.get("tools", ())]
 
 
 # As few requests as possible
 
 
-def test_the_answer_is_one_more_call():
-    """A model that calls the answer's tool at the end needs no more requests; no tool is called."""
+def test_answer_by_its_tool():
+    """A model that calls the answer's tool at the end needs no further request."""
     client = ScriptedInferenceClient([MEASURE, ANSWER])
     run = client.run_tools("go", [measure], output=Weather)
     assert run.parsed == run.reply.parsed == Weather(city="Rome", degrees=21.5)
     assert (run.stop_reason, run.iterations, run.usage.requests) == ("end_turn", 2, 2)
-    assert [made.call.name for made in run.calls] == ["measure"]
+    assert [result.call.name for result in run.calls] == ["measure"]
     assert_sendable(run.messages)
     assert [block.get("is_error") for block in run.messages[-1].blocks] == [None]
     for body in client.requests:
-        assert names(body) == ["measure", "Weather"] and "tool_choice" not in body
+        assert tool_names(body) == ["measure", "Weather"] and "tool_choice" not in body
         assert body["tools"][1]["description"].endswith("Call this to give the final answer.")
 
 
@@ -94,19 +94,23 @@ def test_without_tools():
     run = client.run_tools("go", [], output=Weather)
     assert (run.parsed.city, run.iterations, run.stop_reason) == ("Rome", 1, "end_turn")
     (body,) = client.requests
-    assert (names(body), body["tool_choice"]) == (["Weather"], {"type": "tool", "name": "Weather"})
+    assert (tool_names(body), body["tool_choice"]) == (
+        ["Weather"],
+        {"type": "tool", "name": "Weather"},
+    )
 
 
-def test_text_that_is_the_data():
-    """A text that is valid JSON of the type is accepted."""
+def test_text_with_valid_json():
+    """A final text that is valid JSON of the type is accepted."""
     client = ScriptedInferenceClient([MEASURE, '```json\n{"city": "Rome", "degrees": 3}\n```'])
     run = client.run_tools("go", [measure], output=Weather)
     assert (run.parsed.degrees, run.iterations) == (3.0, 2)
 
 
-def test_text_is_requested_as_data():
-    """A model that ends with text is asked again, with the tool forced and the same tools (for
-    the cache).
+def test_text_is_requested_as_an_answer():
+    """After a final text, a further request forces the answer's tool.
+
+    It sends the same tools, so that the prompt cache is used.
     """
     client = ScriptedInferenceClient([MEASURE, "It is warm.", ANSWER])
     run = client.run_tools("go", [measure], output=Weather)
@@ -122,23 +126,25 @@ def test_without_output():
     client = ScriptedInferenceClient([MEASURE, "warm"])
     run = client.run_tools("go", [measure])
     assert (run.parsed, run.text) == (None, "warm")
-    assert names(client.requests[0]) == ["measure"]
+    assert tool_names(client.requests[0]) == ["measure"]
 
 
-def test_data_beside_a_call_that_is_not_made():
-    """Text that is the data is accepted; a call of a reply that did not stop for it is skipped."""
-    client = ScriptedInferenceClient([cut("end_turn", '{"city": "Rome", "degrees": 3}', MEASURE)])
+def test_valid_text_with_a_skipped_call():
+    """Valid text is accepted. Calls are skipped if the reply did not stop for them."""
+    client = ScriptedInferenceClient(
+        [make_reply("end_turn", '{"city": "Rome", "degrees": 3}', MEASURE)]
+    )
     run = client.run_tools("go", [measure], output=Weather)
     assert (run.parsed.degrees, run.calls, run.stop_reason) == (3.0, [], "end_turn")
     assert run.messages[-1].blocks[0]["is_error"]
     assert_sendable(run.messages)
 
 
-# Data that does not fit
+# Invalid data
 
 
 def test_one_correction():
-    """The problem of invalid data is sent to the model, and the answer is forced once more."""
+    """Invalid data is reported to the model once, and the next request forces the answer."""
     client = ScriptedInferenceClient([MEASURE, WRONG, ANSWER])
     run = client.run_tools("go", [measure], output=Weather)
     assert (run.parsed.degrees, run.iterations) == (21.5, 3)
@@ -150,16 +156,16 @@ def test_one_correction():
 
 
 @pytest.mark.parametrize("tools", [[], [measure]])
-@pytest.mark.parametrize("last", [WRONG, "so warm"])
-def test_invalid_data_after_the_correction(tools, last):
-    """It is an OutputInvalid, with the reply, and with messages that can be sent again."""
-    client = ScriptedInferenceClient([WRONG, last, "never asked"])
+@pytest.mark.parametrize("last_reply", [WRONG, "so warm"])
+def test_invalid_data_after_the_correction(tools, last_reply):
+    """A second invalid answer is an OutputInvalid with the reply and a history that can be sent."""
+    client = ScriptedInferenceClient([WRONG, last_reply, "never asked"])
     with pytest.raises(OutputInvalid, match="the reply is not a valid Weather: ") as caught:
         client.run_tools("go", tools, output=Weather)
     assert len(client.requests) == 2
     assert (caught.value.provider, caught.value.reply.text) == (
         "scripted",
-        last if isinstance(last, str) else "",
+        last_reply if isinstance(last_reply, str) else "",
     )
     assert [message.role.value for message in caught.value.messages][:3] == [
         "user",
@@ -180,9 +186,12 @@ def test_text_does_not_use_up_the_correction():
 
 @pytest.mark.parametrize("tools", [[], [measure]])
 @pytest.mark.parametrize("stop_reason", ["max_tokens", "refusal"])
-def test_cut_short(stop_reason, tools):
-    """A truncated reply is not requested again, with text or a call, even if its part is valid."""
-    for reply in (cut(stop_reason, '{"city": "Rome", "degrees": 3}'), cut(stop_reason, "", ANSWER)):
+def test_truncated_answer(stop_reason, tools):
+    """A truncated reply is an OutputInvalid, even if its beginning is valid. It is not retried."""
+    for reply in (
+        make_reply(stop_reason, '{"city": "Rome", "degrees": 3}'),
+        make_reply(stop_reason, "", ANSWER),
+    ):
         client = ScriptedInferenceClient([reply])
         with pytest.raises(OutputInvalid, match=f"cut short .stop reason {stop_reason}") as caught:
             client.run_tools("go", tools, output=Weather)
@@ -190,32 +199,32 @@ def test_cut_short(stop_reason, tools):
 
 
 def test_an_empty_reply():
-    """An empty reply is not sent back, because providers reject it."""
-    client = ScriptedInferenceClient([cut("end_turn"), ANSWER])
+    """An empty reply does not enter the history, because providers reject empty messages."""
+    client = ScriptedInferenceClient([make_reply("end_turn"), ANSWER])
     run = client.run_tools("go", [], output=Weather)
     assert run.parsed.city == "Rome"
     assert_sendable(run.messages)
 
 
-# Beside other calls
+# With other calls
 
 
-def test_an_answer_beside_calls():
-    """An answer beside other calls is deferred: the calls are made, and the model sees their
+def test_answer_with_other_calls():
+    """An answer with other calls is deferred: the calls are executed, and the model sees their
     results.
     """
     client = ScriptedInferenceClient([MEASURE + WRONG, ANSWER])
     run = client.run_tools("go", [measure], output=Weather)
     assert (run.parsed.degrees, run.iterations) == (21.5, 2)
-    assert [made.result for made in run.calls] == [21.5]
-    told = tool_results(client.requests[1])
-    assert (told["measure"], told["Weather"].partition(":")[0]) == ("21.5", "not accepted")
+    assert [result.result for result in run.calls] == [21.5]
+    results = tool_results(client.requests[1])
+    assert (results["measure"], results["Weather"].partition(":")[0]) == ("21.5", "not accepted")
     assert "tool_choice" not in client.requests[1]
     assert_sendable(run.messages)
 
 
-def test_an_answer_beside_a_call_that_waits():
-    """A pending call ends the run; with the approval, the loop continues to the answer."""
+def test_answer_with_a_pending_call():
+    """A pending call ends the run. With its approval, the loop continues to the answer."""
     client = ScriptedInferenceClient([calls(("heat", {"city": "Rome"})) + ANSWER, ANSWER])
     run = client.run_tools("go", [heat], output=Weather)
     assert (run.stop_reason, run.parsed, [call.name for call in run.pending]) == (
@@ -232,8 +241,8 @@ def test_an_answer_beside_a_call_that_waits():
 
 
 def test_calls_in_a_forced_request():
-    """A model that calls tools in a request that forces the answer has them made, and may
-    continue.
+    """If the model calls tools although the answer is forced, they are executed and the loop
+    continues.
     """
 
     def model(body):
@@ -246,23 +255,23 @@ def test_calls_in_a_forced_request():
     client = ScriptedInferenceClient(model)
     run = client.run_tools("go", [measure], output=Weather)
     assert (run.parsed.city, run.iterations) == ("Rome", 3)
-    assert [made.call.name for made in run.calls] == ["measure"]
-    assert "system" not in client.requests[-1]  # no longer made to
+    assert [result.call.name for result in run.calls] == ["measure"]
+    assert "system" not in client.requests[-1]  # the answer is no longer forced
 
 
 def test_an_unknown_call_keeps_the_answer_forced():
-    """Without tools, every request forces the answer, whatever the model calls."""
+    """Without tools, every request forces the answer, whatever tool the model calls."""
     client = ScriptedInferenceClient([calls(("made_up", {})) + WRONG, ANSWER])
     assert client.run_tools("go", [], output=Weather).parsed.city == "Rome"
     assert "tool_choice" in client.requests[1]
 
 
 def test_a_tool_of_the_same_name():
-    """The answer's tool gets another name if a tool has its own."""
+    """The answer's tool gets another name if a tool has the type's name."""
 
     @tool
     def Weather(city: str) -> str:
-        """Another one."""
+        """Return the weather of a city."""
         return "sunny"
 
     client = ScriptedInferenceClient(
@@ -274,20 +283,20 @@ def test_a_tool_of_the_same_name():
 
 def test_a_pause():
     """A turn that the provider has not finished is not an answer."""
-    client = ScriptedInferenceClient([cut("pause_turn", "so far"), ANSWER])
+    client = ScriptedInferenceClient([make_reply("pause_turn", "so far"), ANSWER])
     run = client.run_tools("go", [measure], output=Weather)
     assert (run.parsed.city, "tool_choice" in client.requests[1]) == ("Rome", False)
 
 
-# The limit, the stream, the wires
+# Limit, stream, wires
 
 
-@pytest.mark.parametrize("last", [MEASURE, "warm", WRONG])
-def test_the_limit(last):
-    """max_iterations counts every request; at the limit the run has no data, and its history can
-    be sent.
+@pytest.mark.parametrize("last_reply", [MEASURE, "warm", WRONG])
+def test_the_limit(last_reply):
+    """max_iterations counts every request. At the limit, the run has a valid history without
+    data.
     """
-    client = ScriptedInferenceClient([MEASURE, last, ANSWER])
+    client = ScriptedInferenceClient([MEASURE, last_reply, ANSWER])
     run = client.run_tools("go", [measure], max_iterations=2, output=Weather)
     assert (run.stop_reason, run.iterations, run.parsed) == ("max_iterations", 2, None)
     assert_sendable(run.messages)
@@ -297,27 +306,29 @@ def test_the_limit(last):
 def test_invalid_types():
     """A type whose JSON is not an object is a TypeError at once, and nothing is sent."""
     client = ScriptedInferenceClient([])
-    for ask in (client.run_tools, client.stream_tools):
+    for start in (client.run_tools, client.stream_tools):
         with pytest.raises(TypeError, match="output="):
-            ask("go", [measure], output=int)
+            start("go", [measure], output=int)
 
 
 def test_a_stream():
-    """A stream has the same run; the answer's call arrives as an event, but not as a tool call."""
+    """stream_tools gives the same run. The answer's call is announced, but no tool starts."""
     client = ScriptedInferenceClient([MEASURE, ANSWER])
     stream = client.stream_tools("go", [measure], output=Weather)
-    kinds = [event.to_dict() for event in stream]
+    events = [event.to_dict() for event in stream]
     assert stream.run.parsed.city == "Rome"
-    assert [told["call"]["name"] for told in kinds if told["type"] == "tool_started"] == ["measure"]
-    assert [told["call"]["name"] for told in kinds if told["type"] == "tool_call_ready"] == [
+    assert [event["call"]["name"] for event in events if event["type"] == "tool_started"] == [
+        "measure"
+    ]
+    assert [event["call"]["name"] for event in events if event["type"] == "tool_call_ready"] == [
         "measure",
         "Weather",
     ]
-    assert kinds[-1]["run"]["parsed"] == ROME
+    assert events[-1]["run"]["parsed"] == ROME
 
 
-def test_over_the_wire_of_messages():
-    """The loop over sockets, with a model that rejects a forced tool: its own format is used."""
+def test_messages_wire():
+    """If a model rejects a forced tool, the answer is requested in the wire's own format."""
 
     def model(body):
         if "tool_choice" in body:
@@ -333,14 +344,14 @@ def test_over_the_wire_of_messages():
             run = client.run_tools("go", [measure], output=Weather)
             assert (run.parsed.city, run.iterations, len(server.requests)) == ("Rome", 3, 4)
             assert client.run_tools("go", [], output=Weather).parsed.city == "Rome"
-            assert len(server.requests) == 5  # which way it takes is known by now
+            assert len(server.requests) == 5  # the accepted strategy is remembered
 
 
-def test_over_the_wire_of_chat():
+def test_chat_wire():
     """Chat completions receive a response_format after the model has ended with text."""
 
     def model(body):
-        if names(body) and len(body["messages"]) < 4:
+        if tool_names(body) and len(body["messages"]) < 4:
             return "warm" if tool_results(body) else MEASURE
         return '{"city": "Rome", "degrees": 21.5}'
 

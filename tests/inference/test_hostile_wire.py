@@ -1,5 +1,6 @@
-"""Servers that break the wire: a typed error each time, and never a truncated reply that looks
-whole.
+"""Servers that violate the wire format.
+
+Each violation is a typed error, and never a truncated reply that looks whole.
 """
 
 import json
@@ -46,8 +47,8 @@ END = {"type": "message_stop"}
 JSON = {"content-type": "application/json"}
 
 
-def said(body, **options):
-    """Return an answer with a content-length; by default with the type of a stream."""
+def make_response(body, **options):
+    """Return a response with a content-length; by default with the media type of a stream."""
     options = dict(
         {"headers": {"content-type": "text/event-stream"}, "framing": "length"}, **options
     )
@@ -56,19 +57,19 @@ def said(body, **options):
 
 def sse(*events):
     return b"".join(
-        b"data: %s\n\n" % (one if isinstance(one, bytes) else json.dumps(one).encode())
-        for one in events
+        b"data: %s\n\n" % (event if isinstance(event, bytes) else json.dumps(event).encode())
+        for event in events
     )
 
 
-def client(server, **options):
+def make_client(server, **options):
     return AnthropicInferenceClient(
         model="m", api_key="k", api_url=server.url, max_retries=0, **options
     )
 
 
 @pytest.mark.parametrize(
-    "odd",
+    "invalid",
     [
         b"null",
         b"[1]",
@@ -84,12 +85,12 @@ def client(server, **options):
         {"type": "content_block_stop", "index": 9},
         {"type": "message_start", "message": None},
     ],
-    ids=lambda odd: str(odd)[:60],
+    ids=lambda event: str(event)[:60],
 )
-def test_garbage_interrupts_the_stream(odd):
+def test_unreadable_events(invalid):
     """An unreadable event is a StreamInterrupted with the partial reply."""
-    with ByteServer(said(sse(START, BLOCK, TEXT, odd, STOP, END))) as server:
-        stream = client(server).stream("hello")
+    with ByteServer(make_response(sse(START, BLOCK, TEXT, invalid, STOP, END))) as server:
+        stream = make_client(server).stream("hello")
         assert next(stream).text == "half"
         with pytest.raises(StreamInterrupted) as caught:
             list(stream)
@@ -98,21 +99,21 @@ def test_garbage_interrupts_the_stream(odd):
 
 
 @pytest.mark.parametrize(
-    "odd",
+    "invalid",
     [{"usage": [1]}, {"usage": {"output_tokens": "many", "cache_creation": 5}}, {"usage": None}],
     ids=str,
 )
-def test_odd_figures_do_not_spoil_a_reply(odd):
-    """Usage that is no usage counts nothing, and the reply is whole."""
-    with ByteServer(said(sse(START, BLOCK, TEXT, dict(STOP, **odd), END))) as server:
-        reply = client(server).generate("hello")
+def test_invalid_usage(invalid):
+    """Invalid usage figures count as zero, and the reply is complete."""
+    with ByteServer(make_response(sse(START, BLOCK, TEXT, dict(STOP, **invalid), END))) as server:
+        reply = make_client(server).generate("hello")
     assert (reply.text, reply.usage.input_tokens, reply.usage.output_tokens) == ("half", 3, 0)
 
 
-def test_events_without_data_are_passed_over():
-    """An event with an empty data line is no event."""
-    with ByteServer(said(sse(START, b"", BLOCK, TEXT, STOP, END))) as server:
-        assert client(server).generate("hello").text == "half"
+def test_events_without_data():
+    """An event with an empty data line is ignored."""
+    with ByteServer(make_response(sse(START, b"", BLOCK, TEXT, STOP, END))) as server:
+        assert make_client(server).generate("hello").text == "half"
 
 
 @pytest.mark.parametrize(
@@ -120,10 +121,10 @@ def test_events_without_data_are_passed_over():
     [[END], [START, END], [START, BLOCK, TEXT, END], [BLOCK, TEXT, STOP]],
     ids=["stop", "start, stop", "no reason", "no stop"],
 )
-def test_a_stream_that_only_looks_whole(events):
-    """A final event without a beginning, or without a reason to stop, is no reply."""
-    with ByteServer(said(sse(*events))) as server, pytest.raises(StreamInterrupted):
-        client(server).generate("hello")
+def test_incomplete_streams(events):
+    """A stream without a start, without a stop reason or without its final event is interrupted."""
+    with ByteServer(make_response(sse(*events))) as server, pytest.raises(StreamInterrupted):
+        make_client(server).generate("hello")
 
 
 @pytest.mark.parametrize(
@@ -142,13 +143,13 @@ def test_a_stream_that_only_looks_whole(events):
 )
 def test_json_without_a_message(body):
     """A status 200 with JSON that is not a complete message is a ProviderError."""
-    with ByteServer(said(json.dumps(body).encode(), headers=JSON)) as server:
+    with ByteServer(make_response(json.dumps(body).encode(), headers=JSON)) as server:
         with pytest.raises(ProviderError, match="Messages API"):
-            client(server).generate("hello")
+            make_client(server).generate("hello")
 
 
 @pytest.mark.parametrize(
-    "body, told",
+    "body, message",
     [
         ({"error": {"type": "invalid_request_error", "message": ["a", {"b": 1}]}}, "'a'"),
         ({"error": "model not found"}, "model not found"),
@@ -159,38 +160,40 @@ def test_json_without_a_message(body):
     ],
     ids=str,
 )
-def test_odd_error_bodies(body, told):
-    """A 400 is an InvalidRequestError, whatever its body; a readable message is shown."""
-    with ByteServer(said(json.dumps(body).encode(), status=400, headers=JSON)) as server:
-        with pytest.raises(InvalidRequestError, match=told):
-            client(server).generate("hello")
+def test_error_bodies(body, message):
+    """A 400 is an InvalidRequestError, whatever its body. A readable message is shown."""
+    with ByteServer(make_response(json.dumps(body).encode(), status=400, headers=JSON)) as server:
+        with pytest.raises(InvalidRequestError, match=message):
+            make_client(server).generate("hello")
 
 
 @pytest.mark.parametrize("stall", [False, True], ids=["cut", "stalled"])
 def test_status_determines_the_error(stall):
     """A 401 with a truncated or missing body is an AuthenticationError, and is not retried."""
-    refusal = said(
+    unauthorized = make_response(
         b'{"type": "err', status=401, headers=JSON, length=500, hold=1 if stall else None
     )
-    with ByteServer(refusal) as server:
+    with ByteServer(unauthorized) as server:
         with pytest.raises(AuthenticationError):
-            client(server, timeout=Timeout(idle=0.3)).with_options(max_retries=2).generate("hello")
+            make_client(server, timeout=Timeout(idle=0.3)).with_options(max_retries=2).generate(
+                "hello"
+            )
         assert server.connections == 1
 
 
-def test_an_endless_error_body_is_not_read_to_its_end():
-    """Of an error's body only so much is read."""
-    endless = said(
+def test_endless_error_body():
+    """Only the beginning of an error's body is read."""
+    endless = make_response(
         b"x" * 1000000, status=500, headers={"content-type": "text/plain"}, length=10**9, hold=1
     )
     with ByteServer(endless) as server:
         with pytest.raises(ProviderError) as caught:
-            Background(client(server).generate, "hello").result(10)
+            Background(make_client(server).generate, "hello").result(10)
     assert len(str(caught.value)) < 3000
 
 
-def test_headers_that_drip_end_at_the_deadline():
-    """timeout.total holds before the body, too."""
+def test_slow_endless_headers():
+    """timeout.total also limits the time before the body."""
     from asimov_sync import DeadlineExceeded
 
     listener = socket.socket()
@@ -198,7 +201,7 @@ def test_headers_that_drip_end_at_the_deadline():
     listener.listen(1)
     done = threading.Event()
 
-    def drip():
+    def send_slowly():
         connection, _ = listener.accept()
         with connection:
             connection.sendall(b"HTTP/1.1 200 OK\r\n")
@@ -208,7 +211,7 @@ def test_headers_that_drip_end_at_the_deadline():
                 except OSError:
                     return
 
-    dripping = Background(drip)
+    sending = Background(send_slowly)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
     slow = AnthropicInferenceClient(
         model="m", api_key="k", api_url=url, max_retries=0, timeout=Timeout(total=0.3)
@@ -216,27 +219,25 @@ def test_headers_that_drip_end_at_the_deadline():
     with pytest.raises(DeadlineExceeded, match="0.3"):
         Background(slow.generate, "hello").result(5)
     done.set()
-    dripping.result()
+    sending.result()
     listener.close()
 
 
 def test_lone_surrogates_are_replaced():
-    """A tool's result with a lone surrogate, as a file name may have, reaches the model with a
-    question mark in it.
-    """
+    """A lone surrogate, as in the name of a file, is sent as a question mark."""
 
     @tool
     def names() -> str:
         return "caf\udce9.txt"
 
-    with ByteServer(said(sse(START, BLOCK, TEXT, STOP, END))) as server:
-        assert client(server).generate("caf\udce9.txt").text == "half"
+    with ByteServer(make_response(sse(START, BLOCK, TEXT, STOP, END))) as server:
+        assert make_client(server).generate("caf\udce9.txt").text == "half"
     scripted = ScriptedInferenceClient([calls(("names", {})), "done"])
     assert scripted.run_tools("go", [names]).text == "done"
 
 
 def test_tools_that_exit():
-    """A tool that calls sys.exit() ends only itself; the model gets an error, no thread hangs."""
+    """A tool that calls sys.exit() ends only itself: the model receives an error."""
     import sys
 
     @tool
@@ -244,60 +245,56 @@ def test_tools_that_exit():
         sys.exit("usage: leave")
 
     for max_workers in (None, 0):
-        client = ScriptedInferenceClient([calls(("leave", {})), "done"])
-        run = Background(client.run_tools, "go", [leave], max_workers=max_workers).result()
+        make_client = ScriptedInferenceClient([calls(("leave", {})), "done"])
+        run = Background(make_client.run_tools, "go", [leave], max_workers=max_workers).result()
         assert run.text == "done"
         assert isinstance(run.calls[0].exception, SystemExit)
 
 
 @pytest.mark.parametrize("max_workers", [None, 1, 0])
 def test_a_tool_that_cancels_ends_the_run(max_workers):
-    """A tool that cancels the current token ends the tool loop with Cancelled, and later calls are
-    not made.
-    """
-    made = []
+    """A tool that cancels the current token ends the loop; later calls are skipped."""
+    numbers = []
 
     @tool
     def stop(number: int) -> str:
-        made.append(number)
+        numbers.append(number)
         Cancellation.current().cancel("by the tool")
         return ""
 
-    client = ScriptedInferenceClient(
+    make_client = ScriptedInferenceClient(
         [calls(("stop", {"number": 1}), ("stop", {"number": 2})), "done"]
     )
     with pytest.raises(Cancelled, match="by the tool"):
         Background(
-            lambda: client.run_tools(
+            lambda: make_client.run_tools(
                 "go", [stop], max_workers=max_workers, cancellation=Cancellation()
             )
         ).result()
-    assert 1 in made and (max_workers is None or made == [1])
+    assert 1 in numbers and (max_workers is None or numbers == [1])
 
 
 def test_truncated_replies_are_charged():
     """The client's usage includes the tokens of a truncated reply, as far as they were reported."""
-    with ByteServer(said(sse(START, BLOCK, TEXT))) as server:
-        cut = client(server)
+    with ByteServer(make_response(sse(START, BLOCK, TEXT))) as server:
+        client = make_client(server)
         with pytest.raises(InferenceError):
-            cut.generate("hello")
-        assert cut.usage.input_tokens == 3
+            client.generate("hello")
+        assert client.usage.input_tokens == 3
 
 
 def test_a_failure_before_the_first_figure_is_not_charged():
     """A stream that fails before its first usage figure adds no usage and no request."""
     error = {"type": "error", "error": {"type": "overloaded_error", "message": "busy"}}
-    with ByteServer(said(sse(error))) as server:
-        busy = client(server)
+    with ByteServer(make_response(sse(error))) as server:
+        client = make_client(server)
         with pytest.raises(OverloadedError):
-            busy.generate("hello")
-        assert busy.usage.requests == 0
+            client.generate("hello")
+        assert client.usage.requests == 0
 
 
 def test_a_tls_handshake_that_fails():
-    """A server that speaks no TLS is a ConnectionFailed, with the SSL error as its cause and no
-    request in it.
-    """
+    """A server without TLS is a ConnectionFailed whose cause, the SSL error, holds no request."""
     with ByteServer() as server:
         secure = AnthropicInferenceClient(
             model="m", api_key="k", api_url=server.url.replace("http:", "https:"), max_retries=0
@@ -308,24 +305,20 @@ def test_a_tls_handshake_that_fails():
     assert caught.value.__context__ is None
 
 
-def test_a_twin_closes_nothing(serve):
-    """Closing a client that was made with_options leaves the connections and tools of the one it
-    was made of.
-    """
+def test_closing_a_client_from_with_options(serve):
+    """Closing a client from with_options leaves the original's connections and threads open."""
 
     def add(a: int) -> int:
         return a
 
-    whole, server = serve([calls(("add", {"a": 1})), "done"])
-    whole.with_options(temperature=1).close()
-    assert whole.run_tools("go", [add]).text == "done"
+    client, server = serve([calls(("add", {"a": 1})), "done"])
+    client.with_options(temperature=1).close()
+    assert client.run_tools("go", [add]).text == "done"
 
 
 @suite
 def test_a_large_request_is_not_bounded_by_the_connect_timeout(serve):
-    """timeout.connect is over once there is a connection: a server that reads slowly has
-    timeout.idle.
-    """
+    """timeout.connect ends with the connection. A server that reads slowly has timeout.idle."""
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     listener.bind(("127.0.0.1", 0))
@@ -339,18 +332,18 @@ def test_a_large_request_is_not_bounded_by_the_connect_timeout(serve):
             while b"\r\n\r\n" not in data:
                 data += connection.recv(1 << 20)
             length = int(data.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
-            got = len(data.split(b"\r\n\r\n", 1)[1])
-            while got < length:
-                got += len(connection.recv(1 << 20))
-            connection.sendall(b"".join(said(sse(START, BLOCK, TEXT, STOP, END)).writes()))
+            received = len(data.split(b"\r\n\r\n", 1)[1])
+            while received < length:
+                received += len(connection.recv(1 << 20))
+            connection.sendall(b"".join(make_response(sse(START, BLOCK, TEXT, STOP, END)).writes()))
 
-    reading = Background(read_late)
+    serving = Background(read_late)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
     slow = AnthropicInferenceClient(
         model="m", api_key="k", api_url=url, max_retries=0, timeout=Timeout(connect=0.3, idle=10)
     )
     assert slow.generate("x" * 12000000).text == "half"
-    reading.result()
+    serving.result()
     listener.close()
 
 
@@ -358,50 +351,50 @@ INFINITE = b'{"type":"content_block_start","index":1e999,"content_block":{"type"
 
 
 @pytest.mark.parametrize(
-    "odd",
+    "invalid",
     [
         INFINITE,
         {"type": "content_block_start", "index": 1, "content_block": {"type": "text", "text": 5}},
     ],
 )
-def test_a_value_of_a_wrong_type_interrupts_the_stream(odd):
-    """An infinite index, or a number in place of text, is a StreamInterrupted that names the
+def test_values_of_wrong_types(invalid):
+    """An infinite index, or a number instead of text, is a StreamInterrupted that names the
     problem.
     """
-    with ByteServer(said(sse(START, BLOCK, TEXT, odd, STOP, END))) as server:
+    with ByteServer(make_response(sse(START, BLOCK, TEXT, invalid, STOP, END))) as server:
         with pytest.raises(StreamInterrupted, match="must be a (whole number|string)") as caught:
-            list(client(server).stream("hello"))
+            list(make_client(server).stream("hello"))
     assert caught.value.text == "half"
 
 
-def test_number_in_place_of_text():
-    """A number in place of text in a whole answer is a ProviderError that names the problem."""
+def test_number_instead_of_text():
+    """In a whole reply, a number instead of text is a ProviderError that names the problem."""
     body = {"type": "message", "content": [{"type": "text", "text": 5}], "stop_reason": "end_turn"}
-    with ByteServer(said(json.dumps(body).encode(), headers=JSON)) as server:
+    with ByteServer(make_response(json.dumps(body).encode(), headers=JSON)) as server:
         with pytest.raises(ProviderError, match="the text of a block must be a string, not int"):
-            client(server).generate("hello")
+            make_client(server).generate("hello")
 
 
-NO_COUNTS = [b"null", b"1e999", b"NaN", b"-5", b"1.9", b"true", b'"5"', b"[1]"]
+INVALID_COUNTS = [b"null", b"1e999", b"NaN", b"-5", b"1.9", b"true", b'"5"', b"[1]"]
 
 
-@pytest.mark.parametrize("odd", NO_COUNTS, ids=bytes.decode)
-def test_invalid_token_count(odd):
+@pytest.mark.parametrize("invalid", INVALID_COUNTS, ids=bytes.decode)
+def test_invalid_token_count(invalid):
     """A token count must be a whole number from 0; anything else is a ProviderError."""
-    with ByteServer(said(b'{"input_tokens": %s}' % odd, headers=JSON)) as server:
+    with ByteServer(make_response(b'{"input_tokens": %s}' % invalid, headers=JSON)) as server:
         with pytest.raises(ProviderError, match="input_tokens must be a whole number"):
-            client(server).count_tokens("hello")
+            make_client(server).count_tokens("hello")
 
 
-def test_an_empty_count_is_a_count():
-    """A prompt may have no tokens."""
-    with ByteServer(said(b'{"input_tokens": 0}', headers=JSON)) as server:
-        assert client(server).count_tokens("hello") == 0
+def test_token_count_of_zero():
+    """A token count of zero is accepted."""
+    with ByteServer(make_response(b'{"input_tokens": 0}', headers=JSON)) as server:
+        assert make_client(server).count_tokens("hello") == 0
 
 
 @pytest.mark.parametrize("api_key", ["k", None])
-def test_an_address_that_cannot_be_parsed(api_key):
-    """A ValueError at the construction, with a key or without."""
+def test_invalid_address(api_key):
+    """The constructor raises ValueError for an invalid address, with and without a key."""
     for make in (AnthropicInferenceClient, OpenAIInferenceClient):
         if api_key is None and make is AnthropicInferenceClient:
             continue
@@ -409,27 +402,27 @@ def test_an_address_that_cannot_be_parsed(api_key):
             make("m", api_key=api_key, api_url="http://[::1")
 
 
-@pytest.mark.parametrize("place", ["argument", "environment"])
-def test_a_proxy_without_a_host(place, monkeypatch):
-    """A ConnectionFailed that names the proxy without its password, and is not tried again."""
+@pytest.mark.parametrize("source", ["argument", "environment"])
+def test_proxy_without_a_host(source, monkeypatch):
+    """A ConnectionFailed names the proxy without its password. The request is not retried."""
     proxies = {"http": "http://u:password@"}
-    if place == "environment":
+    if source == "environment":
         monkeypatch.setenv("http_proxy", proxies["http"])
         proxies = None
-    asking = OpenAIInferenceClient(
+    client = OpenAIInferenceClient(
         "m", api_key="k", api_url="http://192.0.2.1/chat/completions", proxies=proxies
     )
     with pytest.raises(ConnectionFailed, match="the proxy for 'http' has no host") as caught:
-        asking.generate("hello")
+        client.generate("hello")
     assert caught.value.attempts == 1
     assert caught.value.__context__ is None
     assert "password" not in str(caught.value)
 
 
-def test_a_mistake_in_a_hook_of_the_session_is_not_hidden():
-    """A TypeError of the application's own code is raised as it is."""
+def test_errors_of_session_hooks():
+    """A TypeError of a session's hook reaches the caller unchanged."""
     session = requests.Session()
     session.hooks["response"].append(lambda response: None)  # takes too few arguments
-    with ByteServer(said(sse(START, BLOCK, TEXT, STOP, END))) as server:
+    with ByteServer(make_response(sse(START, BLOCK, TEXT, STOP, END))) as server:
         with pytest.raises(TypeError):
-            client(server, session=session).generate("hello")
+            make_client(server, session=session).generate("hello")

@@ -1,4 +1,4 @@
-"""A key that a server quotes appears in no error and no log record.
+"""A key that a server quotes is in no error and no log record.
 
 The check over the whole run (tests/secrets.py) inspects each of these errors as well.
 """
@@ -49,17 +49,17 @@ def bedrock(server):
     )
 
 
-def answer(body, headers, status=200, **more):
+def make_response(body, headers, status=200, **more):
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     return RawResponse(data, status=status, headers=dict(headers, **more), framing="length")
 
 
 def event(body):
-    return answer(b"data: " + json.dumps(body).encode() + b"\n\n", SSE)
+    return make_response(b"data: " + json.dumps(body).encode() + b"\n\n", SSE)
 
 
 def exception_frame(name, message):
-    return answer(exception(name, message), EVENT_STREAM)
+    return make_response(exception(name, message), EVENT_STREAM)
 
 
 ERROR = {
@@ -70,45 +70,48 @@ ERROR = {
 CHAT_ERROR = {"error": {"message": QUOTED, "code": KEY}}
 SERVERS = [
     ("an event of the Messages API", anthropic, event(ERROR)),
-    ("a body of the Messages API", anthropic, answer(ERROR, JSON)),
+    ("a body of the Messages API", anthropic, make_response(ERROR, JSON)),
     (
         "a refusal of the Messages API",
         anthropic,
-        answer(ERROR, JSON, 401, **{"request-id": "r-" + KEY}),
+        make_response(ERROR, JSON, 401, **{"request-id": "r-" + KEY}),
     ),
     ("a chat chunk", openai, event(CHAT_ERROR)),
-    ("a chat body", openai, answer(CHAT_ERROR, JSON)),
-    ("a chat refusal", openai, answer(CHAT_ERROR, JSON, 401, **{"x-request-id": KEY})),
+    ("a chat body", openai, make_response(CHAT_ERROR, JSON)),
+    ("a chat refusal", openai, make_response(CHAT_ERROR, JSON, 401, **{"x-request-id": KEY})),
     ("an exception of Bedrock", bedrock, exception_frame("validationException " + KEY, QUOTED)),
     (
         "a refusal of Bedrock",
         bedrock,
-        answer({"message": QUOTED}, JSON, 403, **{"x-amzn-requestid": KEY}),
+        make_response({"message": QUOTED}, JSON, 403, **{"x-amzn-requestid": KEY}),
     ),
 ]
 
 
 @pytest.mark.parametrize(
-    "make, told", [one[1:] for one in SERVERS], ids=[one[0] for one in SERVERS]
+    "make, response", [case[1:] for case in SERVERS], ids=[case[0] for case in SERVERS]
 )
-def test_quoted_key_is_hidden(make, told):
-    """In the message, the error_type and the request_id, of an event, a body or a frame with the
-    status 200 as of a 401.
+def test_quoted_key_is_hidden(make, response):
+    """A quoted key is removed from the message, error_type and request_id.
+
+    This holds for events, bodies and frames with the status 200, and for error statuses.
     """
-    with ByteServer(told) as server, pytest.raises(InferenceError) as caught:
+    with ByteServer(response) as server, pytest.raises(InferenceError) as caught:
         list(make(server).stream("hello"))
     assert "the key … is not known" in str(caught.value)
     assert find_secret(caught.value) is None
 
 
 @pytest.mark.parametrize(
-    "make, told, kind",
+    "make, response, kind",
     [
-        (anthropic, answer(b"not JSON: " + KEY.encode(), JSON), ProviderError),
-        (anthropic, answer(b"\xff" + KEY.encode(), JSON), ProviderError),
+        (anthropic, make_response(b"not JSON: " + KEY.encode(), JSON), ProviderError),
+        (anthropic, make_response(b"\xff" + KEY.encode(), JSON), ProviderError),
         (
             anthropic,
-            answer({"type": "message", "content": [{"type": "text", "text": {KEY: 1}}]}, JSON),
+            make_response(
+                {"type": "message", "content": [{"type": "text", "text": {KEY: 1}}]}, JSON
+            ),
             ProviderError,
         ),
         (
@@ -118,26 +121,24 @@ def test_quoted_key_is_hidden(make, told):
         ),
         (
             anthropic,
-            answer(b"data: " + KEY.encode() + b"\n\n", SSE, **{"request-id": KEY}),
+            make_response(b"data: " + KEY.encode() + b"\n\n", SSE, **{"request-id": KEY}),
             StreamInterrupted,
         ),
-        (bedrock, answer(KEY.encode(), JSON), ProviderError),
+        (bedrock, make_response(KEY.encode(), JSON), ProviderError),
     ],
     ids=["text", "no UTF-8", "a name", "an index", "an event", "Bedrock"],
 )
-def test_key_in_an_unreadable_answer_is_hidden(make, told, kind):
-    """The parser's exception, which holds the whole answer, is neither the cause nor the context of
-    the error.
-    """
-    with ByteServer(told) as server, pytest.raises(kind) as caught:
+def test_key_in_an_unreadable_response(make, response, kind):
+    """The parser's exception, which holds the whole response, is not chained."""
+    with ByteServer(response) as server, pytest.raises(kind) as caught:
         make(server).generate("hello") if kind is ProviderError else list(
             make(server).stream("hello")
         )
     assert find_secret(caught.value) is None
 
 
-def test_a_key_in_a_status_line_is_hidden():
-    """An error of the HTTP parser quotes the line, and is the cause of the ConnectionFailed."""
+def test_key_in_a_status_line():
+    """The HTTP parser's error, which quotes the status line, is the cause without the key."""
     import socket
     import threading
 
@@ -162,11 +163,11 @@ def test_a_key_in_a_status_line_is_hidden():
     assert find_secret(caught.value) is None
 
 
-def test_a_key_that_is_cut_is_hidden():
-    """A key that is cut at MESSAGE_CHARACTERS is hidden, too."""
-    for before in range(MESSAGE_CHARACTERS - len(KEY), MESSAGE_CHARACTERS - 5):
-        error = {"type": "error", "error": {"type": "x", "message": "." * before + KEY + "…"}}
-        with ByteServer(answer(error, JSON, 400)) as server, pytest.raises(
+def test_truncated_key():
+    """A key that is truncated at MESSAGE_CHARACTERS is hidden as well."""
+    for length in range(MESSAGE_CHARACTERS - len(KEY), MESSAGE_CHARACTERS - 5):
+        error = {"type": "error", "error": {"type": "x", "message": "." * length + KEY + "…"}}
+        with ByteServer(make_response(error, JSON, 400)) as server, pytest.raises(
             InferenceError
         ) as caught:
             anthropic(server).generate("hello")
@@ -175,17 +176,15 @@ def test_a_key_that_is_cut_is_hidden():
     assert Headers({"x-api-key": KEY}).redact(text) == text
 
 
-def test_a_key_with_escapes_is_hidden():
-    """A key that JSON or Python writes with escapes is found in that form."""
+def test_key_with_escapes():
+    """A key that JSON or Python writes with escapes is hidden."""
     headers = Headers({"x-api-key": 'sk"secret\\0123'})
     for written in ('sk"secret\\0123', json.dumps('sk"secret\\0123'), repr('sk"secret\\0123')):
         assert "secret" not in headers.redact("the key " + written)
 
 
 def test_redaction_follows_causes_and_contexts():
-    """Text and bytes in the arguments and attributes of every exception in the chain; other values
-    are not touched.
-    """
+    """Redaction covers text and bytes in arguments and attributes of every chained exception."""
     cause = ValueError(KEY, 5)
     cause.line = KEY.encode()
     cause.__context__ = KeyError(KEY)
@@ -208,9 +207,7 @@ def test_redaction_follows_causes_and_contexts():
     ids=["anthropic", "auth_token", "openai", "bedrock"],
 )
 def test_invalid_key_is_in_no_frame(make):
-    """The variables of this library's frames, which debuggers and reporters of errors show, do not
-    hold it.
-    """
+    """No variable of this library's frames, which error reporters show, holds the key."""
     with pytest.raises(AuthenticationError) as caught:
         make(KEY + "\n€")
     frames = [
@@ -219,17 +216,17 @@ def test_invalid_key_is_in_no_frame(make):
         if "asimov_sync" in str(entry.path) and "tests" not in str(entry.path)
     ]
     assert len(frames) >= 2
-    for one in frames:
+    for frame in frames:
         assert KEY not in repr(
-            {name: value for name, value in one.f_locals.items() if name != "self"}
+            {name: value for name, value in frame.f_locals.items() if name != "self"}
         )
 
 
 def test_a_key_in_the_address_is_not_logged(caplog):
-    """urllib3 logs a request's address at DEBUG; the query, which may hold a key, is removed."""
+    """urllib3 logs the address at DEBUG without the query, which may hold a key."""
     caplog.set_level(logging.DEBUG)
     key = "AIza-0123456789"  # not KEY, since an address is an attribute of its client
-    with ByteServer(answer(ERROR, JSON, 401)) as server, pytest.raises(AsimovError):
+    with ByteServer(make_response(ERROR, JSON, 401)) as server, pytest.raises(AsimovError):
         AnthropicInferenceClient(
             "m", api_key=KEY, api_url=server.url + "?key=" + key, max_retries=0
         ).generate("hello")

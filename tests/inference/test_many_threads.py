@@ -1,4 +1,4 @@
-"""One client for a hundred threads, against a server that fails a third of its requests."""
+"""One client in a hundred threads, with a server that fails a third of its requests."""
 
 import collections
 import itertools
@@ -23,17 +23,17 @@ FAILURES = itertools.cycle(
 
 
 def test_usage_is_exact(serve):
-    """Every call ends with its own reply or a typed error, and usage equals the server's count."""
+    """Every call returns its own reply or raises a typed error. Usage equals the server's count."""
     numbers, lock = itertools.count(1), threading.Lock()
-    counted, attempts, failed = [], collections.Counter(), []
+    usages, attempts, failed_questions = [], collections.Counter(), []
 
     def script(body):
         with lock:
             number = next(numbers)
-            asked = last_text(body)
-            attempts[asked] += 1
+            prompt = last_text(body)
+            attempts[prompt] += 1
             if number % 3 == 0:
-                failed.append(asked)
+                failed_questions.append(prompt)
                 return next(FAILURES)
             usage = Usage(
                 input_tokens=number,
@@ -44,18 +44,18 @@ def test_usage_is_exact(serve):
                 cache_write_1h_input_tokens=2,
                 requests=1,
             )
-            counted.append(usage)
-        said = ChatMessage(
-            role="assistant", content=[{"type": "text", "text": "answer to " + asked}]
+            usages.append(usage)
+        message = ChatMessage(
+            role="assistant", content=[{"type": "text", "text": "answer to " + prompt}]
         )
-        return Reply(message=said, stop_reason="end_turn", usage=usage, model="m", id="r")
+        return Reply(message=message, stop_reason="end_turn", usage=usage, model="m", id="r")
 
     client, server = serve(script, {"max_retries": 2})
-    together = threading.Barrier(THREADS)
+    barrier = threading.Barrier(THREADS)
 
-    def ask(thread):
+    def send(thread):
         outcomes = []
-        together.wait(20)
+        barrier.wait(20)
         for call in range(CALLS):
             question = f"question {thread}-{call}"
             try:
@@ -74,15 +74,15 @@ def test_usage_is_exact(serve):
 
     outcomes = [
         outcome
-        for call in [Background(ask, n) for n in range(THREADS)]
+        for call in [Background(send, n) for n in range(THREADS)]
         for outcome in call.result(60)
     ]
     assert len(outcomes) == THREADS * CALLS
-    assert len(failed) == len(server.requests) // 3 > 100
+    assert len(failed_questions) == len(server.requests) // 3 > 100
     assert max(attempts.values()) <= 3
     assert sum(attempts.values()) == len(server.requests)
     total = Usage()
-    for usage in counted:
+    for usage in usages:
         total = total + usage
     assert client.usage == total
     assert client.usage.requests == len([outcome for outcome in outcomes if outcome is None])

@@ -10,7 +10,7 @@ import pytest
 
 from asimov_sync import AnthropicInferenceClient, InferenceError
 
-from ..recorded import pieces
+from ..recorded import split_body
 from .byte_server import ByteServer, RawResponse
 from .conftest import KEY
 from .test_recorded_messages import STREAMS, read_stream
@@ -21,51 +21,52 @@ BETA = ("compaction", "mcp_tool_use")
 
 @pytest.fixture(scope="module")
 def server():
-    """A server whose next answer each test sets."""
-    with ByteServer() as opened:
-        yield opened
+    """Return a server whose responses each test sets."""
+    with ByteServer() as byte_server:
+        yield byte_server
 
 
 def plain(block):
     """Return a block of the SDK as JSON, without fields that were not sent."""
-    told = json.loads(block.to_json(exclude_unset=True))
-    if told["type"] == "compaction" and told.get("encrypted_content", "") is None:
-        del told["encrypted_content"]  # set by the accumulation itself
-    return told
+    data = json.loads(block.to_json(exclude_unset=True))
+    if data["type"] == "compaction" and data.get("encrypted_content", "") is None:
+        del data["encrypted_content"]  # set by the accumulation itself
+    return data
 
 
 def first_message(body):
-    """The bytes up to the first message_stop: some records hold several streams, and the SDK reads
-    on into the next.
+    """Return the bytes up to the first message_stop.
+
+    Some records hold several streams, and the SDK continues into the next.
     """
     end = body.find(b"\n\n", body.index(b'"message_stop"'))
     return body if end < 0 else body[: end + 2]
 
 
 @pytest.mark.parametrize("record", STREAMS)
-def test_the_official_accumulation(record, server):
-    """Content and stop reason are those of the official SDK's own accumulated message; where it
-    fails, so do we.
+def test_equals_the_official_sdk(record, server):
+    """Content and stop reason equal those of the official SDK. If the SDK fails, this library
+    fails.
     """
     content, _, _, _, error, _ = read_stream(record.body)
     body = record.body if error is not None else first_message(record.body)
     stream = {"content-type": "text/event-stream"}
-    server.set_responses(RawResponse(*pieces(body, "events"), headers=stream, framing="close"))
+    server.set_responses(RawResponse(*split_body(body, "events"), headers=stream, framing="close"))
     sdk = anthropic.Anthropic(api_key=KEY, base_url=server.url, max_retries=0)
     messages = (
         sdk.beta.messages if any(block["type"] in BETA for block in content) else sdk.messages
     )
-    asked = {"model": "m", "max_tokens": 10, "messages": [{"role": "user", "content": "hello"}]}
+    request = {"model": "m", "max_tokens": 10, "messages": [{"role": "user", "content": "hello"}]}
     client = AnthropicInferenceClient("m", api_key=KEY, api_url=server.url, max_retries=0)
     if error is not None:
-        with pytest.raises(anthropic.APIError), messages.stream(**asked) as stream:
+        with pytest.raises(anthropic.APIError), messages.stream(**request) as stream:
             stream.get_final_message()
         with pytest.raises(InferenceError, match=error["message"]):
             client.generate("hello")
         return
-    with messages.stream(**asked) as stream:
-        theirs = stream.get_final_message()
-    ours = client.generate("hello")
-    assert ours.message.content == [plain(block) for block in theirs.content]
-    assert ours.stop_reason == theirs.stop_reason
-    assert ours.usage.output_tokens == theirs.usage.output_tokens
+    with messages.stream(**request) as stream:
+        expected = stream.get_final_message()
+    reply = client.generate("hello")
+    assert reply.message.content == [plain(block) for block in expected.content]
+    assert reply.stop_reason == expected.stop_reason
+    assert reply.usage.output_tokens == expected.usage.output_tokens

@@ -1,4 +1,4 @@
-"""The client of chat completions with a raw server: its requests, and its replies and errors."""
+"""The client of chat completions with a raw server: requests, replies and errors."""
 
 import contextlib
 import json
@@ -28,15 +28,15 @@ PATH = "/v1/chat/completions"
 
 
 @contextlib.contextmanager
-def serving(*answers):
-    """A server that is asked as often as it has answers."""
-    with ByteServer(*answers) as server:
+def serving(*responses):
+    """Serve these responses. Assert that each was requested."""
+    with ByteServer(*responses) as server:
         yield server
-    assert len(server.requests) == len(answers)
+    assert len(server.requests) == len(responses)
 
 
-def said(body, status=200, kind="text/event-stream", **headers):
-    """A response that ends with the connection, as after a crash of the server."""
+def make_response(body, status=200, kind="text/event-stream", **headers):
+    """Return a response that ends with the connection, as after a crash of the server."""
     body = body if isinstance(body, str) else json.dumps(body)
     return RawResponse(
         body.encode(),
@@ -48,12 +48,12 @@ def said(body, status=200, kind="text/event-stream", **headers):
 
 def sse(*events):
     return "".join(
-        f"data: {one if isinstance(one, str) else json.dumps(one)}\n\n" for one in events
+        f"data: {event if isinstance(event, str) else json.dumps(event)}\n\n" for event in events
     )
 
 
-def refused(status, error, **headers):
-    return said({"error": error}, status, "application/json", **headers)
+def make_error(status, error, **headers):
+    return make_response({"error": error}, status, "application/json", **headers)
 
 
 FIGURES = {
@@ -72,7 +72,7 @@ def chunk(delta, finish=None):
     }
 
 
-def wrong(code, message):
+def error_details(code, message):
     return {"message": message, "type": "invalid_request_error", "code": code, "param": None}
 
 
@@ -83,11 +83,11 @@ HELLO = [
     chunk({}, "stop"),
 ]
 TOTALS = {"choices": [], "usage": FIGURES}
-STREAM = said(sse(*(HELLO + [TOTALS, "[DONE]"])))
+STREAM = make_response(sse(*(HELLO + [TOTALS, "[DONE]"])))
 USAGE = Usage(input_tokens=5, cache_read_input_tokens=4, output_tokens=3, requests=1)
 
 
-def client(server, **options):
+def make_client(server, **options):
     return OpenAIInferenceClient(
         **dict(
             {"model": "m", "api_key": KEY, "api_url": server.url + PATH, "max_retries": 0},
@@ -96,12 +96,10 @@ def client(server, **options):
     )
 
 
-def test_a_stream():
-    """Events come as they are, the reply at the end is whole, and its usage is charged to the
-    client.
-    """
-    with serving(STREAM) as server, client(server) as asking:
-        stream = asking.stream("hello", system="be brief", max_tokens=7)
+def test_stream():
+    """stream() yields events as they arrive and returns the whole reply. Its usage is recorded."""
+    with serving(STREAM) as server, make_client(server) as client:
+        stream = client.stream("hello", system="be brief", max_tokens=7)
         events = list(stream)
     assert events[:2] == [TextDelta("hel"), TextDelta("lo")]
     assert (stream.reply.text, stream.reply.stop_reason, stream.reply.model) == (
@@ -109,7 +107,7 @@ def test_a_stream():
         "end_turn",
         "gpt",
     )
-    assert stream.reply.usage == asking.usage == USAGE
+    assert stream.reply.usage == client.usage == USAGE
     assert server.requests[0].path == PATH
     assert server.requests[0].headers["authorization"] == "Bearer " + KEY
     assert server.requests[0].json == {
@@ -124,33 +122,29 @@ def test_a_stream():
     }
 
 
-def test_options_that_are_taken_back():
-    """stream_options can be taken back, from the client and from a call, for servers that refuse
-    it.
-    """
+def test_options_reset_to_none():
+    """None removes stream_options, in the client or a call, for servers that reject it."""
     with serving(STREAM, STREAM, STREAM) as server:
-        client(server).generate("x", stream_options=None)
-        client(server, stream_options=None).generate("x")
-        client(server).with_options(stream_options={"include_usage": False}).generate("x")
-    assert [sent.json.get("stream_options") for sent in server.requests] == [
+        make_client(server).generate("x", stream_options=None)
+        make_client(server, stream_options=None).generate("x")
+        make_client(server).with_options(stream_options={"include_usage": False}).generate("x")
+    assert [request.json.get("stream_options") for request in server.requests] == [
         None,
         None,
         {"include_usage": False},
     ]
 
 
-def test_a_reply_that_is_not_streamed():
-    """A request for the whole reply asks for nothing that only streams have, and its answer is read
-    as well.
-    """
+def test_whole_reply():
+    """A request without streaming sends no stream options, and its whole reply is decoded."""
     choice = {
         "index": 0,
         "message": {"role": "assistant", "content": "hello", "refusal": None},
         "finish_reason": "stop",
     }
     whole = {"id": "c1", "model": "gpt", "choices": [choice], "usage": FIGURES}
-    with serving(said(whole, kind="application/json")) as server:
-        reply = client(server, extra={"stream": False}).generate("hello")
+    with serving(make_response(whole, kind="application/json")) as server:
+        reply = make_client(server, extra={"stream": False}).generate("hello")
     assert (reply.text, reply.stop_reason, reply.usage) == ("hello", "end_turn", USAGE)
     assert server.requests[0].json == {
         "model": "m",
@@ -159,17 +153,15 @@ def test_a_reply_that_is_not_streamed():
     }
 
 
-def test_a_conversation_with_tools():
-    """Calls that came over the wire are made, and go back with their results and the reasoning that
-    led to them.
-    """
+def test_tool_loop():
+    """Tool calls are executed. The next request holds calls, results and reasoning."""
     call = {
         "index": 0,
         "id": "call_1",
         "type": "function",
         "function": {"name": "add", "arguments": '{"a": 2, "b": 3}'},
     }
-    wants = [
+    chunks = [
         chunk({"reasoning_content": "sum"}),
         chunk({"tool_calls": [call]}),
         chunk({}, "tool_calls"),
@@ -180,8 +172,8 @@ def test_a_conversation_with_tools():
         """Add two numbers."""
         return a + b
 
-    with serving(said(sse(*wants)), STREAM) as server:
-        run = client(server).run_tools("2 + 3?", [add])
+    with serving(make_response(sse(*chunks)), STREAM) as server:
+        run = make_client(server).run_tools("2 + 3?", [add])
     assert run.text == "hello"
     assert server.requests[0].json["tools"][0]["function"]["name"] == "add"
     assert server.requests[1].json["messages"][1:] == [
@@ -195,12 +187,12 @@ def test_a_conversation_with_tools():
     ]
 
 
-def encoded(url, **options):
-    """The body that a client of this address would send, with reasoning in the history."""
-    asking = OpenAIInferenceClient("m", api_key=KEY, api_url=url)
-    said = {"type": "thinking", "thinking": "hm", "field": "reasoning_content"}
-    history = [{"role": "user", "content": "x"}, {"role": "assistant", "content": [said]}]
-    return asking._encode(asking._request(history, None, (), options))
+def encode(url, **options):
+    """Return the request body for an address, with reasoning in the history."""
+    client = OpenAIInferenceClient("m", api_key=KEY, api_url=url)
+    make_response = {"type": "thinking", "thinking": "hm", "field": "reasoning_content"}
+    history = [{"role": "user", "content": "x"}, {"role": "assistant", "content": [make_response]}]
+    return client._encode(client._request(history, None, (), options))
 
 
 @pytest.mark.parametrize(
@@ -216,22 +208,20 @@ def encoded(url, **options):
 )
 def test_host_specific_parameters(url, limit, reasoning):
     """The host determines the name of max_tokens, and whether reasoning is sent back."""
-    body = encoded(url, max_tokens=5)
+    body = encode(url, max_tokens=5)
     assert [name for name in body if "tokens" in name] == [limit]
     assert ("reasoning_content" in body["messages"][1]) is reasoning
 
 
-def test_the_key(monkeypatch):
-    """The key is the one given, else the environment's; OpenAI cannot be asked without, a server of
-    one's own can.
-    """
+def test_key_from_argument_or_environment(monkeypatch):
+    """The key is an argument or $OPENAI_API_KEY. OpenAI's own hosts require one."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-from-the-environment")
     with serving(STREAM, STREAM, STREAM) as server:
-        client(server, api_key=None).generate("x")
-        client(server, api_key="").generate("x")
+        make_client(server, api_key=None).generate("x")
+        make_client(server, api_key="").generate("x")
         monkeypatch.delenv("OPENAI_API_KEY")
-        client(server, api_key=None, headers={"Api-Key": "k"}).generate("x")
-    assert [sent.headers.get("authorization") for sent in server.requests] == [
+        make_client(server, api_key=None, headers={"Api-Key": "k"}).generate("x")
+    assert [request.headers.get("authorization") for request in server.requests] == [
         "Bearer sk-from-the-environment",
         None,
         None,
@@ -249,69 +239,68 @@ def test_the_key(monkeypatch):
 
 @pytest.mark.parametrize("header", ["authorization", "api-key"])
 def test_no_key_in_an_error(header):
-    """A server that quotes the key that it refuses does not get it into the error, nor is it in the
-    client's repr.
-    """
-    details = wrong("invalid_api_key", f"Incorrect API key provided: {KEY}.")
+    """If a server quotes the rejected key, neither the error nor the client's repr shows it."""
+    details = error_details("invalid_api_key", f"Incorrect API key provided: {KEY}.")
     options = {} if header == "authorization" else {"api_key": "", "headers": {header: KEY}}
-    with serving(refused(401, details)) as server:
-        asking = client(server, **options)
+    with serving(make_error(401, details)) as server:
+        client = make_client(server, **options)
         with pytest.raises(AuthenticationError, match="Incorrect API key provided: ….") as caught:
-            asking.generate("x")
+            client.generate("x")
     assert server.requests[0].headers[header].endswith(KEY)
     assert KEY not in str(caught.value) + repr(caught.value) + repr(vars(caught.value)) + repr(
-        asking
-    ) + repr(vars(asking))
+        client
+    ) + repr(vars(client))
     assert caught.value.__cause__ is None and caught.value.__context__ is None
 
 
-@pytest.mark.parametrize("answer", ["json", "text", "method"])
-def test_wrong_endpoint(answer):
-    """An address without the endpoint's name is refused with a word about api_url; a missing model
-    is not blamed on it.
+@pytest.mark.parametrize("case", ["json", "text", "method"])
+def test_wrong_endpoint(case):
+    """The error of an address without the endpoint's path mentions api_url.
+
+    The error of an unknown model does not.
     """
-    answers = {
-        "json": refused(
+    responses = {
+        "json": make_error(
             404, {"message": "Invalid URL (POST /v1)", "type": "invalid_request_error"}
         ),
-        "text": said("404 page not found", 404, "text/plain"),
-        "method": said({"detail": "Method Not Allowed"}, 405, "application/json"),
+        "text": make_response("404 page not found", 404, "text/plain"),
+        "method": make_response({"detail": "Method Not Allowed"}, 405, "application/json"),
     }
-    missing = refused(404, {"message": "no such model", "code": "model_not_found"})
-    with serving(answers[answer], missing) as server:
+    unknown_model = make_error(404, {"message": "no such model", "code": "model_not_found"})
+    with serving(responses[case], unknown_model) as server:
         with pytest.raises(
-            InvalidRequestError if answer == "method" else NotFoundError,
+            InvalidRequestError if case == "method" else NotFoundError,
             match=r"api_url.*/chat/completions",
         ):
-            client(server, api_url=server.url + "/v1").generate("x")
+            make_client(server, api_url=server.url + "/v1").generate("x")
         with pytest.raises(NotFoundError) as caught:
-            client(server).generate("x")
+            make_client(server).generate("x")
     assert "api_url" not in str(caught.value)
 
 
-def test_answer_of_another_wire():
-    """A page with the status 200 is a ProviderError that asks about api_url."""
-    with serving(said("<html>hello</html>", kind="text/html")) as server:
+def test_web_page_as_a_reply():
+    """A web page with the status 200 is a ProviderError that mentions api_url."""
+    with serving(make_response("<html>hello</html>", kind="text/html")) as server:
         with pytest.raises(ProviderError, match="chat-completions.*api_url"):
-            client(server).generate("x")
+            make_client(server).generate("x")
 
 
 def test_error_shows_the_servers_message():
-    """A refusal has the server's word, its message, the parameter, the request's id and the time to
-    wait.
-    """
-    details = dict(wrong("unsupported_parameter", "not with this model"), param="stop")
-    slow = refused(
-        429, wrong("rate_limit_exceeded", "slow"), **{"retry-after": 99, "x-request-id": "req_1"}
+    """An error has the server's code, message and parameter, the request id and the retry-after."""
+    details = dict(error_details("unsupported_parameter", "not with this model"), param="stop")
+    rate_limited = make_error(
+        429,
+        error_details("rate_limit_exceeded", "slow"),
+        **{"retry-after": 99, "x-request-id": "req_1"},
     )
-    with serving(refused(400, details), slow) as server:
+    with serving(make_error(400, details), rate_limited) as server:
         with pytest.raises(
             InvalidRequestError, match=re.escape("not with this model (parameter: stop)")
         ) as caught:
-            client(server).stream("x")
+            make_client(server).stream("x")
         assert caught.value.error_type == "unsupported_parameter"
         with pytest.raises(RateLimitError) as caught:
-            client(server, max_retries=3).stream("x")
+            make_client(server, max_retries=3).stream("x")
     assert (caught.value.retry_after, caught.value.request_id, caught.value.attempts) == (
         99,
         "req_1",
@@ -319,63 +308,61 @@ def test_error_shows_the_servers_message():
     )
 
 
-def test_a_quota_is_not_waited_for():
+def test_exhausted_quota():
     """A 429 for an account without credit is not retried."""
     details = {
         "message": "You exceeded your current quota",
         "type": "insufficient_quota",
         "code": "insufficient_quota",
     }
-    with serving(refused(429, details)) as server:
+    with serving(make_error(429, details)) as server:
         with pytest.raises(PermissionDeniedError) as caught:
-            client(server, max_retries=3).generate("x")
+            make_client(server, max_retries=3).generate("x")
     assert caught.value.attempts == 1
 
 
 @suite
-def test_a_stream_that_is_cut():
-    """A stream that just ends is a StreamInterrupted with the partial reply; generate retries."""
-    cut = said(sse(*HELLO[:3]))
-    with serving(cut, cut, STREAM) as server:
+def test_cut_stream():
+    """A stream without an end is a StreamInterrupted with the partial reply. generate() retries."""
+    truncated = make_response(sse(*HELLO[:3]))
+    with serving(truncated, truncated, STREAM) as server:
         with pytest.raises(StreamInterrupted) as caught:
-            list(client(server).stream("x"))
+            list(make_client(server).stream("x"))
         assert (caught.value.text, caught.value.partial.stop_reason) == ("hello", None)
-        again = client(server, max_retries=1)
-        assert again.generate("x").text == "hello"
-        assert again.usage == USAGE
+        with_retry = make_client(server, max_retries=1)
+        assert with_retry.generate("x").text == "hello"
+        assert with_retry.usage == USAGE
 
 
 @suite
-def test_an_error_in_the_middle():
-    """An error after the status 200 is raised with the partial reply; before any content it is
-    retried.
-    """
+def test_error_inside_a_stream():
+    """An error after the status 200 has the partial reply. Before content it is retried."""
     failure = {"error": {"message": "upstream is gone", "code": 502}}
     with serving(
-        said(sse(*(HELLO[:2] + [failure, "[DONE]"]))), said(sse(failure)), STREAM
+        make_response(sse(*(HELLO[:2] + [failure, "[DONE]"]))), make_response(sse(failure)), STREAM
     ) as server:
         with pytest.raises(ProviderError, match="upstream is gone") as caught:
-            list(client(server, max_retries=1).stream("x"))
+            list(make_client(server, max_retries=1).stream("x"))
         assert (caught.value.partial.text, caught.value.status) == ("hel", 502)
         with pytest.raises(StopIteration):
-            stream = client(server, max_retries=1).stream("x")
+            stream = make_client(server, max_retries=1).stream("x")
             while True:
                 next(stream)
         assert stream.reply.text == "hello"
 
 
-def test_a_stream_can_be_left():
-    """A stream that is closed gives no short reply."""
+def test_closed_stream():
+    """A closed stream raises Cancelled instead of ending like a complete one."""
     with serving(STREAM) as server:
-        stream = client(server).stream("x")
+        stream = make_client(server).stream("x")
         assert next(stream) == TextDelta("hel")
         stream.close()
         with pytest.raises(Cancelled, match="closed"):
             next(stream)
 
 
-def test_an_unknown_option():
-    """A misspelt option is refused before anything is sent."""
+def test_unknown_option():
+    """A misspelt option is a TypeError, and nothing is sent."""
     with pytest.raises(TypeError, match="temprature"):
         OpenAIInferenceClient("m", api_key=KEY, api_url="http://127.0.0.1:9/").generate(
             "x", temprature=1

@@ -1,4 +1,4 @@
-"""Structured output: methods of asking, corrections, and errors."""
+"""Structured output: ways to request it, corrections, errors."""
 
 import dataclasses
 import datetime
@@ -76,23 +76,23 @@ class Label(TypedDict):
 ROME = {"place": {"city": "Rome"}, "degrees": 21.5}
 
 
-def answered(text="", stop_reason="end_turn", wanted=()):
+def make_reply(text="", stop_reason="end_turn", requested=()):
     """Return a reply with a given stop reason."""
     blocks = [{"type": "text", "text": text}] if text else []
     blocks += [
         {"type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments}
-        for call in wanted
+        for call in requested
     ]
     return Reply(
         message=ChatMessage(role="assistant", content=blocks),
         stop_reason=stop_reason,
         raw_stop_reason=stop_reason,
-        tool_calls=list(wanted),
+        tool_calls=list(requested),
         usage=Usage(input_tokens=1, output_tokens=1, requests=1),
     )
 
 
-# Asking
+# Requests
 
 
 def test_a_forced_tool():
@@ -108,7 +108,7 @@ def test_a_forced_tool():
 
 
 @pytest.mark.parametrize(
-    "wanted, data, parsed",
+    "type_, data, parsed",
     [
         (
             Node,
@@ -125,63 +125,71 @@ def test_a_forced_tool():
         (Dict[str, int], {"a": 1}, {"a": 1}),
     ],
 )
-def test_types(wanted, data, parsed):
+def test_types(type_, data, parsed):
     """Recursive and strict models, dataclasses, TypedDicts and dicts are accepted as types."""
     client = ScriptedInferenceClient(lambda body: calls((body["tool_choice"]["name"], data)))
-    assert client.generate("x", output=wanted).parsed == parsed
+    assert client.generate("x", output=type_).parsed == parsed
     assert client.requests[0]["tools"][0]["input_schema"]["type"] == "object"
 
 
 @pytest.mark.parametrize(
-    "wanted",
+    "type_",
     [int, str, List[Place], Optional[Place], Union[Place, Point], object, print, "Place", None],
 )
-def test_invalid_types(wanted):
+def test_invalid_types(type_):
     """A type whose JSON is not an object is a TypeError, and nothing is sent. None means text."""
     client = ScriptedInferenceClient(["text"])
-    if wanted is None:
-        assert client.generate("x", output=wanted).parsed is None
+    if type_ is None:
+        assert client.generate("x", output=type_).parsed is None
         return
     with pytest.raises(TypeError, match="output="):
-        client.generate("x", output=wanted)
+        client.generate("x", output=type_)
     assert client.requests == []
 
 
-def test_beside_other_tools():
+def test_with_other_tools():
     """The caller's tools are sent as well; a tool of the same name causes no conflict."""
 
     @tool
     def Weather() -> str:
-        """Another one."""
+        """A tool with the name of the type."""
 
     client = ScriptedInferenceClient(lambda body: calls((body["tool_choice"]["name"], ROME)))
-    wanted = {"Weather": globals()["Weather"]}["Weather"]
-    reply = client.generate("x", output=wanted, tools=[Weather], tool_choice="auto")
-    assert [one["name"] for one in client.requests[0]["tools"]] == ["Weather", "Weather_output"]
+    type_ = {"Weather": globals()["Weather"]}["Weather"]
+    reply = client.generate("x", output=type_, tools=[Weather], tool_choice="auto")
+    assert [definition["name"] for definition in client.requests[0]["tools"]] == [
+        "Weather",
+        "Weather_output",
+    ]
     assert reply.parsed.degrees == 21.5
 
 
-# Ways of asking
+# Ways to request it
 
 
-def refusing(*refused):
-    """Return a model that rejects the given methods: "tool", "format", "prompt"."""
-    seen = []
+def model_that_rejects(*rejected):
+    """Return a model that rejects the given ways: "tool", "format", "prompt".
+
+    Its attribute `ways` lists the ways of all requests.
+    """
+    ways = []
 
     def model(body):
-        way = "tool" if "tools" in body else "format" if "output_config" in body else "prompt"
-        seen.append(way)
-        if way in refused:
-            return Failure(400, "invalid_request_error", f"no {way} for this model")
-        return calls(("Weather", ROME)) if way == "tool" else json.dumps(ROME)
+        way_of_request = (
+            "tool" if "tools" in body else "format" if "output_config" in body else "prompt"
+        )
+        ways.append(way_of_request)
+        if way_of_request in rejected:
+            return Failure(400, "invalid_request_error", f"no {way_of_request} for this model")
+        return calls(("Weather", ROME)) if way_of_request == "tool" else json.dumps(ROME)
 
-    model.seen = seen
+    model.ways = ways
     return model
 
 
 @suite
 @pytest.mark.parametrize(
-    "refused, options, ways",
+    "rejected, options, ways",
     [
         ((), {}, ["tool"]),
         (("tool",), {}, ["tool", "format"]),
@@ -191,21 +199,21 @@ def refusing(*refused):
         (("format", "tool"), {"thinking": {"type": "adaptive"}}, ["format", "tool", "prompt"]),
     ],
 )
-def test_the_method_that_a_model_accepts(serve, refused, options, ways):
-    """After a 400 the next method is tried; the accepted one is remembered."""
-    model = refusing(*refused)
+def test_the_way_that_a_model_accepts(serve, rejected, options, ways):
+    """After a 400 the next way is tried; the accepted one is remembered."""
+    model = model_that_rejects(*rejected)
     client, server = serve(model, {"max_retries": 0})
     for _ in range(2):
         assert (
             client.generate("x", system="be brief", output=Weather, **options).parsed.degrees
             == 21.5
         )
-    assert model.seen == ways + ways[-1:]
+    assert model.ways == ways + ways[-1:]
     assert (
         client.with_options(temperature=1).generate("x", output=Weather, **options).parsed.degrees
         == 21.5
     )
-    assert model.seen == ways + 2 * ways[-1:]
+    assert model.ways == ways + 2 * ways[-1:]
     body = server.requests[-2].body
     if ways[-1] == "format":
         schema = body["output_config"]["format"]["schema"]
@@ -215,26 +223,26 @@ def test_the_method_that_a_model_accepts(serve, refused, options, ways):
         assert '"degrees"' in body["system"][1]["text"]
 
 
-def test_each_model_has_its_method(serve):
-    """The accepted method is remembered per model, and apart for requests with thinking."""
-    model = refusing("tool")
+def test_way_of_each_model(serve):
+    """The accepted way is remembered for each model, and separately for requests with thinking."""
+    model = model_that_rejects("tool")
     client, server = serve(model, {"max_retries": 0})
     client.generate("x", output=Weather)
     client.with_options(model="claude-other").generate("x", output=Weather)
     client.generate("x", output=Weather, thinking={"type": "adaptive"})
-    assert model.seen == ["tool", "format", "tool", "format", "format"]
+    assert model.ways == ["tool", "format", "tool", "format", "format"]
 
 
 def test_the_options_of_the_format_are_merged(serve):
     """The caller's values of the option that requests the format are kept."""
-    client, server = serve(refusing("tool"), {"max_retries": 0})
+    client, server = serve(model_that_rejects("tool"), {"max_retries": 0})
     client.generate("x", output=Weather, output_config={"effort": "low"})
     assert server.requests[1].body["output_config"]["effort"] == "low"
     assert server.requests[1].body["output_config"]["format"]["type"] == "json_schema"
 
 
 def test_free_form_objects_do_not_use_the_format(serve):
-    """Constrained decoding cannot produce free keys, so the other methods are used."""
+    """Constrained decoding cannot produce free keys, so the other ways are used."""
 
     class Scores(BaseModel):
         by_name: Dict[str, int]
@@ -242,18 +250,18 @@ def test_free_form_objects_do_not_use_the_format(serve):
     class Open(BaseModel):
         model_config = {"extra": "allow"}
 
-    model = refusing("tool", "prompt")
+    model = model_that_rejects("tool", "prompt")
     client, server = serve(model, {"max_retries": 0})
-    for wanted in (Scores, Open, Dict[str, Any]):
+    for type_ in (Scores, Open, Dict[str, Any]):
         with pytest.raises(InvalidRequestError, match="no prompt"):
-            client.generate("x", output=wanted)
-    assert model.seen == ["tool", "prompt"] * 3
+            client.generate("x", output=type_)
+    assert model.ways == ["tool", "prompt"] * 3
     assert not Output(Weather).has_free_form_objects and not Output(Node).has_free_form_objects
 
 
-def test_a_request_that_every_method_rejects(serve):
-    """If every method is rejected, the error is that of the request, without a hint."""
-    client, server = serve(refusing("tool", "format", "prompt"), {"max_retries": 0})
+def test_every_way_rejected(serve):
+    """If every way is rejected, the last error is raised, without a hint."""
+    client, server = serve(model_that_rejects("tool", "format", "prompt"), {"max_retries": 0})
     with pytest.raises(InvalidRequestError, match="no prompt for this model") as caught:
         client.generate("x", output=Weather)
     assert "omit" not in str(caught.value)
@@ -264,14 +272,14 @@ def test_a_request_that_every_method_rejects(serve):
 
 
 def test_the_schema_of_the_format():
-    """Objects are closed, limits and defaults removed; properties with these names are kept."""
+    """Objects are closed; limits and defaults are removed. Properties with these names remain."""
 
-    class Odd(BaseModel):
+    class Model(BaseModel):
         default: int = 5
         pattern: str = Field("a", pattern="a+")
         kind: Unit = Unit.CELSIUS
 
-    schema = strict_schema(Output(Odd).schema)
+    schema = strict_schema(Output(Model).schema)
     assert set(schema["properties"]) == {"default", "pattern", "kind"}
     assert (
         "default" not in schema["properties"]["default"]
@@ -281,16 +289,18 @@ def test_the_schema_of_the_format():
     assert "celsius" in json.dumps(schema)
 
 
-# Replies that do not fit
+# Invalid replies
 
 
 def test_a_correction():
-    """A call that does not match is answered with its problem, and the model must call again."""
-    wrong, right = (
+    """An invalid call gets an error result with the problem, and the next request forces the tool
+    again.
+    """
+    invalid, valid = (
         calls(("Weather", {"place": {"city": 5}, "degrees": 500})),
         calls(("Weather", ROME)),
     )
-    client = ScriptedInferenceClient([wrong, right])
+    client = ScriptedInferenceClient([invalid, valid])
     assert client.generate("x", output=Weather).parsed.degrees == 21.5
     question, reply, result = client.requests[1]["messages"]
     assert (question, reply["content"][0]["input"]["degrees"]) == (
@@ -298,7 +308,7 @@ def test_a_correction():
         500,
     )
     (block,) = result["content"]
-    assert (block["tool_use_id"], block["is_error"]) == (wrong[0].id, True)
+    assert (block["tool_use_id"], block["is_error"]) == (invalid[0].id, True)
     assert (
         "place.city: Input should be a valid string; degrees: Input should be less than"
         in block["content"]
@@ -308,17 +318,17 @@ def test_a_correction():
 
 
 def test_a_correction_as_text(serve):
-    """Text that does not match is sent back with its problem, as the user's message."""
-    refused = Failure(400, "invalid_request_error", "no")
-    answers = [refused, refused, '{"place": {}}', f"```json\n{json.dumps(ROME)}\n```"]
-    client, server = serve(answers, {"max_retries": 0})
+    """Invalid text is followed by a user message with the problem."""
+    rejection = Failure(400, "invalid_request_error", "no")
+    replies = [rejection, rejection, '{"place": {}}', f"```json\n{json.dumps(ROME)}\n```"]
+    client, server = serve(replies, {"max_retries": 0})
     assert client.generate("x", output=Weather).parsed.place.city == "Rome"
-    question, reply, told = server.requests[-1].body["messages"]
+    question, reply, correction = server.requests[-1].body["messages"]
     assert reply == {"role": "assistant", "content": [{"type": "text", "text": '{"place": {}}'}]}
-    assert told["content"].startswith(
+    assert correction["content"].startswith(
         "the answer does not fit: place.city: Field required; degrees: Field required"
     )
-    assert told["content"].endswith(". Answer again.")
+    assert correction["content"].endswith(". Answer again.")
 
 
 def test_an_unexpected_call():
@@ -328,14 +338,14 @@ def test_an_unexpected_call():
     def other() -> str:
         """Something else."""
 
-    wanted = calls(("other", {}), ("other", {}))
-    client = ScriptedInferenceClient([wanted, calls(("Weather", ROME))])
+    requested = calls(("other", {}), ("other", {}))
+    client = ScriptedInferenceClient([requested, calls(("Weather", ROME))])
     client.generate("x", output=Weather, tools=[other])
     blocks = client.requests[1]["messages"][-1]["content"]
-    assert [block["tool_use_id"] for block in blocks] == [call.id for call in wanted]
+    assert [block["tool_use_id"] for block in blocks] == [call.id for call in requested]
 
 
-def test_giving_up():
+def test_second_invalid_reply():
     """A second invalid reply is an OutputInvalid, a ValueError, with the reply and its problem."""
     client = ScriptedInferenceClient(
         [calls(("Weather", {})), calls(("Weather", {"degrees": 1})), "never"]
@@ -351,7 +361,7 @@ def test_giving_up():
     assert len(client.requests) == 2
 
 
-class Lax(BaseModel):
+class AllOptional(BaseModel):
     words: List[str] = []
 
 
@@ -359,19 +369,21 @@ class Lax(BaseModel):
 @pytest.mark.parametrize(
     "reply",
     [
-        answered('{"words": ["a", "b"'),
-        answered('{"words": []}'),
-        answered(wanted=calls(("Lax", {}))),
-        answered(wanted=[ToolCall(id="t", name="Lax", malformed='{"words": ["a')]),
-        answered("I would rather not."),
+        make_reply('{"words": ["a", "b"'),
+        make_reply('{"words": []}'),
+        make_reply(requested=calls(("AllOptional", {}))),
+        make_reply(requested=[ToolCall(id="t", name="AllOptional", malformed='{"words": ["a')]),
+        make_reply("I would rather not."),
     ],
 )
-def test_a_reply_that_was_cut_short(stop_reason, reply):
-    """A truncated reply is not requested again, and never accepted, even if its part is valid."""
-    cut = reply.model_copy(update={"stop_reason": stop_reason, "raw_stop_reason": stop_reason})
-    client = ScriptedInferenceClient([cut, "never"])
+def test_truncated_reply(stop_reason, reply):
+    """A truncated reply is neither accepted nor requested again, even if its beginning is valid."""
+    truncated = reply.model_copy(
+        update={"stop_reason": stop_reason, "raw_stop_reason": stop_reason}
+    )
+    client = ScriptedInferenceClient([truncated, "never"])
     with pytest.raises(OutputInvalid, match=f"cut short .stop reason {stop_reason}") as caught:
-        client.generate("x", output=Lax)
+        client.generate("x", output=AllOptional)
     assert caught.value.reply.stop_reason == stop_reason
     assert len(client.requests) == 1
 
@@ -388,7 +400,7 @@ def test_a_reply_that_was_cut_short(stop_reason, reply):
 )
 def test_text_and_fences(text):
     """White space and a code fence around JSON are removed; a fence on the same line is invalid."""
-    reply = answered(text.replace("{}", '{"city": "Rome"}'))
+    reply = make_reply(text.replace("{}", '{"city": "Rome"}'))
     if text.startswith("```{"):
         with pytest.raises(ValueError, match="does not fit"):
             Output(Place).parse(reply)
@@ -396,8 +408,8 @@ def test_text_and_fences(text):
         assert Output(Place).parse(reply).parsed.city == "Rome"
 
 
-def test_a_hostile_fence():
-    """A fence with only white space is parsed quickly."""
+def test_time_to_parse_a_fence():
+    """A long, malformed code fence takes linear time."""
     start = time.process_time()
     for text in (
         "```json\n" + " \n" * 200000,
@@ -405,16 +417,14 @@ def test_a_hostile_fence():
         "```json\n" + "\n" * 200000 + "x```",
     ):
         with pytest.raises(ValueError):
-            Output(Place).parse(answered(text))
+            Output(Place).parse(make_reply(text))
     assert time.process_time() - start < 5
 
 
-def test_a_validator_with_a_bug():
-    """A ValueError of the caller's validator is a correction; another exception is raised
-    unchanged.
-    """
+def test_error_of_a_validator():
+    """A validator's ValueError causes a correction; any other exception is raised unchanged."""
 
-    class Picky(BaseModel):
+    class Polite(BaseModel):
         word: str
 
         @field_validator("word")
@@ -427,16 +437,16 @@ def test_a_validator_with_a_bug():
             return word
 
     client = ScriptedInferenceClient(
-        [calls(("Picky", {"word": "now"})), calls(("Picky", {"word": "please"}))]
+        [calls(("Polite", {"word": "now"})), calls(("Polite", {"word": "please"}))]
     )
-    assert client.generate("x", output=Picky).parsed.word == "please"
+    assert client.generate("x", output=Polite).parsed.word == "please"
     assert "say please" in client.requests[1]["messages"][-1]["content"][0]["content"]
     with pytest.raises(ZeroDivisionError):
-        ScriptedInferenceClient([calls(("Picky", {"word": "bug"}))]).generate("x", output=Picky)
+        ScriptedInferenceClient([calls(("Polite", {"word": "bug"}))]).generate("x", output=Polite)
 
 
 def test_requests_are_counted():
-    """Every request of structured output counts in the usage and in a budget, which ends it."""
+    """Every request counts in the usage and in the budget, which prevents the correction here."""
     budget = Budget(requests=1)
     client = ScriptedInferenceClient([calls(("Weather", {}))], budget=budget)
     with pytest.raises(BudgetExceeded):
@@ -445,7 +455,7 @@ def test_requests_are_counted():
 
 
 def test_on_many_threads(serve):
-    """On one client, every thread receives data of its own type."""
+    """Sixteen threads share a client: each receives data of its own type."""
     client, server = serve(
         lambda body: calls(
             (body["tool_choice"]["name"], {"x": int(body["messages"][0]["content"])})
@@ -454,19 +464,18 @@ def test_on_many_threads(serve):
     types = [
         type(f"Type{number}", (BaseModel,), {"__annotations__": {"x": int}}) for number in range(16)
     ]
-    asking = [
-        Background(client.generate, str(number), output=wanted)
-        for number, wanted in enumerate(types)
+    pending = [
+        Background(client.generate, str(number), output=type_) for number, type_ in enumerate(types)
     ]
-    for number, (one, wanted) in enumerate(zip(asking, types)):
-        assert one.result().parsed == wanted(x=number)
+    for number, (call, type_) in enumerate(zip(pending, types)):
+        assert call.result().parsed == type_(x=number)
 
 
 def test_a_request_is_not_changed():
-    """Applying a method does not change the original request."""
+    """apply_to returns a changed copy of the request."""
     request = Request("m", [], "be brief", [], {"output_config": {"effort": "low"}})
     output = Output(Place)
     for way in ("tool", "format", "prompt"):
-        asked = output.apply_to(request, way, {"output_config": {"format": {}}})
-        assert asked != request
+        changed = output.apply_to(request, way, {"output_config": {"format": {}}})
+        assert changed != request
     assert request == Request("m", [], "be brief", [], {"output_config": {"effort": "low"}})

@@ -26,7 +26,7 @@ def second() -> str:
     return "two"
 
 
-def marked(body):
+def blocks_of(body):
     """Return every block of a body, in the provider's order, with its cache_control or None."""
     blocks = list(body.get("tools", []))
     blocks += body["system"] if isinstance(body.get("system"), list) else []
@@ -36,11 +36,11 @@ def marked(body):
 
 
 def markers(body):
-    return [control for _, control in marked(body) if control is not None]
+    return [control for _, control in blocks_of(body) if control is not None]
 
 
-def test_where_the_markers_are():
-    """On the last tool, the system prompt and the user's last two turns; nowhere else."""
+def test_positions_of_the_markers():
+    """The last tool, the system prompt and the user's last two turns are marked."""
     client = ScriptedInferenceClient(["hello"], prompt_cache="auto")
     history = [
         {"role": role, "content": text}
@@ -54,7 +54,7 @@ def test_where_the_markers_are():
     ]
     client.generate(history, system="be brief", tools=[first, second])
     body = client.requests[0]
-    assert [one.get("cache_control") for one in body["tools"]] == [None, FIVE]
+    assert [definition.get("cache_control") for definition in body["tools"]] == [None, FIVE]
     assert body["system"] == [{"type": "text", "text": "be brief", "cache_control": FIVE}]
     contents = [message["content"] for message in body["messages"]]
     assert contents[:2] == ["one", "1"] and contents[3] == "2"
@@ -72,14 +72,14 @@ def test_each_request_of_a_tool_loop():
     client.run_tools("go", [first, second])
     for number, body in enumerate(client.requests):
         contents = [message["content"] for message in body["messages"] if message["role"] == "user"]
-        assert [isinstance(one, list) and one[-1].get("cache_control") for one in contents][
-            -2:
-        ] == [FIVE, FIVE][: number + 1]
+        assert [
+            isinstance(content, list) and content[-1].get("cache_control") for content in contents
+        ][-2:] == [FIVE, FIVE][: number + 1]
         assert len(markers(body)) == min(2, number + 1) + 1
 
 
-def test_instructions_among_the_messages():
-    """Without system=, the last message of the role SYSTEM is marked instead."""
+def test_system_message():
+    """Without system=, the last message of the role SYSTEM is marked."""
     request = Request(
         "m",
         [ChatMessage(role="system", content="be brief"), ChatMessage(role="user", content="x")],
@@ -88,12 +88,12 @@ def test_instructions_among_the_messages():
         {},
     )
     body = encode_request(with_cache_markers(request))
-    assert [control for _, control in marked(body)] == [FIVE, FIVE]
+    assert [control for _, control in blocks_of(body)] == [FIVE, FIVE]
 
 
-def test_what_may_not_be_marked():
-    """Empty text and thinking are never marked; nothing to mark is no error."""
-    said = [
+def test_unmarked_blocks():
+    """Empty text and thinking are never marked. A request without any other block is no error."""
+    messages = [
         ChatMessage(
             role="user", content=[{"type": "text", "text": "x"}, {"type": "text", "text": ""}]
         ),
@@ -103,62 +103,62 @@ def test_what_may_not_be_marked():
         ),
     ]
     system = [{"type": "text", "text": "be brief"}, {"type": "text", "text": ""}]
-    body = encode_request(with_cache_markers(Request("m", said, system, [], {})))
-    found = [block for block, control in marked(body) if control is not None]
-    assert [block["text"] for block in found] == ["be brief", "x"]
+    body = encode_request(with_cache_markers(Request("m", messages, system, [], {})))
+    marked = [block for block, control in blocks_of(body) if control is not None]
+    assert [block["text"] for block in marked] == ["be brief", "x"]
     empty = with_cache_markers(Request("m", [], None, [], {}))
     assert (empty.messages, empty.system, empty.tools) == ([], None, [])
 
 
-def test_an_hour():
+def test_one_hour_markers():
     """Markers before a one-hour marker of the caller last one hour; those after it five minutes."""
-    said = [
+    messages = [
         ChatMessage(role="user", content="one", cache_marker="1h"),
         ChatMessage(role="assistant", content="1"),
         ChatMessage(role="user", content="two"),
     ]
     body = encode_request(
-        with_cache_markers(Request("m", said, "be brief", [second.definition], {}))
+        with_cache_markers(Request("m", messages, "be brief", [second.definition], {}))
     )
     assert markers(body) == [HOUR, HOUR, HOUR, FIVE]
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 3, 4, 6])
-@pytest.mark.parametrize("how", ["blocks", "messages"])
-def test_beside_the_callers_own(number, how):
-    """The caller's markers take precedence, in blocks or on messages.
+@pytest.mark.parametrize("kind", ["blocks", "messages"])
+def test_with_markers_of_the_caller(number, kind):
+    """The caller's markers, in blocks or on messages, take precedence.
 
-    The rest of the four go to the last turn, the system prompt, then the tools. Of more than four of
-    the caller's, the last four stay.
+    The rest of the four go to the last turn, the system prompt, then the tools. If the caller set
+    more than four, the last four remain.
     """
-    if how == "blocks":
+    if kind == "blocks":
         blocks = [
-            {"type": "text", "text": str(place), "cache_control": FIVE} for place in range(number)
+            {"type": "text", "text": str(index), "cache_control": FIVE} for index in range(number)
         ]
-        said = [ChatMessage(role="assistant", content=blocks or "nothing")]
+        messages = [ChatMessage(role="assistant", content=blocks or "nothing")]
     else:
-        said = [
-            ChatMessage(role="assistant", content=str(place), cache_marker=True)
-            for place in range(number)
+        messages = [
+            ChatMessage(role="assistant", content=str(index), cache_marker=True)
+            for index in range(number)
         ]
     request = Request(
-        "m", said + [ChatMessage(role="user", content="x")], "be brief", [second.definition], {}
+        "m", messages + [ChatMessage(role="user", content="x")], "be brief", [second.definition], {}
     )
     body = encode_request(with_cache_markers(request))
-    found = [
+    marked = [
         block.get("text", block.get("name"))
-        for block, control in marked(body)
+        for block, control in blocks_of(body)
         if control is not None
     ]
-    own = [str(place) for place in range(number)][-4:]
-    added = ["x", "be brief", "second"][: 4 - len(own)]
-    assert found == [one for one in ("second", "be brief") if one in added] + own + [
-        one for one in added if one == "x"
+    of_caller = [str(index) for index in range(number)][-4:]
+    added = ["x", "be brief", "second"][: 4 - len(of_caller)]
+    assert marked == [name for name in ("second", "be brief") if name in added] + of_caller + [
+        name for name in added if name == "x"
     ]
 
 
-def test_other_words():
-    """prompt_cache is "auto" or nothing; and an empty history is told as what it is."""
+def test_invalid_values():
+    """prompt_cache is "auto" or None. An empty history has its own error."""
     with pytest.raises(ValueError, match='prompt_cache must be "auto" or None, not True'):
         ScriptedInferenceClient(["hello"]).generate("x", prompt_cache=True)
     with pytest.raises(ValueError, match="messages is empty"):
@@ -168,7 +168,7 @@ def test_other_words():
     assert markers(client.requests[0]) == []
 
 
-# Whatever the caller marked
+# Any markers of the caller
 
 TEXT = st.sampled_from(["", "some text"])
 PLAIN = st.fixed_dictionaries({"type": st.just("text"), "text": TEXT, "own": st.booleans()})
@@ -177,7 +177,7 @@ RESULT = st.fixed_dictionaries(
     {"type": st.just("tool_result"), "tool_use_id": st.just("t"), "own": st.booleans()}
 )
 CONTENT = TEXT | st.lists(PLAIN | THINKING | RESULT, max_size=4)
-SAID = st.tuples(
+MESSAGE = st.tuples(
     st.sampled_from(["system", "user", "assistant", "tool_result"]), CONTENT, st.booleans()
 )
 
@@ -186,29 +186,29 @@ SAID = st.tuples(
 def requests(draw):
     """Return a request with up to a dozen markers, the one-hour ones first."""
     hours = draw(st.integers(0, 12))
-    left = [hours]
+    one_hour_left = [hours]
 
     def lifetime():
-        left[0] -= 1
-        return "1h" if left[0] >= 0 else "5m"
+        one_hour_left[0] -= 1
+        return "1h" if one_hour_left[0] >= 0 else "5m"
 
     def blocks(content):
         if isinstance(content, str):
             return content
-        made = []
+        marked = []
         for block in content:
             block = dict(block)
             if block.pop("own"):
                 block["cache_control"] = {"type": "ephemeral", "ttl": lifetime()}
-            made.append(block)
-        return made
+            marked.append(block)
+        return marked
 
     system = draw(st.none() | st.just("be brief") | st.lists(PLAIN, max_size=3))
     system = blocks(system) if isinstance(system, list) else system
-    said = draw(st.lists(SAID, min_size=1, max_size=7))
-    made = {}
+    drawn = draw(st.lists(MESSAGE, min_size=1, max_size=7))
+    messages = {}
     for instructions in (True, False):  # in the order in which a provider reads them
-        for place, (role, content, marker) in enumerate(said):
+        for index, (role, content, marker) in enumerate(drawn):
             if (role == "system") is instructions:
                 # Either its blocks are marked, or the whole message; both would conflict.
                 marker = (
@@ -216,44 +216,50 @@ def requests(draw):
                     and content
                     and (isinstance(content, str) or not any(block["own"] for block in content))
                 )
-                made[place] = ChatMessage(
+                messages[index] = ChatMessage(
                     role=role, content=blocks(content), cache_marker=lifetime() if marker else False
                 )
-    tools = [one.definition for one in draw(st.sampled_from([(), (first,), (first, second)]))]
-    return Request("m", [made[place] for place in range(len(said))], system, tools, {})
+    functions = draw(st.sampled_from([(), (first,), (first, second)]))
+    tools = [function.definition for function in functions]
+    return Request("m", [messages[index] for index in range(len(drawn))], system, tools, {})
 
 
 @given(request=requests())
 def test_never_more_than_four(request):
-    """At most four markers are sent, in a valid order, for any markers of the caller.
+    """At most four markers are sent, in a valid order, whatever the caller marked.
 
-    None for one hour follows one for five minutes, none is added to thinking or empty text, and the
+    No one-hour marker follows a five-minute one. Thinking and empty text get no marker. The
     caller's request is not changed.
     """
-    before = copy.deepcopy(request)
-    said = [message for message in request.messages if message.role.value != "system"]
-    left = [
-        one for one in said if any(block["type"] != "text" or block["text"] for block in one.blocks)
+    original = copy.deepcopy(request)
+    turns = [message for message in request.messages if message.role.value != "system"]
+    nonempty = [
+        turn
+        for turn in turns
+        if any(block["type"] != "text" or block["text"] for block in turn.blocks)
     ]
-    if said and (
-        not left or (left[-1].role.value == "assistant" and said[-1].role.value != "assistant")
+    if turns and (
+        not nonempty
+        or (nonempty[-1].role.value == "assistant" and turns[-1].role.value != "assistant")
     ):
         with pytest.raises(ValueError, match="no message to answer"):
             encode_request(with_cache_markers(request))
         return
     body = encode_request(with_cache_markers(request))
-    assert request == before
-    found = [
-        (block, control.get("ttl", "5m")) for block, control in marked(body) if control is not None
+    assert request == original
+    marked = [
+        (block, control.get("ttl", "5m"))
+        for block, control in blocks_of(body)
+        if control is not None
     ]
-    assert len(found) <= 4
-    lifetimes = [lifetime for _, lifetime in found]
+    assert len(marked) <= 4
+    lifetimes = [lifetime for _, lifetime in marked]
     assert lifetimes == sorted(lifetimes)
-    assert not any(block["type"] == "thinking" for block, _ in found if "type" in block)
-    said = [
+    assert not any(block["type"] == "thinking" for block, _ in marked if "type" in block)
+    turns = [
         message for message in request.messages if message.role.value in ("user", "tool_result")
     ]
-    if said and any(
-        block["type"] == "tool_result" or block.get("text") for block in said[-1].blocks
+    if turns and any(
+        block["type"] == "tool_result" or block.get("text") for block in turns[-1].blocks
     ):
-        assert found, "the last turn is marked, or the caller has marked four others"
+        assert marked, "the last turn is marked, or the caller has marked four others"

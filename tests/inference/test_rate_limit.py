@@ -1,4 +1,4 @@
-"""Rate limits: slots in time, and clients that wait for them and for a Retry-After."""
+"""Rate limits: reserved slots, and clients that wait for a slot or a Retry-After."""
 
 import threading
 import time
@@ -28,8 +28,8 @@ ARRIVALS = st.lists(
 )
 
 
-def within(slots, requests, tokens):
-    """Whether no sixty seconds hold more than the limits."""
+def keeps_limits(slots, requests, tokens):
+    """Return whether no window of sixty seconds exceeds the limits."""
     for first in slots:
         window = [slot for slot in slots if first.moment <= slot.moment < first.moment + MINUTE]
         if requests is not None and len(window) > requests:
@@ -45,9 +45,7 @@ def within(slots, requests, tokens):
     tokens=st.none() | st.integers(1, 200),
 )
 def test_slots(arrivals, requests, tokens):
-    """No sixty seconds exceed the limits, except for a single oversized request; slots are in
-    order.
-    """
+    """No sixty seconds exceed the limits, except for one oversized request. Slots are in order."""
     limit, now, slots = RateLimit(requests, tokens), 1000.0, []
     for pause, size, given_back in arrivals:
         now += pause / 10
@@ -55,15 +53,15 @@ def test_slots(arrivals, requests, tokens):
         assert slot.moment >= now
         assert not slots or slot.moment >= slots[-1].moment
         slots.append(slot)
-        waiting = [one for one in slots if one.moment > now]
-        if waiting and not given_back:
-            limit.give_back(waiting[0])
-            slots.remove(waiting[0])
-    assert within(slots, requests, tokens)
+        future = [slot for slot in slots if slot.moment > now]
+        if future and not given_back:
+            limit.give_back(future[0])
+            slots.remove(future[0])
+    assert keeps_limits(slots, requests, tokens)
 
 
 @given(arrivals=ARRIVALS, requests=st.integers(1, 5))
-def test_nothing_waits_without_need(arrivals, requests):
+def test_no_unnecessary_wait(arrivals, requests):
     """A request waits only if the last sixty seconds are full, until the oldest is a minute old."""
     limit, now, slots = RateLimit(requests), 1000.0, []
     for pause, _, _ in arrivals:
@@ -73,11 +71,11 @@ def test_nothing_waits_without_need(arrivals, requests):
         assert slots[-1] == expected
 
 
-def test_the_check_can_fail():
-    """The property above detects a limiter that allows one request too many."""
-    generous = RateLimit(3)
-    assert not within([generous.take(1000.0, 1) for _ in range(3)], 2, None)
-    assert not within([generous.take(2000.0, 60) for _ in range(2)], None, 100)
+def test_keeps_limits_detects_violations():
+    """keeps_limits detects a limiter that allows one request too many."""
+    limit = RateLimit(3)
+    assert not keeps_limits([limit.take(1000.0, 1) for _ in range(3)], 2, None)
+    assert not keeps_limits([limit.take(2000.0, 60) for _ in range(2)], None, 100)
 
 
 def test_the_usage_replaces_the_estimate():
@@ -107,19 +105,19 @@ def test_an_invalid_limit():
 
 
 def test_clients_share_a_limit(serve):
-    """Requests of clients that share a limit count together; a cancellation ends a wait."""
+    """Clients that share a limit share its slots. A cancellation ends a wait for a slot."""
     limit = RateLimit(requests_per_minute=2)
-    one, server = serve(lambda body: "hello", {"rate_limit": limit})
-    two, other = serve(lambda body: "hello", {"rate_limit": limit})
-    one.generate("x")
-    two.generate("x")
-    for client in (one, two, one.with_options(temperature=0)):
+    first, server = serve(lambda body: "hello", {"rate_limit": limit})
+    second, other = serve(lambda body: "hello", {"rate_limit": limit})
+    first.generate("x")
+    second.generate("x")
+    for client in (first, second, first.with_options(temperature=0)):
         token = Cancellation()
-        waiting = Background(client.generate, "x", cancellation=token)
+        call = Background(client.generate, "x", cancellation=token)
         wait_for(lambda: len(limit._reservations) == 3)
         token.cancel("enough")
         with pytest.raises(Cancelled, match="enough"):
-            waiting.result(5)
+            call.result(5)
         assert len(limit._reservations) == 2
     assert (len(server.requests), len(other.requests)) == (1, 1)
 
@@ -192,8 +190,8 @@ def test_a_429_pauses_every_thread(serve):
     assert time.monotonic() >= until
 
 
-def test_a_pause_too_long_to_wait_for(serve):
-    """No request waits for a Retry-After above one minute; the error has the value."""
+def test_long_retry_after(serve):
+    """No request waits for a Retry-After above one minute; the error holds the seconds."""
     client, server = serve(
         [Failure(429, "rate_limit_error", headers={"retry-after": "3600"}), "hello"]
     )
@@ -204,15 +202,15 @@ def test_a_pause_too_long_to_wait_for(serve):
 
 
 @suite
-def test_a_pause_that_is_extended():
+def test_extended_pause():
     """A request that waits for a pause also waits for its extension."""
     pause = Pause()
     pause.extend(time.monotonic() + 0.1)
-    waiting = Background(wait_for_slot, pause, None, 0, Cancellation(), None, "test")
+    call = Background(wait_for_slot, pause, None, 0, Cancellation(), None, "test")
     until = time.monotonic() + 0.4
     pause.extend(until)
     pause.extend(until - 0.3)  # shorter ones change nothing
-    waiting.result()
+    call.result()
     assert time.monotonic() >= until
 
 
@@ -221,11 +219,11 @@ def test_a_pause_while_waiting_for_a_slot():
     """A request that waits for a slot also waits for a new pause, then takes a new slot."""
     pause, limit = Pause(), RateLimit(requests_per_minute=1)
     limit.take(time.monotonic() - MINUTE + 0.2, 1)
-    waiting = Background(wait_for_slot, pause, limit, 1, Cancellation(), None, "test")
+    call = Background(wait_for_slot, pause, limit, 1, Cancellation(), None, "test")
     wait_for(lambda: len(limit._reservations) == 2)
     until = time.monotonic() + 0.5
     pause.extend(until)
-    assert waiting.result().moment >= until
+    assert call.result().moment >= until
     assert len(limit._reservations) == 1
 
 

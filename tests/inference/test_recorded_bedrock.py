@@ -1,8 +1,8 @@
-"""Recorded traffic of Bedrock, sent over a real socket into a real boto3.
+"""Recorded traffic of Bedrock, sent over a socket to boto3.
 
 An independent reading in this file, which shares no code with the codecs, joins a stream into the
-body of the same reply without streaming and reads its blocks, figures and text. The client's reply
-has to equal it. If boto3 has no Converse, its records go through the codec alone.
+body of the same reply without streaming. The client's reply must equal it. If boto3 has no
+Converse, the codec alone decodes its records.
 """
 
 import base64
@@ -33,48 +33,49 @@ from asimov_sync.inference.providers.bedrock.errors import decode_response_error
 from asimov_sync.inference.providers.fold import fold_stream
 from asimov_sync.inference.request import Request
 
-from ..recorded import recorded
+from ..recorded import load_records
 from .byte_server import ByteServer, RawResponse
 from .event_stream import exception, frames, messages, read
 
-INVOKE = recorded("bedrock_invoke", "bedrock_invoke_attested")
-CONVERSE = recorded(
+INVOKE = load_records("bedrock_invoke", "bedrock_invoke_attested")
+CONVERSE = load_records(
     "bedrock_converse", "bedrock_converse_attested", "bedrock_converse_reconstructed"
 )
 
 NO_MESSAGE = {
-    "newrelic+newrelic-python-agent__external_botocore-_mock_external_bedrock_server_invoke_model.py__18_6a231f",
-    "traceloop+openllmetry-js__Test-Anthropic-with-AWS-Bedrock-Instrumentation_3427560822-should-set-request-and-"
-    "response-att__0_f5b02e",
+    "newrelic+newrelic-python-agent__external_botocore-_mock_external_bedrock_server_"
+    "invoke_model.py__18_6a231f",
+    "traceloop+openllmetry-js__Test-Anthropic-with-AWS-Bedrock-Instrumentation_3427560822-"
+    "should-set-request-and-response-att__0_f5b02e",
     "traceloop+openllmetry__test_anthropic-test_anthropic_2_completion__0_991ff2",
 }
-"""Records of Claude 2's text completions, an older wire on the same address: they hold no message.
-"""
+"""Records of Claude 2's text completions, an older API at the same address, without messages."""
 
 CUT = {
-    "newrelic+newrelic-python-agent__external_botocore-_mock_external_bedrock_server_invoke_model.py__2_458a64"
+    "newrelic+newrelic-python-agent__external_botocore-_mock_external_bedrock_server_"
+    "invoke_model.py__2_458a64"
 }
-"""A stream that was made by hand, and ends without message_delta and message_stop."""
+"""A handmade stream that ends without message_delta and message_stop."""
 
 ERRORS = {"ThrottlingException": RateLimitError, "UnrecognizedClientException": AuthenticationError}
 
 
 def chunkings(record):
-    """The body as one piece, in pieces of a few bytes, and frame by frame."""
+    """Yield the pieces of a body: the whole, pieces of a few bytes, and frames."""
     size = 1 if len(record.body) < 1500 else 61
     yield [record.body]
-    yield [record.body[place : place + size] for place in range(0, len(record.body), size)]
-    if streamed(record):
+    yield [record.body[start : start + size] for start in range(0, len(record.body), size)]
+    if is_stream(record):
         yield list(frames(record.body))
 
 
-def streamed(record):
+def is_stream(record):
     return record.body[8:].find(b":message-type") != -1
 
 
 @pytest.fixture(scope="module")
-def answering():
-    """A server whose next answer each test sets, and clients of both APIs on it."""
+def server():
+    """Return a server whose responses each test sets, with clients of both APIs."""
     session = boto3.Session("AKIDEXAMPLE", "secret", region_name="us-east-1")
     with ByteServer(RawResponse()) as server:
         server.clients = {
@@ -87,12 +88,13 @@ def answering():
 
 
 def headers_of(record):
-    """The headers of a record, but for those of its framing."""
+    """Return the headers of a record, except those of its framing."""
     framing = ("content-length", "transfer-encoding", "connection", "content-encoding")
     return {name: value for name, value in record.headers.items() if name not in framing}
 
 
-def asked(server, api, record, pieces, streams, messages="hello"):
+def replay(server, api, record, pieces, streams, messages="hello"):
+    """Serve a record and return the client's reply."""
     server.set_responses(RawResponse(*pieces, status=record.status, headers=headers_of(record)))
     client = server.clients[api]
     if not streams:
@@ -103,12 +105,12 @@ def asked(server, api, record, pieces, streams, messages="hello"):
     return stream.reply
 
 
-# The independent reading: of the Messages API
+# The independent reading of the Messages API
 
 
-def whole_message(record):
-    """The message of a record of InvokeModel."""
-    if not streamed(record):
+def read_message(record):
+    """Return the message of a record of InvokeModel."""
+    if not is_stream(record):
         return json.loads(record.body.decode())
     message = {}
     for event in messages(record.body):
@@ -141,15 +143,16 @@ def whole_message(record):
 
 
 @pytest.mark.parametrize("record", INVOKE)
-def test_invoke(answering, record):
-    """Every record of InvokeModel, in three chunkings, is read right, or is the error it stands
-    for, and can be sent again.
+def test_invoke(server, record):
+    """Every record of InvokeModel gives its reply or its error, in three chunkings.
+
+    Each reply can be sent back.
     """
     streams = record.url.endswith("stream")
     for pieces in chunkings(record):
         if record.status != 200:
             with pytest.raises(AuthenticationError, match="security token") as caught:
-                asked(answering, "invoke", record, pieces, streams)
+                replay(server, "invoke", record, pieces, streams)
             assert caught.value.status == record.status
             assert caught.value.error_type == record.headers["x-amzn-errortype"].split(":")[0]
             assert caught.value.request_id == record.headers["x-amzn-requestid"]
@@ -158,22 +161,22 @@ def test_invoke(answering, record):
             with pytest.raises(
                 StreamInterrupted if streams else ProviderError, match="KeyError|not a message"
             ):
-                asked(answering, "invoke", record, pieces, streams)
+                replay(server, "invoke", record, pieces, streams)
             continue
         if record.name in CUT:
             with pytest.raises(StreamInterrupted) as caught:
-                asked(answering, "invoke", record, pieces, streams)
-            assert caught.value.partial.message.content == whole_message(record)["content"]
+                replay(server, "invoke", record, pieces, streams)
+            assert caught.value.partial.message.content == read_message(record)["content"]
             continue
         if record.name.startswith("midstream"):
             ((headers, payload),) = read(record.body)
             assert headers[":exception-type"] == "throttlingException"
             with pytest.raises(RateLimitError, match=json.loads(payload)["message"][:40]) as caught:
-                asked(answering, "invoke", record, pieces, streams)
+                replay(server, "invoke", record, pieces, streams)
             assert (caught.value.status, caught.value.error_type) == (None, "throttlingException")
             continue
-        message = whole_message(record)
-        reply = asked(answering, "invoke", record, pieces, streams)
+        message = read_message(record)
+        reply = replay(server, "invoke", record, pieces, streams)
         assert reply.message.content == message["content"]
         assert reply.stop_reason == reply.raw_stop_reason == message["stop_reason"]
         assert (reply.id, reply.model) == (message["id"], message["model"])
@@ -199,13 +202,13 @@ def test_invoke(answering, record):
         and record.name not in NO_MESSAGE | CUT
         and not record.name.startswith("midstream")
     ):
-        asked(answering, "invoke", record, pieces, streams, ["question", reply.message, "and now?"])
-        sent = json.loads(answering.requests[-1].body.decode())
-        assert sent["messages"][1] == {"role": "assistant", "content": message["content"]}
+        replay(server, "invoke", record, pieces, streams, ["question", reply.message, "and now?"])
+        body = json.loads(server.requests[-1].body.decode())
+        assert body["messages"][1] == {"role": "assistant", "content": message["content"]}
 
 
-def test_answer_without_a_message():
-    """The records that are not replies are these, and are still there."""
+def test_records_without_a_message():
+    """The listed records exist, and no other record is of the older API."""
     names = {record.name for param in INVOKE for record in param.values if record is not None}
     if names:
         assert NO_MESSAGE | CUT <= names
@@ -218,16 +221,17 @@ def test_answer_without_a_message():
         assert legacy == NO_MESSAGE
 
 
-# The independent reading: of Converse
+# The independent reading of Converse
 
 
-def whole_answer(record):
-    """The body of a record of Converse; that of a stream is put together, with its bytes still in
-    base64.
+def read_converse(record):
+    """Return the body of a record of Converse.
+
+    A stream is joined into one body. Its bytes remain base64.
     """
-    if not streamed(record):
+    if not is_stream(record):
         return json.loads(record.body.decode())
-    blocks, answer = {}, {}
+    blocks, body = {}, {}
     for headers, payload in read(record.body):
         kind, data = headers[":event-type"], json.loads(payload.decode())
         if kind == "contentBlockStart":
@@ -235,10 +239,10 @@ def whole_answer(record):
         elif kind == "contentBlockDelta":
             merge(blocks.setdefault(data["contentBlockIndex"], {}), data["delta"])
         elif kind == "messageStop":
-            answer["stopReason"] = data["stopReason"]
+            body["stopReason"] = data["stopReason"]
         elif kind == "metadata":
-            answer["usage"] = data["usage"]
-    content = [blocks[place] for place in sorted(blocks)]
+            body["usage"] = data["usage"]
+    content = [blocks[index] for index in sorted(blocks)]
     for block in content:
         if "toolUse" in block:
             block["toolUse"]["input"] = json.loads(block["toolUse"]["input"])
@@ -247,7 +251,7 @@ def whole_answer(record):
             block["citationsContent"] = {"citations": block.pop("citations")}
             if text:
                 block["citationsContent"]["content"] = [{"text": text}]
-    return dict(answer, output={"message": {"role": "assistant", "content": content}})
+    return dict(body, output={"message": {"role": "assistant", "content": content}})
 
 
 def merge(block, delta):
@@ -270,7 +274,7 @@ def merge(block, delta):
             reasoning[name] = reasoning.get(name, "") + piece
 
 
-def dialect(block):
+def to_messages_block(block):
     """Return the Messages block of a Converse block."""
     ((kind, value),) = block.items()
     if kind == "text":
@@ -283,7 +287,7 @@ def dialect(block):
             "input": value["input"],
         }
     if kind == "citationsContent":
-        text = "".join(one["text"] for one in value.get("content", []))
+        text = "".join(part["text"] for part in value.get("content", []))
         return {"type": "text", "text": text, "citations": value["citations"]}
     if kind == "reasoningContent" and "redactedContent" in value:
         return {
@@ -297,22 +301,31 @@ def dialect(block):
 
 
 def expected_usage(usage):
-    lifetimes = {one["ttl"]: one["inputTokens"] for one in usage.get("cacheDetails", [])}
-    read, written = usage.get("cacheReadInputTokens", 0), usage.get("cacheWriteInputTokens", 0)
-    assert usage["totalTokens"] == usage["inputTokens"] + usage["outputTokens"] + read + written
+    lifetimes = {detail["ttl"]: detail["inputTokens"] for detail in usage.get("cacheDetails", [])}
+    cache_read, cache_write = (
+        usage.get("cacheReadInputTokens", 0),
+        usage.get("cacheWriteInputTokens", 0),
+    )
+    assert (
+        usage["totalTokens"]
+        == usage["inputTokens"] + usage["outputTokens"] + cache_read + cache_write
+    )
     return Usage(
         input_tokens=usage["inputTokens"],
         output_tokens=usage["outputTokens"],
-        cache_read_input_tokens=read,
-        cache_write_input_tokens=written,
+        cache_read_input_tokens=cache_read,
+        cache_write_input_tokens=cache_write,
         cache_write_5m_input_tokens=lifetimes.get("5m", 0),
         cache_write_1h_input_tokens=lifetimes.get("1h", 0),
         requests=1,
     )
 
 
-def goes_back(content):
-    """Return a received content as it is sent back: without blank text, which is rejected."""
+def sent_back(content):
+    """Yield the blocks of a received content as they are sent back.
+
+    Blank text is omitted, because Bedrock rejects it.
+    """
     for block in copy.deepcopy(content):
         if "text" in block and not block["text"].strip():
             continue
@@ -321,15 +334,15 @@ def goes_back(content):
         yield block
 
 
-def check_converse(record, answer, reply):
-    content = answer["output"]["message"]["content"]
-    assert reply.message.content == list(map(dialect, content))
+def check_converse(record, body, reply):
+    content = body["output"]["message"]["content"]
+    assert reply.message.content == list(map(to_messages_block, content))
     json.dumps(reply.message.content)
-    assert reply.raw_stop_reason == answer["stopReason"]
+    assert reply.raw_stop_reason == body["stopReason"]
     assert reply.stop_reason == {"guardrail_intervened": "refusal"}.get(
-        answer["stopReason"], answer["stopReason"]
+        body["stopReason"], body["stopReason"]
     )
-    assert reply.usage == expected_usage(answer["usage"])
+    assert reply.usage == expected_usage(body["usage"])
     assert [(call.id, call.name, call.arguments) for call in reply.tool_calls] == [
         (block["toolUse"]["toolUseId"], block["toolUse"]["name"], block["toolUse"]["input"])
         for block in content
@@ -341,77 +354,78 @@ def model_of(client):
     return client._runtime.client().meta.service_model
 
 
-def known(shape, value):
-    """Whether boto3 knows every part of a value."""
+def is_known(shape, value):
+    """Return whether boto3 knows every part of a value."""
     if getattr(shape, "is_document_type", False) or shape.type_name not in ("structure", "list"):
         return True
     if shape.type_name == "list":
-        return all(known(shape.member, one) for one in value)
+        return all(is_known(shape.member, item) for item in value)
     return all(
-        name in shape.members and known(shape.members[name], one) for name, one in value.items()
+        name in shape.members and is_known(shape.members[name], item)
+        for name, item in value.items()
     )
 
 
 @pytest.mark.parametrize("record", CONVERSE)
-def test_converse(answering, record):
-    """Every record of Converse, in three chunkings, gives its reply, which can be sent back, or its
-    error.
+def test_converse(server, record):
+    """Every record of Converse gives its reply, which can be sent back, or its error, in three
+    chunkings.
 
     If boto3 has no Converse, the error names the version that has it and the other API.
     """
-    client = answering.clients["converse"]
+    client = server.clients["converse"]
     model = model_of(client)
     if "Converse" not in model.operation_names:
         with pytest.raises(InvalidRequestError, match=r"1\.34\.116.*api=\"invoke\""):
-            asked(answering, "converse", record, [record.body], streamed(record))
+            replay(server, "converse", record, [record.body], is_stream(record))
         return
     for pieces in chunkings(record):
         if record.status != 200:
             with pytest.raises(InvalidRequestError, match="video content block") as caught:
-                asked(answering, "converse", record, pieces, False)
+                replay(server, "converse", record, pieces, False)
             assert caught.value.status == record.status
             continue
         if record.name.startswith("midstream"):
             with pytest.raises(ProviderError, match="invalid sequence") as caught:
-                asked(answering, "converse", record, pieces, True)
+                replay(server, "converse", record, pieces, True)
             assert caught.value.error_type == "modelStreamErrorException"
             continue
-        answer = whole_answer(record)
-        reply = asked(answering, "converse", record, pieces, streamed(record))
-        check_converse(record, answer, reply)
+        body = read_converse(record)
+        reply = replay(server, "converse", record, pieces, is_stream(record))
+        check_converse(record, body, reply)
         assert (reply.model, reply.id) == ("a-model", record.headers.get("x-amzn-requestid"))
     if record.status == 200 and not record.name.startswith("midstream"):
         history = ["question", reply.message, "and now?"]
-        back = list(goes_back(answer["output"]["message"]["content"]))
-        if not all(known(model.shape_for("ContentBlock"), block) for block in back):
-            # What an old boto3 cannot be given is an error, and not left out.
+        blocks = list(sent_back(body["output"]["message"]["content"]))
+        if not all(is_known(model.shape_for("ContentBlock"), block) for block in blocks):
+            # A block that an old boto3 does not support is an error; it is not omitted.
             with pytest.raises(InvalidRequestError, match="boto3 does not make the request"):
-                asked(answering, "converse", record, pieces, streamed(record), history)
+                replay(server, "converse", record, pieces, is_stream(record), history)
             return
-        asked(answering, "converse", record, pieces, streamed(record), history)
-        sent = json.loads(answering.requests[-1].body.decode())["messages"]
-        assert [message["role"] for message in sent] == (
-            ["user", "assistant", "user"] if back else ["user"]
+        replay(server, "converse", record, pieces, is_stream(record), history)
+        messages = json.loads(server.requests[-1].body.decode())["messages"]
+        assert [message["role"] for message in messages] == (
+            ["user", "assistant", "user"] if blocks else ["user"]
         )
-        assert not back or sent[1]["content"] == back
+        assert not blocks or messages[1]["content"] == blocks
 
 
 def as_boto3(value):
-    """Return a received block as boto3 takes it: bytes in place of base64."""
+    """Return a received block as boto3 accepts it: with bytes instead of base64."""
     if isinstance(value, list):
-        return [as_boto3(one) for one in value]
+        return [as_boto3(item) for item in value]
     if not isinstance(value, dict):
         return value
     return {
-        name: base64.b64decode(one) if name == "redactedContent" else as_boto3(one)
-        for name, one in value.items()
+        name: base64.b64decode(item) if name == "redactedContent" else as_boto3(item)
+        for name, item in value.items()
     }
 
 
 @pytest.mark.parametrize("record", CONVERSE)
 def test_converse_without_boto3(record):
-    """The codec alone reads every record of Converse right, on every Python, and sends it back as
-    it came.
+    """The codec alone decodes every record of Converse on every Python, and sends it back
+    unchanged.
     """
     if record.status != 200:
         error = decode_response_error(
@@ -421,24 +435,24 @@ def test_converse_without_boto3(record):
         return
     if record.name.startswith("midstream"):
         ((headers, _),) = read(record.body)
-        assert headers[":exception-type"] == "modelStreamErrorException"  # which boto3 raises
+        assert headers[":exception-type"] == "modelStreamErrorException"  # raised by boto3
         return
-    answer = whole_answer(record)
-    content = answer["output"]["message"]["content"]
-    if streamed(record):
+    body = read_converse(record)
+    content = body["output"]["message"]["content"]
+    if is_stream(record):
         fold = ConverseFold("a-model", "id")
-        wire = [
+        events = [
             {headers[":event-type"]: json.loads(payload.decode())}
             for headers, payload in read(record.body)
         ]
-        reply = list(fold_stream(fold, wire, fold.feed, "bedrock", None, lambda: True))[-1].reply
+        reply = list(fold_stream(fold, events, fold.feed, "bedrock", None, lambda: True))[-1].reply
     else:
         reply = decode_reply(json.loads(record.body.decode()), "a-model", "id")
-    check_converse(record, answer, reply)
+    check_converse(record, body, reply)
     history = [ChatMessage(role=ChatRole.USER, content="question"), reply.message]
-    sent = encode_request(Request("a-model", history, None, [], {}))["messages"]
-    assert list(itertools.chain(*(message["content"] for message in sent[1:]))) == [
-        as_boto3(block) for block in goes_back(content)
+    messages = encode_request(Request("a-model", history, None, [], {}))["messages"]
+    assert list(itertools.chain(*(message["content"] for message in messages[1:]))) == [
+        as_boto3(block) for block in sent_back(content)
     ]
 
 

@@ -29,16 +29,16 @@ from asimov_sync.inference.providers.openai.request import encode_request
 from asimov_sync.inference.request import Request
 from asimov_sync.messages import as_messages
 
-from ..recorded import pieces, recorded
+from ..recorded import load_records, split_body
 from ..tiers import suite
 from .byte_server import ByteServer, RawResponse
 
-ALL = recorded("openai", "openai_reconstructed")
+ALL = load_records("openai", "openai_reconstructed")
 
 
-def chosen(test):
-    """Return a test's records; without any, a single parameter that names the reason."""
-    return [one for one in ALL if one.values[0] is None or test(one.values[0])]
+def select(matches):
+    """Return the parameters of the matching records; without records, the parameter that skips."""
+    return [param for param in ALL if param.values[0] is None or matches(param.values[0])]
 
 
 def is_chat(record):
@@ -49,7 +49,7 @@ def is_stream(record):
     return re.match(rb"(data|event|): ?\S", record.body) is not None
 
 
-def is_answer(record):
+def is_whole_reply(record):
     return (
         record.status == 200
         and record.body.lstrip().startswith(b"{")
@@ -57,25 +57,23 @@ def is_answer(record):
     )
 
 
-STREAMS = chosen(lambda record: is_chat(record) and record.status == 200 and is_stream(record))
-ANSWERS = chosen(lambda record: is_chat(record) and is_answer(record))
-REFUSALS = chosen(
-    lambda record: is_chat(record) and not is_stream(record) and not is_answer(record)
+STREAMS = select(lambda record: is_chat(record) and record.status == 200 and is_stream(record))
+WHOLE_REPLIES = select(lambda record: is_chat(record) and is_whole_reply(record))
+ERRORS = select(
+    lambda record: is_chat(record) and not is_stream(record) and not is_whole_reply(record)
 )
 ELSEWHERE = {}
-"""Records of other APIs than chat completions, by name: why they are not served here. There are
-none.
-"""
+"""Records of other APIs, by name, with the reason why they are not served here. There are none."""
 
 
-FRAMINGS = [("whole", "close"), ("splinters", "chunked"), ("events", "chunked")]
-"""How the pieces of a body end, and how they are framed; the client must not care."""
+FRAMINGS = [("whole", "close"), ("fixed", "chunked"), ("events", "chunked")]
+"""Ways to split a body and to frame the pieces. They must not affect the reply."""
 
 
 @pytest.fixture(scope="module")
 def replay():
-    """Serves a record to a real client, in these pieces and this framing."""
-    served = []
+    """Return a function that serves a record in some framing and returns the client."""
+    records = []
     with ByteServer() as server, OpenAIInferenceClient(
         "m",
         api_key="sk-test-0123456789",
@@ -83,62 +81,63 @@ def replay():
         max_retries=0,
     ) as client:
 
-        def start(record, chunking="events", framing="chunked"):
-            kind = (
+        def serve(record, chunking="events", framing="chunked"):
+            media_type = (
                 "text/event-stream"
                 if is_stream(record)
                 else record.headers.get("content-type", "application/json")
             )
-            headers = {"content-type": kind, "x-request-id": "req-1"}
-            parts = pieces(record.body, chunking)
+            headers = {"content-type": media_type, "x-request-id": "req-1"}
+            body_pieces = split_body(record.body, chunking)
             server.set_responses(
-                RawResponse(*parts, status=record.status, headers=headers, framing=framing)
+                RawResponse(*body_pieces, status=record.status, headers=headers, framing=framing)
             )
-            served.append(record)
+            records.append(record)
             return client
 
-        yield start
-        assert len(server.requests) == len(served), "an answer was not asked for, or more than once"
+        yield serve
+        assert len(server.requests) == len(records), "each record must be requested exactly once"
 
 
 # The independent reading
 
 CONSTANT = {"id", "type", "name", "role", "index", "format", "provider", "expires_at"}
-"""Fields that do not come in pieces; a repetition replaces the value."""
+"""Fields that are not split into pieces. A repeated field replaces the value."""
 
 
-def merged(old, new):
-    """Two pieces of JSON as one: texts are joined, objects merged by key, lists by the index that
-    their elements tell.
+def merge(old, new):
+    """Merge two pieces of JSON.
+
+    Strings are joined, objects merged by key, and lists by the index in their elements.
     """
     if old is None or new is None:
         return new if old is None else old
     if isinstance(old, str) and isinstance(new, str):
         return old + new
     if isinstance(old, dict) and isinstance(new, dict):
-        out = dict(old)
+        result = dict(old)
         for key, value in new.items():
             if key in CONSTANT:
-                out[key] = out.get(key) or value
+                result[key] = result.get(key) or value
             else:
-                out[key] = merged(out.get(key), value)
-        return out
+                result[key] = merge(result.get(key), value)
+        return result
     if isinstance(old, list) and isinstance(new, list):
-        out = list(old)
-        for one in new:
-            at = next(
+        result = list(old)
+        for item in new:
+            position = next(
                 (
-                    i
-                    for i, had in enumerate(out)
-                    if isinstance(one, dict) and had.get("index", i) == one.get("index")
+                    index
+                    for index, existing in enumerate(result)
+                    if isinstance(item, dict) and existing.get("index", index) == item.get("index")
                 ),
                 None,
             )
-            if at is None:
-                out.append(one)
+            if position is None:
+                result.append(item)
             else:
-                out[at] = merged(out[at], one)
-        return out
+                result[position] = merge(result[position], item)
+        return result
     return new
 
 
@@ -152,13 +151,13 @@ def chunks_of(body):
 Reading = collections.namedtuple("Reading", "message reason usage id model")
 
 
-def reading_of_stream(record):
+def read_stream(record):
     message, reason, usage, ids, models = {}, None, {}, [], []
     for chunk in chunks_of(record.body):
         ids.append(chunk.get("id"))
         models.append(chunk.get("model"))
-        for choice in [one for one in chunk["choices"] if one["index"] == 0]:
-            message = merged(message, choice.get("delta") or {})
+        for choice in [choice for choice in chunk["choices"] if choice["index"] == 0]:
+            message = merge(message, choice.get("delta") or {})
             reason = choice.get("finish_reason") or reason
         figures_of_chunk = chunk.get("usage") or chunk.get("x_groq", {}).get("usage") or {}
         usage = dict(
@@ -169,7 +168,7 @@ def reading_of_stream(record):
     )
 
 
-def reading_of_answer(record):
+def read_whole_reply(record):
     body = json.loads(record.body)
     choice = body["choices"][0]
     return Reading(
@@ -181,8 +180,8 @@ def reading_of_answer(record):
     )
 
 
-def said(message):
-    """The text of a message in this wire's form."""
+def text_of(message):
+    """Return the text of a message in this wire's format."""
     content = message.get("content")
     if isinstance(content, dict):
         content = json.dumps(content, ensure_ascii=False)
@@ -191,32 +190,36 @@ def said(message):
     return (content or "") + (message.get("refusal") or "")
 
 
-def thought(message):
+def thinking_of(message):
     for field in ("reasoning_content", "reasoning"):
         if message.get(field):
             return message[field]
     content = message.get("content")
     if isinstance(content, list):
         return "".join(
-            one["text"]
+            item["text"]
             for part in content
             if part["type"] == "thinking"
-            for one in part["thinking"]
+            for item in part["thinking"]
         )
     return "".join(
-        one.get("text") or one.get("summary") or ""
-        for one in message.get("reasoning_details") or []
+        item.get("text") or item.get("summary") or ""
+        for item in message.get("reasoning_details") or []
     )
 
 
-def called(message):
-    """(id, name, arguments) of each call; the old form has no id."""
+def calls_of(message):
+    """Return (id, name, arguments) of each call. The old `function_call` has no id."""
     calls = [
-        (one["id"], one["function"]["name"], json.loads(one["function"]["arguments"] or "{}"))
-        for one in message.get("tool_calls") or []
+        (call["id"], call["function"]["name"], json.loads(call["function"]["arguments"] or "{}"))
+        for call in message.get("tool_calls") or []
     ]
-    old = message.get("function_call")
-    return calls + ([(None, old["name"], json.loads(old["arguments"]))] if old else [])
+    function_call = message.get("function_call")
+    return calls + (
+        [(None, function_call["name"], json.loads(function_call["arguments"]))]
+        if function_call
+        else []
+    )
 
 
 REASONS = {
@@ -228,68 +231,75 @@ REASONS = {
 }
 
 
-def stopped(reading):
+def stop_reason_of(reading):
     if reading.message.get("refusal"):
         return "refusal"
-    if called(reading.message) and reading.reason != "length":
+    if calls_of(reading.message) and reading.reason != "length":
         return "tool_use"
     return REASONS[reading.reason or "stop"]
 
 
-def figures(usage):
-    """(fresh, cached, written, out, reasoned), so that what went in and out adds up to the total
-    wherever one was told.
+def usage_of(usage):
+    """Return (fresh, cached, written, output, reasoning) tokens.
+
+    If the record has a total, the input and output figures add up to it.
     """
-    within = usage.get("prompt_tokens_details") or {}
-    cached = within.get("cached_tokens") or usage.get("prompt_cache_hit_tokens") or 0
-    written = within.get("cache_write_tokens") or 0
+    details = usage.get("prompt_tokens_details") or {}
+    cached = details.get("cached_tokens") or usage.get("prompt_cache_hit_tokens") or 0
+    written = details.get("cache_write_tokens") or 0
     reasoned = (usage.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0
-    prompt, out = usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
+    prompt, output = usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
     fresh = prompt if cached > prompt else prompt - cached - written
-    return fresh, cached, written, out + reasoned if reasoned > out else out, reasoned
+    return fresh, cached, written, output + reasoned if reasoned > output else output, reasoned
 
 
 def check(reply, reading):
-    """A reply equals the independent reading, and its message is sent back unchanged."""
+    """Assert that a reply equals the independent reading, and that its message is sent back
+    unchanged.
+    """
     message = reading.message
-    assert reply.text == said(message)
+    assert reply.text == text_of(message)
     blocks = reply.message.content
-    assert "".join(block["thinking"] for block in blocks if block["type"] == "thinking") == thought(
-        message
-    )
+    assert "".join(
+        block["thinking"] for block in blocks if block["type"] == "thinking"
+    ) == thinking_of(message)
     calls = [(call.id, call.name, call.arguments) for call in reply.tool_calls]
     assert [
-        (original or made, name, given)
-        for (made, _, _), (original, name, given) in zip(calls, called(message))
+        (recorded_id or call_id, name, arguments)
+        for (call_id, _, _), (recorded_id, name, arguments) in zip(calls, calls_of(message))
     ] == calls
-    assert len(calls) == len(called(message))
+    assert len(calls) == len(calls_of(message))
     assert all(call.malformed is None for call in reply.tool_calls)
-    assert (reply.stop_reason, reply.raw_stop_reason) == (stopped(reading), reading.reason)
+    assert (reply.stop_reason, reply.raw_stop_reason) == (stop_reason_of(reading), reading.reason)
     usage = reply.usage
-    counted = (usage.input_tokens, usage.cache_read_input_tokens, usage.cache_write_input_tokens)
-    assert counted + (usage.output_tokens, usage.reasoning_tokens) == figures(reading.usage)
+    input_counts = (
+        usage.input_tokens,
+        usage.cache_read_input_tokens,
+        usage.cache_write_input_tokens,
+    )
+    assert input_counts + (usage.output_tokens, usage.reasoning_tokens) == usage_of(reading.usage)
     assert usage.requests == 1
     assert (reply.id, reply.model) == (reading.id, reading.model)
 
-    sent = encode_request(Request("m", as_messages(["hello", reply.message]), None, [], {}))[
+    encoded = encode_request(Request("m", as_messages(["hello", reply.message]), None, [], {}))[
         "messages"
     ][1]
-    assert sent["role"] == "assistant"
+    assert encoded["role"] == "assistant"
     if isinstance(message.get("content"), list):
-        assert sent["content"] == message["content"]
+        assert encoded["content"] == message["content"]
     elif isinstance(message.get("content"), dict):
-        assert json.loads(sent["content"]) == message["content"]
+        assert json.loads(encoded["content"]) == message["content"]
     elif message.get("refusal"):
-        assert sent["content"] == [{"type": "refusal", "refusal": message["refusal"]}]
+        assert encoded["content"] == [{"type": "refusal", "refusal": message["refusal"]}]
     else:
-        assert (sent["content"] or "") == (message.get("content") or "")
-    assert called(sent) == calls
-    assert sent.get("reasoning_details") == (message.get("reasoning_details") or None)
+        assert (encoded["content"] or "") == (message.get("content") or "")
+    assert calls_of(encoded) == calls
+    assert encoded.get("reasoning_details") == (message.get("reasoning_details") or None)
     names = [name for name in ("reasoning_content", "reasoning") if message.get(name)]
-    assert [name for name in ("reasoning_content", "reasoning") if sent.get(name)] == names[:1]
-    assert all(sent[name] == message[name] for name in names[:1])
+    assert [name for name in ("reasoning_content", "reasoning") if encoded.get(name)] == names[:1]
+    assert all(encoded[name] == message[name] for name in names[:1])
     if message.get("audio"):
-        assert sent["audio"] == {"id": message["audio"]["id"]}
+        assert encoded["audio"] == {"id": message["audio"]["id"]}
         assert [block["audio"] for block in blocks if block["type"] == "audio"] == [
             message["audio"]
         ]
@@ -299,20 +309,18 @@ def check(reply, reading):
         ]
 
 
-# What is checked
+# Tests
 
 
-def test_every_record_has_its_place():
-    """Each record is a stream, an answer or a refusal, and is served as that; one of another API is
-    named, with the reason.
-    """
+def test_kinds_of_records():
+    """Each record is a stream, a whole reply or an error. Records of other APIs are listed."""
     if ALL[0].values[0] is None:
         pytest.skip("the recorded traffic is not here: set ASIMOV_TEST_RECORDED to its folder")
-    elsewhere = sorted(one.id for one in ALL if not is_chat(one.values[0]))
+    elsewhere = sorted(param.id for param in ALL if not is_chat(param.values[0]))
     print("not chat completions, and not served:", elsewhere or "none")
     assert elsewhere == sorted(ELSEWHERE)
-    assert len(STREAMS) + len(ANSWERS) + len(REFUSALS) + len(elsewhere) == len(ALL)
-    assert len(STREAMS) > 250 and len(ANSWERS) > 500 and len(REFUSALS) > 15
+    assert len(STREAMS) + len(WHOLE_REPLIES) + len(ERRORS) + len(elsewhere) == len(ALL)
+    assert len(STREAMS) > 250 and len(WHOLE_REPLIES) > 500 and len(ERRORS) > 15
 
 
 FAILING = {
@@ -323,7 +331,7 @@ FAILING = {
 
 @suite
 @pytest.mark.parametrize("record", STREAMS)
-def test_a_recorded_stream(replay, record):
+def test_recorded_stream(replay, record):
     """A stream gives the same events and the recorded reply in every framing."""
     failure = next((chunk["error"] for chunk in chunks_of(record.body) if chunk.get("error")), None)
     for chunking, framing in FRAMINGS:
@@ -333,17 +341,17 @@ def test_a_recorded_stream(replay, record):
                 FAILING[failure["code"]], match=re.escape(failure["message"])
             ) as caught:
                 list(stream)
-            said_before = "".join(
+            earlier_text = "".join(
                 (choice.get("delta") or {}).get("content") or ""
                 for chunk in chunks_of(record.body)
                 for choice in chunk.get("choices", [])
             )
-            assert caught.value.partial.text == said_before
+            assert caught.value.partial.text == earlier_text
             assert (caught.value.request_id, caught.value.error_type) == ("req-1", failure["code"])
             continue
         events = list(stream)
         reply = stream.reply
-        check(reply, reading_of_stream(record))
+        check(reply, read_stream(record))
         assert "".join(event.text for event in events if isinstance(event, TextDelta)) == reply.text
         thinking = "".join(
             block["thinking"] for block in reply.message.content if block["type"] == "thinking"
@@ -361,15 +369,15 @@ def test_a_recorded_stream(replay, record):
         )
 
 
-@pytest.mark.parametrize("record", ANSWERS)
-def test_a_recorded_answer(replay, record):
-    """A reply that was not streamed equals the recorded one."""
-    check(replay(record).generate("hello"), reading_of_answer(record))
+@pytest.mark.parametrize("record", WHOLE_REPLIES)
+def test_recorded_whole_reply(replay, record):
+    """A whole reply decodes to the recorded one."""
+    check(replay(record).generate("hello"), read_whole_reply(record))
 
 
 EXPECTED = {
     (200, "content_filter"): InvalidRequestError,
-    (200, None): ProviderError,  # a text; it is not the wire at all
+    (200, None): ProviderError,  # plain text
     (202, None): ProviderError,
     (400, "invalid_image_url"): InvalidRequestError,
     (400, "unsupported_parameter"): InvalidRequestError,
@@ -386,26 +394,24 @@ EXPECTED = {
 """The class of each recorded error, by its status and error code."""
 
 
-@pytest.mark.parametrize("record", REFUSALS)
-def test_a_recorded_refusal(replay, record):
-    """An error is of the class that its status and its words stand for, and has the server's
-    message and the request's id.
-    """
+@pytest.mark.parametrize("record", ERRORS)
+def test_recorded_error(replay, record):
+    """An error has the class of its status and code, the server's message and the request id."""
     error_body = json.loads(record.body).get("error", {}) if record.body.startswith(b"{") else {}
-    word = next(
+    code = next(
         (error_body[name] for name in ("code", "type") if isinstance(error_body.get(name), str)),
         None,
     )
     kind = EXPECTED[
         record.status,
-        "prompt too long" if "prompt too long" in error_body.get("message", "") else word,
+        "prompt too long" if "prompt too long" in error_body.get("message", "") else code,
     ]
     with pytest.raises(InferenceError) as caught:
         replay(record).generate("hello")
     error = caught.value
     assert type(error) is kind
     assert error_body.get("message", "") in str(error)
-    assert error.error_type == word
+    assert error.error_type == code
     assert error.status == error_body.get("status", record.status)
     if error_body.get("param"):
         assert error_body["param"] in error.args[0]

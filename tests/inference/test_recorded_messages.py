@@ -1,6 +1,6 @@
-"""Recorded traffic of the Messages API, sent byte by byte through a real socket.
+"""Recorded traffic of the Messages API, sent over a socket.
 
-The client's reply has to equal an independent reading of the same bytes, which shares no code with
+The client's reply must equal an independent reading of the same bytes, which shares no code with
 the library.
 """
 
@@ -19,12 +19,12 @@ from asimov_sync.inference.providers.anthropic.wire import encode_request
 from asimov_sync.inference.request import Request
 from asimov_sync.messages import as_messages
 
-from ..recorded import CHUNKINGS, pieces, recorded
+from ..recorded import CHUNKINGS, load_records, split_body
 from ..tiers import suite
 from .byte_server import ByteServer, RawResponse
 from .conftest import KEY
 
-RECORDS = recorded("anthropic", "anthropic_attested", "anthropic_reconstructed")
+RECORDS = load_records("anthropic", "anthropic_attested", "anthropic_reconstructed")
 
 
 def is_stream(record):
@@ -33,39 +33,40 @@ def is_stream(record):
     )
 
 
-def of(kind):
-    """Return the records of a kind; without the traffic, a single parameter that is skipped."""
+def select(matches):
+    """Return the parameters of the matching records; without records, the parameter that skips."""
     if RECORDS[0].values[0] is None:
         return RECORDS
-    return [record for record in RECORDS if kind(record.values[0])]
+    return [record for record in RECORDS if matches(record.values[0])]
 
 
-STREAMS = of(is_stream)
-WHOLE = of(lambda record: not is_stream(record) and record.status == 200)
-REFUSALS = of(lambda record: record.status != 200)
+STREAMS = select(is_stream)
+WHOLE = select(lambda record: not is_stream(record) and record.status == 200)
+ERRORS = select(lambda record: record.status != 200)
 
 
 @pytest.fixture(scope="module")
 def server():
-    """A server whose next answer each test sets."""
-    with ByteServer() as opened:
-        yield opened
+    """Return a server whose responses each test sets."""
+    with ByteServer() as byte_server:
+        yield byte_server
 
 
 @pytest.fixture(scope="module")
 def client(server):
-    with AnthropicInferenceClient("m", api_key=KEY, api_url=server.url, max_retries=0) as asking:
-        yield asking
+    with AnthropicInferenceClient("m", api_key=KEY, api_url=server.url, max_retries=0) as anthropic:
+        yield anthropic
 
 
-# A reading of our own
+# The independent reading
 
 
 def read_stream(body):
-    """(content, streamed text, stop reason, usage, error, whole) of a recorded stream, by an
-    independent reading.
+    """Return (content, text, stop reason, usage, error, whole) of a recorded stream.
+
+    The reading shares no code with the library.
     """
-    blocks, inputs, usage, spoken, stop, error, whole = {}, {}, {}, "", None, None, False
+    blocks, inputs, usage, text, stop, error, whole = {}, {}, {}, "", None, None, False
     for line in body.decode("utf-8").replace("\r\n", "\n").split("\n"):
         if not line.startswith("data:"):
             continue
@@ -81,7 +82,7 @@ def read_stream(body):
             block, delta = blocks[event["index"]], event["delta"]
             if delta["type"] == "text_delta":
                 block["text"] += delta["text"]
-                spoken += delta["text"]
+                text += delta["text"]
             elif delta["type"] == "thinking_delta":
                 block["thinking"] += delta["thinking"]
             elif delta["type"] == "signature_delta":
@@ -107,17 +108,17 @@ def read_stream(body):
             whole = True
         elif event["type"] == "error":
             error = event["error"]
-    for index, told in inputs.items():
-        if told:
+    for index, json_text in inputs.items():
+        if json_text:
             try:
-                blocks[index]["input"] = json.loads(told)
+                blocks[index]["input"] = json.loads(json_text)
             except ValueError:
                 blocks[index]["input"] = {}
-    return [blocks[index] for index in sorted(blocks)], spoken, stop, usage, error, whole
+    return [blocks[index] for index in sorted(blocks)], text, stop, usage, error, whole
 
 
 def figures(usage):
-    """The figures of a recorded usage as the library's names have them."""
+    """Return the fields of `Usage` for the figures of a record."""
     creation = usage.get("cache_creation") or {}
     return {
         "input_tokens": usage.get("input_tokens") or 0,
@@ -135,12 +136,12 @@ def check(reply, content, stop, usage):
     assert reply.message.content == content
     assert (reply.stop_reason, reply.raw_stop_reason) == (stop, stop)
     assert dict(reply.usage) == figures(usage)
-    wanted = [block for block in content if block["type"] == "tool_use"]
+    tool_uses = [block for block in content if block["type"] == "tool_use"]
     assert [(call.id, call.name) for call in reply.tool_calls] == [
-        (block["id"], block["name"]) for block in wanted
+        (block["id"], block["name"]) for block in tool_uses
     ]
     assert [call.arguments for call in reply.tool_calls] == [
-        block["input"] or {} for block in wanted
+        block["input"] or {} for block in tool_uses
     ]
     assert reply.text == "".join(block["text"] for block in content if block["type"] == "text")
 
@@ -149,8 +150,10 @@ def check_history(reply, content):
     """A reply stored as JSON and sent back as history is unchanged, without the blank text."""
     stored = ChatMessage.model_validate_json(reply.message.model_dump_json())
     body = encode_request(Request("m", as_messages(["x", stored]), None, [], {}))
-    sent = [block for block in content if block["type"] != "text" or block["text"].strip()]
-    assert body["messages"][1:] == ([{"role": "assistant", "content": sent}] if sent else [])
+    nonblank = [block for block in content if block["type"] != "text" or block["text"].strip()]
+    assert body["messages"][1:] == (
+        [{"role": "assistant", "content": nonblank}] if nonblank else []
+    )
 
 
 # Streams
@@ -160,13 +163,13 @@ def check_history(reply, content):
 @pytest.mark.parametrize("framing", ["chunked", "close"])
 @pytest.mark.parametrize("chunking", CHUNKINGS)
 @pytest.mark.parametrize("record", STREAMS)
-def test_a_recorded_stream(record, chunking, framing, server, client):
+def test_recorded_stream(record, chunking, framing, server, client):
     """A recorded stream folds to its reply, however its bytes are split and framed."""
     stream = {"content-type": "text/event-stream"}
     server.set_responses(
-        RawResponse(*pieces(record.body, chunking), headers=stream, framing=framing)
+        RawResponse(*split_body(record.body, chunking), headers=stream, framing=framing)
     )
-    content, spoken, stop, usage, error, whole = read_stream(record.body)
+    content, text, stop, usage, error, whole = read_stream(record.body)
     stream = client.stream("hello")
     if error is not None or not whole:
         with pytest.raises(InferenceError) as caught:
@@ -183,24 +186,24 @@ def test_a_recorded_stream(record, chunking, framing, server, client):
     events = list(stream)
     check(stream.reply, content, stop, usage)
     check_history(stream.reply, content)
-    assert "".join(event.text for event in events if event.type == "text_delta") == spoken
+    assert "".join(event.text for event in events if event.type == "text_delta") == text
     assert [
         event.call for event in events if isinstance(event, ToolCallReady)
     ] == stream.reply.tool_calls
 
 
-# Answers in one piece
+# Whole replies and errors
 
 
 @pytest.mark.parametrize("record", WHOLE)
-def test_a_recorded_answer(record, server, client):
-    """A recorded answer that was not streamed decodes to its reply."""
+def test_recorded_whole_reply(record, server, client):
+    """A whole reply decodes to the recorded one."""
     server.set_responses(RawResponse(record.body, framing="length"))
-    told = json.loads(record.body.decode("utf-8"))
+    body = json.loads(record.body.decode("utf-8"))
     reply = client.generate("hello")
-    check(reply, told["content"], told["stop_reason"], told["usage"])
-    check_history(reply, told["content"])
-    assert (reply.id, reply.model) == (told["id"], told["model"])
+    check(reply, body["content"], body["stop_reason"], body["usage"])
+    check_history(reply, body["content"])
+    assert (reply.id, reply.model) == (body["id"], body["model"])
 
 
 CLASSES = {
@@ -212,13 +215,13 @@ CLASSES = {
 }
 
 
-@pytest.mark.parametrize("record", REFUSALS)
-def test_a_recorded_refusal(record, server, client):
-    """A recorded error is the error class of its type, with the provider's words."""
+@pytest.mark.parametrize("record", ERRORS)
+def test_recorded_error(record, server, client):
+    """A recorded error has the class of its type, and the provider's message."""
     server.set_responses(RawResponse(record.body, status=record.status, framing="length"))
-    told = json.loads(record.body.decode("utf-8"))["error"]
+    details = json.loads(record.body.decode("utf-8"))["error"]
     with pytest.raises(InferenceError) as caught:
         client.generate("hello")
-    assert type(caught.value).__name__ == CLASSES[told["type"]]
-    assert (caught.value.status, caught.value.error_type) == (record.status, told["type"])
-    assert told["message"] in str(caught.value)
+    assert type(caught.value).__name__ == CLASSES[details["type"]]
+    assert (caught.value.status, caught.value.error_type) == (record.status, details["type"])
+    assert details["message"] in str(caught.value)

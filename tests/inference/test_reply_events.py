@@ -1,4 +1,4 @@
-"""Sources of events: what is opened, closed and recorded, for readers that stop at any point."""
+"""Event sources: connections, usage and observations of streams that stop at any point."""
 
 import gc
 import weakref
@@ -11,12 +11,12 @@ from asimov_sync.inference.stream import ObservedEvents
 from asimov_sync.testing import Failure, ScriptedInferenceClient
 
 from ..waiting import wait_for
-from .test_stream_tools import held_after
+from .test_stream_tools import hold_at
 
 NOW = {"retry-after-ms": "1"}
 
 
-def test_the_package_exports_its_nouns():
+def test_exported_names():
     """The inference package exports its names; an unknown name is an AttributeError."""
     from asimov_sync import inference
 
@@ -30,9 +30,9 @@ def test_the_package_exports_its_nouns():
 
 @pytest.mark.parametrize("end", ["close", "drop"])
 @pytest.mark.parametrize("read", [0, 1])
-def test_a_stream_that_stops_early(serve, end, read):
+def test_connection_of_an_abandoned_stream(serve, end, read):
     """A stream closes its connection when it is closed or dropped, whether or not it was read."""
-    client, server = serve(["hello there"], before_event=held_after(4))
+    client, server = serve(["hello there"], before_event=hold_at(4))
     stream = client.stream("x")
     for _ in range(read):
         next(stream)
@@ -47,7 +47,7 @@ def test_a_stream_that_stops_early(serve, end, read):
 
 
 @pytest.mark.parametrize("end", ["close", "drop"])
-def test_the_usage_of_a_partial_reply(end):
+def test_usage_of_an_abandoned_stream(end):
     """The reported usage of an abandoned reply is recorded; an unread reply has none."""
     client = ScriptedInferenceClient(["good evening", "unread"])
     stream = client.stream("x")
@@ -65,7 +65,7 @@ def test_the_usage_of_a_partial_reply(end):
 
 
 def test_a_failure_while_opening_is_retried():
-    """Opening a source retries until a status is good, and raises the last error."""
+    """Opening a stream retries transient errors, and raises the last one."""
     client = ScriptedInferenceClient([Failure(529, headers=NOW)] * 2 + ["hello"])
     stream = client.stream("x")
     assert isinstance(stream._source, RetriedEvents)
@@ -91,7 +91,7 @@ def test_a_source_does_not_refer_to_its_reader():
         gc.enable()
 
 
-class Recorded:
+class RecordedObservation:
     """An observation that records its end."""
 
     def __init__(self):
@@ -108,10 +108,10 @@ class Recorded:
 
 
 @pytest.mark.parametrize("read", [0, 1])
-def test_an_observed_stream_that_is_dropped(read):
-    """Its observation ends without a result, on another thread, whether or not it was read."""
+def test_observation_of_an_abandoned_stream(read):
+    """The observation ends without a result, on another thread, read or unread."""
     stream = ScriptedInferenceClient(["good evening"]).stream("x")
-    observation = Recorded()
+    observation = RecordedObservation()
     stream.attach_observation(observation)
     assert isinstance(stream._source, ObservedEvents)
     for _ in range(read):
@@ -120,10 +120,10 @@ def test_an_observed_stream_that_is_dropped(read):
     wait_for(lambda: observation.ends == [(None, None)])
 
 
-def test_an_observed_stream_that_is_read():
-    """Its observation ends once, with the reply."""
+def test_observation_of_a_complete_stream():
+    """The observation ends once, with the reply."""
     stream = ScriptedInferenceClient(["good evening"]).stream("x")
-    observation = Recorded()
+    observation = RecordedObservation()
     stream.attach_observation(observation)
     for _event in stream:
         pass

@@ -1,4 +1,4 @@
-"""Retries: which errors are retried, after which wait, and how often."""
+"""Retries: retryable errors, waits and the number of attempts."""
 
 import email.utils
 
@@ -22,7 +22,7 @@ from asimov_sync.testing import ScriptedInferenceClient
 
 
 @pytest.mark.parametrize(
-    "error, again",
+    "error, retryable",
     [
         (OverloadedError("x", status=529), True),
         (OverloadedError("x", status=200), True),
@@ -39,9 +39,9 @@ from asimov_sync.testing import ScriptedInferenceClient
     ],
     ids=repr,
 )
-def test_which_errors_are_retryable(error, again):
-    """By type; `should_retry` takes precedence, and a wait above one minute is never retried."""
-    assert is_retryable(error) is again
+def test_retryable_errors(error, retryable):
+    """The class decides, unless should_retry is set. A wait above one minute is never retried."""
+    assert is_retryable(error) is retryable
 
 
 @pytest.mark.parametrize(
@@ -61,12 +61,12 @@ def test_which_errors_are_retryable(error, again):
     ids=repr,
 )
 def test_retry_after(headers, seconds):
-    """Reads milliseconds, seconds or a date; an invalid value counts as absent."""
+    """Retry-After is milliseconds, seconds or a date. An invalid value counts as absent."""
     assert retry_after(headers, now=1000000000.0) == seconds
 
 
-class Waits(Cancellation):
-    """A token that writes down how long it was waited on."""
+class RecordedWaits(Cancellation):
+    """A token that records the seconds of each wait."""
 
     def __init__(self):
         super().__init__(parent=None)
@@ -77,60 +77,56 @@ class Waits(Cancellation):
         return False
 
 
-def attempts(errors, max_retries=2, deadline=None, may_retry=lambda: True, token=None):
-    """Return how many attempts are made with these errors, and the waits between them."""
-    token = token or Waits()
+def run_attempts(errors, max_retries=2, deadline=None, may_retry=lambda: True, token=None):
+    """Return the number of attempts with these errors, and the waits between them."""
+    token = token or RecordedWaits()
     errors = iter(errors)
-    made = 0
+    started = 0
     for attempt in retrying(max_retries, token, deadline, may_retry):
         with attempt:
-            made += 1
+            started += 1
             error = next(errors, None)
             if error is not None:
                 raise error
-    return made, token.waits
+    return started, token.waits
 
 
 def test_the_number_of_attempts():
-    """max_retries=2 makes three attempts, and the last error has the number; none follows a
-    success.
-    """
+    """max_retries=2 allows three attempts. The last error holds the number. Success ends them."""
     busy = [OverloadedError("x") for _ in range(5)]
     with pytest.raises(OverloadedError) as caught:
-        attempts(busy)
+        run_attempts(busy)
     assert caught.value is busy[2]
     assert caught.value.attempts == 3
-    assert attempts(busy[:2])[0] == 3
-    assert attempts([])[0] == 1
+    assert run_attempts(busy[:2])[0] == 3
+    assert run_attempts([])[0] == 1
     with pytest.raises(OverloadedError):
-        attempts(busy, max_retries=0)
+        run_attempts(busy, max_retries=0)
 
 
 def test_the_waits():
-    """Half a second, doubled up to eight, at most a quarter less; Retry-After takes precedence."""
-    _, waits = attempts([OverloadedError("x")] * 6, max_retries=6)
-    for wait, most in zip(waits, [0.5, 1, 2, 4, 8, 8]):
-        assert 0.75 * most <= wait <= most
-    assert attempts([RateLimitError("x", retry_after=7)])[1] == [7]
-    assert attempts([RateLimitError("x", retry_after=0)])[1] == [0]
+    """Waits double from 0.5 s to 8 s, minus at most a quarter. Retry-After takes precedence."""
+    _, waits = run_attempts([OverloadedError("x")] * 6, max_retries=6)
+    for wait, longest in zip(waits, [0.5, 1, 2, 4, 8, 8]):
+        assert 0.75 * longest <= wait <= longest
+    assert run_attempts([RateLimitError("x", retry_after=7)])[1] == [7]
+    assert run_attempts([RateLimitError("x", retry_after=0)])[1] == [0]
 
 
 def test_errors_that_are_not_retried():
-    """Other exceptions, permanent errors, and any error after delivery: one attempt."""
+    """Other exceptions, permanent errors and errors after delivery are not retried."""
     for error in (KeyError("x"), AuthenticationError("x"), Cancelled("x"), KeyboardInterrupt()):
         with pytest.raises(type(error)):
-            attempts([error, None])
+            run_attempts([error, None])
     with pytest.raises(OverloadedError):
-        attempts([OverloadedError("x")], may_retry=lambda: False)
+        run_attempts([OverloadedError("x")], may_retry=lambda: False)
 
 
 def test_no_wait_beyond_the_deadline():
-    """If the next attempt would start after the total time-out, DeadlineExceeded is raised at
-    once.
-    """
-    token = Waits()
+    """A retry that would start after the total time-out is a DeadlineExceeded at once."""
+    token = RecordedWaits()
     with pytest.raises(DeadlineExceeded, match="deadline"):
-        attempts([RateLimitError("x", retry_after=30)], deadline=0.0, token=token)
+        run_attempts([RateLimitError("x", retry_after=30)], deadline=0.0, token=token)
     assert token.waits == []
 
 
@@ -139,7 +135,7 @@ def test_a_cancellation_ends_the_wait(seconds):
     """A token that is cancelled before or during the wait of a retry ends it with Cancelled."""
     token = Cancellation(parent=None, timeout=seconds)
     with pytest.raises(Cancelled, match="deadline"):
-        attempts(
+        run_attempts(
             [RateLimitError("x", retry_after=30)],
             deadline=0.0 if token.cancelled else None,
             token=token,
@@ -148,7 +144,7 @@ def test_a_cancellation_ends_the_wait(seconds):
 
 @pytest.mark.parametrize("name", ["connect", "idle", "total"])
 def test_a_timeout_of_nan_is_rejected(name):
-    """A client rejects a Timeout with NaN with a ValueError, before any request."""
+    """A client rejects NaN in a Timeout with a ValueError."""
     timeout = Timeout(**{name: float("nan")})
     with pytest.raises(ValueError, match=f"{name}=…. is a number of seconds"):
         ScriptedInferenceClient([], timeout=timeout)

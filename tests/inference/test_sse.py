@@ -24,7 +24,7 @@ EVENTS = [
 ]
 
 
-def parsed(pieces):
+def parse(pieces):
     parser = SSEParser()
     events = [event for piece in pieces for event in parser.feed(piece)]
     return events + parser.finish()
@@ -33,31 +33,31 @@ def parsed(pieces):
 @pytest.mark.parametrize("size", range(1, len(STREAM) + 1))
 def test_any_piece_size(size):
     """The events are the same in pieces of any size."""
-    assert parsed(STREAM[start : start + size] for start in range(0, len(STREAM), size)) == EVENTS
+    assert parse(STREAM[start : start + size] for start in range(0, len(STREAM), size)) == EVENTS
 
 
-@pytest.mark.parametrize("place", range(len(STREAM) + 1))
-def test_any_split(place):
+@pytest.mark.parametrize("position", range(len(STREAM) + 1))
+def test_any_split(position):
     """The events are the same wherever the stream is split in two."""
-    assert parsed([STREAM[:place], b"", STREAM[place:]]) == EVENTS
+    assert parse([STREAM[:position], b"", STREAM[position:]]) == EVENTS
 
 
 @hypothesis.given(strategies.data())
 def test_any_bytes(data):
-    """Bytes of any kind raise nothing, and give the same events however they are cut."""
+    """Any bytes are parsed without an error, and to the same events in any pieces."""
     stream = data.draw(
         strategies.lists(
             strategies.sampled_from([b"data:", b" ", b"x", b"\r", b"\n", b"\xff", b":", b"event"])
         )
     )
     whole = b"".join(stream)
-    places = sorted(data.draw(strategies.lists(strategies.integers(0, len(whole)), max_size=4)))
-    pieces = [whole[start:end] for start, end in zip([0] + places, places + [len(whole)])]
-    assert parsed(pieces) == parsed([whole])
+    positions = sorted(data.draw(strategies.lists(strategies.integers(0, len(whole)), max_size=4)))
+    pieces = [whole[start:end] for start, end in zip([0] + positions, positions + [len(whole)])]
+    assert parse(pieces) == parse([whole])
 
 
-def test_an_event_comes_with_its_blank_line():
-    """An event is returned by the very piece that ends it, with CR alone, too."""
+def test_event_after_its_blank_line():
+    """The piece with the blank line returns the event, also with CR as the line end."""
     for end in (b"\n", b"\r\n", b"\r"):
         parser = SSEParser()
         assert parser.feed(b"data: 1" + end) == []
@@ -66,12 +66,12 @@ def test_an_event_comes_with_its_blank_line():
 
 
 def test_a_long_line_in_small_pieces_takes_linear_time():
-    """A line of 200 kB in pieces of one byte is put together once, at its end."""
+    """A line of 200 kB in pieces of one byte is joined once, at its end."""
     parser = SSEParser()
     data = b"x" * 200000
-    for place in range(0, len(data), 1):
-        parser.feed(data[place : place + 1])
-        if place == 1000:
+    for position in range(0, len(data), 1):
+        parser.feed(data[position : position + 1])
+        if position == 1000:
             assert len(parser._line) == 1001
     assert parser.feed(b"\n") == []
     assert parser.finish() == []

@@ -31,26 +31,26 @@ from ..tiers import suite
 from ..waiting import Background, wait_for
 
 
-def said_and_wanted(text, *wanted):
-    """A reply that says something, and wants tools called."""
-    made = calls(*wanted)
+def reply_with_calls(text, *requested):
+    """Return a reply with text and tool calls."""
+    tool_calls = calls(*requested)
     blocks = [{"type": "text", "text": text}]
     blocks += [
         {"type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments}
-        for call in made
+        for call in tool_calls
     ]
     return Reply(
         message=ChatMessage(role="assistant", content=blocks),
         stop_reason="tool_use",
         raw_stop_reason="tool_use",
-        tool_calls=made,
+        tool_calls=tool_calls,
         usage=Usage(input_tokens=7, output_tokens=3, requests=1),
     )
 
 
 @tool
 def weather(city: str) -> dict:
-    """Tell the weather."""
+    """Report the weather."""
     return {"city": city, "degrees": {"now": 21.5}}
 
 
@@ -62,51 +62,51 @@ def broken() -> None:
 
 def script():
     return [
-        said_and_wanted("Let me look.", ("weather", {"city": "Rome"}), ("broken", {})),
-        said_and_wanted("Once more.", ("weather", {"city": "Oslo"})),
+        reply_with_calls("Let me look.", ("weather", {"city": "Rome"}), ("broken", {})),
+        reply_with_calls("Once more.", ("weather", {"city": "Oslo"})),
         "It is warm in Rome.",
     ]
 
 
 class Page:
-    """What a browser shows: everything it knows comes from lines of JSON."""
+    """A browser's page, which is built from lines of JSON only."""
 
     def __init__(self):
-        self.replies, self.tools, self.done = [""], {}, None
+        self.replies, self.tools, self.run = [""], {}, None
 
-    def take(self, line):
-        told = json.loads(line)
-        kind = told["type"]
+    def add_line(self, line):
+        event = json.loads(line)
+        kind = event["type"]
         if kind == "text_delta":
-            self.replies[-1] += told["text"]
+            self.replies[-1] += event["text"]
         elif kind == "tool_call_ready":
-            self.tools[told["call"]["id"]] = [
-                told["call"]["name"],
-                told["call"]["arguments"],
+            self.tools[event["call"]["id"]] = [
+                event["call"]["name"],
+                event["call"]["arguments"],
                 "ready",
             ]
         elif kind == "tool_started":
-            self.tools[told["call"]["id"]][2] = "started"
+            self.tools[event["call"]["id"]][2] = "started"
         elif kind == "tool_finished":
-            self.tools[told["call"]["id"]][2] = told["error"] or told["result"]
+            self.tools[event["call"]["id"]][2] = event["error"] or event["result"]
         elif kind == "reply_done":
             assert self.replies[-1] == "".join(
                 block["text"]
-                for block in told["reply"]["message"]["content"]
+                for block in event["reply"]["message"]["content"]
                 if block["type"] == "text"
             )
             self.replies.append("")
         else:
             assert kind == "tool_run_done"
-            self.done = told["run"]
+            self.run = event["run"]
 
 
-def test_a_page_from_json_alone(serve):
-    """The JSON of each event suffices to show text, calls and the end, and to continue."""
+def test_page_from_json(serve):
+    """The JSON of the events suffices to show text, calls and the end, and to continue."""
     client, server = serve(script())
     page, stream = Page(), client.stream_tools("How warm is it?", [weather, broken])
     for event in stream:
-        page.take(json.dumps(event.to_dict(), allow_nan=False))
+        page.add_line(json.dumps(event.to_dict(), allow_nan=False))
     assert page.replies == ["Let me look.", "Once more.", "It is warm in Rome.", ""]
     assert list(page.tools.values()) == [
         ["weather", {"city": "Rome"}, {"city": "Rome", "degrees": {"now": 21.5}}],
@@ -114,14 +114,14 @@ def test_a_page_from_json_alone(serve):
         ["weather", {"city": "Oslo"}, {"city": "Oslo", "degrees": {"now": 21.5}}],
     ]
     run = stream.run
-    assert (page.done["stop_reason"], page.done["iterations"]) == ("end_turn", 3)
-    assert Usage.model_validate(page.done["usage"]) == run.usage
-    assert Reply.model_validate(page.done["reply"]) == run.reply
-    assert [ChatMessage.model_validate(one) for one in page.done["messages"]] == run.messages
-    assert [ToolCall.model_validate(one["call"]) for one in page.done["calls"]] == [
-        one.call for one in run.calls
+    assert (page.run["stop_reason"], page.run["iterations"]) == ("end_turn", 3)
+    assert Usage.model_validate(page.run["usage"]) == run.usage
+    assert Reply.model_validate(page.run["reply"]) == run.reply
+    assert [ChatMessage.model_validate(item) for item in page.run["messages"]] == run.messages
+    assert [ToolCall.model_validate(item["call"]) for item in page.run["calls"]] == [
+        item.call for item in run.calls
     ]
-    assert [one["exception"] for one in page.done["calls"]] == [
+    assert [item["exception"] for item in page.run["calls"]] == [
         None,
         "RuntimeError: it broke",
         None,
@@ -129,19 +129,20 @@ def test_a_page_from_json_alone(serve):
 
 
 def test_the_order_of_events(serve):
-    """Each call is ready, started, then finished before the next reply; the run is the last
-    event.
-    """
+    """Each call is ready, starts and finishes before the next reply. The run is the last event."""
     client, server = serve(script())
     kinds = [event.type for event in client.stream_tools("x", [weather, broken], max_workers=1)]
-    shown = [kind for kind in kinds if kind != "text_delta"]
-    ready, made = ["tool_call_ready"], ["tool_started", "tool_finished"]
-    first = 2 * ready + ["reply_done"] + 2 * made
-    assert shown == first + ready + ["reply_done"] + made + ["reply_done", "tool_run_done"]
+    without_text = [kind for kind in kinds if kind != "text_delta"]
+    ready, executed = ["tool_call_ready"], ["tool_started", "tool_finished"]
+    first = 2 * ready + ["reply_done"] + 2 * executed
+    assert without_text == first + ready + ["reply_done"] + executed + [
+        "reply_done",
+        "tool_run_done",
+    ]
     assert kinds[-6:-2] == ["text_delta"] * 4
 
 
-def test_the_same_as_run_tools():
+def test_equals_run_tools():
     """A stream's run equals that of run_tools."""
 
     def model(body):
@@ -161,11 +162,11 @@ def test_the_same_as_run_tools():
     )
 
 
-def test_events_while_they_happen(serve):
-    """Text arrives while the server holds the rest; a tool's start while it runs."""
+def test_events_are_immediate(serve):
+    """Text is yielded while the server holds the rest; a tool's start while the tool runs."""
     gates = {3: threading.Event()}
     client, server = serve(
-        [said_and_wanted("one two", ("slow", {"number": 0}), ("slow", {"number": 1})), "done"],
+        [reply_with_calls("one two", ("slow", {"number": 0}), ("slow", {"number": 1})), "done"],
         before_event=lambda request, number: gates.get(number) if request.number == 0 else None,
     )
     finish = [threading.Event(), threading.Event()]
@@ -176,10 +177,10 @@ def test_events_while_they_happen(serve):
         return number
 
     with client.stream_tools("x", [slow]) as stream:
-        waiting = Background(next, stream)
+        next_event = Background(next, stream)
         wait_for(lambda: server.requests[0].sent == 3)
         gates[3].set()
-        assert waiting.result().text == "one "
+        assert next_event.result().text == "one "
         events = iter(lambda: next(stream), None)
         started = [
             event for event in (next(events) for _ in range(6)) if event.type == "tool_started"
@@ -190,10 +191,10 @@ def test_events_while_they_happen(serve):
         finish[0].set()
         assert next(events).call.arguments == {"number": 0}
         list(stream)
-    assert [made.result for made in stream.run.calls] == [0, 1]
+    assert [result.result for result in stream.run.calls] == [0, 1]
 
 
-def test_the_text_alone(serve):
+def test_text_stream(serve):
     """text_stream yields the text of all replies; .run is available afterwards."""
     client, server = serve(script())
     stream = client.stream_tools("x", [weather, broken])
@@ -204,8 +205,8 @@ def test_the_text_alone(serve):
 # Errors
 
 
-def test_a_401_is_raised_by_the_call(serve):
-    """An error of the first request is raised by stream_tools() itself."""
+def test_error_of_the_first_request(serve):
+    """stream_tools() itself raises an error of the first request."""
     client, server = serve(["never"])
     server.api_key = "another"
     with pytest.raises(AuthenticationError) as caught:
@@ -217,15 +218,15 @@ def test_a_401_is_raised_by_the_call(serve):
 
 
 def test_invalid_arguments(serve):
-    """So are an invalid limit and an approval of no call; nothing is sent."""
+    """stream_tools() itself raises ValueError for invalid arguments, and nothing is sent."""
     client, server = serve(["never"])
-    for wrong in ({"max_iterations": 0}, {"max_workers": -1}, {"approvals": {"nope": True}}):
+    for arguments in ({"max_iterations": 0}, {"max_workers": -1}, {"approvals": {"nope": True}}):
         with pytest.raises(ValueError):
-            client.stream_tools("x", [weather], **wrong)
+            client.stream_tools("x", [weather], **arguments)
     assert server.requests == []
 
 
-def test_a_later_failure(serve):
+def test_error_of_a_later_request(serve):
     """The iteration raises the error of a later request, with the history so far."""
     client, server = serve(
         [calls(("weather", {"city": "Rome"})), Failure(401, "authentication_error")]
@@ -241,21 +242,21 @@ def test_a_later_failure(serve):
     with pytest.raises(AsimovError, match="only at the end"):
         stream.run  # noqa: B018
     with pytest.raises(Cancelled):
-        next(stream)  # not a StopIteration: it did not end
+        next(stream)  # not StopIteration: the stream is incomplete
 
 
-def cut_once(place):
-    """Breaks the first connection before an event."""
+def cut_once(position):
+    """Break the first connection before an event."""
 
-    def before(request, number):
-        if request.number == 0 and number == place:
+    def break_connection(request, number):
+        if request.number == 0 and number == position:
             raise OSError("the connection breaks")
 
-    return before
+    return break_connection
 
 
 @suite
-def test_a_cut_before_the_first_word(serve):
+def test_cut_before_the_first_event(serve):
     """A reply that breaks before its first event is requested again."""
     client, server = serve(["hello", "hello"], before_event=cut_once(2))
     stream = client.stream_tools("x", [])
@@ -263,28 +264,28 @@ def test_a_cut_before_the_first_word(serve):
     assert len(server.requests) == 2
 
 
-def test_a_cut_after_the_first_word(serve):
-    """A later break is a StreamInterrupted with the partial reply and the history."""
+def test_cut_after_the_first_event(serve):
+    """A later cut is a StreamInterrupted with the partial reply and the history."""
     client, server = serve(["hello there", "hello there"], before_event=cut_once(4))
-    shown = []
+    texts = []
     with pytest.raises(StreamInterrupted) as caught:
         for event in client.stream_tools("x", []):
-            shown.append(event.text)
-    assert ("".join(shown), caught.value.text) == ("hello ", "hello ")
+            texts.append(event.text)
+    assert ("".join(texts), caught.value.text) == ("hello ", "hello ")
     assert client.run_tools(caught.value.messages, []).text == "hello there"
 
 
-# Stopping half-way
+# Streams that are closed early
 
 
-def held_after(place):
-    """Holds every stream before an event until its client is gone."""
-    return lambda request, number: threading.Event() if number == place else None
+def hold_at(position):
+    """Hold every stream before an event until its client disconnects."""
+    return lambda request, number: threading.Event() if number == position else None
 
 
-def test_closing_between_two_words(serve):
+def test_closing_between_two_events(serve):
     """Closing a stream closes its connection at once; the next request opens another."""
-    client, server = serve(lambda body: "hello there", before_event=held_after(4))
+    client, server = serve(lambda body: "hello there", before_event=hold_at(4))
     with client.stream_tools("x", [weather]) as stream:
         assert next(stream).text == "hello "
     assert server.requests[0].disconnected.wait(20)
@@ -296,55 +297,59 @@ def test_closing_between_two_words(serve):
 
 
 def slow_tool():
-    """Return a tool that waits for its cancellation, with `.started` and the outcome, `.told`."""
+    """Return a tool that waits for its cancellation.
+
+    `.started` is set when it starts; `.results` receives the result of the wait.
+    """
 
     def slow() -> str:
-        made.started.set()
-        made.told.append(Cancellation.current().wait(20))
+        waiting_tool.started.set()
+        waiting_tool.results.append(Cancellation.current().wait(20))
         return "late"
 
-    made = tool(slow)
-    made.started, made.told = threading.Event(), []
-    return made
+    waiting_tool = tool(slow)
+    waiting_tool.started, waiting_tool.results = threading.Event(), []
+    return waiting_tool
 
 
-def test_closing_while_a_tool_works(serve):
+def test_closing_while_a_tool_runs(serve):
     """Closing a stream cancels the running tools, and sends no further request."""
     slow = slow_tool()
     client, server = serve([calls(("slow", {})), "never"])
     with client.stream_tools("x", [slow]) as stream:
         while next(stream).type != "tool_started":
             pass
-    wait_for(lambda: slow.told == [True])
+        assert slow.started.wait(20)
+    wait_for(lambda: slow.results == [True])
     assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize("busy", ["with a reply", "with a tool"])
-def test_closing_from_another_thread(serve, busy):
-    """close() unblocks a reader that waits for text or for a tool."""
+@pytest.mark.parametrize("phase", ["in a reply", "in a tool"])
+def test_closing_from_another_thread(serve, phase):
+    """close() ends a blocked read for text or for a tool."""
     slow = slow_tool()
-    if busy == "with a reply":
-        client, server = serve(["hello there"], before_event=held_after(4))
+    if phase == "in a reply":
+        client, server = serve(["hello there"], before_event=hold_at(4))
     else:
         client, server = serve([calls(("slow", {}))])
     stream = client.stream_tools("x", [slow])
-    reading = Background(list, stream)
-    if busy == "with a reply":
+    call = Background(list, stream)
+    if phase == "in a reply":
         wait_for(lambda: server.requests[0].sent == 4)
     else:
         assert slow.started.wait(20)
     stream.close()
     with pytest.raises(Cancelled, match="the stream was closed"):
-        reading.result(5)
-    if busy == "with a reply":
+        call.result(5)
+    if phase == "in a reply":
         assert server.requests[0].disconnected.wait(20)
     else:
-        wait_for(lambda: slow.told == [True])
+        wait_for(lambda: slow.results == [True])
 
 
 def test_reading_while_another_thread_closes():
     """A read during another thread's close() raises Cancelled."""
-    closing, go_on = threading.Event(), threading.Event()
+    closing, continue_closing = threading.Event(), threading.Event()
 
     class Slow(EventSource):
         def read(self):
@@ -352,39 +357,39 @@ def test_reading_while_another_thread_closes():
                 yield TextDelta("a")
             finally:
                 closing.set()
-                assert go_on.wait(20)
+                assert continue_closing.wait(20)
 
         def close(self):
             pass
 
     stream = ReplyStream(Slow(), Cancellation())
     assert next(stream).text == "a"
-    closer = Background(stream.close)
+    closing_thread = Background(stream.close)
     assert closing.wait(20)
     with pytest.raises(Cancelled, match="the stream was closed"):
         next(stream)
-    go_on.set()
-    closer.result()
+    continue_closing.set()
+    closing_thread.result()
 
 
-def test_closing_where_nobody_reads(serve):
-    """Another thread than the reader's may close a stream between two events."""
+def test_closing_between_reads(serve):
+    """A thread that does not read may close the stream between two events."""
     slow = slow_tool()
     client, server = serve([calls(("slow", {}))])
     stream = client.stream_tools("x", [slow])
     while next(stream).type != "tool_started":
         pass
     Background(stream.close).result()
-    wait_for(lambda: slow.told == [True])
+    wait_for(lambda: slow.results == [True])
 
 
 @suite
-@pytest.mark.parametrize("busy", ["with a reply", "with a tool"])
-def test_a_dropped_stream(serve, busy):
+@pytest.mark.parametrize("phase", ["in a reply", "in a tool"])
+def test_unreferenced_stream(serve, phase):
     """A stream without references closes its connection and cancels its tools."""
     slow, token = slow_tool(), Cancellation()
-    if busy == "with a reply":
-        client, server = serve(["hello there"], before_event=held_after(4))
+    if phase == "in a reply":
+        client, server = serve(["hello there"], before_event=hold_at(4))
     else:
         client, server = serve([calls(("slow", {}))])
     stream = client.stream_tools("x", [slow], cancellation=token)
@@ -392,16 +397,16 @@ def test_a_dropped_stream(serve, busy):
         pass
     del stream
     gc.collect()
-    if busy == "with a reply":
+    if phase == "in a reply":
         assert server.requests[0].disconnected.wait(20)
     else:
-        wait_for(lambda: slow.told == [True])
+        wait_for(lambda: slow.results == [True])
     wait_for(lambda: not token._callbacks)
 
 
-def test_a_reader_that_fails(serve):
-    """An exception in the reader's block closes the stream, and is raised."""
-    client, server = serve(["hello there"], before_event=held_after(4))
+def test_exception_in_the_with_block(serve):
+    """An exception in the with block closes the stream, and is raised."""
+    client, server = serve(["hello there"], before_event=hold_at(4))
     with pytest.raises(ZeroDivisionError):
         with client.stream_tools("x", []) as stream:
             for _event in stream:
@@ -409,9 +414,9 @@ def test_a_reader_that_fails(serve):
     assert server.requests[0].disconnected.wait(20)
 
 
-def test_a_view_that_is_closed(serve):
-    """A generator over a stream closes the connection when a web framework closes it."""
-    client, server = serve(["hello there"], before_event=held_after(4))
+def test_closing_a_view(serve):
+    """When a web framework closes a generator over a stream, the connection is closed."""
+    client, server = serve(["hello there"], before_event=hold_at(4))
 
     def view():
         with client.stream_tools("x", []) as stream:
@@ -424,20 +429,20 @@ def test_a_view_that_is_closed(serve):
     assert server.requests[0].disconnected.wait(20)
 
 
-# Whose it is
+# Context and threads
 
-variable = contextvars.ContextVar("variable", default="nobody's")
+variable = contextvars.ContextVar("variable", default="unset")
 
 
 @pytest.mark.parametrize("workers", [None, 0])
-def test_the_context_is_that_of_the_call(workers):
-    """Tools run in the context in which the stream was made, on any reader's thread."""
-    seen = []
+def test_context_of_tools(workers):
+    """Tools run in the context of the stream_tools() call, on any reader's thread."""
+    contexts = []
 
     @tool
-    def look() -> None:
+    def record_context() -> None:
         client.generate("leaf")
-        seen.append(
+        contexts.append(
             (
                 variable.get(),
                 trace.get_current_span().get_span_context().span_id,
@@ -449,35 +454,35 @@ def test_the_context_is_that_of_the_call(workers):
         return (
             "leaf"
             if body["messages"][0]["content"] == "leaf" or tool_results(body)
-            else calls(("look", {}))
+            else calls(("record_context", {}))
         )
 
     client = ScriptedInferenceClient(model)
 
-    def make():
+    def start():
         variable.set("the caller's")
         otel_context.attach(
             trace.set_span_in_context(
                 NonRecordingSpan(SpanContext(trace_id=1, span_id=5, is_remote=False))
             )
         )
-        with UsageCounter() as meter, Cancellation(timeout=60):
-            return meter, client.stream_tools("x", [look], max_workers=workers)
+        with UsageCounter() as counter, Cancellation(timeout=60):
+            return counter, client.stream_tools("x", [record_context], max_workers=workers)
 
-    meter, stream = contextvars.copy_context().run(make)
+    counter, stream = contextvars.copy_context().run(start)
 
     def read():
         variable.set("the reader's")
-        with UsageCounter() as other:
+        with UsageCounter() as counter_of_reader:
             list(stream)
-        return other.usage, variable.get()
+        return counter_of_reader.usage, variable.get()
 
     assert Background(read).result() == (Usage(), "the reader's")
-    assert seen == [("the caller's", 5, True)]
-    assert meter.usage == client.usage and meter.usage.requests == 3
+    assert contexts == [("the caller's", 5, True)]
+    assert counter.usage == client.usage and counter.usage.requests == 3
 
 
-def test_a_tool_that_streams_itself():
+def test_nested_streams():
     """A tool may read a stream of the same client, on a worker's or the reader's thread."""
 
     def model(body):
@@ -500,7 +505,7 @@ def test_a_tool_that_streams_itself():
         list(stream)
         return stream.run
 
-    assert [made.result for made in Background(read).result().calls] == ["bottom"]
+    assert [result.result for result in Background(read).result().calls] == ["bottom"]
 
 
 def test_tools_on_the_readers_thread():
@@ -508,18 +513,18 @@ def test_tools_on_the_readers_thread():
     threads = []
 
     @tool
-    def where() -> None:
+    def record_thread() -> None:
         threads.append(threading.get_ident())
 
-    stream = ScriptedInferenceClient([calls(("where", {})), "done"]).stream_tools(
-        "x", [where], max_workers=0
+    stream = ScriptedInferenceClient([calls(("record_thread", {})), "done"]).stream_tools(
+        "x", [record_thread], max_workers=0
     )
     for event in stream:
         assert (event.type == "tool_started") <= (threads == [])
     assert threads == [threading.get_ident()]
 
 
-def test_a_pause_for_approval():
+def test_stop_for_approval():
     """A stream that stops for approval ends with its run, whose JSON suffices to continue."""
 
     @tool(requires_approval=True)
@@ -528,15 +533,14 @@ def test_a_pause_for_approval():
 
     client = ScriptedInferenceClient([calls(("delete", {"name": "x"})), "done"])
     *_, last = client.stream_tools("x", [delete])
-    told = json.loads(json.dumps(last.to_dict()))["run"]
-    assert (told["stop_reason"], told["calls"]) == ("approval", [])
-    (pending,) = told["pending"]
-    stream = client.stream_tools(
-        told["messages"], [delete]
-    )  # undecided: still the same, and nothing is sent
+    run = json.loads(json.dumps(last.to_dict()))["run"]
+    assert (run["stop_reason"], run["calls"]) == ("approval", [])
+    (pending,) = run["pending"]
+    # Without a decision, the run stays pending, and nothing is sent.
+    stream = client.stream_tools(run["messages"], [delete])
     assert [event.type for event in stream] == ["tool_run_done"]
     assert [call.id for call in stream.run.pending] == [pending["id"]] and len(client.requests) == 1
-    stream = client.stream_tools(told["messages"], [delete], approvals={pending["id"]: True})
+    stream = client.stream_tools(run["messages"], [delete], approvals={pending["id"]: True})
     kinds = [event.type for event in stream]
     assert kinds == ["tool_started", "tool_finished", "text_delta", "reply_done", "tool_run_done"]
     assert stream.run.calls[0].result == "deleted x"

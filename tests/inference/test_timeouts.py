@@ -1,6 +1,6 @@
-"""Cancellations and time-outs free a waiting caller in time, wherever it waits.
+"""Cancellations and time-outs end a blocked call in time, at every point where it can block.
 
-The server keeps its sockets open until after the assertion, so that it does not free the caller.
+The server keeps its sockets open until after the assertion, so that it does not end the call.
 """
 
 import json
@@ -34,58 +34,58 @@ pytestmark = suite
 LIMIT = by_tier(0.2, soak=0.4)
 """Seconds of the time-outs and deadlines in these tests."""
 
-FREED = within(0.5)
-"""Seconds within which a caller is to be free."""
+MAX_DELAY = within(0.5)
+"""Seconds within which a blocked call must end."""
 
 
 CHUNK = {"id": "c", "choices": [{"index": 0, "delta": {"content": "half"}, "finish_reason": None}]}
-SAID = {
+SENT = {
     "anthropic": (EVENTS, "text/event-stream"),
     "openai": (f"data: {json.dumps(CHUNK)}\n\n".encode(), "text/event-stream"),
     "bedrock": (b"\x00\x00", "application/vnd.amazon.eventstream"),  # the beginning of a frame
 }
-"""The bytes that each wire's server sends before it stops in the body."""
+"""The bytes that each wire's server sends before it stops responding in the body."""
 
-WIRES = sorted(SAID)
+WIRES = sorted(SENT)
 
 
 def silent(point, wire="anthropic"):
-    return SilentServer(point, *SAID[wire])
+    return SilentServer(point, *SENT[wire])
 
 
-def client(server, wire="anthropic", **timeout):
+def make_client(server, wire="anthropic", **timeout):
     limits = dict({"connect": 30.0, "idle": 30.0}, **timeout)
     options = {"timeout": Timeout(**limits), "max_retries": 0}
     if wire == "openai":
         return OpenAIInferenceClient("m", api_key=KEY, api_url=server.url, **options)
     if wire == "bedrock":
-        made = BedrockInferenceClient(
+        client = BedrockInferenceClient(
             "m",
             region_name="us-east-1",
             api_key=KEY,
             endpoint_url=server.url.rstrip("/"),
             **options,
         )
-        made._runtime.client()  # boto3 takes its time to be imported and to read its data, once
-        return made
+        client._runtime.client()  # loads boto3 before the time is measured
+        return client
     return AnthropicInferenceClient("m", api_key=KEY, api_url=server.url, **options)
 
 
 @pytest.mark.parametrize("way", ["generate", "stream"])
 @pytest.mark.parametrize("point", POINTS)
 @pytest.mark.parametrize("wire", WIRES)
-def test_cancelling_frees(wire, point, way):
-    """A cancellation from another thread frees the caller within half a second."""
+def test_cancelling_a_blocked_call(wire, point, way):
+    """A cancellation from another thread ends a blocked call within half a second."""
     with silent(point, wire) as server:
         cancellation = Cancellation()
-        asking = client(server, wire)
+        client = make_client(server, wire)
 
-        def ask():
+        def send():
             if way == "generate":
-                return asking.generate("hello", cancellation=cancellation)
-            return list(asking.stream("hello", cancellation=cancellation))
+                return client.generate("hello", cancellation=cancellation)
+            return list(client.stream("hello", cancellation=cancellation))
 
-        call = Background(ask)
+        call = Background(send)
         if point == "connect":
             wait_for(lambda: in_connect(server), "the client's connect")
         else:
@@ -94,99 +94,99 @@ def test_cancelling_frees(wire, point, way):
         cancellation.cancel("enough")
         with pytest.raises(Cancelled, match="enough"):
             call.result(5)
-        assert time.monotonic() - moment < FREED
+        assert time.monotonic() - moment < MAX_DELAY
 
 
 def in_connect(server):
-    """Whether the kernel lists a socket that is connecting to the server's port."""
-    wanted = f":{server.address[1]:04X}"
+    """Return whether the kernel lists a client socket that is connecting to the server's port."""
+    address = f":{server.address[1]:04X}"
     with open("/proc/net/tcp", encoding="ascii") as table:
         rows = [line.split() for line in table.readlines()[1:]]
-    # 02 is SYN_SENT; one is the server's own, which made sure that its queue is full.
-    return sum(row[2].endswith(wanted) and row[3] == "02" for row in rows) >= 2
+    # 02 is SYN_SENT. One such socket belongs to the server: it filled the backlog.
+    return sum(row[2].endswith(address) and row[3] == "02" for row in rows) >= 2
 
 
 @pytest.mark.parametrize("point", POINTS)
 @pytest.mark.parametrize("wire", WIRES)
-def test_the_total_time_frees(wire, point):
+def test_total_timeout(wire, point):
     """timeout.total ends the call on time."""
     with silent(point, wire) as server:
-        asking = client(server, wire, total=LIMIT)
+        client = make_client(server, wire, total=LIMIT)
         start = time.monotonic()
         with pytest.raises(DeadlineExceeded):
-            asking.generate("hello")
-        assert LIMIT <= time.monotonic() - start < LIMIT + FREED
+            client.generate("hello")
+        assert LIMIT <= time.monotonic() - start < LIMIT + MAX_DELAY
 
 
 @pytest.mark.parametrize("point", POINTS)
 @pytest.mark.parametrize("wire", WIRES)
-def test_a_cancellation_with_a_deadline_frees(wire, point):
+def test_deadline_of_a_cancellation(wire, point):
     """The deadline of the surrounding cancellation ends the call on time."""
     with silent(point, wire) as server:
-        asking = client(server, wire)
+        client = make_client(server, wire)
         start = time.monotonic()
         with pytest.raises(Cancelled), Cancellation(timeout=LIMIT):
-            asking.generate("hello")
-        assert LIMIT <= time.monotonic() - start < LIMIT + FREED
+            client.generate("hello")
+        assert LIMIT <= time.monotonic() - start < LIMIT + MAX_DELAY
 
 
 @pytest.mark.parametrize("point", ["connect", "handshake"])
 @pytest.mark.parametrize("wire", WIRES)
-def test_no_connection_in_time(wire, point):
+def test_connect_timeout(wire, point):
     """timeout.connect covers the TCP connection and the TLS handshake, each with its own error."""
     with silent(point, wire) as server:
-        asking = client(server, wire, connect=LIMIT)
+        client = make_client(server, wire, connect=LIMIT)
         start = time.monotonic()
         with pytest.raises(ConnectTimeout):
-            asking.generate("hello")
-        assert LIMIT <= time.monotonic() - start < LIMIT + FREED
+            client.generate("hello")
+        assert LIMIT <= time.monotonic() - start < LIMIT + MAX_DELAY
 
 
 @pytest.mark.parametrize("point", ["headers", "body"])
 @pytest.mark.parametrize("wire", WIRES)
-def test_silence(wire, point):
-    """timeout.idle ends a wait without a byte, before the headers and in the body."""
+def test_idle_timeout(wire, point):
+    """timeout.idle limits each wait for a byte, before the headers and in the body."""
     with silent(point, wire) as server:
-        asking = client(server, wire, idle=LIMIT)
+        client = make_client(server, wire, idle=LIMIT)
         with pytest.raises(IdleTimeout):
-            list(asking.stream("hello"))
-        assert time.monotonic() - server.reached[0] < LIMIT + FREED
+            list(client.stream("hello"))
+        assert time.monotonic() - server.reached[0] < LIMIT + MAX_DELAY
 
 
 def test_slow_resolver(monkeypatch):
-    """The resolver has no time-out; a cancellation and timeout.connect free the caller anyway."""
-    asked, answer = threading.Event(), threading.Event()
-    real = socket.getaddrinfo
+    """A cancellation and timeout.connect also end a call that waits for the resolver."""
+    called, release = threading.Event(), threading.Event()
+    getaddrinfo = socket.getaddrinfo
 
-    def slow(host, port, *args, **kwargs):
+    def slow_getaddrinfo(host, port, *args, **kwargs):
         if host == "slow.test":
             if socket.AI_NUMERICHOST in args:
                 raise socket.gaierror("not a number")
-            asked.set()
-            answer.wait(20)
-        return real(host, port, *args, **kwargs)
+            called.set()
+            release.wait(20)
+        return getaddrinfo(host, port, *args, **kwargs)
 
-    monkeypatch.setattr(connect.socket, "getaddrinfo", slow)
-    asking = AnthropicInferenceClient("m", api_key=KEY, api_url="http://slow.test/", max_retries=0)
+    monkeypatch.setattr(connect.socket, "getaddrinfo", slow_getaddrinfo)
+    client = AnthropicInferenceClient("m", api_key=KEY, api_url="http://slow.test/", max_retries=0)
     try:
         cancellation = Cancellation()
-        call = Background(asking.generate, "hello", cancellation=cancellation)
-        assert asked.wait(5)
+        call = Background(client.generate, "hello", cancellation=cancellation)
+        assert called.wait(5)
         moment = time.monotonic()
         cancellation.cancel("enough")
         with pytest.raises(Cancelled):
             call.result(5)
-        assert time.monotonic() - moment < FREED
-        hurried = asking.with_options(timeout=Timeout(connect=0.2))
+        assert time.monotonic() - moment < MAX_DELAY
+        impatient = client.with_options(timeout=Timeout(connect=0.2))
         moment = time.monotonic()
         with pytest.raises(ConnectTimeout):
-            hurried.generate("hello")
-        assert time.monotonic() - moment < 0.2 + FREED
+            impatient.generate("hello")
+        assert time.monotonic() - moment < 0.2 + MAX_DELAY
     finally:
-        answer.set()
+        release.set()
 
 
-def test_each_address_gets_its_share(monkeypatch):
+def test_second_address(monkeypatch):
     """A first address that does not answer leaves time for the second."""
     with SilentServer("connect") as silent, socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -204,9 +204,9 @@ def test_each_address_gets_its_share(monkeypatch):
 
 def test_a_refused_connection_and_an_unknown_name():
     """A refused connection or an unknown name is a ConnectionFailed, not a time-out."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"http://127.0.0.1:{free.getsockname()[1]}/"
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{unused.getsockname()[1]}/"
     for url in (address, "http://no-such-host.invalid/", f"http://{'x' * 70}.test/"):
         with pytest.raises(ConnectionFailed) as caught:
             AnthropicInferenceClient("m", api_key=KEY, api_url=url, max_retries=0).generate("hello")

@@ -1,4 +1,4 @@
-"""TLS: the certificate is verified, events arrive one by one, and a waiting caller can be freed."""
+"""TLS: certificates are verified, events arrive one by one, and blocked calls can be cancelled."""
 
 import ssl
 import threading
@@ -24,25 +24,25 @@ from .conftest import KEY
 
 @pytest.fixture
 def authority(tmp_path, monkeypatch):
-    """A certificate authority that this process trusts, as $REQUESTS_CA_BUNDLE names it."""
-    made = trustme.CA()
+    """Return a certificate authority that $REQUESTS_CA_BUNDLE makes this process trust."""
+    trusted = trustme.CA()
     bundle = tmp_path / "authority.pem"
-    made.cert_pem.write_to_path(str(bundle))
+    trusted.cert_pem.write_to_path(str(bundle))
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
-    return made
+    return trusted
 
 
-def context(authority, host="127.0.0.1"):
-    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert(host).configure_cert(made)
-    return made
+def make_context(authority, host="127.0.0.1"):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(host).configure_cert(context)
+    return context
 
 
 def test_events_arrive_one_at_a_time(authority):
-    """An event is handed on when it was sent, while the next one is held back."""
+    """An event is yielded before the server sends the next one."""
     gates = [threading.Event() for _ in range(50)]
     with ModelServer(
-        ["one two three"], tls=context(authority), before_event=lambda request, n: gates[n]
+        ["one two three"], tls=make_context(authority), before_event=lambda request, n: gates[n]
     ) as server:
         client = AnthropicInferenceClient("m", api_key=KEY, api_url=server.url)
         for gate in gates[:4]:
@@ -57,9 +57,9 @@ def test_events_arrive_one_at_a_time(authority):
         client.close()
 
 
-def test_connections_are_used_again(authority):
-    """A second request goes over the first one's connection, with no handshake of its own."""
-    with ModelServer(lambda body: "hello", tls=context(authority)) as server:
+def test_connection_reuse(authority):
+    """Successive requests use one connection without another handshake."""
+    with ModelServer(lambda body: "hello", tls=make_context(authority)) as server:
         for client in (
             AnthropicInferenceClient("m", api_key=KEY, api_url=server.url),
             OpenAIInferenceClient("m", api_key=KEY, api_url=server.chat_url),
@@ -69,10 +69,10 @@ def test_connections_are_used_again(authority):
 
 
 def test_cancelling_in_the_body(authority):
-    """A reader of a silent TLS connection is freed at once."""
+    """Cancelling ends a call at once that waits on a TLS connection."""
     gates = [threading.Event() for _ in range(50)]
     with ModelServer(
-        ["one two three"], tls=context(authority), before_event=lambda request, n: gates[n]
+        ["one two three"], tls=make_context(authority), before_event=lambda request, n: gates[n]
     ) as server:
         for gate in gates[:4]:
             gate.set()
@@ -92,22 +92,27 @@ def test_cancelling_in_the_body(authority):
 
 @pytest.mark.parametrize("wrong", ["authority", "host"])
 def test_untrusted_certificate(authority, wrong, monkeypatch):
-    """A certificate of an unknown authority, or for another host, is a ConnectionFailed, and no key
-    is sent.
+    """A certificate of an unknown authority, or for another host, is a ConnectionFailed.
+
+    No request is sent.
     """
-    made = context(trustme.CA()) if wrong == "authority" else context(authority, "models.test")
-    with ModelServer(["hello"], api_key=KEY, tls=made) as server:
+    context = (
+        make_context(trustme.CA())
+        if wrong == "authority"
+        else make_context(authority, "models.test")
+    )
+    with ModelServer(["hello"], api_key=KEY, tls=context) as server:
         client = AnthropicInferenceClient("m", api_key=KEY, api_url=server.url, max_retries=0)
         with pytest.raises(ConnectionFailed, match="(?i)certificate"):
             client.generate("hello")
         assert server.requests == []
 
 
-def test_the_authorities_of_a_session_come_before_the_environments(authority, tmp_path):
-    """A session's own certificates go before $REQUESTS_CA_BUNDLE."""
+def test_authorities_of_a_session(authority, tmp_path):
+    """A session's certificates have precedence over $REQUESTS_CA_BUNDLE."""
     other, bundle = trustme.CA(), tmp_path / "other.pem"
     other.cert_pem.write_to_path(str(bundle))
-    with ModelServer(["hello"], tls=context(other)) as server, requests.Session() as session:
+    with ModelServer(["hello"], tls=make_context(other)) as server, requests.Session() as session:
         session.verify = str(bundle)
         assert (
             AnthropicInferenceClient("m", api_key=KEY, api_url=server.url, session=session)

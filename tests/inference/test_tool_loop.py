@@ -34,30 +34,30 @@ from ..tiers import suite
 from ..waiting import Background, in_child, wait_for
 
 
-def reply(text="", stop_reason="end_turn", wanted=()):
+def make_reply(text="", stop_reason="end_turn", requested=()):
     blocks = [{"type": "text", "text": text}] + [
         {"type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments}
-        for call in wanted
+        for call in requested
     ]
     return Reply(
         message=ChatMessage(role="assistant", content=blocks),
         stop_reason=stop_reason,
         raw_stop_reason=stop_reason,
-        tool_calls=list(wanted),
+        tool_calls=list(requested),
         usage=Usage(input_tokens=1, requests=1),
     )
 
 
-def driven(replies, max_iterations=10):
-    """Return the steps of a loop with these replies, each call returning its name, and its run."""
+def run_loop(replies, max_iterations=10):
+    """Run a loop with these replies; each call returns its name. Returns the steps and the run."""
     steps = []
     loop = tool_loop(as_messages("question"), max_iterations)
-    step, answers = next(loop), iter(replies)
+    step, remaining = next(loop), iter(replies)
     while True:
         steps.append(step)
         try:
             if isinstance(step, SendMessages):
-                step = loop.send(next(answers))
+                step = loop.send(next(remaining))
             else:
                 step = loop.send([CalledTool(call, call.name, None, 0.0) for call in step.calls])
         except StopIteration as end:
@@ -67,11 +67,9 @@ def driven(replies, max_iterations=10):
 ONE, TWO = calls(("one", {"a": 1}), ("two", {}))
 
 
-def test_a_conversation():
-    """Send, call, send: every call is answered, in order, and the usage is the sum of all
-    replies.
-    """
-    steps, run = driven([reply("hm", "tool_use", [ONE, TWO]), reply("done")])
+def test_steps_of_a_loop():
+    """Every call is answered, in order, and the usage is the sum of all replies."""
+    steps, run = run_loop([make_reply("hm", "tool_use", [ONE, TWO]), make_reply("done")])
     assert [type(step) for step in steps] == [SendMessages, CallTools, SendMessages]
     assert steps[1].calls == [ONE, TWO]
     assert [message.role.value for message in run.messages] == [
@@ -87,15 +85,15 @@ def test_a_conversation():
         2,
         2,
     )
-    assert [made.call for made in run.calls] == [ONE, TWO]
+    assert [result.call for result in run.calls] == [ONE, TWO]
 
 
 @pytest.mark.parametrize(
     "stop_reason", ["max_tokens", "refusal", "end_turn", "stop_sequence", None]
 )
-def test_only_whole_calls_are_made(stop_reason):
-    """Calls of a reply with another stop reason are not made, and get an error result."""
-    steps, run = driven([reply("", stop_reason, [ONE])])
+def test_calls_of_other_stop_reasons(stop_reason):
+    """Calls of a reply with another stop reason are skipped, and get an error result."""
+    steps, run = run_loop([make_reply("", stop_reason, [ONE])])
     assert [type(step) for step in steps] == [SendMessages]
     assert (run.stop_reason, run.calls) == (stop_reason, [])
     (block,) = run.messages[-1].blocks
@@ -105,15 +103,15 @@ def test_only_whole_calls_are_made(stop_reason):
     )
 
 
-def test_a_pause_is_continued():
-    """After pause_turn the history is sent again unchanged; a call in that reply is answered
+def test_pause_turn():
+    """After pause_turn the history is sent again unchanged. A call in that reply is answered
     first.
     """
-    steps, run = driven([reply("so far", "pause_turn"), reply("done")])
+    steps, run = run_loop([make_reply("so far", "pause_turn"), make_reply("done")])
     assert [type(step) for step in steps] == [SendMessages, SendMessages]
     assert [message.role.value for message in steps[1].messages] == ["user", "assistant"]
     assert run.text == "done"
-    steps, run = driven([reply("so far", "pause_turn", [ONE]), reply("done")])
+    steps, run = run_loop([make_reply("so far", "pause_turn", [ONE]), make_reply("done")])
     assert [type(step) for step in steps] == [SendMessages, SendMessages]
     assert [message.role.value for message in steps[1].messages] == [
         "user",
@@ -123,14 +121,14 @@ def test_a_pause_is_continued():
     assert (run.text, run.calls) == ("done", [])
 
 
-def test_the_limit():
-    """At the limit the calls are still made, and the history can be sent again."""
-    steps, run = driven([reply("", "tool_use", [ONE])] * 5, max_iterations=2)
+def test_max_iterations():
+    """At the limit the calls are still executed, and the history can be sent again."""
+    steps, run = run_loop([make_reply("", "tool_use", [ONE])] * 5, max_iterations=2)
     assert [type(step) for step in steps] == [SendMessages, CallTools, SendMessages, CallTools]
     assert (run.stop_reason, run.iterations) == ("max_iterations", 2)
     assert run.messages[-1].role.value == "tool_result"
     with pytest.raises(ValueError, match="max_iterations"):
-        driven([], max_iterations=0)
+        run_loop([], max_iterations=0)
 
 
 @tool
@@ -146,30 +144,28 @@ def broken() -> None:
 
 
 @tool
-def odd() -> object:
-    """Return what cannot be told."""
+def not_json() -> object:
+    """Return an object that JSON cannot represent."""
     return object()
 
 
-def test_every_failure_is_an_error_result():
-    """Invalid arguments, unknown tools, exceptions and non-JSON results are error results, and in
-    .calls.
-    """
-    wanted = calls(
+def test_failed_calls():
+    """Invalid arguments, unknown tools, exceptions and non-JSON results are error results."""
+    requested = calls(
         ("double", {"number": 4}),
         ("double", {"number": "x"}),
         ("nope", {}),
         ("broken", {}),
-        ("odd", {}),
+        ("not_json", {}),
     )
-    wanted.append(ToolCall(id="m", name="double", arguments={"number": 4}))
-    asked = reply("", "tool_use", wanted)
-    asked.message.content[-1]["input"] = [4]  # no JSON object
-    client = ScriptedInferenceClient([asked, "done"])
-    run = client.run_tools("go", [double, broken, odd])
+    requested.append(ToolCall(id="m", name="double", arguments={"number": 4}))
+    reply = make_reply("", "tool_use", requested)
+    reply.message.content[-1]["input"] = [4]  # no JSON object
+    client = ScriptedInferenceClient([reply, "done"])
+    run = client.run_tools("go", [double, broken, not_json])
     blocks = client.requests[1]["messages"][-1]["content"]
-    assert [block["tool_use_id"] for block in blocks] == [call.id for call in wanted]
-    assert blocks[0] == {"type": "tool_result", "tool_use_id": wanted[0].id, "content": "8"}
+    assert [block["tool_use_id"] for block in blocks] == [call.id for call in requested]
+    assert blocks[0] == {"type": "tool_result", "tool_use_id": requested[0].id, "content": "8"}
     assert all(block["is_error"] for block in blocks[1:])
     expected = [
         "do not fit",
@@ -179,9 +175,9 @@ def test_every_failure_is_an_error_result():
         "the arguments are not a JSON object: [4]",
     ]
     assert len(blocks) == 6 and all(
-        told in block["content"] for block, told in zip(blocks[1:], expected)
+        message in block["content"] for block, message in zip(blocks[1:], expected)
     )
-    kinds = [type(made.exception).__name__ for made in run.calls]
+    kinds = [type(result.exception).__name__ for result in run.calls]
     assert kinds[:4] + kinds[5:] == [
         "NoneType",
         "ValueError",
@@ -194,95 +190,97 @@ def test_every_failure_is_an_error_result():
 
 
 def test_calls_of_one_turn_are_parallel():
-    """Three calls of a turn meet in a barrier, each on its own thread, in the caller's context."""
-    meet = threading.Barrier(3)
+    """Three calls of a turn wait at a barrier, each on its own thread, in the caller's context."""
+    barrier = threading.Barrier(3)
     variable = contextvars.ContextVar("variable")
     variable.set("caller's")
 
     @tool
-    def together(number: int) -> str:
-        meet.wait(10)
+    def wait_for_others(number: int) -> str:
+        barrier.wait(10)
         return variable.get() + str(number)
 
     client = ScriptedInferenceClient(
-        [calls(*[("together", {"number": number}) for number in range(3)]), "done"]
+        [calls(*[("wait_for_others", {"number": number}) for number in range(3)]), "done"]
     )
-    run = client.run_tools("go", [together])
-    assert [made.result for made in run.calls] == ["caller's0", "caller's1", "caller's2"]
+    run = client.run_tools("go", [wait_for_others])
+    assert [result.result for result in run.calls] == ["caller's0", "caller's1", "caller's2"]
 
 
-def test_the_number_of_threads_is_bounded():
-    """max_workers bounds the parallel calls; 0 makes them on the calling thread."""
-    here = []
-
-    @tool
-    def where() -> str:
-        here.append(threading.get_ident())
-        time.sleep(0.001)
-        return ""
-
-    wanted = calls(*[("where", {})] * 6)
-    ScriptedInferenceClient([wanted, "done"]).run_tools("go", [where], max_workers=0)
-    assert set(here) == {threading.get_ident()}
-    here.clear()
-    ScriptedInferenceClient([wanted, "done"]).run_tools("go", [where], max_workers=2)
-    assert 1 <= len(set(here)) <= 2 and threading.get_ident() not in here
-
-
-@pytest.mark.parametrize("workers", [None, 2])
-def test_a_context_that_is_inline(workers):
-    """With run_inline set, calls run on the calling thread for any max_workers, also in a stream."""
+def test_max_workers():
+    """max_workers limits the parallel calls; 0 executes them on the calling thread."""
     threads = []
 
     @tool
-    def where() -> None:
-        """Note the thread."""
+    def record_thread() -> str:
+        threads.append(threading.get_ident())
+        time.sleep(0.001)
+        return ""
+
+    requested = calls(*[("record_thread", {})] * 6)
+    ScriptedInferenceClient([requested, "done"]).run_tools("go", [record_thread], max_workers=0)
+    assert set(threads) == {threading.get_ident()}
+    threads.clear()
+    ScriptedInferenceClient([requested, "done"]).run_tools("go", [record_thread], max_workers=2)
+    assert 1 <= len(set(threads)) <= 2 and threading.get_ident() not in threads
+
+
+@pytest.mark.parametrize("workers", [None, 2])
+def test_run_inline(workers):
+    """With run_inline, calls run on the calling thread for any max_workers, also in streams."""
+    threads = []
+
+    @tool
+    def record_thread() -> None:
+        """Record the thread."""
         threads.append(threading.current_thread())
 
     client = ScriptedInferenceClient(
-        lambda body: "done" if tool_results(body) else calls(("where", {}), ("where", {}))
+        lambda body: (
+            "done" if tool_results(body) else calls(("record_thread", {}), ("record_thread", {}))
+        )
     )
 
-    def both():
+    def run_both():
         scope.replace(run_inline=True)
-        client.run_tools("go", [where], max_workers=workers)
-        list(client.stream_tools("go", [where], max_workers=workers))
+        client.run_tools("go", [record_thread], max_workers=workers)
+        list(client.stream_tools("go", [record_thread], max_workers=workers))
 
-    contextvars.copy_context().run(both)
+    contextvars.copy_context().run(run_both)
     assert threads == [threading.current_thread()] * 4
-    client.run_tools("go", [where], max_workers=workers)
+    client.run_tools("go", [record_thread], max_workers=workers)
     assert threading.current_thread() not in threads[4:] and len(threads) == 6
 
 
 def test_a_cancellation_does_not_wait_for_tools():
-    """A cancellation unblocks the caller during a tool, and cancels the tool's current token."""
-    started, told = threading.Event(), []
+    """A cancellation ends the run during a tool, and cancels the tool's current token."""
+    started, results = threading.Event(), []
 
     @tool
     def slow() -> str:
         started.set()
-        told.append(Cancellation.current().wait(20))
+        results.append(Cancellation.current().wait(20))
         return ""
 
     token = Cancellation()
     client = ScriptedInferenceClient([calls(("slow", {})), "done"])
-    running = Background(client.run_tools, "go", [slow], cancellation=token)
+    call = Background(client.run_tools, "go", [slow], cancellation=token)
     assert started.wait(10)
     token.cancel("enough")
     with pytest.raises(Cancelled, match="enough"):
-        running.result()
-    wait_for(lambda: told == [True])
+        call.result()
+    wait_for(lambda: results == [True])
 
 
-def test_a_tool_may_use_the_same_client():
-    """Agents nested in tools of one client do not deadlock on its threads."""
+def test_nested_runs():
+    """Tools that run the loop of their own client do not deadlock on its threads."""
 
     def model(body):
         depth = int(body["messages"][0]["content"])
-        answered = body["messages"][-1]["role"] == "user" and len(body["messages"]) > 1
+        has_result = body["messages"][-1]["role"] == "user" and len(body["messages"]) > 1
         return (
             "bottom"
-            if depth == 0 or answered
+            if depth == 0 or has_result
             else calls(("deeper", {"depth": depth - 1}), ("deeper", {"depth": 0}))
         )
 
@@ -295,7 +293,7 @@ def test_a_tool_may_use_the_same_client():
     assert Background(client.run_tools, "4", [deeper]).result().text == "bottom"
 
 
-def test_the_usage_of_the_loop():
+def test_usage():
     """The run's usage is the sum of its replies, the client's that of all its runs."""
     client = ScriptedInferenceClient([calls(("double", {"number": 1})), "done", "other"])
     run = client.run_tools("go", [double])
@@ -304,36 +302,36 @@ def test_the_usage_of_the_loop():
     assert client.usage == run.usage + other.usage
 
 
-# Every kind of end
+# Any conversation
 
 REASONS = ["tool_use"] * 6 + ["max_tokens", "refusal", "pause_turn", "end_turn"]
 KINDS = ["good", "bad", "guarded", "alone", "unknown", "malformed", "guarded malformed"]
 TURN = st.tuples(st.sampled_from(REASONS), st.lists(st.sampled_from(KINDS), max_size=4))
 
 
-class World:
+class RecordedTools:
     """Tools that record each call by its number, and replies with numbered calls."""
 
     def __init__(self):
-        self.made = collections.Counter()
+        self.executions = collections.Counter()
         self.kinds = {}
         self.reasons = {}
         self.numbers = itertools.count()
 
         def good(number: int) -> int:
-            self.made[number] += 1
+            self.executions[number] += 1
             return number
 
         def bad(number: int) -> int:
-            self.made[number] += 1
+            self.executions[number] += 1
             raise RuntimeError(str(number))
 
         def guarded(number: int = -1) -> int:
-            self.made[number] += 1
+            self.executions[number] += 1
             return number
 
         def alone(number: int) -> int:
-            self.made[number] += 1
+            self.executions[number] += 1
             return number
 
         self.tools = [
@@ -343,41 +341,44 @@ class World:
             tool(sequential=True)(alone),
         ]
 
-    def reply(self, stop_reason, kinds):
-        wanted = []
+    def make_reply(self, stop_reason, kinds):
+        requested = []
         for kind in kinds:
             number = next(self.numbers)
             self.kinds[number], self.reasons[number] = kind, stop_reason
-            wanted.append(
+            requested.append(
                 ToolCall(id=f"t{number}", name=kind.split()[0], arguments={"number": number})
             )
-        made = reply("words", stop_reason, wanted)
-        for block, kind in zip(made.message.content[1:], kinds):
+        next_reply = make_reply("words", stop_reason, requested)
+        for block, kind in zip(next_reply.message.content[1:], kinds):
             if "malformed" in kind:
                 block["input"] = "no object"
-        return made
+        return next_reply
 
 
-def answers(messages):
-    """Return the results in a history by call id; each follows its call, in the calls' order."""
-    told, expected = {}, []
+def results_by_id(messages):
+    """Return the results in a history by call id.
+
+    Asserts that each follows its call, in the order of the calls.
+    """
+    found, expected = {}, []
     for message in messages:
         blocks = message.blocks
         if message.role.value == "assistant":
-            assert not expected or expected == [None], (
-                "calls without results before the model speaks again"
-            )
+            assert not expected or expected == [None], "calls without results before the next reply"
             expected = [block["id"] for block in blocks if block["type"] == "tool_use"] or [None]
             continue
         results = [block["tool_use_id"] for block in blocks if block["type"] == "tool_result"]
-        places = [expected.index(one) for one in results]
-        assert places == sorted(set(places)), "results in another order than the calls, or twice"
-        assert not set(results) & set(told)
-        told.update(
+        positions = [expected.index(call_id) for call_id in results]
+        assert positions == sorted(set(positions)), (
+            "results in another order than the calls, or twice"
+        )
+        assert not set(results) & set(found)
+        found.update(
             (block["tool_use_id"], block) for block in blocks if block["type"] == "tool_result"
         )
-        expected = [one for one in expected if one not in results]
-    return told
+        expected = [call_id for call_id in expected if call_id not in results]
+    return found
 
 
 @suite
@@ -391,15 +392,17 @@ def answers(messages):
 def test_every_call_has_one_result(turns, limits, workers, decisions):
     """Every call has one result, for any conversation, limit, workers and decisions.
 
-    Results are in the order of the calls, except for pending ones. Each call is made once, or never
-    if it must not be made.
+    Results are in the order of the calls, except for pending ones. Each call is executed once, or
+    never if it must be skipped.
     """
-    world = World()
-    client = ScriptedInferenceClient([world.reply(*turn) for turn in turns] + ["the end"] * 20)
+    recorded = RecordedTools()
+    client = ScriptedInferenceClient(
+        [recorded.make_reply(*turn) for turn in turns] + ["the end"] * 20
+    )
     history, approvals, decided, calls_made = as_messages("go"), {}, {}, 0
     for limit in itertools.chain(limits, itertools.repeat(5)):
         run = client.run_tools(
-            history, world.tools, max_iterations=limit, max_workers=workers, approvals=approvals
+            history, recorded.tools, max_iterations=limit, max_workers=workers, approvals=approvals
         )
         calls_made += len(run.calls)
         ids = [
@@ -408,80 +411,84 @@ def test_every_call_has_one_result(turns, limits, workers, decisions):
             for block in message.blocks
             if block["type"] == "tool_use"
         ]
-        told = answers(run.messages)
+        results = results_by_id(run.messages)
         pending = [call.id for call in run.pending]
-        assert set(ids) == set(told) | set(pending) and not set(told) & set(pending)
+        assert set(ids) == set(results) | set(pending) and not set(results) & set(pending)
         assert (run.stop_reason == "approval") == bool(pending)
         decided.update(approvals)
         assert not set(pending) & set(decided)
-        for number, kind in world.kinds.items():
+        for number, kind in recorded.kinds.items():
             name = f"t{number}"
             expected = (
-                name in told
-                and world.reasons[number] == "tool_use"
+                name in results
+                and recorded.reasons[number] == "tool_use"
                 and kind in ("good", "bad", "guarded", "alone")
             )
             if kind == "guarded":
                 expected = expected and decided.get(name) is True
-            assert world.made[number] == expected, (kind, world.reasons[number])
+            assert recorded.executions[number] == expected, (kind, recorded.reasons[number])
         approvals = {
-            one: decisions.choice([True, "no", False])
-            for one in pending
+            call_id: decisions.choice([True, "no", False])
+            for call_id in pending
             if decisions.random() < 0.7
         }
         history = [
-            ChatMessage.model_validate(json.loads(json.dumps(one.model_dump(mode="json"))))
-            for one in run.messages
+            ChatMessage.model_validate(json.loads(json.dumps(call_id.model_dump(mode="json"))))
+            for call_id in run.messages
         ]
         if run.text == "the end":
             break
-    assert world.made[-1] == 0
+    assert recorded.executions[-1] == 0
 
 
 # Threads
 
 
-def test_a_sequential_call_is_alone():
-    """It starts after the calls before it have ended, and ends before those after it start."""
-    meet, happened = threading.Barrier(2), []
+def test_sequential_calls():
+    """A sequential call starts after all calls before it, and ends before all calls after it."""
+    barrier, log = threading.Barrier(2), []
 
     @tool
-    def together(number: int) -> int:
-        happened.append(("begins", number))
-        meet.wait(10)
-        happened.append(("ends", number))
+    def parallel(number: int) -> int:
+        log.append(("starts", number))
+        barrier.wait(10)
+        log.append(("ends", number))
         return number
 
     @tool(sequential=True)
     def alone(number: int) -> int:
-        happened.append(("begins", number))
+        log.append(("starts", number))
         time.sleep(0.01)
-        happened.append(("ends", number))
+        log.append(("ends", number))
         return number
 
     order = [
-        ("together", 0),
-        ("together", 1),
+        ("parallel", 0),
+        ("parallel", 1),
         ("alone", 2),
         ("alone", 3),
-        ("together", 4),
-        ("together", 5),
+        ("parallel", 4),
+        ("parallel", 5),
         ("alone", 6),
     ]
     client = ScriptedInferenceClient(
         [calls(*[(name, {"number": number}) for name, number in order]), "done"]
     )
-    run = client.run_tools("go", [together, alone])
-    assert [made.result for made in run.calls] == list(range(7))
-    places = {happening: place for place, happening in enumerate(happened)}
-    for one in (2, 3, 6):
-        assert all(places["ends", before] < places["begins", one] for before in range(one))
-        assert all(places["ends", one] < places["begins", after] for after in range(one + 1, 7))
+    run = client.run_tools("go", [parallel, alone])
+    assert [result.result for result in run.calls] == list(range(7))
+    positions = {entry: position for position, entry in enumerate(log)}
+    for number in (2, 3, 6):
+        assert all(
+            positions["ends", before] < positions["starts", number] for before in range(number)
+        )
+        assert all(
+            positions["ends", number] < positions["starts", after] for after in range(number + 1, 7)
+        )
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_one_at_a_time(workers):
-    """With one worker, or none, the calls run in order, never two at once."""
+def test_one_worker(workers):
+    """With one worker, or none, the calls run in order, one at a time."""
     busy, order = threading.Lock(), []
 
     @tool
@@ -494,10 +501,10 @@ def test_one_at_a_time(workers):
         [calls(*[("alone", {"number": number}) for number in range(20)]), "done"]
     )
     run = client.run_tools("go", [alone], max_workers=workers)
-    assert order == list(range(20)) and all(made.exception is None for made in run.calls)
+    assert order == list(range(20)) and all(result.exception is None for result in run.calls)
 
 
-def test_a_negative_number_of_threads():
+def test_negative_max_workers():
     """A negative max_workers is an error, and nothing is sent."""
     client = ScriptedInferenceClient(["done"])
     with pytest.raises(ValueError, match="max_workers is None, 0, or .*; not -1"):
@@ -505,13 +512,13 @@ def test_a_negative_number_of_threads():
     assert client.requests == []
 
 
-def test_hundreds_of_calls():
-    """A turn of hundreds of calls is made on a bounded number of threads."""
-    go_on = threading.Event()
+def test_limit_of_threads():
+    """A turn of 300 calls is executed on at most 100 threads."""
+    release = threading.Event()
 
     @tool
     def count(number: int) -> int:
-        assert go_on.wait(20)
+        assert release.wait(20)
         return number
 
     client = ScriptedInferenceClient(
@@ -521,14 +528,14 @@ def test_hundreds_of_calls():
     while next(stream).type != "tool_started":
         pass
     assert client._tool_workers.thread_count == 100
-    go_on.set()
+    release.set()
     list(stream)
-    assert [made.result for made in stream.run.calls] == list(range(300))
+    assert [result.result for result in stream.run.calls] == list(range(300))
 
 
 @pytest.mark.parametrize("workers", [None, 0, 1, 2])
-def test_nested_runs_do_not_wait_for_each_other(workers):
-    """Agents in tools of agents find threads of their own, with any number of workers."""
+def test_nested_runs_with_any_number_of_workers(workers):
+    """Nested runs have their own threads, with any number of workers."""
 
     def model(body):
         depth = int(body["messages"][0]["content"])
@@ -545,12 +552,12 @@ def test_nested_runs_do_not_wait_for_each_other(workers):
         return client.run_tools(str(depth), [deeper], max_workers=workers).text
 
     run = Background(client.run_tools, "4", [deeper], max_workers=workers).result()
-    assert [made.result for made in run.calls] == ["bottom"] * 2
+    assert [result.result for result in run.calls] == ["bottom"] * 2
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-def test_a_forked_child():
-    """A client whose tools ran before a fork runs them in the child, too."""
+def test_tools_in_a_forked_child():
+    """A client that executed tools before a fork executes them in the child, too."""
     client = ScriptedInferenceClient(
         lambda body: tool_results(body).get("double") or calls(("double", {"number": 4}))
     )
@@ -562,7 +569,7 @@ def test_a_forked_child():
     in_child(child)
 
 
-def test_nothing_is_left_behind():
+def test_token_keeps_no_references():
     """A token that outlives many runs keeps no reference to them."""
     token = Cancellation()
     client = ScriptedInferenceClient(
@@ -575,17 +582,17 @@ def test_nothing_is_left_behind():
     assert not token._callbacks
 
 
-# Ends from outside
+# Interruptions
 
 
 def test_ctrl_c():
     """Ctrl-C during a wait for tools is raised at once, and cancels the tools."""
-    told = []
+    results = []
 
     @tool
     def slow() -> str:
         os.kill(os.getpid(), signal.SIGINT)
-        told.append(Cancellation.current().wait(20))
+        results.append(Cancellation.current().wait(20))
         return ""
 
     client = ScriptedInferenceClient([calls(("slow", {})), "done"])
@@ -593,23 +600,23 @@ def test_ctrl_c():
     with pytest.raises(KeyboardInterrupt):
         client.run_tools("go", [slow])
     assert time.monotonic() - start < 10
-    wait_for(lambda: told == [True])
+    wait_for(lambda: results == [True])
 
 
 def test_ctrl_c_between_two_events(monkeypatch):
-    """Ctrl-C in the reader cancels the tools at once, although the traceback is alive."""
-    told = []
+    """Ctrl-C in the reader cancels the tools at once, although the traceback keeps all frames."""
+    results = []
 
     @tool
     def slow() -> str:
-        told.append(Cancellation.current().wait(20))
+        results.append(Cancellation.current().wait(20))
         return ""
 
     client = ScriptedInferenceClient([calls(("slow", {})), "done"])
     loop = client._tool_loop
 
     class Interrupted:
-        """The events of a loop, and Ctrl-C in their reader when a tool has started."""
+        """The events of a loop, with a KeyboardInterrupt in the reader when a tool starts."""
 
         def __init__(self, source):
             self.source, self.close = source, source.close
@@ -632,13 +639,13 @@ def test_ctrl_c_between_two_events(monkeypatch):
     )
     with pytest.raises(KeyboardInterrupt) as caught:
         client.run_tools("go", [slow])
-    assert caught.tb is not None  # and with it all frames
-    wait_for(lambda: told == [True])
+    assert caught.tb is not None  # it refers to all frames
+    wait_for(lambda: results == [True])
 
 
 def test_a_tool_that_raises_keyboard_interrupt():
-    """It ends the run and cancels the other tools."""
-    told, started = [], threading.Event()
+    """KeyboardInterrupt from a tool ends the run and cancels the other tools."""
+    results, started = [], threading.Event()
 
     @tool
     def stop() -> str:
@@ -648,45 +655,45 @@ def test_a_tool_that_raises_keyboard_interrupt():
     @tool
     def slow() -> str:
         started.set()
-        told.append(Cancellation.current().wait(20))
+        results.append(Cancellation.current().wait(20))
         return ""
 
     client = ScriptedInferenceClient([calls(("slow", {}), ("stop", {})), "done"])
     with pytest.raises(Cancelled, match="a tool ended with KeyboardInterrupt"):
         Background(client.run_tools, "go", [stop, slow]).result()
-    wait_for(lambda: told == [True])
+    wait_for(lambda: results == [True])
 
 
-def test_a_cancelled_of_the_tools_own():
+def test_cancelled_tool():
     """Cancelled from a tool's own token is a failure of the tool; the run continues."""
 
     @tool
-    def gives_up() -> None:
+    def cancel_itself() -> None:
         token = Cancellation(parent=None)
         token.cancel("my own")
         token.raise_if_cancelled()
 
-    client = ScriptedInferenceClient([calls(("gives_up", {})), "done"])
-    run = client.run_tools("go", [gives_up])
+    client = ScriptedInferenceClient([calls(("cancel_itself", {})), "done"])
+    run = client.run_tools("go", [cancel_itself])
     assert (run.text, str(run.calls[0].exception)) == ("done", "my own")
 
 
-def test_a_deadline_is_the_tools_too():
-    """A deadline that passes during a tool unblocks the caller; the tool's current token has it."""
-    told = []
+def test_deadline_during_a_tool():
+    """A deadline that passes during a tool ends the run. The tool's current token has it."""
+    remaining = []
 
     @tool
     def slow() -> None:
-        told.append(Cancellation.current().remaining)
+        remaining.append(Cancellation.current().remaining)
         Cancellation.current().wait(20)
 
     client = ScriptedInferenceClient([calls(("slow", {})), "done"])
     with pytest.raises(Cancelled, match="the deadline passed"):
         Background(client.run_tools, "go", [slow], cancellation=Cancellation(timeout=0.2)).result()
-    assert 0 <= told[0] <= 0.2
+    assert 0 <= remaining[0] <= 0.2
 
 
-def test_a_client_that_was_closed():
+def test_closed_client():
     """Calls after the client was closed raise ClosedError, without a wait."""
     client = ScriptedInferenceClient([calls(("double", {"number": 1}))])
     client.close()
@@ -694,18 +701,18 @@ def test_a_client_that_was_closed():
         Background(client.run_tools, "go", [double]).result()
 
 
-# Going on after an error
+# Continuing after an error
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-@pytest.mark.parametrize("failing", [0, 1, 2])
-def test_an_error_carries_the_history(failing, streamed):
-    """An error in any iteration has the history in .messages; continuing repeats no call."""
-    made = []
+@pytest.mark.parametrize("failed_request", [0, 1, 2])
+def test_an_error_carries_the_history(failed_request, streamed):
+    """The error of any request has the history in .messages. Continuing repeats no call."""
+    executed = []
 
     @tool
     def count(number: int) -> int:
-        made.append(number)
+        executed.append(number)
         return number
 
     script = [
@@ -713,7 +720,7 @@ def test_an_error_carries_the_history(failing, streamed):
         calls(("count", {"number": 2})),
         "done",
     ]
-    script.insert(failing, Failure(529, "overloaded_error"))
+    script.insert(failed_request, Failure(529, "overloaded_error"))
     client = ScriptedInferenceClient(script, max_retries=0)
 
     def run(messages):
@@ -726,24 +733,25 @@ def test_an_error_carries_the_history(failing, streamed):
     with pytest.raises(OverloadedError) as caught:
         run("go")
     history = caught.value.messages
-    assert (len(history), made) == (1 + 2 * failing, list(range([0, 2, 3][failing])))
-    answers(history)
+    assert (len(history), executed) == (
+        1 + 2 * failed_request,
+        list(range([0, 2, 3][failed_request])),
+    )
+    results_by_id(history)
     assert run(history).text == "done"
-    assert made == [0, 1, 2]
+    assert executed == [0, 1, 2]
 
 
-def test_an_error_of_a_tools_own_agent():
-    """An error in a tool's own run is the tool's failure; the outer run continues with its own
-    history.
-    """
+def test_error_of_a_nested_run():
+    """An error of a tool's nested run is a failure of the tool. The outer run continues."""
     inner = ScriptedInferenceClient([Failure(400, "invalid_request_error", "inner")])
 
     @tool
-    def ask(question: str) -> str:
+    def ask_model(question: str) -> str:
         return inner.run_tools(question, []).text
 
-    client = ScriptedInferenceClient([calls(("ask", {"question": "?"})), "done"])
-    run = client.run_tools("go", [ask])
+    client = ScriptedInferenceClient([calls(("ask_model", {"question": "?"})), "done"])
+    run = client.run_tools("go", [ask_model])
     assert (run.text, [message.text for message in run.calls[0].exception.messages]) == (
         "done",
         ["?"],
@@ -780,9 +788,9 @@ def test_redact():
 
 
 @pytest.mark.parametrize(
-    "fails", [lambda text: 1 / 0, lambda text: None, lambda text: b"***", lambda text: {}[text]]
+    "redact", [lambda text: 1 / 0, lambda text: None, lambda text: b"***", lambda text: {}[text]]
 )
-def test_a_redact_that_fails(fails, caplog):
+def test_failing_redact(redact, caplog):
     """If redact= fails, the result is withheld from the model, as an error, and is not logged."""
 
     @tool
@@ -791,7 +799,7 @@ def test_a_redact_that_fails(fails, caplog):
 
     client = ScriptedInferenceClient([calls(("secret", {})), "done"])
     with caplog.at_level(logging.DEBUG):
-        run = client.run_tools("go", [secret], redact=fails)
+        run = client.run_tools("go", [secret], redact=redact)
     (block,) = client.requests[1]["messages"][-1]["content"]
     assert (block["content"], block["is_error"]) == ("the result was withheld", True)
     assert (
@@ -802,14 +810,14 @@ def test_a_redact_that_fails(fails, caplog):
     assert (run.text, run.calls[0].result) == ("done", "hunter2")
 
 
-# Histories from elsewhere
+# Histories of other runs
 
 
 def test_partly_answered_calls():
-    """Calls without a result get theirs in the existing message, in order."""
+    """Calls without a result are executed; their results join the existing message, in order."""
     history = [
         ChatMessage(role="user", content="go"),
-        reply("", "tool_use", calls(("one", {}), ("two", {}), ("three", {}))).message,
+        make_reply("", "tool_use", calls(("one", {}), ("two", {}), ("three", {}))).message,
     ]
     ids = [block["id"] for block in history[1].content if block["type"] == "tool_use"]
     last = [
@@ -828,10 +836,10 @@ def test_partly_answered_calls():
         "and?",
     ]
     assert step.messages[2].cache_marker == "1h"
-    assert len(history[2].content) == 2  # the caller's own is as it was
+    assert len(history[2].content) == 2  # the caller's list is unchanged
 
 
-def test_a_history_that_ends_with_a_question():
+def test_history_that_ends_with_a_question():
     """A history that ends with a question is sent unchanged."""
     client = ScriptedInferenceClient(lambda body: last_text(body).upper())
     assert (

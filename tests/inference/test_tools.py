@@ -39,18 +39,18 @@ def forecast(
     *,
     json: bool = False,
 ) -> Dict[str, Any]:
-    """Tell the weather of the coming days.
+    """Report the weather of the coming days.
 
-    days: how many.
+    days: number of days.
     """
     return {"city": place.city, "days": days, "unit": unit, "model": model_name, "json": json}
 
 
-def test_the_definition():
-    """Name, description and schema come from the function; arguments may have any name."""
+def test_definition():
+    """Name, description and schema come from the function. Arguments may have any name."""
     assert forecast.definition["name"] == "forecast"
     assert forecast.definition["description"].startswith(
-        "Tell the weather of the coming days.\n\ndays: how many."
+        "Report the weather of the coming days.\n\ndays: number of days."
     )
     schema = forecast.definition["input_schema"]
     assert schema["type"] == "object"
@@ -72,7 +72,7 @@ def test_a_call_is_validated():
 
 
 @pytest.mark.parametrize(
-    "arguments, told",
+    "arguments, message",
     [
         ({}, "place: "),
         ({"place": {"city": 1}}, "place.city: "),
@@ -80,19 +80,19 @@ def test_a_call_is_validated():
         ({"place": {"city": "x"}, "dais": 1}, "dais: "),
     ],
 )
-def test_arguments_that_do_not_fit(arguments, told):
+def test_invalid_arguments(arguments, message):
     """A ValueError names the invalid argument, without the validation library's links."""
     with pytest.raises(ValueError, match="do not fit") as caught:
         forecast.call(arguments)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "http" not in str(caught.value)
 
 
-def test_a_tool_is_still_a_function():
-    """Called from Python, it behaves as its function, with its name and docstring."""
+def test_tool_as_a_function():
+    """Called from Python, a tool behaves as its function, with its name and docstring."""
     assert isinstance(forecast, Tool)
     assert forecast(Place(city="Rome"))["days"] == 3
-    assert (forecast.__name__, forecast.__doc__[:4]) == ("forecast", "Tell")
+    assert (forecast.__name__, forecast.__doc__[:4]) == ("forecast", "Repo")
     assert tool(forecast) is forecast
 
 
@@ -113,18 +113,18 @@ def test_methods_and_functions_without_arguments():
     assert tool(now).definition["description"] == ""
 
 
-def test_a_function_that_is_no_tool():
-    """Arguments without names, or of a type without a schema, raise ToolDefinitionError at creation."""
+def test_functions_that_cannot_be_tools():
+    """Arguments without names, or of a type without a schema, are a ToolDefinitionError."""
     with pytest.raises(ToolDefinitionError, match="rest"):
         tool(lambda *rest: None)
     with pytest.raises(ToolDefinitionError, match="others"):
         tool(lambda **others: None)
 
-    def odd(x: object()):
+    def invalid(x: object()):
         pass
 
-    with pytest.raises(ToolDefinitionError, match="odd"):
-        tool(odd)
+    with pytest.raises(ToolDefinitionError, match="invalid"):
+        tool(invalid)
 
 
 def test_pairs_and_plain_functions():
@@ -135,18 +135,18 @@ def test_pairs_and_plain_functions():
         return a
 
     schema = {"type": "object", "properties": {"a": {}}}
-    given = as_tools(
+    tools = as_tools(
         [plain, (lambda a: a, {"name": "other", "description": "d", "input_schema": schema})]
     )
-    assert given["plain"].call({"a": "1"}) == 1
-    assert given["other"].definition == {
+    assert tools["plain"].call({"a": "1"}) == 1
+    assert tools["other"].definition == {
         "name": "other",
         "description": "d",
         "input_schema": schema,
     }
-    assert given["other"].call({"a": "1"}) == "1"
-    bare = as_tools([(plain, schema)])["plain"]
-    assert (bare.description, bare.input_schema) == ("Plain.", schema)
+    assert tools["other"].call({"a": "1"}) == "1"
+    with_schema = as_tools([(plain, schema)])["plain"]
+    assert (with_schema.description, with_schema.input_schema) == ("Plain.", schema)
     with pytest.raises(ToolDefinitionError, match="two tools named 'plain'"):
         as_tools([plain, plain])
 
@@ -253,7 +253,7 @@ def a_date(value: datetime.date):
     return value
 
 
-def a_described(value: Annotated[int, pydantic.Field(ge=1, description="how many")]):
+def a_described(value: Annotated[int, pydantic.Field(ge=1, description="number of items")]):
     return value
 
 
@@ -266,7 +266,7 @@ def an_untyped(value):
 
 
 @pytest.mark.parametrize(
-    "function, given, taken",
+    "function, argument, expected",
     [
         (a_bool, True, True),
         (an_optional, None, None),
@@ -291,16 +291,16 @@ def an_untyped(value):
         (an_untyped, {"any": ["thing"]}, {"any": ["thing"]}),
     ],
 )
-def test_types_of_arguments(function, given, taken):
+def test_types_of_arguments(function, argument, expected):
     """JSON arrives as the type of the hint, and the schema itself is valid JSON."""
-    made = tool(function)
-    assert made.call({"value": given}) == taken
-    schema = json.loads(json.dumps(made.definition))["input_schema"]
+    typed_tool = tool(function)
+    assert typed_tool.call({"value": argument}) == expected
+    schema = json.loads(json.dumps(typed_tool.definition))["input_schema"]
     assert (schema["type"], list(schema["properties"])) == ("object", ["value"])
 
 
 @pytest.mark.parametrize(
-    "function, given, told",
+    "function, argument, message",
     [
         (a_choice, "c", "Input should be 'a' or 'b'"),
         (an_enum, "kelvin", "Input should be 'celsius' or 'fahrenheit'"),
@@ -309,18 +309,23 @@ def test_types_of_arguments(function, given, taken):
         (a_strict_model, {"day": 5}, "value.day: "),
     ],
 )
-def test_arguments_of_the_wrong_type(function, given, told):
+def test_arguments_of_the_wrong_type(function, argument, message):
     """The error for the model has the location and the expected type."""
     with pytest.raises(ValueError, match="the arguments do not fit") as caught:
-        tool(function).call({"value": given})
-    assert told in str(caught.value)
+        tool(function).call({"value": argument})
+    assert message in str(caught.value)
 
 
 def test_keyword_only_and_defaults():
     """Keyword-only arguments work; a mutable default is not shared with a model's arguments."""
 
     @tool
-    def note(text: str, *, tags: List[str] = [], urgent: bool = False) -> Dict[str, Any]:  # noqa: B006
+    def note(
+        text: str,
+        *,
+        tags: List[str] = [],  # noqa: B006
+        urgent: bool = False,
+    ) -> Dict[str, Any]:
         return {"text": text, "tags": tags, "urgent": urgent}
 
     assert note.definition["input_schema"]["required"] == ["text"]
@@ -358,7 +363,7 @@ class Shelf:
         return self.find(title)
 
 
-def logged(function):
+def with_log(function):
     @functools.wraps(function)
     def wrapper(*args, **kwargs):
         return "logged " + function(*args, **kwargs)
@@ -366,9 +371,9 @@ def logged(function):
     return wrapper
 
 
-@logged
+@with_log
 def decorated(title: str) -> str:
-    """Found in a log."""
+    """Return a title."""
     return title
 
 
@@ -386,19 +391,19 @@ def decorated(title: str) -> str:
             "2 books of x",
         ),
         (Shelf(), "Shelf", "A shelf.", "1 books of x"),
-        (decorated, "decorated", "Found in a log.", "logged x"),
+        (decorated, "decorated", "Return a title.", "logged x"),
     ],
 )
 def test_kinds_of_callables(function, name, description, result):
     """Methods, partials, callable objects and decorated functions have their own names and
     docstrings.
     """
-    made = tool(function)
-    assert (made.name, made.description) == (name, description)
-    assert made.call({"title": "x"}) == result
-    assert made.definition["input_schema"]["required"] == ["title"]
+    function_tool = tool(function)
+    assert (function_tool.name, function_tool.description) == (name, description)
+    assert function_tool.call({"title": "x"}) == result
+    assert function_tool.definition["input_schema"]["required"] == ["title"]
     with pytest.raises(ValueError, match="title: "):
-        made.call({})
+        function_tool.call({})
     assert as_tools([(function, {"type": "object"})])[name].description == description
 
 
@@ -463,22 +468,22 @@ def test_async_functions(function):
 
 
 def test_a_function_that_returns_a_coroutine():
-    """It is an error result, and the coroutine is closed."""
+    """A tool that returns a coroutine gets an error result, and the coroutine is closed."""
 
     @tool
-    def hidden(url: str):
+    def returns_coroutine(url: str):
         return fetch(url)
 
     @tool
-    def right(url: str) -> str:
+    def awaits(url: str) -> str:
         return asyncio.run(fetch(url))
 
     client = ScriptedInferenceClient(
-        [calls(("hidden", {"url": "x"}), ("right", {"url": "y"})), "done"]
+        [calls(("returns_coroutine", {"url": "x"}), ("awaits", {"url": "y"})), "done"]
     )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        run = client.run_tools("x", [hidden, right])
+        run = client.run_tools("x", [returns_coroutine, awaits])
     blocks = client.requests[1]["messages"][-1]["content"]
     assert blocks[0]["is_error"] and "returned a coroutine" in blocks[0]["content"]
     assert (blocks[1]["content"], run.calls[1].result) == ("y", "y")
@@ -487,18 +492,18 @@ def test_a_function_that_returns_a_coroutine():
 # Results
 
 
-class Hostile(Exception):
+class FailingStr(Exception):
     def __str__(self):
         raise RuntimeError("even this")
 
 
-class Silent(Exception):
+class InvalidStr(Exception):
     def __str__(self):
         return None
 
 
-def told_of(function):
-    """What a model is told of a call, and the call."""
+def call_tool(function):
+    """Return the result block that the model receives for a call of a function, and the call."""
     client = ScriptedInferenceClient([calls((function.__name__, {})), "done"])
     run = client.run_tools("x", [function])
     (block,) = client.requests[1]["messages"][-1]["content"]
@@ -506,7 +511,7 @@ def told_of(function):
     return block, run.calls[0]
 
 
-def returning(value):
+def function_returning(value):
     def function():
         return value
 
@@ -514,20 +519,20 @@ def returning(value):
 
 
 def cycle():
-    made = []
-    made.append(made)
-    return made
+    items = []
+    items.append(items)
+    return items
 
 
 def deep():
-    made = []
+    items = []
     for _ in range(100000):
-        made = [made]
-    return made
+        items = [items]
+    return items
 
 
 @pytest.mark.parametrize(
-    "value, told",
+    "value, content",
     [
         ("as it is", "as it is"),
         ("", ""),
@@ -543,24 +548,24 @@ def deep():
         (math.inf, "Infinity"),
     ],
 )
-def test_results(value, told):
+def test_results(value, content):
     """The model receives text unchanged, and everything else as JSON."""
-    block, call = told_of(returning(value))
-    assert (block["content"], call.result) == (told, value)
+    block, call = call_tool(function_returning(value))
+    assert (block["content"], call.result) == (content, value)
     assert "is_error" not in block
 
 
 @pytest.mark.parametrize("value", [object(), {"a": threading.Lock()}, b"\xff\xfe", print])
 def test_results_that_json_cannot_hold(value):
-    """They are the tool's error: the model receives it, and the loop continues."""
-    block, call = told_of(returning(value))
+    """Such a result is the tool's error: the model receives it, and the loop continues."""
+    block, call = call_tool(function_returning(value))
     assert block["is_error"] and call.exception is not None and call.result is None
 
 
 @pytest.mark.parametrize("make", [cycle, deep])
 def test_recursive_results(make):
     """A result that contains itself, or is nested too deeply, is the tool's error as well."""
-    block, call = told_of(returning(make()))
+    block, call = call_tool(function_returning(make()))
     assert block["is_error"] and call.exception is not None
 
 
@@ -583,58 +588,59 @@ def test_generators():
         yield 1
         raise RuntimeError("half-way")
 
-    block, call = told_of(numbers)
+    block, call = call_tool(numbers)
     assert (block["content"], call.result) == ("[0, 1, 2]", [0, 1, 2])
     assert len(threads) == 3 and threading.get_ident() not in threads
-    assert told_of(lazily)[0]["content"] == '["1", "2"]'
-    block, call = told_of(failing)
+    assert call_tool(lazily)[0]["content"] == '["1", "2"]'
+    block, call = call_tool(failing)
     assert (block["content"], block["is_error"]) == ("RuntimeError: half-way", True)
 
 
 def test_a_huge_result():
     """Ten megabytes are sent unchanged."""
-    block, call = told_of(returning("x" * 10_000_000))
+    block, call = call_tool(function_returning("x" * 10_000_000))
     assert len(block["content"]) == 10_000_000
-    block, call = told_of(returning(list(range(300_000))))
+    block, call = call_tool(function_returning(list(range(300_000))))
     assert json.loads(block["content"]) == list(range(300_000))
 
 
 @pytest.mark.parametrize(
-    "error, told", [(Hostile(), "Hostile"), (Silent(), "Silent"), (SystemExit(3), "SystemExit: 3")]
+    "error, content",
+    [(FailingStr(), "FailingStr"), (InvalidStr(), "InvalidStr"), (SystemExit(3), "SystemExit: 3")],
 )
-def test_exceptions(error, told):
+def test_exceptions(error, content):
     """An exception without a valid str(), or one that would end the program, is an error result."""
 
     def function():
         raise error
 
-    block, call = told_of(function)
-    assert (block["content"], block["is_error"], call.exception) == (told, True, error)
+    block, call = call_tool(function)
+    assert (block["content"], block["is_error"], call.exception) == (content, True, error)
 
 
 class NotFound(ToolError):
-    """A tool's own kind of answer."""
+    """A subclass of ToolError."""
 
 
 @pytest.mark.parametrize(
-    "error, told",
+    "error, content",
     [
         (ToolError("There is no such user."), "There is no such user."),
         (NotFound("Ask for another name."), "Ask for another name."),
         (ToolError(), "the tool failed"),
     ],
 )
-def test_answers_by_exception(error, told):
+def test_tool_errors(error, content):
     """The model receives the message of a ToolError, without its type or its cause."""
 
     def function():
         raise error from RuntimeError("secret")
 
-    block, call = told_of(function)
-    assert (block["content"], block["is_error"], call.exception) == (told, True, error)
+    block, call = call_tool(function)
+    assert (block["content"], block["is_error"], call.exception) == (content, True, error)
 
 
-def test_an_answer_by_exception_is_redacted():
+def test_tool_errors_are_redacted():
     """redact= applies to the message of a ToolError."""
 
     def function():
@@ -657,12 +663,12 @@ def test_functions_without_a_docstring_or_type_hints():
 
     with pytest.warns(UserWarning) as caught:
         Agent(ScriptedInferenceClient([]), tools=[search])
-    assert [str(one.message) for one in caught] == [
+    assert [str(warning.message) for warning in caught] == [
         "the tool search has no docstring: the model gets no description of it",
         "the tool search has no type hint for text, limit: the model gets no type",
     ]
     code = search.__code__
-    assert {(one.filename, one.lineno) for one in caught} == {
+    assert {(warning.filename, warning.lineno) for warning in caught} == {
         (code.co_filename, code.co_firstlineno)
     }
 
@@ -689,26 +695,26 @@ def test_functions_with_a_description():
         ([(forecast,)], "a tool is a function, a Tool or a pair"),
     ],
 )
-def test_what_is_no_list_of_tools(tools, message):
-    """Anything but a list of tools is a TypeError, of an agent when it is made."""
+def test_invalid_lists_of_tools(tools, message):
+    """Anything but a list of tools is a TypeError, also in the constructor of an agent."""
     client = ScriptedInferenceClient(["never"])
     for function in (lambda: Agent(client, tools=tools), lambda: client.run_tools("x", tools)):
         with pytest.raises(TypeError, match=message):
             function()
 
 
-def test_a_result_that_changes_later():
+def test_result_that_changes_later():
     """The model receives the result as it was when the tool returned."""
-    kept = []
+    returned = []
 
     @tool
     def first():
-        kept.append(["as returned"])
-        return kept[0]
+        returned.append(["as returned"])
+        return returned[0]
 
     @tool(sequential=True)
     def second():
-        kept[0].append("changed later")
+        returned[0].append("changed later")
         return ""
 
     client = ScriptedInferenceClient([calls(("first", {}), ("second", {})), "done"])
@@ -716,8 +722,8 @@ def test_a_result_that_changes_later():
     assert client.requests[1]["messages"][-1]["content"][0]["content"] == '["as returned"]'
 
 
-def test_a_function_that_changes_its_arguments():
-    """A function's changes of its arguments do not reach the history."""
+def test_function_that_changes_its_arguments():
+    """A function's changes to its arguments do not reach the history."""
 
     def sort(words, options=None):
         words.sort()
@@ -728,14 +734,16 @@ def test_a_function_that_changes_its_arguments():
     def sort_typed(words: List[Any], options: Dict[str, Any]) -> List[Any]:
         return sort(words, options)
 
-    given = {"words": ["b", "a"], "options": {}}
-    client = ScriptedInferenceClient([calls(("sort", given), ("sort_typed", given)), "done"])
+    arguments = {"words": ["b", "a"], "options": {}}
+    client = ScriptedInferenceClient(
+        [calls(("sort", arguments), ("sort_typed", arguments)), "done"]
+    )
     run = client.run_tools("x", [(sort, {"type": "object"}), sort_typed])
-    assert [made.result for made in run.calls] == [["a", "b"]] * 2
-    sent = client.requests[1]["messages"][1]["content"]
+    assert [result.result for result in run.calls] == [["a", "b"]] * 2
+    blocks = client.requests[1]["messages"][1]["content"]
     assert (
-        [block["input"] for block in sent]
-        == [given] * 2
+        [block["input"] for block in blocks]
+        == [arguments] * 2
         == [{"words": ["b", "a"], "options": {}}] * 2
     )
-    assert run.calls[0].call.arguments == given
+    assert run.calls[0].call.arguments == arguments

@@ -27,9 +27,9 @@ def run_survey():
     """Run a task that computes data, and an agent with one tool that depends on it."""
     agent = Agent(ScriptedInferenceClient(model, model="m"), tools=[look_up], name="ada")
     graph = TaskGraph("survey")
-    graph.add(Task(type="read", objective="read", params={"page": 1}), name="read")
-    graph.add(Task(type="ask", objective="what?"), name="ask", depends_on="read")
-    handlers = {"read": lambda task, context: {"text": "swordfish"}, "ask": agent}
+    graph.add(Task(type="load", objective="load it", params={"page": 1}), name="load")
+    graph.add(Task(type="answer", objective="what?"), name="answer", depends_on="load")
+    handlers = {"load": lambda task, context: {"text": "swordfish"}, "answer": agent}
     with TaskScheduler(handlers) as scheduler:
         return scheduler.run(graph, budget=Budget(tokens=10**6, prices=PRICES))
 
@@ -45,9 +45,9 @@ def test_kinds_and_values(with_openinference):
             output = json.loads(output)
         values.setdefault(span.name, (attributes[names.SPAN_KIND], output))
     assert values == {
-        "invoke_workflow survey": ("CHAIN", {"read": {"text": "swordfish"}, "ask": "found"}),
-        "task read": ("CHAIN", {"text": "swordfish"}),
-        "task ask": ("CHAIN", "found"),
+        "invoke_workflow survey": ("CHAIN", {"load": {"text": "swordfish"}, "answer": "found"}),
+        "task load": ("CHAIN", {"text": "swordfish"}),
+        "task answer": ("CHAIN", "found"),
         "invoke_agent ada": ("AGENT", "found"),
         "chat m": ("LLM", ""),
         "execute_tool look_up": ("TOOL", "ONE"),
@@ -57,11 +57,11 @@ def test_kinds_and_values(with_openinference):
         for span in with_openinference.spans
         if names.INPUT_VALUE in span.attributes
     }
-    assert json.loads(given["task ask"]) == {
+    assert json.loads(given["task answer"]) == {
         "objective": "what?",
-        "inputs": {"read": {"text": "swordfish"}},
+        "inputs": {"load": {"text": "swordfish"}},
     }
-    assert json.loads(given["task read"]) == {"objective": "read", "params": {"page": 1}}
+    assert json.loads(given["task load"]) == {"objective": "load it", "params": {"page": 1}}
     assert json.loads(given["execute_tool look_up"]) == {"word": "one"}
     assert "what?" in given["invoke_agent ada"]
 

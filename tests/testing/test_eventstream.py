@@ -5,7 +5,7 @@ from botocore.eventstream import EventStreamBuffer
 
 from asimov_sync.testing.wires.eventstream import Message, decode, encode
 
-from ..recorded import recorded
+from ..recorded import load_records
 
 STREAMS = ("bedrock_invoke", "bedrock_converse")
 MESSAGES = [
@@ -43,7 +43,7 @@ def test_corrupt_byte(place):
         decode(bytes(data))
 
 
-@pytest.mark.parametrize("record", recorded(*STREAMS))
+@pytest.mark.parametrize("record", load_records(*STREAMS))
 def test_recorded_streams(record):
     """Every recorded stream is decoded, and encoded again byte for byte."""
     if not any(feature.startswith("es:") for feature in record.features):

@@ -6,12 +6,12 @@ time-outs, nor a connect to an address that does not answer.
 
 import errno
 import os
-import queue
 import selectors
 import socket
-import time
 from typing import Any, Callable, Iterable, List, Optional, Tuple
 
+from asimov_sync.concurrency.clock import clock
+from asimov_sync.concurrency.event import InterruptibleEvent
 from asimov_sync.concurrency.pool import WorkerPool
 
 __all__ = ["ConnectAborted", "connect"]
@@ -51,11 +51,11 @@ def connect(
 
     Raises socket.timeout after `seconds`, ConnectAborted, or OSError if no address answers.
     """
-    end = None if seconds is None else time.monotonic() + seconds
+    end = None if seconds is None else clock.real() + seconds
     addresses = _resolve(host.strip("[]"), port, end, is_aborted)
     last_error: OSError = OSError(f"{host} has no address")
     for index, (family, kind, protocol, _, address) in enumerate(addresses):
-        share = None if end is None else (end - time.monotonic()) / (len(addresses) - index)
+        share = None if end is None else (end - clock.real()) / (len(addresses) - index)
         sock = None
         try:
             sock = socket.socket(family, kind, protocol)
@@ -88,32 +88,32 @@ def _resolve(
         return socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM, 0, socket.AI_NUMERICHOST)
     except socket.gaierror:
         pass
-    answers: "queue.SimpleQueue[Any]" = queue.SimpleQueue()
+    answers: List[Any] = []
+    answered = InterruptibleEvent()
 
     def look_up() -> None:
         try:
-            answers.put(socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM))
+            answers.append(socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM))
         except (OSError, UnicodeError) as error:  # UnicodeError: not a valid host name
-            answers.put(error)
+            answers.append(error)
+        answered.set()
 
     _resolvers.submit(look_up)
-    while True:
-        try:
-            answer = answers.get(timeout=_poll_interval(end, is_aborted))
-        except queue.Empty:
-            continue
-        if isinstance(answer, UnicodeError):
-            raise OSError(f"{host!r} cannot be the name of a host")
-        if isinstance(answer, OSError):
-            answer.filename = host
-            raise answer
-        return answer  # type: ignore[no-any-return]
+    while not answered.wait(_poll_interval(end, is_aborted)):
+        pass
+    answer = answers[0]
+    if isinstance(answer, UnicodeError):
+        raise OSError(f"{host!r} cannot be the name of a host")
+    if isinstance(answer, OSError):
+        answer.filename = host
+        raise answer
+    return answer  # type: ignore[no-any-return]
 
 
 def _connect_socket(
     sock: socket.socket, address: Any, seconds: Optional[float], is_aborted: Callable[[], bool]
 ) -> None:
-    end = None if seconds is None else time.monotonic() + seconds
+    end = None if seconds is None else clock.real() + seconds
     sock.setblocking(False)
     error = sock.connect_ex(address)
     if error == 0:
@@ -134,7 +134,7 @@ def _poll_interval(end: Optional[float], is_aborted: Callable[[], bool]) -> floa
         raise ConnectAborted("the connection is no longer wanted")
     if end is None:
         return POLL_SECONDS
-    left = end - time.monotonic()
+    left = end - clock.real()
     if left <= 0:
         raise socket.timeout("timed out")
     return min(POLL_SECONDS, left)

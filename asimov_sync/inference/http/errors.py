@@ -8,7 +8,6 @@ import http.client
 import re
 import socket
 import ssl
-import time
 from typing import Any, List, Mapping, NamedTuple, Optional
 from urllib.parse import urlsplit
 from urllib.request import getproxies
@@ -17,6 +16,7 @@ import requests
 import urllib3
 
 from asimov_sync.cancellation import Cancellation
+from asimov_sync.concurrency.clock import clock
 from asimov_sync.errors import (
     AsimovError,
     Cancelled,
@@ -119,7 +119,7 @@ def translate_error(
     target: the destination of the request.
     timeout: the limits that applied.
     cancellation: if it is cancelled, the result is Cancelled, whatever the exception says.
-    deadline: moment (`time.monotonic()`) at which the call's total time is over, or None.
+    deadline: moment (`clock.monotonic()`) at which the call's total time is over, or None.
     connected: whether the connection was complete; a time-out before that is a ConnectTimeout.
     """
     reason = cancellation.reason
@@ -133,7 +133,7 @@ def translate_error(
     )
     timed_out = _any_subclass(kinds, _TIMEOUTS)
     translated: AsimovError
-    if deadline is not None and time.monotonic() >= deadline:
+    if deadline is not None and clock.monotonic() >= deadline:
         translated = deadline_error(target, timeout)
     elif _any_subclass(kinds, _CONNECT_TIMEOUTS) or (timed_out and not connected):
         # Not connected: a TLS handshake, or a proxy, that does not answer.

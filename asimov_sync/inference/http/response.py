@@ -10,10 +10,10 @@ import http.client
 import os
 import socket
 import threading
-import time
 from typing import Any, Callable, Dict, Iterator, Mapping, NamedTuple, Optional, Tuple
 
 from asimov_sync.cancellation import Cancellation, Registration
+from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.timers import Timer, timers
 from asimov_sync.errors import AsimovError, InferenceError
 from asimov_sync.inference.http.connect import connect
@@ -67,7 +67,7 @@ class Response(SocketUser):
     session: sends the request.
     options: settings of the request.
     give_back: called once with the session when the response no longer needs it.
-    deadline: moment (`time.monotonic()`) at which the call's total time is over, or None.
+    deadline: moment (`clock.monotonic()`) at which the call's total time is over, or None.
 
     Attributes, once `send` has returned: status, and headers with lower-case names.
     is_body_done: set by the reader; returns whether it has all it needs. The connection can then
@@ -170,7 +170,7 @@ class Response(SocketUser):
 
     def _seconds(self, limit: Optional[float]) -> Optional[float]:
         """Return the time-out of the next wait: `limit`, or the remaining time if it is shorter."""
-        left = None if self._end is None else self._end - time.monotonic()
+        left = None if self._end is None else self._end - clock.monotonic()
         limits = [seconds for seconds in (limit, left) if seconds is not None]
         return _socket_timeout(min(limits, default=None))
 
@@ -266,7 +266,7 @@ class Response(SocketUser):
                 self._reuse()
                 return
             yield chunk
-            if self._deadline is not None and time.monotonic() >= self._deadline:
+            if self._deadline is not None and clock.monotonic() >= self._deadline:
                 raise deadline_error(self._options.target, self._options.timeout)
 
     def read(self) -> bytes:

@@ -73,7 +73,7 @@ class HttpTransport:
         """Send a request and wait for the status and headers of its response.
 
         request: the request that `body` encodes, with the time-outs.
-        deadline: moment (`time.monotonic()`) at which the call's total time is over, or None.
+        deadline: moment (`clock.monotonic()`) at which the call's total time is over, or None.
 
         Raises ConnectionFailed, ConnectTimeout, IdleTimeout, DeadlineExceeded or Cancelled.
         """

@@ -24,6 +24,12 @@ from asimov_sync.concurrency.log_context import get_logger
 from asimov_sync.errors import ToolError, ToolRefused
 from asimov_sync.inference.output.final_answer import FinalAnswer
 from asimov_sync.inference.tools.approvals import Approvals, Approved, Refused, read_approvals
+from asimov_sync.inference.tools.compaction import (
+    check_limit,
+    input_tokens,
+    split,
+    summary_prompt,
+)
 from asimov_sync.inference.tools.history import append_results, skipped_result, unanswered_calls
 from asimov_sync.inference.tools.tool import Tool, result_text
 from asimov_sync.messages import Block, ChatMessage, Event, Reply, ToolCall, Usage
@@ -31,8 +37,10 @@ from asimov_sync.messages import Block, ChatMessage, Event, Reply, ToolCall, Usa
 __all__ = [
     "CallTools",
     "CalledTool",
+    "HistoryCompacted",
     "Redact",
     "SendMessages",
+    "Summarize",
     "ToolFinished",
     "ToolRun",
     "ToolRunDone",
@@ -98,10 +106,10 @@ class ToolRun:
     """The outcome of a tool loop.
 
     messages: the whole history, with a result for every call that is not in `pending`; it can be
-        sent again as it is.
+        sent again as it is. After a compaction it begins with what was kept, and the summary.
     reply: the last reply.
-    usage: the usage of all requests together, those of the tools included.
-    iterations: the number of requests.
+    usage: the usage of all requests together, those of the tools and for summaries included.
+    iterations: the number of requests, without those of the tools and for summaries.
     stop_reason: that of the last reply; "max_iterations" if the model wanted to continue after the
         last allowed request; "approval" if calls are pending.
     calls: every call, in the order of the replies.
@@ -150,6 +158,22 @@ class ToolFinished(Event):
 
 
 @dataclass
+class HistoryCompacted(Event):
+    """A summary has replaced old messages of the conversation.
+
+    summary: the text of the summary.
+    removed: the number of messages that it replaces.
+    usage: the usage of the request for the summary.
+    """
+
+    __slots__ = ("removed", "summary", "usage")
+    type = "history_compacted"
+    summary: str
+    removed: int
+    usage: Usage
+
+
+@dataclass
 class ToolRunDone(Event):
     """The loop has ended. Always the last event."""
 
@@ -174,7 +198,19 @@ class CallTools(NamedTuple):
     calls: List[ToolCall]
 
 
-Step = Union[SendMessages, CallTools]
+class Summarize(NamedTuple):
+    """A step: ask for a summary with this prompt, and answer with the Reply.
+
+    removed: the number of messages that the summary replaces.
+    messages: the whole history.
+    """
+
+    prompt: str
+    removed: int
+    messages: List[ChatMessage]
+
+
+Step = Union[SendMessages, CallTools, Summarize]
 
 
 # The loop
@@ -188,6 +224,8 @@ def tool_loop(
     redact: Optional[Redact] = None,
     final: Optional[FinalAnswer] = None,
     trusted_history: bool = False,
+    compact_at: Optional[int] = None,
+    estimate: Callable[[List[ChatMessage]], int] = len,
 ) -> Generator[Step, Any, ToolRun]:
     """Run the loop as a generator of steps; returns the ToolRun.
 
@@ -203,6 +241,9 @@ def tool_loop(
     final: the data that the loop must end with; None if it may end with text.
     trusted_history: whether unanswered calls that need no approval are made. The history may come
         from outside, and then so do these calls.
+    compact_at: the number of input tokens of a request above which a summary replaces old messages
+        before the next request; None for no limit.
+    estimate: returns the number of input tokens of a history that was not sent yet.
 
     Calls are made only after the stop reason "tool_use". The calls of any other reply (cut short by
     max_tokens, or a refusal) are answered with an error.
@@ -215,11 +256,13 @@ def tool_loop(
         raise ValueError(
             f"max_iterations is the most requests to make, at least 1; not {max_iterations}"
         )
+    check_limit(compact_at, False)
     history = list(messages)
     tools = tools if tools is not None else {}
     usage = Usage()
     called: List[CalledTool] = []
     iterations = 0
+    tokens: Optional[int] = None  # the input of the last request, if it is known
     reply = unanswered_calls(history)
     unanswered = reply.tool_calls if reply is not None else []
     decisions: Dict[str, Union[Approved, Refused]] = {}
@@ -274,10 +317,18 @@ def tool_loop(
         if iterations == max_iterations:
             assert reply is not None
             return ToolRun(history, reply, usage, iterations, "max_iterations", called)
+        if compact_at is not None and (tokens or estimate(history)) > compact_at:
+            parts = split(history)
+            if parts is not None:
+                step = Summarize(summary_prompt(parts), len(parts.middle), list(history))
+                summary = cast(Reply, (yield step))
+                usage = usage + summary.usage
+                history = parts.with_summary(summary)
         force_output = final is not None and final.force_output
         reply = cast(Reply, (yield SendMessages(list(history), force_output)))
         iterations += 1
         usage = usage + reply.usage
+        tokens = input_tokens(reply.usage)
         history.append(reply.message)
 
 

@@ -4,15 +4,15 @@ import collections.abc
 import contextlib
 import functools
 import inspect
-import itertools
 import logging
 import time
-from typing import Any, Callable, Dict, Generator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Generator, List, Optional
 
 from asimov_sync import instrumentation
 from asimov_sync._json import format_error
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.concurrency import scope
+from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.fan_out import CallStarted, fan_out
 from asimov_sync.concurrency.log_context import describe_error, get_logger
 from asimov_sync.concurrency.pool import WorkerPool
@@ -22,9 +22,11 @@ from asimov_sync.inference.stream import ReplyStream
 from asimov_sync.inference.tools.loop import (
     CalledTool,
     CallTools,
+    HistoryCompacted,
     Redact,
     SendMessages,
     Step,
+    Summarize,
     ToolFinished,
     ToolRun,
     ToolRunDone,
@@ -32,7 +34,7 @@ from asimov_sync.inference.tools.loop import (
 )
 from asimov_sync.inference.tools.tool import Tool
 from asimov_sync.instrumentation import Observation
-from asimov_sync.messages import Event, ToolCall
+from asimov_sync.messages import Event, Reply, ToolCall
 from asimov_sync.usage import UsageCounter
 
 __all__ = ["ToolLoopEvents", "execute_calls"]
@@ -51,11 +53,15 @@ class ToolLoopEvents(EventSource):
 
     steps: the loop.
     send: sends the messages of a step.
+    summarize: returns the reply to a prompt for a summary.
     tools: the tools by name.
     pool: the threads for the calls.
     max_workers: the most parallel calls; None for MAX_PARALLEL, 0 for calls on the reader's thread.
     cancellation: ends the loop.
-    redact: changes the results; for observers, since the loop applies it by itself.
+    deadline: the `clock.monotonic()` moment that ends the tools; None (the default) for no limit.
+        Tools that still run are cancelled, and get a TimeoutError as their outcome. `send` has to
+        raise the error.
+    redact: changes the results; passed on to observers, since the loop applies it by itself.
 
     Raises ValueError for a negative max_workers. An InferenceError has the history so far in its
     `.messages`, with a result for every call that was made, so continuing from it repeats none.
@@ -65,10 +71,12 @@ class ToolLoopEvents(EventSource):
         self,
         steps: Generator[Step, Any, ToolRun],
         send: Callable[[SendMessages], ReplyStream],
+        summarize: Callable[[str], Reply],
         tools: Dict[str, Tool],
         pool: WorkerPool,
         max_workers: Optional[int],
         cancellation: Cancellation,
+        deadline: Optional[float] = None,
         redact: Optional[Redact] = None,
     ) -> None:
         if max_workers is not None and max_workers < 0:
@@ -77,10 +85,12 @@ class ToolLoopEvents(EventSource):
             )
         self._steps = steps
         self._send = send
+        self._summarize = summarize
         self._tools = tools
         self._pool = pool
         self._max_workers = max_workers
         self._cancellation = cancellation
+        self._deadline = deadline
         self._redact = redact
         self._stream: Optional[ReplyStream] = None
         self._run: Optional[ToolRun] = None
@@ -105,14 +115,10 @@ class ToolLoopEvents(EventSource):
         result: Any
         while self._run is None:
             if isinstance(self._step, CallTools):
-                result = yield from execute_calls(
-                    self._step.calls,
-                    self._tools,
-                    self._pool,
-                    self._max_workers,
-                    self._cancellation,
-                    self._redact,
-                )
+                result = yield from self._call_tools(self._step.calls)
+            elif isinstance(self._step, Summarize):
+                result = self._ask_for_summary(self._step)
+                yield HistoryCompacted(result.text, self._step.removed, result.usage)
             else:
                 stream, self._stream = self._stream, None
                 assert stream is not None
@@ -125,6 +131,32 @@ class ToolLoopEvents(EventSource):
                 result = stream.reply
             self._advance(result)
         yield ToolRunDone(self._run)
+
+    def _call_tools(self, calls: List[ToolCall]) -> Generator[Event, None, List[CalledTool]]:
+        """Make the calls of one turn until the deadline, and return their outcomes in order."""
+        called: Dict[int, CalledTool] = {}
+        token, deadline = self._cancellation, self._deadline
+        if deadline is not None:
+            token = Cancellation(deadline - clock.monotonic(), parent=token)
+        try:
+            yield from execute_calls(
+                calls, self._tools, self._pool, self._max_workers, token, called, self._redact
+            )
+        except Cancelled:
+            if deadline is None or self._cancellation.cancelled or clock.monotonic() < deadline:
+                raise
+        for index, call in enumerate(calls):
+            if index not in called:
+                late = TimeoutError("the tool had not ended when the time of the run was over")
+                called[index] = CalledTool(call, None, late, 0.0)
+        return [called[index] for index in range(len(calls))]
+
+    def _ask_for_summary(self, step: Summarize) -> Reply:
+        try:
+            return self._summarize(step.prompt)
+        except InferenceError as error:
+            error.messages = step.messages
+            raise
 
     def close(self) -> None:
         """Close the reply that nobody has started to read."""
@@ -139,9 +171,10 @@ def execute_calls(
     pool: WorkerPool,
     max_workers: Optional[int],
     cancellation: Cancellation,
+    called: Dict[int, CalledTool],
     redact: Optional[Redact] = None,
-) -> Generator[Event, None, List[CalledTool]]:
-    """Make the calls of one turn, and return their outcomes in the same order.
+) -> Generator[Event, None, None]:
+    """Make the calls of one turn, and add their outcomes to `called` by position.
 
     Yields ToolStarted and ToolFinished as they happen. A call of a sequential tool runs alone,
     after the calls before it and before those after it. A tool's exception is in its CalledTool.
@@ -152,71 +185,70 @@ def execute_calls(
     max_workers: the most parallel calls; None for MAX_PARALLEL. With 0, or if run_inline is
         set, the calls run one after the other on this thread.
     cancellation: ends the wait with Cancelled. Running tools are cancelled, but not awaited.
-    redact: is passed on to observers.
+    redact: passed on to observers.
     """
-    called: List[CalledTool] = []
     inline = max_workers == 0 or scope.current().run_inline
     for group in _group_calls(calls, tools):
         if inline:
-            called += yield from _execute_inline(group, tools, cancellation, redact)
+            yield from _execute_inline(group, tools, cancellation, called, redact)
         else:
-            called += yield from _execute_on_threads(
-                group, tools, pool, max_workers, cancellation, redact
+            yield from _execute_on_threads(
+                group, tools, pool, max_workers, cancellation, called, redact
             )
-    return called
 
 
-def _group_calls(calls: List[ToolCall], tools: Dict[str, Tool]) -> List[List[ToolCall]]:
-    """Split the calls into groups that may run in parallel, in order."""
-    numbered: List[Tuple[int, ToolCall]] = []
-    number = 0
-    for call in calls:
-        alone = call.name in tools and tools[call.name].sequential
-        number += 1 if alone else 0
-        numbered.append((number, call))
-        number += 1 if alone else 0
-    groups = itertools.groupby(numbered, key=lambda one: one[0])
-    return [[call for _, call in group] for _, group in groups]
+def _group_calls(calls: List[ToolCall], tools: Dict[str, Tool]) -> List[Dict[int, ToolCall]]:
+    """Split the calls into groups that may run in parallel, in order; each by position."""
+    groups: List[Dict[int, ToolCall]] = []
+    after_sequential = True
+    for index, call in enumerate(calls):
+        sequential = call.name in tools and tools[call.name].sequential
+        if sequential or after_sequential:
+            groups.append({})
+        groups[-1][index] = call
+        after_sequential = sequential
+    return groups
 
 
 def _execute_inline(
-    calls: List[ToolCall],
+    calls: Dict[int, ToolCall],
     tools: Dict[str, Tool],
     cancellation: Cancellation,
+    called: Dict[int, CalledTool],
     redact: Optional[Redact],
-) -> Generator[Event, None, List[CalledTool]]:
-    called = []
-    for call in calls:
+) -> Generator[Event, None, None]:
+    for index, call in calls.items():
         yield ToolStarted(call)
         with cancellation:
-            called.append(_execute_observed(call, tools, cancellation, redact))
-        yield _finished_event(called[-1])
-    return called
+            called[index] = _execute_observed(call, tools, cancellation, redact)
+        yield _finished_event(called[index])
 
 
 def _execute_on_threads(
-    calls: List[ToolCall],
+    calls: Dict[int, ToolCall],
     tools: Dict[str, Tool],
     pool: WorkerPool,
     max_workers: Optional[int],
     cancellation: Cancellation,
+    called: Dict[int, CalledTool],
     redact: Optional[Redact],
-) -> Generator[Event, None, List[CalledTool]]:
-    called: Dict[int, CalledTool] = {}
+) -> Generator[Event, None, None]:
+    positions = list(calls)
     # The tools' own token: Ctrl-C in the wait below cancels the tools as well.
     token = Cancellation(parent=cancellation)
-    functions = [functools.partial(_execute_under, token, call, tools, redact) for call in calls]
+    functions = [
+        functools.partial(_execute_under, token, call, tools, redact) for call in calls.values()
+    ]
     with contextlib.closing(fan_out(functions, pool, token, max_workers or MAX_PARALLEL)) as events:
         for event in events:
             if isinstance(event, CallStarted):
-                yield ToolStarted(calls[event.index])
+                yield ToolStarted(calls[positions[event.index]])
                 continue
             if event.error is not None:  # KeyboardInterrupt, for example: see `_execute`
                 token.cancel(f"a tool ended with {type(event.error).__name__}")
                 token.raise_if_cancelled()
-            called[event.index] = event.value
+            called[positions[event.index]] = event.value
             yield _finished_event(event.value)
-    return [called[index] for index in range(len(calls))]
 
 
 def _execute_under(
