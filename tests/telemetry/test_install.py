@@ -118,8 +118,8 @@ def test_install_twice(caplog):
         telemetry.install(new_exporter.tracer_provider, new_exporter.meter_provider)
     ScriptedInferenceClient(["hi"]).generate("hello")
     assert not [record for record in caplog.records if record.levelno > logging.DEBUG]
-    assert len(made.spans) == 1
-    assert [point.count for point in made.points(names.V1_41.duration.name)] == [1]
+    assert len(new_exporter.spans) == 1
+    assert [point.count for point in new_exporter.points(names.V1_41.duration.name)] == [1]
 
 
 def test_uninstall():
