@@ -325,6 +325,7 @@ def test_closing_while_a_tool_runs(serve):
     with client.stream_tools("x", [slow]) as stream:
         while next(stream).type != "tool_started":
             pass
+        assert slow.started.wait(20)
     wait_for(lambda: slow.results == [True])
     assert len(server.requests) == 1
 
