@@ -29,16 +29,16 @@ def test_decode_pieces():
     data = b"".join(encode(message) for message in MESSAGES)
     for cut in range(len(data) + 1):
         first, rest = decode(data[:cut])
-        second, nothing = decode(rest + data[cut:])
+        second, remainder = decode(rest + data[cut:])
         assert first + second == MESSAGES
-        assert nothing == b""
+        assert remainder == b""
 
 
-@pytest.mark.parametrize("place", [0, 9, 13, 60, -1])
-def test_corrupt_byte(place):
+@pytest.mark.parametrize("position", [0, 9, 13, 60, -1])
+def test_corrupt_byte(position):
     """A corrupt byte is a ValueError, at any position."""
     data = bytearray(encode(MESSAGES[1]))
-    data[place] ^= 1
+    data[position] ^= 1
     with pytest.raises(ValueError, match="checksum"):
         decode(bytes(data))
 

@@ -56,7 +56,7 @@ def test_conversation_after_a_blank_reply(content):
         return "a result"
 
     blank = Reply(message=make_message(content), stop_reason="end_turn")
-    client = ScriptedInferenceClient([calls(("look", {})), blank, "fine"])
+    client = ScriptedInferenceClient([calls(("find", {})), blank, "fine"])
     run = client.run_tools("x", [find])
     assert run.text.strip() == ""
     assert client.generate(run.messages + [make_message("y", "user")]).text == "fine"
