@@ -16,6 +16,7 @@ spawned      for each task, the tasks that its present attempt added
 inserted     for each task spawned before the dependents of its spawner, those dependents
 unfinished   the number of tasks that are not final; the run is finished at 0
 changes      side effects on other tasks; the engine publishes them and cancels running attempts
+undone       tasks whose earlier events do not count any more; the engine publishes that
 
 ==============================  ==============================  ===================================
 what happens                    the task                        other tasks
@@ -142,6 +143,17 @@ class Change(NamedTuple):
     phase: Phase
 
 
+class Undone(NamedTuple):
+    """What a loop or a retry took back of a task.
+
+    attempt: the number of its last attempt; 0 if it had not started.
+    removed: whether the task is not part of the run any more.
+    """
+
+    attempt: int
+    removed: bool
+
+
 class RunState:
     """The state of one run; the module's docstring has the transitions.
 
@@ -177,6 +189,7 @@ class RunState:
         self._size = size  # without revoked tasks
         self.unfinished = size
         self.changes: List[Change] = []
+        self.undone: Dict[int, Undone] = {}
         self.order_only = plan.order_only
         self._groups = plan.groups
         self._moments: Dict[int, float] = {}
@@ -439,6 +452,8 @@ class RunState:
         for index in reset:
             if self.phases[index] in (EXECUTING, EVALUATING) and index != router:
                 self.changes.append(Change(index, WAITING))
+            if self.phases[index] not in (WAITING, READY, EVALUATING):
+                self.undone[index] = Undone(self.attempts[index], False)
             self.phases[index] = WAITING
             self.results[index] = self.errors[index] = None
             self.attempts[index] = 0
@@ -556,6 +571,10 @@ class RunState:
             phase = self.phases[child]
             if phase in (EXECUTING, EVALUATING):
                 self.changes.append(Change(child, WAITING))
+            if phase not in (WAITING, READY, EVALUATING):
+                self.undone[child] = Undone(self.attempts[child], True)
+            elif child in self.undone:  # the loop that revokes it has reset it before
+                self.undone[child] = self.undone[child]._replace(removed=True)
             _move(self.nodes[child].task, TaskStatus.WAITING)
             if not phase.is_final:
                 unfinished.append(child)
