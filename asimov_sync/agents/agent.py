@@ -263,14 +263,15 @@ class Agent:
         if problem is None:
             return result
         if isinstance(result, Partial):
-            return Partial(result.result, f"{result.error}; {problem}")
+            return result._replace(error=f"{result.error}; {problem}")
         return Partial(result, problem)
 
     def _result(self, run: ToolRun) -> Any:
         """Return the task's result for a run."""
         if run.pending:
             names = dict.fromkeys(call.name for call in run.pending)
-            return Partial(run, f"calls of these tools wait for approval: {', '.join(names)}")
+            error = f"calls of these tools wait for approval: {', '.join(names)}"
+            return Partial(run, error, waits_for="approval")
         if run.parsed is not None:
             return run.parsed
         if run.stop_reason in COMPLETE_REASONS:

@@ -83,15 +83,14 @@ def prompt(task: Task, context: TaskContext, template: Optional[PromptTemplate] 
         params = {name: task.params[name] for name in task.params if name not in template.names}
     if params:
         parts.append(block("params", params))
-    partial = getattr(context, "partial", {})
     for name, result in context.inputs.items():
         parts.append(block("result", result, of=name))
-        if name in partial:
-            parts.append(block("partial", partial[name], of=name))
+        if name in context.partial:
+            parts.append(block("partial", context.partial[name], of=name))
     parts += [block("failed", reason, of=name) for name, reason in context.failed.items()]
     parts += [
         block("skipped", reason, of=name)
-        for name, reason in getattr(context, "skipped", {}).items()
+        for name, reason in context.skipped.items()
         if name not in context.failed
     ]
     parts += [block("feedback", result, of=name) for name, result in context.feedback.items()]

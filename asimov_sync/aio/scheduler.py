@@ -244,7 +244,7 @@ class AsyncRun:
             self.sync.result,
             timeout,
             cancellation=cancellation,
-            unblock=lambda: self.sync.cancel(COROUTINE_CANCELLED),
+            unblock=lambda: self.sync._active_run.end(COROUTINE_CANCELLED),
         )
 
     def events(self) -> AsyncRunEvents:

@@ -13,7 +13,7 @@ import threading
 import time
 import types
 import uuid
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from asimov_sync import instrumentation
 from asimov_sync.cache.base import Cache
@@ -32,9 +32,9 @@ from asimov_sync.graph.graph_lock import RunLock, release
 from asimov_sync.graph.handlers import HandlerRegistry, outcome_of, run_generator
 from asimov_sync.graph.node import Node
 from asimov_sync.graph.plan import Plan
+from asimov_sync.graph.publisher import Publisher
 from asimov_sync.graph.results import Outcome, RunResult
 from asimov_sync.graph.state import RunState
-from asimov_sync.graph.publisher import Publisher
 from asimov_sync.graph.subscribers import Callback, EventBus
 from asimov_sync.instrumentation import Observation
 from asimov_sync.tasks import Task, TaskStatus
@@ -64,10 +64,15 @@ class ActiveRun(Work, RunServices):
     backend: calls the handlers.
     handlers: finds the handlers.
     callbacks: the callbacks for its events, each with whether it is blocking.
-    readable: whether its events may be read, with `first_inbox` or an inbox that opens later.
+    readable: whether inboxes may open later.
+    streamed: whether to open one now.
     open_cache: returns the scheduler's cache.
     on_finished: called with this run and its result when the run is over.
 
+    cancellation: the run's token.
+    enclosing: the token around the run, which ends it.
+    publisher: makes its events, and opens inboxes for them.
+    first_inbox: the inbox that was open from the beginning, if it is streamed.
     result: the result, once the run is over.
     nested: whether a task of the same scheduler started it.
     """
@@ -86,6 +91,7 @@ class ActiveRun(Work, RunServices):
         handlers: HandlerRegistry,
         callbacks: Sequence[Tuple[Callback, bool]],
         readable: bool,
+        streamed: bool,
         open_cache: Callable[[], Cache],
         on_finished: Callable[["ActiveRun", RunResult], None],
     ) -> None:
@@ -94,9 +100,11 @@ class ActiveRun(Work, RunServices):
         self.inline = backend.inline
         self.nested = backend.occupies_slot()
         self.result: Optional[RunResult] = None
-        self.cancellation = Cancellation(parent=cancellation or Cancellation.current())
+        self.enclosing = cancellation or Cancellation.current()
+        self.cancellation = Cancellation(parent=self.enclosing)
         lock = threading.RLock()
         self.publisher = Publisher(self.id, lock, keeps_state=readable)
+        self.first_inbox = self.publisher.open_inbox() if streamed else None
         self.bus = EventBus(
             self.publisher,
             callbacks,
@@ -110,7 +118,7 @@ class ActiveRun(Work, RunServices):
         self._graph_lock = graph_lock
         self._process = os.getpid()
         self._timers: List[Timer] = []
-        self._parent_registration: Optional[Registration] = None
+        self._registration: Optional[Registration] = None
         self._ending_spans = threading.Lock()  # its holder reports the ends of spans
         self._logging = threading.Lock()  # its holder logs the entries of the effects
         self._name = name
@@ -129,6 +137,7 @@ class ActiveRun(Work, RunServices):
             RunState(plan, stop_on_failure=on_failure == "stop", max_tasks=max_tasks),
             self._effects,
             self.cancellation,
+            self.enclosing,
             usage_counter,
             graph_lock,
             lambda node: handlers.check([node]),
@@ -151,15 +160,15 @@ class ActiveRun(Work, RunServices):
 
         timeout: seconds, or None.
         """
-        if self.publisher.keeps_state:
+        if self.publisher.keeps_state or self.first_inbox is not None:
             timers.start()  # a destructor may need the timer thread, and cannot start it
-        self._parent_registration = self.cancellation.on_cancel(self._on_cancel)
+        self._registration = self.enclosing.on_cancel(self._on_cancel)
         if timeout is not None:
             reason = f"the run's time-out of {timeout} s passed"
             self._add_timer(clock.monotonic() + timeout, lambda: self.cancel(reason))
-        if self.cancellation.deadline is not None:
-            # A surrounding token's. Reading `cancelled` after the deadline cancels the token.
-            self._add_timer(self.cancellation.deadline, lambda: self.cancellation.cancelled)
+        if self.enclosing.deadline is not None:
+            # Reading `cancelled` after the deadline cancels the token.
+            self._add_timer(self.enclosing.deadline, lambda: self.enclosing.cancelled)
         if logger.isEnabledFor(logging.INFO):
             graph = "" if self._name is None else f" of {self._name!r}"
             count = len(self.engine.state.nodes)
@@ -221,11 +230,19 @@ class ActiveRun(Work, RunServices):
         logs = logger.isEnabledFor(logging.DEBUG)
         try:
             if node.when is not None and attempt.start is None:
-                inputs = dict(attempt.inputs)
-                met = bool(scope.run(self._call_in_scope, node.when, attempt, context, inputs))
-                if not self._apply_condition(attempt, met):
+                arguments: Tuple[Any, ...] = (dict(attempt.inputs),)
+                if node.when_takes_context:
+                    arguments += (context,)
+                met = scope.run(self._call_in_scope, node.when, attempt, context, *arguments)
+                if isinstance(met, types.CoroutineType):
+                    met.close()
+                    raise TypeError(
+                        f"when= of {attempt.name!r} returned a coroutine, which is always true: "
+                        "it has to return whether the task runs"
+                    )
+                if not self._apply_condition(attempt, bool(met)):
                     return None
-                scope = self._scope.copy()
+                scope, context = self._scope.copy(), TaskContext(attempt, self)
             if self._hooks is not None and not self._observe(attempt, scope):
                 return None
             if node.params is not None:
@@ -361,18 +378,31 @@ class ActiveRun(Work, RunServices):
     # The end
 
     def cancel(self, reason: str) -> bool:
-        """End the run now. Return False if it was over.
+        """Cancel the run: it ends as soon as its tasks with `always` have ended.
 
         In a signal handler or a destructor that interrupts a step of this run on this thread, the
-        run ends right after the step.
+        run is cancelled right after the step. So it is with `end`.
+
+        Returns False if the run was over.
         """
         if self.result is not None or self.in_forked_child:
             return False
         if self.engine.in_step:
-            self._cancel_after_step(reason)
+            self._effects.cancel_reason = reason
+            self._effects.pending = True
         else:
-            self._cancel_now(reason)
+            self._end_now(reason, keep_always=True)
         return True
+
+    def end(self, reason: str) -> None:
+        """End the run now, without any further task."""
+        if self.result is not None or self.in_forked_child:
+            return
+        if self.engine.in_step:
+            self._effects.end_reason = reason
+            self._effects.pending = True
+        else:
+            self._end_now(reason)
 
     def interrupt(self, interruption: BaseException) -> None:
         """Cancel because a step or a wait raised; a step may have been interrupted half-way.
@@ -382,28 +412,17 @@ class ActiveRun(Work, RunServices):
         if self.result is None and not self.in_forked_child:
             reason = f"interrupted by {type(interruption).__name__}"
             try:
-                self._cancel_now(reason)
+                self._end_now(reason)
             finally:
-                self._cancel_now(reason)
-
-    def _cancel_after_step(self, reason: Optional[str]) -> None:
-        self._effects.cancel_reason = reason
-        self._effects.pending = True
-
-    def _cancel_now(self, reason: str) -> None:
-        self.cancellation.cancel(reason)
-        # Also if an earlier call was interrupted: the token calls `_on_cancel` only once.
-        self._end()
+                self._end_now(reason)
 
     def _on_cancel(self) -> None:
-        """The run's token, or one above it, was cancelled."""
-        if self.engine.in_step:
-            self._cancel_after_step(self.cancellation.reason)
-        elif not self.in_forked_child:
-            self._end()
+        """The token around the run was cancelled."""
+        self.end(self.enclosing.reason or "cancelled")
 
-    def _end(self) -> None:
-        self.engine.end(self.cancellation.reason or "cancelled")
+    def _end_now(self, reason: str, keep_always: bool = False) -> None:
+        self.engine.end(reason, keep_always)  # first, so that no freed handler counts
+        self.cancellation.cancel(reason)
         self._apply_effects()
 
     @property
@@ -431,7 +450,7 @@ class ActiveRun(Work, RunServices):
         self.mark_closing()
         here = self.inline and not self.engine.in_step
         if not here or not self.engine.lock.acquire(timeout=FINALIZER_TIMEOUT):
-            self._start_timer(0.0, lambda: self.cancel(reason))
+            self._start_timer(0.0, lambda: self.end(reason))
             if wait and not self.engine.in_step:
                 self._graph_lock.released.wait(FINALIZER_TIMEOUT)
             return
@@ -462,6 +481,9 @@ class ActiveRun(Work, RunServices):
             if effects.cancel_reason is not None:
                 reason, effects.cancel_reason = effects.cancel_reason, None
                 self.cancel(reason)
+            if effects.end_reason is not None:
+                reason, effects.end_reason = effects.end_reason, None
+                self.end(reason)
             if effects.timers:
                 self._start_timers()
             if effects.span_ends:
@@ -472,8 +494,8 @@ class ActiveRun(Work, RunServices):
             effects.pending = True  # the rest is done when the run is ended because of this
             raise
         if self.result is not None:  # nothing that outlives the run may hold it
-            if self._parent_registration is not None:
-                self._parent_registration.remove()
+            if self._registration is not None:
+                self._registration.remove()
             for timer in self._timers:
                 timer.cancel()
 

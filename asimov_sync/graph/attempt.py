@@ -25,7 +25,7 @@ class Attempt:
     node, index: the task with its options, and its index in the run's state.
     worker: the pool's job in which it runs, so that a stuck worker can be replaced; None elsewhere.
     number, visit: counted from 1.
-    inputs, failed, feedback: what the handler finds in its context.
+    inputs, partial, failed, skipped, feedback: what the handler finds in its context.
     abandoned: the error for which the run continued without this attempt; None while it counts.
     start: the `time.perf_counter()` of its start; None until its `when` was evaluated.
     deadline: the `clock.monotonic()` moment at which its own time-out expires.
@@ -42,8 +42,10 @@ class Attempt:
         "name",
         "node",
         "number",
+        "partial",
         "reply_numbers",
         "run_id",
+        "skipped",
         "start",
         "timer",
         "usage_counter",
@@ -61,9 +63,17 @@ class Attempt:
         self.name = node.name
         self.worker = worker
         self.number = state.attempts[index] or 1
-        self.visit = state.visits[index] or 1
-        self.inputs: Dict[str, Any] = state.inputs(index) if state.dependencies[index] else {}
-        self.failed: Dict[str, str] = state.failed_dependencies(index) if node.allow_failure else {}
+        # Its `when` is evaluated before the visit begins.
+        self.visit = state.visits[index] + (not state.attempts[index])
+        self.inputs: Dict[str, Any]
+        self.partial: Dict[str, str]
+        self.failed: Dict[str, str]
+        self.skipped: Dict[str, str]
+        if state.dependencies[index]:
+            outcomes = state.dependency_outcomes(index)
+            self.inputs, self.partial, self.failed, self.skipped = outcomes
+        else:
+            self.inputs, self.partial, self.failed, self.skipped = {}, {}, {}, {}
         self.feedback: Dict[str, Any] = state.feedback.get(index) or {}
         self.cancellation = Cancellation(parent=parent)
         self.usage_counter = UsageCounter()
@@ -75,7 +85,7 @@ class Attempt:
         self.reply_numbers: "Optional[itertools.count[int]]" = None
 
     def begin(self, parent: Cancellation) -> None:
-        """Start its time. parent: the token of the run."""
+        """Start its time. parent: the token that cancels it."""
         self.start = time.perf_counter()
         if self.node.timeout is not None:
             # Its own deadline, since the token's may be the run's. Set before the token's, so that

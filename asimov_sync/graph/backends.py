@@ -96,7 +96,7 @@ class Work:
         """End an attempt, and return the worker's next one if `take_next`."""
         raise NotImplementedError
 
-    def cancel(self, reason: str) -> bool:
+    def end(self, reason: str) -> None:
         """End the run: no worker can be started."""
         raise NotImplementedError
 
@@ -131,7 +131,7 @@ class Backend:
         try:
             self.start_workers(work)
         except Exception as error:
-            work.cancel(f"no worker can be started: {format_error(error)}")
+            work.end(f"no worker can be started: {format_error(error)}")
 
     def help_run(self, work: Work, max_tasks: int = sys.maxsize) -> None:
         """Run ready tasks on a thread before it waits for the run, if no worker may do it.
@@ -352,7 +352,7 @@ def _check_call(future: "Future[Any]", work: Work) -> None:
     if error is None and future.exception() is not None:
         error = f"{format_error(future.exception() or GraphError())} (executor= needs threads)"
     if error is not None:
-        work.cancel(f"the executor did not make a call: {error}")
+        work.end(f"the executor did not make a call: {error}")
     if not future.cancelled() and on_main_thread():
         if not isinstance(future.exception(), (Exception, type(None))):
             future.result()  # Ctrl-C, in an executor that makes the call inside submit()

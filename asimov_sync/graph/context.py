@@ -37,7 +37,9 @@ class TaskContext:
 
     name, run_id: the name of the task in the run, and the id of the run.
     inputs: the results of the task's dependencies by name, in the order of depends_on.
-    failed: why dependencies have no result, by name; only for a task with allow_failure=True.
+    partial: for each dependency with a Partial result, by name, the error of the Partial.
+    failed: for each dependency that failed, or was skipped because of a failure, the reason.
+    skipped: for each dependency that did not run, the reason; it was skipped or ruled out.
     feedback: the results of the Routes that went back to this task, by the name of their tasks.
     attempt, visit: counted from 1.
     cancellation: is cancelled when the run is, or when the attempt's time-out expires.
@@ -52,7 +54,9 @@ class TaskContext:
         "feedback",
         "inputs",
         "name",
+        "partial",
         "run_id",
+        "skipped",
         "visit",
     )
 
@@ -62,7 +66,9 @@ class TaskContext:
         self.name = attempt.name
         self.run_id = attempt.run_id
         self.inputs = attempt.inputs
+        self.partial = attempt.partial
         self.failed = attempt.failed
+        self.skipped = attempt.skipped
         self.feedback = attempt.feedback
         self.attempt = attempt.number
         self.visit = attempt.visit
@@ -86,6 +92,7 @@ class TaskContext:
         retry: Optional[Retry] = None,
         timeout: Optional[float] = None,
         max_visits: int = DEFAULT_MAX_VISITS,
+        always: bool = False,
         middleware: "Iterable[Middleware]" = (),
         before_dependents: bool = False,
     ) -> Task:
@@ -115,6 +122,7 @@ class TaskContext:
             self._attempt.node.namespaces,
             handler,
             middleware,
+            always,
         )
         return self._services.spawn(self._attempt, node, before_dependents)
 

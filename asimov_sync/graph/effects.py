@@ -60,6 +60,7 @@ class Effects:
     span_ends: the ends of observed operations, in their order.
     log_entries: failed attempts, and at the end the result, to be logged in this order.
     cancel_reason: why to cancel the run; set by a signal handler or a destructor in mid-step.
+    end_reason: why to end the run at once; likewise.
     wake: whether to wake the threads that wait for the run.
     result: the result of the run, once it is over.
     """
@@ -67,6 +68,7 @@ class Effects:
     __slots__ = (
         "abandoned",
         "cancel_reason",
+        "end_reason",
         "log_entries",
         "pending",
         "publisher",
@@ -84,6 +86,7 @@ class Effects:
         self.span_ends: Deque[SpanEnd] = collections.deque()
         self.log_entries: "Deque[Union[AttemptFailure, RunResult]]" = collections.deque()
         self.cancel_reason: Optional[str] = None
+        self.end_reason: Optional[str] = None
         self.wake = False
         self.result: Optional[RunResult] = None
 

@@ -76,11 +76,13 @@ class RunEngine:
     state: the run's state, which only the engine changes.
     effects: receives what the outside has to do.
     cancellation: the run's token, the parent of each attempt's.
+    enclosing: the token around the run; the parent for attempts of tasks with `always`, which
+        continue when the run itself is cancelled.
     usage_counter: counts the tokens that the run uses.
     graph_lock: locks the tasks of the run.
     check_node: raises GraphError for a spawned node that cannot run.
     worker_limit: how many workers may work on the run at once.
-    budget: the run's budget; a request that it refuses ends the run.
+    budget: the run's budget; after a request that it refuses, nothing more starts.
     observed: whether attempts are observed, so that the ends of their spans are recorded.
 
     workers: the number of workers on the run, those that are starting included.
@@ -93,6 +95,7 @@ class RunEngine:
         state: RunState,
         effects: Effects,
         cancellation: Cancellation,
+        enclosing: Cancellation,
         usage_counter: UsageCounter,
         graph_lock: RunLock,
         check_node: Callable[[Node], None],
@@ -107,6 +110,7 @@ class RunEngine:
         self.workers = 0
         self._starting = 0
         self._cancellation = cancellation
+        self._enclosing = enclosing
         self._usage_counter = usage_counter
         self._graph_lock = graph_lock
         self._check_node = check_node
@@ -126,7 +130,7 @@ class RunEngine:
     def in_step(self) -> bool:
         """Return whether the calling thread is inside a step, as a signal handler may be."""
         # threading.Condition uses this method, too.
-        return self.lock._is_owned()  # type: ignore[attr-defined,no-any-return]
+        return self.lock._is_owned()  # type: ignore[no-any-return]
 
     def is_running(self, attempt: Attempt) -> bool:
         """Return whether an attempt still counts."""
@@ -175,14 +179,17 @@ class RunEngine:
         if index is None:
             self.workers -= 1
             return None
-        attempt = Attempt(self.id, index, state, self._cancellation, worker)
+        attempt = Attempt(self.id, index, state, self._parent_token(state.nodes[index]), worker)
         self._attempts[index] = attempt
         if state.phases[index] is EXECUTING:
             self._begin(attempt)
         return attempt
 
+    def _parent_token(self, node: Node) -> Cancellation:
+        return self._enclosing if node.always else self._cancellation
+
     def _begin(self, attempt: Attempt) -> None:
-        attempt.begin(self._cancellation)
+        attempt.begin(self._parent_token(attempt.node))
         if attempt.deadline is not None:
             self.effects.start_timer(attempt.deadline, attempt)
         if self._publishes:
@@ -195,7 +202,6 @@ class RunEngine:
                 return False
             started = self.state.apply_condition(attempt.index, met)
             if started:
-                attempt.visit = self.state.visits[attempt.index]
                 self._begin(attempt)
             else:
                 self._close_attempt(attempt)
@@ -261,6 +267,8 @@ class RunEngine:
         with self.lock:
             if not self.is_running(attempt):
                 raise GraphError(f"{attempt.name!r} has ended, and cannot spawn tasks")
+            if attempt.start is None:
+                raise GraphError(f"the condition (when) of {attempt.name!r} cannot spawn tasks")
             node = node._replace(name=self._full_name(node))
             self._check_node(node)
             is_new = node.task.id not in self.state.indexes  # otherwise the state raises
@@ -310,26 +318,32 @@ class RunEngine:
             self.state.release_due(clock.monotonic())
             self.effects.wake_waiters()
 
-    def end(self, reason: str) -> None:
-        """End the run now: fail what is running, skip the rest, and abandon all attempts."""
+    def end(self, reason: str, keep_always: bool = False) -> None:
+        """End the run now: fail what is running, skip the rest, and abandon all attempts.
+
+        keep_always: whether tasks with `always` still run; the run then ends when they have ended.
+        """
         with self.lock:
-            self._end(reason)
+            if self.effects.result is not None:
+                return
+            state, cancelled = self.state, Cancelled(reason)
+            why = f"the run ended early: {reason}"
+            for index in state.end(why, format_error(cancelled), keep_always):
+                self._exceptions.pop(index, None)  # of an earlier visit
+                self._exceptions[index] = cancelled
+                self._publish_finished(index)
+            self._apply_changes(reason)
+            # The attempts of these tasks, and those that an interrupted step was about to close.
+            for attempt in list(self._attempts.values()):
+                if not (keep_always and attempt.node.always):
+                    self._abandon(attempt, cancelled)
+            if state.ready:
+                # The caller may be a signal handler, which cannot start workers: a timer does.
+                self.effects.start_timer(0.0)
+                self.effects.wake_waiters()
+            self._record_end()
 
     # The rest is called with the lock held
-
-    def _end(self, reason: str) -> None:
-        if self.effects.result is not None:
-            return
-        cancelled = Cancelled(reason)
-        for index in self.state.end(f"the run ended early: {reason}", format_error(cancelled)):
-            self._exceptions.pop(index, None)  # of an earlier visit
-            self._exceptions[index] = cancelled
-            self._publish_finished(index)
-        self._apply_changes(reason)
-        # The attempts of these tasks, and those that an interrupted step was about to close.
-        for attempt in list(self._attempts.values()):
-            self._abandon(attempt, cancelled)
-        self._record_end()
 
     def _record_outcome(self, attempt: Attempt, outcome: Outcome) -> None:
         """Apply the outcome of an attempt to its task and to others."""
@@ -350,7 +364,12 @@ class RunEngine:
                 self._publish(TaskRetried, attempt, outcome.error or "", outcome.wait)
         else:
             status = self.state.finish(
-                index, outcome.status, outcome.result, outcome.error, outcome.route
+                index,
+                outcome.status,
+                outcome.result,
+                outcome.error,
+                outcome.route,
+                outcome.waits_for,
             )
             if status is TaskStatus.FAILED:
                 self._exceptions.pop(index, None)  # of an earlier visit
@@ -361,10 +380,10 @@ class RunEngine:
             if self._publishes:
                 route_was_valid = status is outcome.status
                 self._publish_finished(index, attempt, outcome if route_was_valid else None)
+        if over_budget:  # in this step, before a task that waited for this one can start
+            self.state.stop(f"the run ended early: {error}")
         if self.state.changes or self.state.undone:
-            self._apply_changes("a loop went back to what came before it")
-        if over_budget:
-            self._end(str(error))  # in this step, before a task that waited for this one can start
+            self._apply_changes(self.state.stopped or "a loop went back to what came before it")
         self._record_end()
 
     def _apply_changes(self, reason: str) -> None:
@@ -393,9 +412,7 @@ class RunEngine:
         for index, (attempt, removed) in state.undone.items():
             node = state.nodes[index]
             numbers = (attempt, state.visits[index])
-            self.effects.publish(
-                TaskUndone, node.name, node.copy_task(), *numbers, reason, removed
-            )
+            self.effects.publish(TaskUndone, node.name, node.copy_task(), *numbers, reason, removed)
         skipped = [index for index, phase in changes if phase is SKIPPED or phase is NOT_SELECTED]
         if len(skipped) <= MAX_SINGLE_EVENTS:
             for index in skipped:
@@ -462,9 +479,13 @@ class RunEngine:
         if not self._publishes:
             return
         state, node = self.state, self.state.nodes[index]
-        update = {}
+        update: Dict[str, Any] = {}
         if outcome is not None:
-            update = dict(status=outcome.status, result=outcome.result, error=outcome.error)
+            update = {
+                "status": outcome.status,
+                "result": outcome.result,
+                "error": outcome.error,
+            }
         self.effects.publish(
             TaskFinished,
             node.name,

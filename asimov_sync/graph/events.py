@@ -57,8 +57,11 @@ class RunEvent(Event):
         fields: Dict[str, Any] = {"type": self.type}
         for field in dataclasses.fields(self):
             if full or field.name not in self._left_out:
-                fields[field.name] = to_jsonable(getattr(self, field.name))
+                fields[field.name] = self._jsonable(field.name, full)
         return fields
+
+    def _jsonable(self, name: str, full: bool) -> Any:
+        return to_jsonable(getattr(self, name))
 
 
 @dataclass
@@ -89,16 +92,15 @@ class TaskEvent(RunEvent):
     attempt: int
     visit: int
 
-    def to_dict(self, full: bool = False) -> Dict[str, Any]:
-        """Return the type and the fields as values that JSON can hold.
-
-        full: include the params of the task, and the task itself in TaskProgress and TaskText;
-            default False, so that events stay small.
-        """
-        fields = super().to_dict(full)
-        if not full and "task" in fields:
-            fields["task"].pop("params", None)
-        return fields
+    def _jsonable(self, name: str, full: bool) -> Any:
+        if name != "task":
+            return super()._jsonable(name, full)
+        # One by one, so that a result with a cycle in it does not affect the others.
+        return {
+            field: to_jsonable(getattr(self.task, field))
+            for field in type(self.task).model_fields
+            if full or field != "params"
+        }
 
 
 @dataclass

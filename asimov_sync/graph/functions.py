@@ -24,6 +24,7 @@ __all__ = [
     "make_function_handler",
     "make_task",
     "replace_tasks",
+    "takes_second_argument",
 ]
 
 COROUTINE_HINT = "call what blocks, or asyncio.run() inside it"
@@ -100,6 +101,19 @@ def find_fault(function: Any, arguments: str = "(task, context)") -> str:
         except TypeError:
             return f"is a function of {arguments}, and this one takes {signature}"
     return ""
+
+
+def takes_second_argument(function: Any) -> bool:
+    """Return whether the second positional parameter of a callable exists and has no default."""
+    signature = _read_signature(function)
+    if signature is None:
+        return False
+    positional = [
+        parameter
+        for parameter in signature.parameters.values()
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
+    return len(positional) > 1 and positional[1].default is inspect.Parameter.empty
 
 
 def make_task(

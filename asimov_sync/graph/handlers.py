@@ -140,7 +140,14 @@ def outcome_of(attempt: Attempt, result: Any) -> Outcome:
     if isinstance(result, Route):
         route, result = result.names, result.result
     if isinstance(result, Partial):
-        return Outcome(TaskStatus.PARTIAL, result.result, _safe_str(result.error), None, route)
+        waits_for = None if result.waits_for is None else _safe_str(result.waits_for)
+        return Outcome(
+            TaskStatus.PARTIAL,
+            result.result,
+            _safe_str(result.error),
+            route=route,
+            waits_for=waits_for,
+        )
     return Outcome(TaskStatus.COMPLETE, result, None, None, route)
 
 

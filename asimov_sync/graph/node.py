@@ -15,7 +15,7 @@ from typing import (
 )
 
 from asimov_sync.errors import GraphError
-from asimov_sync.graph.functions import find_fault
+from asimov_sync.graph.functions import find_fault, takes_second_argument
 from asimov_sync.graph.retry import Retry
 from asimov_sync.tasks import Task
 
@@ -36,7 +36,8 @@ DEFAULT_MAX_VISITS = 5
 
 Dependency = Union[Task, str]
 Dependencies = Union[Dependency, Iterable[Dependency]]
-When = Callable[[Dict[str, Any]], Any]
+When = Callable[..., Any]
+"""A condition: a function of the task's inputs, or of its inputs and its TaskContext."""
 T = TypeVar("T")
 
 
@@ -48,6 +49,8 @@ class Node(NamedTuple):
     handler: its own handler, which goes before that of its type; or None.
     middleware: its own middleware, inside that of the scheduler, outermost first.
     params: the params that it has in this run; None for those of the task.
+    always: whether it runs whatever happened before it.
+    when_takes_context: whether `when` is called with the context, too.
     """
 
     name: str
@@ -62,6 +65,8 @@ class Node(NamedTuple):
     handler: Optional[Callable[..., Any]] = None
     middleware: Tuple[Callable[..., Any], ...] = ()
     params: Optional[Dict[str, Any]] = None
+    always: bool = False
+    when_takes_context: bool = False
 
     def copy_task(self, **update: Any) -> Task:
         """Return a copy of the task with its params in this run, and with these changes."""
@@ -147,19 +152,27 @@ def make_node(
     namespaces: Tuple[str, ...],
     handler: Optional[Callable[..., Any]] = None,
     middleware: Iterable[Callable[..., Any]] = (),
+    always: bool = False,
 ) -> Node:
     """Return a node; raises GraphError for an invalid argument."""
     if not isinstance(task, Task):
         raise GraphError(f"a graph holds Tasks, not {type(task).__name__}")
     check_name(name)
-    if when is not None and not callable(when):
-        raise GraphError(f"when= of {name!r} is a function of the task's inputs, not {when!r}")
+    when_takes_context = when is not None and takes_second_argument(when)
+    if when is not None:
+        fault = find_fault(when, "(inputs, context)" if when_takes_context else "(inputs)")
+        if fault:
+            raise GraphError(f"when= of {name!r} {fault}")
     if retry is not None and not isinstance(retry, Retry):
         raise GraphError(f"retry= of {name!r} is a Retry, such as Retry(attempts=3); not {retry!r}")
     if timeout is not None and not (isinstance(timeout, (int, float)) and timeout > 0):
         raise GraphError(f"timeout= of {name!r} is a number of seconds above 0, not {timeout!r}")
     if not (isinstance(max_visits, int) and max_visits >= 1):
         raise GraphError(f"max_visits= of {name!r} is an integer of at least 1, not {max_visits!r}")
+    if always and (timeout is None or timeout == float("inf")):
+        raise GraphError(
+            f"{name!r} with always=True needs timeout=, in seconds: the end of the run waits for it"
+        )
     dependencies = check_dependencies(depends_on, name)
     if not isinstance(middleware, Iterable):
         raise GraphError(
@@ -183,4 +196,6 @@ def make_node(
         namespaces,
         handler,
         layers,
+        always=always,
+        when_takes_context=when_takes_context,
     )

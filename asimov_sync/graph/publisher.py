@@ -71,15 +71,16 @@ class _Merged:
 class _Series(NamedTuple):
     """Many events that are made when they are read.
 
-    count: how many.
+    size: how many.
     make: returns the event of an index from 0.
     """
 
-    count: int
+    size: int
     make: Callable[[int], TaskEvent]
 
-    def __iter__(self) -> Iterator[Any]:
-        return map(self.make, range(self.count))
+    def events(self) -> Iterator[TaskEvent]:
+        """Make the events."""
+        return map(self.make, range(self.size))
 
 
 class Inbox:
@@ -140,7 +141,7 @@ class Inbox:
                 self._series = None
             entry = self._entries.popleft()
             if isinstance(entry, _Series):
-                self._series = iter(entry)
+                self._series = entry.events()
             elif isinstance(entry, _Merged):
                 with self._lock:  # until it is closed, another thread may add to it
                     for name, of_task in list(self._merged.items()):

@@ -27,14 +27,17 @@ SHOWN_FAILURES = 5
 class Partial(NamedTuple):
     """Returned by a handler that has an incomplete result: the task is PARTIAL.
 
-    Dependents run, with the result as their input.
+    Dependents run, with the result as their input and the error in `context.partial`.
 
     result: what there is of the result.
     error: what is missing, or why.
+    waits_for: what the task waits for, such as "approval". Its dependents are then skipped, with
+        `allow_failure=True` too, and so are theirs. Default None: dependents run.
     """
 
     result: Any
     error: str
+    waits_for: Optional[str] = None
 
 
 class Route:
@@ -70,6 +73,7 @@ class Outcome(NamedTuple):
 
     route: the names of a Route, if the handler returned one.
     wait: the seconds until the next attempt, if the task's Retry allows one.
+    waits_for: that of the Partial, if the handler returned one.
     """
 
     status: TaskStatus
@@ -78,6 +82,7 @@ class Outcome(NamedTuple):
     exception: Optional[BaseException] = None
     route: Optional[Sequence[str]] = None
     wait: Optional[float] = None
+    waits_for: Optional[str] = None
 
 
 class RunResult:

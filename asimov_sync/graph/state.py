@@ -11,6 +11,8 @@ delayed      a heap of (moment, index): attempts to be repeated then
 results, errors   for each task; `errors` also holds why it was skipped or not selected
 engine_errors     the errors of tasks that failed without their handlers raising
 routes       for each task that returned a Route, the tasks that it selected
+held         for each PARTIAL task that waits for something, and for each task downstream, why its
+             dependents are skipped
 order_only   for some tasks, the dependencies that they only wait for (empty groups)
 spawned      for each task, the tasks that its present attempt added
 inserted     for each task spawned before the dependents of its spawner, those dependents
@@ -44,15 +46,20 @@ stop                            none                            all that are nei
                                                                 EXECUTING → SKIPPED
 end                             none                            EXECUTING → FAILED; all others that
                                                                 are not final → SKIPPED
+stop and end, keep_always       none                            as above, but for tasks with
+                                                                `always`; these are readied when
+                                                                their dependencies are final
 ==============================  ==============================  ===================================
 
 When `pending` of a WAITING task reaches 0, the first rule that applies decides:
 
-1. A dependency ran and its Route did not select the task: NOT_SELECTED.
-2. A dependency is FAILED or SKIPPED and the task does not allow failure: SKIPPED.
-3. All dependencies are NOT_SELECTED: NOT_SELECTED. An order-only dependency whose Route did not
+1. The task has `always`: READY.
+2. A dependency ran and its Route did not select the task: NOT_SELECTED.
+3. A dependency is held (it waits for something, or is downstream of one that does): SKIPPED.
+4. A dependency is FAILED or SKIPPED and the task does not allow failure: SKIPPED.
+5. All dependencies are NOT_SELECTED: NOT_SELECTED. An order-only dependency whose Route did not
    select the task counts as NOT_SELECTED: it selected none of the (empty) group's tasks.
-4. Otherwise: READY.
+6. Otherwise: READY.
 
 So the result depends on how the dependencies ended, and never on the order in which they did. A
 step takes time in proportion to the edges that it follows, and a task's edges are followed once
@@ -154,6 +161,9 @@ class Undone(NamedTuple):
     removed: bool
 
 
+DependencyOutcomes = Tuple[Dict[str, Any], Dict[str, str], Dict[str, str], Dict[str, str]]
+
+
 class RunState:
     """The state of one run; the module's docstring has the transitions.
 
@@ -190,6 +200,7 @@ class RunState:
         self.unfinished = size
         self.changes: List[Change] = []
         self.undone: Dict[int, Undone] = {}
+        self.held: Dict[int, str] = {}
         self.order_only = plan.order_only
         self._groups = plan.groups
         self._moments: Dict[int, float] = {}
@@ -267,10 +278,12 @@ class RunState:
         result: Any = None,
         error: Optional[str] = None,
         route: Optional[Sequence[str]] = None,
+        waits_for: Optional[str] = None,
     ) -> TaskStatus:
         """End the visit of a task.
 
         route: the names in the Route that its handler returned, if it returned one.
+        waits_for: what the task waits for, for which its dependents are skipped; or None.
 
         Returns the final status: FAILED if the Route is invalid, otherwise `status`.
         """
@@ -289,6 +302,10 @@ class RunState:
         if status is TaskStatus.FAILED:
             self._fail(index, error)
         else:
+            if waits_for is not None:
+                self.held[index] = (
+                    f"its dependency {self.nodes[index].name!r} waits for {waits_for}"
+                )
             _move(self.nodes[index].task, status, result, error)
             self._finalize(index, _FINAL_PHASES[status], result, error)
             self._propagate(index)
@@ -296,8 +313,10 @@ class RunState:
 
     def can_retry(self, index: int) -> bool:
         """Return whether a failed attempt may be repeated, as far as its number is concerned."""
-        retry = self.nodes[index].retry
-        return retry is not None and self.attempts[index] < retry.attempts and self.stopped is None
+        node = self.nodes[index]
+        if node.retry is None or (self.stopped is not None and not node.always):
+            return False
+        return self.attempts[index] < node.retry.attempts
 
     def retry(self, index: int, moment: float) -> None:
         """End an attempt; the next one is due at `moment`."""
@@ -356,10 +375,20 @@ class RunState:
                     bypassed_by = dependency
             elif failed_dep is None and (phase is FAILED or phase is SKIPPED):
                 failed_dep = dependency
+        node = self.nodes[index]
+        held_by = None
+        if self.held:
+            held_by = next((one for one in self.dependencies[index] if one in self.held), None)
+        if node.always:
+            self._make_ready(index)
+            return False
         if bypassed_by is not None:
             reason = f"{self.nodes[bypassed_by].name!r} routed past it"
             self._skip(index, NOT_SELECTED, reason)
-        elif failed_dep is not None and not self.nodes[index].allow_failure:
+        elif held_by is not None:
+            reason = self.held[index] = self.held[held_by]
+            self._skip(index, SKIPPED, reason)
+        elif failed_dep is not None and not node.allow_failure:
             happened = "failed" if self.phases[failed_dep] is FAILED else "was skipped"
             reason = f"its dependency {self.nodes[failed_dep].name!r} {happened}"
             self._skip(index, SKIPPED, reason)
@@ -459,6 +488,7 @@ class RunState:
             self.attempts[index] = 0
             self.routes.pop(index, None)
             self.feedback.pop(index, None)
+            self.held.pop(index, None)
             _move(self.nodes[index].task, TaskStatus.WAITING)
         for index in reset:
             self._revoke_spawned(index)
@@ -531,10 +561,11 @@ class RunState:
         for dependent in inserted:
             self.dependencies[dependent] += (index,)
             self.pending[dependent] += 1
-        if self.stopped is not None:
+        if self.stopped is not None and not node.always:
             self._skip(index, SKIPPED, self.stopped)
-        elif not self.pending[index]:
-            self._resolve_ready(index)
+            self._propagate(index)  # dependents of its spawner may wait for it
+        elif not self.pending[index] and self._resolve_ready(index):
+            self._propagate(index)
         return index
 
     def _find_inserted(self, parent: int, node: Node, dependencies: List[int]) -> List[int]:
@@ -580,6 +611,7 @@ class RunState:
                 unfinished.append(child)
                 self.unfinished -= 1
             self.phases[child] = REVOKED
+            self.held.pop(child, None)
             self.results[child] = None
             self._size -= 1
             for dependent in self.inserted.pop(child, ()):
@@ -591,33 +623,53 @@ class RunState:
 
     # The end
 
-    def stop(self, reason: str) -> None:
-        """Start nothing more. Attempts that are running may still finish."""
+    def stop(self, reason: str, keep_always: bool = True) -> None:
+        """Start nothing more. Attempts that are running may still finish.
+
+        keep_always: whether to start tasks with `always` nevertheless, once their dependencies are
+            final.
+        """
         self.stopped = reason
-        self.ready = []
-        self.delayed = []
+        kept: List[int] = []
         for index, phase in enumerate(self.phases):
             if not phase.is_final and phase is not EXECUTING:
-                self._skip(index, SKIPPED, reason)
+                if keep_always and self.nodes[index].always:
+                    kept.append(index)
+                else:
+                    self._skip(index, SKIPPED, reason)
+        self.ready = [index for index in kept if self.phases[index] is READY]  # sorted: a heap
+        self.delayed = [one for one in self.delayed if self.phases[one[1]] is DELAYED]
+        heapq.heapify(self.delayed)
+        for index in kept:
+            if self.phases[index] is WAITING:
+                pending = sum(not self.phases[one].is_final for one in self.dependencies[index])
+                self.pending[index] = pending
+                if not pending:
+                    self._resolve_ready(index)
 
-    def end(self, reason: str, error: str) -> List[int]:
+    def end(self, reason: str, error: str, keep_always: bool = False) -> List[int]:
         """End the run now: fail running tasks with `error`, skip the rest for `reason`.
 
-        Does not rely on the counters: it also ends a run in which an exception, such as Ctrl-C,
-        interrupted another step half-way.
+        Without `keep_always` it does not rely on the counters: it also ends a run in which an
+        exception, such as Ctrl-C, interrupted another step half-way.
+
+        keep_always: whether to leave tasks with `always` alone: they run, and then the run ends.
 
         Returns the indexes of the tasks that it failed.
         """
         failed = []
         for index, phase in enumerate(self.phases):
+            if keep_always and self.nodes[index].always:
+                continue
             task = self.nodes[index].task
             interrupted = task.status is TaskStatus.EXECUTING and phase is not REVOKED
             if phase is EXECUTING or interrupted:
                 failed.append(index)
                 _move(task, TaskStatus.FAILED, None, error)
                 self._finalize(index, FAILED, None, error)
-        self.stop(reason)
-        self.unfinished = 0
+        self.stop(reason, keep_always)
+        if not keep_always:
+            self.unfinished = 0
         return failed
 
     # Results
@@ -634,26 +686,36 @@ class RunState:
             return TaskStatus.PARTIAL
         return TaskStatus.FAILED
 
-    def inputs(self, index: int) -> Dict[str, Any]:
-        """Return the results of a task's dependencies, by the names that the task uses."""
+    def dependency_outcomes(self, index: int) -> DependencyOutcomes:
+        """Return how a task's dependencies ended, by the names that the task uses.
+
+        Returns four dicts: the results; the errors of those that are PARTIAL; why dependencies
+        failed or were skipped; why dependencies did not run. The last two have order-only
+        dependencies, too.
+        """
         names = self._local_names(index) if self.nodes[index].namespaces else None
         order_only = self.order_only.get(index, ())
-        inputs = {}
+        inputs: Dict[str, Any] = {}
+        partial: Dict[str, str] = {}
+        failed: Dict[str, str] = {}
+        skipped: Dict[str, str] = {}
         for dependency in self.dependencies[index]:
             phase = self.phases[dependency]
-            if (phase is COMPLETE or phase is PARTIAL) and dependency not in order_only:
-                name = self.nodes[dependency].name
-                inputs[names[name] if names else name] = self.results[dependency]
-        return inputs
-
-    def failed_dependencies(self, index: int) -> Dict[str, str]:
-        """Return why dependencies failed or were skipped, by name; order-only ones included."""
-        names = self._local_names(index)
-        return {
-            names[self.nodes[dependency].name]: self.errors[dependency] or ""
-            for dependency in self.dependencies[index]
-            if self.phases[dependency] is FAILED or self.phases[dependency] is SKIPPED
-        }
+            name = self.nodes[dependency].name
+            if names:
+                name = names[name]
+            if phase is COMPLETE or phase is PARTIAL:
+                if dependency not in order_only:
+                    inputs[name] = self.results[dependency]
+                    if phase is PARTIAL:
+                        partial[name] = self.errors[dependency] or ""
+            elif phase is not REVOKED:
+                reason = self.errors[dependency] or ""
+                if phase is not NOT_SELECTED:
+                    failed[name] = reason
+                if phase is not FAILED:
+                    skipped[name] = reason
+        return inputs, partial, failed, skipped
 
     def _local_names(self, index: int) -> Dict[str, str]:
         return self.nodes[index].local_names(

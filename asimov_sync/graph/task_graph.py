@@ -79,6 +79,7 @@ class TaskGraph(GraphBase):
         retry: Optional[Retry] = None,
         timeout: Optional[float] = None,
         max_visits: int = DEFAULT_MAX_VISITS,
+        always: bool = False,
         middleware: Iterable[Middleware] = (),
     ) -> Task:
         """Add a task. It starts when all of its dependencies are done.
@@ -90,13 +91,15 @@ class TaskGraph(GraphBase):
         name: a unique name; by default made of the task's type and its number in the graph, for a
             handler of its own name: fetch, fetch-2.
         depends_on: tasks or names, one or several; a name may be added later.
-        when: a function of the task's inputs, called when these are complete; if it returns
-            something false, the task does not run.
+        when: a function of the task's inputs, or of its inputs and its context, called when all
+            dependencies are done; if it returns something false, the task does not run.
         allow_failure: run the task even if dependencies failed; `context.failed` then says why.
         retry: when to repeat a failed attempt; by default never.
         timeout: the seconds that one attempt may take; by default unlimited. An attempt that takes
             longer fails with TaskTimeout.
         max_visits: how often loops may start the task in one run; default 5.
+        always: run the task whatever happened before it, also after `run.cancel()`, the run's
+            time-out or a used-up budget, for cleaning up; default False. Requires `timeout`.
         middleware: functions that are called around each attempt of this task, inside the
             scheduler's middleware, the outermost first; by default none.
 
@@ -119,6 +122,7 @@ class TaskGraph(GraphBase):
                 (),
                 handler,
                 middleware,
+                always,
             )
         )
 
@@ -149,6 +153,7 @@ class TaskGraph(GraphBase):
         retry: Optional[Retry] = None,
         timeout: Optional[float] = None,
         max_visits: int = DEFAULT_MAX_VISITS,
+        always: bool = False,
         middleware: Iterable[Middleware] = (),
     ) -> "CallOptions":
         """Return an object whose `call` adds a task with these options.
@@ -164,6 +169,7 @@ class TaskGraph(GraphBase):
             "retry": retry,
             "timeout": timeout,
             "max_visits": max_visits,
+            "always": always,
             "middleware": middleware,
         }
         return CallOptions(self, options)
@@ -233,6 +239,7 @@ class TaskGraph(GraphBase):
         retry: Optional[Retry] = None,
         timeout: Optional[float] = None,
         max_visits: int = DEFAULT_MAX_VISITS,
+        always: bool = False,
         middleware: Iterable[Middleware] = (),
     ) -> List[Task]:
         """Add a copy of a task for each item, with the item in `params["item"]`.
@@ -269,6 +276,7 @@ class TaskGraph(GraphBase):
             (),
             handler,
             middleware,
+            always,
         )
         if key is not None and not callable(key):
             raise GraphError(f"key= of {name!r} is a function of an item, not {key!r}")
@@ -465,5 +473,6 @@ class CallOptions:
                 (),
                 handler,
                 options["middleware"],
+                options["always"],
             )
         )

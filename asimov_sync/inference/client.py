@@ -74,7 +74,7 @@ from asimov_sync.inference.request import (
     as_timeout,
 )
 from asimov_sync.inference.retry import MAX_RETRY_AFTER, retrying
-from asimov_sync.inference.stream import DeadlineEvents, ReplyStream, ToolStream, observe
+from asimov_sync.inference.stream import ReplyStream, ToolStream, observe
 from asimov_sync.inference.tools.approvals import Approvals
 from asimov_sync.inference.tools.compaction import SUMMARY_SYSTEM, check_limit
 from asimov_sync.inference.tools.loop import (
@@ -292,16 +292,16 @@ class InferenceClient(abc.ABC):
         compact_with: the client that writes the summaries; None (the default) for this one.
         cancellation: ends the loop; the current token if None.
         options: options of the requests, which override the client's (see `RequestOptions`). The
-            total of a `timeout` bounds the whole loop, with its tools; the client's own bounds each
-            request.
+            total of a `timeout` bounds the whole loop, with its tools: those that run longer are
+            cancelled, and count as failed. The client's own total bounds each request.
 
         An exception of a tool is sent to the model, and is in `run.calls`. A call of a tool that
         `requires_approval` ends the run with the stop reason "approval" and the call in
         `run.pending`. `run_tools(run.messages, …, approvals={call.id: True})` continues, in any
         process.
 
-        Raises InferenceError, with the history so far in its `.messages` (None if the time was up
-        while tools ran), OutputInvalid, Cancelled, or ClosedError.
+        Raises InferenceError, with the history so far in its `.messages`, OutputInvalid, Cancelled,
+        or ClosedError.
         """
         token = cancellation or Cancellation.current()
         source = self._tool_loop(
@@ -423,24 +423,22 @@ class InferenceClient(abc.ABC):
             )
             return stream
 
-        deadline, tools_token = request.deadline, cancellation
-        if deadline is not None:
-            # The requests do not get this token: they raise DeadlineExceeded by themselves.
-            tools_token = Cancellation(deadline - clock.monotonic(), parent=cancellation)
+        deadline = request.deadline
 
         def summarize(prompt: str) -> Reply:
             # A context of its own: the summary is not part of the answer that listeners receive.
             context = contextvars.copy_context()
             context.run(scope.replace, text_listeners=())
-            generate = functools.partial((compact_with or self).generate, prompt)
-            return context.run(generate, system=SUMMARY_SYSTEM, cancellation=tools_token)
+            limits: RequestOptions = {}
+            if deadline is not None:
+                left = max(0.0, deadline - clock.monotonic())
+                limits = {"timeout": request.timeout._replace(total=left)}
+            generate = functools.partial((compact_with or self).generate, prompt, **limits)
+            return context.run(generate, system=SUMMARY_SYSTEM, cancellation=cancellation)
 
-        source = ToolLoopEvents(
-            steps, send, summarize, named, self._tool_workers, max_workers, tools_token
+        return ToolLoopEvents(
+            steps, send, summarize, named, self._tool_workers, max_workers, cancellation, deadline
         )
-        if deadline is None:
-            return source
-        return DeadlineEvents(source, cancellation, deadline, self.provider)
 
     def count_tokens(
         self,
@@ -638,7 +636,7 @@ class InferenceClient(abc.ABC):
             self._closed.set()
             self._tool_workers.shutdown(wait=False)
 
-    def __enter__(self) -> "InferenceClient":
+    def __enter__(self: Client) -> Client:
         return self
 
     def __exit__(self, *exc_info: Any) -> None:

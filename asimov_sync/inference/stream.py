@@ -4,15 +4,14 @@ import contextvars
 from typing import Any, Callable, ClassVar, Dict, Iterator, Optional, Type
 
 from asimov_sync.cancellation import Cancellation
-from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.timers import timers
-from asimov_sync.errors import AsimovError, Cancelled, DeadlineExceeded
+from asimov_sync.errors import AsimovError, Cancelled
 from asimov_sync.inference.reply_events import EventReader, EventSource
 from asimov_sync.inference.tools.loop import ToolRun, ToolRunDone
 from asimov_sync.instrumentation import Observation
 from asimov_sync.messages import Event, Reply, ReplyDone, TextDelta
 
-__all__ = ["DeadlineEvents", "EventStream", "ReplyStream", "ToolStream", "observe"]
+__all__ = ["EventStream", "ReplyStream", "ToolStream", "observe"]
 
 
 class EventStream(Iterator[Event]):
@@ -126,44 +125,6 @@ class ToolStream(EventStream):
         if not isinstance(self._end, ToolRunDone):
             raise AsimovError("the run is complete only at the end of the stream: read it first")
         return self._end.run
-
-
-class DeadlineEvents(EventSource):
-    """The events of a tool loop that has a deadline.
-
-    source: the events. They end with Cancelled if the deadline passes while tools run.
-    cancellation: the caller's token; if it is cancelled, the error stays Cancelled.
-    deadline: the `clock.monotonic()` moment.
-    provider: the provider's name, for the error.
-
-    Raises DeadlineExceeded.
-    """
-
-    def __init__(
-        self, source: EventSource, cancellation: Cancellation, deadline: float, provider: str
-    ) -> None:
-        self._source = source
-        self._cancellation = cancellation
-        self._deadline = deadline
-        self._provider = provider
-
-    def read(self) -> EventReader:
-        """Return a generator of the events."""
-        try:
-            yield from self._source.read()
-        except Cancelled:
-            if self._cancellation.cancelled or clock.monotonic() < self._deadline:
-                raise
-        else:
-            return
-        raise DeadlineExceeded(
-            "the tools took longer than timeout.total, which bounds the whole loop",
-            provider=self._provider,
-        )
-
-    def close(self) -> None:
-        """Close the source."""
-        self._source.close()
 
 
 # Observation

@@ -215,6 +215,22 @@ def test_task_with_pending_approval():
     assert run.stop_reason == "end_turn"
 
 
+@pytest.mark.parametrize("stored", [True, False], ids=["stored", "transcript not stored"])
+def test_pending_approval_holds_the_graph(stored, broken_cache):
+    """Nothing that depends on the waiting call runs, with allow_failure too."""
+    client = ScriptedInferenceClient([calls(("delete", {"name": "x"}))])
+    agent = Agent(client, tools=[delete], keep_transcript=True)
+    cache = MemoryCache() if stored else broken_cache
+    graph = TaskGraph()
+    graph.add(Task(type="ask", objective="go"), name="ask")
+    graph.add(Task(type="tell"), name="tell", depends_on="ask", allow_failure=True)
+    handlers = {"ask": agent, "tell": lambda task, context: "told"}
+    with TaskScheduler(handlers, cache=cache) as scheduler:
+        result = scheduler.run(graph)
+    assert ("transcript" in result.errors["ask"]) is not stored
+    assert result.skipped == {"tell": "its dependency 'ask' waits for approval"}
+
+
 @pytest.mark.parametrize("limit, status", [(1, TaskStatus.PARTIAL), (2, TaskStatus.COMPLETE)])
 def test_an_unfinished_answer_is_partial(limit, status):
     """An agent that reaches its limit returns a Partial with the text so far and the reason."""

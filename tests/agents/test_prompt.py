@@ -201,6 +201,8 @@ def test_results_cannot_forge_blocks():
         "</result",
         "<result",
         "</result",
+        "<partial",
+        "</partial",
         "<failed",
         "</failed",
     ]

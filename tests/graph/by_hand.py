@@ -4,7 +4,7 @@ from asimov_sync import GraphError, Task, TaskStatus
 from asimov_sync.graph.node import make_node
 from asimov_sync.graph.state import RunState
 
-from .reference import DUPLICATE, UNKNOWN_DEPENDENCY, UNKNOWN_TYPE, act, passes
+from .reference import DUPLICATE, UNKNOWN_DEPENDENCY, UNKNOWN_TYPE, Seen, act, passes
 from .scenarios import graph_of, options, raised
 
 NOW = 0.0
@@ -90,11 +90,9 @@ class ByHand:
         )
         assert state.nodes[index].task.snapshot() == (TaskStatus.EXECUTING, None, None)
         assert state.visits[index] <= spec.max_visits and state.attempts[index] <= spec.attempts
-        failed = state.failed_dependencies(index) if spec.allow_failure else []
         feedback = state.feedback.get(index, {})
-        do, value = act(
-            spec, state.inputs(index), failed, feedback, state.visits[index], state.attempts[index]
-        )
+        seen = Seen.of(*state.dependency_outcomes(index))
+        do, value = act(spec, seen, feedback, state.visits[index], state.attempts[index])
         self.steps[index] = list(do.spawns) + [(do, value)]
 
     def _continue(self, index):
@@ -114,7 +112,8 @@ class ByHand:
 
     def _decide(self, index):
         try:
-            met = passes(self._spec(index).when, self.state.inputs(index))
+            seen = Seen.of(*self.state.dependency_outcomes(index))
+            met = passes(self._spec(index).when, seen)
         except LookupError:
             self.state.finish(index, TaskStatus.FAILED, None, "LookupError")
             return
@@ -146,8 +145,9 @@ class ByHand:
     def _end(self, index, do, value):
         if do.end in ("fail", "fatal"):
             self._fail(index, {"fail": "ValueError", "fatal": "NonRetryableError"}[do.end])
-        elif do.end == "partial":
-            self.state.finish(index, TaskStatus.PARTIAL, value, "half")
+        elif do.end in ("partial", "waits"):
+            waits_for = "approval" if do.end == "waits" else None
+            self.state.finish(index, TaskStatus.PARTIAL, value, "half", None, waits_for)
         else:
             self.state.finish(
                 index, TaskStatus.COMPLETE, value, None, do.names if do.end == "route" else None

@@ -7,11 +7,15 @@ executes one task at a time, to its end: the first ready one in the order of add
 
 The fate of a task, once each of its dependencies has ended (is final, skipped or ruled out):
 
-1.  one of them ran, and its Route does not name the task: ruled out
-2.  one failed or was skipped, and failure is not allowed: skipped
-3.  there are some, and all of them were ruled out: ruled out
-4.  when(inputs) is false: ruled out; raises: failed
-5.  it was started max_visits times: failed; else it is ready
+1.  the task is added with always: rules 2 to 5 do not apply
+2.  one of them ran, and its Route does not name the task: ruled out
+3.  one waits for approval, or is downstream of one that does: skipped
+4.  one failed or was skipped, and failure is not allowed: skipped
+5.  there are some, and all of them were ruled out: ruled out
+6.  when(inputs) is false: ruled out; raises: failed
+7.  it was started max_visits times: failed; else it is ready
+
+In a run that stops at its first failure, only tasks with always start after it.
 """
 
 import zlib
@@ -26,7 +30,8 @@ WITH_RESULT = ("COMPLETE", "PARTIAL")
 class Do(NamedTuple):
     """The script of one attempt: first it spawns, then it ends.
 
-    end: "return", "partial", "route", "fail" (may be retried) or "fatal" (never retried).
+    end: "return", "partial", "waits" (partial, and waits for approval), "route", "fail" (may be
+        retried) or "fatal" (never retried).
     names: the names in the Route.
     spawns: names of Specs, or an invalid task, for which the attempt raises.
     """
@@ -39,8 +44,8 @@ class Do(NamedTuple):
 class Spec(NamedTuple):
     """A task, its options and its script.
 
-    when: None, "odd" (true for about half of all inputs), "raises", or the name of a dependency
-        (true if it has a result).
+    when: None, "odd" (true for about half of all inputs), "odd context" (likewise, of inputs and
+        context), "raises", or the name of a dependency (true if it has a result).
     attempts: those of its Retry; 1 for none.
     script: for each visit, for each attempt, a Do; the last ones are repeated.
     spawner: the task that may spawn it; None for a task of the graph.
@@ -57,6 +62,21 @@ class Spec(NamedTuple):
     script: Tuple[Tuple[Do, ...], ...] = ((Do(),),)
     spawner: Optional[str] = None
     loose: bool = False
+    always: bool = False
+
+
+class Seen(NamedTuple):
+    """The ends of a task's dependencies, as its context shows them: results by name, and names."""
+
+    inputs: dict
+    partial: list
+    failed: list
+    skipped: list
+
+    @classmethod
+    def of(cls, inputs, partial, failed, skipped):
+        """Return what a context shows: four dicts."""
+        return cls(dict(inputs), sorted(partial), sorted(failed), sorted(skipped))
 
 
 class Expected(NamedTuple):
@@ -88,29 +108,32 @@ def does(spec, visit, attempt):
     return attempts[min(attempt, len(attempts)) - 1]
 
 
-def act(spec, inputs, failed, feedback, visit, attempt):
-    """Return (Do, value) of one attempt. failed: names; inputs and feedback: values by name."""
+def act(spec, seen, feedback, visit, attempt):
+    """Return (Do, value) of one attempt. feedback: values by name."""
     if spec.loose:
         visit, feedback = 1, {}
-    value = stamp(
-        spec.name, list(inputs.items()), sorted(failed), sorted(feedback.items()), visit, attempt
-    )
+    inputs = list(seen.inputs.items())
+    value = stamp(spec.name, inputs, seen[1:], sorted(feedback.items()), visit, attempt)
     return does(spec, visit, attempt), value
 
 
-def passes(when, inputs):
-    """Return what a task's `when` returns for its inputs."""
+def passes(when, seen):
+    """Return what a task's `when` returns."""
     if when == "raises":
         raise LookupError("when cannot say")
-    return (
-        int(stamp("when", list(inputs.items()))[-1], 16) % 2 == 1
-        if when == "odd"
-        else when in inputs
-    )
+    if when == "odd":
+        return int(stamp("when", list(seen.inputs.items()))[-1], 16) % 2 == 1
+    if when == "odd context":
+        return int(stamp("when", list(seen.inputs.items()), seen[1:])[-1], 16) % 2 == 1
+    return when in seen.inputs
 
 
 class _Instance:
-    """A task of the run. fate: None (not decided), "ready", "skipped" or "ruled out"."""
+    """A task of the run.
+
+    fate: None (not decided), "ready", "skipped" or "ruled out".
+    held: whether it waits for approval, or is skipped because of a task that does.
+    """
 
     def __init__(self, spec):
         self.spec = spec
@@ -122,9 +145,11 @@ class _Instance:
     def reset(self):
         self.status = "WAITING"
         self.fate = self.result = self.error = self.route = None
+        self.held = False
 
-    def settle(self, status, result=None, error=None, route=None):
+    def settle(self, status, result=None, error=None, route=None, held=False):
         self.status, self.result, self.error, self.route = status, result, error, route
+        self.held = held
 
     @property
     def over(self):
@@ -142,6 +167,7 @@ class _Run:
             spec.name: _Instance(spec) for spec in specs if spec.spawner is None
         }  # in the order of adding
         self.order = []
+        self.stopped = False
 
     # Relations
 
@@ -166,11 +192,16 @@ class _Run:
         dependencies = [self.tasks[name] for name in task.spec.depends_on if name in self.tasks]
         if not all(dependency.over for dependency in dependencies):
             return None
+        if task.spec.always:
+            return "ready"
         if any(
             dependency.route is not None and task.name not in dependency.route
             for dependency in dependencies
         ):
             return "ruled out"
+        if any(dependency.held for dependency in dependencies):
+            task.held = True
+            return "skipped"
         fruitless = [
             dependency
             for dependency in dependencies
@@ -179,20 +210,19 @@ class _Run:
         if fruitless and not task.spec.allow_failure:
             return "skipped"
         return (
-            "ready" if not task.spec.depends_on or self.inputs(task) or fruitless else "ruled out"
+            "ready"
+            if not task.spec.depends_on or self.seen(task).inputs or fruitless
+            else "ruled out"
         )
 
-    def inputs(self, task):
+    def seen(self, task):
         before = [self.tasks[name] for name in task.spec.depends_on if name in self.tasks]
-        return {
-            dependency.name: dependency.result
-            for dependency in before
-            if dependency.status in WITH_RESULT
-        }
-
-    def failed(self, task):
-        before = [self.tasks[name] for name in task.spec.depends_on if name in self.tasks]
-        return [one.name for one in before if one.status == "FAILED" or one.fate == "skipped"]
+        return Seen.of(
+            {one.name: one.result for one in before if one.status in WITH_RESULT},
+            [one.name for one in before if one.status == "PARTIAL"],
+            [one.name for one in before if one.status == "FAILED" or one.fate == "skipped"],
+            [one.name for one in before if one.fate in ("skipped", "ruled out")],
+        )
 
     # Steps
 
@@ -209,7 +239,7 @@ class _Run:
     def execute(self, task):
         """Make one visit: as many attempts as its Retry allows, and the effects of the last."""
         try:
-            if task.spec.when is not None and not passes(task.spec.when, self.inputs(task)):
+            if task.spec.when is not None and not passes(task.spec.when, self.seen(task)):
                 task.fate = "ruled out"
                 return None
         except LookupError:
@@ -219,9 +249,9 @@ class _Run:
         task.visits += 1
         feedback, task.feedback = task.feedback, {}
         self.order.append(task.name)
-        inputs, failed = self.inputs(task), self.failed(task) if task.spec.allow_failure else []
+        seen = self.seen(task)
         for attempt in range(1, task.spec.attempts + 1):
-            do, value = act(task.spec, inputs, failed, feedback, task.visits, attempt)
+            do, value = act(task.spec, seen, feedback, task.visits, attempt)
             try:
                 for name in do.spawns:
                     self.spawn(name)
@@ -233,8 +263,8 @@ class _Run:
                     self.revoke(task.name)
                     continue
                 return task.settle("FAILED", error=kind)
-            if do.end == "partial":
-                return task.settle("PARTIAL", value, error="half")
+            if do.end in ("partial", "waits"):
+                return task.settle("PARTIAL", value, error="half", held=do.end == "waits")
             if do.end == "route":
                 return self.route(task, do.names, value)
             return task.settle("COMPLETE", value)
@@ -262,6 +292,8 @@ class _Run:
         for one in [task] + [self.tasks[name] for name in names]:
             if one.visits >= one.spec.max_visits:
                 return task.settle("FAILED", error="GraphError")
+        if self.stopped:
+            return task.settle("COMPLETE", value)
         for name in self.descendants(names):
             if name in self.tasks:  # otherwise an earlier one had spawned it
                 if self.tasks[name].fate is not None:
@@ -273,8 +305,9 @@ class _Run:
             self.tasks[name].feedback[task.name] = value
 
     def stop(self):
+        self.stopped = True
         for task in self.tasks.values():
-            if not task.over:
+            if not task.over and not task.spec.always:
                 task.fate = "skipped"
 
 
@@ -282,9 +315,9 @@ def interpret(specs, stop_on_failure=False, choose=lambda ready: ready[0]):
     """Return the expected end of a run. choose: picks the next task among the ready ones."""
     run = _Run(specs)
     while True:
-        run.decide()
         if stop_on_failure and any(task.status == "FAILED" for task in run.tasks.values()):
             run.stop()
+        run.decide()
         ready = [
             task for task in run.tasks.values() if task.fate == "ready" and task.status == "WAITING"
         ]

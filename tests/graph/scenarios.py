@@ -24,8 +24,10 @@ from tenacity import wait_none
 
 from asimov_sync import NonRetryableError, Partial, Retry, Route, Task, TaskGraph
 
-from .reference import DUPLICATE, UNKNOWN_DEPENDENCY, UNKNOWN_TYPE, Do, Spec, act, passes
+from ..waiting import DEADLINE
+from .reference import DUPLICATE, UNKNOWN_DEPENDENCY, UNKNOWN_TYPE, Do, Seen, Spec, act, passes
 
+WHENS = ["odd"] * 4 + ["odd context"] * 4
 ANY = 50
 """More visits than any task of a scenario is given."""
 
@@ -173,6 +175,7 @@ def scenarios(draw):
         back = bare.before(name)
         mine = [other for other in spawners if spawners[other] == name]
         ends = ["return"] * (24 if calm else 4) + ["partial", "fail", "fail", "fatal"]
+        ends += ["waits"] * (2 if behind else 0)
         ends += ["route"] * 4 if behind else []
         ends += ["loop"] * (8 if len(back) > 1 else 2)
 
@@ -201,7 +204,7 @@ def scenarios(draw):
 
     specs = []
     for name, depends_on in plain.items():
-        when = choice(["odd"] * 6 + list(depends_on) + ["raises"]) if often(12) else None
+        when = choice(WHENS + list(depends_on) + ["raises"]) if often(15) else None
         attempts, max_visits = choice([1, 1, 1, 2, 3]), choice([5, 5, 3, 2, 1])
         calm = not often(50)
         specs.append(
@@ -214,6 +217,7 @@ def scenarios(draw):
                 max_visits,
                 script(name, calm),
                 spawners.get(name),
+                always=often(10),
             )
         )
     if often(25):
@@ -227,6 +231,11 @@ def scenarios(draw):
 def raised(error):
     """Return the type name at the start of a task's error, or the error of a Partial."""
     return error.split(":")[0]
+
+
+def see(context):
+    """Return what a TaskContext shows of the dependencies."""
+    return Seen.of(context.inputs, context.partial, context.failed, context.skipped)
 
 
 class Entry(NamedTuple):
@@ -255,15 +264,22 @@ def options(spec, pause=lambda: None):
 
     def met(inputs):
         pause()
-        return passes(spec.when, inputs)
+        return passes(spec.when, Seen(inputs, [], [], []))
+
+    def met_in_context(inputs, context):
+        pause()
+        assert context.inputs == inputs
+        return passes(spec.when, see(context))
 
     given = {"depends_on": list(spec.depends_on)}
+    if spec.always:
+        given.update(always=True, timeout=DEADLINE)
     if spec.allow_failure:
         given["allow_failure"] = True
     if spec.when is not None:
-        given["when"] = met
+        given["when"] = met_in_context if spec.when == "odd context" else met
     if spec.attempts > 1:
-        given["retry"] = Retry(attempts=spec.attempts, wait=wait_none())
+        given["retry"] = Retry(attempts=spec.attempts, wait=wait_none(), on=Exception)
     if spec.max_visits != 5:
         given["max_visits"] = spec.max_visits
     return given
@@ -296,14 +312,7 @@ class Actor:
         entry = self._look(spec, task, context)
         self.log.append(entry)
         self.pause()
-        do, value = act(
-            spec,
-            context.inputs,
-            list(context.failed),
-            context.feedback,
-            context.visit,
-            context.attempt,
-        )
+        do, value = act(spec, see(context), context.feedback, context.visit, context.attempt)
         try:
             for name in do.spawns:
                 self._spawn(name, context)
@@ -319,6 +328,8 @@ class Actor:
             raise NonRetryableError(f"{spec.name} fails for good")
         if do.end == "partial":
             return Partial(value, "half")
+        if do.end == "waits":
+            return Partial(value, "half", waits_for="approval")
         return Route(*do.names, result=value) if do.end == "route" else value
 
     def _look(self, spec, task, context):

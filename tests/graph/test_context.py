@@ -14,8 +14,10 @@ DOCUMENTED = [
     "feedback",
     "inputs",
     "name",
+    "partial",
     "report",
     "run_id",
+    "skipped",
     "spawn",
     "visit",
 ]

@@ -1,10 +1,13 @@
 """A run's budget: it applies to all tasks together, and ends the run when it is used up."""
 
+import threading
+
 import pytest
 
 from asimov_sync import Budget, BudgetExceeded, Retry, Task, TaskGraph, TaskScheduler, TaskStatus
 from asimov_sync.testing import ScriptedInferenceClient
 
+from ..waiting import DEADLINE
 from .graphs import chain, single
 
 
@@ -59,20 +62,62 @@ def test_budget_error_is_not_retried(scheduler):
     assert isinstance(result.exceptions["x"], BudgetExceeded)
 
 
-def test_running_tasks_are_cancelled():
-    """Other running tasks are cancelled; tasks that allow failure do not start."""
-    client = ScriptedInferenceClient(lambda body: "fine")
-    with TaskScheduler({"ask": lambda task, context: client.generate("hello")}) as scheduler:
-        scheduler.handlers["wait"] = lambda task, context: context.cancellation.wait(20)
+def test_requests_in_flight_end_and_are_charged():
+    """Of eight requests at once, a budget of seven refuses one; the seven have their results."""
+    refused = threading.Event()
+
+    def reply(body):
+        assert refused.wait(DEADLINE)
+        return "fine"
+
+    client = ScriptedInferenceClient(reply)
+    with TaskScheduler({"ask": lambda task, context: client.generate("hello").text}) as scheduler:
+
+        @scheduler.on_event
+        def watch(event):
+            if event.type == "task_finished" and event.task.status is TaskStatus.FAILED:
+                refused.set()
+
         graph = TaskGraph()
-        graph.add(Task(type="wait"), name="beside")
-        graph.add(Task(type="ask"), name="refused")
-        graph.add(Task(type="ask"), name="after", depends_on="refused", allow_failure=True)
-        result = scheduler.run(graph, budget=Budget(requests=0))
-    assert set(result.errors) == {"beside", "refused"}
-    assert result.errors["beside"].startswith("Cancelled: ")
+        graph.map(Task(type="ask"), range(8), name="page")
+        retry = Retry(attempts=3, wait=lambda state: 60.0, on=Exception)
+        graph.add(
+            Task(type="ask"), name="after", depends_on="page", allow_failure=True, retry=retry
+        )
+        budget = Budget(requests=7)
+        result = scheduler.run(graph, budget=budget, timeout=DEADLINE)
+    assert list(result.results.values()) == ["fine"] * 7
+    (error,) = result.exceptions.values()
+    assert isinstance(error, BudgetExceeded)
     assert "used up" in result.skipped["after"]
-    assert client.usage.requests == 0
+    assert budget.spent.requests == client.usage.requests == 7
+    assert budget.spent.tokens == result.usage.total_tokens == client.usage.total_tokens > 0
+
+
+def test_nothing_starts_or_is_retried_after_the_refusal(scheduler):
+    """Tasks that were ready do not start, nor does an attempt that waits for its time."""
+    retried = threading.Event()
+
+    def fail(task, context):
+        raise ConnectionError("later")
+
+    def wait(task, context):
+        assert retried.wait(DEADLINE)
+
+    @scheduler.on_event
+    def watch(event):
+        if event.type == "task_retried":
+            retried.set()
+
+    scheduler.handlers.update(fail=fail, wait=wait)
+    graph = TaskGraph()
+    retry = Retry(attempts=3, wait=lambda state: 60.0)
+    graph.add(Task(type="fail"), name="fail", retry=retry)
+    graph.add(Task(type="ask"), name="refused", depends_on="x")
+    graph.add(Task(type="wait"), name="x")
+    result = scheduler.run(graph, budget=Budget(requests=0), timeout=DEADLINE)
+    assert list(result.errors) == ["refused"]
+    assert result.skipped["fail"].startswith("the run ended early: the budget")
 
 
 def test_budget_of_a_client_fails_its_task_only(scheduler):

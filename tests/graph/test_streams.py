@@ -46,7 +46,7 @@ def test_leaving_the_events_of_a_submitted_run(scheduler, how):
     """The run continues: only an iterator of stream() owns its run."""
     run = scheduler.submit(diamond())
     events = run.events()
-    assert next(events).type == "task_started"
+    assert next(events).type == "run_started"
     if how == "break":
         for _ in events:
             break
@@ -99,9 +99,11 @@ def test_events_closed_while_another_thread_reads(scheduler):
         return  # that thread would be in the handler
     release = threading.Event()
     scheduler.handlers["wait"] = lambda task, context: release.wait(20)
-    run = scheduler.submit(single("wait"))
+    graph = single("wait")
+    run = scheduler.submit(graph)
+    wait_for(lambda: graph["x"].status is TaskStatus.EXECUTING)
     events = run.events()
-    next(events)
+    assert [next(events).type for _ in range(2)] == ["run_started", "task_started"]
     reader = Background(list, events)
     events.close()
     assert reader.result() == []
@@ -211,14 +213,21 @@ def test_leaving_a_stream_of_a_busy_run():
 
 def test_several_readers_and_waiters():
     """Readers on several threads each get all events; several threads can call result()."""
-    with TaskScheduler(
-        {"t": lambda task, context: context.report(0.5)}, max_workers=3
-    ) as scheduler:
+    gate = threading.Event()
+
+    def handler(task, context):
+        assert gate.wait(20)
+        context.report(0.5)
+
+    with TaskScheduler({"t": handler}, max_workers=3) as scheduler:
         run = scheduler.submit(wide("t", 100))
-        readers = [Background(lambda: [id(event) for event in run.events()]) for _ in range(4)]
+        opened = [run.events() for _ in range(4)]
+        readers = [Background(list, events) for events in opened]
         waiters = [Background(run.result) for _ in range(4)]
-        assert len({tuple(reader.result()) for reader in readers}) == 1
+        gate.set()
+        numbers = [[event.sequence for event in reader.result()] for reader in readers]
+        assert numbers == 4 * [sorted(set(numbers[0]))]
         assert len({id(waiter.result()) for waiter in waiters}) == 1
-        assert len(readers[0].result()) == 301
+        assert len(numbers[0]) == 302
         with pytest.raises(GraphError):
             scheduler.submit(single("nobody"))

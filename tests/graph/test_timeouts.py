@@ -287,12 +287,9 @@ def test_many_timeouts_at_once(gate):
             retry=Retry(attempts=2, wait=lambda state: 0.0),
         )
         graph.add(Task(type="quick"), name="after", depends_on="s", allow_failure=True)
-        run = scheduler.submit(graph)
-        result = run.result(20)
-        assert result.results == {"after": "quick"}
-        started = [
-            (event.name, event.attempt) for event in run.events() if event.type == "task_started"
-        ]
+        events = list(scheduler.stream(graph))
+        assert events[-1].result.results == {"after": "quick"}
+        started = [(event.name, event.attempt) for event in events if event.type == "task_started"]
         assert sorted(started) == sorted(
             [(f"s[{i}]", n) for i in range(8) for n in (1, 2)] + [("after", 1)]
         )

@@ -177,32 +177,42 @@ def test_the_retries_of_one_call(name):
         assert (caught.value.attempts, client.max_retries) == (4, 0)
 
 
-@tool
-def wait_for_cancellation() -> str:
-    """Wait until the call is cancelled."""
-    Cancellation.current().wait(20)
-    return "late"
-
-
-WAITING = calls(("wait_for_cancellation", {}))
-
-
 @pytest.mark.parametrize("name", ["run_tools", "stream_tools"])
 @pytest.mark.parametrize("max_workers", [None, 0])
 def test_a_total_bounds_the_whole_loop(name, max_workers):
-    """The total that a loop is given also ends its tools, with DeadlineExceeded."""
-    client = ScriptedInferenceClient([WAITING, "done"])
+    """The total that a loop is given ends its tools, too; the error has the history with the
+    results of the tools that ended.
+    """
+    client = ScriptedInferenceClient([calls(("hurry", {}), ("wait", {})), "done"])
+
+    @tool
+    def hurry() -> str:
+        """Return at once."""
+        return "in time"
+
+    @tool
+    def wait() -> str:
+        """Wait until the call is cancelled."""
+        token = Cancellation.current()
+        token.wait(20)
+        token.raise_if_cancelled()
+        return "never"
 
     def ask():
         options = {"timeout": 0.05, "max_workers": max_workers}
         if name == "run_tools":
-            client.run_tools("go", [wait_for_cancellation], **options)
+            client.run_tools("go", [hurry, wait], **options)
         else:
-            list(client.stream_tools("go", [wait_for_cancellation], **options))
+            list(client.stream_tools("go", [hurry, wait], **options))
 
-    with pytest.raises(DeadlineExceeded, match="longer than timeout.total"):
+    with pytest.raises(DeadlineExceeded, match="longer than timeout.total") as caught:
         Background(ask).result()
     assert len(client.requests) == 1
+    results = caught.value.messages[-1].content
+    assert ["in time", "TimeoutError: the tool had not ended"] == [
+        str(result["content"])[:36] for result in results
+    ]
+    assert client.run_tools(caught.value.messages, [hurry, wait]).text == "done"
 
 
 def test_a_total_of_the_client_bounds_each_request():
@@ -231,7 +241,7 @@ def test_the_requests_of_a_loop_share_its_total():
     with pytest.raises(InferenceError) as caught:
         Background(client.run_tools, "go", [look], timeout=0.1, max_iterations=1_000_000).result()
     assert isinstance(caught.value, DeadlineExceeded)
-    assert len(client.requests) > 1
+    assert len(caught.value.messages) == 1 + 2 * len(client.requests) > 3
 
 
 def test_a_cancelled_loop_with_a_total_is_cancelled():

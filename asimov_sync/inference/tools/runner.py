@@ -4,14 +4,14 @@ import collections.abc
 import contextlib
 import functools
 import inspect
-import itertools
 import time
-from typing import Any, Callable, Dict, Generator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Generator, List, Optional
 
 from asimov_sync import instrumentation
 from asimov_sync._json import format_error
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.concurrency import scope
+from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.fan_out import CallStarted, fan_out
 from asimov_sync.concurrency.pool import WorkerPool
 from asimov_sync.errors import Cancelled, InferenceError
@@ -53,6 +53,9 @@ class ToolLoopEvents(EventSource):
     pool: the threads for the calls.
     max_workers: the most parallel calls; None for MAX_PARALLEL, 0 for calls on the reader's thread.
     cancellation: ends the loop.
+    deadline: the `clock.monotonic()` moment that ends the tools; None (the default) for no limit.
+        Tools that still run are cancelled, and get a TimeoutError as their outcome. `send` has to
+        raise the error.
 
     Raises ValueError for a negative max_workers. An InferenceError has the history so far in its
     `.messages`, with a result for every call that was made, so continuing from it repeats none.
@@ -67,6 +70,7 @@ class ToolLoopEvents(EventSource):
         pool: WorkerPool,
         max_workers: Optional[int],
         cancellation: Cancellation,
+        deadline: Optional[float] = None,
     ) -> None:
         if max_workers is not None and max_workers < 0:
             raise ValueError(
@@ -79,6 +83,7 @@ class ToolLoopEvents(EventSource):
         self._pool = pool
         self._max_workers = max_workers
         self._cancellation = cancellation
+        self._deadline = deadline
         self._stream: Optional[ReplyStream] = None
         self._run: Optional[ToolRun] = None
         self._advance(None)
@@ -102,13 +107,7 @@ class ToolLoopEvents(EventSource):
         result: Any
         while self._run is None:
             if isinstance(self._step, CallTools):
-                result = yield from execute_calls(
-                    self._step.calls,
-                    self._tools,
-                    self._pool,
-                    self._max_workers,
-                    self._cancellation,
-                )
+                result = yield from self._call_tools(self._step.calls)
             elif isinstance(self._step, Summarize):
                 result = self._ask_for_summary(self._step)
                 yield HistoryCompacted(result.text, self._step.removed, result.usage)
@@ -124,6 +123,25 @@ class ToolLoopEvents(EventSource):
                 result = stream.reply
             self._advance(result)
         yield ToolRunDone(self._run)
+
+    def _call_tools(self, calls: List[ToolCall]) -> Generator[Event, None, List[CalledTool]]:
+        """Make the calls of one turn until the deadline, and return their outcomes in order."""
+        called: Dict[int, CalledTool] = {}
+        token, deadline = self._cancellation, self._deadline
+        if deadline is not None:
+            token = Cancellation(deadline - clock.monotonic(), parent=token)
+        try:
+            yield from execute_calls(
+                calls, self._tools, self._pool, self._max_workers, token, called
+            )
+        except Cancelled:
+            if deadline is None or self._cancellation.cancelled or clock.monotonic() < deadline:
+                raise
+        for index, call in enumerate(calls):
+            if index not in called:
+                late = TimeoutError("the tool had not ended when the time of the run was over")
+                called[index] = CalledTool(call, None, late, 0.0)
+        return [called[index] for index in range(len(calls))]
 
     def _ask_for_summary(self, step: Summarize) -> Reply:
         try:
@@ -145,8 +163,9 @@ def execute_calls(
     pool: WorkerPool,
     max_workers: Optional[int],
     cancellation: Cancellation,
-) -> Generator[Event, None, List[CalledTool]]:
-    """Make the calls of one turn, and return their outcomes in the same order.
+    called: Dict[int, CalledTool],
+) -> Generator[Event, None, None]:
+    """Make the calls of one turn, and add their outcomes to `called` by position.
 
     Yields ToolStarted and ToolFinished as they happen. A call of a sequential tool runs alone,
     after the calls before it and before those after it. A tool's exception is in its CalledTool.
@@ -158,63 +177,62 @@ def execute_calls(
         set, the calls run one after the other on this thread.
     cancellation: ends the wait with Cancelled. Running tools are cancelled, but not awaited.
     """
-    called: List[CalledTool] = []
     inline = max_workers == 0 or scope.current().run_inline
     for group in _group_calls(calls, tools):
         if inline:
-            called += yield from _execute_inline(group, tools, cancellation)
+            yield from _execute_inline(group, tools, cancellation, called)
         else:
-            called += yield from _execute_on_threads(group, tools, pool, max_workers, cancellation)
-    return called
+            yield from _execute_on_threads(group, tools, pool, max_workers, cancellation, called)
 
 
-def _group_calls(calls: List[ToolCall], tools: Dict[str, Tool]) -> List[List[ToolCall]]:
-    """Split the calls into groups that may run in parallel, in order."""
-    numbered: List[Tuple[int, ToolCall]] = []
-    number = 0
-    for call in calls:
-        alone = call.name in tools and tools[call.name].sequential
-        number += 1 if alone else 0
-        numbered.append((number, call))
-        number += 1 if alone else 0
-    groups = itertools.groupby(numbered, key=lambda one: one[0])
-    return [[call for _, call in group] for _, group in groups]
+def _group_calls(calls: List[ToolCall], tools: Dict[str, Tool]) -> List[Dict[int, ToolCall]]:
+    """Split the calls into groups that may run in parallel, in order; each by position."""
+    groups: List[Dict[int, ToolCall]] = []
+    after_sequential = True
+    for index, call in enumerate(calls):
+        sequential = call.name in tools and tools[call.name].sequential
+        if sequential or after_sequential:
+            groups.append({})
+        groups[-1][index] = call
+        after_sequential = sequential
+    return groups
 
 
 def _execute_inline(
-    calls: List[ToolCall], tools: Dict[str, Tool], cancellation: Cancellation
-) -> Generator[Event, None, List[CalledTool]]:
-    called = []
-    for call in calls:
+    calls: Dict[int, ToolCall],
+    tools: Dict[str, Tool],
+    cancellation: Cancellation,
+    called: Dict[int, CalledTool],
+) -> Generator[Event, None, None]:
+    for index, call in calls.items():
         yield ToolStarted(call)
         with cancellation:
-            called.append(_execute_observed(call, tools, cancellation))
-        yield _finished_event(called[-1])
-    return called
+            called[index] = _execute_observed(call, tools, cancellation)
+        yield _finished_event(called[index])
 
 
 def _execute_on_threads(
-    calls: List[ToolCall],
+    calls: Dict[int, ToolCall],
     tools: Dict[str, Tool],
     pool: WorkerPool,
     max_workers: Optional[int],
     cancellation: Cancellation,
-) -> Generator[Event, None, List[CalledTool]]:
-    called: Dict[int, CalledTool] = {}
+    called: Dict[int, CalledTool],
+) -> Generator[Event, None, None]:
+    positions = list(calls)
     # The tools' own token: Ctrl-C in the wait below cancels the tools as well.
     token = Cancellation(parent=cancellation)
-    functions = [functools.partial(_execute_under, token, call, tools) for call in calls]
+    functions = [functools.partial(_execute_under, token, call, tools) for call in calls.values()]
     with contextlib.closing(fan_out(functions, pool, token, max_workers or MAX_PARALLEL)) as events:
         for event in events:
             if isinstance(event, CallStarted):
-                yield ToolStarted(calls[event.index])
+                yield ToolStarted(calls[positions[event.index]])
                 continue
             if event.error is not None:  # KeyboardInterrupt, for example: see `_execute`
                 token.cancel(f"a tool ended with {type(event.error).__name__}")
                 token.raise_if_cancelled()
-            called[event.index] = event.value
+            called[positions[event.index]] = event.value
             yield _finished_event(event.value)
-    return [called[index] for index in range(len(calls))]
 
 
 def _execute_under(token: Cancellation, call: ToolCall, tools: Dict[str, Tool]) -> CalledTool:
