@@ -181,7 +181,11 @@ class NoDecision(AsimovError):
 
 
 class ClosedError(AsimovError, RuntimeError):
-    """A scheduler, client or worker pool was used after its `close()`."""
+    """A scheduler, client or worker pool was used after its `close()`, or no thread can be started.
+
+    From Python 3.12 on, no thread starts once the main thread has ended: neither in a function of
+    `atexit` nor on a thread that outlives the main thread.
+    """
 
 
 class WorkersExhausted(AsimovError, RuntimeError):

@@ -4,6 +4,7 @@ import faulthandler
 import logging
 import os
 import signal
+import threading
 import uuid
 
 import hypothesis
@@ -11,9 +12,10 @@ import pytest
 from opentelemetry.sdk.trace import Span
 
 from asimov_sync import AsimovError, InferenceClient
+from asimov_sync.testing import Clock
 
 from . import tiers
-from .recorded import ABSENT
+from .recorded import MISSING
 from .redis_server import RedisServer, find_server
 from .secrets import SecretWatch
 
@@ -171,7 +173,7 @@ def failing_skips(reporter):
     """
     skipped = reporter.stats.get("skipped", [])
     if os.environ.get("ASIMOV_TEST_RECORDED") == "absent":
-        skipped = [report for report in skipped if ABSENT not in str(report.longrepr)]
+        skipped = [report for report in skipped if MISSING not in str(report.longrepr)]
     return skipped
 
 
@@ -192,3 +194,26 @@ def pytest_sessionfinish(session, exitstatus):
         and failing_skips(reporter)
     ):
         session.exitstatus = 1
+
+
+@pytest.fixture
+def clock():
+    """A Clock in use: `clock.advance(seconds)` moves the library's time."""
+    with Clock() as clock:
+        yield clock
+
+
+@pytest.fixture
+def fast_time(clock):
+    """The library's time passes a hundred times faster, for tests in which clients retry."""
+    stop = threading.Event()
+
+    def pass_time():
+        while not stop.wait(0.005):
+            clock.advance(0.5)
+
+    thread = threading.Thread(target=pass_time, daemon=True)
+    thread.start()
+    yield
+    stop.set()
+    thread.join()

@@ -1,4 +1,4 @@
-"""Cancellation: a token is cancelled once, every child sees it, and nothing is left behind."""
+"""Cancellation: a token is cancelled once, its children notice it, and no references remain."""
 
 import contextvars
 import gc
@@ -9,12 +9,13 @@ import pytest
 
 from asimov_sync import Cancellation, Cancelled, cancellation
 from asimov_sync.concurrency.clock import clock
+from asimov_sync.testing import count_callbacks
 
 from .waiting import Background, in_child, wait_for
 
 
 def test_a_token_is_cancelled_once():
-    """The first reason stays. A second cancel returns False."""
+    """The first reason is kept. A second cancel returns False."""
     token = Cancellation()
     assert (token.cancelled, token.reason) == (False, None)
     token.raise_if_cancelled()
@@ -26,8 +27,7 @@ def test_a_token_is_cancelled_once():
 
 
 def test_callbacks_are_called_once():
-    """A callback is called on cancel, and once. A late one is called at once, a removed one
-    never."""
+    """A callback is called once. A late one is called at once, and a removed one never."""
     token, called = Cancellation(), []
     token.on_cancel(lambda: called.append("first"))
     with token.on_cancel(lambda: called.append("removed")):
@@ -49,8 +49,7 @@ def test_a_failing_callback_does_not_stop_the_others(caplog):
 
 
 def test_a_parent_cancels_its_children():
-    """A cancelled parent cancels its children, with its reason. A child does not cancel its
-    parent."""
+    """A parent cancels its children with its own reason. A child does not cancel its parent."""
     parent = Cancellation()
     child = Cancellation(parent=parent)
     called = []
@@ -63,17 +62,58 @@ def test_a_parent_cancels_its_children():
     assert Cancellation(parent=parent).cancelled
 
 
+def test_a_long_chain_of_tokens():
+    """A chain may be longer than the stack is deep: to read, to cancel, to register and to wait."""
+    tokens = [Cancellation(parent=None)]
+    for _ in range(3000):
+        tokens.append(Cancellation(parent=tokens[-1]))
+    last, called = tokens[-1], []
+    assert last.reason is None and not last.cancelled
+    with last.on_cancel(lambda: called.append("removed")):
+        pass
+    assert not tokens[0]._callbacks
+    last.on_cancel(lambda: called.append("kept"))
+    waiting = Background(last.wait)
+    tokens[0].cancel("all")
+    assert waiting.result() is True
+    assert called == ["kept"] and {token.reason for token in tokens} == {"all"}
+    late = Cancellation(parent=last)
+    assert late.reason == "all" and late.cancelled
+
+
+def test_a_deadline_in_a_long_chain():
+    """The deadline of an outer token cancels the inner ones, with its reason."""
+    tokens = [Cancellation(parent=None)]
+    tokens.append(Cancellation(timeout=0.01, parent=tokens[-1]))
+    for _ in range(3000):
+        tokens.append(Cancellation(parent=tokens[-1]))
+    assert tokens[-1].wait(20) is True
+    assert tokens[-1].reason == "the deadline passed"
+    assert not tokens[0].cancelled and all(token.cancelled for token in tokens[1:])
+
+
+def test_callbacks_see_the_whole_chain_cancelled():
+    """The tokens below are cancelled before the first callback is called; outer callbacks first."""
+    outer = Cancellation(parent=None)
+    inner = Cancellation(parent=outer)
+    seen = []
+    inner.on_cancel(lambda: seen.append(("inner", inner.cancel("again"))))
+    outer.on_cancel(lambda: seen.append(("outer", inner.cancel("again"))))
+    outer.cancel("first")
+    assert seen == [("outer", False), ("inner", False)] and inner.reason == "first"
+
+
 def test_a_child_without_callbacks_is_not_registered():
-    """A child is registered with its parent only while it has callbacks, and once."""
+    """A child is registered with its parent once, and only while it has callbacks."""
     parent = Cancellation()
     child = Cancellation(parent=parent)
-    assert not parent._callbacks
+    assert not count_callbacks(parent)
     first, second = child.on_cancel(print), child.on_cancel(print)
-    assert len(parent._callbacks) == 1
+    assert count_callbacks(parent) == 1
     first.remove()
-    assert len(parent._callbacks) == 1
+    assert count_callbacks(parent) == 1
     second.remove()
-    assert not parent._callbacks
+    assert not count_callbacks(parent)
     second.remove()
 
 
@@ -110,7 +150,7 @@ def test_one_token_in_many_threads():
 
 
 def test_make_current():
-    """make_current lasts for the rest of its context, and blocks inside it end as usual."""
+    """make_current lasts until its context ends; `with` blocks inside it end as usual."""
     outer, token, inner = Cancellation(), Cancellation(), Cancellation()
 
     def use():
@@ -125,8 +165,7 @@ def test_make_current():
 
 
 def test_a_passed_deadline_counts_as_cancelled():
-    """After its timeout, or its parent's, a token is cancelled. Looking at it calls its
-    callbacks."""
+    """After its deadline, or its parent's, a token is cancelled. Reading it calls its callbacks."""
     parent = Cancellation(timeout=0.05)
     child = Cancellation(timeout=60, parent=parent)
     called = []
@@ -145,7 +184,7 @@ def test_cancel_wakes_a_wait():
     child = Cancellation(parent=parent)
     assert child.wait(0.01) is False
     waiting = Background(child.wait)
-    wait_for(lambda: child._callbacks, "the wait")
+    wait_for(lambda: count_callbacks(child), "the wait")
     parent.cancel()
     assert waiting.result() is True
 
@@ -169,7 +208,7 @@ def test_a_concurrent_cancel_calls_a_new_callback_once():
 
 
 def test_a_finished_token_is_freed():
-    """A token that was waited on is not kept alive by its parent."""
+    """A parent does not keep a token alive that was waited on."""
 
     class Watched(Cancellation):
         __slots__ = ("__weakref__",)
@@ -217,23 +256,22 @@ def test_the_clock_is_not_read_without_a_deadline(monkeypatch):
 
 
 def test_a_cancelled_child_is_unregistered():
-    """A parent keeps nothing of its children that were cancelled while they had callbacks."""
+    """A parent keeps no reference to cancelled children that had callbacks."""
     parent = Cancellation()
     for _ in range(20):
         child = Cancellation(parent=parent)
         called = []
         registration = child.on_cancel(lambda: called.append(1))
-        assert parent._callbacks
+        assert count_callbacks(parent)
         child.cancel("closed")
         registration.remove()
         assert called == [1]
-    assert not parent._callbacks and not parent.cancelled
+    assert not count_callbacks(parent) and not parent.cancelled
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
 def test_a_signal_handler_cancels_during_on_cancel(before):
-    """If a signal handler cancels in the middle of on_cancel, the callback is called exactly
-    once."""
+    """A signal handler that cancels during on_cancel causes exactly one call of the callback."""
     token = Cancellation()
     called = []
 

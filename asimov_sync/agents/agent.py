@@ -4,6 +4,8 @@ import contextvars
 import functools
 from typing import Any, Callable, Iterable, List, Optional, TypeVar
 
+from typing_extensions import Unpack
+
 from asimov_sync import instrumentation
 from asimov_sync._json import format_error
 from asimov_sync.agents.prompt import PromptTemplate, prompt
@@ -14,6 +16,7 @@ from asimov_sync.errors import CacheError, InferenceError, ToolDefinitionError, 
 from asimov_sync.graph.context import TaskContext
 from asimov_sync.graph.results import Partial
 from asimov_sync.inference.client import InferenceClient
+from asimov_sync.inference.options import RequestOptions
 from asimov_sync.inference.request import System
 from asimov_sync.inference.stream import ToolStream
 from asimov_sync.inference.tools.approvals import Approvals
@@ -67,7 +70,8 @@ class Agent:
         braces: "Digest this page: {item}". `{objective}` stands for the objective. The params that
         it names are not repeated below it (default: none).
     name: the agent's name in telemetry (see `asimov_sync.telemetry`).
-    options: sent with every request of this agent.
+    options: the options of this agent's requests, which override the client's (see
+        `RequestOptions`). The total of a `timeout` bounds each run, with its tools.
 
     Raises TypeError if the client is no InferenceClient, ToolDefinitionError or TypeError for
     invalid tools, and ValueError for an invalid prompt or compact_at.
@@ -88,7 +92,7 @@ class Agent:
         keep_transcript: bool = False,
         prompt: Optional[str] = None,
         name: Optional[str] = None,
-        **options: Any,
+        **options: Unpack[RequestOptions],
     ) -> None:
         self.client = require_client(client, "Agent")
         self.system = system
@@ -116,6 +120,8 @@ class Agent:
         approvals: Optional[Approvals] = None,
         trusted_history: bool = False,
         cancellation: Optional[Cancellation] = None,
+        conversation_id: Optional[str] = None,
+        **options: Unpack[RequestOptions],
     ) -> ToolRun:
         """Send a question, run the tools that the model calls, and return the whole exchange.
 
@@ -126,14 +132,20 @@ class Agent:
         trusted_history: whether unanswered calls at the end of `messages` that need no approval
             are made. By default (False) such messages are a ValueError.
         cancellation: ends the run; by default the current token does.
+        conversation_id: your id of the conversation, for telemetry; None (the default) for none.
+        options: options of this run, which override the agent's.
 
         Raises InferenceError if a request fails, and Cancelled if the token is cancelled.
         """
         history = self._history(question, messages)
-        send = self._bind(self.client.run_tools, history, approvals, trusted_history, cancellation)
+        send = self._bind(
+            self.client.run_tools, history, approvals, trusted_history, cancellation, options
+        )
         installed = instrumentation.installed
         return (
-            send() if installed is None else Observation(installed.agent, self, history).run(send)
+            send()
+            if installed is None
+            else Observation(installed.agent, self, history, conversation_id).run(send)
         )
 
     def stream(
@@ -144,6 +156,8 @@ class Agent:
         approvals: Optional[Approvals] = None,
         trusted_history: bool = False,
         cancellation: Optional[Cancellation] = None,
+        conversation_id: Optional[str] = None,
+        **options: Unpack[RequestOptions],
     ) -> ToolStream:
         """Like `run`, but return an iterator over the events; `.run` is available after its end.
 
@@ -151,12 +165,12 @@ class Agent:
         """
         history = self._history(question, messages)
         send = self._bind(
-            self.client.stream_tools, history, approvals, trusted_history, cancellation
+            self.client.stream_tools, history, approvals, trusted_history, cancellation, options
         )
         installed = instrumentation.installed
         if installed is None:
             return send()
-        watch = Observation(installed.agent, self, history)
+        watch = Observation(installed.agent, self, history, conversation_id)
         stream = watch.run_step(send)
         stream.attach_observation(watch)
         return stream
@@ -216,6 +230,7 @@ class Agent:
         approvals: Optional[Approvals],
         trusted_history: bool,
         cancellation: Optional[Cancellation],
+        options: RequestOptions,
     ) -> "functools.partial[ResultT]":
         """Bind the arguments of `run_tools` or `stream_tools`."""
         return functools.partial(
@@ -232,7 +247,7 @@ class Agent:
             compact_at=self.compact_at,
             compact_with=self.compact_with,
             cancellation=cancellation,
-            **self.options,
+            **dict(self.options, **options),
         )
 
     def _history(self, question: Messages, messages: Optional[Messages]) -> List[ChatMessage]:

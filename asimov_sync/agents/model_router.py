@@ -12,7 +12,7 @@ from asimov_sync.agents.prompt import block, escape_tags, prompt
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.concurrency import scope
 from asimov_sync.concurrency.fan_out import CallFinished, fan_out
-from asimov_sync.concurrency.log_context import get_logger
+from asimov_sync.concurrency.log_context import describe_error, get_logger
 from asimov_sync.concurrency.pool import WorkerPool
 from asimov_sync.errors import NoDecision, OutputInvalid
 from asimov_sync.graph.context import TaskContext
@@ -110,8 +110,12 @@ class ModelRouter:
     def __call__(self, task: Task, context: TaskContext) -> Route:
         """Handle a task: return a Route to the task that the voters chose.
 
-        The task is FAILED with NoDecision, or with the first error if every request failed.
+        The task is FAILED with GraphError, before the first request, if a choice is neither a
+        dependent of the task nor a task before it; with NoDecision; or with the first error if
+        every request failed.
         """
+        default = [] if self.default is None else [self.default]
+        context.check_route(list(self.choices) + default)
         decision = self._decide(prompt(task, context) or "Choose.", Cancellation.current())
         return Route(decision.choice, result=dict(decision._asdict()))
 
@@ -137,7 +141,7 @@ class ModelRouter:
         if len(errors) == len(answers):
             raise errors[0]
         for error in errors:
-            logger.warning("a voter failed: %s", format_error(error))
+            logger.warning("a voter failed: %s", describe_error(error))
         cast = [answer for answer in answers if isinstance(answer, Vote)]
         invalid = [vote for vote in cast if vote.name is None]
         counts = {name: sum(vote.name == name for vote in cast) for name in self.choices}

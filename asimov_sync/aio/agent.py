@@ -2,10 +2,13 @@
 
 from typing import Any, Optional
 
+from typing_extensions import Unpack
+
 from asimov_sync.agents.agent import Agent
 from asimov_sync.aio.streams import AsyncToolStream
 from asimov_sync.aio.thread_bridge import ThreadBridge
 from asimov_sync.cancellation import Cancellation
+from asimov_sync.inference.options import RequestOptions
 from asimov_sync.inference.tools.approvals import Approvals
 from asimov_sync.inference.tools.loop import ToolRun
 from asimov_sync.inference.tools.tool import Tool
@@ -32,13 +35,20 @@ class AsyncAgent:
         approvals: Optional[Approvals] = None,
         trusted_history: bool = False,
         cancellation: Optional[Cancellation] = None,
+        conversation_id: Optional[str] = None,
+        **options: Unpack[RequestOptions],
     ) -> ToolRun:
         """Send a question, run the tools that the model calls, and return the whole exchange. See
         `Agent.run`.
         """
         return await self._bridge.run_blocking(
             lambda: self.sync.run(
-                question, messages=messages, approvals=approvals, trusted_history=trusted_history
+                question,
+                messages=messages,
+                approvals=approvals,
+                trusted_history=trusted_history,
+                conversation_id=conversation_id,
+                **options,
             ),
             cancellation=cancellation,
         )
@@ -51,12 +61,19 @@ class AsyncAgent:
         approvals: Optional[Approvals] = None,
         trusted_history: bool = False,
         cancellation: Optional[Cancellation] = None,
+        conversation_id: Optional[str] = None,
+        **options: Unpack[RequestOptions],
     ) -> AsyncToolStream:
         """Return the events of a run as they happen. See `Agent.stream`."""
         return AsyncToolStream(
             self._bridge,
             lambda: self.sync.stream(
-                question, messages=messages, approvals=approvals, trusted_history=trusted_history
+                question,
+                messages=messages,
+                approvals=approvals,
+                trusted_history=trusted_history,
+                conversation_id=conversation_id,
+                **options,
             ),
             cancellation,
         )

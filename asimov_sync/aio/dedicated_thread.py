@@ -8,6 +8,7 @@ from typing import Any, Callable, Optional, Tuple, TypeVar
 from asimov_sync.aio.futures import (
     OnOrphan,
     call_once,
+    get_loop,
     pass_orphaned_result,
     wait_briefly,
     wrap_future,
@@ -52,7 +53,7 @@ class DedicatedThread:
         on_end: "Callable[[DedicatedThread], None]",
     ) -> None:
         self.finished: "concurrent.futures.Future[Any]" = concurrent.futures.Future()
-        self.loop = asyncio.get_running_loop()
+        self.loop = get_loop()
         self.released = False
         self.unblock: Optional[Callable[[], Any]] = None
         self._run_in_background = run_in_background

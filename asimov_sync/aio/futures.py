@@ -4,10 +4,28 @@ import asyncio
 import concurrent.futures
 from typing import Any, Callable, Iterable, Optional
 
-__all__ = ["OnOrphan", "call_once", "pass_orphaned_result", "wait_briefly", "wrap_future"]
+__all__ = [
+    "OnOrphan",
+    "call_once",
+    "get_loop",
+    "pass_orphaned_result",
+    "wait_briefly",
+    "wrap_future",
+]
 
 OnOrphan = Optional[Callable[[Any], Any]]
 """Called with the result of a call whose coroutine was cancelled before the result arrived."""
+
+
+def get_loop() -> asyncio.AbstractEventLoop:
+    """Return the running event loop. Raises RuntimeError if asyncio runs none."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise RuntimeError(
+            "asimov_sync.aio works in coroutines of asyncio only, and no event loop of asyncio is "
+            "running; with trio, call the blocking methods in trio.to_thread.run_sync()"
+        ) from None
 
 
 def wrap_future(
@@ -18,7 +36,7 @@ def wrap_future(
     future: the future of a thread; its result or exception is not touched.
     on_orphan: called in that thread if the event loop is closed by then.
     """
-    loop = asyncio.get_running_loop()
+    loop = get_loop()
     wrapped: "asyncio.Future[None]" = loop.create_future()
 
     def finish() -> None:

@@ -141,6 +141,10 @@ class AsyncStream(Generic[Stream]):
         if self._thread is not None:
             await self._thread.close("the stream was closed")
 
+    async def aclose(self) -> None:
+        """Stop the stream, as `close` does; the name that `contextlib.aclosing` calls."""
+        await self.close()
+
     async def __aenter__(self: Self) -> Self:
         return await self._open()
 

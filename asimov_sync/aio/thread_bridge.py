@@ -18,10 +18,12 @@ from asimov_sync.aio.dedicated_thread import END_TIMEOUT, DedicatedThread
 from asimov_sync.aio.futures import (
     OnOrphan,
     call_once,
+    get_loop,
     pass_orphaned_result,
     wrap_future,
 )
 from asimov_sync.cancellation import Cancellation
+from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.event import InterruptibleEvent
 from asimov_sync.concurrency.fork import ForkSafeLock
 from asimov_sync.concurrency.log_context import get_logger
@@ -42,19 +44,26 @@ SHORT_THREADS = 8
 LOOP_TURN_TIMEOUT = 0.1
 """Seconds that the start of a thread waits for one turn of the event loop after the last start."""
 
+CHECK_SECONDS = 1.0
+"""Seconds between the checks for event loops that were closed during a call."""
+
 CLOSED = "the async facade was closed"
 
 T = TypeVar("T")
 
 
 class _OpenThreads(ForkSafeLock):
-    """The open threads of a bridge, and whether it is closed. A forked child starts with none."""
+    """The open threads of a bridge, and whether it is closed. A forked child starts with none.
 
-    __slots__ = ("closed", "open")
+    checking: whether a timer is set that checks their event loops.
+    """
+
+    __slots__ = ("checking", "closed", "open")
 
     def reset(self) -> None:
         super().reset()
         self.open: Set[DedicatedThread] = set()
+        self.checking = False
         self.closed = getattr(self, "closed", False)
 
 
@@ -138,6 +147,7 @@ class ThreadBridge:
                     "or raise max_threads"
                 )
             self._threads.open.add(thread)
+            self._schedule_check()
         try:
             self._start(thread.serve, thread.fail)
         except BaseException:
@@ -180,6 +190,23 @@ class ThreadBridge:
                 self._defer(thread.interrupt, "its event loop was closed")
         return [thread for thread in self._threads.open if not thread.released]
 
+    def _schedule_check(self) -> None:
+        """Check in a while whether the event loops are open. Call it with the lock held.
+
+        A loop that is closed without `asyncio.run` cancels none of its coroutines.
+        """
+        if not self._threads.checking:
+            self._threads.checking = True
+            check = weakref.WeakMethod(self._check_loops)
+            timers.call_at(clock.monotonic() + CHECK_SECONDS, lambda: (check() or int)())
+
+    def _check_loops(self) -> None:
+        with self._threads.lock:
+            self._threads.checking = False
+            self._active()
+            if self._threads.open:
+                self._schedule_check()
+
     def _release(self, thread: DedicatedThread) -> None:
         """Free the slot of a thread that has ended, or is about to."""
         with self._threads.lock:
@@ -204,7 +231,7 @@ class ThreadBridge:
         interpreter's lock from the loop's thread. Two hundred streams that were opened together
         delayed the loop by half a second.
         """
-        loop = asyncio.get_running_loop()
+        loop = get_loop()
 
         def start() -> None:
             try:
@@ -227,6 +254,7 @@ class ThreadBridge:
     # Closing
 
     def _check_open(self) -> None:
+        get_loop()  # raises outside of asyncio, before a call is made
         if self._threads.closed:
             raise ClosedError(f"{CLOSED}: make a new one with to_async()")
 

@@ -23,6 +23,7 @@ import threading
 from typing import Any, Callable, Deque, Dict, Iterator, Optional, Set
 
 from asimov_sync.concurrency.fork import reset_after_fork
+from asimov_sync.concurrency.timers import START_HINT
 from asimov_sync.errors import ClosedError
 
 __all__ = ["WorkerPool"]
@@ -168,7 +169,9 @@ class WorkerPool(concurrent.futures.Executor):
                 if is_lost:
                     self._queue.remove(job)  # type: ignore[arg-type]
             if is_lost:
-                raise ClosedError(f"no worker thread could be started: {error}") from error
+                raise ClosedError(
+                    f"no worker thread could be started: {error}; {START_HINT}"
+                ) from error
             if not isinstance(error, RuntimeError):
                 raise
 
@@ -199,10 +202,13 @@ class WorkerPool(concurrent.futures.Executor):
                         del self._threads[ident]
                         return
                 job = self._queue.popleft()
-                self._running[ident] = job
+                running = self._running
+                running[ident] = job
             job.run()
             del job  # releases its result before the next job arrives
             with self._lock:
+                if self._running is not running:
+                    return  # the job forked, and this is the child, which has an empty pool
                 yielded = self._yielded.pop(self._running.pop(ident), 0)
                 if ident in self._abandoned:
                     self._abandoned.discard(ident)

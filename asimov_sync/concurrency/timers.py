@@ -14,10 +14,17 @@ from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.event import MAX_WAIT, InterruptibleEvent
 from asimov_sync.concurrency.fork import reset_after_fork
 from asimov_sync.concurrency.log_context import get_logger
+from asimov_sync.errors import ClosedError
 
 __all__ = ["Timer", "TimerThread", "timers"]
 
 logger = get_logger("asimov_sync.concurrency")
+
+START_HINT = "end runs before the main thread ends, and limit the threads of the process"
+"""The hint in the error of a thread that cannot start.
+
+From Python 3.12 on, none starts once the main thread has ended.
+"""
 
 CATCH_UP_TIMEOUT = 5.0
 """Seconds that `catch_up` waits for the functions of due timers, which should be short."""
@@ -97,6 +104,7 @@ class TimerThread:
         """Start the thread if it is not running.
 
         Call this early if timers will be set where starting a thread is unsafe, as in a destructor.
+        Raises ClosedError if no thread can be started.
         """
         with self._start_lock:
             if not self._started:
@@ -104,8 +112,12 @@ class TimerThread:
                 try:
                     thread = threading.Thread(target=self._run, name="asimov-timers", daemon=True)
                     thread.start()
-                except BaseException:
+                except BaseException as error:
                     self._started = False
+                    if isinstance(error, RuntimeError):
+                        raise ClosedError(
+                            f"the timer thread could not be started: {error}; {START_HINT}"
+                        ) from error
                     raise
 
     def _run(self) -> None:

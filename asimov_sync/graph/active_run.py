@@ -329,6 +329,10 @@ class ActiveRun(Work, RunServices):
         if self._effects.pending:
             self._apply_effects()
 
+    def check_route(self, attempt: Attempt, names: Sequence[str]) -> None:
+        """Raise GraphError if a name is no target of a Route of the attempt's task."""
+        self.engine.check_route(attempt, names)
+
     def spawn(self, attempt: Attempt, node: Node, before_dependents: bool) -> Task:
         """Add a task on behalf of an attempt, and start a worker for it if needed."""
         task = self.engine.spawn(attempt, node, before_dependents)

@@ -9,6 +9,7 @@ from asimov_sync.cancellation import Cancellation
 from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.timers import Timer
 from asimov_sync.errors import TaskTimeout
+from asimov_sync.graph.inputs import Inputs
 from asimov_sync.graph.results import Outcome
 from asimov_sync.graph.state import RunState
 from asimov_sync.instrumentation import Observation
@@ -19,14 +20,14 @@ __all__ = ["Attempt", "failed_outcome"]
 
 
 class Attempt:
-    """One attempt of a task. The handler sees a TaskContext that is made of it.
+    """One attempt of a task. The handler's TaskContext is built from it.
 
     run_id, name: the run, and the name of the task in it.
     node, index: the task with its options, and its index in the run's state.
     worker: the pool's job in which it runs, so that a stuck worker can be replaced; None elsewhere.
     number, visit: counted from 1.
     inputs, partial, failed, skipped, feedback: what the handler finds in its context.
-    abandoned: the error for which the run continued without this attempt; None while it counts.
+    abandoned: the error with which the run abandoned this attempt; None if it did not.
     start: the `time.perf_counter()` of its start; None until its `when` was evaluated.
     deadline: the `clock.monotonic()` moment at which its own time-out expires.
     """
@@ -65,15 +66,17 @@ class Attempt:
         self.number = state.attempts[index] or 1
         # Its `when` is evaluated before the visit begins.
         self.visit = state.visits[index] + (not state.attempts[index])
-        self.inputs: Dict[str, Any]
         self.partial: Dict[str, str]
         self.failed: Dict[str, str]
         self.skipped: Dict[str, str]
         if state.dependencies[index]:
             outcomes = state.dependency_outcomes(index)
-            self.inputs, self.partial, self.failed, self.skipped = outcomes
+            inputs, self.partial, self.failed, self.skipped = outcomes
+            self.inputs = Inputs(inputs)
         else:
-            self.inputs, self.partial, self.failed, self.skipped = {}, {}, {}, {}
+            self.inputs = Inputs()
+            self.partial, self.failed, self.skipped = {}, {}, {}
+        self.inputs.task_name = node.name
         self.feedback: Dict[str, Any] = state.feedback.get(index) or {}
         self.cancellation = Cancellation(parent=parent)
         self.usage_counter = UsageCounter()
@@ -85,7 +88,10 @@ class Attempt:
         self.reply_numbers: "Optional[itertools.count[int]]" = None
 
     def begin(self, parent: Cancellation) -> None:
-        """Start its time. parent: the token that cancels it."""
+        """Set the start, the deadline and the attempt's own token.
+
+        parent: the token that cancels the attempt.
+        """
         self.start = time.perf_counter()
         if self.node.timeout is not None:
             # Its own deadline, since the token's may be the run's. Set before the token's, so that

@@ -20,6 +20,7 @@ from typing import (
     Iterator,
     List,
     Optional,
+    Sequence,
     Set,
     Tuple,
     Type,
@@ -255,6 +256,12 @@ class RunEngine:
         with self.lock:
             if self.is_running(attempt):
                 self._publish(TaskText, attempt, text, reply)
+
+    def check_route(self, attempt: Attempt, names: Sequence[str]) -> None:
+        """Raise GraphError if a name is no target of a Route of the attempt's task."""
+        with self.lock:
+            if self.is_running(attempt):
+                self.state.resolve_targets(attempt.index, names)
 
     def spawn(self, attempt: Attempt, node: Node, before_dependents: bool) -> Task:
         """Add a task on behalf of a running attempt, and return it.

@@ -14,14 +14,28 @@ from asimov_sync.graph.publisher import Inbox
 from asimov_sync.graph.results import RunResult
 from asimov_sync.messages import Event
 
-__all__ = ["Run", "RunEvents"]
+__all__ = ["Run", "RunEvents", "require_stack"]
 
 POLL_SECONDS = 0.2
 """The longest uninterrupted wait. Where waits cannot be interrupted (Windows), Ctrl-C is delayed by
 this much.
 """
 
+STACK_HEADROOM = 50
+"""The calls that a run may nest on the thread that starts it or waits for it: 25, with room for
+hooks and for the handlers of logging.
+"""
+
 _UNREAD = "its events were not read to the end"
+
+
+def require_stack(frames: int = STACK_HEADROOM) -> None:
+    """Raise RecursionError if the calling thread cannot nest this many calls.
+
+    In the middle of a step, the error would leave a run that neither continues nor ends.
+    """
+    if frames:
+        require_stack(frames - 1)
 
 
 class Run:
@@ -49,6 +63,7 @@ class Run:
         one raised by a signal handler) cancels the run and is raised again.
         """
         require_number("timeout=", timeout)
+        require_stack()
         run = self._active_run
         end = None if timeout is None else clock.monotonic() + timeout
         try:
@@ -176,6 +191,8 @@ class RunEvents(Iterator[Event]):
     def __next__(self) -> Event:
         if self._ended:
             raise StopIteration
+        if not self._inbox:
+            require_stack()
         try:
             event = self._run._next_event(self._inbox, self._is_closed)
         except BaseException as interruption:
@@ -195,7 +212,7 @@ class RunEvents(Iterator[Event]):
         self._inbox.close()
 
     def _is_closed(self) -> bool:
-        return self._ended and not self._owns_run  # the owner's run ends, and with it the wait
+        return self._ended
 
     def mark_closing(self) -> None:
         """Note that it is about to be closed, without waiting and without a lock.

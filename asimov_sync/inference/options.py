@@ -81,14 +81,14 @@ class RequestOptions(MessagesOptions, ChatOptions, total=False):
         max_retries: how often a failed request is sent again if its error is transient.
         timeout: the limits of the call: a Timeout, or seconds for the whole call.
     Of Anthropic and Bedrock:
-        top_k: from how many tokens the model chooses the next one.
+        top_k: the number of most likely tokens from which the model chooses the next one.
         thinking: the provider's object that turns thinking on.
         output_config: the provider's object with the effort and the format of the reply.
     Of chat completions:
         frequency_penalty, presence_penalty: how much the model avoids repetitions.
         max_completion_tokens: as max_tokens; includes reasoning.
         parallel_tool_calls: whether the model may ask for several calls in one reply.
-        reasoning_effort: the provider's word for how much the model thinks.
+        reasoning_effort: the provider's name of an amount of reasoning.
         response_format: the provider's object with the format of the reply.
         seed: makes replies repeatable, as far as the provider can.
         stream_options: the provider's options of streams.
@@ -96,7 +96,7 @@ class RequestOptions(MessagesOptions, ChatOptions, total=False):
 
 
 class ClientOnlyOptions(TypedDict, total=False):
-    """The options that a client has and a call has not."""
+    """The options that a client accepts and a call does not."""
 
     budget: Optional[Budget]
     rate_limit: Optional[RateLimit]

@@ -62,10 +62,13 @@ class EventStream(Iterator[Event]):
         """
         if self._end is None:
             self._cancellation.cancel("the stream was closed")
+        # In CPython 3.12, closing a generator that another thread executes may crash the process.
+        if getattr(self._events, "gi_running", False):
+            return  # another thread is reading; the cancellation makes it close the source
         try:
             self._events.close()
         except ValueError:
-            return  # another thread is reading; the cancellation makes it close the source
+            return  # another thread has just begun to read
         self._source.close()
 
     def __enter__(self) -> Any:
@@ -163,7 +166,7 @@ class ObservedEvents(EventSource):
                     raise
                 if event is None:
                     return
-                observation.first_chunk()
+                observation.record_chunk()
                 if isinstance(event, self._last_event):
                     self._ended = True
                     observation.end(getattr(event, RESULT_ATTRIBUTE[self._last_event]))

@@ -28,8 +28,8 @@ def scheduler(request):
         "calling thread": {"max_workers": 0},
         "executor": {"executor": concurrent.futures.ThreadPoolExecutor(2)},
     }[request.param]
-    with TaskScheduler({"echo": echo}, **options) as made:
-        yield made
+    with TaskScheduler({"echo": echo}, **options) as new_scheduler:
+        yield new_scheduler
     if "executor" in options:
         options["executor"].shutdown()
 
@@ -61,7 +61,7 @@ def test_first_middleware_is_the_outermost(scheduler):
 
 
 def test_middleware_returns_the_value(scheduler):
-    """It can change the value, answer without the handler, or return a Partial or a Route."""
+    """Middleware may change the value, skip the handler, or return a Partial or a Route."""
 
     @scheduler.middleware
     def around(call_next, task, context):
@@ -77,7 +77,7 @@ def test_middleware_returns_the_value(scheduler):
 
 
 def test_middleware_may_pass_other_arguments(scheduler):
-    """`call_next` takes another task and context; the defaults are the layer's own."""
+    """`call_next` accepts another task and context. By default it passes the layer's own."""
     seen = []
     scheduler.handlers["see"] = lambda task, context: seen.append((task.objective, context.name))
 
@@ -93,7 +93,7 @@ def test_middleware_may_pass_other_arguments(scheduler):
 
 
 def test_middleware_sees_errors_and_every_attempt(scheduler):
-    """A handler's exception passes through it for each attempt; its own is the task's error."""
+    """A handler's exception passes through middleware in each attempt; a layer may replace it."""
     caught = []
 
     @scheduler.middleware
@@ -115,15 +115,48 @@ def test_middleware_sees_errors_and_every_attempt(scheduler):
 
 
 def test_middleware_does_not_wrap_conditions(scheduler):
-    """A `when` is not a handler."""
+    """Middleware is not called around `when`."""
     calls = []
     scheduler.middleware(lambda call_next, task, context: calls.append("in") or call_next())
     scheduler.run(single("echo", when=lambda inputs: calls.append("when") or True))
     assert calls == ["when", "in"]
 
 
+def test_middleware_of_one_task(scheduler):
+    """A task's middleware is called around its attempts only, inside the scheduler's middleware."""
+    calls = []
+
+    def layer(name):
+        def around(call_next, task, context):
+            calls.append((context.name, name))
+            return call_next() + name
+
+        return around
+
+    def spawner(task, context):
+        context.spawn(Task(type="flaky"), name="spawned", middleware=(layer("s"),))
+        return ""
+
+    def flaky(task, context):
+        if context.attempt == 1:
+            raise ConnectionError()
+        return context.name
+
+    scheduler.handlers.update(spawner=spawner, flaky=flaky)
+    scheduler.middleware(layer("0"))
+    retry = Retry(2, wait=lambda state: 0.0)
+    graph = TaskGraph()
+    graph.add(Task(type="spawner"), name="a")
+    graph.map(Task(type="flaky"), "x", name="m", retry=retry, middleware=(layer("1"), layer("2")))
+    result = scheduler.run(graph.copy())
+    assert {name: result.get(name) for name in ("a", "m[0]")} == {"a": "0", "m[0]": "m[0]210"}
+    assert [name for task, name in calls if task == "m[0]"] == ["0", "1", "2"] * 2
+    assert [name for task, name in calls if task == "a"] == ["0"]
+    assert [name for task, name in calls if task == "spawned"] == ["0", "s"]
+
+
 def test_exception_whose_str_raises(scheduler):
-    """The task fails, with the type as its error."""
+    """The task fails, and its error text is the type of the exception."""
 
     class Bad(Exception):
         def __str__(self):
@@ -152,7 +185,7 @@ def test_partial_whose_error_has_no_str(scheduler):
 
 
 def test_coroutine_function_as_handler(scheduler):
-    """The run is refused with advice; a coroutine that a plain function returns fails the task."""
+    """A coroutine function is a GraphError. A function that returns a coroutine fails its task."""
 
     async def handler(task, context):
         return "never"
@@ -167,6 +200,6 @@ def test_coroutine_function_as_handler(scheduler):
 
 @pytest.mark.parametrize("status", [TaskStatus.COMPLETE, TaskStatus.WAITING], ids=str)
 def test_handler_that_moves_its_own_task(scheduler, status):
-    """The task ends as the handler's return value says."""
+    """The handler's return value determines the status, whatever status the handler set."""
     scheduler.handlers["move"] = lambda task, context: task.move(status) or "returned"
     assert Background(scheduler.run, single("move")).result().results == {"x": "returned"}

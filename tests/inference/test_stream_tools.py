@@ -24,7 +24,13 @@ from asimov_sync import (
 )
 from asimov_sync.inference.reply_events import EventSource
 from asimov_sync.inference.stream import ReplyStream
-from asimov_sync.testing import Failure, ScriptedInferenceClient, calls, tool_results
+from asimov_sync.testing import (
+    Failure,
+    ScriptedInferenceClient,
+    calls,
+    count_callbacks,
+    tool_results,
+)
 from asimov_sync.usage import UsageCounter
 
 from ..tiers import suite
@@ -255,6 +261,7 @@ def cut_once(position):
     return break_connection
 
 
+@pytest.mark.usefixtures("fast_time")
 @suite
 def test_cut_before_the_first_event(serve):
     """A reply that breaks before its first event is requested again."""
@@ -293,7 +300,7 @@ def test_closing_between_two_events(serve):
     assert client.generate("x").text == "hello there"
     with pytest.raises(Cancelled, match="closed"):
         next(stream)
-    stream.close()  # once more is no error
+    stream.close()  # a second close is not an error
 
 
 def slow_tool():
@@ -319,6 +326,7 @@ def test_closing_while_a_tool_runs(serve):
     with client.stream_tools("x", [slow]) as stream:
         while next(stream).type != "tool_started":
             pass
+        assert slow.started.wait(20)
     wait_for(lambda: slow.results == [True])
     assert len(server.requests) == 1
 
@@ -400,7 +408,7 @@ def test_unreferenced_stream(serve, phase):
         assert server.requests[0].disconnected.wait(20)
     else:
         wait_for(lambda: slow.results == [True])
-    wait_for(lambda: not token._callbacks)
+    wait_for(lambda: not count_callbacks(token))
 
 
 def test_exception_in_the_with_block(serve):

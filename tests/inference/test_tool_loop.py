@@ -28,7 +28,14 @@ from asimov_sync import (
 from asimov_sync.concurrency import scope
 from asimov_sync.inference.tools.loop import CalledTool, CallTools, SendMessages, tool_loop
 from asimov_sync.messages import as_messages
-from asimov_sync.testing import Failure, ScriptedInferenceClient, calls, last_text, tool_results
+from asimov_sync.testing import (
+    Failure,
+    ScriptedInferenceClient,
+    calls,
+    count_callbacks,
+    last_text,
+    tool_results,
+)
 
 from ..tiers import suite
 from ..waiting import Background, in_child, wait_for
@@ -579,7 +586,7 @@ def test_token_keeps_no_references():
         client.run_tools("go", [double], cancellation=token)
         with client.stream_tools("go", [double], cancellation=token) as stream:
             next(stream)
-    assert not token._callbacks
+    assert not count_callbacks(token)
 
 
 # Interruptions
@@ -605,10 +612,11 @@ def test_ctrl_c():
 
 def test_ctrl_c_between_two_events(monkeypatch):
     """Ctrl-C in the reader cancels the tools at once, although the traceback keeps all frames."""
-    results = []
+    results, started = [], threading.Event()
 
     @tool
     def slow() -> str:
+        started.set()
         results.append(Cancellation.current().wait(20))
         return ""
 
@@ -631,6 +639,7 @@ def test_ctrl_c_between_two_events(monkeypatch):
         def __iter__(self):
             for event in self.events:
                 if event.type == "tool_started":
+                    assert started.wait(10)
                     raise KeyboardInterrupt
                 yield event
 
