@@ -335,15 +335,16 @@ class RunEngine:
                 return
             state, cancelled = self.state, Cancelled(reason)
             why = f"the run ended early: {reason}"
-            for index in state.end(why, format_error(cancelled), keep_always):
-                self._exceptions.pop(index, None)  # of an earlier visit
-                self._exceptions[index] = cancelled
-                self._publish_finished(index)
-            self._apply_changes(reason)
+            failed = state.end(why, format_error(cancelled), keep_always)
             # The attempts of these tasks, and those that an interrupted step was about to close.
             for attempt in list(self._attempts.values()):
                 if not (keep_always and attempt.node.always):
                     self._abandon(attempt, cancelled)
+            for index in failed:
+                self._exceptions.pop(index, None)  # of an earlier visit
+                self._exceptions[index] = cancelled
+                self._publish_finished(index)
+            self._apply_changes(reason)
             if state.ready:
                 # The caller may be a signal handler, which cannot start workers: a timer does.
                 self.effects.start_timer(0.0)
@@ -370,6 +371,7 @@ class RunEngine:
             if self._publishes:
                 self._publish(TaskRetried, attempt, outcome.error or "", outcome.wait)
         else:
+            numbers = (self.state.attempts[index], self.state.visits[index])
             status = self.state.finish(
                 index,
                 outcome.status,
@@ -386,7 +388,7 @@ class RunEngine:
                 self.effects.end_span(attempt, status, error)
             if self._publishes:
                 route_was_valid = status is outcome.status
-                self._publish_finished(index, attempt, outcome if route_was_valid else None)
+                self._publish_finished(index, numbers, outcome if route_was_valid else None)
         if over_budget:  # in this step, before a task that waited for this one can start
             self.state.stop(f"the run ended early: {error}")
         if self.state.changes or self.state.undone:
@@ -475,13 +477,13 @@ class RunEngine:
     def _publish_finished(
         self,
         index: int,
-        attempt: Optional[Attempt] = None,
+        numbers: Optional[Tuple[int, int]] = None,
         outcome: Optional[Outcome] = None,
     ) -> None:
         """Publish that a task is final.
 
-        attempt, outcome: its last attempt, and how that ended. A loop may have reset the task in
-            the same step; without them they are those of the state.
+        numbers, outcome: those of its last attempt and visit, and how the attempt ended. A loop may
+            have reset the task in the same step; without them they are those of the state.
         """
         if not self._publishes:
             return
@@ -497,8 +499,7 @@ class RunEngine:
             TaskFinished,
             node.name,
             node.copy_task(**update),
-            state.attempts[index] if attempt is None else attempt.number,
-            state.visits[index],
+            *(numbers or (state.attempts[index], state.visits[index])),
             self._seconds.get(index, 0.0),
             self._usages.get(index) or Usage(),
         )

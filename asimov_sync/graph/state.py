@@ -491,7 +491,7 @@ class RunState:
         for index in reset:
             if self.phases[index] in (EXECUTING, EVALUATING) and index != router:
                 self.changes.append(Change(index, WAITING))
-            if self.phases[index] not in (WAITING, READY, EVALUATING):
+            if self._was_published(index):
                 self.undone[index] = Undone(self.attempts[index], False)
             self.phases[index] = WAITING
             self.results[index] = self.errors[index] = None
@@ -508,6 +508,10 @@ class RunState:
             if not self.pending[target] and self.phases[target] is WAITING:
                 if self._resolve_ready(target):
                     self._propagate(target)  # it could not start before, and cannot now
+
+    def _was_published(self, index: int) -> bool:
+        """Return whether there are events of the task since it was reset the last time."""
+        return self.phases[index].is_final or self.attempts[index] > 0
 
     # Spawned tasks
 
@@ -612,7 +616,7 @@ class RunState:
             phase = self.phases[child]
             if phase in (EXECUTING, EVALUATING):
                 self.changes.append(Change(child, WAITING))
-            if phase not in (WAITING, READY, EVALUATING):
+            if self._was_published(child):
                 self.undone[child] = Undone(self.attempts[child], True)
             elif child in self.undone:  # the loop that revokes it has reset it before
                 self.undone[child] = self.undone[child]._replace(removed=True)

@@ -183,11 +183,12 @@ graph = TaskGraph()
 graph.map(Task(type="t"), range(100))
 events = scheduler.stream(graph)
 print(next(events).type)
+next(events)
 """
     done = subprocess.run(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=20
     )
-    assert (done.returncode, done.stdout.split()) == (0, [b"task_started"]), done.stderr
+    assert (done.returncode, done.stdout.split()) == (0, [b"run_started"]), done.stderr
     assert (
         b"__del__" not in done.stderr
     )  # Python 3.7 itself may print that a thread was just starting
