@@ -13,7 +13,7 @@ thousand registrations.
 """
 
 import itertools
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 from asimov_sync.concurrency import scope
 from asimov_sync.concurrency.clock import clock
@@ -79,7 +79,7 @@ class Cancellation:
         self.deadline = deadline
         self._parent = parent
         self._reason: Optional[str] = None
-        self._callbacks: Optional[Dict[int, Callable[[], Any]]] = None
+        self._callbacks: Optional[_Callbacks] = None
         self._parent_registration: Optional[Registration] = None
 
     @staticmethod
@@ -105,34 +105,76 @@ class Cancellation:
         Returns True, or False without any effect if the token was cancelled before. An exception of
         a callback is logged.
         """
-        with _lock.lock:
-            if self._reason is not None:
-                return False
-            self._reason = reason
-            callbacks, self._callbacks = self._callbacks, None
-            parent_registration, self._parent_registration = self._parent_registration, None
-        self._call(callbacks)
-        if parent_registration is not None:  # the parent may outlive many streams
-            parent_registration.remove()
-        return True
-
-    def _call(self, callbacks: Optional[Dict[int, Callable[[], Any]]]) -> None:
-        for number in list(callbacks or ()):
-            assert callbacks is not None
+        cancelled, parent_registration, calls = self._mark_cancelled(reason)
+        for callbacks, number in calls:
+            # Popped, so that a concurrent on_cancel sees that it ran.
+            callback: Any = callbacks.pop(number, None)
             try:
-                callbacks.pop(number)()  # popped, so that a concurrent on_cancel sees that it ran
+                if callback is not None:
+                    callback()
             except Exception:  # the other callbacks still have to run
                 logger.exception("a cancellation callback failed")
+        if parent_registration is not None:  # the parent may outlive many streams
+            parent_registration.remove()
+        return cancelled
+
+    def _mark_cancelled(
+        self, reason: str
+    ) -> "Tuple[bool, Optional[Registration], List[Tuple[_Callbacks, int]]]":
+        """Give the reason to the token and to all that are registered with it, at any depth.
+
+        All before the first callback, which may cancel one of them: a chain of nested runs would
+        nest the calls as deep as the runs.
+
+        Returns whether the token was not cancelled before, its registration, and the callbacks to
+        call.
+        """
+        marked: List[Cancellation] = [self]
+        calls: List[Tuple[_Callbacks, int]] = []
+        registrations: List[Optional[Registration]] = []
+        for token in marked:  # grows during the walk
+            with _lock.lock:
+                if token._reason is not None:
+                    continue
+                token._reason = reason
+                callbacks, token._callbacks = token._callbacks, None
+                registrations.append(token._parent_registration)
+                token._parent_registration = None
+            for number, callback in list((callbacks or {}).items()):
+                assert callbacks is not None
+                if isinstance(callback, Cancellation):
+                    callbacks.pop(number, None)
+                    marked.append(callback)
+                else:
+                    calls.append((callbacks, number))
+        return bool(registrations), registrations[0] if registrations else None, calls
 
     @property
     def reason(self) -> Optional[str]:
         """Why the token was cancelled; None if it is not."""
-        if self._reason is None:
-            if self._parent is not None and self._parent.cancelled:
-                self.cancel(self._parent.reason or "cancelled")
-            elif self.deadline is not None and clock.monotonic() >= self.deadline:
-                self.cancel("the deadline passed")
+        if self._reason is not None:
+            return self._reason
+        parent = self._parent
+        while parent is not None and parent._reason is None:
+            parent = parent._parent
+        if parent is not None or (self.deadline is not None and clock.monotonic() >= self.deadline):
+            self._cancel_with_parents()
         return self._reason
+
+    def _cancel_with_parents(self) -> None:
+        """Cancel the token and those of its parents that a parent or a deadline has cancelled."""
+        chain = []
+        token: "Optional[Cancellation]" = self
+        while token is not None and token._reason is None:
+            chain.append(token)
+            token = token._parent
+        reason = None if token is None else token._reason
+        for token in reversed(chain):  # the outermost first
+            if reason is not None:
+                token.cancel(reason)
+            elif token.deadline is not None and clock.monotonic() >= token.deadline:
+                token.cancel("the deadline passed")
+            reason = token._reason
 
     @property
     def cancelled(self) -> bool:
@@ -176,6 +218,21 @@ class Cancellation:
         Returns a Registration; `remove()` it, or use it in a `with` block. A deadline alone calls
         no callback: bound a blocking wait by `remaining` as well.
         """
+        registration, first, late = self._add(callback)
+        if late:
+            callback()
+        elif first:
+            self._register_with_parents()
+        return registration
+
+    def _add(
+        self, callback: "Union[Callable[[], Any], Cancellation]"
+    ) -> "Tuple[Registration, bool, bool]":
+        """Add a callback, or a child to cancel.
+
+        Returns its registration, whether it is the only one, and whether the token was cancelled
+        already, so that it was not added.
+        """
         registration = Registration(self, next(_numbers))
         with _lock.lock:
             # A signal handler may cancel between any two of these lines. Then the callback is
@@ -186,35 +243,44 @@ class Cancellation:
             first = not callbacks
             callbacks[registration.number] = callback
             late = self._reason is not None and callbacks.pop(registration.number, None) is not None
-        if late:
-            callback()
-        elif first and self._parent is not None:
-            self._register_with_parent(self._parent)
-        return registration
+        return registration, first, late
 
-    def _register_with_parent(self, parent: "Cancellation") -> None:
-        registration = parent.on_cancel(lambda: self.cancel(parent.reason or "cancelled"))
-        with _lock.lock:
-            # Another thread may have registered or removed a callback meanwhile: keep one
-            # registration, and only if needed.
-            if self._callbacks and self._parent_registration is None:
-                self._parent_registration = registration
-                return
-        registration.remove()
+    def _register_with_parents(self) -> None:
+        """Register the token with its parent, and so on up to one that is registered already."""
+        token, unneeded = self, []
+        while token._parent is not None:
+            parent = token._parent
+            registration, first, late = parent._add(token)
+            if late:
+                token.cancel(parent.reason or "cancelled")
+                break
+            with _lock.lock:
+                # Another thread may have registered or removed a callback meanwhile: keep one
+                # registration, and only if needed.
+                if token._callbacks and token._parent_registration is None:
+                    token._parent_registration = registration
+                else:
+                    unneeded.append(registration)
+            if not first:
+                break
+            token = parent
+        for registration in unneeded:  # now, so that others who rely on them are registered above
+            registration.remove()
 
     def _remove(self, number: int) -> None:
-        parent_registration = None
-        with _lock.lock:
-            callbacks = self._callbacks
-            if callbacks is not None:
-                callbacks.pop(number, None)
-                if not callbacks:
-                    parent_registration, self._parent_registration = (
-                        self._parent_registration,
-                        None,
-                    )
-        if parent_registration is not None:
-            parent_registration.remove()
+        token = self
+        while True:
+            parent_registration = None
+            with _lock.lock:
+                callbacks = token._callbacks
+                if callbacks is not None:
+                    callbacks.pop(number, None)
+                    if not callbacks:
+                        parent_registration = token._parent_registration
+                        token._parent_registration = None
+            if parent_registration is None:
+                return
+            token, number = parent_registration._token, parent_registration.number
 
     def make_current(self) -> None:
         """Make the token the current one for the rest of this context.
@@ -255,3 +321,7 @@ class Registration:
 
     def __exit__(self, *exc_info: Any) -> None:
         self.remove()
+
+
+_Callbacks = Dict[int, Union[Callable[[], Any], Cancellation]]
+"""The callbacks of a token, and its children that have callbacks, by their number."""

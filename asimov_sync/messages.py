@@ -9,9 +9,10 @@ import enum
 from dataclasses import dataclass
 from typing import Any, ClassVar, Dict, Iterable, List, Optional, Tuple, Union
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from asimov_sync._json import to_jsonable
+from asimov_sync._models import LazyModel
 
 __all__ = [
     "ChatMessage",
@@ -39,7 +40,7 @@ class ChatRole(str, enum.Enum):
     TOOL_RESULT = "tool_result"
 
 
-class ChatMessage(BaseModel):
+class ChatMessage(LazyModel):
     """One message of a conversation.
 
     role: its author.
@@ -50,7 +51,7 @@ class ChatMessage(BaseModel):
     Raises ValueError for another cache_marker.
     """
 
-    model_config = ConfigDict(extra="forbid", defer_build=True)
+    model_config = ConfigDict(extra="forbid")
 
     role: ChatRole
     content: Union[str, List[Block]]
@@ -104,7 +105,7 @@ def _as_message(message: Union[str, ChatMessage, Dict[str, Any]]) -> ChatMessage
     return ChatMessage.model_validate(message)
 
 
-class ToolCall(BaseModel):
+class ToolCall(LazyModel):
     """A model's request to call a tool.
 
     id: the provider's id of the call.
@@ -113,8 +114,6 @@ class ToolCall(BaseModel):
     malformed: the text that the model sent if its arguments are not a JSON object, otherwise None.
         arguments is then empty, and the tool is not called.
     """
-
-    model_config = ConfigDict(defer_build=True)
 
     id: str
     name: str
@@ -138,7 +137,7 @@ class ToolCall(BaseModel):
         return cls(arguments=arguments, malformed=malformed, **texts)
 
 
-class Usage(BaseModel):
+class Usage(LazyModel):
     """The tokens that one or more requests used. Usages add with `+`.
 
     input_tokens: input that was neither read from nor written to the provider's prompt cache.
@@ -151,7 +150,7 @@ class Usage(BaseModel):
     requests: number of replies in this sum.
     """
 
-    model_config = ConfigDict(frozen=True, defer_build=True)
+    model_config = ConfigDict(frozen=True)
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -175,7 +174,7 @@ class Usage(BaseModel):
         return Usage(**{name: mine[name] + theirs[name] for name in mine})
 
 
-class Reply(BaseModel):
+class Reply(LazyModel):
     """The reply of a model.
 
     message: the reply as a message, ready to be appended to the history.
@@ -188,8 +187,6 @@ class Reply(BaseModel):
     id: the provider's id of the reply, or None.
     parsed: the validated value if the request had `output=`, otherwise None.
     """
-
-    model_config = ConfigDict(defer_build=True)
 
     message: ChatMessage
     stop_reason: Optional[str] = None

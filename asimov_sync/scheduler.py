@@ -30,7 +30,7 @@ from asimov_sync.graph.graph_lock import RunLock, acquire, release
 from asimov_sync.graph.handlers import HandlerOwner, HandlerRegistry, check_handler
 from asimov_sync.graph.plan import replace_params
 from asimov_sync.graph.results import RunResult
-from asimov_sync.graph.run import Run, RunEvents
+from asimov_sync.graph.run import Run, RunEvents, require_stack
 from asimov_sync.graph.subscribers import Callback, Subscriber
 from asimov_sync.graph.task_graph import TaskGraph
 from asimov_sync.usage import Budget
@@ -306,6 +306,7 @@ class TaskScheduler(HandlerOwner):
             raise TypeError(
                 f"a scheduler runs a TaskGraph, not {graph!r}: graph = TaskGraph(); graph.add(…)"
             )
+        require_stack()
         if on_failure not in ("continue", "stop"):
             raise ValueError(f'on_failure= is "continue" or "stop", not {on_failure!r}')
         _require("run_id", run_id, str, "a string")

@@ -16,15 +16,20 @@ import enum
 import uuid
 from typing import Any, Dict, FrozenSet, Generator, NamedTuple, Optional, Tuple
 
-from pydantic import BaseModel, ConfigDict, Field, model_serializer
+from pydantic import ConfigDict, Field, model_serializer
 
+from asimov_sync._models import LazyModel
 from asimov_sync.errors import IllegalTransition
 
 __all__ = ["Task", "TaskSnapshot", "TaskStatus"]
 
 
 class TaskStatus(str, enum.Enum):
-    """The status of a task."""
+    """The status of a task, or of a run.
+
+    A status is a string: `str(status)`, its JSON and `status == "complete"` show the same value.
+    Its name, in capital letters, is `status.name`.
+    """
 
     WAITING = "waiting"
     EXECUTING = "executing"
@@ -41,12 +46,11 @@ class TaskStatus(str, enum.Enum):
     # with `==`.
     __hash__ = str.__hash__
 
-    def __str__(self) -> str:
-        return self.name
+    # The value, as it is in format() and in JSON; Enum's own __str__ returns "TaskStatus.COMPLETE".
+    __str__ = str.__str__
 
-    def __format__(self, spec: str) -> str:
-        # Before Python 3.12 a str enum formats as its value and ignores its __str__.
-        return format(self.name, spec)
+    def __format__(self, format_spec: str) -> str:
+        return str.__format__(self, format_spec)
 
 
 _FINAL = frozenset([TaskStatus.COMPLETE, TaskStatus.FAILED, TaskStatus.PARTIAL])
@@ -71,7 +75,7 @@ class TaskSnapshot(NamedTuple):
     error: Optional[str]
 
 
-class Task(BaseModel):
+class Task(LazyModel):
     """A unit of work. Its type selects the handler; objective and params describe the work.
 
     id: a random UUID by default.
@@ -85,7 +89,7 @@ class Task(BaseModel):
     repr, may belong to different moments.
     """
 
-    model_config = ConfigDict(extra="forbid", defer_build=True)
+    model_config = ConfigDict(extra="forbid")
 
     id: uuid.UUID = Field(default_factory=uuid.uuid4)
     type: str
@@ -107,7 +111,9 @@ class Task(BaseModel):
         values = self.__dict__
         if status not in TRANSITIONS[values["status"]]:
             name = self.objective or self.type
-            raise IllegalTransition(f"task {name!r} cannot go from {values['status']} to {status}")
+            old_name = values["status"].name
+            new_name = status.name if isinstance(status, TaskStatus) else repr(status)
+            raise IllegalTransition(f"task {name!r} cannot go from {old_name} to {new_name}")
         # One C call on a dict with str keys, so no other thread runs in between. The old values
         # stay referenced until the call is done: releasing the last reference to a result may run
         # its destructor, which is arbitrary code.
@@ -125,6 +131,12 @@ class Task(BaseModel):
         """Return status, result and error of one moment."""
         values = self.__dict__.copy()
         return TaskSnapshot(values["status"], values["result"], values["error"])
+
+    def __hash__(self) -> int:
+        raise TypeError(
+            "a Task cannot be a key, since it changes: use its name, as in "
+            "context.inputs['fetch'] and result.results['fetch']; result[task] takes a Task"
+        )
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _OUTCOME_FIELDS:

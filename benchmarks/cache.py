@@ -223,9 +223,9 @@ def main(rounds: int, url: str) -> int:
             with RedisCache(url=address, default_prefix=PREFIX) as cache:
                 version = plain.info("server")["redis_version"]
                 for number in range(rounds + 1):
-                    for name, goal, by_hand, ours in make_rows(plain, cache):
+                    for name, goal, by_hand, measure_library in make_rows(plain, cache):
                         goals[name] = goal
-                        pair = by_hand(), ours()
+                        pair = by_hand(), measure_library()
                         if number:  # the first round opens connections and loads scripts
                             figures.setdefault(name, []).append(pair)
                 cache.clear()
@@ -238,11 +238,11 @@ def main(rounds: int, url: str) -> int:
     )
     missed = []
     for name, pairs in figures.items():
-        ratios = sorted(ours / by_hand for by_hand, ours in pairs)
+        ratios = sorted(measure_library / by_hand for by_hand, measure_library in pairs)
         ratio = statistics.median(ratios)
         goal = goals[name]
         by_hand_median = 1e6 * statistics.median(by_hand for by_hand, _ in pairs)
-        our_median = 1e6 * statistics.median(ours for _, ours in pairs)
+        our_median = 1e6 * statistics.median(measure_library for _, measure_library in pairs)
         print(
             f"{name:34} {by_hand_median:9.0f} {our_median:9.0f}   "
             f"{ratios[0]:6.2f} {ratio:6.2f} {ratios[-1]:6.2f}   {goal or '':>4}"

@@ -458,15 +458,15 @@ def earliest_times(plan: Plan, seconds: Dict[str, float]) -> Dict[str, Tuple[flo
     """Return the earliest start and end of each task, in seconds."""
     results: Dict[str, Tuple[float, float]] = {}
     for name, dependencies in plan.items():
-        begin = max((results[dependency][1] for dependency in dependencies), default=0.0)
-        results[name] = (begin, begin + seconds[name])
+        start = max((results[dependency][1] for dependency in dependencies), default=0.0)
+        results[name] = (start, start + seconds[name])
     return results
 
 
 def max_concurrency(times: Dict[str, Tuple[float, float]]) -> int:
     """Return the maximum number of tasks at one moment."""
     steps = sorted(
-        [(begin, 1) for begin, _ in times.values()] + [(end, -1) for _, end in times.values()]
+        [(start, 1) for start, _ in times.values()] + [(end, -1) for _, end in times.values()]
     )
     return max(itertools.accumulate(step for _, step in steps))
 
@@ -527,14 +527,14 @@ def measure_io(rounds: int, missed: List[str]) -> None:
         results = time_in_turn(
             ways, rounds, plan, make_sleeper(seconds), 2 * max_concurrency(times)
         )
-        for name, took in results.items():
-            against = summarize([one / path for one in took])
+        for name, measured in results.items():
+            against = summarize([one / path for one in measured])
             goal = (
                 check_goal(f"io, {shape}", against.median, IO_GOAL, missed)
                 if name == "run()"
                 else ""
             )
-            cells = [f"{1e3 * value:.1f}" for value in (path, statistics.median(took))]
+            cells = [f"{1e3 * value:.1f}" for value in (path, statistics.median(measured))]
             print(line.format(f"{shape}: {name}", *cells, str(against), goal).rstrip())
 
 

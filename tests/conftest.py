@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace import Span
 from asimov_sync import AsimovError, InferenceClient
 
 from . import tiers
-from .recorded import ABSENT
+from .recorded import MISSING
 from .redis_server import RedisServer, find_server
 from .secrets import SecretWatch
 
@@ -171,7 +171,7 @@ def failing_skips(reporter):
     """
     skipped = reporter.stats.get("skipped", [])
     if os.environ.get("ASIMOV_TEST_RECORDED") == "absent":
-        skipped = [report for report in skipped if ABSENT not in str(report.longrepr)]
+        skipped = [report for report in skipped if MISSING not in str(report.longrepr)]
     return skipped
 
 

@@ -1,7 +1,7 @@
-"""Traffic of real providers, recorded by other projects. It is read in place and never copied here.
+"""Traffic of real providers, recorded by other projects.
 
-The folder is $ASIMOV_TEST_RECORDED, or ../shared/recorded. Without it, the tests that need it are
-skipped.
+It is read from a folder and never copied into this repository. The folder is $ASIMOV_TEST_RECORDED,
+or ../shared/recorded. Without it, the tests that need it are skipped.
 """
 
 import base64
@@ -15,7 +15,7 @@ import pytest
 
 from .tiers import soak
 
-ABSENT = "the recorded traffic is not here: set ASIMOV_TEST_RECORDED to its folder"
+MISSING = "the recorded traffic is not here: set ASIMOV_TEST_RECORDED to its folder"
 DEFAULT_FOLDER = pathlib.Path(__file__).resolve().parents[2] / "shared" / "recorded"
 FOLDER = pathlib.Path(os.environ.get("ASIMOV_TEST_RECORDED") or DEFAULT_FOLDER)
 
@@ -44,29 +44,31 @@ class Record:
         return self.name
 
 
-def recorded(*files):
+def load_records(*files):
     """Return the records of some files as pytest parameters, with their names as ids.
 
     files: names without the extension, such as "anthropic" or "openai_reconstructed".
     """
     if not FOLDER.is_dir():
-        return [pytest.param(None, marks=pytest.mark.skip(reason=ABSENT), id="absent")]
-    found = []
+        return [pytest.param(None, marks=pytest.mark.skip(reason=MISSING), id="absent")]
+    records = []
     for name in files:
         with gzip.open(str(FOLDER / f"{name}.jsonl.gz"), "rt", encoding="utf-8") as lines:
-            found += [Record(json.loads(line)) for line in lines]
-    return [pytest.param(record, id=record.name) for record in found]
+            records += [Record(json.loads(line)) for line in lines]
+    return [pytest.param(record, id=record.name) for record in records]
 
 
-CHUNKINGS = ["whole", pytest.param("events", marks=soak), "splinters"]
-SPLINTER = 7
-"""The number of bytes of a splinter."""
+CHUNKINGS = ["whole", pytest.param("events", marks=soak), "fixed"]
+"""Ways to split a body into pieces."""
+
+CHUNK_SIZE = 7
+"""The number of bytes of each piece of the chunking "fixed"."""
 
 
-def pieces(body, chunking):
-    """Split a body: not at all, after each event, or into splinters, which end anywhere."""
+def split_body(body, chunking):
+    """Split a body: not at all, after each event, or into pieces of a fixed size."""
     if chunking == "whole":
         return [body]
     if chunking == "events":
         return [piece for piece in re.split(rb"(?<=\n\n)|(?<=\n\r\n)", body) if piece]
-    return [body[start : start + SPLINTER] for start in range(0, len(body), SPLINTER)]
+    return [body[start : start + CHUNK_SIZE] for start in range(0, len(body), CHUNK_SIZE)]

@@ -117,9 +117,9 @@ class RedisServer:
         if self._process is None:
             return None
         self._process.kill()
-        ended = self._process.wait()
+        exit_code = self._process.wait()
         self._process = None
-        return ended
+        return exit_code
 
     def signal(self, number):
         """Send a signal: SIGSTOP makes the server silent, SIGCONT resumes it."""
@@ -174,12 +174,15 @@ class RedisClusterOfSix:
         """Return whether a node reports that it is a master."""
         return self.call(number, "ROLE")[0] == b"master"
 
-    def owner(self, slot, asked=None):
-        """Return the node that owns a slot, as the first living node or `asked` reports it."""
+    def owner(self, slot, node=None):
+        """Return the node that owns a slot.
+
+        node: the node that is queried; by default, the first running one.
+        """
         number = (
             next(n for n, server in enumerate(self.servers) if server.running)
-            if asked is None
-            else asked
+            if node is None
+            else node
         )
         for first, last, master, *_ in self.call(number, "CLUSTER", "SLOTS"):
             if first <= slot <= last:

@@ -9,6 +9,7 @@ import pytest
 
 from asimov_sync import Cancellation, Cancelled, cancellation
 from asimov_sync.concurrency.clock import clock
+from asimov_sync.testing import count_callbacks
 
 from .waiting import Background, in_child, wait_for
 
@@ -63,17 +64,58 @@ def test_a_parent_cancels_its_children():
     assert Cancellation(parent=parent).cancelled
 
 
+def test_a_long_chain_of_tokens():
+    """A chain may be longer than the stack is deep: to read, to cancel, to register and to wait."""
+    tokens = [Cancellation(parent=None)]
+    for _ in range(3000):
+        tokens.append(Cancellation(parent=tokens[-1]))
+    last, called = tokens[-1], []
+    assert last.reason is None and not last.cancelled
+    with last.on_cancel(lambda: called.append("removed")):
+        pass
+    assert not tokens[0]._callbacks
+    last.on_cancel(lambda: called.append("kept"))
+    waiting = Background(last.wait)
+    tokens[0].cancel("all")
+    assert waiting.result() is True
+    assert called == ["kept"] and {token.reason for token in tokens} == {"all"}
+    late = Cancellation(parent=last)
+    assert late.reason == "all" and late.cancelled
+
+
+def test_a_deadline_in_a_long_chain():
+    """The deadline of an outer token cancels the inner ones, with its reason."""
+    tokens = [Cancellation(parent=None)]
+    tokens.append(Cancellation(timeout=0.01, parent=tokens[-1]))
+    for _ in range(3000):
+        tokens.append(Cancellation(parent=tokens[-1]))
+    assert tokens[-1].wait(20) is True
+    assert tokens[-1].reason == "the deadline passed"
+    assert not tokens[0].cancelled and all(token.cancelled for token in tokens[1:])
+
+
+def test_callbacks_see_the_whole_chain_cancelled():
+    """The tokens below are cancelled before the first callback is called; outer callbacks first."""
+    outer = Cancellation(parent=None)
+    inner = Cancellation(parent=outer)
+    seen = []
+    inner.on_cancel(lambda: seen.append(("inner", inner.cancel("again"))))
+    outer.on_cancel(lambda: seen.append(("outer", inner.cancel("again"))))
+    outer.cancel("first")
+    assert seen == [("outer", False), ("inner", False)] and inner.reason == "first"
+
+
 def test_a_child_without_callbacks_is_not_registered():
     """A child is registered with its parent only while it has callbacks, and once."""
     parent = Cancellation()
     child = Cancellation(parent=parent)
-    assert not parent._callbacks
+    assert not count_callbacks(parent)
     first, second = child.on_cancel(print), child.on_cancel(print)
-    assert len(parent._callbacks) == 1
+    assert count_callbacks(parent) == 1
     first.remove()
-    assert len(parent._callbacks) == 1
+    assert count_callbacks(parent) == 1
     second.remove()
-    assert not parent._callbacks
+    assert not count_callbacks(parent)
     second.remove()
 
 
@@ -145,7 +187,7 @@ def test_cancel_wakes_a_wait():
     child = Cancellation(parent=parent)
     assert child.wait(0.01) is False
     waiting = Background(child.wait)
-    wait_for(lambda: child._callbacks, "the wait")
+    wait_for(lambda: count_callbacks(child), "the wait")
     parent.cancel()
     assert waiting.result() is True
 
@@ -223,11 +265,11 @@ def test_a_cancelled_child_is_unregistered():
         child = Cancellation(parent=parent)
         called = []
         registration = child.on_cancel(lambda: called.append(1))
-        assert parent._callbacks
+        assert count_callbacks(parent)
         child.cancel("closed")
         registration.remove()
         assert called == [1]
-    assert not parent._callbacks and not parent.cancelled
+    assert not count_callbacks(parent) and not parent.cancelled
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])

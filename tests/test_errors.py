@@ -24,10 +24,10 @@ def test_every_error_survives_pickling(error):
         raised = error(
             "what happened", provider="p", status=418, request_id="r", attempts=3, retry_after=1.5
         )
-    again = pickle.loads(pickle.dumps(raised))
-    assert type(again) is error
-    assert str(again) == str(raised)
-    assert vars(again) == vars(raised)
+    unpickled = pickle.loads(pickle.dumps(raised))
+    assert type(unpickled) is error
+    assert str(unpickled) == str(raised)
+    assert vars(unpickled) == vars(raised)
 
 
 def test_the_drawing_is_complete():

@@ -71,9 +71,9 @@ def test_values_equal_those_of_the_standard_parser(value, indent):
 def test_results_equal_those_of_the_standard_parser(value, ascii_only, indent, mutations, padding):
     """Valid text gives the same value of the same types; both parsers reject other text."""
     text = json.dumps(value, ensure_ascii=ascii_only, indent=indent)
-    for at, removed, inserted in mutations:
-        at = min(at, len(text))
-        text = text[:at] + inserted + text[at + removed :]
+    for position, removed, inserted in mutations:
+        position = min(position, len(text))
+        text = text[:position] + inserted + text[position + removed :]
     text += padding
     assert describe(loads, text) == describe(json.loads, text)
     data = text.encode("utf-8", "surrogatepass")
@@ -87,8 +87,8 @@ def test_results_equal_those_of_the_standard_parser(value, ascii_only, indent, m
 def test_bytes_that_are_not_utf8_are_a_value_error(value, replacements):
     """Bytes give the same value as their decoded text, and are rejected if they are not UTF-8."""
     data = json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
-    for at, replacement in replacements:
-        data = data[:at] + replacement + data[at + len(replacement) :]
+    for position, replacement in replacements:
+        data = data[:position] + replacement + data[position + len(replacement) :]
     for padded in (data, data + PADDING[1].encode()):
         assert describe(loads, padded) == describe(loads_utf8, padded)
 
@@ -207,13 +207,13 @@ def test_excessive_nesting_does_not_crash_the_process(opening, closed):
         "except ValueError as error:\n"
         "    print(error)\n"
     )
-    ended = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", program],
         stdout=subprocess.PIPE,
         universal_newlines=True,
         timeout=60,
     )
-    assert (ended.returncode, ended.stdout) == (0, "JSON of more than 200 levels\n")
+    assert (completed.returncode, completed.stdout) == (0, "JSON of more than 200 levels\n")
 
 
 # to_jsonable; test_messages.py tests it further through Event.to_dict

@@ -10,7 +10,7 @@ import asimov_sync
 PACKAGE = pathlib.Path(asimov_sync.__file__).parent
 
 LAYERS = [
-    ["_exports", "_json"],
+    ["_exports", "_json", "_models"],
     ["errors", "messages", "tasks"],
     ["concurrency"],
     ["cancellation", "usage", "instrumentation"],

@@ -66,7 +66,7 @@ def test_a_misspelled_field_is_an_error():
 def test_json_copies_and_pickles_are_complete(status):
     """A task in any status equals its copies and what JSON and pickle give back."""
     task = task_in(status)
-    for twin in (
+    for duplicate in (
         Task.model_validate_json(task.model_dump_json()),
         Task.model_validate(task.model_dump()),
         copy.copy(task),
@@ -76,8 +76,8 @@ def test_json_copies_and_pickles_are_complete(status):
         pickle.loads(pickle.dumps(task)),
         Task(**dict(task)),
     ):
-        assert twin == task
-        assert twin.snapshot() == task.snapshot()
+        assert duplicate == task
+        assert duplicate.snapshot() == task.snapshot()
 
 
 def test_a_deep_copy_shares_nothing():
@@ -104,8 +104,8 @@ def test_a_pickle_belongs_to_one_moment():
         task = Task(type="t")
         task.move(TaskStatus.EXECUTING)
         task.move(TaskStatus.PARTIAL, MovesWhenPickled(task), "half")
-        again = pickle.loads(pickle.dumps(task, protocol))
-        assert again.snapshot() == (TaskStatus.PARTIAL, "pickled", "half")
+        unpickled = pickle.loads(pickle.dumps(task, protocol))
+        assert unpickled.snapshot() == (TaskStatus.PARTIAL, "pickled", "half")
         assert task.status is TaskStatus.WAITING
 
 
@@ -138,8 +138,8 @@ def test_no_torn_reads():
             if kind == 0:
                 seen = task.snapshot()
             elif kind == 1:
-                twin = copy.copy(task)
-                seen = (twin.status, twin.result, twin.error)
+                duplicate = copy.copy(task)
+                seen = (duplicate.status, duplicate.result, duplicate.error)
             else:
                 values = json.loads(task.model_dump_json())
                 seen = (TaskStatus(values["status"]), values["result"], values["error"])
@@ -169,9 +169,10 @@ def test_no_torn_reads():
     assert min(reads) > 0
 
 
-def test_a_status_formats_as_its_name():
-    """A status formats as its name on every Python; in JSON it is lower case."""
-    template = "{} {!s}"
-    assert template.format(TaskStatus.COMPLETE, TaskStatus.FAILED) == "COMPLETE FAILED"
-    assert f"{TaskStatus.COMPLETE} {TaskStatus.FAILED!s}" == "COMPLETE FAILED"
-    assert json.dumps(TaskStatus.COMPLETE) == '"complete"'
+def test_a_status_shows_what_compares_equal():
+    """str(), format(), JSON and `==` agree on every Python; the name is in capital letters."""
+    complete = TaskStatus.COMPLETE
+    assert complete == "complete" == str(complete) == f"{complete}"
+    assert repr(complete) == "<TaskStatus.COMPLETE: 'complete'>" and f"{complete:>9}" == " complete"
+    assert json.dumps(complete) == '"complete"' and complete.name == "COMPLETE"
+    assert complete != "COMPLETE" and {complete: 1}["complete"] == 1

@@ -28,7 +28,7 @@ from asimov_sync.concurrency import scope
 from asimov_sync.testing import Clock, Failure, ModelServer, ScriptedInferenceClient, calls
 from asimov_sync.usage import _GENAI_PRICES_PROVIDERS, UsageCounter, cost_usd
 
-from .needed import needed
+from .optional_packages import import_or_skip
 from .waiting import Background, wait_for
 
 # Counters
@@ -114,8 +114,10 @@ def test_a_price_table(price, cost):
 
 def test_a_part_that_exceeds_the_whole():
     """If a provider reports more one-hour writes than writes, the cost does not become negative."""
-    odd = Usage(cache_write_input_tokens=MILLION, cache_write_1h_input_tokens=50 * MILLION)
-    assert Price(1.0, 1.0, 1.0, 2.0, 4.0).cost(odd) == pytest.approx(4.0)
+    invalid_usage = Usage(
+        cache_write_input_tokens=MILLION, cache_write_1h_input_tokens=50 * MILLION
+    )
+    assert Price(1.0, 1.0, 1.0, 2.0, 4.0).cost(invalid_usage) == pytest.approx(4.0)
 
 
 def test_an_absurd_figure():
@@ -213,7 +215,7 @@ if sys.version_info >= (3, 9):
     def test_the_real_package(provider, model):
         """It knows our providers and their models, accepts our figures, and prices the cached part
         separately."""
-        package = needed("genai_prices")
+        package = import_or_skip("genai_prices")
         alone = package.calc_price(
             package.Usage(input_tokens=1000),
             model_ref=model,
@@ -234,7 +236,7 @@ if sys.version_info >= (3, 9):
     def test_the_real_package_and_the_prompt_cache():
         """At Anthropic, reading from the cache costs a tenth of input, writing a quarter more than
         input."""
-        needed("genai_prices")
+        import_or_skip("genai_prices")
         model = ("claude-sonnet-4-5", "anthropic")
         fresh = cost_usd(Usage(input_tokens=1000), *model)
         read = cost_usd(Usage(cache_read_input_tokens=1000), *model)
@@ -244,10 +246,10 @@ if sys.version_info >= (3, 9):
 
     def test_the_real_package_and_unknown_models():
         """An unknown model and an inconsistent usage are no errors."""
-        needed("genai_prices")
+        import_or_skip("genai_prices")
         assert cost_usd(CACHED, "unheard-of", "anthropic") is None
-        odd = Usage(cache_write_1h_input_tokens=5)
-        assert cost_usd(odd, "claude-sonnet-4-5", "anthropic") == 0
+        invalid_usage = Usage(cache_write_1h_input_tokens=5)
+        assert cost_usd(invalid_usage, "claude-sonnet-4-5", "anthropic") == 0
 
 
 # Budgets
@@ -262,18 +264,18 @@ def make_client(server, **options):
 def outcomes(function, number):
     """Call a function on several threads that start together. Returns its results and
     exceptions."""
-    start, ended = threading.Barrier(number), queue.SimpleQueue()
+    start, results = threading.Barrier(number), queue.SimpleQueue()
 
     def work():
         start.wait(20)
         try:
-            ended.put(function())
+            results.put(function())
         except BaseException as error:
-            ended.put(error)
+            results.put(error)
 
     for _ in range(number):
         threading.Thread(target=work, daemon=True).start()
-    return [ended.get(timeout=30) for _ in range(number)]
+    return [results.get(timeout=30) for _ in range(number)]
 
 
 def test_requests_are_exact_under_threads():
@@ -281,11 +283,11 @@ def test_requests_are_exact_under_threads():
     requests."""
     budget = Budget(requests=30)
     with ModelServer(lambda body: "hello") as server, make_client(server, budget=budget) as client:
-        ended = outcomes(lambda: client.generate("x"), 100)
-        refused = [one for one in ended if isinstance(one, BudgetExceeded)]
+        results = outcomes(lambda: client.generate("x"), 100)
+        refused = [outcome for outcome in results if isinstance(outcome, BudgetExceeded)]
         assert (len(refused), len(server.requests)) == (70, 30)
         assert budget.spent.requests == 30
-        replies = [one for one in ended if one not in refused]
+        replies = [outcome for outcome in results if outcome not in refused]
         assert client.usage == sum((reply.usage for reply in replies), Usage())
         assert budget.spent.tokens == client.usage.total_tokens
 
@@ -428,10 +430,10 @@ def test_threads_never_exceed_a_budget_of_requests():
     """Threads that retry at the same time share the budget exactly."""
     overloaded = Failure(529, "overloaded_error", headers=RETRY_NOW)
     budget = Budget(requests=10)
-    together = threading.Barrier(8)
+    barrier = threading.Barrier(8)
 
     def ask(client):
-        together.wait(20)
+        barrier.wait(20)
         for _ in range(3):
             with pytest.raises((BudgetExceeded, OverloadedError)):
                 client.generate("x")
@@ -561,8 +563,8 @@ def generate_in_block(client, budget):
 def test_blocks_of_generators_end_in_any_order():
     """Blocks of generators that alternate and end out of order remove only their own budgets."""
     client = ScriptedInferenceClient(lambda body: "words")
-    one, two = Budget(), Budget()
-    first, second = generate_in_block(client, one), generate_in_block(client, two)
+    outcome, two = Budget(), Budget()
+    first, second = generate_in_block(client, outcome), generate_in_block(client, two)
     next(first), next(second)
     first.close()
     next(second)

@@ -9,6 +9,7 @@ from asimov_sync.cancellation import Cancellation
 from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.timers import Timer
 from asimov_sync.errors import TaskTimeout
+from asimov_sync.graph.inputs import Inputs
 from asimov_sync.graph.results import Outcome
 from asimov_sync.graph.state import RunState
 from asimov_sync.instrumentation import Observation
@@ -65,15 +66,17 @@ class Attempt:
         self.number = state.attempts[index] or 1
         # Its `when` is evaluated before the visit begins.
         self.visit = state.visits[index] + (not state.attempts[index])
-        self.inputs: Dict[str, Any]
         self.partial: Dict[str, str]
         self.failed: Dict[str, str]
         self.skipped: Dict[str, str]
         if state.dependencies[index]:
             outcomes = state.dependency_outcomes(index)
-            self.inputs, self.partial, self.failed, self.skipped = outcomes
+            inputs, self.partial, self.failed, self.skipped = outcomes
+            self.inputs = Inputs(inputs)
         else:
-            self.inputs, self.partial, self.failed, self.skipped = {}, {}, {}, {}
+            self.inputs = Inputs()
+            self.partial, self.failed, self.skipped = {}, {}, {}
+        self.inputs.task_name = node.name
         self.feedback: Dict[str, Any] = state.feedback.get(index) or {}
         self.cancellation = Cancellation(parent=parent)
         self.usage_counter = UsageCounter()

@@ -13,14 +13,28 @@ from asimov_sync.graph.events import RunFinished
 from asimov_sync.graph.results import RunResult
 from asimov_sync.messages import Event
 
-__all__ = ["Run", "RunEvents"]
+__all__ = ["Run", "RunEvents", "require_stack"]
 
 POLL_SECONDS = 0.2
 """The longest uninterrupted wait. Where waits cannot be interrupted (Windows), Ctrl-C is delayed by
 this much.
 """
 
+STACK_HEADROOM = 50
+"""The calls that a run may nest on the thread that starts it or waits for it: 25, with room for
+hooks and for the handlers of logging.
+"""
+
 _UNREAD = "its events were not read to the end"
+
+
+def require_stack(frames: int = STACK_HEADROOM) -> None:
+    """Raise RecursionError if the calling thread cannot nest this many calls.
+
+    In the middle of a step, the error would leave a run that neither continues nor ends.
+    """
+    if frames:
+        require_stack(frames - 1)
 
 
 class Run:
@@ -48,6 +62,7 @@ class Run:
         one raised by a signal handler) cancels the run and is raised again.
         """
         require_number("timeout=", timeout)
+        require_stack()
         run = self._active_run
         end = None if timeout is None else clock.monotonic() + timeout
         try:
@@ -94,6 +109,11 @@ class Run:
                 "scheduler.run() keeps no events: use scheduler.stream(), or submit().events()"
             )
         return RunEvents(self, owns_run=False)
+
+    def _has_event(self, number: int) -> bool:
+        """Return whether the event of this number has happened."""
+        events = self._active_run.bus.events
+        return events is not None and number < len(events)
 
     def _event(self, number: int, is_closed: Callable[[], bool]) -> Optional[Event]:
         """Wait for the event of this number; None if its iterator is closed meanwhile."""
@@ -163,6 +183,8 @@ class RunEvents(Iterator[Event]):
     def __next__(self) -> Event:
         if self._ended:
             raise StopIteration
+        if not self._run._has_event(self._count):
+            require_stack()
         try:
             event = self._run._event(self._count, self._is_closed)
         except BaseException as interruption:

@@ -62,10 +62,13 @@ class EventStream(Iterator[Event]):
         """
         if self._end is None:
             self._cancellation.cancel("the stream was closed")
+        # In CPython 3.12, closing a generator that another thread executes may crash the process.
+        if getattr(self._events, "gi_running", False):
+            return  # another thread is reading; the cancellation makes it close the source
         try:
             self._events.close()
         except ValueError:
-            return  # another thread is reading; the cancellation makes it close the source
+            return  # another thread has just begun to read
         self._source.close()
 
     def __enter__(self) -> Any:

@@ -1,6 +1,7 @@
-"""Tools for tests: a scripted client, a server that speaks the providers' APIs, and a clock."""
+"""Tools for tests: a scripted client, a server that speaks the providers' APIs, a clock, probes."""
 
 from asimov_sync.testing.clock import Clock
+from asimov_sync.testing.probes import count_callbacks, count_runs, count_threads
 from asimov_sync.testing.request_log import ServedRequest
 from asimov_sync.testing.script import (
     Answer,
@@ -26,6 +27,9 @@ __all__ = [
     "ScriptedInferenceClient",
     "ServedRequest",
     "calls",
+    "count_callbacks",
+    "count_runs",
+    "count_threads",
     "last_text",
     "tool_results",
 ]

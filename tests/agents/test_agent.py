@@ -202,9 +202,9 @@ def test_one_agent_on_many_threads():
         )
 
     agent = Agent(ScriptedInferenceClient(model), tools=[lookup])
-    asking = [Background(agent.run, f"word{number}") for number in range(20)]
-    for number, one in enumerate(asking):
-        run = one.result()
+    pending = [Background(agent.run, f"word{number}") for number in range(20)]
+    for number, call in enumerate(pending):
+        run = call.result()
         assert (run.text, len(run.messages)) == (f"WORD{number}", 4)
 
 
@@ -244,7 +244,10 @@ def test_task_with_pending_approval():
     run = agent.run(
         messages=[ChatMessage.model_validate_json(message) for message in stored], approvals=decided
     )
-    assert [str(made.exception or made.result) for made in run.calls] == ["keep it", "deleted y"]
+    assert [str(call_result.exception or call_result.result) for call_result in run.calls] == [
+        "keep it",
+        "deleted y",
+    ]
     assert run.stop_reason == "end_turn"
 
 
@@ -358,8 +361,8 @@ def test_agent_over_http():
 
 def transcript(cache, name="ask"):
     """Return the stored messages of a task, or None."""
-    kept = cache.with_prefix("run").with_prefix("r1").with_prefix("transcript")
-    return kept.get(name, type=List[ChatMessage]) if name in kept.keys() else None
+    conversation = cache.with_prefix("run").with_prefix("r1").with_prefix("transcript")
+    return conversation.get(name, type=List[ChatMessage]) if name in conversation.keys() else None
 
 
 def test_transcript():
@@ -370,14 +373,14 @@ def test_transcript():
     client = ScriptedInferenceClient([calls(("lookup", {"word": "x"})), "it is X", "it is Y"])
     agent = Agent(client, tools=[lookup], keep_transcript=True)
     assert run_task(agent, cache=cache).results["ask"] == "it is X"
-    kept = transcript(cache)
-    assert [message.role.value for message in kept] == [
+    history = transcript(cache)
+    assert [message.role.value for message in history] == [
         "user",
         "assistant",
         "tool_result",
         "assistant",
     ]
-    assert agent.run("and y?", messages=kept).text == "it is Y"
+    assert agent.run("and y?", messages=history).text == "it is Y"
     assert client.requests[2]["messages"][:3] == client.requests[1]["messages"]
 
 
@@ -394,8 +397,10 @@ def test_transcript_of_partial_task():
     client = ScriptedInferenceClient([calls(("delete", {"name": "x"})), "done"])
     agent = Agent(client, tools=[delete], keep_transcript=True)
     run_task(agent, cache=cache)
-    kept = transcript(cache)
-    assert agent.run(messages=kept, approvals={kept[-1].blocks[-1]["id"]: True}).text == "done"
+    history = transcript(cache)
+    assert (
+        agent.run(messages=history, approvals={history[-1].blocks[-1]["id"]: True}).text == "done"
+    )
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from asimov_sync.testing import ScriptedInferenceClient, calls, last_text, tool_
 from ..waiting import Background
 
 
-def asking(name="ask", question="What is it?"):
+def ask_reply(name="ask", question="What is it?"):
     """A model that asks another agent, and repeats its answer."""
     return ScriptedInferenceClient(
         lambda body: tool_results(body).get(name) or calls((name, {"question": question}))
@@ -40,7 +40,7 @@ def test_a_question():
     """The tool asks the agent, in a conversation of its own, and returns the text of the answer."""
     inner = ScriptedInferenceClient(lambda body: "answer to: " + last_text(body))
     expert = Agent(inner, system="You know it.").as_tool("ask", "Ask an expert.")
-    outer = asking()
+    outer = ask_reply()
     run = Agent(outer, tools=[expert]).run("Find out.")
     assert run.text == "answer to: What is it?"
     assert inner.requests[0]["system"] == "You know it."
@@ -59,14 +59,14 @@ def test_data():
 
     inner = ScriptedInferenceClient([calls(("Finding", {"claim": "42"}))])
     expert = Agent(inner, output=Finding).as_tool("ask", "Ask an expert.")
-    run = Agent(asking(), tools=[expert]).run("Find out.")
+    run = Agent(ask_reply(), tools=[expert]).run("Find out.")
     assert run.calls[0].result == Finding(claim="42")
     assert result_of(run) == ('{"claim": "42"}', False)
 
 
 def test_usage():
     """The usage of the inner agent is part of the call, of the caller's run and of its task."""
-    inner, outer = ScriptedInferenceClient(["42"] * 2), asking()
+    inner, outer = ScriptedInferenceClient(["42"] * 2), ask_reply()
     agent = Agent(outer, tools=[Agent(inner).as_tool("ask", "Ask an expert.")])
     run = agent.run("Find out.")
     assert run.calls[0].usage == inner.usage and inner.usage.requests == 1
@@ -83,8 +83,8 @@ def test_usage_of_several_calls(workers):
     """Each call has the usage of its own agent, also when the calls run in parallel."""
     inner = ScriptedInferenceClient(lambda body: last_text(body))
     questions = ["short", "a longer question " * 20]
-    wanted = calls(*[("ask", {"question": question}) for question in questions])
-    outer = ScriptedInferenceClient([wanted, "done"])
+    requested = calls(*[("ask", {"question": question}) for question in questions])
+    outer = ScriptedInferenceClient([requested, "done"])
     expert = Agent(inner).as_tool("ask", "Ask an expert.")
     run = Agent(outer, tools=[expert], max_workers=workers).run("Find out.")
     first, second = (called.usage for called in run.calls)
@@ -117,7 +117,7 @@ def test_cancellation():
 
     inner = Agent(ScriptedInferenceClient([calls(("wait", {}))]), tools=[wait])
     token = Cancellation()
-    agent = Agent(asking(), tools=[inner.as_tool("ask", "Ask an expert.")])
+    agent = Agent(ask_reply(), tools=[inner.as_tool("ask", "Ask an expert.")])
     running = Background(agent.run, "Find out.", cancellation=token)
     assert started.wait(10)
     token.cancel("enough")
@@ -137,7 +137,7 @@ def test_pending_approval():
         return ""
 
     inner = Agent(ScriptedInferenceClient([calls(("delete", {}))]), tools=[delete])
-    run = Agent(asking(), tools=[inner.as_tool("ask", "Ask an expert.")]).run("Find out.")
+    run = Agent(ask_reply(), tools=[inner.as_tool("ask", "Ask an expert.")]).run("Find out.")
     assert result_of(run) == (
         "ask could not finish: it needs an approval for delete, and cannot ask for one",
         True,
@@ -147,15 +147,15 @@ def test_pending_approval():
 
 def test_incomplete_answer():
     """An answer that is not complete is an error of the tool, with the text so far."""
-    inner = ScriptedInferenceClient(lambda body: calls(("look", {})))
+    inner = ScriptedInferenceClient(lambda body: calls(("find", {})))
 
     @tool
-    def look() -> str:
+    def find() -> str:
         """Look."""
         return ""
 
-    expert = Agent(inner, tools=[look], max_iterations=2).as_tool("ask", "Ask an expert.")
-    run = Agent(asking(), tools=[expert]).run("Find out.")
+    expert = Agent(inner, tools=[find], max_iterations=2).as_tool("ask", "Ask an expert.")
+    run = Agent(ask_reply(), tools=[expert]).run("Find out.")
     assert result_of(run) == ("ask stopped early (max_iterations): no answer", True)
 
 
@@ -191,7 +191,7 @@ def test_depth_beside_each_other():
 def test_approval():
     """The tool itself may require an approval."""
     expert = Agent(ScriptedInferenceClient(["42"])).as_tool("ask", "Ask an expert.")
-    agent = Agent(asking(), tools=[tool(requires_approval=True)(expert)])
+    agent = Agent(ask_reply(), tools=[tool(requires_approval=True)(expert)])
     run = agent.run("Find out.")
     assert run.stop_reason == "approval"
     assert agent.run(messages=run.messages, approvals={run.pending[0].id: True}).text == "42"

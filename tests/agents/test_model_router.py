@@ -332,14 +332,14 @@ def test_scheduler_without_workers():
         return A
 
     @tool
-    def where() -> None:
+    def record_thread() -> None:
         """Note the thread."""
         threads.append(threading.current_thread())
 
-    script = ScriptedInferenceClient([calls(("where", {}), ("where", {})), "done"])
+    script = ScriptedInferenceClient([calls(("record_thread", {}), ("record_thread", {})), "done"])
 
     def ask(task, context):
-        return script.run_tools("go", [where]).text
+        return script.run_tools("go", [record_thread]).text
 
     router = ModelRouter(ScriptedInferenceClient(model), CHOICES)
     with TaskScheduler({"route": router, "ask": ask}, max_workers=0) as scheduler:
@@ -489,7 +489,7 @@ def test_budget_of_the_caller():
     with Budget(requests=2) as budget:
         decision = ModelRouter(ScriptedInferenceClient(lambda body: A), CHOICES).choose("x")
     assert (decision.votes, budget.spent.requests) == ({"billing": 2}, 2)
-    assert [lost.partition(":")[0] for lost in decision.failures] == ["BudgetExceeded"]
+    assert [failure.partition(":")[0] for failure in decision.failures] == ["BudgetExceeded"]
 
 
 # Ending early
@@ -731,11 +731,11 @@ def test_names_in_text(text, name):
 
 def test_names_in_data():
     """A name in data may differ in case and outer spaces, and in nothing else."""
-    for said, name in (("billing", "billing"), (" BILLING ", "billing"), ("sales", "Sales")):
-        assert BALLOT.output(choice=said).choice == name
-    for wrong in ("bill", "", None, 3, ["billing"], "billing."):
+    for answer_text, name in (("billing", "billing"), (" BILLING ", "billing"), ("sales", "Sales")):
+        assert BALLOT.output(choice=answer_text).choice == name
+    for invalid in ("bill", "", None, 3, ["billing"], "billing."):
         with pytest.raises(ValidationError):
-            BALLOT.output(choice=wrong)
+            BALLOT.output(choice=invalid)
     schema = BALLOT.output.model_json_schema()
     assert schema["properties"]["choice"]["enum"] == ["billing", "Sales", "page[0]", "a b", "x:y"]
     assert schema["required"] == ["choice"]
@@ -778,10 +778,10 @@ def test_winner_leads(votes, nothing):
     wins.
     """
     winner = plurality(votes, nothing)
-    ahead = [
+    leaders = [
         name
         for name in votes
         if all(votes[name] > votes[other] for other in votes if other != name)
         and votes[name] > nothing
     ]
-    assert ([] if winner is None else [winner]) == ahead
+    assert ([] if winner is None else [winner]) == leaders

@@ -35,8 +35,8 @@ def opened(kind, url, prefix):
 
 @pytest.fixture(params=["memory", "redis"])
 def cache(request, unique):
-    with opened(request.param, request.getfixturevalue("redis_url"), unique) as made:
-        yield made
+    with opened(request.param, request.getfixturevalue("redis_url"), unique) as opened_cache:
+        yield opened_cache
 
 
 @async_test
@@ -69,10 +69,10 @@ async def test_cancelled_readers_lose_no_message(cache):
             leased.cancel()
             for kind, one in (("box", reader), ("leased", leased)):
                 with contextlib.suppress(asyncio.CancelledError):
-                    got = await one
-                    read.append((kind, got if kind == "box" else got.message))
+                    received = await one
+                    read.append((kind, received if kind == "box" else received.message))
                     if kind == "leased":
-                        assert await got.ack()
+                        assert await received.ack()
         for kind in ("box", "leased"):
             while await facade.mailbox_length(kind):
                 delivery = await facade.receive(kind, timeout=5)
@@ -84,13 +84,13 @@ async def test_cancelled_readers_lose_no_message(cache):
 @async_test
 async def test_late_delivery_is_released(cache, monkeypatch):
     """A delivery that arrives after its reader was cancelled is released at once."""
-    taken, go_on = threading.Event(), threading.Event()
+    taken, release = threading.Event(), threading.Event()
     receive = cache.receive
 
     def slowly(*args):
         delivery = receive(*args)
         taken.set()
-        assert go_on.wait(20)
+        assert release.wait(20)
         return delivery
 
     monkeypatch.setattr(cache, "receive", slowly)
@@ -99,7 +99,7 @@ async def test_late_delivery_is_released(cache, monkeypatch):
         reader = asyncio.ensure_future(facade.receive("box", lease=60))
         await wait_until(taken.is_set)
         reader.cancel()
-        go_on.set()
+        release.set()
         with pytest.raises(asyncio.CancelledError):
             await reader
         delivery = await asyncio.wait_for(facade.get_message("box", timeout=10), 15)

@@ -16,6 +16,7 @@ from asimov_sync import (
     TaskStatus,
 )
 from asimov_sync.aio import to_async
+from asimov_sync.testing import count_threads
 
 from .coroutines import async_test, wait_until
 
@@ -79,17 +80,17 @@ async def test_run_handle(scheduler):
         assert not await waiting.cancel()
 
 
-@pytest.mark.parametrize("what", ["run", "stream", "result"])
+@pytest.mark.parametrize("phase", ["run", "stream", "result"])
 @async_test
-async def test_cancelled_coroutine(scheduler, what):
+async def test_cancelled_coroutine(scheduler, phase):
     """Cancelling the coroutine cancels the run; last_result has the results so far."""
     async with to_async(scheduler) as facade:
         graph = graph_of(a="echo", b="wait")
 
         async def work():
-            if what == "run":
+            if phase == "run":
                 await facade.run(graph)
-            elif what == "stream":
+            elif phase == "stream":
                 async for _ in facade.stream(graph):
                     pass
             else:
@@ -103,12 +104,12 @@ async def test_cancelled_coroutine(scheduler, what):
         await wait_until(lambda: facade.last_result is not None, "the end of the run")
         assert list(facade.last_result.results) == ["a"]
         assert (await facade.run(graph_of(a="echo"))).status is TaskStatus.COMPLETE
-        await wait_until(lambda: not facade._bridge.open_threads, "the end of the thread")
+        await wait_until(lambda: not count_threads(facade), "the end of the thread")
 
 
-@pytest.mark.parametrize("how", ["break", "close", "drop", "cancel"])
+@pytest.mark.parametrize("way", ["break", "close", "drop", "cancel"])
 @async_test
-async def test_events_of_a_submitted_run_that_are_left(how):
+async def test_events_of_a_submitted_run_that_are_left(way):
     """The run continues: only the events of stream() own their run."""
     release = threading.Event()
     handlers = {"wait": lambda task, context: release.wait(20), "echo": lambda task, context: 1}
@@ -117,41 +118,41 @@ async def test_events_of_a_submitted_run_that_are_left(how):
 
         async def read(events):
             async for event in events:
-                if event.type == "task_finished" and how == "break":
+                if event.type == "task_finished" and way == "break":
                     break
 
         events = run.events()
-        if how == "drop":
+        if way == "drop":
             await events
         else:
             reader = asyncio.ensure_future(read(events))
             await wait_until(lambda: run.sync._active_run.engine.state.results[0] == 1)
-            if how == "close":
+            if way == "close":
                 await events.close()
-            elif how == "cancel":
+            elif way == "cancel":
                 reader.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await reader
-            if how != "cancel":
+            if way != "cancel":
                 await reader
             del reader
         del events
         gc.collect()
-        await wait_until(lambda: not facade._bridge.open_threads, "the end of the thread")
+        await wait_until(lambda: not count_threads(facade), "the end of the thread")
         assert not run.done()
         release.set()
         assert (await run.result(20)).results == {"a": 1, "b": True}
 
 
-@pytest.mark.parametrize("how", ["break", "drop"])
+@pytest.mark.parametrize("way", ["break", "drop"])
 @async_test
-async def test_abandoned_events(how):
+async def test_abandoned_events(way):
     """Leaving or losing the events of a run cancels it."""
     async with to_async(
         TaskScheduler({"wait": lambda task, context: context.cancellation.wait(20)})
     ) as facade:
         events = facade.stream(graph_of(a="wait"))
-        if how == "break":
+        if way == "break":
             async for _ in events:
                 break
         else:
@@ -165,14 +166,14 @@ async def test_abandoned_events(how):
 @async_test
 async def test_cancelled_submit(monkeypatch):
     """A run that starts after its coroutine was cancelled is cancelled."""
-    started, go_on = threading.Event(), threading.Event()
+    started, release = threading.Event(), threading.Event()
     scheduler = TaskScheduler({"wait": lambda task, context: context.cancellation.wait(20)})
     submit = scheduler.submit
 
     def slowly(graph, **options):
         run = submit(graph, **options)
         started.set()
-        assert go_on.wait(20)
+        assert release.wait(20)
         return run
 
     monkeypatch.setattr(scheduler, "submit", slowly)
@@ -182,7 +183,7 @@ async def test_cancelled_submit(monkeypatch):
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        go_on.set()
+        release.set()
         await wait_until(lambda: facade.last_result is not None, "the end of the run")
 
 

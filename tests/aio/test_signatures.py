@@ -71,7 +71,7 @@ def methods(sync):
     ]
 
 
-@pytest.mark.parametrize("sync, facade", PAIRS, ids=lambda one: one.__name__)
+@pytest.mark.parametrize("sync, facade", PAIRS, ids=lambda value: value.__name__)
 def test_methods(sync, facade):
     """Every public method exists with the same signature, and is a coroutine if it waits."""
     assert methods(sync)
@@ -88,7 +88,7 @@ def test_methods(sync, facade):
         assert inspect.getdoc(actual), name
 
 
-@pytest.mark.parametrize("sync, facade", PAIRS, ids=lambda one: one.__name__)
+@pytest.mark.parametrize("sync, facade", PAIRS, ids=lambda value: value.__name__)
 def test_properties(sync, facade):
     """Every public property exists as a property."""
     for name in dir(sync):
@@ -96,7 +96,7 @@ def test_properties(sync, facade):
             assert isinstance(getattr(facade, name), property), name
 
 
-@pytest.mark.parametrize("sync, facade", PAIRS, ids=lambda one: one.__name__)
+@pytest.mark.parametrize("sync, facade", PAIRS, ids=lambda value: value.__name__)
 def test_protocols(sync, facade):
     """A context manager becomes an async one, and an iterator becomes an async iterator.
 

@@ -22,7 +22,7 @@ from asimov_sync import (
     tool,
 )
 from asimov_sync.aio import to_async
-from asimov_sync.testing import Fault, ModelServer, ScriptedInferenceClient, calls
+from asimov_sync.testing import Fault, ModelServer, ScriptedInferenceClient, calls, count_threads
 
 from ..tiers import suite
 from .coroutines import async_test, wait_until, waiting_threads
@@ -31,19 +31,19 @@ WORDS = "one two three four five six seven eight"
 
 
 @pytest.fixture
-def holding():
+def holding_server():
     """A server that stops half-way through each reply, until the test sets `go_on` or the client
     leaves.
     """
-    go_on = threading.Event()
+    release = threading.Event()
 
     def before_event(request, number):
-        return go_on if number >= 6 else None
+        return release if number >= 6 else None
 
     with ModelServer(lambda body: WORDS, api_key="key", before_event=before_event) as server:
-        server.go_on = go_on
+        server.release = release
         yield server
-        go_on.set()
+        release.set()
 
 
 def client_of(server, api_key="key", **options):
@@ -54,8 +54,8 @@ def client_of(server, api_key="key", **options):
 
 @pytest.fixture
 def server():
-    with ModelServer(lambda body: WORDS, api_key="key") as made:
-        yield made
+    with ModelServer(lambda body: WORDS, api_key="key") as model_server:
+        yield model_server
 
 
 @async_test
@@ -76,7 +76,7 @@ async def test_three_ways_to_open_a_stream(server):
         assert (await client.generate("go")).text == WORDS
         assert client.usage == server.usage
         assert await client.count_tokens("go") > 0
-        await wait_until(lambda: not client._bridge.open_threads)
+        await wait_until(lambda: not count_threads(client))
 
 
 @async_test
@@ -101,7 +101,7 @@ async def test_rejected_request(server):
         for _ in range(2):
             with pytest.raises(AuthenticationError):
                 await client.stream("go")
-            await wait_until(lambda: not client._bridge.open_threads)
+            await wait_until(lambda: not count_threads(client))
 
 
 @async_test
@@ -115,7 +115,7 @@ async def test_interrupted_stream():
                     pass
             assert "one two three".startswith(caught.value.partial.text)
             assert cutting.requests[0].faults == ["cut_at=700"]
-            await wait_until(lambda: not client._bridge.open_threads)
+            await wait_until(lambda: not count_threads(client))
 
 
 async def break_out(stream):
@@ -151,39 +151,39 @@ async def exit_block(stream):
 
 
 @pytest.mark.parametrize(
-    "how", [break_out, raise_out, text_alone, close, lose, exit_block], ids=lambda one: one.__name__
+    "way", [break_out, raise_out, text_alone, close, lose, exit_block], ids=lambda one: one.__name__
 )
 @async_test
-async def test_abandoned_stream(holding, how):
+async def test_abandoned_stream(holding_server, way):
     """However a stream is left early, its request and its thread end."""
-    async with to_async(client_of(holding)) as client:
+    async with to_async(client_of(holding_server)) as client:
         stream = await client.stream("go")
-        await how(stream)
-        if how is lose:
+        await way(stream)
+        if way is lose:
             del stream
             gc.collect()
         await wait_until(
-            lambda: holding.requests[0].disconnected.is_set(), "the end of the request"
+            lambda: holding_server.requests[0].disconnected.is_set(), "the end of the request"
         )
-        await wait_until(lambda: not client._bridge.open_threads, "the end of the thread")
-        if how is not lose:
+        await wait_until(lambda: not count_threads(client), "the end of the thread")
+        if way is not lose:
             with pytest.raises(Cancelled):
                 await stream.__anext__()
 
 
-@pytest.mark.parametrize("what", ["next", "generate", "run_tools"])
+@pytest.mark.parametrize("phase", ["next", "generate", "run_tools"])
 @async_test
-async def test_cancelled_coroutine(holding, what):
+async def test_cancelled_coroutine(holding_server, phase):
     """Cancelling a coroutine ends its request."""
-    async with to_async(client_of(holding)) as client:
-        if what == "next":
+    async with to_async(client_of(holding_server)) as client:
+        if phase == "next":
             stream = await client.stream("go")
 
             async def work():
                 async for _ in stream:
                     pass
 
-        elif what == "generate":
+        elif phase == "generate":
 
             async def work():
                 await client.generate("go")
@@ -194,15 +194,15 @@ async def test_cancelled_coroutine(holding, what):
                 await client.run_tools("go", tools=[])
 
         task = asyncio.ensure_future(work())
-        await wait_until(lambda: holding.requests)
+        await wait_until(lambda: holding_server.requests)
         await asyncio.sleep(0.02)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         await wait_until(
-            lambda: holding.requests[0].disconnected.is_set(), "the end of the request"
+            lambda: holding_server.requests[0].disconnected.is_set(), "the end of the request"
         )
-        await wait_until(lambda: not client._bridge.open_threads, "the end of the thread")
+        await wait_until(lambda: not count_threads(client), "the end of the thread")
 
 
 @async_test
@@ -221,7 +221,7 @@ async def test_cancelled_while_opening():
                 lambda: stalling.requests[0].disconnected.is_set(), "the end of the request"
             )
             assert stalling.requests[0].faults == ["stall=headers"]
-            await wait_until(lambda: not client._bridge.open_threads, "the end of the thread")
+            await wait_until(lambda: not count_threads(client), "the end of the thread")
 
 
 @async_test
@@ -234,7 +234,7 @@ async def test_single_events(server):
             events.append(await stream.__anext__())
         assert stream.reply.text == WORDS
         # The thread ends once the last event was read.
-        await wait_until(lambda: not client._bridge.open_threads)
+        await wait_until(lambda: not count_threads(client))
         with pytest.raises(StopAsyncIteration):
             await stream.__anext__()
         await stream.close()
@@ -251,15 +251,15 @@ async def test_unused_iterator(server):
 
 
 @async_test
-async def test_two_readers_of_one_stream(holding):
+async def test_two_readers_of_one_stream(holding_server):
     """A second reader raises an error, and the first one continues."""
-    async with to_async(client_of(holding)) as client:
+    async with to_async(client_of(holding_server)) as client:
         stream = await client.stream("go")
         text = asyncio.ensure_future(read_text(stream))
         await wait_until(lambda: stream._busy)
         with pytest.raises(RuntimeError, match="two coroutines"):
             await stream.__anext__()
-        holding.go_on.set()
+        holding_server.release.set()
         assert await text == WORDS
 
 
@@ -268,9 +268,9 @@ async def read_text(stream):
 
 
 @async_test
-async def test_too_many_streams(holding):
+async def test_too_many_streams(holding_server):
     """More streams than threads raise an error at once; closing a stream frees its thread."""
-    async with to_async(client_of(holding), max_threads=2) as client:
+    async with to_async(client_of(holding_server), max_threads=2) as client:
         first, second = await client.stream("go"), await client.stream("go")
         with pytest.raises(WorkersExhausted):
             await client.stream("go")
@@ -281,9 +281,9 @@ async def test_too_many_streams(holding):
 
 @suite
 @async_test
-async def test_closing_the_client_ends_its_streams(holding):
+async def test_closing_the_client_ends_its_streams(holding_server):
     """close() ends the streams with Cancelled and leaves no thread."""
-    client = to_async(client_of(holding))
+    client = to_async(client_of(holding_server))
     stream = await client.stream("go")
     reader = asyncio.ensure_future(read_text(stream))
     await wait_until(lambda: stream._busy)
@@ -294,14 +294,14 @@ async def test_closing_the_client_ends_its_streams(holding):
 
 
 @async_test
-async def test_a_token_ends_a_stream(holding):
+async def test_a_token_ends_a_stream(holding_server):
     """A given token, and the token that is current when the stream opens, both end it."""
-    async with to_async(client_of(holding)) as client:
-        given = Cancellation()
-        stream = await client.stream("go", cancellation=given)
+    async with to_async(client_of(holding_server)) as client:
+        token = Cancellation()
+        stream = await client.stream("go", cancellation=token)
         reader = asyncio.ensure_future(read_text(stream))
         await wait_until(lambda: stream._busy)
-        given.cancel("given")
+        token.cancel("given")
         with pytest.raises(Cancelled, match="given"):
             await reader
         with Cancellation(timeout=0.2):
@@ -321,16 +321,16 @@ async def test_one_stream_has_one_context():
     def model(body):
         seen.append((variable.get(), threading.get_ident()))
         variable.set(f"set by request {len(seen)}")
-        return "done" if len(body["messages"]) > 1 else calls(("look", {}))
+        return "done" if len(body["messages"]) > 1 else calls(("find", {}))
 
     @tool
-    def look() -> str:
+    def find() -> str:
         """Look."""
         return variable.get()
 
     client = to_async(ScriptedInferenceClient(model))
     variable.set("by the coroutine")
-    stream = await client.stream_tools("go", tools=[look], max_workers=0)
+    stream = await client.stream_tools("go", tools=[find], max_workers=0)
     variable.set("changed since")
     async for _ in stream:
         pass
@@ -408,14 +408,16 @@ async def test_no_thread_available(server, monkeypatch):
 
 
 @async_test
-async def test_aclosing(holding):
+async def test_aclosing(holding_server):
     """`aclose` is `close`, for contextlib.aclosing: the request ends, and with it the thread."""
-    facade = to_async(client_of(holding))
+    facade = to_async(client_of(holding_server))
     stream = await facade.stream("hello")
     await stream.__anext__()
     await stream.aclose()
     await stream.aclose()
     with pytest.raises(Cancelled, match="closed"):
         await stream.__anext__()
-    await wait_until(lambda: holding.requests[-1].disconnected.is_set(), "the end of the request")
+    await wait_until(
+        lambda: holding_server.requests[-1].disconnected.is_set(), "the end of the request"
+    )
     await facade.close()

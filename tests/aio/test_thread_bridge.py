@@ -21,7 +21,7 @@ from asimov_sync import (
 from asimov_sync.aio import to_async
 from asimov_sync.aio.thread_bridge import CHECK_SECONDS
 from asimov_sync.concurrency.pool import WorkerPool
-from asimov_sync.testing import Clock, ScriptedInferenceClient
+from asimov_sync.testing import Clock, ScriptedInferenceClient, count_threads
 
 from ..waiting import Background, in_child, wait_for
 from .coroutines import async_test, wait_until
@@ -106,7 +106,7 @@ def test_message_for_a_closed_loop():
     """A message for a reader of a closed loop is put back, and its thread is freed."""
     facade, _reader = facade_with_closed_loop()
     facade.sync.publish_to_mailbox("box", "precious")
-    wait_for(lambda: not facade._bridge.open_threads, "the end of the reader's thread")
+    wait_for(lambda: not count_threads(facade), "the end of the reader's thread")
     assert facade.sync.mailbox_length("box") == 1
     assert asyncio.run(facade.get_message("box", timeout=5)) == "precious"
 
@@ -115,7 +115,7 @@ def test_closed_loop_frees_its_threads():
     """Waits of closed loops do not count towards the limit."""
     facade, _reader = facade_with_closed_loop()
     assert asyncio.run(facade.get_message("other", timeout=0)) is None
-    wait_for(lambda: not facade._bridge.open_threads, "the end of the reader's thread")
+    wait_for(lambda: not count_threads(facade), "the end of the reader's thread")
 
 
 def test_closed_loop_ends_its_run():
@@ -130,7 +130,7 @@ def test_closed_loop_ends_its_run():
         loop.close()
         clock.advance(CHECK_SECONDS)
         wait_for(lambda: graph["x"].status is TaskStatus.FAILED, "the end of the run")
-        wait_for(lambda: not facade._bridge.open_threads, "the end of the run's thread")
+        wait_for(lambda: not count_threads(facade), "the end of the run's thread")
     running._log_destroy_pending = False  # as asyncio's own tests do
     assert scheduler.last_result.status is TaskStatus.FAILED
     asyncio.run(facade.close())
@@ -161,7 +161,7 @@ async def test_stream_closed_before_opening():
                 pass
         with pytest.raises(Cancelled):
             await events
-        assert graph["x"].status is TaskStatus.WAITING and not facade._bridge.open_threads
+        assert graph["x"].status is TaskStatus.WAITING and not count_threads(facade)
 
 
 @async_test
@@ -254,23 +254,23 @@ def test_open_facade_after_fork():
 def test_busy_loop_delays_no_other_loop():
     """Threads of one loop start at its own pace, whatever another loop does."""
     facade = to_async(MemoryCache())
-    busy, go_on = threading.Event(), threading.Event()
+    busy, release = threading.Event(), threading.Event()
 
     async def hold():
         readers = [asyncio.ensure_future(facade.get_message("box")) for _ in range(60)]
         await asyncio.sleep(0)
         busy.set()
-        assert go_on.wait(20)  # on the loop's own thread
+        assert release.wait(20)  # on the loop's own thread
         for reader in readers:
             reader.cancel()
         await asyncio.gather(*readers, return_exceptions=True)
 
-    holding = Background(asyncio.run, hold())
+    holder = Background(asyncio.run, hold())
     assert busy.wait(20)
     assert Background(asyncio.run, facade.get_message("x", timeout=0)).result() is None
-    assert not go_on.is_set()
-    go_on.set()
-    holding.result()
+    assert not release.is_set()
+    release.set()
+    holder.result()
     asyncio.run(facade.close())
 
 
@@ -320,5 +320,5 @@ async def test_garbage_collected_streams():
         cycle.append(cycle)
     del stream, cycle
     gc.collect()
-    await wait_until(lambda: not client._bridge.open_threads, "the end of the threads")
+    await wait_until(lambda: not count_threads(client), "the end of the threads")
     await client.close()

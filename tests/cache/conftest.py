@@ -76,9 +76,10 @@ def make_cache(request, backend, wrap, unique):
     """Creates caches on one backend; `prefix` and `suffix` are inside those of the test."""
     created = []
     if backend == "memory":
-        store = MemoryCache()
+        stores = {}
 
-        def make(bounded=True, prefix="", suffix=""):
+        def make(bounded=True, prefix="", suffix="", max_deliveries=5):
+            store = stores.setdefault(max_deliveries, MemoryCache(max_deliveries=max_deliveries))
             return (
                 wrap(store.with_prefix(unique) if bounded else store)
                 .with_prefix(prefix)
@@ -96,7 +97,8 @@ def make_cache(request, backend, wrap, unique):
             options = {"url": request.getfixturevalue("redis_url")}
         whole = "{" + unique + "}" if backend == "cluster" else unique
 
-        def make(bounded=True, prefix="", suffix=""):
+        def make(bounded=True, prefix="", suffix="", max_deliveries=5):
+            options["max_deliveries"] = max_deliveries
             created.append(wrap(RedisCache(default_prefix=whole if bounded else "", **options)))
             return created[-1].with_prefix(prefix).with_suffix(suffix)
 

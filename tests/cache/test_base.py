@@ -22,6 +22,7 @@ from asimov_sync import (
     TaskStatus,
     UnboundedClear,
 )
+from asimov_sync.testing import count_callbacks
 
 from ..tiers import suite, within
 from ..waiting import Background, in_child, wait_for
@@ -341,7 +342,7 @@ def test_blocked_reader_can_be_cancelled(cache, backend):
     """A cancellation ends a blocked read at once; a later message is not lost."""
     token = Cancellation()
     reading = Background(cache.get_message, "box", cancellation=token)
-    wait_for(lambda: token._callbacks, "the reader's wait")
+    wait_for(lambda: count_callbacks(token), "the reader's wait")
     start = time.monotonic()
     token.cancel("enough")
     with pytest.raises(Cancelled, match="enough"):
@@ -417,7 +418,7 @@ def test_cache_works_in_a_forked_child(cache, backend):
     cache.set("key", "value")
     token = Cancellation()
     reading = Background(cache.get_message, "box", cancellation=token)
-    wait_for(lambda: token._callbacks)
+    wait_for(lambda: count_callbacks(token))
 
     def use():
         assert cache.get("key") == "value"

@@ -179,7 +179,8 @@ def blocked(cache, cluster, slot):
     The returned function publishes a message for each, and checks that it arrives.
     """
     readers = [
-        Background(getattr(cache, how), "quiet-" + how) for how in ("receive", "get_message")
+        Background(getattr(cache, method), "quiet-" + method)
+        for method in ("receive", "get_message")
     ]
     owner = cluster.owner(slot)
     wait_for(
@@ -188,11 +189,11 @@ def blocked(cache, cluster, slot):
     )
 
     def finish():
-        for reader, how in zip(readers, ("receive", "get_message")):
+        for reader, method in zip(readers, ("receive", "get_message")):
             assert reader.thread.is_alive(), reader.result()
-            cache.publish_to_mailbox("quiet-" + how, "after")
+            cache.publish_to_mailbox("quiet-" + method, "after")
             result = reader.result()
-            assert (result.message if how == "receive" else result) == "after"
+            assert (result.message if method == "receive" else result) == "after"
 
     return finish
 

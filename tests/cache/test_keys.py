@@ -12,18 +12,18 @@ affixes = strategies.lists(strategies.tuples(strategies.booleans(), texts), max_
 
 
 def namespace(parts, separator=":"):
-    made = Namespace(separator=separator)
+    result = Namespace(separator=separator)
     for prefix, text in parts:
-        made = made.with_prefix(text) if prefix else made.with_suffix(text)
-    return made
+        result = result.with_prefix(text) if prefix else result.with_suffix(text)
+    return result
 
 
 @hypothesis.given(affixes, texts)
 def test_split_reverses_key(parts, name):
     """split() returns the name and kind that key() was called with, for any text."""
-    made = namespace(parts)
-    assert made.split(made.key(name)) == (name, "")
-    assert made.split(made.key(name, RAW)) == (name, RAW)
+    result = namespace(parts)
+    assert result.split(result.key(name)) == (name, "")
+    assert result.split(result.key(name, RAW)) == (name, RAW)
 
 
 @hypothesis.given(texts.filter(bool), texts.filter(bool), texts)
@@ -45,8 +45,8 @@ def test_parent_contains_its_children(outer, inner, name):
 
 def test_key_format():
     """The format is prefix:key:suffix; a separator inside a prefix or suffix is escaped."""
-    made = Namespace().with_prefix("app").with_prefix("user-7").with_suffix("draft")
-    assert made.key("letter") == "app:user-7:letter:draft"
+    result = Namespace().with_prefix("app").with_prefix("user-7").with_suffix("draft")
+    assert result.key("letter") == "app:user-7:letter:draft"
     assert Namespace().with_prefix("a:b%").key("c:d") == "a%3Ab%25:c:d"
     assert Namespace(separator="/").with_prefix("a/b:c").key("k") == "a%2Fb:c/k"
     assert Namespace(separator="::").with_prefix("a:b").key("k") == "a%3Ab::k"

@@ -167,7 +167,7 @@ class Scenario:
             cache.receive("box", timeout=0, lease=100).release()
             assert cache.receive("box", timeout=0) is None
         for _ in range(2):
-            assert [letter.id for letter in cache.dead_letters("box")] == ["x", "y"]
+            assert [message.id for message in cache.dead_letters("box")] == ["x", "y"]
         assert self.attempt(lambda: cache.put_back("box", "x")) in (1, ABSENT)
         assert self.attempt(lambda: cache.put_back("box")) in (1, 2, ABSENT)
         self.direct.put_back("box")

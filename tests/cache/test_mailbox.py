@@ -7,6 +7,7 @@ import pytest
 
 from asimov_sync import Cancellation, Cancelled, Letter, RedisCache
 from asimov_sync.cache.store import ACKNOWLEDGED_SECONDS
+from asimov_sync.testing import count_callbacks
 
 from ..tiers import suite, within
 from ..waiting import Background, wait_for
@@ -36,8 +37,8 @@ def test_expired_lease_redelivers(cache, clock):
     clock.pass_by(9.9)
     assert cache.receive("box", timeout=0, lease=10).message == "second"
     clock.pass_by(0.2)
-    again = cache.receive("box", timeout=0, lease=10)
-    assert (again.message, again.deliveries) == ("first", 2)
+    redelivered = cache.receive("box", timeout=0, lease=10)
+    assert (redelivered.message, redelivered.deliveries) == ("first", 2)
     clock.pass_by(30)
     assert [cache.receive("box", timeout=0).message for _ in range(2)] == ["second", "first"]
 
@@ -147,15 +148,14 @@ def test_release(cache, clock):
     cache.publish_to_mailbox("box", "second")
     cache.receive("box", timeout=0, lease=100).release()
     assert cache.peek("box", 5) == ["first", "second"]
-    again = cache.receive("box", timeout=0, lease=100)
-    assert (again.message, again.deliveries) == ("first", 2)
-    assert again.ack() is True
+    redelivered = cache.receive("box", timeout=0, lease=100)
+    assert (redelivered.message, redelivered.deliveries) == ("first", 2)
+    assert redelivered.ack() is True
 
 
 def test_dead_letters(make_cache, backend):
     """After max_deliveries a message is a dead letter; put_back() makes it new."""
-    cache = make_cache()
-    cache._store.max_deliveries = 2
+    cache = make_cache(max_deliveries=2)
     for name in ("a", "b"):
         cache.publish_to_mailbox("box", name, message_id=name)
     for _ in range(2):
@@ -169,24 +169,24 @@ def test_dead_letters(make_cache, backend):
     assert cache.receive("box", timeout=0) is None
     assert cache.put_back("box", "nobody") == 0
     assert cache.put_back("box", "b") == 1
-    assert [letter.id for letter in cache.dead_letters("box")] == ["a"]
-    back = cache.receive("box", timeout=0, lease=100)
-    assert (back.message, back.deliveries) == ("b", 1)
-    back.ack()
+    assert [message.id for message in cache.dead_letters("box")] == ["a"]
+    redelivered = cache.receive("box", timeout=0, lease=100)
+    assert (redelivered.message, redelivered.deliveries) == ("b", 1)
+    redelivered.ack()
     assert cache.put_back("box") == 1
     assert cache.get_message("box", timeout=0) == "a"
     assert cache.put_back("box") == 0
 
 
-def test_dead_letters_with_generated_ids(cache):
+def test_dead_letters_with_generated_ids(make_cache):
     """put_back() accepts the generated id of a letter."""
-    cache._store.max_deliveries = 1
+    cache = make_cache(max_deliveries=1)
     cache.publish_to_mailbox("box", "a")
     cache.receive("box", timeout=0, lease=100).release()
     assert cache.receive("box", timeout=0) is None
-    (letter,) = cache.dead_letters("box")
-    assert cache.put_back("box", letter.id) == 1
-    assert cache.receive("box", timeout=0).id == letter.id
+    (message,) = cache.dead_letters("box")
+    assert cache.put_back("box", message.id) == 1
+    assert cache.receive("box", timeout=0).id == message.id
 
 
 def test_peek_and_length(cache, clock):
@@ -216,26 +216,26 @@ def test_expired_lease_wakes_a_reader(cache):
 
 
 @suite
-@pytest.mark.parametrize("how", ["publish", "release", "put back"])
-def test_ready_message_wakes_a_reader(cache, how):
+@pytest.mark.parametrize("method", ["publish", "release", "put back"])
+def test_ready_message_wakes_a_reader(make_cache, method):
     """Publishing, releasing and putting back wake a blocked reader well within a second."""
-    if how != "publish":
+    cache = make_cache(max_deliveries=1 if method == "put back" else 5)
+    if method != "publish":
         cache.publish_to_mailbox("box", 1)
         held = cache.receive("box", timeout=0, lease=100)
-    if how == "put back":
-        cache._store.max_deliveries = 1
+    if method == "put back":
         held.release()
         assert cache.receive("box", timeout=0) is None
     token = Cancellation()
     reading = Background(cache.receive, "box", cancellation=token)
-    wait_for(lambda: token._callbacks, "the reader's wait")
+    wait_for(lambda: count_callbacks(token), "the reader's wait")
     threading.Event().wait(0.05)
     start = time.monotonic()
     {
         "publish": lambda: cache.publish_to_mailbox("box", 1),
         "release": lambda: held.release(),
         "put back": lambda: cache.put_back("box"),
-    }[how]()
+    }[method]()
     assert reading.result().message == 1
     assert time.monotonic() - start < within(0.5)
 
@@ -246,7 +246,7 @@ def test_cancelled_reader_loses_no_message(cache):
     for number in range(20):
         token = Cancellation()
         reading = Background(cache.receive, "box", cancellation=token, lease=100)
-        wait_for(lambda: token._callbacks)
+        wait_for(lambda: count_callbacks(token))
         publishing = Background(cache.publish_to_mailbox, "box", number)
         token.cancel()
         publishing.result()

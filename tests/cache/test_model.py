@@ -80,11 +80,11 @@ class Caches(RuleBasedStateMachine):
 
     def both(self, call, affixes=("", "")):
         """Run a call on both backends, and return their equal outcome."""
-        ours, theirs = (
+        from_memory, from_redis = (
             outcome(lambda: call(view(cache, affixes))) for cache in (self.memory, self.redis)
         )
-        assert ours == theirs
-        return ours
+        assert from_memory == from_redis
+        return from_memory
 
     # Values
 
@@ -176,9 +176,11 @@ class Caches(RuleBasedStateMachine):
     @rule(box=BOXES, lease=LEASES)
     def receive(self, box, lease):
         pair = [cache.receive(box, timeout=0, lease=lease) for cache in (self.memory, self.redis)]
-        ours, theirs = (given and (given.message, given.deliveries) for given in pair)
-        assert ours == theirs
-        if ours is not None:
+        from_memory, from_redis = (
+            delivery and (delivery.message, delivery.deliveries) for delivery in pair
+        )
+        assert from_memory == from_redis
+        if from_memory is not None:
             self.deliveries.append(pair)
 
     @rule(box=BOXES)
@@ -187,8 +189,8 @@ class Caches(RuleBasedStateMachine):
 
     def with_delivery(self, data, call):
         pair = data.draw(st.sampled_from(self.deliveries))
-        ours, theirs = (outcome(lambda: call(delivery)) for delivery in pair)
-        assert ours == theirs
+        from_memory, from_redis = (outcome(lambda: call(delivery)) for delivery in pair)
+        assert from_memory == from_redis
 
     @precondition(lambda self: self.deliveries)
     @rule(data=st.data())
@@ -227,7 +229,7 @@ class Caches(RuleBasedStateMachine):
         for box in ("box", "a:box"):
             self.both(lambda cache: cache.mailbox_length(box))
             self.both(lambda cache: cache.peek(box, 99))
-            self.both(lambda cache: [letter[1:] for letter in cache.dead_letters(box)])
+            self.both(lambda cache: [message[1:] for message in cache.dead_letters(box)])
 
 
 def test_backends_are_equivalent(redis_url):

@@ -126,12 +126,12 @@ def test_restarts_under_load(durable_server):
     assert len({name for name, _ in handled} - acknowledged) <= 2
 
 
-@pytest.mark.parametrize("how", ["receive", "get_message"])
-def test_blocked_reader_survives_a_restart(durable_server, how):
+@pytest.mark.parametrize("method", ["receive", "get_message"])
+def test_blocked_reader_survives_a_restart(durable_server, method):
     """A reader that waits through a restart receives the next message."""
     server = durable_server
     with RedisCache(url=server.url) as cache:
-        reading = Background(getattr(cache, how), "box")
+        reading = Background(getattr(cache, method), "box")
         wait_for(lambda: blocked_readers(server) == 1, "the reader's wait")
         first = run_id(server)
         server.kill()
@@ -143,7 +143,7 @@ def test_blocked_reader_survives_a_restart(durable_server, how):
         with RedisCache(url=server.url) as other:
             other.publish_to_mailbox("box", "after")
         result = reading.result()
-        assert (result.message if how == "receive" else result) == "after"
+        assert (result.message if method == "receive" else result) == "after"
 
 
 def test_timeout_during_an_outage(durable_server):

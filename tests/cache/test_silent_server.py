@@ -62,9 +62,11 @@ class Timed:
 
     def check(self, kind, seconds):
         """Check that the call raised this kind of error after `seconds`, or shortly later."""
-        error, took = self._call.result(seconds + 45)
+        error, seconds_taken = self._call.result(seconds + 45)
         assert type(error) is kind, repr(error)
-        assert seconds - 0.05 <= took < seconds + BOUND + MARGIN, f"{error} after {took:.2f} s"
+        assert seconds - 0.05 <= seconds_taken < seconds + BOUND + MARGIN, (
+            f"{error} after {seconds_taken:.2f} s"
+        )
         return error
 
 
@@ -86,12 +88,12 @@ def cancelled(seconds, function):
 def open_client(url, connections):
     """Return a client whose pool holds this many open connections."""
     client = redis.Redis.from_url(url)
-    together = threading.Barrier(connections)
+    barrier = threading.Barrier(connections)
 
     def use():
         with client.client() as alone:  # reserves a connection
             alone.ping()
-            together.wait(20)
+            barrier.wait(20)
 
     for user in [Background(use) for _ in range(connections)]:
         user.result()
@@ -118,10 +120,10 @@ def test_every_call_ends_in_time(server, monkeypatch, connections):
         with redis.Redis(host="127.0.0.1", port=server.port) as direct:
             wait_for(lambda: direct.info("clients")["blocked_clients"] == 1, "the blocked reader")
         stop(server)
-        taken = OutcomeUnknown if connections else CacheUnavailable
+        error_class = OutcomeUnknown if connections else CacheUnavailable
         calls = [
             (Timed(lambda: cache.receive("box", timeout=2)), CacheUnavailable, 2),
-            (Timed(lambda: cache.get_message("box", timeout=2)), taken, 2),
+            (Timed(lambda: cache.get_message("box", timeout=2)), error_class, 2),
             (
                 Timed(lambda: cancelled(1, lambda token: cache.receive("box", cancellation=token))),
                 Cancelled,
@@ -209,8 +211,8 @@ def test_late_cancellation_callback(redis_url, unique):
             )
 
         cache = RedisCache(client=client, default_prefix=unique)
-        token, reached, go_on = Cancellation(parent=None), threading.Event(), threading.Event()
-        token.on_cancel(lambda: (reached.set(), go_on.wait(20)))
+        token, reached, release = Cancellation(parent=None), threading.Event(), threading.Event()
+        token.on_cancel(lambda: (reached.set(), release.wait(20)))
         first = Background(cache.receive, "first", cancellation=token)
         before = []
         wait_for(lambda: before.extend(connections()) or before, "the first reader's wait")
@@ -230,7 +232,7 @@ def test_late_cancellation_callback(redis_url, unique):
 
         wait_for(both_wait, "the third reader's wait")
         assert before[0] in waiting, "the connection does not serve another call"
-        go_on.set()
+        release.set()
         cancelling.result()
         # A connection that was shut down would be replaced by one with another id.
         wait_for(lambda: connections() == waiting, "the same connections")

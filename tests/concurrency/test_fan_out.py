@@ -11,14 +11,15 @@ import pytest
 from asimov_sync import Cancellation, Cancelled, ClosedError
 from asimov_sync.concurrency.fan_out import CallFinished, CallStarted, fan_out
 from asimov_sync.concurrency.pool import WorkerPool
+from asimov_sync.testing import count_callbacks
 
 from ..waiting import Background, wait_for
 
 
 @pytest.fixture
 def pool():
-    with WorkerPool(None) as made:
-        yield made
+    with WorkerPool(None) as new_pool:
+        yield new_pool
 
 
 def run(calls, pool, token=None, **options):
@@ -44,8 +45,8 @@ def test_no_calls():
 
 def test_calls_run_at_once(pool):
     """By default all calls run at once."""
-    meet = threading.Barrier(12)
-    events = run([functools.partial(meet.wait, 10)] * 12, pool)
+    barrier = threading.Barrier(12)
+    events = run([functools.partial(barrier.wait, 10)] * 12, pool)
     values = sorted(event.value for event in events if isinstance(event, CallFinished))
     assert values == list(range(12))
 
@@ -53,15 +54,15 @@ def test_calls_run_at_once(pool):
 @pytest.mark.parametrize("max_workers", [1, 3, 50])
 def test_max_workers(pool, max_workers):
     """At most max_workers calls run at once, and they start in order."""
-    together, counts, lock = [], [], threading.Lock()
+    running, counts, lock = [], [], threading.Lock()
 
     def call():
         with lock:
-            together.append(None)
-            counts.append(len(together))
+            running.append(None)
+            counts.append(len(running))
         time.sleep(0.002)
         with lock:
-            together.pop()
+            running.pop()
 
     events = run([call] * 10, pool, max_workers=max_workers)
     assert max(counts) <= max_workers and len(counts) == 10
@@ -193,7 +194,7 @@ def test_nothing_is_left_at_the_token(pool):
     """After the last event no callback is registered."""
     token = Cancellation(parent=None)
     run([int] * 3, pool, token)
-    assert not token._callbacks and not token.cancelled
+    assert not count_callbacks(token) and not token.cancelled
 
 
 def test_calls_run_in_the_callers_context(pool):

@@ -21,8 +21,8 @@ variable = contextvars.ContextVar("variable", default="default")
 
 @pytest.fixture
 def pool():
-    with WorkerPool(2) as made:
-        yield made
+    with WorkerPool(2) as new_pool:
+        yield new_pool
 
 
 def test_a_pool_is_an_executor(pool):
@@ -44,16 +44,16 @@ def test_no_thread_before_the_first_call():
 
 def test_the_limit_holds(pool):
     """At most max_workers calls run at once, and all of them run."""
-    together, counts = [], []
+    running, counts = [], []
     lock = threading.Lock()
 
     def work():
         with lock:
-            together.append(1)
-            counts.append(len(together))
+            running.append(1)
+            counts.append(len(running))
         time.sleep(0.002)
         with lock:
-            together.pop()
+            running.pop()
 
     concurrent.futures.wait([pool.submit(work) for _ in range(40)], timeout=20)
     assert len(counts) == 40
@@ -63,8 +63,8 @@ def test_the_limit_holds(pool):
 def test_no_call_waits_without_a_limit():
     """A pool without a limit runs all calls at once and reuses idle threads."""
     with WorkerPool(None) as pool:
-        meet = threading.Barrier(20)
-        futures = [pool.submit(meet.wait, 10) for _ in range(20)]
+        barrier = threading.Barrier(20)
+        futures = [pool.submit(barrier.wait, 10) for _ in range(20)]
         concurrent.futures.wait(futures, timeout=20)
         assert all(future.exception() is None for future in futures)
         wait_for(lambda: pool.idle_count == 20)
@@ -264,14 +264,14 @@ print(os.waitpid(children[0], 0)[1])
 def test_a_handler_that_forks():
     """If a handler forks and its child returns from it, too, the child ends quietly: status 0, no
     traceback."""
-    ended = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", FORKING_HANDLER],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         universal_newlines=True,
         timeout=60,
     )
-    assert (ended.stdout, ended.stderr) == ("COMPLETE\n0\n", "")
+    assert (completed.stdout, completed.stderr) == ("COMPLETE\n0\n", "")
 
 
 AT_EXIT = """

@@ -122,9 +122,9 @@ def test_a_generator_that_is_closed_in_the_middle():
     generator = hold(Budget())
     next(generator)
     scope.extend(budget="mine")
-    (held, mine) = scope.current().budgets
-    scope.replace(budgets=(held, mine, Interfering(generator)))
+    (held, added) = scope.current().budgets
+    scope.replace(budgets=(held, added, Interfering(generator)))
     scope.remove("budgets", "mine")
-    assert [entry for entry in scope.current().budgets if entry in (held, mine)] == []
+    assert [entry for entry in scope.current().budgets if entry in (held, added)] == []
     del generator, held
     gc.collect()

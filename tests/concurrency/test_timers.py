@@ -95,14 +95,14 @@ def test_cancelled_timers_are_freed():
         def fire(self):
             """Never called."""
 
-    timers, things = TimerThread(), []
+    timers, objects = TimerThread(), []
     for _ in range(1000):
-        thing = Thing()
-        things.append(weakref.ref(thing))
-        timers.call_at(time.monotonic() + 1000, thing.fire).cancel()
-    del thing
+        target = Thing()
+        objects.append(weakref.ref(target))
+        timers.call_at(time.monotonic() + 1000, target.fire).cancel()
+    del target
     gc.collect()
-    assert not any(reference() for reference in things)
+    assert not any(reference() for reference in objects)
 
 
 def test_nan_is_rejected():

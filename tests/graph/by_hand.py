@@ -27,8 +27,8 @@ class ByHand:
 
     def fork(self):
         """Return another run in the same state, which can continue differently."""
-        run = _twin(self)
-        run.state = _twin(self.state)
+        run = _fork_object(self)
+        run.state = _fork_object(self.state)
         return run
 
     def key(self):
@@ -83,7 +83,7 @@ class ByHand:
     def _spec(self, index):
         return self.specs[self.state.nodes[index].name]
 
-    def _begin(self, index):
+    def _start_attempt(self, index):
         state, spec = self.state, self._spec(index)
         assert all(state.phases[dependency].is_final for dependency in state.dependencies[index]), (
             "started too early"
@@ -124,14 +124,14 @@ class ByHand:
         if name == UNKNOWN_TYPE:
             raise GraphError("the scheduler would say so")
         if name == DUPLICATE:
-            name, given = self._spec(index).name, {"depends_on": []}
+            name, node_options = self._spec(index).name, {"depends_on": []}
         elif name == UNKNOWN_DEPENDENCY:
-            given = {"depends_on": ["nowhere"]}
+            node_options = {"depends_on": ["nowhere"]}
         else:
-            given = options(self.specs[name])
+            node_options = options(self.specs[name])
         settings = dict(
             {"when": None, "allow_failure": False, "retry": None, "timeout": None, "max_visits": 5},
-            **given,
+            **node_options,
         )
         self.state.spawn(index, make_node(Task(type="act"), name, namespaces=(), **settings))
 
@@ -168,10 +168,10 @@ class ByHand:
         assert {
             name: outcome.status.name for name, outcome in outcomes.items()
         } == expected.statuses
-        brought = {
+        results = {
             name: outcome.result for name, outcome in outcomes.items() if outcome.result is not None
         }
-        assert brought == expected.results
+        assert results == expected.results
         errors = {
             name: outcome.error for name, outcome in outcomes.items() if outcome.error is not None
         }
@@ -186,14 +186,14 @@ class ByHand:
             assert self.specs[name].loose or state.visits[index] == expected.visits[name]
 
 
-def _twin(thing):
+def _fork_object(original):
     """Return a copy with lists, dicts and sets of its own; copy.copy takes three times as long."""
-    made = object.__new__(type(thing))
-    made.__dict__.update(
+    copied = object.__new__(type(original))
+    copied.__dict__.update(
         (name, value.copy() if type(value) in (list, dict, set) else value)
-        for name, value in vars(thing).items()
+        for name, value in vars(original).items()
     )
-    return made
+    return copied
 
 
 def in_every_order(specs, expected):
@@ -206,9 +206,9 @@ def in_every_order(specs, expected):
         if not moves:
             run.compare(expected)
         for move in moves:
-            twin = run.fork() if move != moves[-1] else run
-            twin.make(move)
-            key = twin.key()
+            fork = run.fork() if move != moves[-1] else run
+            fork.make(move)
+            key = fork.key()
             if key not in seen:
                 seen.add(key)
-                runs.append(twin)
+                runs.append(fork)

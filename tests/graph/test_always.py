@@ -69,8 +69,8 @@ def resource():
 def scheduler(request, resource):
     workers = {"threads": 4, "one thread": 1}.get(request.param, 0)
     executor = concurrent.futures.ThreadPoolExecutor(2) if request.param == "executor" else None
-    with TaskScheduler(resource.handlers, max_workers=workers, executor=executor) as made:
-        yield made
+    with TaskScheduler(resource.handlers, max_workers=workers, executor=executor) as new_scheduler:
+        yield new_scheduler
     if executor is not None:
         executor.shutdown()
 
@@ -165,11 +165,11 @@ def test_after_a_used_up_budget(scheduler, resource):
 
 def test_running_one_continues(scheduler, resource):
     """run.cancel() does not cancel it if it is running already; a second one does not, either."""
-    running, go_on = threading.Event(), threading.Event()
+    running, release = threading.Event(), threading.Event()
 
     def free(task, context):
         running.set()
-        assert go_on.wait(DEADLINE) and not context.cancellation.cancelled
+        assert release.wait(DEADLINE) and not context.cancellation.cancelled
         return "freed"
 
     scheduler.handlers["free"] = free
@@ -179,7 +179,7 @@ def test_running_one_continues(scheduler, resource):
     assert running.wait(DEADLINE)
     assert run.cancel("first") and run.cancel("second")
     assert not run.done()
-    go_on.set()
+    release.set()
     assert waiting.result().results == {"x": "freed"}
 
 

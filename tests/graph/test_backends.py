@@ -9,6 +9,7 @@ import time
 import pytest
 
 from asimov_sync import ClosedError, Retry, Task, TaskGraph, TaskScheduler, TaskStatus
+from asimov_sync.testing import count_runs
 
 from ..tiers import suite
 from ..waiting import Background
@@ -61,8 +62,8 @@ EXECUTORS = [
 
 @pytest.fixture(params=EXECUTORS, ids=["one thread", "eight threads", "at once"])
 def executor(request):
-    with request.param() as made:
-        yield made
+    with request.param() as new_scheduler:
+        yield new_scheduler
 
 
 def test_executors_run_whole_graphs(executor):
@@ -141,32 +142,32 @@ def test_submit_that_raises(calls):
             else:
                 result = scheduler.submit(graph).result(20)
                 assert "no more calls" in result.skipped["last"]
-            assert not scheduler._runs
+            assert not count_runs(scheduler)
         with TaskScheduler({"quick": quick}) as other:
             assert other.run(graph).status is TaskStatus.COMPLETE
 
 
-@pytest.mark.parametrize("how", ["retry", "timeout", "spawn"])
-def test_executor_that_refuses_later(how):
+@pytest.mark.parametrize("cause", ["retry", "timeout", "spawn"])
+def test_executor_that_refuses_later(cause):
     """A refused call for a retry, a time-out or a spawn ends the run; nothing hangs."""
     gate = threading.Event()
 
     def handler(task, context):
-        if how == "retry":
+        if cause == "retry":
             raise ValueError("again")
-        if how == "timeout":
+        if cause == "timeout":
             gate.wait(20)
-        if how == "spawn":
+        if cause == "spawn":
             context.spawn(Task(type="t"), name="b")
 
     with Refusing(1) as executor:
         with TaskScheduler({"t": handler}, executor=executor) as scheduler:
             graph = TaskGraph()
-            retry = Retry(attempts=2, wait=lambda state: 0.05) if how == "retry" else None
+            retry = Retry(attempts=2, wait=lambda state: 0.05) if cause == "retry" else None
             graph.add(
-                Task(type="t"), name="a", retry=retry, timeout=0.05 if how == "timeout" else None
+                Task(type="t"), name="a", retry=retry, timeout=0.05 if cause == "timeout" else None
             )
-            if how != "spawn":
+            if cause != "spawn":
                 graph.add(Task(type="t"), name="b", depends_on="a", allow_failure=True)
             result = scheduler.submit(graph).result(10)
             gate.set()
@@ -192,7 +193,7 @@ def test_executor_shut_down_during_a_run(cancel_futures):
         gate.set()
         result = run.result(20)
         assert "after" in result.skipped
-        assert not scheduler._runs
+        assert not count_runs(scheduler)
         with pytest.raises(RuntimeError, match="shutdown"):
             scheduler.run(single("quick"))
 
@@ -253,7 +254,7 @@ def test_ctrl_c_in_a_synchronous_executor():
         with pytest.raises(KeyboardInterrupt):
             scheduler.run(chain("quick", "interrupted", "quick"))
         assert scheduler.last_result.results == {"a": "a"}
-        assert not scheduler._runs
+        assert not count_runs(scheduler)
 
 
 @suite
@@ -277,7 +278,7 @@ def test_retries_timeouts_and_cancels_together(executor):
                 run.cancel()
             result = run.result(20)
             assert len(result.results) + len(result.errors) + len(result.skipped) == 20
-        assert not scheduler._runs
+        assert not count_runs(scheduler)
 
 
 def test_threads_that_cannot_start(monkeypatch):
@@ -293,5 +294,5 @@ def test_threads_that_cannot_start(monkeypatch):
             patch.setattr(threading.Thread, "start", no_thread)
             with pytest.raises(ClosedError, match="no worker thread"):
                 scheduler.submit(graph)
-        assert not scheduler._runs
+        assert not count_runs(scheduler)
         assert scheduler.run(graph).status is TaskStatus.COMPLETE

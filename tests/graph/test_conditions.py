@@ -26,8 +26,8 @@ HANDLERS = {"done": lambda task, context: "done", "half": half, "fail": fail, "s
 
 @pytest.fixture(params=[2, 0], ids=["threads", "calling thread"])
 def scheduler(request):
-    with TaskScheduler(HANDLERS, max_workers=request.param) as made:
-        yield made
+    with TaskScheduler(HANDLERS, max_workers=request.param) as new_scheduler:
+        yield new_scheduler
 
 
 def every_kind(**options):

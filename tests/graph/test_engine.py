@@ -22,6 +22,7 @@ from asimov_sync import (
     TaskStatus,
 )
 from asimov_sync.graph.state import RunState
+from asimov_sync.testing import count_runs
 
 from ..tiers import by_tier, suite
 from ..waiting import DEADLINE, Background, wait_for
@@ -137,7 +138,7 @@ def test_many_eventful_runs_at_once(workers):
 
     graphs = [call.result(60) for call in [Background(runs, seed) for seed in range(50)]]
     assert len(seen) == len(set(seen)) == 200
-    assert not scheduler._runs
+    assert not count_runs(scheduler)
     scheduler.handlers["act"] = lambda task, context: 1
     assert all(
         scheduler.run(graph).status is TaskStatus.COMPLETE for graph in graphs
@@ -211,7 +212,7 @@ def test_closing_from_several_threads():
         for call in [Background(scheduler.close) for _ in range(3)]:
             call.result()
         assert sum(call.result() for call in calls) >= 1
-        assert not scheduler._runs
+        assert not count_runs(scheduler)
 
 
 def test_handler_cancels_its_own_run():

@@ -41,9 +41,9 @@ def test_running_graph_can_be_copied_and_pickled(twin_of):
     with TaskScheduler({"wait": wait, "echo": echo}) as scheduler:
         run = scheduler.submit(graph)
         wait_for(lambda: "b" in executing(graph))
-        twin = twin_of(graph)
-        assert twin["b"] is not graph["b"]
-        result = scheduler.run(twin)
+        duplicate = twin_of(graph)
+        assert duplicate["b"] is not graph["b"]
+        result = scheduler.run(duplicate)
         assert (result.status, result.results["d"]) == (TaskStatus.COMPLETE, "dbaca")
         assert graph["b"].status is TaskStatus.EXECUTING and not run.done()
         release.set()

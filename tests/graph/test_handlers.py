@@ -28,8 +28,8 @@ def scheduler(request):
         "calling thread": {"max_workers": 0},
         "executor": {"executor": concurrent.futures.ThreadPoolExecutor(2)},
     }[request.param]
-    with TaskScheduler({"echo": echo}, **options) as made:
-        yield made
+    with TaskScheduler({"echo": echo}, **options) as new_scheduler:
+        yield new_scheduler
     if "executor" in options:
         options["executor"].shutdown()
 
@@ -120,6 +120,39 @@ def test_middleware_does_not_wrap_conditions(scheduler):
     scheduler.middleware(lambda call_next, task, context: calls.append("in") or call_next())
     scheduler.run(single("echo", when=lambda inputs: calls.append("when") or True))
     assert calls == ["when", "in"]
+
+
+def test_middleware_of_one_task(scheduler):
+    """It is called around each attempt of its task only, inside the scheduler's middleware."""
+    calls = []
+
+    def layer(name):
+        def around(call_next, task, context):
+            calls.append((context.name, name))
+            return call_next() + name
+
+        return around
+
+    def spawner(task, context):
+        context.spawn(Task(type="flaky"), name="spawned", middleware=(layer("s"),))
+        return ""
+
+    def flaky(task, context):
+        if context.attempt == 1:
+            raise ConnectionError()
+        return context.name
+
+    scheduler.handlers.update(spawner=spawner, flaky=flaky)
+    scheduler.middleware(layer("0"))
+    retry = Retry(2, wait=lambda state: 0.0)
+    graph = TaskGraph()
+    graph.add(Task(type="spawner"), name="a")
+    graph.map(Task(type="flaky"), "x", name="m", retry=retry, middleware=(layer("1"), layer("2")))
+    result = scheduler.run(graph.copy())
+    assert {name: result.get(name) for name in ("a", "m[0]")} == {"a": "0", "m[0]": "m[0]210"}
+    assert [name for task, name in calls if task == "m[0]"] == ["0", "1", "2"] * 2
+    assert [name for task, name in calls if task == "a"] == ["0"]
+    assert [name for task, name in calls if task == "spawned"] == ["0", "s"]
 
 
 def test_exception_whose_str_raises(scheduler):

@@ -80,18 +80,18 @@ except BaseException as error:
 """
 
 
-@pytest.mark.parametrize("where", ["stream", "sleep", "mailbox", "busy"])
+@pytest.mark.parametrize("phase", ["stream", "sleep", "mailbox", "busy"])
 @pytest.mark.parametrize(
-    "how, name, status",
+    "way, name, status",
     [
         ("interrupt", "KeyboardInterrupt", None),
         pytest.param("exit", "SystemExit", 7, marks=soak),
         ("limit", "Limit", 1),
     ],
 )
-def test_sigint_in_run(where, how, name, status):
+def test_sigint_in_run(phase, way, name, status):
     """Control returns within a second, whatever the handler does; the process ends in two."""
-    command = [sys.executable, "-c", PROGRAM, where, how]
+    command = [sys.executable, "-c", PROGRAM, phase, way]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True
     )

@@ -85,14 +85,14 @@ def test_debug(caplog):
 def test_the_end_is_logged_before_the_result_is_returned(caplog):
     """A run's last record is written before `run()` returns, even if the handler is slow."""
     caplog.set_level(logging.INFO, "asimov_sync.graph")
-    reached, release, ended = threading.Event(), threading.Event(), threading.Event()
+    reached, release, finished = threading.Event(), threading.Event(), threading.Event()
 
     class SlowHandler(logging.Handler):
         def emit(self, record):
             if " is COMPLETE " in record.getMessage():
                 reached.set()
                 assert release.wait(DEADLINE)
-                ended.set()
+                finished.set()
 
     slow = SlowHandler()
     logging.getLogger("asimov_sync.graph").addHandler(slow)
@@ -108,7 +108,7 @@ def test_the_end_is_logged_before_the_result_is_returned(caplog):
             assert waiting.is_alive()
             release.set()
             run.result(DEADLINE)
-            assert ended.is_set()
+            assert finished.is_set()
             waiting.join(DEADLINE)
     finally:
         release.set()

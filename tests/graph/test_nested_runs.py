@@ -20,7 +20,7 @@ from asimov_sync import (
 from asimov_sync.testing import ScriptedInferenceClient, calls
 
 from ..tiers import suite
-from ..waiting import Background, wait_for
+from ..waiting import DEADLINE, Background, wait_for
 from .graphs import chain, single, wide
 from .test_scheduler import echo
 
@@ -103,8 +103,10 @@ def test_from_a_tool_of_an_agent(make):
     def look_up(number: int) -> str:
         return ",".join(scheduler.run(chain("quick", "quick")).results)
 
-    wanted = calls(*[("look_up", {"number": number}) for number in range(3)])
-    client = ScriptedInferenceClient(lambda body: "done" if len(body["messages"]) > 1 else wanted)
+    requested = calls(*[("look_up", {"number": number}) for number in range(3)])
+    client = ScriptedInferenceClient(
+        lambda body: "done" if len(body["messages"]) > 1 else requested
+    )
     scheduler.handlers["agent"] = Agent(client, tools=[look_up])
     graph = TaskGraph()
     graph.add(Task(type="agent", objective="look it up"), name="x")
@@ -206,21 +208,21 @@ def test_events_of_a_nested_run_are_live():
         assert result.results == {"x": ["task_started", "task_finished", "run_finished"]}
 
 
-@pytest.mark.parametrize("how", ["given", "current", "time-out"])
-def test_cancelled_wait_for_another_run(how):
+@pytest.mark.parametrize("way", ["given", "current", "time-out"])
+def test_cancelled_wait_for_another_run(way):
     """Cancelling the waiting task frees it, and the run that it waited for continues."""
     release = threading.Event()
     with TaskScheduler(
         {"wait": lambda task, context: release.wait(20)}, max_workers=2
     ) as scheduler:
         run = scheduler.submit(single("wait"))
-        if how == "given":
+        if way == "given":
             token = Cancellation()
             waiting = Background(run.result, cancellation=token)
             token.cancel("given")
             with pytest.raises(Cancelled, match="given"):
                 waiting.result()
-        elif how == "current":
+        elif way == "current":
             with Cancellation(timeout=0.05), pytest.raises(Cancelled, match="deadline"):
                 run.result()
         else:
@@ -253,15 +255,15 @@ def test_run_under_a_token():
 
 def test_nested_runs_do_not_multiply_workers():
     """Waiting tasks give up their slots one for one: at most max_workers tasks run."""
-    together, most, lock = [], [], threading.Lock()
+    running, most, lock = [], [], threading.Lock()
 
     def inner(task, context):
         with lock:
-            together.append(1)
-            most.append(len(together))
+            running.append(1)
+            most.append(len(running))
         time.sleep(0.002)
         with lock:
-            together.pop()
+            running.pop()
 
     with TaskScheduler({"inner": inner, "echo": echo}, max_workers=2) as scheduler:
 
@@ -275,3 +277,33 @@ def test_nested_runs_do_not_multiply_workers():
         graph.map(Task(type="outer"), range(8))
         assert list(scheduler.run(graph).results.values()) == [5] * 8
     assert max(most) == 2
+
+
+@suite
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_three_hundred_levels(cancelled):
+    """Runs nest as deep as there are threads: each level sees the cancellation of the first."""
+    deepest = threading.Event()
+
+    def nest(task, context):
+        level = task.params["level"]
+        if not level:
+            deepest.set()
+            if cancelled:
+                assert context.cancellation.wait(DEADLINE)
+            return 0
+        graph = TaskGraph()
+        graph.add(Task(type="nest", params={"level": level - 1}), name="x")
+        return scheduler.run(graph)["x"] + 1
+
+    with TaskScheduler({"nest": nest}, max_workers=1) as scheduler:
+        graph = TaskGraph()
+        graph.add(Task(type="nest", params={"level": 300}), name="x")
+        run = scheduler.submit(graph)
+        assert deepest.wait(DEADLINE)
+        if cancelled:
+            run.cancel("enough")
+            assert run.result(DEADLINE).errors == {"x": "Cancelled: enough"}
+        else:
+            assert run.result(DEADLINE)["x"] == 300
+        wait_for(lambda: not scheduler.stuck_threads, "the end of all levels")

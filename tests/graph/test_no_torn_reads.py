@@ -35,18 +35,18 @@ def of_snapshot(task):
 
 
 def of_copy(task):
-    twin = task.model_copy()
-    return twin.status, twin.result, twin.error
+    duplicate = task.model_copy()
+    return duplicate.status, duplicate.result, duplicate.error
 
 
 def of_deep_copy(task):
-    twin = copy.deepcopy(task)
-    return twin.status, twin.result, twin.error
+    duplicate = copy.deepcopy(task)
+    return duplicate.status, duplicate.result, duplicate.error
 
 
 def of_pickle(task):
-    twin = pickle.loads(pickle.dumps(task))
-    return twin.status, twin.result, twin.error
+    duplicate = pickle.loads(pickle.dumps(task))
+    return duplicate.status, duplicate.result, duplicate.error
 
 
 def of_dict(task):

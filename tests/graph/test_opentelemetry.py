@@ -144,20 +144,20 @@ def test_parallel_callers(scheduler, spans):
         with spans.span(f"caller {number}"):
             scheduler.run(graph).raise_for_failure()
 
-    for going_on in [Background(call, number) for number in range(8)]:
-        going_on.result()
+    for run in [Background(call, number) for number in range(8)]:
+        run.result()
     expected = [f"/caller {number}/{number}-{index}/" for number in range(8) for index in range(5)]
     assert [path for path in spans.paths() if path.count("/") == 3] == sorted(expected)
     assert len(spans.paths()) == 8 * 6
 
 
-@pytest.mark.parametrize("how", ["submit", "stream"])
-def test_parent_is_the_span_around_submit(how, scheduler, spans):
+@pytest.mark.parametrize("way", ["submit", "stream"])
+def test_parent_is_the_span_around_submit(way, scheduler, spans):
     """It does not matter where the result or the events are waited for."""
     with spans.span("caller"):
-        going_on = getattr(scheduler, how)(chain("plain", "ask"))
+        run = getattr(scheduler, way)(chain("plain", "ask"))
     with spans.span("waiting"):
-        list(going_on) if how == "stream" else going_on.result()
+        list(run) if way == "stream" else run.result()
     assert spans.paths() == [
         "/caller/",
         "/caller/ask/",

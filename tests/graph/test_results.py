@@ -55,37 +55,37 @@ def spawn(task, context):
 )
 def test_copies_and_pickles_show_the_same(result, duplicate):
     """They keep every result, error, reason, duration and task, and the status."""
-    twin = duplicate(result)
-    assert twin.results == result.results
-    assert set(twin.results) == {"good", "half", "choose", "chosen", "spawn", "from attempt 2"}
+    restored = duplicate(result)
+    assert restored.results == result.results
+    assert set(restored.results) == {"good", "half", "choose", "chosen", "spawn", "from attempt 2"}
     assert (
-        twin.errors
+        restored.errors
         == result.errors
         == {"half": "page 2 is missing", "bad": "ValueError: no such page"}
     )
-    assert set(twin.skipped) == {"skipped", "not chosen"} and twin.skipped == result.skipped
-    assert {name: repr(error) for name, error in twin.exceptions.items()} == {
+    assert set(restored.skipped) == {"skipped", "not chosen"} and restored.skipped == result.skipped
+    assert {name: repr(error) for name, error in restored.exceptions.items()} == {
         "bad": "ValueError('no such page')"
     }
-    assert (twin.status, twin.run_id, twin.usage, twin.duration) == (
+    assert (restored.status, restored.run_id, restored.usage, restored.duration) == (
         TaskStatus.PARTIAL,
         result.run_id,
         result.usage,
         result.duration,
     )
-    assert (twin.usages, twin.durations) == (result.usages, result.durations)
-    assert {name: task.model_dump() for name, task in twin.tasks.items()} == {
+    assert (restored.usages, restored.durations) == (result.usages, result.durations)
+    assert {name: task.model_dump() for name, task in restored.tasks.items()} == {
         name: task.model_dump() for name, task in result.tasks.items()
     }
-    assert twin.to_dict() == result.to_dict()
-    assert repr(twin) == repr(result)
+    assert restored.to_dict() == result.to_dict()
+    assert repr(restored) == repr(result)
 
 
 def test_pickle_of_a_failed_result_names_its_failures(result):
     """raise_for_failure() names the failed tasks, with the first exception as the cause."""
-    twin = pickle.loads(pickle.dumps(result))
+    duplicate = pickle.loads(pickle.dumps(result))
     with pytest.raises(RunFailed, match="bad: ValueError: no such page") as caught:
-        twin.raise_for_failure()
+        duplicate.raise_for_failure()
     assert isinstance(caught.value.__cause__, ValueError)
 
 
@@ -216,8 +216,8 @@ def test_pickle_of_run_finished_has_the_result(result):
 @pytest.fixture(params=[2, 0], ids=["threads", "calling thread"])
 def scheduler(request):
     """Return a scheduler with threads, and one without."""
-    with TaskScheduler({"echo": echo}, max_workers=request.param) as made:
-        yield made
+    with TaskScheduler({"echo": echo}, max_workers=request.param) as new_scheduler:
+        yield new_scheduler
 
 
 def test_result_that_json_cannot_hold(scheduler):

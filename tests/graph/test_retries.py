@@ -42,8 +42,10 @@ def flaky(times):
 
 @pytest.fixture(params=[8, 1, 0], ids=["threads", "one thread", "calling thread"])
 def scheduler(request):
-    with TaskScheduler({"flaky": flaky(2), "fails": flaky(99)}, max_workers=request.param) as made:
-        yield made
+    with TaskScheduler(
+        {"flaky": flaky(2), "fails": flaky(99)}, max_workers=request.param
+    ) as new_scheduler:
+        yield new_scheduler
 
 
 @suite
@@ -109,7 +111,11 @@ def test_tenacity_waits(wait, expected):
     retried = [event for event in events if event.type == "task_retried"]
     assert [event.wait for event in retried] == pytest.approx(expected)
     for event in retried:  # the least time between the end of an attempt and the next start
-        following = next(one for one in events[events.index(event) :] if one.type == "task_started")
+        following = next(
+            candidate
+            for candidate in events[events.index(event) :]
+            if candidate.type == "task_started"
+        )
         assert following.time - event.time >= event.wait - 0.005
 
 
@@ -132,10 +138,10 @@ def test_default_wait():
     assert 60 <= retry.wait_seconds(500, ValueError()) <= 61
 
 
-@pytest.mark.parametrize("wrong", [lambda state: 1 / 0, lambda state: "soon", lambda: 1])
-def test_wait_that_raises(scheduler, wrong):
+@pytest.mark.parametrize("wait", [lambda state: 1 / 0, lambda state: "soon", lambda: 1])
+def test_wait_that_raises(scheduler, wait):
     """A wait that raises, or returns nonsense, fails the task; the run continues."""
-    result = scheduler.run(single("fails", retry=Retry(attempts=3, wait=wrong)))
+    result = scheduler.run(single("fails", retry=Retry(attempts=3, wait=wait)))
     assert type(result.exceptions["x"]) in (ZeroDivisionError, ValueError, TypeError)
     assert "attempt 1" not in result.errors["x"]
     assert str(result.exceptions["x"].__context__) == "attempt 1"

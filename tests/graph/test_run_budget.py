@@ -16,9 +16,9 @@ def scheduler(request):
     client = ScriptedInferenceClient(lambda body: "fine")
     with TaskScheduler(
         {"ask": lambda task, context: client.generate("hello").text}, max_workers=request.param
-    ) as made:
-        made.client = client
-        yield made
+    ) as new_scheduler:
+        new_scheduler.client = client
+        yield new_scheduler
 
 
 @pytest.mark.parametrize("options", [{"requests": 2}, {"tokens": 1}], ids=["requests", "tokens"])

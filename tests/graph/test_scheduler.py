@@ -30,7 +30,7 @@ from asimov_sync import (
     TaskStatus,
     Usage,
 )
-from asimov_sync.testing import ScriptedInferenceClient
+from asimov_sync.testing import ScriptedInferenceClient, count_callbacks, count_runs
 
 from ..tiers import suite
 from ..waiting import Background, in_child, wait_for
@@ -61,15 +61,15 @@ def executing(graph):
 @pytest.fixture(params=[8, 1, 0], ids=["threads", "one thread", "calling thread"])
 def scheduler(request):
     """Return a scheduler in each of its modes."""
-    with TaskScheduler({"echo": echo, "fail": fail}, max_workers=request.param) as made:
-        yield made
+    with TaskScheduler({"echo": echo, "fail": fail}, max_workers=request.param) as new_scheduler:
+        yield new_scheduler
 
 
 @pytest.fixture
 def threads():
     """Return a scheduler with threads."""
-    with TaskScheduler({"echo": echo, "fail": fail}) as made:
-        yield made
+    with TaskScheduler({"echo": echo, "fail": fail}) as new_scheduler:
+        yield new_scheduler
 
 
 def test_diamond(scheduler):
@@ -87,12 +87,12 @@ def test_diamond(scheduler):
 
 def test_middle_of_a_diamond_runs_in_parallel(threads):
     """b and c meet at a barrier, so both are EXECUTING at once."""
-    meet = threading.Barrier(2)
-    threads.handlers["meet"] = lambda task, context: meet.wait(10)
+    barrier = threading.Barrier(2)
+    threads.handlers["meet"] = lambda task, context: barrier.wait(10)
     threads.handlers["count"] = lambda task, context: len(context.inputs)
     result = threads.run(diamond(b="meet", c="meet", d="count"))
     assert result.results["d"] == 2
-    assert not meet.broken
+    assert not barrier.broken
 
 
 def test_failing_task(scheduler):
@@ -135,10 +135,10 @@ def test_allow_failure(scheduler):
     """A task with allow_failure runs with the inputs that exist, and sees what failed and why."""
     seen = {}
 
-    def look(task, context):
+    def record_context(task, context):
         seen.update(inputs=context.inputs, failed=context.failed)
 
-    scheduler.handlers["look"] = look
+    scheduler.handlers["look"] = record_context
     graph = diamond(b="fail")
     graph.add(Task(type="look"), name="look", depends_on=["d", "b", "c"], allow_failure=True)
     result = scheduler.run(graph)
@@ -203,15 +203,15 @@ def test_ready_tasks_start_in_the_order_of_adding(scheduler):
 
 def test_max_workers_limits_all_runs_together():
     """Two runs at once on one scheduler together have at most max_workers tasks running."""
-    together, most, lock = [], [], threading.Lock()
+    running, most, lock = [], [], threading.Lock()
 
     def work(task, context):
         with lock:
-            together.append(1)
-            most.append(len(together))
+            running.append(1)
+            most.append(len(running))
         time.sleep(0.002)
         with lock:
-            together.pop()
+            running.pop()
 
     with TaskScheduler({"work": work}, max_workers=3) as scheduler:
         runs = []
@@ -532,12 +532,12 @@ def test_context(scheduler):
     variable.set("caller's")
     seen = []
 
-    def look(task, context):
+    def record_context(task, context):
         context.cache.set(context.name, 1)
         seen.append((context.name, context.run_id, variable.get(), context.cache.keys()))
         variable.set("changed")
 
-    scheduler.handlers["look"] = look
+    scheduler.handlers["look"] = record_context
     graph = TaskGraph()
     graph.add(Task(type="look"), name="a")
     graph.add(Task(type="look"), name="b", depends_on="a")
@@ -647,8 +647,8 @@ def test_finished_run_is_freed(threads):
     watch = weakref.ref(run)
     del run
     wait_for(lambda: gc.collect() >= 0 and watch() is None, "the run's end")
-    assert not token._callbacks
-    assert not threads._runs
+    assert not count_callbacks(token)
+    assert not count_runs(threads)
 
 
 def test_ten_thousand_tasks(threads):

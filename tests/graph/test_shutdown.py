@@ -297,8 +297,10 @@ def test_shutdown_in_a_forked_child():
 def test_options_are_keyword_only(function, positional):
     """Optional arguments of the graph's API cannot be passed by position, with few exceptions."""
     parameters = inspect.signature(function).parameters.values()
-    taken = [one.name for one in parameters if one.kind is not one.KEYWORD_ONLY]
-    assert taken == positional
+    names = [
+        parameter.name for parameter in parameters if parameter.kind is not parameter.KEYWORD_ONLY
+    ]
+    assert names == positional
 
 
 def test_options_have_one_order():
@@ -306,7 +308,9 @@ def test_options_have_one_order():
 
     def options(function):
         parameters = inspect.signature(function).parameters.values()
-        return [one.name for one in parameters if one.kind is one.KEYWORD_ONLY]
+        return [
+            parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY
+        ]
 
     runs = options(TaskScheduler.run)
     assert runs == options(TaskScheduler.submit) == options(TaskScheduler.stream)

@@ -28,8 +28,8 @@ def quick(task, context):
 
 @pytest.fixture(params=[4, 1, 0], ids=["threads", "one thread", "calling thread"])
 def scheduler(request):
-    with TaskScheduler({"quick": quick}, max_workers=request.param) as made:
-        yield made
+    with TaskScheduler({"quick": quick}, max_workers=request.param) as new_scheduler:
+        yield new_scheduler
 
 
 def test_from_several_threads_of_one_handler(scheduler):
@@ -62,9 +62,9 @@ def test_from_tools(scheduler):
             context.spawn(Task(type="quick", objective=topic), name=topic)
             return "planned"
 
-        wanted = calls(("plan", {"topic": "one"}), ("plan", {"topic": "two"}))
+        requested = calls(("plan", {"topic": "one"}), ("plan", {"topic": "two"}))
         client = ScriptedInferenceClient(
-            lambda body: "done" if len(body["messages"]) > 1 else wanted
+            lambda body: "done" if len(body["messages"]) > 1 else requested
         )
         run = client.run_tools("plan", tools=[plan])
         assert [call.exception for call in run.calls] == [None, None]
@@ -178,9 +178,14 @@ def test_refused_spawn_leaves_nothing(scheduler):
     free = Task(type="quick")
 
     def handler(task, context):
-        for wrong in ({"name": "x"}, {"depends_on": "nobody"}, {"timeout": -1}, {"max_visits": 0}):
+        for invalid in (
+            {"name": "x"},
+            {"depends_on": "nobody"},
+            {"timeout": -1},
+            {"max_visits": 0},
+        ):
             with pytest.raises(GraphError):
-                context.spawn(free, **wrong)
+                context.spawn(free, **invalid)
         with pytest.raises(GraphError, match="no handler"):
             context.spawn(Task(type="unknown"))
         context.spawn(free, name="free")
@@ -438,9 +443,9 @@ def test_max_tasks(scheduler):
     assert len(scheduler.run(graph, max_tasks=4).results) == 4
     with pytest.raises(GraphError, match="the graph has 4 tasks, more than max_tasks=3"):
         scheduler.run(graph, max_tasks=3)
-    for wrong in (0, -1, True, 1.5, "8"):
+    for invalid in (0, -1, True, 1.5, "8"):
         with pytest.raises(ValueError, match="max_tasks= is an integer of at least 1"):
-            scheduler.run(graph, max_tasks=wrong)
+            scheduler.run(graph, max_tasks=invalid)
 
 
 def test_revoked_tasks_leave_room(scheduler):

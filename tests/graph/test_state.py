@@ -440,10 +440,10 @@ def test_ambiguous_names_in_a_subgraph():
     outer.add_graph(inner, name="first")
     state = RunState(outer.plan())
     take(state)
-    new = make_node(
+    spawned = make_node(
         Task(type="t"), "first.j", [fetch, "fetch"], None, True, None, None, 5, ("first.",)
     )
-    index = state.spawn(0, new)
+    index = state.spawn(0, spawned)
     complete(state, 0, result="outer")
     complete(state, 1, result="inner")
     assert inputs(state, index) == {"fetch": "outer", "first.fetch": "inner"}
@@ -451,7 +451,7 @@ def test_ambiguous_names_in_a_subgraph():
     take(state)
     for index in (0, 1):
         state.finish(index, TaskStatus.FAILED, None, str(index))
-    index = state.spawn(0, new._replace(task=Task(type="t")))
+    index = state.spawn(0, spawned._replace(task=Task(type="t")))
     assert failed(state, index) == {"fetch": "0", "first.fetch": "1"}
 
 
@@ -464,8 +464,10 @@ def test_nearest_name_may_be_a_group():
     outer.add_graph(inner, name="first")
     state = RunState(outer.plan())
     take(state)
-    new = make_node(Task(type="t"), "first.j", ["page"], None, False, None, None, 5, ("first.",))
-    assert state.dependencies[state.spawn(1, new)] == (2, 3)
+    spawned = make_node(
+        Task(type="t"), "first.j", ["page"], None, False, None, None, 5, ("first.",)
+    )
+    assert state.dependencies[state.spawn(1, spawned)] == (2, 3)
     state.finish(1, TaskStatus.COMPLETE, None, None, ["page"])
     assert (
         state.errors[1]
@@ -477,14 +479,14 @@ def test_invalid_spawn():
     """A name or task that is taken, and an unknown dependency, are errors; nothing is added."""
     state = state_of([[]])
     take(state)
-    for wrong in (
+    for invalid in (
         node("0"),
         node("new", "nobody"),
         node("new", Task(type="t")),
         node("new")._replace(task=state.nodes[0].task),
     ):
         with pytest.raises(ValueError):
-            state.spawn(0, wrong)
+            state.spawn(0, invalid)
     assert len(state.nodes) == 1
     complete(state, 0)
     assert state.finished

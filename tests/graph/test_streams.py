@@ -26,8 +26,8 @@ from .test_scheduler import diamond, echo
 @pytest.fixture(params=[2, 0], ids=["threads", "calling thread"])
 def scheduler(request):
     """Return a scheduler with threads, and one without."""
-    with TaskScheduler({"echo": echo}, max_workers=request.param) as made:
-        yield made
+    with TaskScheduler({"echo": echo}, max_workers=request.param) as new_scheduler:
+        yield new_scheduler
 
 
 @suite
@@ -41,22 +41,22 @@ def test_stream_dropped_before_its_first_event(scheduler):
     assert scheduler.run(graph).status is TaskStatus.COMPLETE
 
 
-@pytest.mark.parametrize("how", ["break", "close", "with", "drop", "reference cycle"])
-def test_leaving_the_events_of_a_submitted_run(scheduler, how):
+@pytest.mark.parametrize("way", ["break", "close", "with", "drop", "reference cycle"])
+def test_leaving_the_events_of_a_submitted_run(scheduler, way):
     """The run continues: only an iterator of stream() owns its run."""
     run = scheduler.submit(diamond())
     events = run.events()
     assert next(events).type == "task_started"
-    if how == "break":
+    if way == "break":
         for _ in events:
             break
-    elif how == "close":
+    elif way == "close":
         events.close()
         assert list(events) == []
-    elif how == "with":
+    elif way == "with":
         with events:
             next(events)
-    elif how == "reference cycle":
+    elif way == "reference cycle":
         cycle = [events]
         cycle.append(cycle)
         del cycle

@@ -25,8 +25,8 @@ def summary(event):
 
 @pytest.fixture(params=[8, 1, 0], ids=["threads", "one thread", "calling thread"])
 def scheduler(request):
-    with TaskScheduler({"quick": quick}, max_workers=request.param) as made:
-        yield made
+    with TaskScheduler({"quick": quick}, max_workers=request.param) as new_scheduler:
+        yield new_scheduler
 
 
 @pytest.fixture(params=[True, False], ids=["blocking", "beside"])
@@ -199,14 +199,14 @@ def test_callbacks_can_wait_for_their_run():
 
 def test_blocking_callback_cannot_wait_for_its_run(scheduler):
     """Waiting raises GraphError instead of a deadlock; after the end of the run it works."""
-    runs, said, ready = [], [], threading.Event()
+    runs, texts, ready = [], [], threading.Event()
 
     def ask(event):
         if runs:  # not on the submitting thread before it has the handle
             try:
-                said.append(runs[0].result().status.name)
+                texts.append(runs[0].result().status.name)
             except GraphError as error:
-                said.append(str(error))
+                texts.append(str(error))
 
     scheduler.on_event(ask, blocking=True)
     scheduler.handlers["ready"] = lambda task, context: ready.wait(20)
@@ -216,8 +216,8 @@ def test_blocking_callback_cannot_wait_for_its_run(scheduler):
     runs.append(scheduler.submit(graph))
     ready.set()
     assert runs[0].result(20).status is TaskStatus.COMPLETE
-    assert "without blocking=True" in said[0]
-    assert said[-1] == "COMPLETE"
+    assert "without blocking=True" in texts[0]
+    assert texts[-1] == "COMPLETE"
 
 
 def test_callback_that_runs_another_graph(scheduler, blocking):

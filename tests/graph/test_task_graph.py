@@ -134,13 +134,13 @@ def test_copy_is_a_new_graph():
     graph.add(task(), name="b", depends_on=[first], allow_failure=True)
     first.move(TaskStatus.EXECUTING)
     first.move(TaskStatus.COMPLETE, result=1)
-    twin = graph.copy()
-    assert list(twin.tasks) == ["a", "b"]
-    assert twin["a"].id != first.id
-    assert twin["a"].snapshot() == (TaskStatus.WAITING, None, None)
-    assert twin["a"].weight == 5
-    assert twin.plan().dependencies == [(), (0,)]
-    assert [node.allow_failure for node in twin.plan().nodes] == [False, True]
+    duplicate = graph.copy()
+    assert list(duplicate.tasks) == ["a", "b"]
+    assert duplicate["a"].id != first.id
+    assert duplicate["a"].snapshot() == (TaskStatus.WAITING, None, None)
+    assert duplicate["a"].weight == 5
+    assert duplicate.plan().dependencies == [(), (0,)]
+    assert [node.allow_failure for node in duplicate.plan().nodes] == [False, True]
     assert first.status is TaskStatus.COMPLETE
 
 

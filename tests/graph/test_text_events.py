@@ -24,8 +24,8 @@ def texts(events):
 
 @pytest.fixture(params=[2, 0], ids=["threads", "calling thread"])
 def scheduler(request):
-    with TaskScheduler(max_workers=request.param) as made:
-        yield made
+    with TaskScheduler(max_workers=request.param) as new_scheduler:
+        yield new_scheduler
 
 
 def test_every_way_to_call_a_model(scheduler):
@@ -99,8 +99,10 @@ def test_parallel_tools():
         met.wait(20)
         return inner.generate(str(number)).text
 
-    wanted = calls(*[("ask", {"number": number}) for number in range(4)])
-    outer = ScriptedInferenceClient(lambda body: "outer" if len(body["messages"]) > 1 else wanted)
+    requested = calls(*[("ask", {"number": number}) for number in range(4)])
+    outer = ScriptedInferenceClient(
+        lambda body: "outer" if len(body["messages"]) > 1 else requested
+    )
     with TaskScheduler(
         {"handler": lambda task, context: outer.run_tools("hello", tools=[ask]).text}
     ) as scheduler:
@@ -120,22 +122,22 @@ def test_first_replies_of_several_threads():
     import contextvars
 
     client = ScriptedInferenceClient(lambda body: "text")
-    many = 8
+    count = 8
 
     def handler(task, context):
-        met = threading.Barrier(many)
+        met = threading.Barrier(count)
 
         def ask():
             met.wait(20)
             client.generate("hello")
 
-        for call in [Background(contextvars.copy_context().run, ask) for _ in range(many)]:
+        for call in [Background(contextvars.copy_context().run, ask) for _ in range(count)]:
             call.result()
 
     with TaskScheduler({"handler": handler}) as scheduler:
         for _ in range(10):
             assert texts(scheduler.stream(single("handler"))) == dict.fromkeys(
-                range(1, many + 1), "text"
+                range(1, count + 1), "text"
             )
 
 

@@ -124,14 +124,14 @@ def test_handler_freed_by_its_deadline(workers, handler):
 def test_blocked_model_stream_is_freed(workers):
     """A handler that waits for a silent model stream is freed at its deadline."""
     never = threading.Event()
-    ended = []
+    finished = []
 
     def stream(task, context):
         try:
             for _ in client.stream("hello").text_stream:
                 pass
         finally:
-            ended.append(context.attempt)
+            finished.append(context.attempt)
 
     with ModelServer(
         lambda body: "one two", before_event=lambda request, number: never if number > 3 else None
@@ -141,7 +141,7 @@ def test_blocked_model_stream_is_freed(workers):
             retry = Retry(attempts=2, wait=lambda state: 0.0)
             result = scheduler.run(single("stream", timeout=0.1, retry=retry))
             assert isinstance(result.exceptions["x"], TaskTimeout)
-            wait_for(lambda: ended == [1, 2])
+            wait_for(lambda: finished == [1, 2])
         never.set()
 
 
@@ -248,10 +248,10 @@ def test_timeouts_of_a_run_that_is_cancelled(gate):
             assert scheduler.run(wide("quick", 5), timeout=10).status is TaskStatus.COMPLETE
 
 
-@pytest.mark.parametrize("where", ["calling thread", "executor"])
-def test_cooperative_timeouts(where):
+@pytest.mark.parametrize("backend", ["calling thread", "executor"])
+def test_cooperative_timeouts(backend):
     """If workers are not replaced, the task fails at its deadline; its slot is free later."""
-    executor = concurrent.futures.ThreadPoolExecutor(1) if where == "executor" else None
+    executor = concurrent.futures.ThreadPoolExecutor(1) if backend == "executor" else None
 
     def slow(task, context):
         time.sleep(0.15)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ..needed import needed_by_program
+from ..optional_packages import skip_unless_installed
 from ..tiers import suite
 from .processes import run_module
 
@@ -13,7 +13,7 @@ pytestmark = suite
 
 @pytest.fixture
 def database(tmp_path):
-    needed_by_program("django")
+    skip_unless_installed("django")
     return str(tmp_path / "site.sqlite3")
 
 
@@ -35,7 +35,7 @@ def test_testcase(database):
 
 def test_async_views(database):
     """Async views under an ASGI server await a run, iterate over its events, and stream text."""
-    needed_by_program("uvicorn")
+    skip_unless_installed("uvicorn")
     report = json.loads(run_module("tests.hosts.django_async_site", database).stdout)
     assert report["run"] == [{"errors": {}, "notes": ["note 1", "note 2", "note 3"]}] * 40
     assert report["events"]["last"] == "run_finished" and report["events"]["count"] == 9

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from ..needed import needed_by_program
+from ..optional_packages import skip_unless_installed
 from ..tiers import suite
 from ..waiting import DEADLINE
 from .processes import start_module
@@ -51,8 +51,8 @@ def expected(number):
 )
 def test_view_behind_preload(workers, tmp_path):
     """Both workers answer every request correctly and call the callback; SIGTERM ends them."""
-    needed_by_program("flask")
-    needed_by_program("gunicorn")
+    skip_unless_installed("flask")
+    skip_unless_installed("gunicorn")
     log = tmp_path / "log"
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

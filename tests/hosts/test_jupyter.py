@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ..needed import needed_by_program
+from ..optional_packages import skip_unless_installed
 from ..tiers import soak, suite, within
 from .processes import run_module
 
@@ -22,7 +22,7 @@ def test_interrupted_cell(place, tmp_path):
 
     Blocking and async cells share one notebook, whose event loop runs all the time.
     """
-    needed_by_program("ipykernel")
+    skip_unless_installed("ipykernel")
     report = json.loads(run_module("tests.hosts.notebook", place, str(tmp_path)).stdout)
     assert report["loop"] is True
     for name, cell in report["interrupted"].items():

@@ -1,4 +1,4 @@
-"""Closing a client: later calls are refused, and no connection stays open."""
+"""Closing a client: later calls are refused, and no connection remains open."""
 
 import socket
 import threading
@@ -23,7 +23,7 @@ CALLS = {
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-def test_a_closed_client_refuses_calls(call):
+def test_closed_client(call):
     """Every call raises ClosedError and sends nothing; copies made before and after do the same."""
     with ModelServer(lambda body: "hi") as server:
         for make, url in (
@@ -40,29 +40,30 @@ def test_a_closed_client_refuses_calls(call):
         assert server.requests == []
 
 
-def test_closing_a_copy_closes_nothing():
-    """The copy and its client can be used after the copy was closed."""
+def test_closing_a_copy():
+    """Closing a copy closes neither the copy nor its client."""
     client = ScriptedInferenceClient(["one", "two"])
     with client.with_options(temperature=0) as copy:
         pass
     assert (copy.generate("x").text, client.generate("x").text) == ("one", "two")
 
 
-def test_a_request_goes_on_after_close():
-    """A call that is under way ends normally, and its connection is then closed, not kept."""
-    asked, closed = threading.Event(), threading.Event()
-    body = b'{"object": "chat.completion", "choices": [{"message": {"content": "hi"}, "finish_reason": "stop"}]}'
+def test_request_in_progress():
+    """A request in progress ends normally; its connection is then closed."""
+    received, closed = threading.Event(), threading.Event()
+    choice = b'{"message": {"content": "hi"}, "finish_reason": "stop"}'
+    body = b'{"object": "chat.completion", "choices": [%s]}' % choice
     head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
 
     def serve(listener):
-        """Answer one request, after the client was closed; return what comes after it."""
+        """Answer one request after the client was closed. Return the bytes that follow it."""
         connection, _ = listener.accept()
         connection.settimeout(20)
         with connection:
             request = b""
             while not request.endswith(b"}"):
                 request += connection.recv(65536)
-            asked.set()
+            received.set()
             assert closed.wait(20)
             connection.sendall(head % len(body) + body)
             return connection.recv(65536)
@@ -70,19 +71,19 @@ def test_a_request_goes_on_after_close():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(1)
-        serving = Background(serve, listener)
+        server_thread = Background(serve, listener)
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/chat/completions"
         client = OpenAIInferenceClient("m", api_key=KEY, api_url=url, max_retries=0)
         reply = Background(client.generate, "hello")
-        assert asked.wait(20)
+        assert received.wait(20)
         client.close()
         closed.set()
         assert reply.result().text == "hi"
-        assert serving.result() == b""
+        assert server_thread.result() == b""
 
 
-def test_a_tool_loop_ends_when_its_client_is_closed():
-    """The next request of a loop that runs on another thread raises ClosedError."""
+def test_closing_during_a_tool_loop():
+    """If another thread closes the client, the loop's next request raises ClosedError."""
     started, closed = threading.Event(), threading.Event()
 
     @tool
@@ -93,17 +94,17 @@ def test_a_tool_loop_ends_when_its_client_is_closed():
         return "held"
 
     client = ScriptedInferenceClient([calls(("hold", {})), "done"])
-    running = Background(client.run_tools, "go", [hold])
+    call = Background(client.run_tools, "go", [hold])
     assert started.wait(20)
     client.close()
     closed.set()
     with pytest.raises(ClosedError):
-        running.result()
+        call.result()
     assert len(client.requests) == 1
 
 
 @async_test
-async def test_the_async_facade_of_a_closed_client():
+async def test_async_facade_of_a_closed_client():
     """The facade raises the client's ClosedError."""
     client = ScriptedInferenceClient(["hi"])
     client.close()

@@ -1,4 +1,4 @@
-"""Errors of connections name the address and the model, and show no secret."""
+"""Errors of connections name the address and the model, and contain no secret."""
 
 import socket
 
@@ -25,15 +25,18 @@ from .silent_server import SilentServer
 SECRETS = "key=secret-query#secret-fragment"
 
 
-def client(url, **options):
+def make_client(url, **options):
     options.setdefault("max_retries", 0)
     return AnthropicInferenceClient("claude-test", api_key=KEY, api_url=url, **options)
 
 
-def failure(kind, asking):
-    """Return the text of the error of a request; it must be of this kind, and show no secret."""
+def error_text(kind, client):
+    """Return the text of the error of a request.
+
+    Asserts that the error is of this class, and contains no secret.
+    """
     with pytest.raises(kind) as caught:
-        Background(asking.generate, "hello").result()
+        Background(client.generate, "hello").result()
     texts, link = [], caught.value
     while link is not None:
         texts.append(f"{link!s} {link!r} {link.args}")
@@ -44,33 +47,33 @@ def failure(kind, asking):
 
 @pytest.fixture
 def closed_port():
-    """A port of this machine that refuses connections."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        yield taken.getsockname()[1]
+    """Return a port of this machine that refuses connections."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
 
 
-def test_a_refused_connection(closed_port):
-    """The text names the address, without user, password, query and fragment, and the model."""
+def test_refused_connection(closed_port):
+    """The text names the model and the address, without user, password, query and fragment."""
     url = f"http://user:secret-word@127.0.0.1:{closed_port}/v1/messages?{SECRETS}"
-    assert failure(ConnectionFailed, client(url)).startswith(
+    assert error_text(ConnectionFailed, make_client(url)).startswith(
         f"the connection to http://127.0.0.1:{closed_port}/v1/messages for model claude-test "
         "failed: ConnectionRefusedError: "
     )
 
 
-def test_an_unknown_host(monkeypatch):
-    """The text names the host, even where it is that of a proxy."""
+def test_unknown_host(monkeypatch):
+    """The text names the host, or that of the proxy."""
 
     def no_such_host(host, port, family=0, kind=0, protocol=0, flags=0):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(connect.socket, "getaddrinfo", no_such_host)
-    text = failure(ConnectionFailed, client("http://nohost.test/v1/messages"))
+    text = error_text(ConnectionFailed, make_client("http://nohost.test/v1/messages"))
     assert "the connection to http://nohost.test/v1/messages for model claude-test failed" in text
     assert "Name or service not known: 'nohost.test'" in text
-    proxied = client("http://models.test/v1/messages", proxies={"http": "http://proxy.test:1"})
-    assert "Name or service not known: 'proxy.test'" in failure(ConnectionFailed, proxied)
+    proxied = make_client("http://models.test/v1/messages", proxies={"http": "http://proxy.test:1"})
+    assert "Name or service not known: 'proxy.test'" in error_text(ConnectionFailed, proxied)
 
 
 def test_a_proxy_that_refuses(closed_port):
@@ -91,34 +94,34 @@ def test_a_proxy_that_refuses(closed_port):
     ],
     ids=["connect", "handshake", "headers", "body"],
 )
-def test_a_timeout(point, kind, timeout, text):
+def test_timeouts(point, kind, timeout, text):
     """The time-outs name the address and the model."""
     with SilentServer(point) as server:
-        asking = client(f"{server.url}v1/messages?{SECRETS}", timeout=timeout)
+        client = make_client(f"{server.url}v1/messages?{SECRETS}", timeout=timeout)
         target = f"{server.url}v1/messages for model claude-test"
-        assert text.format(target) in failure(kind, asking)
+        assert text.format(target) in error_text(kind, client)
 
 
 @pytest.mark.parametrize("wire", ["anthropic", "bedrock", "openai"])
 def test_every_client(wire, closed_port):
     """All clients name the address and the model."""
     url = f"http://127.0.0.1:{closed_port}"
-    asking = {
-        "anthropic": lambda: client(url),
+    client = {
+        "anthropic": lambda: make_client(url),
         "bedrock": lambda: BedrockInferenceClient(
             "claude-test", region_name="us-east-1", api_key=KEY, endpoint_url=url, max_retries=0
         ),
         "openai": lambda: OpenAIInferenceClient("claude-test", api_url=url, max_retries=0),
     }[wire]()
-    text = failure(ConnectionFailed, asking)
+    text = error_text(ConnectionFailed, client)
     assert f"the connection to {url}" in text and "for model claude-test failed" in text
 
 
-def test_a_broken_stream():
-    """A stream whose connection broke names the address and the model, too."""
+def test_broken_stream():
+    """The error of a broken stream names the address and the model."""
     with ModelServer([Fault("one two three", cut_at=500, reset=True)]) as server:
         with pytest.raises(StreamInterrupted, match="for model claude-test failed"):
-            list(client(server.url).stream("hello"))
+            list(make_client(server.url).stream("hello"))
 
 
 @pytest.mark.parametrize(
@@ -134,10 +137,10 @@ def test_a_broken_stream():
         "",
     ],
 )
-def test_an_address_that_is_not_whole(url):
-    """It is a ValueError when the client is made, and shows neither password nor query."""
+def test_invalid_address(url):
+    """The constructor raises ValueError without the password and the query."""
     for make in (
-        lambda: client(url),
+        lambda: make_client(url),
         lambda: OpenAIInferenceClient("m", api_url=url),
         lambda: BedrockInferenceClient("m", api_key=KEY, endpoint_url=url),
     ):
@@ -146,16 +149,16 @@ def test_an_address_that_is_not_whole(url):
         assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("wire, end", [("url", "/messages"), ("chat_url", "/chat/completions")])
-def test_an_address_without_its_path(wire, end):
-    """A 404 at an address that lacks the endpoint's path says so; at a whole address it does not."""
+@pytest.mark.parametrize("wire, path", [("url", "/messages"), ("chat_url", "/chat/completions")])
+def test_address_without_its_path(wire, path):
+    """A 404 mentions the endpoint's path only if the address lacks it."""
     with ModelServer(lambda body: Failure(404)) as server:
-        whole = getattr(server, wire)
+        address = getattr(server, wire)
         options = {"model": "m", "api_key": KEY, "max_retries": 0}
         make = AnthropicInferenceClient if wire == "url" else OpenAIInferenceClient
-        for url in (whole.rpartition("/v1/")[0], whole + "s"):
-            with pytest.raises(NotFoundError, match=f"usually ends with {end}"):
+        for url in (address.rpartition("/v1/")[0], address + "s"):
+            with pytest.raises(NotFoundError, match=f"usually ends with {path}"):
                 make(api_url=url, **options).generate("hello")
         with pytest.raises(NotFoundError) as caught:
-            make(api_url=whole, **options).generate("hello")
+            make(api_url=address, **options).generate("hello")
         assert "usually ends" not in str(caught.value)

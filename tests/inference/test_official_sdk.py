@@ -10,7 +10,7 @@ import pytest
 
 from asimov_sync import AnthropicInferenceClient, InferenceError
 
-from ..recorded import pieces
+from ..recorded import split_body
 from .byte_server import ByteServer, RawResponse
 from .conftest import KEY
 from .test_recorded_messages import STREAMS, read_stream
@@ -51,7 +51,7 @@ def test_equals_the_official_sdk(record, server):
     content, _, _, _, error, _ = read_stream(record.body)
     body = record.body if error is not None else first_message(record.body)
     stream = {"content-type": "text/event-stream"}
-    server.set_responses(RawResponse(*pieces(body, "events"), headers=stream, framing="close"))
+    server.set_responses(RawResponse(*split_body(body, "events"), headers=stream, framing="close"))
     sdk = anthropic.Anthropic(api_key=KEY, base_url=server.url, max_retries=0)
     messages = (
         sdk.beta.messages if any(block["type"] in BETA for block in content) else sdk.messages

@@ -1,6 +1,6 @@
-"""Options of clients and calls: names, values, time-outs and retries, checked where they are given.
+"""Options of clients and calls: names, values, time-outs and retries.
 
-The clients of these tests have no server: an invalid option is an error before anything is sent.
+Most clients of these tests have no server: an invalid option is an error before a request is sent.
 """
 
 import threading
@@ -24,9 +24,9 @@ from asimov_sync.testing import Failure, ModelServer, ScriptedInferenceClient, c
 from ..waiting import Background
 from .silent_server import SilentServer
 
-NOWHERE = "http://127.0.0.1:9/v1/messages"
+UNUSED_URL = "http://127.0.0.1:9/v1/messages"
 
-MAKERS = {
+CONSTRUCTORS = {
     "anthropic": lambda **options: AnthropicInferenceClient("m", api_key="none", **options),
     "bedrock": lambda **options: BedrockInferenceClient("m", api_key="none", **options),
     "openai": lambda **options: OpenAIInferenceClient("m", api_key="none", **options),
@@ -61,27 +61,27 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize("options, kind, message", MISTAKES, ids=str)
-def test_an_invalid_value(options, kind, message):
+def test_invalid_values(options, kind, message):
     """A value of another type, or out of range, is an error of the constructor and of each call."""
-    for make in MAKERS.values():
+    for make in CONSTRUCTORS.values():
         with pytest.raises(kind, match=message):
             make(**options)
-    client = MAKERS["anthropic"](api_url=NOWHERE)
+    client = CONSTRUCTORS["anthropic"](api_url=UNUSED_URL)
     for call in CALLS.values():
         with pytest.raises(kind, match=message):
             call(client, **options)
 
 
 @pytest.mark.parametrize("name", ["budget", "rate_limit"])
-def test_an_invalid_limit(name):
+def test_invalid_limits(name):
     """A limit of another type is an error of the constructor and of with_options."""
-    for make in (*MAKERS.values(), ScriptedInferenceClient([]).with_options):
+    for make in (*CONSTRUCTORS.values(), ScriptedInferenceClient([]).with_options):
         with pytest.raises(TypeError, match=f"{name} must be a (Budget|RateLimit), not 5"):
             make(**{name: 5})
 
 
 @pytest.mark.parametrize(
-    "wrong, right",
+    "misspelt, intended",
     [
         ("temprature", "temperature"),
         ("max_retires", "max_retries"),
@@ -90,51 +90,53 @@ def test_an_invalid_limit(name):
         ("max_token", "max_tokens"),
     ],
 )
-def test_an_unknown_name(wrong, right):
-    """The error names a similar option and lists all, those of the client included."""
+def test_unknown_names(misspelt, intended):
+    """The error names a similar option and lists all options, also those of the client only."""
     listed = "there are .*max_retries.*timeout.*top_p"
-    for make in MAKERS.values():
-        with pytest.raises(TypeError, match=f"'{wrong}' .did you mean {right}.*{listed}"):
-            make(**{wrong: 1})
-    client = MAKERS["anthropic"](api_url=NOWHERE)
+    for make in CONSTRUCTORS.values():
+        with pytest.raises(TypeError, match=f"'{misspelt}' .did you mean {intended}.*{listed}"):
+            make(**{misspelt: 1})
+    client = CONSTRUCTORS["anthropic"](api_url=UNUSED_URL)
     for call in CALLS.values():
-        with pytest.raises(TypeError, match=f"'{wrong}' .did you mean {right}.*{listed}") as caught:
-            call(client, **{wrong: 1})
+        with pytest.raises(
+            TypeError, match=f"'{misspelt}' .did you mean {intended}.*{listed}"
+        ) as caught:
+            call(client, **{misspelt: 1})
         assert "budget" in str(caught.value) and "rate_limit" in str(caught.value)
 
 
 def test_a_similar_parameter():
-    """The constructor's error also knows its other parameters."""
+    """The error for a misspelt parameter of a constructor names the parameter."""
     with pytest.raises(TypeError, match="'api_ulr' .did you mean api_url"):
-        AnthropicInferenceClient("m", api_key="none", api_ulr=NOWHERE)
+        AnthropicInferenceClient("m", api_key="none", api_ulr=UNUSED_URL)
 
 
 @pytest.mark.parametrize("name", ["budget", "rate_limit", "model"])
-def test_an_option_of_the_client_alone(name):
-    """A call that is given an option of the client names with_options."""
-    client = MAKERS["anthropic"](api_url=NOWHERE)
+def test_options_of_the_client_only(name):
+    """If a call receives an option of the client, the error mentions with_options."""
+    client = CONSTRUCTORS["anthropic"](api_url=UNUSED_URL)
     for call in CALLS.values():
         if call is not CALLS["with_options"]:
             with pytest.raises(TypeError, match=rf"client\.with_options\({name}=…\)"):
                 call(client, **{name: None})
 
 
-def test_each_provider_has_its_own_options():
-    """An option of another provider is unknown; extra passes any parameter."""
+def test_options_of_other_providers():
+    """An option of another provider is unknown. extra= accepts any parameter."""
     with pytest.raises(TypeError, match="unknown option 'thinking', 'top_k'"):
-        MAKERS["openai"](thinking={}, top_k=1)
+        CONSTRUCTORS["openai"](thinking={}, top_k=1)
     with pytest.raises(TypeError, match="unknown option 'seed'"):
-        MAKERS["anthropic"](seed=1)
+        CONSTRUCTORS["anthropic"](seed=1)
     client = ScriptedInferenceClient(["hi"])
     client.generate("hello", extra={"seed": 1})
     assert client.requests[0]["seed"] == 1
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-def test_optional_arguments_are_named(call):
+def test_optional_arguments_are_keyword_only(call):
     """Optional arguments cannot be passed by position."""
-    client = MAKERS["anthropic"](api_url=NOWHERE)
-    name = next(name for name, one in CALLS.items() if one is call)
+    client = CONSTRUCTORS["anthropic"](api_url=UNUSED_URL)
+    name = next(name for name, function in CALLS.items() if function is call)
     arguments = {"with_options": (), "run_tools": ("x", []), "stream_tools": ("x", [])}
     with pytest.raises(TypeError, match="positional"):
         getattr(client, name)(*arguments.get(name, ("x",)), "You are brief.")
@@ -149,16 +151,16 @@ def test_none_resets():
     assert "temperature" not in client.requests[0]
 
 
-def test_seconds_are_the_total():
-    """A number of seconds is Timeout(total=…), on the client and on a copy."""
+def test_timeout_in_seconds():
+    """A number of seconds is Timeout(total=…), in the constructor and in with_options."""
     client = ScriptedInferenceClient([], timeout=30)
     assert client.timeout == Timeout(total=30)
     assert client.with_options(timeout=2.5).timeout == Timeout(total=2.5)
 
 
 @pytest.mark.parametrize("name", sorted(set(CALLS) - {"with_options"}))
-def test_the_time_of_one_call(name):
-    """timeout= of a call bounds that call, at every provider's server that stays silent."""
+def test_timeout_of_a_call(name):
+    """timeout= of a call limits that call only."""
     with SilentServer("headers") as server:
         client = AnthropicInferenceClient("m", api_key="none", api_url=server.url)
         with pytest.raises(DeadlineExceeded, match="timeout.total, 0.05 s"):
@@ -167,8 +169,8 @@ def test_the_time_of_one_call(name):
 
 
 @pytest.mark.parametrize("name", sorted(set(CALLS) - {"count_tokens", "with_options"}))
-def test_the_retries_of_one_call(name):
-    """max_retries= of a call replaces the client's."""
+def test_retries_of_a_call(name):
+    """max_retries= of a call replaces the client's value."""
     overloaded = Failure(529, "overloaded_error", headers={"retry-after": "0"})
     with ModelServer(lambda body: overloaded) as server:
         client = AnthropicInferenceClient("m", api_key="none", api_url=server.url, max_retries=0)
@@ -179,10 +181,8 @@ def test_the_retries_of_one_call(name):
 
 @pytest.mark.parametrize("name", ["run_tools", "stream_tools"])
 @pytest.mark.parametrize("max_workers", [None, 0])
-def test_a_total_bounds_the_whole_loop(name, max_workers):
-    """The total that a loop is given ends its tools, too; the error has the history with the
-    results of the tools that ended.
-    """
+def test_total_timeout_of_a_loop(name, max_workers):
+    """The total time-out of a loop also ends its tools, with DeadlineExceeded."""
     client = ScriptedInferenceClient([calls(("hurry", {}), ("wait", {})), "done"])
 
     @tool
@@ -198,7 +198,7 @@ def test_a_total_bounds_the_whole_loop(name, max_workers):
         token.raise_if_cancelled()
         return "never"
 
-    def ask():
+    def run():
         options = {"timeout": 0.05, "max_workers": max_workers}
         if name == "run_tools":
             client.run_tools("go", [hurry, wait], **options)
@@ -206,7 +206,7 @@ def test_a_total_bounds_the_whole_loop(name, max_workers):
             list(client.stream_tools("go", [hurry, wait], **options))
 
     with pytest.raises(DeadlineExceeded, match="longer than timeout.total") as caught:
-        Background(ask).result()
+        Background(run).result()
     assert len(client.requests) == 1
     results = caught.value.messages[-1].content
     assert ["in time", "TimeoutError: the tool had not ended"] == [
@@ -215,36 +215,36 @@ def test_a_total_bounds_the_whole_loop(name, max_workers):
     assert client.run_tools(caught.value.messages, [hurry, wait]).text == "done"
 
 
-def test_a_total_of_the_client_bounds_each_request():
-    """The client's own total leaves the tools of a loop alone."""
-    late = threading.Event()
+def test_total_timeout_of_the_client():
+    """The client's total time-out limits each request, not the tools of a loop."""
+    never_set = threading.Event()
 
     @tool
     def wait() -> str:
         """Wait longer than the client's total."""
-        late.wait(0.1)
+        never_set.wait(0.1)
         return "late"
 
     client = ScriptedInferenceClient([calls(("wait", {})), "done"], timeout=0.05)
     assert client.run_tools("go", [wait]).text == "done"
 
 
-def test_the_requests_of_a_loop_share_its_total():
-    """A loop whose model never ends raises DeadlineExceeded, with the history so far."""
+def test_total_timeout_of_an_endless_loop():
+    """A loop whose model never stops ends with DeadlineExceeded."""
 
     @tool
-    def look() -> str:
-        """Look."""
+    def find() -> str:
+        """Find nothing."""
         return "nothing"
 
-    client = ScriptedInferenceClient(lambda body: calls(("look", {})))
+    client = ScriptedInferenceClient(lambda body: calls(("find", {})))
     with pytest.raises(InferenceError) as caught:
-        Background(client.run_tools, "go", [look], timeout=0.1, max_iterations=1_000_000).result()
+        Background(client.run_tools, "go", [find], timeout=0.1, max_iterations=1_000_000).result()
     assert isinstance(caught.value, DeadlineExceeded)
     assert len(caught.value.messages) == 1 + 2 * len(client.requests) > 3
 
 
-def test_a_total_bounds_the_summaries_of_a_loop():
+def test_total_timeout_of_a_summary():
     """A summary that takes too long is a DeadlineExceeded, with the history so far."""
 
     @tool
@@ -262,8 +262,8 @@ def test_a_total_bounds_the_summaries_of_a_loop():
     assert len(server.reached) == 1
 
 
-def test_a_cancelled_loop_with_a_total_is_cancelled():
-    """A cancellation before the total is over stays a Cancelled."""
+def test_cancelled_loop_with_a_timeout():
+    """A cancellation before the total time-out raises Cancelled."""
     cancellation = Cancellation()
 
     @tool

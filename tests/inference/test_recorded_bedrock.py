@@ -33,12 +33,12 @@ from asimov_sync.inference.providers.bedrock.errors import decode_response_error
 from asimov_sync.inference.providers.fold import fold_stream
 from asimov_sync.inference.request import Request
 
-from ..recorded import recorded
+from ..recorded import load_records
 from .byte_server import ByteServer, RawResponse
 from .event_stream import exception, frames, messages, read
 
-INVOKE = recorded("bedrock_invoke", "bedrock_invoke_attested")
-CONVERSE = recorded(
+INVOKE = load_records("bedrock_invoke", "bedrock_invoke_attested")
+CONVERSE = load_records(
     "bedrock_converse", "bedrock_converse_attested", "bedrock_converse_reconstructed"
 )
 
@@ -390,42 +390,42 @@ def test_converse(server, record):
                 replay(server, "converse", record, pieces, True)
             assert caught.value.error_type == "modelStreamErrorException"
             continue
-        answer = read_converse(record)
+        body = read_converse(record)
         reply = replay(server, "converse", record, pieces, is_stream(record))
-        check_converse(record, answer, reply)
+        check_converse(record, body, reply)
         assert (reply.model, reply.id) == ("a-model", record.headers.get("x-amzn-requestid"))
     if record.status == 200 and not record.name.startswith("midstream"):
         history = ["question", reply.message, "and now?"]
-        back = list(sent_back(answer["output"]["message"]["content"]))
-        if not all(is_known(model.shape_for("ContentBlock"), block) for block in back):
-            # What an old boto3 cannot be given is an error, and not left out.
+        blocks = list(sent_back(body["output"]["message"]["content"]))
+        if not all(is_known(model.shape_for("ContentBlock"), block) for block in blocks):
+            # A block that an old boto3 does not support is an error; it is not omitted.
             with pytest.raises(InvalidRequestError, match="boto3 does not make the request"):
                 replay(server, "converse", record, pieces, is_stream(record), history)
             return
         replay(server, "converse", record, pieces, is_stream(record), history)
-        sent = json.loads(server.requests[-1].body.decode())["messages"]
-        assert [message["role"] for message in sent] == (
-            ["user", "assistant", "user"] if back else ["user"]
+        messages = json.loads(server.requests[-1].body.decode())["messages"]
+        assert [message["role"] for message in messages] == (
+            ["user", "assistant", "user"] if blocks else ["user"]
         )
-        assert not back or sent[1]["content"] == back
+        assert not blocks or messages[1]["content"] == blocks
 
 
 def as_boto3(value):
-    """Return a received block as boto3 takes it: bytes in place of base64."""
+    """Return a received block as boto3 accepts it: with bytes instead of base64."""
     if isinstance(value, list):
-        return [as_boto3(one) for one in value]
+        return [as_boto3(item) for item in value]
     if not isinstance(value, dict):
         return value
     return {
-        name: base64.b64decode(one) if name == "redactedContent" else as_boto3(one)
-        for name, one in value.items()
+        name: base64.b64decode(item) if name == "redactedContent" else as_boto3(item)
+        for name, item in value.items()
     }
 
 
 @pytest.mark.parametrize("record", CONVERSE)
 def test_converse_without_boto3(record):
-    """The codec alone reads every record of Converse right, on every Python, and sends it back as
-    it came.
+    """The codec alone decodes every record of Converse on every Python, and sends it back
+    unchanged.
     """
     if record.status != 200:
         error = decode_response_error(
@@ -435,23 +435,23 @@ def test_converse_without_boto3(record):
         return
     if record.name.startswith("midstream"):
         ((headers, _),) = read(record.body)
-        assert headers[":exception-type"] == "modelStreamErrorException"  # which boto3 raises
+        assert headers[":exception-type"] == "modelStreamErrorException"  # raised by boto3
         return
-    answer = read_converse(record)
-    content = answer["output"]["message"]["content"]
+    body = read_converse(record)
+    content = body["output"]["message"]["content"]
     if is_stream(record):
         fold = ConverseFold("a-model", "id")
-        wire = [
+        events = [
             {headers[":event-type"]: json.loads(payload.decode())}
             for headers, payload in read(record.body)
         ]
-        reply = list(fold_stream(fold, wire, fold.feed, "bedrock", None, lambda: True))[-1].reply
+        reply = list(fold_stream(fold, events, fold.feed, "bedrock", None, lambda: True))[-1].reply
     else:
         reply = decode_reply(json.loads(record.body.decode()), "a-model", "id")
-    check_converse(record, answer, reply)
+    check_converse(record, body, reply)
     history = [ChatMessage(role=ChatRole.USER, content="question"), reply.message]
-    sent = encode_request(Request("a-model", history, None, [], {}))["messages"]
-    assert list(itertools.chain(*(message["content"] for message in sent[1:]))) == [
+    messages = encode_request(Request("a-model", history, None, [], {}))["messages"]
+    assert list(itertools.chain(*(message["content"] for message in messages[1:]))) == [
         as_boto3(block) for block in sent_back(content)
     ]
 

@@ -29,11 +29,11 @@ from asimov_sync.inference.providers.openai.request import encode_request
 from asimov_sync.inference.request import Request
 from asimov_sync.messages import as_messages
 
-from ..recorded import pieces, recorded
+from ..recorded import load_records, split_body
 from ..tiers import suite
 from .byte_server import ByteServer, RawResponse
 
-ALL = recorded("openai", "openai_reconstructed")
+ALL = load_records("openai", "openai_reconstructed")
 
 
 def select(matches):
@@ -66,7 +66,7 @@ ELSEWHERE = {}
 """Records of other APIs, by name, with the reason why they are not served here. There are none."""
 
 
-FRAMINGS = [("whole", "close"), ("splinters", "chunked"), ("events", "chunked")]
+FRAMINGS = [("whole", "close"), ("fixed", "chunked"), ("events", "chunked")]
 """Ways to split a body and to frame the pieces. They must not affect the reply."""
 
 
@@ -88,7 +88,7 @@ def replay():
                 else record.headers.get("content-type", "application/json")
             )
             headers = {"content-type": media_type, "x-request-id": "req-1"}
-            body_pieces = pieces(record.body, chunking)
+            body_pieces = split_body(record.body, chunking)
             server.set_responses(
                 RawResponse(*body_pieces, status=record.status, headers=headers, framing=framing)
             )

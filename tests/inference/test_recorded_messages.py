@@ -19,12 +19,12 @@ from asimov_sync.inference.providers.anthropic.wire import encode_request
 from asimov_sync.inference.request import Request
 from asimov_sync.messages import as_messages
 
-from ..recorded import CHUNKINGS, pieces, recorded
+from ..recorded import CHUNKINGS, load_records, split_body
 from ..tiers import suite
 from .byte_server import ByteServer, RawResponse
 from .conftest import KEY
 
-RECORDS = recorded("anthropic", "anthropic_attested", "anthropic_reconstructed")
+RECORDS = load_records("anthropic", "anthropic_attested", "anthropic_reconstructed")
 
 
 def is_stream(record):
@@ -167,7 +167,7 @@ def test_recorded_stream(record, chunking, framing, server, client):
     """A recorded stream folds to its reply, however its bytes are split and framed."""
     stream = {"content-type": "text/event-stream"}
     server.set_responses(
-        RawResponse(*pieces(record.body, chunking), headers=stream, framing=framing)
+        RawResponse(*split_body(record.body, chunking), headers=stream, framing=framing)
     )
     content, text, stop, usage, error, whole = read_stream(record.body)
     stream = client.stream("hello")

@@ -24,7 +24,13 @@ from asimov_sync import (
 )
 from asimov_sync.inference.reply_events import EventSource
 from asimov_sync.inference.stream import ReplyStream
-from asimov_sync.testing import Failure, ScriptedInferenceClient, calls, tool_results
+from asimov_sync.testing import (
+    Failure,
+    ScriptedInferenceClient,
+    calls,
+    count_callbacks,
+    tool_results,
+)
 from asimov_sync.usage import UsageCounter
 
 from ..tiers import suite
@@ -400,7 +406,7 @@ def test_unreferenced_stream(serve, phase):
         assert server.requests[0].disconnected.wait(20)
     else:
         wait_for(lambda: slow.results == [True])
-    wait_for(lambda: not token._callbacks)
+    wait_for(lambda: not count_callbacks(token))
 
 
 def test_exception_in_the_with_block(serve):

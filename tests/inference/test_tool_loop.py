@@ -28,7 +28,14 @@ from asimov_sync import (
 from asimov_sync.concurrency import scope
 from asimov_sync.inference.tools.loop import CalledTool, CallTools, SendMessages, tool_loop
 from asimov_sync.messages import as_messages
-from asimov_sync.testing import Failure, ScriptedInferenceClient, calls, last_text, tool_results
+from asimov_sync.testing import (
+    Failure,
+    ScriptedInferenceClient,
+    calls,
+    count_callbacks,
+    last_text,
+    tool_results,
+)
 
 from ..tiers import suite
 from ..waiting import Background, in_child, wait_for
@@ -579,7 +586,7 @@ def test_token_keeps_no_references():
         client.run_tools("go", [double], cancellation=token)
         with client.stream_tools("go", [double], cancellation=token) as stream:
             next(stream)
-    assert not token._callbacks
+    assert not count_callbacks(token)
 
 
 # Interruptions

@@ -94,12 +94,12 @@ def test_global_providers(order):
 
 def test_environment_is_read_by_install(monkeypatch):
     """Each install() reads the environment; the import does not."""
-    made = Exported()
+    new_exporter = Exported()
     for word in ("", "gen_ai_latest_experimental"):
         monkeypatch.setenv(STABILITY_OPT_IN, word)
-        telemetry.install(made.tracer_provider, made.meter_provider)
+        telemetry.install(new_exporter.tracer_provider, new_exporter.meter_provider)
         ScriptedInferenceClient(["hi"]).generate("hello")
-    assert {names.V1_41.duration.name, names.LATEST.duration.name} <= set(made.metrics())
+    assert {names.V1_41.duration.name, names.LATEST.duration.name} <= set(new_exporter.metrics())
 
 
 def test_install_replaces():
@@ -113,32 +113,32 @@ def test_install_replaces():
 
 def test_install_twice(caplog):
     """Installing the same providers again logs nothing and counts nothing twice."""
-    made = Exported()
+    new_exporter = Exported()
     for _ in range(2):
-        telemetry.install(made.tracer_provider, made.meter_provider)
+        telemetry.install(new_exporter.tracer_provider, new_exporter.meter_provider)
     ScriptedInferenceClient(["hi"]).generate("hello")
     assert not caplog.records
-    assert len(made.spans) == 1
-    assert [point.count for point in made.points(names.V1_41.duration.name)] == [1]
+    assert len(new_exporter.spans) == 1
+    assert [point.count for point in new_exporter.points(names.V1_41.duration.name)] == [1]
 
 
 def test_uninstall():
     """uninstall() stops all recording, and may be called again."""
-    made = Exported()
-    telemetry.install(made.tracer_provider, made.meter_provider)
+    new_exporter = Exported()
+    telemetry.install(new_exporter.tracer_provider, new_exporter.meter_provider)
     telemetry.uninstall()
     telemetry.uninstall()
     run_one()
     ScriptedInferenceClient(["hi"]).generate("hello")
-    assert not made.spans and not made.metrics()
+    assert not new_exporter.spans and not new_exporter.metrics()
 
 
 def test_operations_in_progress():
     """Runs and streams keep the instrumentation, or the lack of it, that they started with."""
-    made = Exported()
-    late = ScriptedInferenceClient(["a b c"]).stream("hello")
-    telemetry.install(made.tracer_provider, made.meter_provider)
-    list(late)
+    new_exporter = Exported()
+    open_stream = ScriptedInferenceClient(["a b c"]).stream("hello")
+    telemetry.install(new_exporter.tracer_provider, new_exporter.meter_provider)
+    list(open_stream)
     stream = ScriptedInferenceClient(["a b c"]).stream("hello")
 
     def work(task, context):
@@ -146,7 +146,7 @@ def test_operations_in_progress():
 
     run_one(work)
     list(stream)
-    assert made.paths() == [
+    assert new_exporter.paths() == [
         "/chat scripted",
         "/invoke_workflow one",
         "/invoke_workflow one/task work",
@@ -156,15 +156,15 @@ def test_operations_in_progress():
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_fork():
     """Telemetry stays installed in a forked child, even with operations in progress."""
-    made = Exported()
-    telemetry.install(made.tracer_provider, made.meter_provider)
+    new_exporter = Exported()
+    telemetry.install(new_exporter.tracer_provider, new_exporter.meter_provider)
     stream = ScriptedInferenceClient(["a b c"]).stream("hello")
     next(stream)
 
     def child():
-        made.exporter.clear()
+        new_exporter.exporter.clear()
         run_one()
-        assert made.paths() == ["/invoke_workflow one", "/invoke_workflow one/task work"]
+        assert new_exporter.paths() == ["/invoke_workflow one", "/invoke_workflow one/task work"]
 
     in_child(child)
     list(stream)

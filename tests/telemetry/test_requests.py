@@ -162,8 +162,8 @@ def test_cache_write_attribute(start, generation, exported):
     client.generate("hello")
     attributes = exported.only_span("chat m").attributes
     old = "gen_ai.usage.cache_creation.input_tokens"
-    new = "gen_ai.usage.cache_write.input_tokens"
-    assert (attributes.get(old), attributes.get(new)) == (
+    attribute = "gen_ai.usage.cache_write.input_tokens"
+    assert (attributes.get(old), attributes.get(attribute)) == (
         (3, None) if generation is names.V1_41 else (None, 3)
     )
 
@@ -248,13 +248,13 @@ def test_cut_stream(wire, start, generation, exported):
 
 
 @suite
-@pytest.mark.parametrize("how", ["close", "drop"])
-def test_abandoned_stream(how, start, generation, exported):
+@pytest.mark.parametrize("way", ["close", "drop"])
+def test_abandoned_stream(way, start, generation, exported):
     """A stream that is closed or dropped is no error. The span has the partial reply."""
     client, _ = start([SAID])
     stream = client.stream("hello")
     next(stream)
-    if how == "close":
+    if way == "close":
         stream.close()
         assert len(exported.spans) == 1
     del stream
@@ -320,14 +320,14 @@ def test_stream_read_on_another_thread(start, exported, caplog):
     with caplog.at_level(logging.DEBUG, logger="opentelemetry"):
         with exported.span("asking"):
             stream = client.stream("hello")
-            asking = trace.get_current_span()
+            current_span = trace.get_current_span()
 
         def read():
             with exported.span("reading") as reading:
                 for _ in stream:
                     assert trace.get_current_span() is reading
 
-        assert asking.name == "asking"
+        assert current_span.name == "asking"
         Background(read).result()
     assert exported.paths() == ["/asking", "/asking/chat m", "/reading"]
     assert not [record for record in caplog.records if "detach" in record.getMessage()]
@@ -353,10 +353,10 @@ def test_interleaved_streams(start, exported):
     """Streams read alternately each end their own span."""
     client, _ = start([SAID, SAID])
     with exported.span("one"):
-        one = client.stream("hello")
+        first_stream = client.stream("hello")
     with exported.span("two"):
         two = client.stream("hello")
-    next(one), next(two), list(one), list(two)
+    next(first_stream), next(two), list(first_stream), list(two)
     assert exported.paths() == ["/one", "/one/chat m", "/two", "/two/chat m"]
 
 
@@ -396,12 +396,12 @@ def test_agent_stream(exported, caplog):
 
 
 @suite
-@pytest.mark.parametrize("how", ["close", "drop"])
-def test_abandoned_agent_stream(how, exported):
+@pytest.mark.parametrize("way", ["close", "drop"])
+def test_abandoned_agent_stream(way, exported):
     """All spans of a closed or dropped stream end."""
     stream = Agent(ScriptedInferenceClient(["a b c d"])).stream("what?")
     next(stream)
-    if how == "close":
+    if way == "close":
         stream.close()
     del stream
     gc.collect()

@@ -47,14 +47,14 @@ def one_task(handler=None, **options):
 def test_documented_tree(options, exported):
     """A run with an agent, parallel tools, a retried request, a retried task and a failure."""
     inline = options.get("max_workers") == 0
-    together = threading.Barrier(1 if inline else 2)
+    barrier = threading.Barrier(1 if inline else 2)
     refusals = iter([Failure(529, headers={"retry-after": "0"})])
     attempts = []
 
     @tool
     def look_up(word: str) -> str:
         """Look a word up."""
-        together.wait(DEADLINE)
+        barrier.wait(DEADLINE)
         with exported.span("the index"):
             return word.upper()
 
@@ -208,8 +208,8 @@ def test_skipped_task(exported):
     assert exported.paths() == ["/invoke_workflow one", "/invoke_workflow one/condition"]
 
 
-@pytest.mark.parametrize("how", ["its time is over", "its run is cancelled"])
-def test_abandoned_handler(how, exported):
+@pytest.mark.parametrize("way", ["its time is over", "its run is cancelled"])
+def test_abandoned_handler(way, exported):
     """The span ends when the run abandons the handler, not when the handler returns."""
     started, release = threading.Event(), threading.Event()
 
@@ -217,7 +217,7 @@ def test_abandoned_handler(how, exported):
         started.set()
         release.wait(DEADLINE)
 
-    timeout = 0.01 if how == "its time is over" else None
+    timeout = 0.01 if way == "its time is over" else None
     with TaskScheduler({"work": work}) as scheduler:
         run = scheduler.submit(one_task(timeout=timeout))
         assert started.wait(DEADLINE)
@@ -271,16 +271,16 @@ class BlockingProcessor(SpanProcessor):
             assert self.release.wait(DEADLINE)
 
 
-@pytest.mark.parametrize("how", ["run", "stream"])
+@pytest.mark.parametrize("way", ["run", "stream"])
 @pytest.mark.parametrize("name", ["task work", "invoke_workflow one"])
-def test_result_waits_for_spans(how, name, exported):
+def test_result_waits_for_spans(way, name, exported):
     """When a caller gets the result, all spans have ended, the run's as the last."""
     blocking = BlockingProcessor(name)
     exported.tracer_provider.add_span_processor(blocking)
     with TaskScheduler({"work": lambda task, context: 1}) as scheduler:
         waiting = Background(
             lambda: (
-                list(scheduler.stream(one_task())) if how == "stream" else scheduler.run(one_task())
+                list(scheduler.stream(one_task())) if way == "stream" else scheduler.run(one_task())
             )
         )
         assert blocking.reached.wait(DEADLINE)
@@ -323,15 +323,15 @@ def test_nested_runs_and_spawned_tasks(options, exported):
     ]
 
 
-@pytest.mark.parametrize("how", ["submit", "stream"])
-def test_parent_is_submitter(how, options, exported):
+@pytest.mark.parametrize("way", ["submit", "stream"])
+def test_parent_is_submitter(way, options, exported):
     """A run's parent is the span current at submit(). It sets no current span there."""
     with TaskScheduler({"work": lambda task, context: 1}, **options) as scheduler:
         with exported.span("caller") as caller:
-            started = getattr(scheduler, how)(one_task())
+            started = getattr(scheduler, way)(one_task())
             assert trace.get_current_span() is caller
         with exported.span("waiting") as waiting:
-            list(started) if how == "stream" else started.result(DEADLINE)
+            list(started) if way == "stream" else started.result(DEADLINE)
             assert trace.get_current_span() is waiting
     assert exported.paths() == [
         "/caller",

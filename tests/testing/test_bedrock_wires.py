@@ -231,10 +231,13 @@ def test_token_counts(bedrock):
     """Messages, system and tools are counted. No answer of the script and no usage is consumed."""
     body = dict(HELLO, system="be brief", tools=[{"name": "f"}])
     with ModelServer(["hi"]) as server:
-        (few, more) = (
+        (small_count, large_count) = (
             post_json(server, "/v1/messages/count_tokens", one).json() for one in (HELLO, body)
         )
-        assert set(few) == {"input_tokens"} and 0 < few["input_tokens"] < more["input_tokens"]
+        assert (
+            set(small_count) == {"input_tokens"}
+            and 0 < small_count["input_tokens"] < large_count["input_tokens"]
+        )
         wrapped = {
             "input": {
                 "invokeModel": {
@@ -243,12 +246,12 @@ def test_token_counts(bedrock):
             }
         }
         assert post_json(server, "/model/m/count-tokens", wrapped).json() == {
-            "inputTokens": more["input_tokens"]
+            "inputTokens": large_count["input_tokens"]
         }
         client = bedrock(server)
         if has_operation(client, "count_tokens"):
             counted = client.count_tokens(modelId="m", input={"converse": CONVERSE_HELLO})
-            assert counted["inputTokens"] == few["input_tokens"]
+            assert counted["inputTokens"] == small_count["input_tokens"]
         assert server.usage == Usage()
         assert [request.reply for request in server.requests] == [None] * len(server.requests)
         assert post_json(server, "/v1/messages", HELLO).ok

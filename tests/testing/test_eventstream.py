@@ -5,7 +5,7 @@ from botocore.eventstream import EventStreamBuffer
 
 from asimov_sync.testing.wires.eventstream import Message, decode, encode
 
-from ..recorded import recorded
+from ..recorded import load_records
 
 STREAMS = ("bedrock_invoke", "bedrock_converse")
 MESSAGES = [
@@ -29,21 +29,21 @@ def test_decode_pieces():
     data = b"".join(encode(message) for message in MESSAGES)
     for cut in range(len(data) + 1):
         first, rest = decode(data[:cut])
-        second, nothing = decode(rest + data[cut:])
+        second, remainder = decode(rest + data[cut:])
         assert first + second == MESSAGES
-        assert nothing == b""
+        assert remainder == b""
 
 
-@pytest.mark.parametrize("place", [0, 9, 13, 60, -1])
-def test_corrupt_byte(place):
+@pytest.mark.parametrize("position", [0, 9, 13, 60, -1])
+def test_corrupt_byte(position):
     """A corrupt byte is a ValueError, at any position."""
     data = bytearray(encode(MESSAGES[1]))
-    data[place] ^= 1
+    data[position] ^= 1
     with pytest.raises(ValueError, match="checksum"):
         decode(bytes(data))
 
 
-@pytest.mark.parametrize("record", recorded(*STREAMS))
+@pytest.mark.parametrize("record", load_records(*STREAMS))
 def test_recorded_streams(record):
     """Every recorded stream is decoded, and encoded again byte for byte."""
     if not any(feature.startswith("es:") for feature in record.features):

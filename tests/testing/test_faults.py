@@ -497,7 +497,7 @@ def test_close_while_paused():
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "options",
     [
         {"cut_at": -1},
         {"cut_at": "middle"},
@@ -510,10 +510,10 @@ def test_close_while_paused():
     ],
     ids=repr,
 )
-def test_invalid_fault(wrong):
+def test_invalid_fault(options):
     """Fault raises for an invalid argument."""
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        Fault("hi", **wrong)
+    with pytest.raises(ValueError, match=next(iter(options))):
+        Fault("hi", **options)
     with pytest.raises(TypeError, match="another Fault"):
         Fault(Fault("hi"))
 

@@ -8,7 +8,7 @@ import pytest
 from asimov_sync.testing.wires import CHAT, CONVERSE, INVOKE, MESSAGES
 from asimov_sync.testing.wires.eventstream import decode
 
-from ..recorded import ABSENT, recorded
+from ..recorded import MISSING, load_records
 from .replies import REDACTED, TEXT, THINKING, TOOL, USAGE, make_reply
 
 
@@ -57,9 +57,9 @@ def recorded_paths(name):
 
     A message_start may contain the keys of a body, and a delta those of a message.
     """
-    records = [parameter.values[0] for parameter in recorded(name)]
+    records = [parameter.values[0] for parameter in load_records(name)]
     if records == [None]:
-        pytest.skip(ABSENT)
+        pytest.skip(MISSING)
     bodies, events = set(), set()
     for record in records:
         for value in json_values(record) if record.status == 200 else ():

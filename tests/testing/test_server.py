@@ -322,13 +322,13 @@ def test_close_leaves_nothing():
     server = ModelServer(
         lambda body: Fault("hi", stall=body["messages"][0]) if body["messages"] else "hi"
     )
-    asking = [
+    pending = [
         {"messages": []},
         {"messages": ["headers"], "stream": True},
         {"messages": [3], "stream": True},
     ]
     connections = [
-        send_request(server, "/v1/messages", asking[number % 3], keep=True) for number in range(99)
+        send_request(server, "/v1/messages", pending[number % 3], keep=True) for number in range(99)
     ]
     connections.append(send_request(server, "/v1/messages", None, send=False))
     assert len(connections) == 100

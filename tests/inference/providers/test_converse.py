@@ -1,4 +1,4 @@
-"""The Converse codec: requests to boto3's parameters, its answers and events to a reply."""
+"""The Converse codec: requests to boto3's parameters, its replies and events to a reply."""
 
 import base64
 import json
@@ -28,13 +28,13 @@ from asimov_sync.messages import as_messages
 DATA = base64.b64encode(b"\x89PNG\x00").decode()
 
 
-def body(messages="hello", system=None, tools=(), betas=(), **options):
+def encode(messages="hello", system=None, tools=(), betas=(), **options):
     return encode_request(Request("m", as_messages(messages), system, list(tools), options), betas)
 
 
-def blocks(*given, role="user"):
-    """Return the blocks of a request as Converse receives them."""
-    return body([{"role": role, "content": list(given)}])["messages"][0]["content"]
+def encode_blocks(*given, role="user"):
+    """Return the blocks of a user's message as Converse receives them."""
+    return encode([{"role": role, "content": list(given)}])["messages"][0]["content"]
 
 
 def user(content, **options):
@@ -45,13 +45,15 @@ def user(content, **options):
 
 
 def test_only_given_options_are_sent():
-    """A request holds the messages, and nothing that was not asked for."""
-    assert body() == {"messages": [{"role": "user", "content": [{"text": "hello"}]}]}
+    """A request holds the messages and the given options only."""
+    assert encode() == {"messages": [{"role": "user", "content": [{"text": "hello"}]}]}
 
 
-def test_options_have_their_places():
-    """Options of every model go to inferenceConfig, others to the model; extra is unchanged."""
-    made = body(
+def test_options():
+    """Common options are in inferenceConfig, others in the model's own fields. extra is
+    unchanged.
+    """
+    request = encode(
         max_tokens=5,
         temperature=0.5,
         top_p=0.9,
@@ -61,19 +63,19 @@ def test_options_have_their_places():
         betas=("b-1",),
         extra={"performanceConfig": {"latency": "optimized"}},
     )
-    assert made["inferenceConfig"] == {
+    assert request["inferenceConfig"] == {
         "maxTokens": 5,
         "temperature": 0.5,
         "topP": 0.9,
         "stopSequences": ["x"],
     }
-    assert made["additionalModelRequestFields"] == {
+    assert request["additionalModelRequestFields"] == {
         "top_k": 7,
         "thinking": {"type": "adaptive"},
         "anthropic_beta": ["b-1"],
     }
-    assert made["performanceConfig"] == {"latency": "optimized"}
-    assert "extra" not in json.dumps(made)
+    assert request["performanceConfig"] == {"latency": "optimized"}
+    assert "extra" not in json.dumps(request)
 
 
 TOOL = {"name": "add", "description": "Adds.", "input_schema": {"type": "object"}}
@@ -83,7 +85,7 @@ SPEC = {
 
 
 @pytest.mark.parametrize(
-    "choice, sent, additional",
+    "choice, expected, additional",
     [
         ("auto", {"auto": {}}, None),
         ("any", {"any": {}}, None),
@@ -102,38 +104,40 @@ SPEC = {
     ],
     ids=str,
 )
-def test_tools_and_their_choice(choice, sent, additional):
-    """Tools become toolSpecs; a tool_choice that Converse lacks is sent to Anthropic's model
-    itself.
+def test_tools_and_their_choice(choice, expected, additional):
+    """Tools become toolSpecs. A tool_choice that Converse lacks is sent in the model's own
+    fields.
     """
-    made = body(tools=[TOOL], tool_choice=choice)
-    assert made["toolConfig"]["tools"] == [SPEC]
-    assert made["toolConfig"].get("toolChoice") == sent
-    assert made.get("additionalModelRequestFields", {}).get("tool_choice") == additional
+    request = encode(tools=[TOOL], tool_choice=choice)
+    assert request["toolConfig"]["tools"] == [SPEC]
+    assert request["toolConfig"].get("toolChoice") == expected
+    assert request.get("additionalModelRequestFields", {}).get("tool_choice") == additional
 
 
 def test_tools_without_schema():
-    """A tool without a schema is sent as it is, one without a description without one; "none" is
-    refused.
+    """A tool without a schema is sent unchanged, and an empty description is omitted.
+
+    tool_choice="none" is a ValueError.
     """
-    made = body(
+    request = encode(
         tools=[{"systemTool": {"name": "nova_grounding"}}, dict(TOOL, description="", strict=True)]
     )
     schema = SPEC["toolSpec"]["inputSchema"]
-    assert made["toolConfig"]["tools"] == [
+    assert request["toolConfig"]["tools"] == [
         {"systemTool": {"name": "nova_grounding"}},
         {"toolSpec": {"name": "add", "inputSchema": schema, "strict": True}},
     ]
     with pytest.raises(ValueError, match="none"):
-        body(tools=[TOOL], tool_choice="none")
+        encode(tools=[TOOL], tool_choice="none")
 
 
 def test_roles_alternate():
-    """System messages join the system prompt; messages of one role in a row are one; blank ones are
-    none.
+    """System messages join the system prompt, successive messages of one role are merged.
+
+    Blank messages are omitted.
     """
     result = {"type": "tool_result", "tool_use_id": "1", "content": "x"}
-    made = body(
+    request = encode(
         [
             {"role": "system", "content": "be kind"},
             "a",
@@ -145,8 +149,8 @@ def test_roles_alternate():
         ],
         system="be brief",
     )
-    assert made["system"] == [{"text": "be brief"}, {"text": "be kind"}]
-    assert made["messages"] == [
+    assert request["system"] == [{"text": "be brief"}, {"text": "be kind"}]
+    assert request["messages"] == [
         {"role": "user", "content": [{"text": "a"}, {"text": "b"}]},
         {"role": "assistant", "content": [{"text": "c"}]},
         {
@@ -157,38 +161,38 @@ def test_roles_alternate():
             ],
         },
     ]
-    for nothing in ([], ["", " "]):
+    for messages in ([], ["", " "]):
         with pytest.raises(ValueError, match="no message"):
-            body(nothing)
+            encode(messages)
 
 
 def test_cache_points():
     """cache_control becomes a cachePoint after its block, message or tool; an hour has a ttl."""
-    marked = {"type": "ephemeral"}
-    made = body(
+    control = {"type": "ephemeral"}
+    request = encode(
         [
             user("a", cache_marker=True),
             {"role": "assistant", "content": "b"},
             user("c", cache_marker="1h"),
         ],
-        system=[{"type": "text", "text": "s", "cache_control": dict(marked, ttl="5m")}],
-        tools=[dict(TOOL, cache_control=dict(marked, ttl="1h"))],
+        system=[{"type": "text", "text": "s", "cache_control": dict(control, ttl="5m")}],
+        tools=[dict(TOOL, cache_control=dict(control, ttl="1h"))],
     )
     point, hour = (
         {"cachePoint": {"type": "default"}},
         {"cachePoint": {"type": "default", "ttl": "1h"}},
     )
-    assert made["system"] == [{"text": "s"}, point]
-    assert made["toolConfig"]["tools"] == [SPEC, hour]
-    assert made["messages"][0]["content"] == [{"text": "a"}, point]
-    assert made["messages"][2]["content"] == [{"text": "c"}, hour]
-    result = {"type": "tool_result", "tool_use_id": "1", "content": "x", "cache_control": marked}
-    assert blocks(result)[1] == point
-    assert "cache_control" not in json.dumps(made)
+    assert request["system"] == [{"text": "s"}, point]
+    assert request["toolConfig"]["tools"] == [SPEC, hour]
+    assert request["messages"][0]["content"] == [{"text": "a"}, point]
+    assert request["messages"][2]["content"] == [{"text": "c"}, hour]
+    result = {"type": "tool_result", "tool_use_id": "1", "content": "x", "cache_control": control}
+    assert encode_blocks(result)[1] == point
+    assert "cache_control" not in json.dumps(request)
 
 
 @pytest.mark.parametrize(
-    "block, sent",
+    "block, expected",
     [
         (
             {
@@ -289,17 +293,15 @@ def test_cache_points():
     ],
     ids=lambda block: str(block)[:40],
 )
-def test_blocks_on_the_wire(block, sent):
-    """A block of the Messages API becomes a Converse block, with raw bytes for boto3; returned
-    blocks are converted back.
-    """
-    assert blocks(block) == [sent]
+def test_blocks(block, expected):
+    """A block of the Messages API becomes a Converse block, with raw bytes for boto3."""
+    assert encode_blocks(block) == [expected]
 
 
-def test_documents_have_names_of_their_own():
-    """Two documents of one title do not share a name, for Converse refuses that."""
+def test_names_of_documents():
+    """Documents with one title have different names, as Converse requires."""
     document = {"type": "document", "title": "a", "source": {"type": "text", "data": "d"}}
-    assert [one["document"]["name"] for one in blocks(document, document, document)] == [
+    assert [block["document"]["name"] for block in encode_blocks(document, document, document)] == [
         "a",
         "a 2",
         "a 3",
@@ -307,7 +309,7 @@ def test_documents_have_names_of_their_own():
 
 
 @pytest.mark.parametrize(
-    "block, told",
+    "block, message",
     [
         ({"type": "image", "source": {"type": "url", "url": "https://…"}}, "base64 or s3"),
         (
@@ -320,16 +322,16 @@ def test_documents_have_names_of_their_own():
     ],
     ids=str,
 )
-def test_unsupported_blocks(block, told):
+def test_unsupported_blocks(block, message):
     """A block that Converse does not support is a ValueError that names the reason."""
-    with pytest.raises(ValueError, match=told):
-        blocks(block)
+    with pytest.raises(ValueError, match=message):
+        encode_blocks(block)
 
 
-# Answers
+# Replies
 
 
-def answer(*content, stop="end_turn", **usage):
+def reply_body(*content, stop="end_turn", **usage):
     figures = dict({"inputTokens": 3, "outputTokens": 2, "totalTokens": 5}, **usage)
     return {
         "output": {"message": {"role": "assistant", "content": list(content)}},
@@ -339,19 +341,19 @@ def answer(*content, stop="end_turn", **usage):
 
 
 def stream(*content, stop="end_turn", figures=None):
-    """The events of a stream of deltas, (index, delta)."""
+    """Yield the events of a stream of deltas, (index, delta)."""
     yield {"messageStart": {"role": "assistant"}}
-    last = None
+    previous = None
     for index, delta in content:
-        if last is not None and last != index:
-            yield {"contentBlockStop": {"contentBlockIndex": last}}
+        if previous is not None and previous != index:
+            yield {"contentBlockStop": {"contentBlockIndex": previous}}
         if "start" in delta:
             yield {"contentBlockStart": {"contentBlockIndex": index, "start": delta["start"]}}
         else:
             yield {"contentBlockDelta": {"contentBlockIndex": index, "delta": delta}}
-        last = index
-    if last is not None:
-        yield {"contentBlockStop": {"contentBlockIndex": last}}
+        previous = index
+    if previous is not None:
+        yield {"contentBlockStop": {"contentBlockIndex": previous}}
     yield {"messageStop": {"stopReason": stop}}
     yield {
         "metadata": {
@@ -361,9 +363,9 @@ def stream(*content, stop="end_turn", figures=None):
     }
 
 
-def fold(events):
-    made = ConverseFold("m", "id")
-    return list(fold_stream(made, events, made.feed, "bedrock", None, lambda: True))
+def fold_events(events):
+    fold = ConverseFold("m", "id")
+    return list(fold_stream(fold, events, fold.feed, "bedrock", None, lambda: True))
 
 
 CITATION = {"title": "t", "location": {"documentChar": {"documentIndex": 0, "start": 0, "end": 3}}}
@@ -478,50 +480,53 @@ REPLIES = [
 ]
 
 
-@pytest.mark.parametrize("whole, deltas, made", REPLIES, ids=lambda value: str(value)[:40])
-def test_an_answer_and_a_stream(whole, deltas, made):
-    """An answer and the stream of the same make one reply, which JSON can hold, and which goes back
-    as it came.
+@pytest.mark.parametrize(
+    "body_content, deltas, content", REPLIES, ids=lambda value: str(value)[:40]
+)
+def test_whole_and_streamed_reply(body_content, deltas, content):
+    """A whole and a streamed reply are equal, JSON can hold them, and they are sent back
+    unchanged.
     """
-    reply = decode_reply(answer(*whole), "m", "id")
-    assert reply.message.content == made
-    assert fold(stream(*deltas))[-1].reply == reply
-    again = ChatMessage.model_validate(json.loads(reply.message.model_dump_json()))
-    assert body(["hello", again])["messages"][1] == {
+    reply = decode_reply(reply_body(*body_content), "m", "id")
+    assert reply.message.content == content
+    assert fold_events(stream(*deltas))[-1].reply == reply
+    stored = ChatMessage.model_validate(json.loads(reply.message.model_dump_json()))
+    assert encode(["hello", stored])["messages"][1] == {
         "role": "assistant",
-        "content": as_boto3(whole),
+        "content": as_boto3(body_content),
     }
 
 
 def as_boto3(value):
-    """Return a received block as boto3 takes it: bytes in place of base64."""
+    """Return a received block as boto3 accepts it: with bytes instead of base64."""
     if isinstance(value, list):
-        return [as_boto3(one) for one in value]
+        return [as_boto3(item) for item in value]
     if not isinstance(value, dict):
         return value
     blobs = ("bytes", "redactedContent")
     return {
-        name: base64.b64decode(one) if name in blobs else as_boto3(one)
-        for name, one in value.items()
+        name: base64.b64decode(item) if name in blobs else as_boto3(item)
+        for name, item in value.items()
     }
 
 
 def test_citations_of_several_pieces():
-    """A cited text in pieces reads as one, and goes back in its pieces."""
-    whole = {
+    """The text of a citation in several pieces is joined, and sent back in its pieces."""
+    block = {
         "citationsContent": {"content": [{"text": "a"}, {"text": "b"}], "citations": [CITATION]}
     }
-    reply = decode_reply(answer(whole), "m", None)
+    reply = decode_reply(reply_body(block), "m", None)
     assert reply.text == "ab"
-    assert body([reply.message])["messages"][0]["content"] == [whole]
+    assert encode([reply.message])["messages"][0]["content"] == [block]
 
 
-def test_the_events_of_a_stream():
-    """Text and thinking are handed on piece by piece, a call when it is whole, those of the
-    server's own tools never.
+def test_events_of_a_stream():
+    """Text and thinking are yielded in pieces, and a call when it is complete.
+
+    Calls of the server's own tools are not yielded.
     """
     server_tool = {"toolUse": {"toolUseId": "s", "name": "search", "type": "server_tool_use"}}
-    events = fold(
+    events = fold_events(
         stream(
             (0, {"reasoningContent": {"text": "hm"}}),
             (0, {"reasoningContent": {"signature": "sig"}}),
@@ -548,7 +553,7 @@ def test_the_events_of_a_stream():
 @pytest.mark.parametrize("arguments", ['{"a": ', "[1]", "nonsense"])
 def test_malformed_arguments(arguments):
     """Arguments that are not a JSON object are kept as text in `malformed`."""
-    reply = fold(
+    reply = fold_events(
         stream(
             (0, {"start": {"toolUse": {"toolUseId": "t", "name": "f"}}}),
             (0, {"toolUse": {"input": arguments}}),
@@ -558,7 +563,7 @@ def test_malformed_arguments(arguments):
 
 
 @pytest.mark.parametrize(
-    "told, ours",
+    "raw_reason, reason",
     [
         ("end_turn", "end_turn"),
         ("tool_use", "tool_use"),
@@ -571,10 +576,13 @@ def test_malformed_arguments(arguments):
         ("model_context_window_exceeded", "model_context_window_exceeded"),
     ],
 )
-def test_stop_reasons(told, ours):
-    """The stop reason uses Anthropic's terms; the wire's own is in raw_stop_reason."""
-    for reply in (decode_reply(answer(stop=told), "m", None), fold(stream(stop=told))[-1].reply):
-        assert (reply.stop_reason, reply.raw_stop_reason) == (ours, told)
+def test_stop_reasons(raw_reason, reason):
+    """The stop reason uses Anthropic's terms; raw_stop_reason is Converse's."""
+    for reply in (
+        decode_reply(reply_body(stop=raw_reason), "m", None),
+        fold_events(stream(stop=raw_reason))[-1].reply,
+    ):
+        assert (reply.stop_reason, reply.raw_stop_reason) == (reason, raw_reason)
 
 
 @pytest.mark.parametrize(
@@ -601,7 +609,7 @@ def test_stop_reasons(told, ours):
                 cache_write_1h_input_tokens=8,
             ),
         ),
-        # A model that counts cached tokens as input: its total is that of two figures only.
+        # This model counts cached tokens as input: its total is the sum of two figures only.
         (
             {"inputTokens": 13, "cacheReadInputTokens": 10, "totalTokens": 15},
             Usage(input_tokens=3, cache_read_input_tokens=10),
@@ -614,14 +622,14 @@ def test_stop_reasons(told, ours):
 def test_usage(figures, usage):
     """input_tokens excludes cached tokens, whatever the model reports; invalid figures are 0."""
     expected = usage.model_copy(update={"output_tokens": 2, "requests": 1})
-    whole = answer(**figures)
-    assert decode_reply(whole, "m", None).usage == expected
-    assert fold(stream(figures=whole["usage"]))[-1].reply.usage == expected
+    body = reply_body(**figures)
+    assert decode_reply(body, "m", None).usage == expected
+    assert fold_events(stream(figures=body["usage"]))[-1].reply.usage == expected
 
 
-# What is not of the wire
+# Invalid events and bodies
 
-GARBAGE = [
+INVALID_EVENTS = [
     None,
     7,
     [],
@@ -674,93 +682,96 @@ GARBAGE = [
 ]
 
 
-@pytest.mark.parametrize("garbage", GARBAGE, ids=str)
-def test_garbage_interrupts_a_stream(garbage):
-    """An event that is not of the wire is a StreamInterrupted with the partial reply."""
-    before = list(stream((0, {"text": "half"}), (1, {"reasoningContent": {"text": "hm"}})))
+@pytest.mark.parametrize("invalid", INVALID_EVENTS, ids=str)
+def test_invalid_events(invalid):
+    """An invalid event is a StreamInterrupted with the partial reply."""
+    valid = list(stream((0, {"text": "half"}), (1, {"reasoningContent": {"text": "hm"}})))
     with pytest.raises(StreamInterrupted) as caught:
-        fold(before[:5] + [garbage] + before[5:])
+        fold_events(valid[:5] + [invalid] + valid[5:])
     assert caught.value.text == "half"
     assert caught.value.partial.stop_reason is None
     assert isinstance(caught.value.__cause__, ProviderError)
 
 
 @pytest.mark.parametrize("missing", ["messageStop", "metadata"])
-def test_a_stream_that_only_looks_whole(missing):
-    """Without messageStop or without metadata a stream is not whole, wherever it ends; in either
-    order it is.
-    """
+def test_missing_final_events(missing):
+    """A stream is complete only with messageStop and metadata, in either order."""
     events = list(stream((0, {"text": "all of it"})))
     with pytest.raises(StreamInterrupted) as caught:
-        fold([event for event in events if missing not in event])
+        fold_events([event for event in events if missing not in event])
     assert caught.value.text == "all of it"
     assert caught.value.partial.raw_stop_reason is None
-    assert fold(events[:-2] + [events[-1], events[-2]])[-1] == fold(events)[-1]
+    assert fold_events(events[:-2] + [events[-1], events[-2]])[-1] == fold_events(events)[-1]
 
 
-def test_new_events_are_passed_over():
+def test_unknown_events():
     """An unknown event is ignored."""
     assert (
-        fold([{"weather": {"sunny": True}}] + list(stream((0, {"text": "a"}))))[-1].reply.text
+        fold_events([{"weather": {"sunny": True}}] + list(stream((0, {"text": "a"}))))[
+            -1
+        ].reply.text
         == "a"
     )
 
 
-def test_blocks_that_are_new():
-    """An unknown block is kept and sent back unchanged; its deltas are an error."""
-    new = {"hologram": {"depth": {"bytes": DATA}}}
-    reply = decode_reply(answer(new), "m", None)
-    assert reply.message.content == [new]
-    assert body([reply.message])["messages"][0]["content"] == as_boto3([new])
-    assert fold(stream((0, {"start": new})))[-1].reply.message.content == [new]
-    odd = {"citationsContent": {"content": 7}}
-    assert fold(stream((0, {"start": odd})))[-1].reply.message.content == [odd]
-    odd = {"image": {"format": 7, "source": {"bytes": DATA}}}
-    assert decode_reply(answer(odd), "m", None).message.content == [odd]
+def test_unknown_blocks():
+    """An unknown block is kept and sent back unchanged. So is a known one with an invalid value."""
+    unknown = {"hologram": {"depth": {"bytes": DATA}}}
+    reply = decode_reply(reply_body(unknown), "m", None)
+    assert reply.message.content == [unknown]
+    assert encode([reply.message])["messages"][0]["content"] == as_boto3([unknown])
+    assert fold_events(stream((0, {"start": unknown})))[-1].reply.message.content == [unknown]
+    invalid = {"citationsContent": {"content": 7}}
+    assert fold_events(stream((0, {"start": invalid})))[-1].reply.message.content == [invalid]
+    invalid = {"image": {"format": 7, "source": {"bytes": DATA}}}
+    assert decode_reply(reply_body(invalid), "m", None).message.content == [invalid]
 
 
 @pytest.mark.parametrize(
-    "whole",
+    "body",
     [
         None,
         [],
         {},
         {"output": {}},
-        dict(answer(), stopReason=None),
-        dict(answer(), output={"message": {"content": "text"}}),
-        answer(7),
-        answer({}),
-        answer({"text": None}),
-        answer({"toolUse": {"name": "f"}}),
-        answer({"reasoningContent": {"reasoningText": {}}}),
+        dict(reply_body(), stopReason=None),
+        dict(reply_body(), output={"message": {"content": "text"}}),
+        reply_body(7),
+        reply_body({}),
+        reply_body({"text": None}),
+        reply_body({"toolUse": {"name": "f"}}),
+        reply_body({"reasoningContent": {"reasoningText": {}}}),
     ],
     ids=str,
 )
-def test_answers_that_are_none(whole):
-    """A body that is not an answer raises one of DECODE_ERRORS."""
+def test_body_without_a_reply(body):
+    """A body of another shape raises an error that the client turns into a ProviderError."""
     with pytest.raises((AttributeError, KeyError, TypeError, ValueError)):
-        decode_reply(whole, "m", None)
+        decode_reply(body, "m", None)
 
 
-# Indexes that are used again, and nulls
+# Repeated indexes, and nulls
 
 
-def tool(index, own_id, name, *deltas):
+def tool_call(index, call_id, name, *deltas):
     yield {
         "contentBlockStart": {
             "contentBlockIndex": index,
-            "start": {"toolUse": {"toolUseId": own_id, "name": name}},
+            "start": {"toolUse": {"toolUseId": call_id, "name": name}},
         }
     }
-    for one in deltas:
+    for arguments in deltas:
         yield {
-            "contentBlockDelta": {"contentBlockIndex": index, "delta": {"toolUse": {"input": one}}}
+            "contentBlockDelta": {
+                "contentBlockIndex": index,
+                "delta": {"toolUse": {"input": arguments}},
+            }
         }
     yield {"contentBlockStop": {"contentBlockIndex": index}}
 
 
-def words(index, told):
-    yield {"contentBlockDelta": {"contentBlockIndex": index, "delta": {"text": told}}}
+def text_block(index, text):
+    yield {"contentBlockDelta": {"contentBlockIndex": index, "delta": {"text": text}}}
     yield {"contentBlockStop": {"contentBlockIndex": index}}
 
 
@@ -772,26 +783,24 @@ def feed(*events):
     return [event for data in list(events) + END for event in fold.feed(data)]
 
 
-def test_each_call_keeps_its_own_arguments_where_an_index_is_used_again():
-    """A block that starts at the index of one that has stopped is another block, and both are kept,
-    in their order.
-    """
-    events = feed(*tool(0, "a", "f", '{"a": 1}'), *tool(0, "b", "g"))
-    wanted = [ToolCall(id="a", name="f", arguments={"a": 1}), ToolCall(id="b", name="g")]
-    assert [event.call for event in events if isinstance(event, ToolCallReady)] == wanted
-    assert events[-1].reply.tool_calls == wanted
+def test_repeated_index():
+    """A block at the index of a stopped block is another block; both are kept, in order."""
+    events = feed(*tool_call(0, "a", "f", '{"a": 1}'), *tool_call(0, "b", "g"))
+    expected = [ToolCall(id="a", name="f", arguments={"a": 1}), ToolCall(id="b", name="g")]
+    assert [event.call for event in events if isinstance(event, ToolCallReady)] == expected
+    assert events[-1].reply.tool_calls == expected
 
 
-def test_text_is_kept_where_a_call_starts_at_its_index():
-    """The text that was handed on is in the reply, before the call."""
-    reply = feed(*words(0, "hi"), *tool(0, "a", "f"))[-1].reply
+def test_call_at_the_index_of_a_text():
+    """Text is kept if a call starts at the index of its stopped block."""
+    reply = feed(*text_block(0, "hi"), *tool_call(0, "a", "f"))[-1].reply
     assert (reply.text, [call.name for call in reply.tool_calls]) == ("hi", ["f"])
 
 
-def test_a_block_that_starts_at_an_open_index_is_refused():
-    """The text before it is in the partial reply."""
+def test_start_at_an_open_index():
+    """A block that starts at the index of an open block interrupts the stream."""
     fold = ConverseFold("m", None)
-    wire = [next(words(0, "hi"))] + list(tool(0, "a", "f"))
+    wire = [next(text_block(0, "hi"))] + list(tool_call(0, "a", "f"))
     with pytest.raises(StreamInterrupted, match="index 0 while another one is open") as caught:
         list(fold_stream(fold, wire, fold.feed, "bedrock", None, lambda: True))
     assert caught.value.text == "hi"
@@ -799,8 +808,12 @@ def test_a_block_that_starts_at_an_open_index_is_refused():
 
 @pytest.mark.parametrize("index", [float("inf"), 1.9, None, [0]], ids=str)
 def test_invalid_block_index(index):
-    """ValueError, which is the wire's."""
-    for events in (words(index, "hi"), tool(index, "a", "f"), list(words(index, "hi"))[1:]):
+    """An invalid index is a ValueError."""
+    for events in (
+        text_block(index, "hi"),
+        tool_call(index, "a", "f"),
+        list(text_block(index, "hi"))[1:],
+    ):
         with pytest.raises(ValueError, match="whole number"):
             feed(*events)
 
@@ -815,31 +828,29 @@ def test_invalid_block_index(index):
         {"image": {"format": "png", "source": {"bytes": DATA}}},
         {"newThing": {"a": 1}},
     ],
-    ids=lambda one: next(iter(one)),
+    ids=lambda value: next(iter(value)),
 )
-def test_nulls_beside_the_member_of_a_block_change_nothing(block):
-    """Gateways in typed languages write every member of a union; those that are null are not there,
-    as for boto3.
-    """
+def test_null_members_of_a_block(block):
+    """Null members of a union are ignored. Gateways in typed languages send all members."""
 
-    def decoded(one):
-        body = {
-            "output": {"message": {"role": "assistant", "content": [one]}},
+    def decode(value):
+        encode = {
+            "output": {"message": {"role": "assistant", "content": [value]}},
             "stopReason": "tool_use",
         }
-        return decode_reply(body, "m", None)
+        return decode_reply(encode, "m", None)
 
     nulls = dict.fromkeys(["text", "toolUse", "reasoningContent", "document"])
     kind = next(iter(block))
     inner = block[kind]
     if kind in ("reasoningContent", "image"):
         inner = dict(inner, redactedContent=None)
-    assert decoded(dict(nulls, **{kind: inner})) == decoded(block)
-    assert decoded(block).message.content[0] != {kind: None}
+    assert decode(dict(nulls, **{kind: inner})) == decode(block)
+    assert decode(block).message.content[0] != {kind: None}
 
 
-def test_nulls_beside_the_member_of_an_event_change_nothing():
-    """Starts, deltas and pieces of reasoning, too."""
+def test_null_members_of_an_event():
+    """Null members are also ignored in starts, deltas and pieces of reasoning."""
     reply = feed(
         {
             "contentBlockDelta": {

@@ -28,7 +28,7 @@ from asimov_sync.inference.request import Request
 from ...tiers import by_tier
 
 EXAMPLES = by_tier(100, 5000)
-"""How many mutated streams and mutated bodies each wire gets."""
+"""The number of mutated streams, and of mutated bodies, for each wire."""
 
 CALL = {"type": "tool_use", "id": "t", "name": "f", "input": {}}
 CITATION = {"type": "char_location", "cited_text": "a", "document_index": 0}
@@ -217,7 +217,7 @@ CHAT_ERROR = {
 
 
 class Received:
-    """A response whose body has arrived, as far as a client uses it."""
+    """A received response, with the attributes that a client uses."""
 
     status = 200
     headers = {"x-amzn-requestid": "r"}
@@ -303,9 +303,9 @@ MUTATIONS = st.lists(
 )
 
 
-def places(value):
-    """Every place inside a JSON value: the list or object that holds it, and its index or name
-    there.
+def positions(value):
+    """Yield every position in a JSON value: the list or object that holds it, and its index or
+    key.
     """
     inner = (
         value.items()
@@ -314,20 +314,20 @@ def places(value):
         if isinstance(value, list)
         else ()
     )
-    for name, one in list(inner):
+    for name, item in list(inner):
         yield value, name
-        for place in places(one):
-            yield place
+        for position in positions(item):
+            yield position
 
 
-def mutated(events, mutations):
-    """A copy of a list of JSON values with mutations at places that the numbers choose."""
+def mutate(events, mutations):
+    """Return a copy of a list of JSON values with mutations. The numbers choose the positions."""
     events = copy.deepcopy(events)
     for kind, number, value in mutations:
-        found = list(places(events))
-        if not found:
+        candidates = list(positions(events))
+        if not candidates:
             break
-        holder, name = found[number % len(found)]
+        holder, name = candidates[number % len(candidates)]
         if kind == "set":
             holder[name] = copy.deepcopy(value)
         elif kind == "remove":
@@ -339,8 +339,8 @@ def mutated(events, mutations):
         elif kind == "repeat" and isinstance(holder, list):
             holder.insert(name, copy.deepcopy(holder[name]))
         elif kind == "swap" and isinstance(holder, list):
-            other = number % len(holder)
-            holder[name], holder[other] = holder[other], holder[name]
+            index = number % len(holder)
+            holder[name], holder[index] = holder[index], holder[name]
     return events
 
 
@@ -359,22 +359,20 @@ def use(reply):
         json.dumps(chat_request.encode_request(request))
         try:
             converse.encode_request(request)
-        except ValueError as error:  # a block that Converse does not take, which the error names
+        except ValueError as error:  # names the block that Converse does not support
             assert str(error)
 
 
 @pytest.mark.parametrize("wire", sorted(STREAMS))
-def test_a_mutated_stream_gives_a_reply_or_a_typed_error(wire):
-    """Events with values of any type at any place give a whole reply that can be sent back, or an
-    InferenceError.
-    """
-    given_events, make_fold, as_text = STREAMS[wire]
+def test_mutated_streams(wire):
+    """A stream with arbitrary values gives a reply that can be sent back, or an InferenceError."""
+    original, make_fold, as_text = STREAMS[wire]
 
     @settings(max_examples=EXAMPLES)
     @given(MUTATIONS)
     def check(mutations):
         fold = make_fold()
-        texts = [as_text(event) for event in mutated(given_events, mutations)]
+        texts = [as_text(event) for event in mutate(original, mutations)]
         try:
             for event in fold_stream(fold, texts, fold.feed_text, "test", "r", lambda: True):
                 json.dumps(event.to_dict(), allow_nan=False)
@@ -389,19 +387,17 @@ def test_a_mutated_stream_gives_a_reply_or_a_typed_error(wire):
 
 
 @pytest.mark.parametrize("wire", sorted(BODIES))
-def test_a_mutated_answer_gives_a_reply_or_a_typed_error(wire):
-    """An answer in one piece with values of any type gives a reply that can be sent back, or an
-    InferenceError.
-    """
+def test_mutated_replies(wire):
+    """A whole reply with arbitrary values can be sent back, or is an InferenceError."""
     bodies, decode = BODIES[wire]
 
     @settings(max_examples=EXAMPLES)
     @given(st.sampled_from(bodies), MUTATIONS)
     def check(body, mutations):
-        made = mutated([body], mutations)
-        for one in made:
+        mutated = mutate([body], mutations)
+        for mutated_body in mutated:
             try:
-                reply = decode(one)
+                reply = decode(mutated_body)
             except InferenceError as error:
                 str(error)
             else:

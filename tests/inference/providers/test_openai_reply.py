@@ -1,4 +1,4 @@
-"""Chat completions, the reply: chunks and bodies to a reply, errors to their classes."""
+"""The codec of chat completions: chunks and bodies to a reply, errors to their classes."""
 
 import json
 
@@ -33,8 +33,8 @@ from asimov_sync.inference.request import Request
 from ...tiers import positions, suite
 
 
-def text(words):
-    return {"type": "text", "text": words}
+def text(value):
+    return {"type": "text", "text": value}
 
 
 def chunk(delta=None, finish=None, **more):
@@ -45,7 +45,7 @@ def chunk(delta=None, finish=None, **more):
 
 
 def piece(arguments=None, index=0, **more):
-    """One piece of a tool call; more: id, name."""
+    """Return a piece of a tool call. more: id, name."""
     function = {
         key: value
         for key, value in (("name", more.pop("name", None)), ("arguments", arguments))
@@ -67,22 +67,22 @@ FINAL = "[DONE]"
 END = [chunk({}, "stop"), FINAL]
 
 
-def fed(*chunks):
-    """The events of these chunks, and the fold."""
+def feed(*chunks):
+    """Return the events of these chunks, and the fold."""
     fold = ChatFold("test")
     events = []
-    for one in chunks:
-        events.extend(fold.feed_text(one if isinstance(one, str) else json.dumps(one)))
+    for data in chunks:
+        events.extend(fold.feed_text(data if isinstance(data, str) else json.dumps(data)))
     return events, fold
 
 
 def reply_of(*chunks):
-    events, fold = fed(*chunks)
+    events, fold = feed(*chunks)
     assert isinstance(events[-1], ReplyDone) and fold.done
     return events[-1].reply
 
 
-def said_hello(**more):
+def hello_chunk(**more):
     return chunk({"role": "assistant", "content": "hello"}, **more)
 
 
@@ -92,22 +92,22 @@ FIGURES = {"prompt_tokens": 10, "completion_tokens": 4, "total_tokens": 14}
 @pytest.mark.parametrize(
     "chunks",
     [
-        [said_hello(), chunk({}, "stop"), {"choices": [], "usage": FIGURES}],
-        [said_hello(), chunk({}, "stop", usage=FIGURES)],
+        [hello_chunk(), chunk({}, "stop"), {"choices": [], "usage": FIGURES}],
+        [hello_chunk(), chunk({}, "stop", usage=FIGURES)],
         [
-            said_hello(usage={"prompt_tokens": 10, "completion_tokens": None}),
+            hello_chunk(usage={"prompt_tokens": 10, "completion_tokens": None}),
             chunk({}, "stop", usage=FIGURES),
         ],
         [
-            said_hello(usage=dict(FIGURES, completion_tokens=1)),
+            hello_chunk(usage=dict(FIGURES, completion_tokens=1)),
             chunk({}, "stop", usage=FIGURES),
             {"choices": [], "usage": FIGURES},
         ],
-        [said_hello(), chunk({}, "stop"), chunk({}, "stop", usage=FIGURES)],
-        [said_hello(), chunk({}, "stop", x_groq={"usage": FIGURES})],
-        [said_hello(), {"choices": [{"delta": {}, "finish_reason": "stop", "usage": FIGURES}]}],
+        [hello_chunk(), chunk({}, "stop"), chunk({}, "stop", usage=FIGURES)],
+        [hello_chunk(), chunk({}, "stop", x_groq={"usage": FIGURES})],
+        [hello_chunk(), {"choices": [{"delta": {}, "finish_reason": "stop", "usage": FIGURES}]}],
         [
-            said_hello(),
+            hello_chunk(),
             chunk({}, "stop", usage=FIGURES),
             {"choices": [], "usage": None},
             {"choices": None},
@@ -115,9 +115,7 @@ FIGURES = {"prompt_tokens": 10, "completion_tokens": 4, "total_tokens": 14}
     ],
 )
 def test_usage_in_any_chunk(chunks):
-    """Wherever a server tells its figures, and however often, the last ones count; they are never
-    added.
-    """
+    """The last usage figures count, wherever a server sends them; they are never added."""
     assert reply_of(*(chunks + [FINAL])).usage == Usage(
         input_tokens=10, output_tokens=4, requests=1
     )
@@ -155,20 +153,18 @@ def test_usage_in_any_chunk(chunks):
     ],
 )
 def test_usage_of_each_server(figures, expected):
-    """Cached tokens are no input, reasoning is output, nothing is counted twice or below nothing,
-    and nonsense is nothing.
-    """
-    usage = reply_of(said_hello(), chunk({}, "stop", usage=dict(FIGURES, **figures)), FINAL).usage
+    """Cached tokens are not input, reasoning is output, and invalid figures are 0."""
+    usage = reply_of(hello_chunk(), chunk({}, "stop", usage=dict(FIGURES, **figures)), FINAL).usage
     assert usage == Usage(
         **dict({"input_tokens": 10, "output_tokens": 4, "requests": 1}, **expected)
     )
 
 
 @pytest.mark.parametrize("usage", [7, [], "many", {"prompt_tokens": None}])
-def test_figures_never_spoil_a_reply(usage):
-    """Unreadable usage does not make a reply fail."""
+def test_invalid_usage(usage):
+    """Invalid usage does not make a reply fail."""
     assert (
-        reply_of(said_hello(usage=usage), chunk({}, "stop", usage=usage, x_groq=usage), FINAL).text
+        reply_of(hello_chunk(usage=usage), chunk({}, "stop", usage=usage, x_groq=usage), FINAL).text
         == "hello"
     )
 
@@ -240,38 +236,39 @@ def test_figures_never_spoil_a_reply(usage):
     ],
 )
 def test_tool_calls_in_pieces(pieces, calls):
-    """However the pieces of calls are marked, each call comes whole, under an id of its own, and is
-    announced once.
-    """
-    events, _ = fed(*(pieces + [chunk({}, "tool_calls"), FINAL]))
+    """A call in pieces is complete, has a unique id and is announced once, however it is split."""
+    events, _ = feed(*(pieces + [chunk({}, "tool_calls"), FINAL]))
     reply = events[-1].reply
-    made = [(call.id, call.name, call.arguments) for call in reply.tool_calls]
-    assert made == calls
+    parsed = [(call.id, call.name, call.arguments) for call in reply.tool_calls]
+    assert parsed == calls
     assert sorted(
-        (event.call for event in events if isinstance(event, ToolCallReady)), key=lambda one: one.id
-    ) == sorted(reply.tool_calls, key=lambda one: one.id)
+        (event.call for event in events if isinstance(event, ToolCallReady)),
+        key=lambda call: call.id,
+    ) == sorted(reply.tool_calls, key=lambda call: call.id)
     assert [
-        (b["id"], b["name"], b["input"]) for b in reply.message.content if b["type"] == "tool_use"
+        (block["id"], block["name"], block["input"])
+        for block in reply.message.content
+        if block["type"] == "tool_use"
     ] == calls
     assert (reply.stop_reason, reply.raw_stop_reason) == ("tool_use", "tool_calls")
 
 
-def test_a_call_is_announced_when_the_next_one_begins():
-    """A call that is whole is handed on as soon as another begins, and before the end."""
-    events, _ = fed(piece("{}", id="a", name="f"), piece("", 1, id="b", name="g"))
+def test_event_of_a_complete_call():
+    """A complete call is yielded as soon as the next one starts."""
+    events, _ = feed(piece("{}", id="a", name="f"), piece("", 1, id="b", name="g"))
     assert events == [ToolCallReady(ToolCall(id="a", name="f"))]
 
 
 @pytest.mark.parametrize("text", ['{"a": ', "[1]", "nonsense"])
 def test_malformed_arguments(text):
-    """Arguments that are not a JSON object are kept as text, and are no arguments."""
-    events, _ = fed(piece(text, id="a", name="f"), chunk({}, "length"), FINAL)
+    """Arguments that are not a JSON object are kept in `malformed`, and `arguments` is empty."""
+    events, _ = feed(piece(text, id="a", name="f"), chunk({}, "length"), FINAL)
     assert events[0].call == ToolCall(id="a", name="f", malformed=text)
     assert events[-1].reply.stop_reason == "max_tokens"
 
 
-def test_ids_fit_every_server():
-    """An id that is made up is no longer than OpenAI allows."""
+def test_length_of_generated_ids():
+    """A generated id has at most 40 characters, OpenAI's limit."""
     first = dict(piece("{}", name="f"), id="chatcmpl-" + "x" * 80)
     assert len(reply_of(first, *END).tool_calls[0].id) <= 40
 
@@ -386,12 +383,14 @@ def test_ids_fit_every_server():
     ],
 )
 def test_fields_of_a_delta(deltas, blocks):
-    """Text, reasoning, refusals and unknown fields have their blocks; empty values add nothing."""
+    """Text, reasoning, refusals and unknown fields become blocks; empty values add nothing."""
     blocks = [
-        dict({"type": "thinking", "thinking": one[0]}, **one[1]) if isinstance(one, tuple) else one
-        for one in blocks
+        dict({"type": "thinking", "thinking": expected[0]}, **expected[1])
+        if isinstance(expected, tuple)
+        else expected
+        for expected in blocks
     ]
-    events, _ = fed(*([chunk(delta) for delta in deltas] + END))
+    events, _ = feed(*([chunk(delta) for delta in deltas] + END))
     reply = events[-1].reply
     assert reply.message.content == blocks
     assert "".join(event.text for event in events if isinstance(event, TextDelta)) == reply.text
@@ -399,19 +398,21 @@ def test_fields_of_a_delta(deltas, blocks):
     assert "".join(event.text for event in events if isinstance(event, ThinkingDelta)) == thinking
 
 
-def test_citations_beside_the_choices():
-    """Perplexity's sources are kept verbatim with the text that they are of."""
-    reply = reply_of(said_hello(citations=["http://a"], search_results=[{"url": "http://a"}]), *END)
+def test_citations_outside_the_choices():
+    """Perplexity's sources are kept verbatim in the text block."""
+    reply = reply_of(
+        hello_chunk(citations=["http://a"], search_results=[{"url": "http://a"}]), *END
+    )
     assert reply.message.content == [
         dict(text("hello"), citations=["http://a"], search_results=[{"url": "http://a"}])
     ]
 
 
-def test_only_the_first_choice_is_the_reply():
-    """Other choices add neither text nor calls, nor do they end the reply."""
+def test_other_choices():
+    """Choices after the first neither add content nor end the reply."""
     other = {"choices": [{"index": 1, "delta": {"content": "no"}, "finish_reason": "length"}]}
-    assert reply_of(other, said_hello(), other, *END).text == "hello"
-    events, fold = fed(said_hello(), other, FINAL)
+    assert reply_of(other, hello_chunk(), other, *END).text == "hello"
+    events, fold = feed(hello_chunk(), other, FINAL)
     assert not fold.done
 
 
@@ -419,13 +420,13 @@ def test_only_the_first_choice_is_the_reply():
     "first",
     [{"choices": []}, chunk(None), chunk({}), {"choices": [{"delta": None}]}, {"choices": None}],
 )
-def test_chunks_that_say_nothing(first):
+def test_empty_chunks(first):
     """A chunk without choices or without a delta adds nothing."""
-    assert reply_of(first, said_hello(), *END).text == "hello"
+    assert reply_of(first, hello_chunk(), *END).text == "hello"
 
 
-def test_a_whole_message_as_a_chunk():
-    """A server that streams by sending its whole message at once is read."""
+def test_whole_message_as_a_chunk():
+    """A chunk may hold the whole message."""
     assert (
         reply_of(
             {"choices": [{"message": {"content": "hello"}, "finish_reason": "stop"}]}, FINAL
@@ -435,7 +436,7 @@ def test_a_whole_message_as_a_chunk():
 
 
 @pytest.mark.parametrize(
-    "word, reason",
+    "raw_reason, reason",
     [
         ("stop", "end_turn"),
         ("eos", "end_turn"),
@@ -447,14 +448,16 @@ def test_a_whole_message_as_a_chunk():
         ("brand_new", "brand_new"),
     ],
 )
-def test_why_it_stopped(word, reason):
-    """Stop reasons become Anthropic's terms; the raw one is kept, an unknown one is unchanged."""
-    reply = reply_of(said_hello(), chunk({}, word), FINAL)
-    assert (reply.stop_reason, reply.raw_stop_reason) == (reason, word)
+def test_stop_reasons(raw_reason, reason):
+    """Stop reasons become Anthropic's terms. Unknown reasons and the raw one are unchanged."""
+    reply = reply_of(hello_chunk(), chunk({}, raw_reason), FINAL)
+    assert (reply.stop_reason, reply.raw_stop_reason) == (reason, raw_reason)
 
 
-def test_stop_reasons_that_the_rest_contradicts():
-    """A "stop" with calls is tool_use, one with a refusal is a refusal; a "length" stays one."""
+def test_contradictory_stop_reasons():
+    """ "stop" with calls is tool_use, with a refusal it is refusal; "length" is always
+    max_tokens.
+    """
     call = piece("{}", id="a", name="f")
     assert reply_of(call, *END).stop_reason == "tool_use"
     assert reply_of(call, chunk({}, "length"), FINAL).stop_reason == "max_tokens"
@@ -464,22 +467,22 @@ def test_stop_reasons_that_the_rest_contradicts():
 @pytest.mark.parametrize(
     "chunks, whole",
     [
-        ([said_hello(), chunk({}, "stop"), FINAL], True),
-        ([said_hello(), FINAL], False),
+        ([hello_chunk(), chunk({}, "stop"), FINAL], True),
+        ([hello_chunk(), FINAL], False),
         ([FINAL], False),
         ([{"choices": [], "usage": FIGURES}, FINAL], False),
-        ([said_hello(), chunk({}, ""), FINAL], False),
-        # Snowflake, and OpenRouter of some models, tell the totals and no reason.
-        ([said_hello(), {"choices": [], "usage": FIGURES}, FINAL], True),
-        ([said_hello(), chunk({"content": ""}, usage=FIGURES), FINAL], True),
-        # Figures with each chunk are no totals.
-        ([said_hello(usage=FIGURES), FINAL], False),
-        ([said_hello(), chunk({}, usage=FIGURES), said_hello(), FINAL], False),
+        ([hello_chunk(), chunk({}, ""), FINAL], False),
+        # Snowflake, and OpenRouter for some models, send the totals without a reason.
+        ([hello_chunk(), {"choices": [], "usage": FIGURES}, FINAL], True),
+        ([hello_chunk(), chunk({"content": ""}, usage=FIGURES), FINAL], True),
+        # Figures in every chunk are not the totals.
+        ([hello_chunk(usage=FIGURES), FINAL], False),
+        ([hello_chunk(), chunk({}, usage=FIGURES), hello_chunk(), FINAL], False),
     ],
 )
 def test_final_event(chunks, whole):
     """[DONE] ends a reply only after its finish reason or its final usage."""
-    _, fold = fed(*chunks)
+    _, fold = feed(*chunks)
     assert fold.done is whole
     assert (fold.partial().stop_reason is not None) is whole
     if whole and chunks[1].get("usage"):
@@ -489,21 +492,19 @@ def test_final_event(chunks, whole):
 @pytest.mark.parametrize(
     "chunks, delimited, whole",
     [
-        ([said_hello()], True, False),
-        ([said_hello(), chunk({}, "stop")], True, True),
-        ([said_hello(), chunk({}, "stop")], False, False),
-        ([said_hello(), chunk({}, "stop", usage=FIGURES)], False, True),
-        ([said_hello(), chunk({}, "stop"), {"choices": [], "usage": FIGURES}], False, True),
-        ([said_hello(usage=FIGURES), chunk({}, "stop")], False, False),
-        ([said_hello(), {"choices": [], "usage": FIGURES}], True, False),
+        ([hello_chunk()], True, False),
+        ([hello_chunk(), chunk({}, "stop")], True, True),
+        ([hello_chunk(), chunk({}, "stop")], False, False),
+        ([hello_chunk(), chunk({}, "stop", usage=FIGURES)], False, True),
+        ([hello_chunk(), chunk({}, "stop"), {"choices": [], "usage": FIGURES}], False, True),
+        ([hello_chunk(usage=FIGURES), chunk({}, "stop")], False, False),
+        ([hello_chunk(), {"choices": [], "usage": FIGURES}], True, False),
         ([], True, False),
     ],
 )
-def test_an_end_without_the_final_event(chunks, delimited, whole):
-    """Where [DONE] never comes, the reason and an announced end, or figures after it, make the
-    reply whole.
-    """
-    _, fold = fed(*chunks)
+def test_missing_final_event(chunks, delimited, whole):
+    """Without [DONE], a reply is complete after its reason and the announced end, or figures."""
+    _, fold = feed(*chunks)
     events = fold.finish(delimited)
     assert [event.type for event in events] == (["reply_done"] if whole else [])
     assert fold.done is whole
@@ -526,17 +527,15 @@ def test_an_end_without_the_final_event(chunks, delimited, whole):
         (chunk({}, "abort"), ProviderError),
     ],
 )
-def test_an_error_inside_a_stream(error_chunk, expected):
-    """An error in a chunk, or the finish reason of a failure, is raised as its error with the
-    partial reply.
-    """
+def test_error_inside_a_stream(error_chunk, expected):
+    """An error in a chunk, or the finish reason of a failure, raises its error."""
     with pytest.raises(expected) as caught:
-        fed(said_hello(), error_chunk, FINAL)
+        feed(hello_chunk(), error_chunk, FINAL)
     assert type(caught.value) is expected
 
 
 @pytest.mark.parametrize(
-    "odd",
+    "invalid",
     [
         "null",
         "[1]",
@@ -563,12 +562,15 @@ def test_an_error_inside_a_stream(error_chunk, expected):
         chunk({}, 7),
         chunk({}, ["stop"]),
     ],
-    ids=lambda odd: (odd if isinstance(odd, str) else json.dumps(odd["choices"]))[:60],
+    ids=lambda data: (data if isinstance(data, str) else json.dumps(data["choices"]))[:60],
 )
-def test_malformed_events(odd):
+def test_malformed_events(invalid):
     """A malformed event is a StreamInterrupted with the partial reply, never a raw exception."""
     fold = ChatFold("test")
-    events = [one if isinstance(one, str) else json.dumps(one) for one in [said_hello(), odd] + END]
+    events = [
+        data if isinstance(data, str) else json.dumps(data)
+        for data in [hello_chunk(), invalid] + END
+    ]
     with pytest.raises(StreamInterrupted) as caught:
         list(fold_stream(fold, events, fold.feed_text, "test", None, lambda: True))
     assert caught.value.text == "hello"
@@ -582,7 +584,7 @@ NAMES = (
     "reasoning_details refusal role text "
     "thinking tool_calls transcript type usage x_groq"
 ).split()
-ODD = st.recursive(
+ANY_JSON = st.recursive(
     st.sampled_from([None, "", "text", "thinking", "stop", "{}", 0, 7, True, 1.5]),
     lambda inner: (
         st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=4)
@@ -592,15 +594,14 @@ ODD = st.recursive(
 
 
 @given(
-    deltas=st.lists(st.dictionaries(st.sampled_from(NAMES), ODD, max_size=4), max_size=4), odd=ODD
+    deltas=st.lists(st.dictionaries(st.sampled_from(NAMES), ANY_JSON, max_size=4), max_size=4),
+    last=ANY_JSON,
 )
-def test_no_shape_breaks_the_fold(deltas, odd):
-    """Whatever a server sends, the result is a reply that can be sent back, or an error of this
-    library.
-    """
+def test_arbitrary_json(deltas, last):
+    """Arbitrary JSON gives a reply that can be sent back, or an error of this library."""
     fold = ChatFold("test")
     events = [
-        json.dumps(one) for one in [said_hello()] + [chunk(delta) for delta in deltas] + [odd]
+        json.dumps(data) for data in [hello_chunk()] + [chunk(delta) for delta in deltas] + [last]
     ] + [
         json.dumps(END[0]),
         FINAL,
@@ -617,24 +618,24 @@ def test_no_shape_breaks_the_fold(deltas, odd):
     try:
         decode_reply(
             "test",
-            {"choices": [{"message": dict(*deltas[:1]), "finish_reason": "stop"}], "usage": odd},
+            {"choices": [{"message": dict(*deltas[:1]), "finish_reason": "stop"}], "usage": last},
         )
     except (AttributeError, KeyError, TypeError, ValueError, InferenceError):
-        pass  # which the client knows
+        pass  # handled by the client
 
 
-def test_a_piece_of_a_call_that_was_whole():
-    """A piece of a call that was returned as complete interrupts the stream."""
+def test_piece_of_a_complete_call():
+    """A piece of a call that was announced as complete interrupts the stream."""
     with pytest.raises(ValueError, match="whole before"):
-        fed(piece("{}", id="a", name="f"), piece("{}", 1, id="b", name="f"), piece("!"))
+        feed(piece("{}", id="a", name="f"), piece("{}", 1, id="b", name="f"), piece("!"))
 
 
 # Cut and split
 
 
-def framed(*chunks, end="\n\n"):
+def to_sse(*chunks, end="\n\n"):
     return "".join(
-        f"data: {one if isinstance(one, str) else json.dumps(one)}{end}" for one in chunks
+        f"data: {data if isinstance(data, str) else json.dumps(data)}{end}" for data in chunks
     ).encode()
 
 
@@ -663,18 +664,18 @@ STREAMS = {
     "without figures": LONG + [chunk({}, "tool_calls"), FINAL],
     "without the final event": LONG + [chunk({}, "tool_calls", usage=FIGURES)],
     "without a reason": LONG + [{"choices": [], "usage": FIGURES}, FINAL],
-    "with figures on each": [dict(one, usage=FIGURES) for one in LONG]
+    "with figures on each": [dict(data, usage=FIGURES) for data in LONG]
     + [chunk({}, "tool_calls", usage=FIGURES), FINAL],
 }
 
 
-def outcome(pieces, delimited):
-    """Return the reply of a body in these pieces, or the interruption."""
+def read_pieces(pieces, delimited):
+    """Return the reply of a body in these pieces, or the StreamInterrupted."""
     parser, fold = SSEParser(), ChatFold("test")
 
     def wire():
-        for one in pieces:
-            for event in parser.feed(one):
+        for chunk in pieces:
+            for event in parser.feed(chunk):
                 yield event[1]
         for event in parser.finish():
             yield event[1]
@@ -692,43 +693,46 @@ def outcome(pieces, delimited):
 @pytest.mark.parametrize("name", sorted(STREAMS))
 @pytest.mark.parametrize("end", ["\n\n", "\r\n\r\n"], ids=["LF", "CRLF"])
 def test_split_at_every_byte(name, end):
-    """Wherever its bytes are split, a stream is the same reply."""
-    sent = framed(*STREAMS[name], end=end)
+    """A stream that arrives in any two pieces, or byte by byte, gives the same reply."""
+    stream = to_sse(*STREAMS[name], end=end)
     assert len(STREAMS[name]) >= 22
-    whole = outcome([sent], False)
+    whole = read_pieces([stream], False)
     assert [call.arguments for call in whole.tool_calls] == [{"x": "é"}, {"y": 2}]
-    assert outcome([sent[at : at + 1] for at in range(len(sent))], False) == whole
-    for at in positions(len(sent)):
-        assert outcome([sent[:at], sent[at:]], False) == whole
+    assert (
+        read_pieces([stream[position : position + 1] for position in range(len(stream))], False)
+        == whole
+    )
+    for position in positions(len(stream)):
+        assert read_pieces([stream[:position], stream[position:]], False) == whole
 
 
 @suite
 @pytest.mark.parametrize("name", sorted(STREAMS))
 @pytest.mark.parametrize("delimited", [False, True])
 def test_cut_at_every_byte(name, delimited):
-    """Wherever a stream is cut, it is the whole reply or an interruption with what had arrived:
-    never a short reply.
+    """A stream that is cut anywhere is the whole reply or a StreamInterrupted with the partial
+    one.
     """
-    sent = framed(*STREAMS[name])
-    whole = outcome([sent], delimited)
-    wholes = interrupted = 0
-    for at in positions(len(sent)):
-        got = outcome([sent[:at]], delimited)
-        if isinstance(got, StreamInterrupted):
+    stream = to_sse(*STREAMS[name])
+    whole = read_pieces([stream], delimited)
+    complete = interrupted = 0
+    for position in positions(len(stream)):
+        result = read_pieces([stream[:position]], delimited)
+        if isinstance(result, StreamInterrupted):
             interrupted += 1
-            assert got.partial.stop_reason is None
-            assert whole.text.startswith(got.text)
+            assert result.partial.stop_reason is None
+            assert whole.text.startswith(result.text)
         else:
-            wholes += 1
-            assert (got.message, got.tool_calls, got.stop_reason) == (
+            complete += 1
+            assert (result.message, result.tool_calls, result.stop_reason) == (
                 whole.message,
                 whole.tool_calls,
                 whole.stop_reason,
             )
-            assert got.usage in (whole.usage, Usage(requests=1))
-    # Only what comes after the last word may be missing: figures, the final event, blank lines.
-    assert wholes <= len(framed(*STREAMS[name][len(LONG) :]))
-    assert wholes + interrupted == len(positions(len(sent))) and interrupted > 0
+            assert result.usage in (whole.usage, Usage(requests=1))
+    # Only the end after the last word may be missing: figures, the final event, blank lines.
+    assert complete <= len(to_sse(*STREAMS[name][len(LONG) :]))
+    assert complete + interrupted == len(positions(len(stream))) and interrupted > 0
 
 
 # A round trip
@@ -744,45 +748,43 @@ CALLS = st.lists(st.tuples(WORD, st.dictionaries(WORD, VALUES, max_size=3)), max
 
 @given(
     reasoning=st.lists(WORD, max_size=4),
-    said=st.lists(WORD, max_size=6),
+    words=st.lists(WORD, max_size=6),
     calls=CALLS,
     cuts=st.lists(st.integers(1, 9)),
 )
-def test_a_stream_folds_to_its_reply(reasoning, said, calls, cuts):
-    """A reply that is streamed in any pieces is the one that was sent, and its message goes back as
-    it came.
-    """
+def test_a_stream_folds_to_its_reply(reasoning, words, calls, cuts):
+    """A reply in any pieces equals the original, and its message is sent back unchanged."""
     chunks = [chunk({"reasoning_content": word}) for word in reasoning] + [
-        chunk({"content": word}) for word in said
+        chunk({"content": word}) for word in words
     ]
     for index, (name, arguments) in enumerate(calls):
         text = json.dumps(arguments)
         size = cuts[index % len(cuts)] if cuts else len(text)
         chunks.append(piece("", index, id=f"id{index}", name=name))
-        chunks += [piece(text[at : at + size], index) for at in range(0, len(text), size)]
+        chunks += [piece(text[start : start + size], index) for start in range(0, len(text), size)]
     reply = reply_of(*(chunks + END))
-    assert reply.text == "".join(said)
+    assert reply.text == "".join(words)
     assert [(call.id, call.name, call.arguments) for call in reply.tool_calls] == [
         (f"id{index}", name, arguments) for index, (name, arguments) in enumerate(calls)
     ]
-    sent = encode_request(Request("m", [reply.message], None, [], {}))["messages"][0]
-    assert sent.get("reasoning_content", "") == "".join(reasoning)
-    assert (sent["content"] or "") == "".join(said)
-    assert [json.loads(call["function"]["arguments"]) for call in sent.get("tool_calls", [])] == [
-        one for _, one in calls
-    ]
-    message = dict(sent, role="assistant")
+    message_sent = encode_request(Request("m", [reply.message], None, [], {}))["messages"][0]
+    assert message_sent.get("reasoning_content", "") == "".join(reasoning)
+    assert (message_sent["content"] or "") == "".join(words)
+    assert [
+        json.loads(call["function"]["arguments"]) for call in message_sent.get("tool_calls", [])
+    ] == [expected_arguments for _, expected_arguments in calls]
+    message = dict(message_sent, role="assistant")
     assert (
         decode_reply("test", {"choices": [{"message": message, "finish_reason": "stop"}]}).message
         == reply.message
     )
 
 
-# Replies that are not streamed
+# Whole replies
 
 
-def test_calls_that_come_at_once():
-    """In a reply that is not streamed each call is one, whatever indices and ids it has."""
+def test_calls_of_a_whole_reply():
+    """In a whole reply each element is one call, whatever its index and id."""
     calls = [
         {"index": 0, "id": "a", "function": {"name": "f", "arguments": "{}"}},
         {"index": 0, "function": {"name": "f"}},
@@ -795,7 +797,7 @@ def test_calls_that_come_at_once():
 
 
 @pytest.mark.parametrize(
-    "odd",
+    "invalid",
     [
         [],
         "text",
@@ -808,14 +810,14 @@ def test_calls_that_come_at_once():
     ],
     ids=json.dumps,
 )
-def test_body_without_a_reply(odd):
-    """A body of another shape is one of the errors that the client makes a ProviderError of."""
+def test_body_without_a_reply(invalid):
+    """A body of another shape raises an error that the client turns into a ProviderError."""
     with pytest.raises((AttributeError, KeyError, TypeError, ValueError)):
-        decode_reply("test", odd)
+        decode_reply("test", invalid)
 
 
-def test_an_error_with_the_status_200():
-    """An error in place of a reply is raised as its error."""
+def test_error_with_the_status_200():
+    """An error instead of a reply is raised as its error."""
     with pytest.raises(InvalidRequestError, match="filtered"):
         decode_reply(
             "test", {"error": {"message": "filtered", "code": "content_filter", "status": 400}}
@@ -830,7 +832,7 @@ def openai_error(kind, code=None, message="oh", param=None):
 
 
 @pytest.mark.parametrize(
-    "status, body, expected, word",
+    "status, body, expected, error_type",
     [
         (
             400,
@@ -939,16 +941,14 @@ def openai_error(kind, code=None, message="oh", param=None):
         (500, {"error": {"code": {"a": 1}, "type": ["b"], "message": 7}}, ProviderError, None),
     ],
 )
-def test_errors_have_their_class(status, body, expected, word):
-    """A status and a server's words, in any of their shapes, map to one class, which has the word
-    and the request's id.
-    """
+def test_classes_of_errors(status, body, expected, error_type):
+    """Status and error code, in any shape, determine the class. The error has the request id."""
     error = decode_error("openai", status, {"x-request-id": "req_1"}, body)
     assert type(error) is expected
     assert (error.provider, error.status, error.error_type, error.request_id) == (
         "openai",
         status,
-        word,
+        error_type,
         "req_1",
     )
 
@@ -976,28 +976,24 @@ def test_errors_have_their_class(status, body, expected, word):
             {"error": {"message": "Provider returned error", "metadata": {"raw": "busy"}}},
             "Provider returned error: busy",
         ),
-        ({"odd": [1]}, '{"odd": [1]}'),
+        ({"invalid": [1]}, '{"invalid": [1]}'),
         (None, "the provider gave no reason"),
     ],
 )
 def test_error_message(body, message):
-    """The message is the server's own, with the parameter that it objects to where the message does
-    not name it.
-    """
+    """The message is the server's, plus the name of the parameter if the message lacks it."""
     assert decode_error("openai", 418, {}, body).args == (message,)
 
 
 def test_repeated_tool_call():
-    """A server that tells a call under its new and its old name (llama-cpp-python does) has made
-    one call.
-    """
-    piece = {"name": "f", "arguments": "{}"}
-    both = {
-        "tool_calls": [{"index": 0, "id": "c", "type": "function", "function": piece}],
-        "function_call": piece,
+    """A call under both its new and its old name is one call, as llama-cpp-python sends it."""
+    function = {"name": "f", "arguments": "{}"}
+    delta = {
+        "tool_calls": [{"index": 0, "id": "c", "type": "function", "function": function}],
+        "function_call": function,
     }
     fold = ChatFold("test")
-    fold.feed({"choices": [{"index": 0, "delta": both, "finish_reason": "tool_calls"}]})
+    fold.feed({"choices": [{"index": 0, "delta": delta, "finish_reason": "tool_calls"}]})
     assert [call.name for call in fold.finish(True)[-1].reply.tool_calls] == ["f"]
-    whole = {"choices": [{"message": dict(both, content=None), "finish_reason": "tool_calls"}]}
+    whole = {"choices": [{"message": dict(delta, content=None), "finish_reason": "tool_calls"}]}
     assert [call.name for call in decode_reply("test", whole).tool_calls] == ["f"]

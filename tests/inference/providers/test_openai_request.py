@@ -1,4 +1,4 @@
-"""The chat-completions codec, one way: requests to JSON, and replies back into requests."""
+"""The codec of chat completions: requests to JSON, and replies back into requests."""
 
 import json
 
@@ -11,7 +11,7 @@ from asimov_sync.inference.request import Request
 from asimov_sync.messages import as_messages
 
 
-def body(
+def encode(
     messages="hello", system=None, tools=(), completion_limit=False, reasoning=True, **options
 ):
     request = Request("m", as_messages(messages), system, list(tools), options)
@@ -26,8 +26,8 @@ def assistant(*blocks):
     return ChatMessage(role=ChatRole.ASSISTANT, content=list(blocks))
 
 
-def text(words):
-    return {"type": "text", "text": words}
+def text(value):
+    return {"type": "text", "text": value}
 
 
 PNG = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "aGk="}}
@@ -35,36 +35,36 @@ PNG_PART = {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk
 
 
 def test_only_given_options_are_sent():
-    """A request holds model and messages, and nothing that was not asked for."""
-    assert body() == {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
+    """A request holds the model, the messages and the given options only."""
+    assert encode() == {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
 
 
 def test_options_and_extra():
     """Options get the wire's names; extra is merged unchanged."""
-    made = body(
+    request = encode(
         max_tokens=5, temperature=0.5, stop_sequences=["x"], extra={"top_k": 3, "temperature": 1}
     )
-    assert (made["max_tokens"], made["stop"], made["top_k"], made["temperature"]) == (
+    assert (request["max_tokens"], request["stop"], request["top_k"], request["temperature"]) == (
         5,
         ["x"],
         3,
         1,
     )
-    assert "stop_sequences" not in made
+    assert "stop_sequences" not in request
     with pytest.raises(ValueError, match="empty"):
-        body(messages=[])
+        encode(messages=[])
 
 
-def test_the_limit_has_two_names():
-    """max_tokens is sent under the server's name; if both names are given, the newer one counts."""
-    made = body(max_tokens=5, completion_limit=True)
-    assert made["max_completion_tokens"] == 5 and "max_tokens" not in made
-    made = body(max_tokens=5, max_completion_tokens=6, completion_limit=True)
-    assert made["max_completion_tokens"] == 6 and "max_tokens" not in made
+def test_names_of_the_token_limit():
+    """max_tokens has the server's name; if both names are given, the newer one takes precedence."""
+    request = encode(max_tokens=5, completion_limit=True)
+    assert request["max_completion_tokens"] == 5 and "max_tokens" not in request
+    request = encode(max_tokens=5, max_completion_tokens=6, completion_limit=True)
+    assert request["max_completion_tokens"] == 6 and "max_tokens" not in request
 
 
 @pytest.mark.parametrize(
-    "given, sent",
+    "choice, expected",
     [
         ("auto", "auto"),
         ("any", "required"),
@@ -79,23 +79,23 @@ def test_the_limit_has_two_names():
         ),
     ],
 )
-def test_a_choice_of_tools(given, sent):
-    """A word, a tool's name or Anthropic's form become the wire's own; another form is sent as it
-    is.
+def test_tool_choice(choice, expected):
+    """A mode, a tool's name or Anthropic's format become the wire's format. Others are
+    unchanged.
     """
-    assert body(tool_choice=given)["tool_choice"] == sent
+    assert encode(tool_choice=choice)["tool_choice"] == expected
 
 
 def test_tools():
-    """A definition becomes a function; one without a description has none."""
+    """A definition becomes a function; a missing description is omitted."""
     schema = {"type": "object", "properties": {}}
-    made = body(
+    request = encode(
         tools=[
             {"name": "f", "description": "does", "input_schema": schema},
             {"name": "g", "input_schema": {}},
         ]
     )
-    assert made["tools"] == [
+    assert request["tools"] == [
         {
             "type": "function",
             "function": {"name": "f", "description": "does", "parameters": schema},
@@ -104,15 +104,15 @@ def test_tools():
     ]
 
 
-def test_system_messages_stay_in_their_place():
-    """system= comes first; a SYSTEM message stays in its position; blocks of only text become one
-    text.
+def test_system_messages():
+    """system= is the first message. SYSTEM messages keep their positions. Text blocks are
+    joined.
     """
-    made = body(
+    request = encode(
         [user(text("a")), ChatMessage(role=ChatRole.SYSTEM, content="b")],
         system=[text("be"), text("brief")],
     )
-    assert made["messages"] == [
+    assert request["messages"] == [
         {"role": "system", "content": "be\nbrief"},
         {"role": "user", "content": "a"},
         {"role": "system", "content": "b"},
@@ -174,19 +174,19 @@ def test_system_messages_stay_in_their_place():
 )
 def test_content_of_a_user(block, parts):
     """Images and documents have their own parts; a block without one is sent as readable text."""
-    made = body([user(dict(text("see"), cache_control={"type": "ephemeral"}), block, PNG)])
-    assert made["messages"][0]["content"] == [text("see")] + parts + [PNG_PART]
+    request = encode([user(dict(text("see"), cache_control={"type": "ephemeral"}), block, PNG)])
+    assert request["messages"][0]["content"] == [text("see")] + parts + [PNG_PART]
 
 
-def test_a_document_of_text_is_text():
-    """A plain document with its title is text, and a message that is only text is sent as such."""
+def test_text_document():
+    """A text document is sent as text with its title; a message of only text as one string."""
     document = {
         "type": "document",
         "title": "T",
         "context": "C",
         "source": {"type": "text", "data": "D"},
     }
-    assert body([user(document, text("why?"))])["messages"][0]["content"] == "T\nC\nD\nwhy?"
+    assert encode([user(document, text("why?"))])["messages"][0]["content"] == "T\nC\nD\nwhy?"
 
 
 def result(name, content=None, **more):
@@ -197,7 +197,7 @@ def result(name, content=None, **more):
 
 
 def test_tool_results():
-    """Each tool result is a message of its own, before the rest of the turn; an error starts with
+    """Each tool result is a separate message before the rest of the turn. Errors start with
     "Error: ".
     """
     blocks = [
@@ -206,7 +206,7 @@ def test_tool_results():
         result("2", [text("a"), text("b")], is_error=True),
         result("3"),
     ]
-    assert body([ChatMessage(role=ChatRole.TOOL_RESULT, content=blocks)])["messages"] == [
+    assert encode([ChatMessage(role=ChatRole.TOOL_RESULT, content=blocks)])["messages"] == [
         {"role": "tool", "tool_call_id": "1", "content": "one"},
         {"role": "tool", "tool_call_id": "2", "content": "Error: a\nb"},
         {"role": "tool", "tool_call_id": "3", "content": ""},
@@ -214,12 +214,12 @@ def test_tool_results():
     ]
 
 
-def test_an_image_that_a_tool_returns():
-    """An image cannot be in a result: the user shows it next, and both messages say so."""
-    tool_message, shown = body([user(result("1", [PNG]))])["messages"]
+def test_image_in_a_tool_result():
+    """An image cannot be in a result: it is in the next user message, and both messages say so."""
+    tool_message, user_message = encode([user(result("1", [PNG]))])["messages"]
     assert tool_message["role"] == "tool" and "next message" in tool_message["content"]
-    assert shown["role"] == "user" and "tool call 1" in shown["content"][0]["text"]
-    assert shown["content"][1:] == [PNG_PART]
+    assert user_message["role"] == "user" and "tool call 1" in user_message["content"][0]["text"]
+    assert user_message["content"][1:] == [PNG_PART]
 
 
 USE = {"type": "tool_use", "id": "1", "name": "f", "input": {"a": "é"}}
@@ -253,11 +253,9 @@ CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{
         ),
     ],
 )
-def test_message_of_the_model(blocks, message):
-    """A turn of the model is one message; reasoning of this wire goes back to its field, that of
-    another is left out.
-    """
-    assert body([assistant(*blocks)])["messages"] == [dict(message, role="assistant")]
+def test_assistant_messages(blocks, message):
+    """An assistant's turn is one message. Reasoning of another wire is omitted."""
+    assert encode([assistant(*blocks)])["messages"] == [dict(message, role="assistant")]
 
 
 @pytest.mark.parametrize(
@@ -284,11 +282,11 @@ def test_message_of_the_model(blocks, message):
         },
     ],
 )
-def test_a_reply_goes_back_as_it_came(message):
-    """Reasoning goes back verbatim, unless the server is known to reject it."""
+def test_reply_is_sent_back_unchanged(message):
+    """Reasoning is sent back verbatim, unless the server is known to reject it."""
     choice = {"index": 0, "message": dict(message, role="assistant"), "finish_reason": "stop"}
     reply = decode_reply("test", {"choices": [choice]})
-    assert body([reply.message])["messages"] == [dict(message, role="assistant")]
-    without = body([reply.message], reasoning=False)["messages"][0]
+    assert encode([reply.message])["messages"] == [dict(message, role="assistant")]
+    without = encode([reply.message], reasoning=False)["messages"][0]
     assert "hm" not in json.dumps(without)
     assert not [name for name in without if name.startswith("reasoning")]

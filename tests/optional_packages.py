@@ -7,21 +7,21 @@ import os
 import pytest
 
 
-def needed(name):
+def import_or_skip(name):
     """Import and return a module, or skip the test."""
     try:
         return importlib.import_module(name)
     except ImportError:
-        missing(name)
+        skip_or_fail(name)
 
 
-def needed_by_program(name):
+def skip_unless_installed(name):
     """Skip the test if a module is missing. Does not import it: only a subprocess needs it."""
     if importlib.util.find_spec(name) is None:
-        missing(name)
+        skip_or_fail(name)
 
 
-def missing(name):
+def skip_or_fail(name):
     """Skip the test, or fail it in CI."""
     report = pytest.fail if os.environ.get("CI") else pytest.skip
     report(f'{name} is not installed: pip install -e ".[test]"')
