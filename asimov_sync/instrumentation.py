@@ -11,7 +11,7 @@ to tools and nested agents, on any thread.
 
 import contextvars
 import time
-from typing import Any, Callable, List, NamedTuple, Optional, Tuple, TypeVar
+from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple, TypeVar
 
 from asimov_sync.concurrency.log_context import get_logger
 from asimov_sync.messages import Event, ReplyDone, TextDelta
@@ -32,10 +32,11 @@ ResultT = TypeVar("ResultT")
 
 # Hooks
 
-OnEnd = Callable[[Any, Optional[BaseException], Optional[float]], None]
-"""`on_end(result, error, seconds_to_first_chunk)`: called exactly once, when an operation ends.
+OnEnd = Callable[[Any, Optional[BaseException], Sequence[float]], None]
+"""`on_end(result, error, chunk_times)`: called exactly once, when an operation ends.
 
-Each argument may be None.
+result, error: each may be None.
+chunk_times: the seconds from the start to each chunk of the result that arrived.
 """
 
 
@@ -44,9 +45,11 @@ class Instrumentation(NamedTuple):
 
     run: called with the run id and the name of the graph or None; the result is a RunResult.
     task: called with the Attempt; the result is a TaskStatus.
-    agent: called with the Agent and the messages; the result is a ToolRun.
+    agent: called with the Agent, the messages, and the id of the conversation or None; the result
+        is a ToolRun.
     request: called with the client and the Request; the result is a Reply.
-    tool: called with the ToolCall and its Tool or None; the result is a CalledTool.
+    tool: called with the ToolCall, its Tool or None, and the function that redacts its result or
+        None; the result is a CalledTool.
 
     A stream that its reader abandons ends with result None and error None. Exceptions of hooks are
     logged.
@@ -54,9 +57,9 @@ class Instrumentation(NamedTuple):
 
     run: Callable[[str, Optional[str]], OnEnd]
     task: Callable[[Any], OnEnd]
-    agent: Callable[[Any, List[Any]], OnEnd]
+    agent: Callable[[Any, List[Any], Optional[str]], OnEnd]
     request: Callable[[Any, Any], OnEnd]
-    tool: Callable[[Any, Optional[Any]], OnEnd]
+    tool: Callable[[Any, Optional[Any], Optional[Callable[[str], str]]], OnEnd]
 
 
 installed: Optional[Instrumentation] = None
@@ -82,7 +85,7 @@ class Observation:
     context: the context of the operation; by default a copy of the current one.
     """
 
-    __slots__ = ("_first_chunk", "_on_end", "_start", "context")
+    __slots__ = ("_chunk_times", "_on_end", "_start", "context")
 
     def __init__(
         self,
@@ -91,7 +94,7 @@ class Observation:
         context: Optional[contextvars.Context] = None,
     ) -> None:
         self.context = context if context is not None else contextvars.copy_context()
-        self._first_chunk: Optional[float] = None
+        self._chunk_times: List[float] = []
         self._on_end: List[OnEnd] = []
         try:
             self._on_end.append(self.context.run(hook, *arguments))
@@ -126,10 +129,9 @@ class Observation:
         self.end(result)
         return result
 
-    def first_chunk(self) -> None:
-        """Note that a chunk of the result arrived. Only the first call has an effect."""
-        if self._first_chunk is None:
-            self._first_chunk = time.perf_counter() - self._start
+    def record_chunk(self) -> None:
+        """Note that a chunk of the result arrived."""
+        self._chunk_times.append(time.perf_counter() - self._start)
 
     def end(self, result: Any = None, error: Optional[BaseException] = None) -> None:
         """End the operation. Only the first call has an effect.
@@ -142,7 +144,7 @@ class Observation:
         except IndexError:
             return
         try:
-            on_end(result, error, self._first_chunk)
+            on_end(result, error, self._chunk_times)
         except Exception:
             _log_failure()
 

@@ -202,6 +202,11 @@ class Budget:
         """The usage that was charged so far."""
         return self._spent
 
+    @property
+    def prices(self) -> Mapping[str, Price]:
+        """The prices by model that the budget was given."""
+        return self._prices
+
     def ensure_priced(self, model: str, provider: str) -> None:
         """Raise ValueError if the budget limits dollars and the price of the model is unknown.
 

@@ -11,6 +11,7 @@ import pytest
 from opentelemetry.sdk.trace import Span
 
 from asimov_sync import AsimovError, InferenceClient
+from asimov_sync.testing import Clock
 
 from . import tiers
 from .recorded import MISSING
@@ -192,3 +193,10 @@ def pytest_sessionfinish(session, exitstatus):
         and failing_skips(reporter)
     ):
         session.exitstatus = 1
+
+
+@pytest.fixture
+def clock():
+    """A Clock in use: `clock.advance(seconds)` moves the library's time."""
+    with Clock() as clock:
+        yield clock

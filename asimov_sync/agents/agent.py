@@ -120,6 +120,7 @@ class Agent:
         approvals: Optional[Approvals] = None,
         trusted_history: bool = False,
         cancellation: Optional[Cancellation] = None,
+        conversation_id: Optional[str] = None,
         **options: Unpack[RequestOptions],
     ) -> ToolRun:
         """Send a question, run the tools that the model calls, and return the whole exchange.
@@ -131,6 +132,7 @@ class Agent:
         trusted_history: whether unanswered calls at the end of `messages` that need no approval
             are made. By default (False) such messages are a ValueError.
         cancellation: ends the run; by default the current token does.
+        conversation_id: your id of the conversation, for telemetry; None (the default) for none.
         options: options of this run, which override the agent's.
 
         Raises InferenceError if a request fails, and Cancelled if the token is cancelled.
@@ -141,7 +143,9 @@ class Agent:
         )
         installed = instrumentation.installed
         return (
-            send() if installed is None else Observation(installed.agent, self, history).run(send)
+            send()
+            if installed is None
+            else Observation(installed.agent, self, history, conversation_id).run(send)
         )
 
     def stream(
@@ -152,6 +156,7 @@ class Agent:
         approvals: Optional[Approvals] = None,
         trusted_history: bool = False,
         cancellation: Optional[Cancellation] = None,
+        conversation_id: Optional[str] = None,
         **options: Unpack[RequestOptions],
     ) -> ToolStream:
         """Like `run`, but return an iterator over the events; `.run` is available after its end.
@@ -165,7 +170,7 @@ class Agent:
         installed = instrumentation.installed
         if installed is None:
             return send()
-        watch = Observation(installed.agent, self, history)
+        watch = Observation(installed.agent, self, history, conversation_id)
         stream = watch.run_step(send)
         stream.attach_observation(watch)
         return stream

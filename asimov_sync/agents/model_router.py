@@ -12,7 +12,7 @@ from asimov_sync.agents.prompt import block, escape_tags, prompt
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.concurrency import scope
 from asimov_sync.concurrency.fan_out import CallFinished, fan_out
-from asimov_sync.concurrency.log_context import get_logger
+from asimov_sync.concurrency.log_context import describe_error, get_logger
 from asimov_sync.concurrency.pool import WorkerPool
 from asimov_sync.errors import NoDecision, OutputInvalid
 from asimov_sync.graph.context import TaskContext
@@ -137,7 +137,7 @@ class ModelRouter:
         if len(errors) == len(answers):
             raise errors[0]
         for error in errors:
-            logger.warning("a voter failed: %s", format_error(error))
+            logger.warning("a voter failed: %s", describe_error(error))
         cast = [answer for answer in answers if isinstance(answer, Vote)]
         invalid = [vote for vote in cast if vote.name is None]
         counts = {name: sum(vote.name == name for vote in cast) for name in self.choices}

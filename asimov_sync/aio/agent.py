@@ -35,6 +35,7 @@ class AsyncAgent:
         approvals: Optional[Approvals] = None,
         trusted_history: bool = False,
         cancellation: Optional[Cancellation] = None,
+        conversation_id: Optional[str] = None,
         **options: Unpack[RequestOptions],
     ) -> ToolRun:
         """Send a question, run the tools that the model calls, and return the whole exchange. See
@@ -46,6 +47,7 @@ class AsyncAgent:
                 messages=messages,
                 approvals=approvals,
                 trusted_history=trusted_history,
+                conversation_id=conversation_id,
                 **options,
             ),
             cancellation=cancellation,
@@ -59,6 +61,7 @@ class AsyncAgent:
         approvals: Optional[Approvals] = None,
         trusted_history: bool = False,
         cancellation: Optional[Cancellation] = None,
+        conversation_id: Optional[str] = None,
         **options: Unpack[RequestOptions],
     ) -> AsyncToolStream:
         """Return the events of a run as they happen. See `Agent.stream`."""
@@ -69,6 +72,7 @@ class AsyncAgent:
                 messages=messages,
                 approvals=approvals,
                 trusted_history=trusted_history,
+                conversation_id=conversation_id,
                 **options,
             ),
             cancellation,

@@ -33,8 +33,11 @@ from asimov_sync.cache.limits import (
 )
 from asimov_sync.cache.slots import Address, SlotTable
 from asimov_sync.cache.store import BATCH_SIZE
+from asimov_sync.concurrency.log_context import describe_error, get_logger
 
 __all__ = ["RedisConnection", "client_from_url", "create_client"]
+
+logger = get_logger("asimov_sync.cache")
 
 CONNECT_SECONDS = 5.0
 """Longest time to connect, in seconds: TCP, TLS and logging in together."""
@@ -245,6 +248,7 @@ class RedisConnection:
                 raise failure
             if attempt == len(RETRY_DELAYS) or not limits.pause(RETRY_DELAYS[attempt]):
                 raise limits.wrap_error(failure)
+            logger.info("a Redis command failed: %s; it is sent again", describe_error(failure))
         raise AssertionError("the last attempt returns or raises")
 
     def run_script(

@@ -437,7 +437,15 @@ class InferenceClient(abc.ABC):
             return context.run(generate, system=SUMMARY_SYSTEM, cancellation=cancellation)
 
         return ToolLoopEvents(
-            steps, send, summarize, named, self._tool_workers, max_workers, cancellation, deadline
+            steps,
+            send,
+            summarize,
+            named,
+            self._tool_workers,
+            max_workers,
+            cancellation,
+            deadline,
+            redact,
         )
 
     def count_tokens(

@@ -83,7 +83,7 @@ class RequestOptions(MessagesOptions, ChatOptions, total=False):
 
     Anthropic's Messages API and Bedrock also have these:
 
-    top_k: from how many tokens the model chooses the next one.
+    top_k: the number of most likely tokens from which the model chooses the next one.
     thinking: the provider's object that turns thinking on.
     output_config: the provider's object with the effort and the format of the reply.
 
@@ -92,7 +92,7 @@ class RequestOptions(MessagesOptions, ChatOptions, total=False):
     frequency_penalty, presence_penalty: how much the model avoids repetitions.
     max_completion_tokens: the longest reply, in tokens, reasoning included.
     parallel_tool_calls: whether the model may ask for several calls in one reply.
-    reasoning_effort: the provider's word for how much the model thinks.
+    reasoning_effort: the provider's name of an amount of reasoning.
     response_format: the provider's object with the format of the reply.
     seed: makes replies repeatable, as far as the provider can.
     stream_options: the provider's options of streams.
@@ -100,7 +100,7 @@ class RequestOptions(MessagesOptions, ChatOptions, total=False):
 
 
 class ClientOnlyOptions(TypedDict, total=False):
-    """The options that a client has and a call has not."""
+    """The options that a client accepts and a call does not."""
 
     budget: Optional[Budget]
     rate_limit: Optional[RateLimit]

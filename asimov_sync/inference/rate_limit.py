@@ -7,10 +7,13 @@ from typing import Any, Deque, List, Optional
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.fork import ForkSafeLock
+from asimov_sync.concurrency.log_context import get_logger
 from asimov_sync.errors import DeadlineExceeded
 from asimov_sync.inference.request import Request
 
 __all__ = ["Pause", "RateLimit", "Reservation", "estimate_tokens", "wait_for_slot"]
+
+logger = get_logger("asimov_sync.inference")
 
 MINUTE = 60.0
 
@@ -167,6 +170,9 @@ def _wait_until(
             "the rate limit allows the request only after the deadline (timeout.total)",
             provider=provider,
         )
+    seconds = moment - clock.monotonic()
+    if seconds > 0:
+        logger.info("rate limit: a request to %s waits for %.1f s", provider, seconds)
     while True:
         seconds = moment - clock.monotonic()
         if seconds <= 0:

@@ -12,9 +12,12 @@ reader's reference count.
 """
 
 import abc
+import logging
+import time
 from contextlib import AbstractContextManager
 from typing import Any, Callable, Generator, Iterator, NamedTuple, Optional, Tuple, Union
 
+from asimov_sync.concurrency.log_context import describe_error, get_logger
 from asimov_sync.errors import Cancelled, InferenceError
 from asimov_sync.inference.rate_limit import Reservation
 from asimov_sync.inference.retry import RetryPolicy
@@ -23,6 +26,8 @@ from asimov_sync.messages import Event, Reply, ReplyDone, Usage
 from asimov_sync.usage import Budget, UsageCounter, reserve_request
 
 __all__ = ["Accounts", "AttemptEvents", "EventSource", "Progress", "ReplyEvents", "RetriedEvents"]
+
+logger = get_logger("asimov_sync.inference")
 
 EventReader = Generator[Event, None, None]
 
@@ -128,6 +133,8 @@ class AttemptEvents(EventSource):
         self._progress = progress
         self._note_failure = note_failure
         self._sent: "Optional[AbstractContextManager[ReplyEvents]]" = sent
+        self._start = time.perf_counter()
+        logger.debug("request to %s (%s)", accounts.model, accounts.provider)
         try:
             self._reply = sent.__enter__()
         except (InferenceError, Cancelled) as error:
@@ -149,6 +156,7 @@ class AttemptEvents(EventSource):
                     if isinstance(event, ReplyDone):
                         complete = True
                         self._accounts.record_usage(event.reply.usage, self._reservation)
+                        self._log_reply(event.reply)
                     yield event
         except GeneratorExit:
             if not complete:
@@ -164,7 +172,28 @@ class AttemptEvents(EventSource):
         if sent is not None:
             sent.__exit__(None, None, None)
 
+    def _log_reply(self, reply: Reply) -> None:
+        if logger.isEnabledFor(logging.DEBUG):
+            usage = reply.usage
+            logger.debug(
+                "reply of %s (%s) after %.3f s: %s, %d input and %d output tokens",
+                self._accounts.model,
+                self._accounts.provider,
+                time.perf_counter() - self._start,
+                reply.stop_reason,
+                usage.total_tokens - usage.output_tokens,
+                usage.output_tokens,
+            )
+
     def _fail(self, error: Failure) -> None:
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug(
+                "request to %s (%s) failed after %.3f s: %s",
+                self._accounts.model,
+                self._accounts.provider,
+                time.perf_counter() - self._start,
+                describe_error(error),
+            )
         self._record_partial(error.partial)
         self._note_failure(error)
 

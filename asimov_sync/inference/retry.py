@@ -14,6 +14,7 @@ import tenacity
 
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.concurrency.clock import clock
+from asimov_sync.concurrency.log_context import describe_error, get_logger
 from asimov_sync.errors import (
     BudgetExceeded,
     ConnectionFailed,
@@ -27,6 +28,8 @@ from asimov_sync.errors import (
 )
 
 __all__ = ["MAX_RETRY_AFTER", "RetryPolicy", "retry_after", "retrying", "with_retry_headers"]
+
+logger = get_logger("asimov_sync.inference")
 
 RetryPolicy = tenacity.Retrying
 """Iterate over it for attempts, each of which is a context manager that records its outcome."""
@@ -85,6 +88,13 @@ def retrying(
                 attempts=last[0].attempts,
                 retry_after=last[0].retry_after,
             ) from last[0]
+        logger.info(
+            "a request failed: %s; attempt %d of %d starts in %.1f s",
+            describe_error(last[0]),
+            (last[0].attempts or 0) + 1,
+            max_retries + 1,
+            seconds,
+        )
         cancellation.wait(seconds)
         cancellation.raise_if_cancelled()
 

@@ -166,7 +166,7 @@ class ObservedEvents(EventSource):
                     raise
                 if event is None:
                     return
-                observation.first_chunk()
+                observation.record_chunk()
                 if isinstance(event, self._last_event):
                     self._ended = True
                     observation.end(getattr(event, RESULT_ATTRIBUTE[self._last_event]))

@@ -42,7 +42,10 @@ CAPTURE_VALUES = {
 
 
 def install(
-    tracer_provider: Optional[TracerProvider] = None, meter_provider: Optional[MeterProvider] = None
+    tracer_provider: Optional[TracerProvider] = None,
+    meter_provider: Optional[MeterProvider] = None,
+    *,
+    openinference: bool = False,
 ) -> None:
     """Start recording spans and metrics. Replaces an earlier `install()`.
 
@@ -50,11 +53,16 @@ def install(
 
     tracer_provider: makes the spans. Default: OpenTelemetry's global tracer provider.
     meter_provider: makes the metrics. Default: OpenTelemetry's global meter provider.
+    openinference: whether spans also have attributes that are not part of the conventions and that
+        Phoenix and Langfuse display: the span kinds and values of OpenInference, and the costs of
+        requests. Default: False.
     """
     opt_ins = [word.strip() for word in os.environ.get(STABILITY_OPT_IN, "").split(",")]
     generation = LATEST if "gen_ai_latest_experimental" in opt_ins else V1_41
     instrumentation.install(
-        Spans(tracer_provider, meter_provider, generation, _read_capture_content()).hooks
+        Spans(
+            tracer_provider, meter_provider, generation, _read_capture_content(), openinference
+        ).hooks
     )
 
 

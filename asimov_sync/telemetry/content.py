@@ -4,9 +4,9 @@ Encrypted fields are left out, and binary data is replaced by its size.
 """
 
 import json
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
-from asimov_sync._json import to_jsonable
+from asimov_sync._json import loads, to_jsonable
 from asimov_sync.inference.request import System
 from asimov_sync.messages import Block, ChatMessage, ChatRole, Reply
 
@@ -15,7 +15,9 @@ __all__ = [
     "output_messages",
     "system_instructions",
     "tool_call_arguments",
+    "tool_call_result",
     "tool_definitions",
+    "value",
 ]
 
 FINISH_REASONS = {
@@ -39,15 +41,17 @@ def input_messages(messages: List[ChatMessage]) -> str:
     )
 
 
-def output_messages(reply: Reply, with_reason: bool) -> str:
-    """Encode the message of a reply.
+def output_messages(reply: Reply) -> str:
+    """Encode the message of a reply, with its finish reason.
 
-    with_reason: whether to add the finish reason to the message.
+    The newest conventions only allow the reason there, but backends leave a message without it out.
     """
-    encoded: Dict[str, Any] = {"role": _role(reply.message), "parts": _parts(reply.message.blocks)}
-    if with_reason:
-        reason = reply.stop_reason
-        encoded["finish_reason"] = "error" if reason is None else FINISH_REASONS.get(reason, reason)
+    reason = reply.stop_reason
+    encoded = {
+        "role": _role(reply.message),
+        "parts": _parts(reply.message.blocks),
+        "finish_reason": "error" if reason is None else FINISH_REASONS.get(reason, reason),
+    }
     return _to_json([encoded])
 
 
@@ -80,6 +84,27 @@ def tool_definitions(tools: List[Dict[str, Any]]) -> Optional[str]:
 def tool_call_arguments(arguments: Dict[str, Any]) -> str:
     """Encode the arguments of a tool call. A value that JSON cannot hold is written as text."""
     return _to_json(arguments)
+
+
+def tool_call_result(text: str, as_object: bool) -> str:
+    """Encode the text of a tool's result, as the model receives it.
+
+    as_object: whether a result that is not a JSON object becomes one: {"result": …}.
+    """
+    if not as_object:
+        return text
+    try:
+        value = loads(text)
+    except ValueError:
+        value = text
+    return _to_json(value if isinstance(value, dict) else {"result": value})
+
+
+def value(value: Any) -> Tuple[str, str]:
+    """Encode a value for OpenInference. Returns the text and its MIME type: text or JSON."""
+    if isinstance(value, str):
+        return value, "text/plain"
+    return _to_json(value), "application/json"
 
 
 def _to_json(value: Any) -> str:

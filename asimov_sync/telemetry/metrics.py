@@ -1,7 +1,7 @@
 """Records the metrics of one generation of the conventions on an OpenTelemetry meter."""
 
 import inspect
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Sequence
 
 from asimov_sync.messages import Usage
 from asimov_sync.telemetry import names
@@ -43,6 +43,7 @@ class Metrics:
 
         self._duration = histogram(generation.duration)
         self._first_chunk = histogram(generation.first_chunk)
+        self._later_chunk = histogram(generation.later_chunk)
         self._usage = histogram(generation.usage)
         self._tokens = [histogram(metric) for metric in generation.tokens]
         self._counters = [
@@ -58,28 +59,31 @@ class Metrics:
     def record_request(
         self,
         seconds: float,
-        first_chunk: Optional[float],
+        chunk_times: Sequence[float],
         usage: Optional[Usage],
         attributes: Attributes,
     ) -> None:
         """Record a finished model request.
 
         seconds: its duration.
-        first_chunk: seconds until the first chunk of a stream, or None.
+        chunk_times: seconds until each chunk of a stream; empty for other requests.
         usage: the tokens it used, or None if the provider reported none.
         attributes: the attributes of the data points, with error.type if it failed.
         """
         self._duration.record(seconds, attributes)
         without_error = _without_error(attributes)
-        if first_chunk is not None:
-            self._first_chunk.record(first_chunk, without_error)
+        if chunk_times:
+            self._first_chunk.record(chunk_times[0], without_error)
+        for previous, current in zip(chunk_times, chunk_times[1:]):
+            self._later_chunk.record(current - previous, without_error)
         reported = usage if usage is not None else Usage()
         tokens_in, tokens_out = input_tokens(reported), reported.output_tokens
         if self._usage is not None and usage is not None:
             self._usage.record(tokens_in, dict(without_error, **{names.TOKEN_TYPE: names.INPUT}))
             self._usage.record(tokens_out, dict(without_error, **{names.TOKEN_TYPE: names.OUTPUT}))
-        for instrument, count in zip(self._tokens, (tokens_in, tokens_out)):
-            instrument.record(count, attributes)
+        if names.ERROR_TYPE not in attributes:
+            for instrument, count in zip(self._tokens, (tokens_in, tokens_out)):
+                instrument.record(count, attributes)
         # Providers do not report how many tokens are text and how many are images.
         with_modality = dict(without_error, **{names.TOKEN_MODALITY: names.UNKNOWN})
         counts = (

@@ -27,7 +27,9 @@ SERVER_ADDRESS = "server.address"
 SERVER_PORT = "server.port"
 
 AGENT_NAME = "gen_ai.agent.name"
+CONVERSATION_ID = "gen_ai.conversation.id"
 OPERATION_NAME = "gen_ai.operation.name"
+OUTPUT_TYPE = "gen_ai.output.type"
 PROVIDER_NAME = "gen_ai.provider.name"
 WORKFLOW_NAME = "gen_ai.workflow.name"
 
@@ -68,6 +70,7 @@ INPUT_MESSAGES = "gen_ai.input.messages"
 OUTPUT_MESSAGES = "gen_ai.output.messages"
 SYSTEM_INSTRUCTIONS = "gen_ai.system_instructions"
 TOOL_CALL_ARGUMENTS = "gen_ai.tool.call.arguments"
+TOOL_CALL_RESULT = "gen_ai.tool.call.result"
 TOOL_DEFINITIONS = "gen_ai.tool.definitions"
 
 CONTENT = frozenset(
@@ -76,6 +79,7 @@ CONTENT = frozenset(
         OUTPUT_MESSAGES,
         SYSTEM_INSTRUCTIONS,
         TOOL_CALL_ARGUMENTS,
+        TOOL_CALL_RESULT,
         TOOL_DEFINITIONS,
     ]
 )
@@ -91,6 +95,26 @@ TASK_STATUS = "asimov.task.status"
 TASK_TYPE = "asimov.task.type"
 TASK_VISIT = "asimov.task.visit"
 
+# Attributes that are not part of the conventions: recorded only if the user opts in
+
+INPUT_VALUE = "input.value"
+OUTPUT_VALUE = "output.value"
+INPUT_MIME_TYPE = "input.mime_type"
+OUTPUT_MIME_TYPE = "output.mime_type"
+SPAN_KIND = "openinference.span.kind"
+USAGE_COST = "gen_ai.usage.cost"
+
+OPENINFERENCE = frozenset(
+    [
+        INPUT_MIME_TYPE,
+        INPUT_VALUE,
+        OUTPUT_MIME_TYPE,
+        OUTPUT_VALUE,
+        SPAN_KIND,
+        USAGE_COST,
+    ]
+)
+
 ATTRIBUTES = frozenset(
     value
     for name, value in list(globals().items())
@@ -102,6 +126,9 @@ ATTRIBUTES = frozenset(
 
 ANTHROPIC, AWS_BEDROCK, OPENAI = "anthropic", "aws.bedrock", "openai"
 ERROR = "error"
+JSON = "json"
+TEXT = "text"
+CHAIN, AGENT, LLM, TOOL = "CHAIN", "AGENT", "LLM", "TOOL"
 FUNCTION = "function"
 INPUT, OUTPUT = "input", "output"
 OTHER = "_OTHER"
@@ -146,7 +173,8 @@ class Generation(NamedTuple):
     top_k: converts the option top_k to the type of its attribute.
     incomplete_reasons: the finish reasons of a reply that did not complete.
     agent_provider: whether an agent's span has the provider and the cache tokens.
-    message_finish_reason: whether an output message contains its finish reason.
+    object_results: whether the result of a tool has to be a JSON object.
+    first_chunk, later_chunk: of streams: the time until the first chunk, and that between two.
     usage: the histogram of all tokens, split by token type.
     usage_counters: counters of input, output, cache read, cache write and reasoning tokens.
     tokens: histograms of the input and output tokens of one request.
@@ -157,9 +185,10 @@ class Generation(NamedTuple):
     top_k: Callable[[Any], Any]
     incomplete_reasons: Tuple[str, ...]
     agent_provider: bool
-    message_finish_reason: bool
+    object_results: bool
     duration: Metric
     first_chunk: Metric
+    later_chunk: Metric
     usage: Optional[Metric]
     usage_counters: Tuple[Metric, ...]
     tokens: Tuple[Metric, ...]
@@ -176,7 +205,7 @@ V1_41 = Generation(
     top_k=float,
     incomplete_reasons=(),
     agent_provider=True,
-    message_finish_reason=True,
+    object_results=False,
     duration=Metric(
         "gen_ai.client.operation.duration", "s", "Duration of a model request.", SECONDS
     ),
@@ -184,6 +213,12 @@ V1_41 = Generation(
         "gen_ai.client.operation.time_to_first_chunk",
         "s",
         "Time until the first chunk of a stream.",
+        SECONDS,
+    ),
+    later_chunk=Metric(
+        "gen_ai.client.operation.time_per_output_chunk",
+        "s",
+        "Time between two chunks of a stream.",
         SECONDS,
     ),
     usage=Metric("gen_ai.client.token.usage", "{token}", "Tokens used by a request.", TOKENS),
@@ -197,7 +232,7 @@ LATEST = Generation(
     top_k=int,
     incomplete_reasons=(ERROR,),
     agent_provider=False,
-    message_finish_reason=False,
+    object_results=True,
     duration=Metric(
         "gen_ai.client.inference.duration", "s", "Duration of a model request.", SECONDS
     ),
@@ -205,6 +240,12 @@ LATEST = Generation(
         "gen_ai.client.inference.time_to_first_chunk",
         "s",
         "Time until the first chunk of a stream.",
+        SECONDS,
+    ),
+    later_chunk=Metric(
+        "gen_ai.client.inference.time_per_output_chunk",
+        "s",
+        "Time between two chunks of a stream.",
         SECONDS,
     ),
     usage=None,

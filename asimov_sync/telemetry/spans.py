@@ -9,7 +9,7 @@ import contextvars
 import functools
 import re
 import time
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 from urllib.parse import urlsplit
 
 from opentelemetry import context, metrics, trace
@@ -24,16 +24,22 @@ from asimov_sync.errors import InferenceError, RunFailed
 from asimov_sync.graph.attempt import Attempt
 from asimov_sync.graph.results import RunResult
 from asimov_sync.inference.client import InferenceClient
-from asimov_sync.inference.request import Request
-from asimov_sync.inference.tools.loop import CalledTool, ToolRun
-from asimov_sync.inference.tools.tool import Tool
+from asimov_sync.inference.request import Request, System
+from asimov_sync.inference.tools.loop import (
+    WITHHELD,
+    CalledTool,
+    Redact,
+    ToolRun,
+    apply_redact,
+)
+from asimov_sync.inference.tools.tool import Tool, as_tools
 from asimov_sync.instrumentation import Instrumentation, OnEnd
 from asimov_sync.messages import ChatMessage, Reply, ToolCall, Usage
 from asimov_sync.tasks import TaskStatus
 from asimov_sync.telemetry import content, names
 from asimov_sync.telemetry.metrics import Attributes, Metrics, input_tokens
 from asimov_sync.telemetry.names import Generation
-from asimov_sync.usage import UsageCounter
+from asimov_sync.usage import Price, UsageCounter, cost_usd
 
 __all__ = ["Spans"]
 
@@ -54,6 +60,9 @@ OPTIONS: Dict[str, Tuple[str, Callable[[Any], Any]]] = {
 }
 """Maps a request's option to its attribute and to the function that converts its value."""
 
+OUTPUT_TYPES = {"json_schema": names.JSON, "json_object": names.JSON, "text": names.TEXT}
+"""Maps the type of an output format in a request to that of the conventions."""
+
 
 class _CallCounts:
     """Counts the requests and tool calls that an agent makes itself. Lists: append is atomic."""
@@ -62,6 +71,11 @@ class _CallCounts:
         self.requests: List[None] = []
         self.tool_calls: List[None] = []
 
+
+_conversation_id: "contextvars.ContextVar[Optional[str]]" = contextvars.ContextVar(
+    "asimov_telemetry_conversation", default=None
+)
+"""The id of the conversation of the innermost agent that was given one."""
 
 _call_counts: "contextvars.ContextVar[Optional[_CallCounts]]" = contextvars.ContextVar(
     "asimov_telemetry_calls", default=None
@@ -88,13 +102,21 @@ class _ActiveSpan:
         )
         context.attach(trace.set_span_in_context(self.span))
 
-    def end(self, error: Optional[BaseException], attributes: Attributes) -> float:
-        """End the span, as failed if there is an error. Returns its duration in seconds."""
+    def end(
+        self,
+        error: Optional[BaseException],
+        attributes: Attributes,
+        redact: Optional[Redact] = None,
+    ) -> float:
+        """End the span, as failed if there is an error. Returns its duration in seconds.
+
+        redact: changes the text of the error; None changes nothing.
+        """
         elapsed = time.perf_counter_ns() - self._started
         self.span.set_attributes(attributes)
         if error is not None:
             # The error's message may quote prompts, replies or data of a handler.
-            message = format_error(error) if self._capture_content else None
+            message = _redact(format_error(error), redact) if self._capture_content else None
             self.span.set_status(Status(StatusCode.ERROR, message))
         self.span.end(self._start_time + elapsed)
         return elapsed / 1e9
@@ -107,6 +129,7 @@ class Spans:
     meter_provider: makes the metrics, or None for OpenTelemetry's global provider.
     generation: the names to use.
     capture_content: whether spans record messages, tool arguments and error messages.
+    openinference: whether spans also have the attributes of OpenInference, and costs.
     """
 
     def __init__(
@@ -115,7 +138,9 @@ class Spans:
         meter_provider: Optional[MeterProvider],
         generation: Generation,
         capture_content: bool,
+        openinference: bool = False,
     ) -> None:
+        self._openinference = openinference
         self._tracer = trace.get_tracer(
             "asimov_sync", asimov_sync.__version__, tracer_provider, generation.schema_url
         )
@@ -142,16 +167,19 @@ class Spans:
             names.RUN_ID: run_id,
         }
         labels: Attributes = {} if name is None else {names.WORKFLOW_NAME: name}
-        active = self._start(_span_name(names.INVOKE_WORKFLOW, name), dict(attributes, **labels))
+        attributes.update(self._kind(names.CHAIN), **labels)
+        active = self._start(_span_name(names.INVOKE_WORKFLOW, name), attributes)
 
         def on_end(
             result: Optional[RunResult],
             error: Optional[BaseException],
-            first_chunk: Optional[float],
+            chunk_times: Sequence[float],
         ) -> None:
             attributes: Attributes = {}
             if result is not None:
                 attributes[names.RUN_STATUS] = result.status.name
+                if self._records_values(active):
+                    attributes.update(_output_value(result.results))
                 if result.status is TaskStatus.FAILED:
                     no_result = RunFailed("no task produced a result")
                     error = next(iter(result.exceptions.values()), no_result)
@@ -170,34 +198,50 @@ class Spans:
             names.TASK_ATTEMPT: task.number,
             names.TASK_VISIT: task.visit,
         }
+        attributes.update(self._kind(names.CHAIN))
         active = self._start(_span_name(names.TASK, task.name), attributes)
+        if self._records_values(active):
+            active.span.set_attributes(_input_value(_task_input(task)))
 
         def on_end(
             status: Optional[TaskStatus],
             error: Optional[BaseException],
-            first_chunk: Optional[float],
+            chunk_times: Sequence[float],
         ) -> None:
             attributes = {names.TASK_STATUS: (status or TaskStatus.FAILED).name}
+            if status in (TaskStatus.COMPLETE, TaskStatus.PARTIAL) and self._records_values(active):
+                attributes.update(_output_value(task.node.task.result))
             active.end(error, dict(attributes, **_error_attributes(error)))
 
         return on_end
 
-    def _start_agent(self, agent: Agent, messages: List[ChatMessage]) -> OnEnd:
+    def _start_agent(
+        self, agent: Agent, messages: List[ChatMessage], conversation_id: Optional[str]
+    ) -> OnEnd:
         labels: Attributes = {names.REQUEST_MODEL: agent.client.model}
         if agent.name is not None:
             labels[names.AGENT_NAME] = agent.name
         attributes = dict(labels, **{names.OPERATION_NAME: names.INVOKE_AGENT})
+        attributes.update(self._kind(names.AGENT))
+        attributes.update(self._option_attributes(dict(agent.client.options, **agent.options)))
+        if agent.output is not None:
+            attributes[names.OUTPUT_TYPE] = names.JSON
+        if conversation_id is not None:
+            _conversation_id.set(conversation_id)
+        attributes.update(_conversation())
         if self._generation.agent_provider:
             attributes[names.PROVIDER_NAME] = _provider_name(agent.client)
         active = self._start(_span_name(names.INVOKE_AGENT, agent.name), attributes)
         if self._captures_content(active):
-            active.span.set_attribute(names.INPUT_MESSAGES, content.input_messages(messages))
+            active.span.set_attributes(_agent_content(agent, messages))
+            if self._openinference:
+                active.span.set_attributes(_input_value(messages[-1].text if messages else ""))
         counts, meter = _CallCounts(), UsageCounter()
         _call_counts.set(counts)
         scope.extend(usage_counter=meter)
 
         def on_end(
-            run: Optional[ToolRun], error: Optional[BaseException], first_chunk: Optional[float]
+            run: Optional[ToolRun], error: Optional[BaseException], chunk_times: Sequence[float]
         ) -> None:
             attributes = self._usage_attributes(
                 meter.usage_or_none, self._generation.agent_provider
@@ -205,7 +249,9 @@ class Spans:
             if run is not None:
                 attributes.update(self._finish_reasons(run.reply))
                 if self._captures_content(active):
-                    attributes[names.OUTPUT_MESSAGES] = self._output_messages(run.reply)
+                    attributes[names.OUTPUT_MESSAGES] = content.output_messages(run.reply)
+                    if self._openinference:
+                        attributes.update(_output_value(run.reply.text))
             failure = _error_attributes(error)
             seconds = active.end(error, dict(attributes, **failure))
             self._metrics.record_agent(
@@ -221,25 +267,35 @@ class Spans:
             names.REQUEST_MODEL: request.model,
         }
         labels.update(_server_attributes(client))
-        attributes = dict(labels, **self._option_attributes(request))
+        attributes = dict(labels, **self._option_attributes(request.options))
+        if request.streamed:
+            attributes[names.REQUEST_STREAM] = True
+        attributes.update(self._kind(names.LLM), **_conversation())
         active = self._start(_span_name(names.CHAT, request.model), attributes, SpanKind.CLIENT)
         if self._captures_content(active):
             active.span.set_attributes(_request_content(request))
+            if self._openinference and request.messages:
+                active.span.set_attributes(_input_value(request.messages[-1].text))
+        prices = _known_prices(client) if self._openinference else None
         counts, meter = _call_counts.get(), UsageCounter()
         scope.extend(usage_counter=meter)
         if counts is not None:
             counts.requests.append(None)
 
         def on_end(
-            reply: Optional[Reply], error: Optional[BaseException], first_chunk: Optional[float]
+            reply: Optional[Reply], error: Optional[BaseException], chunk_times: Sequence[float]
         ) -> None:
             reply = reply if reply is not None else getattr(error, "partial", None)
             attributes = self._usage_attributes(meter.usage_or_none, with_cache=True)
             attributes.update(self._finish_reasons(reply))
+            if prices is not None and meter.usage_or_none is not None:
+                cost = cost_usd(meter.usage, request.model, client.provider, prices)
+                if cost is not None:
+                    attributes[names.USAGE_COST] = cost
             if not request.streamed:
-                first_chunk = None
-            if first_chunk is not None:
-                attributes[names.RESPONSE_TIME_TO_FIRST_CHUNK] = first_chunk
+                chunk_times = ()
+            if chunk_times:
+                attributes[names.RESPONSE_TIME_TO_FIRST_CHUNK] = chunk_times[0]
             if reply is not None:
                 if reply.id is not None:
                     attributes[names.RESPONSE_ID] = reply.id
@@ -247,16 +303,20 @@ class Spans:
                     attributes[names.RESPONSE_MODEL] = reply.model
                     labels[names.RESPONSE_MODEL] = reply.model
                 if self._captures_content(active):
-                    attributes[names.OUTPUT_MESSAGES] = self._output_messages(reply)
+                    attributes[names.OUTPUT_MESSAGES] = content.output_messages(reply)
+                    if self._openinference:
+                        attributes.update(_output_value(reply.text))
             failure = _error_attributes(error)
             seconds = active.end(error, dict(attributes, **failure))
             self._metrics.record_request(
-                seconds, first_chunk, meter.usage_or_none, dict(labels, **failure)
+                seconds, chunk_times, meter.usage_or_none, dict(labels, **failure)
             )
 
         return on_end
 
-    def _start_tool_call(self, call: ToolCall, tool: Optional[Tool]) -> OnEnd:
+    def _start_tool_call(
+        self, call: ToolCall, tool: Optional[Tool], redact: Optional[Redact]
+    ) -> OnEnd:
         # The model invents the names of unknown tools: as labels they would be unbounded.
         tool_name = tool.name if tool is not None else names.OTHER
         labels: Attributes = {names.TOOL_NAME: tool_name}
@@ -265,13 +325,15 @@ class Spans:
             names.TOOL_CALL_ID: call.id,
             names.TOOL_TYPE: names.FUNCTION,
         }
+        attributes.update(self._kind(names.TOOL))
         if tool is not None and tool.description:
             attributes[names.TOOL_DESCRIPTION] = tool.description
         active = self._start(_span_name(names.EXECUTE_TOOL, tool_name), dict(attributes, **labels))
         if self._captures_content(active):
-            # The tool's result is an input of the next request, after `redact=` changed it.
             arguments = content.tool_call_arguments(call.arguments)
             active.span.set_attribute(names.TOOL_CALL_ARGUMENTS, arguments)
+            if self._openinference:
+                active.span.set_attributes(_input_value(call.arguments))
         counts = _call_counts.get()
         if counts is not None:
             counts.tool_calls.append(None)
@@ -279,11 +341,18 @@ class Spans:
         def on_end(
             called: Optional[CalledTool],
             error: Optional[BaseException],
-            first_chunk: Optional[float],
+            chunk_times: Sequence[float],
         ) -> None:
             error = error if called is None else called.exception
             failure = _error_attributes(error)
-            seconds = active.end(error, failure)
+            attributes: Attributes = dict(failure)
+            if called is not None and self._captures_content(active):
+                text = _redact(called.text, redact)
+                result = content.tool_call_result(text, self._generation.object_results)
+                attributes[names.TOOL_CALL_RESULT] = result
+                if self._openinference:
+                    attributes.update(_output_value(text))
+            seconds = active.end(error, attributes, redact)
             self._metrics.record_tool_call(seconds, dict(labels, **failure))
 
         return on_end
@@ -298,8 +367,12 @@ class Spans:
     def _captures_content(self, active: _ActiveSpan) -> bool:
         return self._capture_content and active.span.is_recording()
 
-    def _output_messages(self, reply: Reply) -> str:
-        return content.output_messages(reply, self._generation.message_finish_reason)
+    def _kind(self, kind: str) -> Attributes:
+        """Return OpenInference's kind of a span, if the user opted in."""
+        return {names.SPAN_KIND: kind} if self._openinference else {}
+
+    def _records_values(self, active: _ActiveSpan) -> bool:
+        return self._openinference and self._captures_content(active)
 
     def _finish_reasons(self, reply: Optional[Reply]) -> Attributes:
         """Return the reply's finish reason as the provider names it."""
@@ -323,13 +396,16 @@ class Spans:
             attributes.update({name: count for name, count in counts.items() if count})
         return attributes
 
-    def _option_attributes(self, request: Request) -> Attributes:
-        attributes: Attributes = {names.REQUEST_STREAM: True} if request.streamed else {}
+    def _option_attributes(self, given: Mapping[str, Any]) -> Attributes:
+        attributes: Attributes = {}
+        output_type = _output_type(given)
+        if output_type is not None:
+            attributes[names.OUTPUT_TYPE] = output_type
         options = dict(OPTIONS, top_k=(names.REQUEST_TOP_K, self._generation.top_k))
         for option, (name, convert) in options.items():
-            if option in request.options:
+            if given.get(option) is not None:
                 try:
-                    attributes[name] = convert(request.options[option])
+                    attributes[name] = convert(given[option])
                 except (ArithmeticError, TypeError, ValueError):
                     pass  # the provider reports the invalid value
         return attributes
@@ -342,6 +418,13 @@ def _get_metrics(meter_provider: Optional[MeterProvider], generation: Generation
         "asimov_sync", asimov_sync.__version__, meter_provider, generation.schema_url
     )
     return Metrics(meter, generation)
+
+
+def _redact(text: str, redact: Optional[Redact]) -> str:
+    try:
+        return apply_redact(text, redact)
+    except Exception:  # the tool loop logs it
+        return WITHHELD
 
 
 def _span_name(operation: str, name: Optional[str]) -> str:
@@ -383,9 +466,61 @@ def _server_attributes(client: InferenceClient) -> Attributes:
 
 
 def _request_content(request: Request) -> Attributes:
+    return _content(request.messages, request.system, request.tools)
+
+
+def _agent_content(agent: Agent, messages: List[ChatMessage]) -> Attributes:
+    definitions = [tool.definition for tool in as_tools(agent.tools).values()]
+    return _content(messages, agent.system, definitions)
+
+
+def _content(
+    messages: List[ChatMessage], system: System, tools: List[Dict[str, Any]]
+) -> Attributes:
     attributes = {
-        names.INPUT_MESSAGES: content.input_messages(request.messages),
-        names.SYSTEM_INSTRUCTIONS: content.system_instructions(request.system),
-        names.TOOL_DEFINITIONS: content.tool_definitions(request.tools),
+        names.INPUT_MESSAGES: content.input_messages(messages),
+        names.SYSTEM_INSTRUCTIONS: content.system_instructions(system),
+        names.TOOL_DEFINITIONS: content.tool_definitions(tools),
     }
     return {name: value for name, value in attributes.items() if value is not None}
+
+
+def _output_type(options: Mapping[str, Any]) -> Optional[str]:
+    """Return the type of the output format that a request asks for; None if it asks for none."""
+    config = options.get("output_config")
+    form = options.get("response_format")
+    if form is None and isinstance(config, Mapping):
+        form = config.get("format")
+    kind = form.get("type") if isinstance(form, Mapping) else None
+    return OUTPUT_TYPES.get(kind) if isinstance(kind, str) else None
+
+
+def _conversation() -> Attributes:
+    """Return the id of the conversation of the enclosing agent, if there is one."""
+    conversation_id = _conversation_id.get()
+    return {} if conversation_id is None else {names.CONVERSATION_ID: conversation_id}
+
+
+def _known_prices(client: InferenceClient) -> Dict[str, Price]:
+    """Return the prices of the budgets that apply to a request, by model."""
+    prices: Dict[str, Price] = {}
+    own = () if client.budget is None else (client.budget,)
+    for budget in scope.current().budgets + own:
+        prices.update(budget.prices)
+    return prices
+
+
+def _task_input(attempt: Attempt) -> Dict[str, Any]:
+    task = attempt.node.task
+    parts = {"objective": task.objective, "params": task.params, "inputs": attempt.inputs}
+    return {name: part for name, part in parts.items() if part}
+
+
+def _input_value(value: Any) -> Attributes:
+    text, mime_type = content.value(value)
+    return {names.INPUT_VALUE: text, names.INPUT_MIME_TYPE: mime_type}
+
+
+def _output_value(value: Any) -> Attributes:
+    text, mime_type = content.value(value)
+    return {names.OUTPUT_VALUE: text, names.OUTPUT_MIME_TYPE: mime_type}

@@ -116,7 +116,7 @@ def test_from_a_tool_of_an_agent(make):
 
 
 @suite
-def test_nested_run_ends_with_its_task(make):
+def test_nested_run_ends_with_its_task(make, clock):
     """Cancelling the outer run cancels the inner one; its graph can run again."""
     scheduler, inner = make(), single("wait")
     seen = []
@@ -124,9 +124,11 @@ def test_nested_run_ends_with_its_task(make):
     def outer(task, context):
         seen.append(scheduler.run(inner).errors)
 
-    scheduler.handlers["wait"] = lambda task, context: context.cancellation.wait(20)
+    scheduler.handlers["wait"] = lambda task, context: (
+        clock.advance(60) or context.cancellation.wait(20)
+    )
     scheduler.handlers["outer"] = outer
-    result = Background(scheduler.run, single("outer"), timeout=0.5).result()
+    result = Background(scheduler.run, single("outer"), timeout=60).result()
     assert "time-out" in result.errors["x"]
     scheduler.handlers["wait"] = lambda task, context: "freed"
     assert Background(scheduler.run, chain("quick")).result().status is TaskStatus.COMPLETE

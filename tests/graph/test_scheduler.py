@@ -418,14 +418,16 @@ def test_cancel():
 
 
 @suite
-def test_run_timeout():
+def test_run_timeout(clock):
     """A run is cancelled after its time-out, whether or not a thread waits for it."""
     with TaskScheduler(
         {"echo": echo, "wait": lambda task, context: context.cancellation.wait(20)}
     ) as scheduler:
-        run = scheduler.submit(diamond(b="wait"), timeout=0.5)
-        wait_for(run.done)
-        assert "time-out of 0.5 s" in run.result().errors["b"]
+        graph = diamond(b="wait")
+        run = scheduler.submit(graph, timeout=60)
+        wait_for(lambda: "b" in executing(graph))
+        clock.advance(60)
+        assert run.done() and "time-out of 60 s" in run.result().errors["b"]
         assert scheduler.run(diamond(), timeout=20).status is TaskStatus.COMPLETE
 
 
@@ -461,7 +463,7 @@ def test_handler_that_ignores_the_cancellation(threads):
 
 
 @suite
-def test_surrounding_cancellation_ends_a_run(threads):
+def test_surrounding_cancellation_ends_a_run(threads, clock):
     """A run ends when the token around submit is cancelled, or at that token's deadline."""
     threads.handlers["wait"] = lambda task, context: context.cancellation.wait(20)
     token = Cancellation()
@@ -471,7 +473,10 @@ def test_surrounding_cancellation_ends_a_run(threads):
     wait_for(lambda: "b" in executing(graph))
     token.cancel("outside")
     assert "outside" in run.result(5).errors["b"]
-    with Cancellation(timeout=0.5):
+    threads.handlers["wait"] = lambda task, context: (
+        clock.advance(60) or context.cancellation.wait(20)
+    )
+    with Cancellation(timeout=60):
         assert "deadline" in threads.run(diamond(b="wait")).errors["b"]
 
 

@@ -100,7 +100,7 @@ class RecordedObservation:
     def run_step(self, function, *args):
         return function(*args)
 
-    def first_chunk(self):
+    def record_chunk(self):
         pass
 
     def end(self, result=None, error=None):

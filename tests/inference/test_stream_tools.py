@@ -299,7 +299,7 @@ def test_closing_between_two_events(serve):
     assert client.generate("x").text == "hello there"
     with pytest.raises(Cancelled, match="closed"):
         next(stream)
-    stream.close()  # once more is no error
+    stream.close()  # a second close is not an error
 
 
 def slow_tool():
@@ -325,6 +325,7 @@ def test_closing_while_a_tool_runs(serve):
     with client.stream_tools("x", [slow]) as stream:
         while next(stream).type != "tool_started":
             pass
+        assert slow.started.wait(20)
     wait_for(lambda: slow.results == [True])
     assert len(server.requests) == 1
 

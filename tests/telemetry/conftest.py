@@ -22,7 +22,7 @@ def exported():
     telemetry.install(exported.tracer_provider, exported.meter_provider)
     yield exported
     telemetry.uninstall()
-    assert exported.attributes() <= names.ATTRIBUTES - names.CONTENT
+    assert exported.attributes() <= names.ATTRIBUTES - names.CONTENT - names.OPENINFERENCE
 
 
 @pytest.fixture(params=sorted(GENERATIONS), ids=lambda word: word or "1.41")
@@ -38,6 +38,17 @@ def with_content(monkeypatch):
     monkeypatch.setenv(CAPTURE_CONTENT, "SPAN_ONLY")
     exported = Exported()
     telemetry.install(exported.tracer_provider, exported.meter_provider)
+    yield exported
+    telemetry.uninstall()
+    assert exported.attributes() <= names.ATTRIBUTES - names.OPENINFERENCE
+
+
+@pytest.fixture
+def with_openinference(monkeypatch):
+    """Install telemetry with content and the attributes of OpenInference."""
+    monkeypatch.setenv(CAPTURE_CONTENT, "SPAN_ONLY")
+    exported = Exported()
+    telemetry.install(exported.tracer_provider, exported.meter_provider, openinference=True)
     yield exported
     telemetry.uninstall()
     assert exported.attributes() <= names.ATTRIBUTES

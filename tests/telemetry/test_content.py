@@ -132,9 +132,12 @@ def test_captured_content(with_content):
         "id": call["id"],
         "response": WORD + " " + WORD,
     }
-    assert load_attribute(
-        with_content.spans_named("execute_tool look_up")[0], names.TOOL_CALL_ARGUMENTS
-    ).keys() == {"word"}
+    found, failed = sorted(
+        with_content.spans_named("execute_tool look_up"), key=lambda span: span.status.is_unset
+    )[::-1]
+    assert load_attribute(found, names.TOOL_CALL_ARGUMENTS) == {"word": WORD}
+    assert found.attributes[names.TOOL_CALL_RESULT] == WORD + " " + WORD
+    assert failed.attributes[names.TOOL_CALL_RESULT] == "LookupError: no " + WORD
     agent = with_content.only_span("invoke_agent ada")
     assert load_attribute(agent, names.INPUT_MESSAGES) == [prompt]
     assert load_attribute(agent, names.OUTPUT_MESSAGES)[0]["parts"] == [
@@ -153,19 +156,49 @@ def test_redacted_result_is_not_captured(with_content):
         -1
     ]["parts"]
     assert encoded[1]["response"] == "LookupError: [no]"
-    results = [
-        span for span in with_content.spans_named("execute_tool look_up") if span.status.is_unset
-    ]
-    assert WORD + " " + WORD not in "".join(span.to_json() for span in results)
+    results = with_content.spans_named("execute_tool look_up")
+    assert "no " + WORD not in "".join(span.to_json() for span in results)
+    failed = next(span for span in results if not span.status.is_unset)
+    assert failed.attributes[names.TOOL_CALL_RESULT] == "LookupError: [no]"
+    assert failed.status.description == "LookupError: [no]"
 
 
-def test_latest_has_no_reason_in_message(monkeypatch, request):
-    """In LATEST the finish reasons are an attribute only."""
+def test_result_that_cannot_be_redacted(with_content):
+    """If `redact=` fails, the result is withheld from the span, too."""
+
+    def fail(text):
+        raise ValueError(text)
+
+    Agent(ScriptedInferenceClient(model), tools=[look_up], redact=fail).run("what?")
+    for span in with_content.spans_named("execute_tool look_up"):
+        assert span.attributes[names.TOOL_CALL_RESULT] == "the result was withheld"
+
+
+@pytest.mark.parametrize(
+    "text, result",
+    [
+        ('{"a": 1}', {"a": 1}),
+        ("24 °C", {"result": "24 °C"}),
+        ("[1, 2]", {"result": [1, 2]}),
+    ],
+)
+def test_results_are_objects_in_latest(text, result):
+    """LATEST requires a JSON object; 1.41 has the text that the model receives."""
+    assert json.loads(content.tool_call_result(text, as_object=True)) == result
+    assert content.tool_call_result(text, as_object=False) == text
+
+
+def test_latest_has_the_reason_in_its_messages(monkeypatch, request):
+    """In LATEST the reason is optional in a message; it is there for the sake of backends."""
     monkeypatch.setenv(STABILITY_OPT_IN, "http, gen_ai_latest_experimental")
     with_content = request.getfixturevalue("with_content")
     ScriptedInferenceClient(["hi"]).generate("hello")
     assert load_attribute(with_content.only_span("chat scripted"), names.OUTPUT_MESSAGES) == [
-        {"role": "assistant", "parts": [{"type": "text", "content": "hi"}]}
+        {
+            "role": "assistant",
+            "parts": [{"type": "text", "content": "hi"}],
+            "finish_reason": "stop",
+        }
     ]
 
 
@@ -251,7 +284,7 @@ def test_roles(role):
 def test_finish_reasons(reason, encoded):
     """Known reasons are translated, unknown ones are kept, and None is "error"."""
     reply = Reply(message=ChatMessage(role="assistant", content="x"), stop_reason=reason)
-    assert json.loads(content.output_messages(reply, True))[0]["finish_reason"] == encoded
+    assert json.loads(content.output_messages(reply))[0]["finish_reason"] == encoded
 
 
 def test_arguments_beyond_json():

@@ -31,11 +31,13 @@ COUNTER = None
 OLD = {
     "gen_ai.client.operation.duration": ("s", SECONDS),
     "gen_ai.client.operation.time_to_first_chunk": ("s", SECONDS),
+    "gen_ai.client.operation.time_per_output_chunk": ("s", SECONDS),
     "gen_ai.client.token.usage": ("{token}", TOKENS),
 }
 NEW = {
     "gen_ai.client.inference.duration": ("s", SECONDS),
     "gen_ai.client.inference.time_to_first_chunk": ("s", SECONDS),
+    "gen_ai.client.inference.time_per_output_chunk": ("s", SECONDS),
     "gen_ai.client.inference.usage.input_tokens": ("{token}", COUNTER),
     "gen_ai.client.inference.usage.output_tokens": ("{token}", COUNTER),
     "gen_ai.client.inference.usage.cache_read.input_tokens": ("{token}", COUNTER),
@@ -177,7 +179,7 @@ def test_tokens_of_latest(generation, exported):
 
 
 def test_failed_request(generation, exported):
-    """Its duration has the error's type. LATEST records zero tokens, and 1.41 none."""
+    """Its duration has the error's type. LATEST counts zero tokens; no histogram has any."""
     with pytest.raises(RateLimitError):
         ScriptedInferenceClient([Failure(429)], model="m", max_retries=0).generate("hello")
     (point,) = exported.points(generation.duration.name)
@@ -188,18 +190,23 @@ def test_failed_request(generation, exported):
     else:
         (point,) = exported.points("gen_ai.client.inference.usage.input_tokens")
         assert (point.value, names.ERROR_TYPE in point.attributes) == (0, False)
-        (point,) = exported.points("gen_ai.client.inference.operation.input_tokens")
-        assert (point.sum, point.attributes[names.ERROR_TYPE]) == (0, "rate_limit_error")
+        assert "gen_ai.client.inference.operation.input_tokens" not in exported.metrics()
 
 
-def test_only_streams_have_a_first_chunk(generation, exported):
-    """Replies that are not streamed record no time to the first chunk."""
+def test_only_streams_have_chunks(generation, exported):
+    """Replies that are not streamed record no times of chunks."""
     client = ScriptedInferenceClient(["one", "two"], model="m")
     client.generate("hello")
     assert generation.first_chunk.name not in exported.metrics()
-    list(client.stream("hello"))
+    assert generation.later_chunk.name not in exported.metrics()
+    events = list(client.stream("hello"))
     (point,) = exported.points(generation.first_chunk.name)
     assert point.count == 1
+    first = point.sum
+    (point,) = exported.points(generation.later_chunk.name)
+    assert point.count == len(events) - 1
+    (span,) = [span for span in exported.spans if names.REQUEST_STREAM in span.attributes]
+    assert 0 < first + point.sum <= (span.end_time - span.start_time) / 1e9
 
 
 @pytest.mark.parametrize("generation", ["gen_ai_latest_experimental"], indirect=True)

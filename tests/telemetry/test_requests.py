@@ -7,6 +7,7 @@ import threading
 import pytest
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, StatusCode
+from pydantic import BaseModel
 
 from asimov_sync import (
     Agent,
@@ -392,7 +393,7 @@ def test_agent_stream(exported, caplog):
         == stream.run.usage.total_tokens - stream.run.usage.output_tokens
     )
     assert attributes[names.RESPONSE_FINISH_REASONS] == ("end_turn",)
-    assert not caplog.records
+    assert not [record for record in caplog.records if record.levelno > logging.DEBUG]
 
 
 @suite
@@ -497,3 +498,59 @@ def test_no_wrapper_without_telemetry():
     stream = ScriptedInferenceClient(["good evening"]).stream("hello")
     assert stream._events.gi_code is RetriedEvents.read.__code__
     stream.close()
+
+
+def test_agents_options(with_content):
+    """An agent's span has the options of its requests, the system prompt and the tools."""
+    client = ScriptedInferenceClient([calls(("look_up", {"word": "x"})), "done"], max_tokens=64)
+    Agent(client, system="Be brief.", tools=[look_up], temperature=0.5, name="ada").run("what?")
+    attributes = with_content.only_span("invoke_agent ada").attributes
+    assert attributes[names.REQUEST_MAX_TOKENS] == 64
+    assert attributes[names.REQUEST_TEMPERATURE] == 0.5
+    assert "Be brief." in attributes[names.SYSTEM_INSTRUCTIONS]
+    assert "look_up" in attributes[names.TOOL_DEFINITIONS]
+    assert names.OUTPUT_TYPE not in attributes
+
+
+def test_output_type(start, exported):
+    """A request with an output format has its type; so has an agent whose answer is data."""
+
+    class Answer(BaseModel):
+        word: str
+
+    client, _ = start(lambda body: '{"word": "x"}', "openai")
+    Agent(client, output=Answer, name="ada").run("what?")
+    assert exported.only_span("invoke_agent ada").attributes[names.OUTPUT_TYPE] == "json"
+    assert exported.only_span("chat m").attributes[names.OUTPUT_TYPE] == "json"
+    client.generate("what?")
+    assert names.OUTPUT_TYPE not in exported.spans_named("chat m")[1].attributes
+
+
+@pytest.mark.parametrize("method", [Agent.run, Agent.stream])
+def test_conversation_id(method, exported):
+    """The id is on the agent's span, on its requests and on nested agents, and nowhere else."""
+    inner = Agent(ScriptedInferenceClient(["found"]), name="inner")
+
+    @tool
+    def research(question: str) -> str:
+        """Ask another agent."""
+        return inner.run(question).text
+
+    client = ScriptedInferenceClient([calls(("research", {"question": "?"})), "done", "bye"])
+    result = method(Agent(client, tools=[research], name="ada"), "what?", conversation_id="c-7")
+    if method is Agent.stream:
+        list(result)
+    client.generate("hello")
+    ids = [
+        (span.name.split()[0], span.attributes.get("gen_ai.conversation.id"))
+        for span in exported.spans
+    ]
+    assert ids == [
+        ("invoke_agent", "c-7"),
+        ("chat", "c-7"),
+        ("execute_tool", None),
+        ("invoke_agent", "c-7"),
+        ("chat", "c-7"),
+        ("chat", "c-7"),
+        ("chat", None),
+    ]

@@ -45,10 +45,15 @@ __all__ = [
     "ToolRun",
     "ToolRunDone",
     "ToolStarted",
+    "WITHHELD",
+    "apply_redact",
     "tool_loop",
 ]
 
 logger = get_logger("asimov_sync.inference")
+
+WITHHELD = "the result was withheld"
+"""The text of a result that `redact=` could not process."""
 
 CONTINUE_REASONS = ("pause_turn",)
 """Stop reasons after which the history is sent again unchanged: the provider's turn is not over."""
@@ -362,21 +367,31 @@ def _result_block(call: ToolCall, called: CalledTool, redact: Optional[Redact]) 
     if called.call is not call:
         arguments = json.dumps(called.call.arguments, ensure_ascii=False)
         text = f"A person changed the arguments of this call to {arguments}. Its result:\n{text}"
-    block: Block = {"type": "tool_result", "tool_use_id": call.id, "content": text}
+    block: Block = {"type": "tool_result", "tool_use_id": call.id}
     if called.exception is not None:
         block["is_error"] = True
-    if redact is not None:
-        try:
-            block["content"] = redact(text)
-            if not isinstance(block["content"], str):
-                raise TypeError(f"redact= returned {type(block['content']).__name__}, not text")
-        except Exception as error:
-            # The text must not reach the model unredacted. The error may quote it, so its message
-            # is not logged.
-            logger.error(
-                "redact= failed with %s on a result of the tool %s; the result is withheld",
-                type(error).__name__,
-                called.call.name,
-            )
-            block.update(content="the result was withheld", is_error=True)
+    try:
+        block["content"] = apply_redact(text, redact)
+    except Exception as error:
+        # The text must not reach the model unredacted. The error may quote it, so its message is
+        # not logged.
+        logger.error(
+            "redact= failed with %s on a result of the tool %s; the result is withheld",
+            type(error).__name__,
+            called.call.name,
+        )
+        block.update(content=WITHHELD, is_error=True)
     return block
+
+
+def apply_redact(text: str, redact: Optional[Redact]) -> str:
+    """Return the text of a tool's result as the model may read it.
+
+    Raises what `redact` raises, and TypeError if it does not return text.
+    """
+    if redact is None:
+        return text
+    redacted = redact(text)
+    if not isinstance(redacted, str):
+        raise TypeError(f"redact= returned {type(redacted).__name__}, not text")
+    return redacted

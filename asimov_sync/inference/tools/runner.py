@@ -4,6 +4,7 @@ import collections.abc
 import contextlib
 import functools
 import inspect
+import logging
 import time
 from typing import Any, Callable, Dict, Generator, List, Optional
 
@@ -13,6 +14,7 @@ from asimov_sync.cancellation import Cancellation
 from asimov_sync.concurrency import scope
 from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.fan_out import CallStarted, fan_out
+from asimov_sync.concurrency.log_context import describe_error, get_logger
 from asimov_sync.concurrency.pool import WorkerPool
 from asimov_sync.errors import Cancelled, InferenceError
 from asimov_sync.inference.reply_events import EventReader, EventSource
@@ -21,6 +23,7 @@ from asimov_sync.inference.tools.loop import (
     CalledTool,
     CallTools,
     HistoryCompacted,
+    Redact,
     SendMessages,
     Step,
     Summarize,
@@ -35,6 +38,8 @@ from asimov_sync.messages import Event, Reply, ToolCall
 from asimov_sync.usage import UsageCounter
 
 __all__ = ["ToolLoopEvents", "execute_calls"]
+
+logger = get_logger("asimov_sync.inference")
 
 MAX_PARALLEL = 100
 """The most parallel calls of one turn without max_workers. The model chooses their number."""
@@ -56,6 +61,7 @@ class ToolLoopEvents(EventSource):
     deadline: the `clock.monotonic()` moment that ends the tools; None (the default) for no limit.
         Tools that still run are cancelled, and get a TimeoutError as their outcome. `send` has to
         raise the error.
+    redact: changes the results; passed on to observers, since the loop applies it by itself.
 
     Raises ValueError for a negative max_workers. An InferenceError has the history so far in its
     `.messages`, with a result for every call that was made, so continuing from it repeats none.
@@ -71,6 +77,7 @@ class ToolLoopEvents(EventSource):
         max_workers: Optional[int],
         cancellation: Cancellation,
         deadline: Optional[float] = None,
+        redact: Optional[Redact] = None,
     ) -> None:
         if max_workers is not None and max_workers < 0:
             raise ValueError(
@@ -84,6 +91,7 @@ class ToolLoopEvents(EventSource):
         self._max_workers = max_workers
         self._cancellation = cancellation
         self._deadline = deadline
+        self._redact = redact
         self._stream: Optional[ReplyStream] = None
         self._run: Optional[ToolRun] = None
         self._advance(None)
@@ -132,7 +140,7 @@ class ToolLoopEvents(EventSource):
             token = Cancellation(deadline - clock.monotonic(), parent=token)
         try:
             yield from execute_calls(
-                calls, self._tools, self._pool, self._max_workers, token, called
+                calls, self._tools, self._pool, self._max_workers, token, called, self._redact
             )
         except Cancelled:
             if deadline is None or self._cancellation.cancelled or clock.monotonic() < deadline:
@@ -164,6 +172,7 @@ def execute_calls(
     max_workers: Optional[int],
     cancellation: Cancellation,
     called: Dict[int, CalledTool],
+    redact: Optional[Redact] = None,
 ) -> Generator[Event, None, None]:
     """Make the calls of one turn, and add their outcomes to `called` by position.
 
@@ -176,13 +185,16 @@ def execute_calls(
     max_workers: the most parallel calls; None for MAX_PARALLEL. With 0, or if run_inline is
         set, the calls run one after the other on this thread.
     cancellation: ends the wait with Cancelled. Running tools are cancelled, but not awaited.
+    redact: passed on to observers.
     """
     inline = max_workers == 0 or scope.current().run_inline
     for group in _group_calls(calls, tools):
         if inline:
-            yield from _execute_inline(group, tools, cancellation, called)
+            yield from _execute_inline(group, tools, cancellation, called, redact)
         else:
-            yield from _execute_on_threads(group, tools, pool, max_workers, cancellation, called)
+            yield from _execute_on_threads(
+                group, tools, pool, max_workers, cancellation, called, redact
+            )
 
 
 def _group_calls(calls: List[ToolCall], tools: Dict[str, Tool]) -> List[Dict[int, ToolCall]]:
@@ -203,11 +215,12 @@ def _execute_inline(
     tools: Dict[str, Tool],
     cancellation: Cancellation,
     called: Dict[int, CalledTool],
+    redact: Optional[Redact],
 ) -> Generator[Event, None, None]:
     for index, call in calls.items():
         yield ToolStarted(call)
         with cancellation:
-            called[index] = _execute_observed(call, tools, cancellation)
+            called[index] = _execute_observed(call, tools, cancellation, redact)
         yield _finished_event(called[index])
 
 
@@ -218,11 +231,14 @@ def _execute_on_threads(
     max_workers: Optional[int],
     cancellation: Cancellation,
     called: Dict[int, CalledTool],
+    redact: Optional[Redact],
 ) -> Generator[Event, None, None]:
     positions = list(calls)
     # The tools' own token: Ctrl-C in the wait below cancels the tools as well.
     token = Cancellation(parent=cancellation)
-    functions = [functools.partial(_execute_under, token, call, tools) for call in calls.values()]
+    functions = [
+        functools.partial(_execute_under, token, call, tools, redact) for call in calls.values()
+    ]
     with contextlib.closing(fan_out(functions, pool, token, max_workers or MAX_PARALLEL)) as events:
         for event in events:
             if isinstance(event, CallStarted):
@@ -235,9 +251,11 @@ def _execute_on_threads(
             yield _finished_event(event.value)
 
 
-def _execute_under(token: Cancellation, call: ToolCall, tools: Dict[str, Tool]) -> CalledTool:
+def _execute_under(
+    token: Cancellation, call: ToolCall, tools: Dict[str, Tool], redact: Optional[Redact]
+) -> CalledTool:
     with token:
-        return _execute_observed(call, tools, token)
+        return _execute_observed(call, tools, token, redact)
 
 
 def _finished_event(called: CalledTool) -> ToolFinished:
@@ -246,15 +264,32 @@ def _finished_event(called: CalledTool) -> ToolFinished:
 
 
 def _execute_observed(
-    call: ToolCall, tools: Dict[str, Tool], cancellation: Cancellation
+    call: ToolCall, tools: Dict[str, Tool], cancellation: Cancellation, redact: Optional[Redact]
 ) -> CalledTool:
     installed = instrumentation.installed
     if installed is None:
-        return _execute(call, tools, cancellation)
-    watch = Observation(installed.tool, call, tools.get(call.name))
+        return _execute_logged(call, tools, cancellation)
+    watch = Observation(installed.tool, call, tools.get(call.name), redact)
     # The observation of a tool that ignores its cancellation ends with the cancellation.
     with cancellation.on_cancel(lambda: watch.end(None, Cancelled(cancellation.reason or ""))):
-        return watch.run(_execute, call, tools, cancellation)
+        return watch.run(_execute_logged, call, tools, cancellation)
+
+
+def _execute_logged(
+    call: ToolCall, tools: Dict[str, Tool], cancellation: Cancellation
+) -> CalledTool:
+    if not logger.isEnabledFor(logging.DEBUG):
+        return _execute(call, tools, cancellation)
+    # The model invents the names of unknown tools, so they are content.
+    name = call.name if call.name in tools else "(unknown)"
+    logger.debug("tool %s started", name)
+    called = _execute(call, tools, cancellation)
+    if called.exception is None:
+        logger.debug("tool %s returned after %.3f s", name, called.seconds)
+    else:
+        error = describe_error(called.exception)
+        logger.debug("tool %s failed after %.3f s: %s", name, called.seconds, error)
+    return called
 
 
 def _execute(call: ToolCall, tools: Dict[str, Tool], cancellation: Cancellation) -> CalledTool:
