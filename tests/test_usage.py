@@ -18,13 +18,14 @@ from asimov_sync import (
     InferenceError,
     OverloadedError,
     Price,
+    RateLimit,
     Reply,
     StreamInterrupted,
     Usage,
     tool,
 )
 from asimov_sync.concurrency import scope
-from asimov_sync.testing import Failure, ModelServer, ScriptedInferenceClient, calls
+from asimov_sync.testing import Clock, Failure, ModelServer, ScriptedInferenceClient, calls
 from asimov_sync.usage import _GENAI_PRICES_PROVIDERS, UsageCounter, cost_usd
 
 from .optional_packages import import_or_skip
@@ -404,6 +405,24 @@ def test_a_refused_retry_names_the_failure():
             with pytest.raises(BudgetExceeded) as caught:
                 client.generate("x")
             assert isinstance(caught.value.__cause__, OverloadedError)
+
+
+def test_a_refused_request_gives_its_slot_back():
+    """A request whose budget is used up while it waits for the rate limit frees its slot."""
+    limit = RateLimit(requests_per_minute=1)
+    budget = Budget(requests=2)
+    client = ScriptedInferenceClient(lambda body: "fine", budget=budget)
+    limited = client.with_options(rate_limit=limit)
+    with Clock() as clock:
+        limited.generate("first")
+        waiting = Background(limited.generate, "second")
+        clock.block_until(waiting=1)
+        client.generate("third")
+        clock.advance(60)
+        with pytest.raises(BudgetExceeded):
+            waiting.result()
+        limited.with_options(budget=None).generate("fourth", timeout=30)
+    assert len(client.requests) == 3
 
 
 def test_threads_never_exceed_a_budget_of_requests():
