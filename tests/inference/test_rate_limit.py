@@ -47,7 +47,8 @@ def keeps_limits(slots, requests, tokens):
 )
 def test_slots(arrivals, requests, tokens):
     """No sixty seconds exceed the limits, except for one oversized request. Slots are in order."""
-    limit, now, slots = RateLimit(requests, tokens), 1000.0, []
+    limit = RateLimit(requests_per_minute=requests, tokens_per_minute=tokens)
+    now, slots = 1000.0, []
     for pause, size, given_back in arrivals:
         now += pause / 10
         slot = limit.take(now, size)
@@ -64,7 +65,7 @@ def test_slots(arrivals, requests, tokens):
 @given(arrivals=ARRIVALS, requests=st.integers(1, 5))
 def test_no_unnecessary_wait(arrivals, requests):
     """A request waits only if the last sixty seconds are full, until the oldest is a minute old."""
-    limit, now, slots = RateLimit(requests), 1000.0, []
+    limit, now, slots = RateLimit(requests_per_minute=requests), 1000.0, []
     for pause, _, _ in arrivals:
         now += pause / 10
         slots.append(limit.take(now, 0).moment)
@@ -74,7 +75,7 @@ def test_no_unnecessary_wait(arrivals, requests):
 
 def test_keeps_limits_detects_violations():
     """keeps_limits detects a limiter that allows one request too many."""
-    limit = RateLimit(3)
+    limit = RateLimit(requests_per_minute=3)
     assert not keeps_limits([limit.take(1000.0, 1) for _ in range(3)], 2, None)
     assert not keeps_limits([limit.take(2000.0, 60) for _ in range(2)], None, 100)
 
@@ -106,7 +107,8 @@ def test_an_invalid_limit():
         RateLimit(requests_per_minute=0)
     with pytest.raises(ValueError, match="tokens_per_minute"):
         RateLimit(tokens_per_minute=-1)
-    assert repr(RateLimit(5)) == "RateLimit(requests_per_minute=5, tokens_per_minute=None)"
+    limit = RateLimit(requests_per_minute=5)
+    assert repr(limit) == "RateLimit(requests_per_minute=5, tokens_per_minute=None)"
 
 
 # Clients
