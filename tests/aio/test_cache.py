@@ -1,5 +1,6 @@
-"""Caches for coroutines: cancelled waits, deliveries, threads. Their contract is tested in
-tests/cache.
+"""Caches for coroutines: cancelled waits, deliveries and threads.
+
+tests/cache has the tests of what all caches do.
 """
 
 import asyncio
