@@ -73,14 +73,14 @@ def check_limit(compact_at: Optional[int], has_client: bool) -> None:
 
 
 def input_tokens(usage: Usage) -> int:
-    """Return the length of a request, in tokens; those from the provider's cache count."""
+    """Return the length of a request in tokens, including those from the provider's cache."""
     return usage.input_tokens + usage.cache_read_input_tokens + usage.cache_write_input_tokens
 
 
 def split(history: List[ChatMessage]) -> Optional[Parts]:
-    """Split a conversation into its parts; None if there is nothing to summarize.
+    """Split a conversation into its parts. Returns None if there is nothing to summarize.
 
-    history: the conversation. Each call in it has its result.
+    history: the conversation. Each call in it has a result.
 
     A call and its result are in the same part.
     """
@@ -105,8 +105,8 @@ def split(history: List[ChatMessage]) -> Optional[Parts]:
 def summary_prompt(parts: Parts) -> str:
     """Return the request for a summary: the transcript, without the tail.
 
-    The transcript is JSON. It has the text, the calls and the results; of other blocks, such as
-    images, it has the type.
+    The transcript is JSON. It has the text, the calls and the results, and only the type of other
+    blocks, such as images.
     """
     messages = parts.head + parts.middle + parts.question
     transcript = json.dumps(
