@@ -51,7 +51,7 @@ def loads(text: Union[str, bytes]) -> Any:
         if len(text) <= _SHORT:
             return from_json(text)
         # One list around the document uses up the level that pydantic_core grants to an empty list.
-        # The list has one element exactly if the document is valid: "1, 2" makes two, "" makes none.
+        # That list has one element if the document is valid: "1, 2" makes two, "" makes none.
         (value,) = from_json("[" + text + "]" if isinstance(text, str) else b"[" + text + b"]")
         return value
     except (TypeError, ValueError):  # TypeError: a str with a lone surrogate, in new versions

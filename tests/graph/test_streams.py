@@ -146,7 +146,10 @@ def test_stream_closed_by_the_garbage_collector():
 
 
 def event_types(events):
-    """Iterate over the types of events; its end may be that of a destructor, as in web servers."""
+    """Iterate over the types of events.
+
+    In web servers, a destructor may close such a generator.
+    """
     with events:
         for event in events:
             yield event.type
