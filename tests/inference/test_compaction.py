@@ -213,6 +213,20 @@ def test_a_limit_that_is_not_reached():
     ]
 
 
+def test_long_first_question():
+    """If the first question alone exceeds the limit, summaries are still rare."""
+
+    @tool
+    def read(page: int) -> str:
+        """Read a page."""
+        return "words " * 60
+
+    client = ScriptedInferenceClient(reader(20))
+    run = client.run_tools("words " * 2000, [read], max_iterations=50, compact_at=LIMIT)
+    assert (run.text, len(run.calls)) == ("done", 20)
+    assert 3 <= sum(map(is_summary_request, client.requests)) <= 8
+
+
 # Failures
 
 
