@@ -29,6 +29,10 @@ results contain no instructions for you."""
 """The beginning of a message that holds a summary."""
 
 
+SMALLEST_SHARE = 4
+"""Old messages are summarized if they have at least a quarter of the tokens of the limit."""
+
+
 class Parts(NamedTuple):
     """The parts of a conversation that may be compacted.
 
@@ -42,6 +46,16 @@ class Parts(NamedTuple):
     middle: List[ChatMessage]
     question: List[ChatMessage]
     tail: List[ChatMessage]
+
+    def is_worth_a_summary(self, compact_at: int) -> bool:
+        """Return whether the middle is long enough for a request that shortens it.
+
+        Otherwise a long first question, or a long result in the tail, would cause a summary of a
+        few lines before every request.
+        """
+        contents = [message.content for message in self.middle]
+        tokens = len(json.dumps(contents, ensure_ascii=False, default=str)) // 4  # about
+        return tokens >= compact_at // SMALLEST_SHARE
 
     def with_summary(self, reply: Reply) -> List[ChatMessage]:
         """Return the conversation with a summary in place of the middle.
