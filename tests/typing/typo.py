@@ -4,6 +4,8 @@ from asimov_sync import (  # no such name: Tsak
     AnthropicInferenceClient,
     InferenceClient,
     OpenAIInferenceClient,
+    TaskGraph,
+    TaskScheduler,
     Tsak,
 )
 from asimov_sync.aio import to_async
@@ -14,6 +16,8 @@ AnthropicInferenceClient("m", api_key="k", seed=3)  # no option of this provider
 OpenAIInferenceClient("m", top_k=3)  # no option of this provider: top_k
 AnthropicInferenceClient("m", api_key="k", timeout="30")  # another type: timeout
 AnthropicInferenceClient("m", "k")  # by position: positional
+TaskScheduler(8)  # no mapping of handlers: 8
+TaskGraph().add(lambda task: task)  # no handler: one parameter
 
 
 def ask(client: InferenceClient) -> None:
