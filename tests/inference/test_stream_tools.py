@@ -261,6 +261,7 @@ def cut_once(position):
     return break_connection
 
 
+@pytest.mark.usefixtures("fast_time")
 @suite
 def test_cut_before_the_first_event(serve):
     """A reply that breaks before its first event is requested again."""

@@ -8,9 +8,12 @@ from asimov_sync import (
     MISSING,
     Agent,
     AnthropicInferenceClient,
+    Approved,
     Budget,
+    ChatMessage,
     InferenceClient,
     MemoryCache,
+    Refused,
     Reply,
     RequestOptions,
     RunResult,
@@ -19,8 +22,10 @@ from asimov_sync import (
     TaskGraph,
     TaskScheduler,
     Timeout,
+    Tool,
     ToolRun,
     run,
+    tool,
 )
 from asimov_sync.aio import to_async
 
@@ -65,6 +70,23 @@ configured: AnthropicInferenceClient = AnthropicInferenceClient(
 ).with_options(model="n", temperature=None, budget=None)
 reply = ask(configured, temperature=0, top_p=0.5, stop_sequences=("a", "b"), tool_choice="any")
 count: int = configured.count_tokens("hello", thinking={"type": "enabled"}, max_retries=1)
+
+
+@tool(requires_approval=lambda call: call.arguments["amount"] != 0)
+def pay(amount: int) -> str:
+    """Pay an amount."""
+    return f"paid {amount}"
+
+
+def decide(agent: Agent, messages: List[ChatMessage]) -> ToolRun:
+    """Decide about calls, and use an agent as a tool."""
+    expert: Tool = agent.as_tool("ask", "Ask an expert.")
+    other = Agent(configured, tools=[pay, expert], prompt="Pay {amount}.", compact_at=100_000)
+    return other.run(
+        messages=messages,
+        approvals={"a": Approved(arguments={"n": 1}), "b": Refused("no"), "c": True, "d": "no"},
+        trusted_history=True,
+    )
 
 
 async def main(client: AnthropicInferenceClient) -> None:
