@@ -2,10 +2,10 @@
 
     python benchmarks/streaming.py [ROUNDS]
 
-ROUNDS: rounds to measure (15 by default). In each round all readers read the same Messages stream,
-    one after the other; a ratio compares two of a round.
+ROUNDS: rounds to measure (15 by default). In each round, all readers read the same Messages
+    stream, one after the other. Each ratio compares two readers in one round.
 
-Measured is the CPU time of this process (user and system) for one text event; the server is another
+It measures the CPU time of this process (user and system) for one text event. The server is another
 process. The stream arrives in three ways: one event in each write with a pause after it, so that
 each read returns one event; one event in each chunk, without pauses; and in chunks of 16 KB, as
 behind a proxy that buffers.
@@ -14,7 +14,8 @@ By hand means: requests, http.client's read1, split at blank lines, json.loads, 
 text_delta. It builds no reply, cannot be cancelled, and does not detect a cut stream. The goal is
 1.5 times its time.
 
-Prints the minimum, median and maximum in microseconds, and of the ratio to the loop by hand.
+Prints the minimum, median and maximum of the time in microseconds, and of the ratio to the loop by
+hand.
 """
 
 import http.server
@@ -144,7 +145,7 @@ def serve() -> None:
 
 
 def make_reader_by_hand(session: requests.Session) -> Reader:
-    """Return a fast loop over requests that gets events as they arrive."""
+    """Return a fast reader with requests that yields events as they arrive."""
     headers = {
         "content-type": "application/json",
         "accept-encoding": "identity",

@@ -2,11 +2,11 @@
 
     python examples/span_tree.py README.rst CHANGES.rst
 
-With ANTHROPIC_API_KEY set a real model reads the files (ANTHROPIC_MODEL names it). Otherwise a
-stand-in on this machine has the longest words counted; its first request fails as overloaded. The
-task of a missing file fails, and its span shows the error. With OTEL_EXPORTER_OTLP_ENDPOINT set
-(http://localhost:4318 for Jaeger, for example) the spans are exported there as well; this needs the
-package opentelemetry-exporter-otlp-proto-http.
+With ANTHROPIC_API_KEY set, a real model reads the files (ANTHROPIC_MODEL names it). Otherwise a
+stand-in on this machine calls the tool for the two longest words. Its first request fails as
+overloaded. The task of a missing file fails, and its span shows the error. With
+OTEL_EXPORTER_OTLP_ENDPOINT set (http://localhost:4318 for Jaeger, for example) the spans are
+exported there as well; this needs the package opentelemetry-exporter-otlp-proto-http.
 """
 
 import argparse
@@ -40,7 +40,7 @@ QUESTION = "What are its longest words, and how often are they used?"
 
 
 def stand_in() -> Any:
-    """Return a function that replies like a model: it has the two longest words counted."""
+    """Return a function that replies like a model: it calls `count` for the two longest words."""
     requests = itertools.count()
 
     def answer(body: Dict[str, Any]) -> Any:

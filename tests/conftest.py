@@ -4,6 +4,7 @@ import faulthandler
 import logging
 import os
 import signal
+import threading
 import uuid
 
 import hypothesis
@@ -200,3 +201,19 @@ def clock():
     """A Clock in use: `clock.advance(seconds)` moves the library's time."""
     with Clock() as clock:
         yield clock
+
+
+@pytest.fixture
+def fast_time(clock):
+    """The library's time passes a hundred times faster, for tests in which clients retry."""
+    stop = threading.Event()
+
+    def pass_time():
+        while not stop.wait(0.005):
+            clock.advance(0.5)
+
+    thread = threading.Thread(target=pass_time, daemon=True)
+    thread.start()
+    yield
+    stop.set()
+    thread.join()

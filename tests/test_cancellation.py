@@ -1,4 +1,4 @@
-"""Cancellation: a token is cancelled once, every child sees it, and nothing is left behind."""
+"""Cancellation: a token is cancelled once, its children notice it, and no references remain."""
 
 import contextvars
 import gc
@@ -15,7 +15,7 @@ from .waiting import Background, in_child, wait_for
 
 
 def test_a_token_is_cancelled_once():
-    """The first reason stays. A second cancel returns False."""
+    """The first reason is kept. A second cancel returns False."""
     token = Cancellation()
     assert (token.cancelled, token.reason) == (False, None)
     token.raise_if_cancelled()
@@ -27,8 +27,7 @@ def test_a_token_is_cancelled_once():
 
 
 def test_callbacks_are_called_once():
-    """A callback is called on cancel, and once. A late one is called at once, a removed one
-    never."""
+    """A callback is called once. A late one is called at once, and a removed one never."""
     token, called = Cancellation(), []
     token.on_cancel(lambda: called.append("first"))
     with token.on_cancel(lambda: called.append("removed")):
@@ -50,8 +49,7 @@ def test_a_failing_callback_does_not_stop_the_others(caplog):
 
 
 def test_a_parent_cancels_its_children():
-    """A cancelled parent cancels its children, with its reason. A child does not cancel its
-    parent."""
+    """A parent cancels its children with its own reason. A child does not cancel its parent."""
     parent = Cancellation()
     child = Cancellation(parent=parent)
     called = []
@@ -106,7 +104,7 @@ def test_callbacks_see_the_whole_chain_cancelled():
 
 
 def test_a_child_without_callbacks_is_not_registered():
-    """A child is registered with its parent only while it has callbacks, and once."""
+    """A child is registered with its parent once, and only while it has callbacks."""
     parent = Cancellation()
     child = Cancellation(parent=parent)
     assert not count_callbacks(parent)
@@ -152,7 +150,7 @@ def test_one_token_in_many_threads():
 
 
 def test_make_current():
-    """make_current lasts for the rest of its context, and blocks inside it end as usual."""
+    """make_current lasts until its context ends; `with` blocks inside it end as usual."""
     outer, token, inner = Cancellation(), Cancellation(), Cancellation()
 
     def use():
@@ -167,8 +165,7 @@ def test_make_current():
 
 
 def test_a_passed_deadline_counts_as_cancelled():
-    """After its timeout, or its parent's, a token is cancelled. Looking at it calls its
-    callbacks."""
+    """After its deadline, or its parent's, a token is cancelled. Reading it calls its callbacks."""
     parent = Cancellation(timeout=0.05)
     child = Cancellation(timeout=60, parent=parent)
     called = []
@@ -211,7 +208,7 @@ def test_a_concurrent_cancel_calls_a_new_callback_once():
 
 
 def test_a_finished_token_is_freed():
-    """A token that was waited on is not kept alive by its parent."""
+    """A parent does not keep a token alive that was waited on."""
 
     class Watched(Cancellation):
         __slots__ = ("__weakref__",)
@@ -259,7 +256,7 @@ def test_the_clock_is_not_read_without_a_deadline(monkeypatch):
 
 
 def test_a_cancelled_child_is_unregistered():
-    """A parent keeps nothing of its children that were cancelled while they had callbacks."""
+    """A parent keeps no reference to cancelled children that had callbacks."""
     parent = Cancellation()
     for _ in range(20):
         child = Cancellation(parent=parent)
@@ -274,8 +271,7 @@ def test_a_cancelled_child_is_unregistered():
 
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
 def test_a_signal_handler_cancels_during_on_cancel(before):
-    """If a signal handler cancels in the middle of on_cancel, the callback is called exactly
-    once."""
+    """A signal handler that cancels during on_cancel causes exactly one call of the callback."""
     token = Cancellation()
     called = []
 

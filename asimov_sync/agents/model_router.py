@@ -110,8 +110,12 @@ class ModelRouter:
     def __call__(self, task: Task, context: TaskContext) -> Route:
         """Handle a task: return a Route to the task that the voters chose.
 
-        The task is FAILED with NoDecision, or with the first error if every request failed.
+        The task is FAILED with GraphError, before the first request, if a choice is neither a
+        dependent of the task nor a task before it; with NoDecision; or with the first error if
+        every request failed.
         """
+        default = [] if self.default is None else [self.default]
+        context.check_route(list(self.choices) + default)
         decision = self._decide(prompt(task, context) or "Choose.", Cancellation.current())
         return Route(decision.choice, result=dict(decision._asdict()))
 

@@ -24,10 +24,10 @@ def _clock_ms() -> int:
 
 
 class MemoryCache(Cache):
-    """A cache in the memory of this process, with everything that `Cache` has and no server.
+    """A cache in the memory of this process: all features of `Cache`, without a server.
 
     default_prefix: the namespace of the cache; "" (the default) adds no prefix.
-    default_suffix: the same behind the keys; "" (the default) adds no suffix.
+    default_suffix: the suffix of the cache's keys; "" (the default) adds no suffix.
     separator: the text between prefix, key and suffix; ":" by default.
     max_deliveries: how often a message is delivered without being acknowledged before it becomes a
         dead letter; 5 by default.
@@ -46,7 +46,7 @@ class MemoryCache(Cache):
 
 
 class MemoryStore(Store):
-    """Values and mailboxes in dicts, under one lock. A forked child gets a copy of its own.
+    """Values and mailboxes in dicts, under one lock. A forked child gets its own copy.
 
     max_deliveries: deliveries before a message is dead.
     read_clock: returns the milliseconds that leases are measured by.

@@ -26,7 +26,7 @@ class InterruptibleEvent:
     """Like `threading.Event`, but safe to interrupt. Once set, it stays set.
 
     `threading.Event` is made of a Condition. If Ctrl-C strikes inside its `wait`, the lock of the
-    Condition may be left released, and the KeyboardInterrupt is lost in a RuntimeError about that.
+    Condition may be left released, and a RuntimeError about that replaces the KeyboardInterrupt.
     The `get` of a SimpleQueue is one C call and has no such state. Its `put` never blocks, so `set`
     is safe in signal handlers and destructors.
     """
@@ -61,9 +61,7 @@ class InterruptibleEvent:
         now = clock.monotonic if follow_clock else clock.real
         end = None if timeout is None else now() + timeout
         thread = threading.get_ident()
-        longest = (
-            POLL_SECONDS if threading.current_thread() is threading.main_thread() else MAX_WAIT
-        )
+        longest = POLL_SECONDS if thread == threading.main_thread().ident else MAX_WAIT
         try:
             if follow_clock and end is not None:
                 _waits[thread] = self._wake_ups
@@ -88,6 +86,6 @@ def list_waits() -> "List[queue.SimpleQueue[None]]":
 
 
 def wake_waits() -> None:
-    """Make the threads whose time-outs follow the clock compare them with it again."""
+    """Make the threads whose time-outs follow the clock check their time-outs again."""
     for wake_ups in list_waits():
         wake_ups.put(None)

@@ -13,7 +13,7 @@ import threading
 import time
 import types
 import uuid
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from asimov_sync import instrumentation
 from asimov_sync.cache.base import Cache
@@ -315,6 +315,10 @@ class ActiveRun(Work, RunServices):
         self.engine.report(attempt, fraction, text, data)
         if self._effects.pending:
             self._apply_effects()
+
+    def check_route(self, attempt: Attempt, names: Sequence[str]) -> None:
+        """Raise GraphError if a name is no target of a Route of the attempt's task."""
+        self.engine.check_route(attempt, names)
 
     def spawn(self, attempt: Attempt, node: Node, before_dependents: bool) -> Task:
         """Add a task on behalf of an attempt, and start a worker for it if needed."""

@@ -20,14 +20,14 @@ __all__ = ["Attempt", "failed_outcome"]
 
 
 class Attempt:
-    """One attempt of a task. The handler sees a TaskContext that is made of it.
+    """One attempt of a task. The handler's TaskContext is built from it.
 
     run_id, name: the run, and the name of the task in it.
     node, index: the task with its options, and its index in the run's state.
     worker: the pool's job in which it runs, so that a stuck worker can be replaced; None elsewhere.
     number, visit: counted from 1.
     inputs, partial, failed, skipped, feedback: what the handler finds in its context.
-    abandoned: the error for which the run continued without this attempt; None while it counts.
+    abandoned: the error with which the run abandoned this attempt; None if it did not.
     start: the `time.perf_counter()` of its start; None until its `when` was evaluated.
     deadline: the `clock.monotonic()` moment at which its own time-out expires.
     """
@@ -88,7 +88,10 @@ class Attempt:
         self.reply_numbers: "Optional[itertools.count[int]]" = None
 
     def begin(self, parent: Cancellation) -> None:
-        """Start its time. parent: the token that cancels it."""
+        """Set the start, the deadline and the attempt's own token.
+
+        parent: the token that cancels the attempt.
+        """
         self.start = time.perf_counter()
         if self.node.timeout is not None:
             # Its own deadline, since the token's may be the run's. Set before the token's, so that

@@ -1,6 +1,6 @@
 """TaskContext: what a handler receives beside its task."""
 
-from typing import Any, Callable, Iterable, Mapping, Optional, Union
+from typing import Any, Callable, Iterable, Mapping, Optional, Sequence, Union
 
 from asimov_sync.cache.base import Cache
 from asimov_sync.concurrency import scope
@@ -25,6 +25,10 @@ class RunServices:
 
     def report(self, attempt: Attempt, fraction: Optional[float], text: str, data: Any) -> None:
         """Publish the progress of an attempt."""
+        raise NotImplementedError
+
+    def check_route(self, attempt: Attempt, names: Sequence[str]) -> None:
+        """Raise GraphError if a name is no target of a Route of the attempt's task."""
         raise NotImplementedError
 
     def spawn(self, attempt: Attempt, node: Node, before_dependents: bool) -> Task:
@@ -134,6 +138,15 @@ class TaskContext:
         data: any value, for the readers of the event; default None.
         """
         self._services.report(self._attempt, fraction, text, data)
+
+    def check_route(self, names: Sequence[str]) -> None:
+        """Raise GraphError if a Route to one of these tasks would be invalid.
+
+        A handler that pays for its decision calls this first.
+
+        names: names of tasks, each of which has to depend on this task or come before it.
+        """
+        self._services.check_route(self._attempt, names)
 
     def __dir__(self) -> Iterable[str]:
         """List what is documented; a shell completes these names."""

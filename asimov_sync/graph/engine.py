@@ -12,7 +12,7 @@ import collections
 import itertools
 import threading
 import time
-from typing import Any, Callable, Deque, Dict, Iterator, Optional, Set, Tuple
+from typing import Any, Callable, Deque, Dict, Iterator, Optional, Sequence, Set, Tuple
 
 from asimov_sync._json import format_error
 from asimov_sync.cancellation import Cancellation
@@ -234,6 +234,12 @@ class RunEngine:
             if self.is_running(attempt):
                 task = attempt.node.copy_task()
                 self.effects.publish(TaskText(attempt.name, task, time.time(), text, reply))
+
+    def check_route(self, attempt: Attempt, names: Sequence[str]) -> None:
+        """Raise GraphError if a name is no target of a Route of the attempt's task."""
+        with self.lock:
+            if self.is_running(attempt):
+                self.state.resolve_targets(attempt.index, names)
 
     def spawn(self, attempt: Attempt, node: Node, before_dependents: bool) -> Task:
         """Add a task on behalf of a running attempt, and return it.

@@ -46,7 +46,7 @@ class Node(NamedTuple):
 
     namespaces: for a task in a subgraph, the name prefixes of the subgraphs around it, innermost
         first.
-    handler: its own handler, which goes before that of its type; or None.
+    handler: its own handler, which takes precedence over that of its type; or None.
     middleware: its own middleware, inside that of the scheduler, outermost first.
     params: the params that it has in this run; None for those of the task.
     always: whether it runs whatever happened before it.
@@ -115,7 +115,7 @@ def check_name(name: object) -> str:
 
 
 class GraphBase:
-    """Base of TaskGraph, by which `depends_on=` recognizes and refuses a whole graph."""
+    """Base of TaskGraph, so that `depends_on=` recognizes a whole graph and refuses it."""
 
 
 def check_dependencies(depends_on: Dependencies, name: str) -> Tuple[Dependency, ...]:

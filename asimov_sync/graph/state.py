@@ -392,11 +392,11 @@ class RunState:
 
     # Routes
 
-    def _resolve_route(self, index: int, names: Sequence[str]) -> Tuple[FrozenSet[int], List[int]]:
-        """Resolve the names in a Route.
+    def resolve_targets(self, index: int, names: Sequence[str]) -> Tuple[Set[int], List[int]]:
+        """Resolve names that a Route of a task may have.
 
-        Returns the dependents that it selects, or the tasks that it goes back to. Raises
-        GraphError for an invalid Route.
+        Returns the dependents among them, and the tasks before it. Raises GraphError for a name of
+        neither.
         """
         node, dependents = self.nodes[index], set(self.dependents[index])
         resolved = [
@@ -419,6 +419,16 @@ class RunState:
                 targets.append(target)
             else:
                 raise GraphError(f"{wrong}, which neither depends on it nor comes before it")
+        return selected, targets
+
+    def _resolve_route(self, index: int, names: Sequence[str]) -> Tuple[FrozenSet[int], List[int]]:
+        """Resolve the names in a Route.
+
+        Returns the dependents that it selects, or the tasks that it goes back to. Raises
+        GraphError for an invalid Route.
+        """
+        node = self.nodes[index]
+        selected, targets = self.resolve_targets(index, names)
         if selected and targets:
             raise GraphError(
                 f"the Route of {node.name!r} cannot go forwards and backwards at once: "

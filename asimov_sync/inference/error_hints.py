@@ -16,15 +16,15 @@ _PROVIDER_NAMES = {
     "stop_sequences": ("stop", "stopSequences"),
     "output_config": ("output_format", "outputConfig"),
 }
-"""The providers' names of options, besides our own names and these in camel case."""
+"""Providers' names of options, other than this library's names and their camel-case forms."""
 
 _UNKNOWN = re.compile(
     r"unsupported|unrecogni[sz]ed|unknown|not supported|not permitted|extraneous", re.IGNORECASE
 )
-"""Words of a provider that does not accept an option at all, whatever its value."""
+"""Words of an error about the option itself, rather than about its value."""
 
 _CONVERSATION = re.compile(r"(?:^|: )messages\b")
-"""The beginning of an error about the messages, where an option's name may be that of a block."""
+"""The beginning of an error about messages. An option's name in it may be a type of block."""
 
 
 def add_option_hint(error: InvalidRequestError, request: Request) -> None:

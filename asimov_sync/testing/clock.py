@@ -28,8 +28,8 @@ class Clock:
     and idle time-outs of requests, and calls of a RedisCache, whose leases and expiry the server
     measures.
 
-    It moves the time of the whole process, and at the end of the block sets it back. End what was
-    started in the block before then.
+    It moves the time of the whole process, and restores it at the end of the block. End all runs
+    and waits of the block before that.
     """
 
     def __init__(self) -> None:
@@ -56,8 +56,8 @@ class Clock:
         seconds: how far; not negative.
 
         The time-outs that are due by then have been applied when this returns. The threads that
-        they free, and the handlers that are called again, continue on their own. A wait that begins
-        later begins at the new time: call `block_until` first if a thread has to be waiting.
+        they unblock, and retried handlers, continue on their own. A wait that begins later counts
+        from the new time: call `block_until` first if a thread must already be waiting.
 
         Raises ValueError for a negative number, and RuntimeError outside of the `with` block.
         """

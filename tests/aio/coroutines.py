@@ -26,7 +26,7 @@ async def wait_until(condition, what="the condition"):
         if condition():
             return
         await asyncio.sleep(0.005)
-    raise AssertionError(f"{what} did not come true")
+    raise AssertionError(f"{what} did not become true")
 
 
 def waiting_threads():

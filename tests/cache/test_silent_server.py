@@ -48,7 +48,7 @@ def stop(server):
 
 
 class Timed:
-    """A call on a thread of its own, with its error and duration."""
+    """A call on its own thread, with its error and duration."""
 
     def __init__(self, function):
         self._call = Background(self._run, function)
@@ -106,8 +106,8 @@ def test_every_call_ends_in_time(server, monkeypatch, connections):
     """Every call to a stopped server ends in time.
 
     At its time-out: CacheUnavailable, or OutcomeUnknown if a message may be lost. At its deadline
-    or cancellation: Cancelled. Without these: after CALL_SECONDS for the whole call. All of that
-    over open connections and over new ones.
+    or cancellation: Cancelled. Without these: after CALL_SECONDS for the whole call. This
+    holds for open and for new connections.
     """
     for module in (asimov_sync.cache.limits, asimov_sync.cache.redis_store):
         monkeypatch.setattr(module, "CALL_SECONDS", 4.0)
@@ -226,7 +226,7 @@ def test_late_cancellation_callback(redis_url, unique):
         third = Background(cache.receive, "third")
         waiting = []
 
-        def both_wait():  # not in the moment between two waits of a reader
+        def both_wait():  # False while a reader is between two waits
             waiting[:] = connections()
             return len(waiting) == 2
 

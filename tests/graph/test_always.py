@@ -1,4 +1,4 @@
-"""always=True: a task that runs whatever happened before it, however the run ends, with limits."""
+"""always=True: the task runs after any outcome of earlier tasks and any graceful end of the run."""
 
 import concurrent.futures
 import signal
@@ -79,14 +79,14 @@ FREED = [("free", ["after", "use"], ["after"])]
 
 
 def test_after_a_failure(scheduler, resource):
-    """It runs although its dependency failed, without allow_failure."""
+    """The task runs although its dependency failed, without allow_failure."""
     result = scheduler.run(resource.graph("fail"))
     assert (result["free"], resource.freed) == ("freed", FREED)
     assert list(result.errors) == ["use"] and list(result.skipped) == ["after"]
 
 
-def test_after_all_of_its_dependencies_were_ruled_out(scheduler, resource):
-    """Also past a Route that does not name it."""
+def test_after_dependencies_were_ruled_out(scheduler, resource):
+    """The task runs although a Route selected none of its dependencies."""
     scheduler.handlers["away"] = lambda task, context: Route()
     result = scheduler.run(resource.graph("away"))
     assert resource.freed == [("free", [], ["after"])]
@@ -94,14 +94,14 @@ def test_after_all_of_its_dependencies_were_ruled_out(scheduler, resource):
 
 
 def test_condition_still_applies(scheduler, resource):
-    """`when` rules it out, or lets it run."""
+    """A false `when` rules the task out."""
     when = lambda inputs, context: "use" in context.failed  # noqa: E731
     assert "free" in scheduler.run(resource.graph("done", when=when)).skipped
     assert scheduler.run(resource.graph("fail", when=when))["free"] == "freed"
 
 
 def test_after_on_failure_stop(scheduler, resource):
-    """It runs after the first failure, and nothing else does."""
+    """After the first failure, only the task with always=True runs."""
     graph = TaskGraph()
     graph.add(Task(type="fail"), name="fail")
     graph.add(Task(type="done"), name="late", depends_on="fail", allow_failure=True)
@@ -113,7 +113,7 @@ def test_after_on_failure_stop(scheduler, resource):
 
 
 def test_waits_for_a_running_dependency(resource):
-    """After on_failure="stop", a dependency that still runs is waited for."""
+    """With on_failure="stop", the task starts after its running dependency has finished."""
     failed = threading.Event()
 
     def use(task, context):
@@ -136,7 +136,7 @@ def test_waits_for_a_running_dependency(resource):
 
 
 def test_after_run_cancel(scheduler, resource):
-    """run.cancel() cuts off what runs; the run ends when the task has ended, under a live token."""
+    """run.cancel() cancels the running tasks. The task then runs, and the run ends after it."""
     run = scheduler.submit(resource.graph())
     waiting = Background(run.result)
     assert resource.used.wait(DEADLINE)
@@ -149,13 +149,13 @@ def test_after_run_cancel(scheduler, resource):
 
 
 def test_after_the_time_out_of_the_run(scheduler, resource):
-    """The run's time-out cuts off the others; the task has its own time-out."""
+    """The run's time-out ends the other tasks; the task has its own time-out."""
     result = scheduler.run(resource.graph(), timeout=0.05)
     assert "time-out of 0.05 s" in result.errors["use"] and resource.freed == FREED
 
 
 def test_after_a_used_up_budget(scheduler, resource):
-    """A request that the budget refuses ends the rest of the run, and the task still runs."""
+    """A used-up budget ends the other tasks, and the task still runs."""
     client = ScriptedInferenceClient(lambda body: "fine")
     scheduler.handlers["ask"] = lambda task, context: client.generate("hello").text
     result = scheduler.run(resource.graph("ask"), budget=Budget(requests=0))
@@ -163,8 +163,8 @@ def test_after_a_used_up_budget(scheduler, resource):
     assert resource.freed == FREED
 
 
-def test_running_one_continues(scheduler, resource):
-    """run.cancel() does not cancel it if it is running already; a second one does not, either."""
+def test_running_task_continues(scheduler, resource):
+    """run.cancel() does not cancel the task while it is running, nor does a second cancel()."""
     running, release = threading.Event(), threading.Event()
 
     def free(task, context):
@@ -224,8 +224,8 @@ def test_not_after_a_hard_end(scheduler, resource, ending):
     assert resource.freed == [] and "free" in result.skipped
 
 
-def test_hard_end_of_a_running_one(resource):
-    """close() also ends a run whose task with always is running: it is cancelled."""
+def test_hard_end_while_running(resource):
+    """close() cancels a running task with always=True."""
     freeing, cancelled = threading.Event(), threading.Event()
 
     def free(task, context):
@@ -243,8 +243,8 @@ def test_hard_end_of_a_running_one(resource):
         assert run.result().errors["free"] == "Cancelled: the scheduler was closed"
 
 
-def test_its_own_time_out(scheduler, resource):
-    """The run is not longer than its time-out: the task fails with TaskTimeout."""
+def test_time_out_of_the_task(scheduler, resource):
+    """After its own time-out, the task fails with TaskTimeout, and the run ends."""
 
     def free(task, context):
         assert context.cancellation.wait(DEADLINE)
@@ -255,7 +255,7 @@ def test_its_own_time_out(scheduler, resource):
 
 
 def test_retried_after_a_cancel(scheduler, resource):
-    """Its Retry holds after the end of the rest; several of them run in their order."""
+    """The task's Retry applies after run.cancel(). Several such tasks run in order."""
 
     def free(task, context):
         if context.attempt == 1:
@@ -272,8 +272,8 @@ def test_retried_after_a_cancel(scheduler, resource):
     assert result.results == {"free": "freed", "last": "freed"}
 
 
-def test_spawned_one(scheduler, resource):
-    """A task can spawn its own cleaning up before it starts to need it."""
+def test_spawned_cleanup(scheduler, resource):
+    """A task can spawn its own cleanup before it acquires a resource."""
 
     def use(task, context):
         always = {"always": True, "timeout": DEADLINE, "depends_on": context.name}
@@ -287,7 +287,7 @@ def test_spawned_one(scheduler, resource):
 
 
 def test_cancel_in_a_handler_and_in_a_callback(resource):
-    """The run may be cancelled from inside, in the middle of a step's callbacks, too."""
+    """A handler or a callback may cancel the run; tasks with always=True still run."""
     with TaskScheduler(resource.handlers, max_workers=0) as scheduler:
         runs = []
         resource.handlers["use"] = scheduler.handlers["use"] = lambda task, context: runs[0].cancel(
@@ -308,7 +308,7 @@ def test_cancel_in_a_handler_and_in_a_callback(resource):
 
 @pytest.mark.parametrize("timeout", [None, float("inf")])
 def test_needs_a_time_out(timeout):
-    """Without a time-out, the end of a run could take for ever: add, map and spawn refuse it."""
+    """add, map and spawn refuse always=True without a time-out: the end of a run waits for it."""
     graph = TaskGraph()
     with pytest.raises(GraphError, match="'x' with always=True needs timeout="):
         graph.add(Task(type="t"), name="x", always=True, timeout=timeout)
@@ -344,7 +344,7 @@ except KeyboardInterrupt:
 @suite
 @pytest.mark.parametrize("workers", [2, 0])
 def test_not_after_ctrl_c(workers):
-    """Ctrl-C is raised again at once, and the task does not run."""
+    """Ctrl-C is raised at once, and the task does not run."""
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, str(workers)],
         stdout=subprocess.PIPE,

@@ -10,6 +10,7 @@ DOCUMENTED = [
     "attempt",
     "cache",
     "cancellation",
+    "check_route",
     "failed",
     "feedback",
     "inputs",

@@ -61,7 +61,7 @@ def test_first_middleware_is_the_outermost(scheduler):
 
 
 def test_middleware_returns_the_value(scheduler):
-    """It can change the value, answer without the handler, or return a Partial or a Route."""
+    """Middleware may change the value, skip the handler, or return a Partial or a Route."""
 
     @scheduler.middleware
     def around(call_next, task, context):
@@ -77,7 +77,7 @@ def test_middleware_returns_the_value(scheduler):
 
 
 def test_middleware_may_pass_other_arguments(scheduler):
-    """`call_next` takes another task and context; the defaults are the layer's own."""
+    """`call_next` accepts another task and context. By default it passes the layer's own."""
     seen = []
     scheduler.handlers["see"] = lambda task, context: seen.append((task.objective, context.name))
 
@@ -93,7 +93,7 @@ def test_middleware_may_pass_other_arguments(scheduler):
 
 
 def test_middleware_sees_errors_and_every_attempt(scheduler):
-    """A handler's exception passes through it for each attempt; its own is the task's error."""
+    """A handler's exception passes through middleware in each attempt; a layer may replace it."""
     caught = []
 
     @scheduler.middleware
@@ -115,7 +115,7 @@ def test_middleware_sees_errors_and_every_attempt(scheduler):
 
 
 def test_middleware_does_not_wrap_conditions(scheduler):
-    """A `when` is not a handler."""
+    """Middleware is not called around `when`."""
     calls = []
     scheduler.middleware(lambda call_next, task, context: calls.append("in") or call_next())
     scheduler.run(single("echo", when=lambda inputs: calls.append("when") or True))
@@ -123,7 +123,7 @@ def test_middleware_does_not_wrap_conditions(scheduler):
 
 
 def test_middleware_of_one_task(scheduler):
-    """It is called around each attempt of its task only, inside the scheduler's middleware."""
+    """A task's middleware is called around its attempts only, inside the scheduler's middleware."""
     calls = []
 
     def layer(name):
@@ -156,7 +156,7 @@ def test_middleware_of_one_task(scheduler):
 
 
 def test_exception_whose_str_raises(scheduler):
-    """The task fails, with the type as its error."""
+    """The task fails, and its error text is the type of the exception."""
 
     class Bad(Exception):
         def __str__(self):
@@ -185,7 +185,7 @@ def test_partial_whose_error_has_no_str(scheduler):
 
 
 def test_coroutine_function_as_handler(scheduler):
-    """The run is refused with advice; a coroutine that a plain function returns fails the task."""
+    """A coroutine function is a GraphError. A function that returns a coroutine fails its task."""
 
     async def handler(task, context):
         return "never"
@@ -200,6 +200,6 @@ def test_coroutine_function_as_handler(scheduler):
 
 @pytest.mark.parametrize("status", [TaskStatus.COMPLETE, TaskStatus.WAITING], ids=str)
 def test_handler_that_moves_its_own_task(scheduler, status):
-    """The task ends as the handler's return value says."""
+    """The handler's return value determines the status, whatever status the handler set."""
     scheduler.handlers["move"] = lambda task, context: task.move(status) or "returned"
     assert Background(scheduler.run, single("move")).result().results == {"x": "returned"}

@@ -21,7 +21,7 @@ def two_tasks():
 
 
 def test_params_for_one_run():
-    """They are merged over the params of the tasks for one run. The graph does not change."""
+    """params= is merged over the params of the tasks for one run. The graph does not change."""
     graph = two_tasks()
     task = graph["x"]
     new = {"x": {"a": 5, "d": 6}}
@@ -50,7 +50,7 @@ def test_params_for_one_run():
 
 
 def test_params_of_a_function():
-    """Its arguments are its params: a new value replaces an argument, also one that is a task."""
+    """For a function, a value in params= replaces an argument, even one that is a task."""
 
     def join(left, right="r", *rest):
         return "/".join((left, right) + rest)
@@ -67,7 +67,7 @@ def test_params_of_a_function():
 
 
 def test_every_attempt_has_fresh_params():
-    """An attempt does not see what an earlier one added to the params of the run."""
+    """An attempt does not see changes that an earlier attempt made to the params."""
 
     def flaky(task, context):
         assert "seen" not in task.params
@@ -83,7 +83,7 @@ def test_every_attempt_has_fresh_params():
 
 
 def test_unknown_task_in_params():
-    """The run is refused before a task starts, with similar names, and the graph is free."""
+    """An unknown task in params= is refused before a task starts; the message has similar names."""
     graph = two_tasks()
     graph.add(show, name="pages")
     with pytest.raises(GraphError, match="has a task 'page', which .*similar names: 'pages'"):
@@ -92,7 +92,7 @@ def test_unknown_task_in_params():
 
 
 def test_run_with_a_scheduler_of_its_own():
-    """run takes handlers and the options of a run, and raises what a scheduler raises."""
+    """asimov_sync.run takes handlers and run options, and raises the scheduler's errors."""
     graph = TaskGraph()
     graph.call(str, 5)
     result = asimov_sync.run(graph, run_id="r", timeout=20, on_failure="stop")
@@ -104,7 +104,7 @@ def test_run_with_a_scheduler_of_its_own():
 
 
 def test_edges():
-    """They are the pairs of names, groups resolved, in the order of the tasks."""
+    """edges has the pairs of names in the order of the tasks. Groups are resolved."""
     graph = two_tasks()
     graph.map(str, [1, 2], name="page", depends_on="y")
     graph.call(len, "abc")
@@ -122,7 +122,7 @@ def test_edges():
 
 
 def test_validate():
-    """It raises what a run would raise, and starts nothing."""
+    """validate raises the errors of a run, and starts nothing."""
     graph = two_tasks()
     scheduler = TaskScheduler({"show": show})
     graph.validate(scheduler)

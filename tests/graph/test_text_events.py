@@ -60,6 +60,7 @@ def test_every_way_to_call_a_model(scheduler):
     assert events[-2].type == "task_finished"
 
 
+@pytest.mark.usefixtures("fast_time")
 @suite
 def test_interrupted_reply_starts_again(scheduler):
     """A reply that breaks off and is requested again has a new number, and starts from scratch."""

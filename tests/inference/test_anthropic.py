@@ -218,6 +218,7 @@ def test_killed_server(framing):
         process.stdout.close()
 
 
+@pytest.mark.usefixtures("fast_time")
 @suite
 def test_cut_after_each_event(serve):
     """A stream that is cut after any event raises an error. generate() retries and returns the

@@ -95,9 +95,7 @@ CUTS = {
 
 @pytest.fixture(scope="module")
 def read_reply():
-    """Return a function that serves a cut or split stream and returns its reply, or raises its
-    error.
-    """
+    """Return a function that serves a cut or split stream and reads the reply."""
     with ByteServer() as server, AnthropicInferenceClient(
         "m", api_key=KEY, api_url=server.url, max_retries=0
     ) as client:
@@ -140,7 +138,7 @@ def test_cut_at_every_byte(way, read_reply):
             assert CONTENT[1]["text"].startswith(error.text)
             continue
         check_whole(reply)
-        # The final event needs no blank line behind it, and nothing else can be missing.
+        # Only the blank line after the final event may be missing.
         assert position >= len(BODY) - 2 or way == "with a reset"
     assert interrupted >= len(cut_positions) - 3
 

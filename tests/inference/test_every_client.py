@@ -180,7 +180,7 @@ def test_counting_tokens(start):
 
 
 def test_wrong_key(start):
-    """stream() itself raises AuthenticationError for a wrong key, or the status's own error."""
+    """stream() itself raises the error of a wrong key, with the status 401 or 403."""
     client, server = start(["hello"])
     server.api_key = "another"
     with pytest.raises(
@@ -222,6 +222,7 @@ def test_invalid_request(start):
     assert len(server.requests) == 1
 
 
+@pytest.mark.usefixtures("fast_time")
 @suite
 @pytest.mark.parametrize("reset", [False, True], ids=["close", "reset"])
 def test_cut_stream(start, reset):
@@ -239,6 +240,7 @@ def test_cut_stream(start, reset):
     assert caught.value.partial.stop_reason is None
 
 
+@pytest.mark.usefixtures("fast_time")
 @suite
 def test_an_error_inside_a_stream(start):
     """An error event after a 200 raises its error. Before any content the request is retried."""

@@ -76,6 +76,16 @@ def test_unknown_host(monkeypatch):
     assert "Name or service not known: 'proxy.test'" in error_text(ConnectionFailed, proxied)
 
 
+def test_refused_by_the_proxy(closed_port):
+    """The text names the model's address and that of the proxy."""
+    proxies = {"http": f"http://user:secret-word@127.0.0.1:{closed_port}"}
+    text = error_text(
+        ConnectionFailed, make_client("http://models.test/v1/messages", proxies=proxies)
+    )
+    assert "the connection to http://models.test/v1/messages for model claude-test failed" in text
+    assert text.endswith(f"Connection refused: '127.0.0.1:{closed_port}'")
+
+
 @pytest.mark.parametrize(
     "point, kind, timeout, text",
     [

@@ -321,6 +321,7 @@ def test_exhausted_quota():
     assert caught.value.attempts == 1
 
 
+@pytest.mark.usefixtures("fast_time")
 @suite
 def test_cut_stream():
     """A stream without an end is a StreamInterrupted with the partial reply. generate() retries."""
@@ -334,6 +335,7 @@ def test_cut_stream():
         assert with_retry.usage == USAGE
 
 
+@pytest.mark.usefixtures("fast_time")
 @suite
 def test_error_inside_a_stream():
     """An error after the status 200 has the partial reply. Before content it is retried."""

@@ -261,6 +261,7 @@ def cut_once(position):
     return break_connection
 
 
+@pytest.mark.usefixtures("fast_time")
 @suite
 def test_cut_before_the_first_event(serve):
     """A reply that breaks before its first event is requested again."""
@@ -299,7 +300,7 @@ def test_closing_between_two_events(serve):
     assert client.generate("x").text == "hello there"
     with pytest.raises(Cancelled, match="closed"):
         next(stream)
-    stream.close()  # once more is no error
+    stream.close()  # a second close is not an error
 
 
 def slow_tool():

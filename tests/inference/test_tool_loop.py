@@ -612,10 +612,11 @@ def test_ctrl_c():
 
 def test_ctrl_c_between_two_events(monkeypatch):
     """Ctrl-C in the reader cancels the tools at once, although the traceback keeps all frames."""
-    results = []
+    results, started = [], threading.Event()
 
     @tool
     def slow() -> str:
+        started.set()
         results.append(Cancellation.current().wait(20))
         return ""
 
@@ -638,6 +639,7 @@ def test_ctrl_c_between_two_events(monkeypatch):
         def __iter__(self):
             for event in self.events:
                 if event.type == "tool_started":
+                    assert started.wait(10)
                     raise KeyboardInterrupt
                 yield event
 

@@ -40,12 +40,12 @@ class Fold(abc.ABC):
     def feed(self, data: Any) -> Sequence[Event]:
         """Take a wire event and return its typed events, often none.
 
-        Raises the provider's own error for an error event, and one of DECODE_ERRORS for an event
-        that is not of the wire.
+        Raises the provider's own error for an error event, and one of DECODE_ERRORS for a
+        malformed event.
         """
 
     def feed_text(self, data: str) -> Sequence[Event]:
-        """Take a wire event that is still text; otherwise as `feed`."""
+        """Take a wire event as text. Otherwise like `feed`."""
         return self.feed(loads(data))
 
     def finish(self, length_known: bool) -> Sequence[Event]:
@@ -137,7 +137,7 @@ class BlockFold(Fold):
 def tool_calls(blocks: List[Block], malformed: Mapping[int, str]) -> List[ToolCall]:
     """Return the tool calls among a reply's blocks.
 
-    malformed: by position of the block, the text that came in place of a JSON object.
+    malformed: by position of the block, the text that was sent instead of a JSON object.
     """
     return [
         ToolCall.from_block(block, malformed.get(position))
@@ -147,7 +147,7 @@ def tool_calls(blocks: List[Block], malformed: Mapping[int, str]) -> List[ToolCa
 
 
 class MalformedEvent(ProviderError):
-    """An event that is not of the wire; always the cause of a StreamInterrupted."""
+    """A malformed event; always the cause of a StreamInterrupted."""
 
 
 def fold_stream(

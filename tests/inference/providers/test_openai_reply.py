@@ -455,9 +455,7 @@ def test_stop_reasons(raw_reason, reason):
 
 
 def test_contradictory_stop_reasons():
-    """ "stop" with calls is tool_use, with a refusal it is refusal; "length" is always
-    max_tokens.
-    """
+    """A "stop" with calls is tool_use, and with a refusal refusal. "length" remains max_tokens."""
     call = piece("{}", id="a", name="f")
     assert reply_of(call, *END).stop_reason == "tool_use"
     assert reply_of(call, chunk({}, "length"), FINAL).stop_reason == "max_tokens"
@@ -710,9 +708,7 @@ def test_split_at_every_byte(name, end):
 @pytest.mark.parametrize("name", sorted(STREAMS))
 @pytest.mark.parametrize("delimited", [False, True])
 def test_cut_at_every_byte(name, delimited):
-    """A stream that is cut anywhere is the whole reply or a StreamInterrupted with the partial
-    one.
-    """
+    """A cut stream gives the whole reply, or a StreamInterrupted with the partial reply."""
     stream = to_sse(*STREAMS[name])
     whole = read_pieces([stream], delimited)
     complete = interrupted = 0
