@@ -1,4 +1,4 @@
-"""Retries: how often, after which wait, for which errors. A delayed task occupies no worker."""
+"""Retries: the number of attempts, the waits and the errors. A delayed task occupies no worker."""
 
 import random
 import threading
@@ -110,7 +110,7 @@ def test_tenacity_waits(wait, expected):
     assert events[-1].result.results == {"x": 3}
     retried = [event for event in events if event.type == "task_retried"]
     assert [event.wait for event in retried] == pytest.approx(expected)
-    for event in retried:  # the least time between the end of an attempt and the next start
+    for event in retried:  # the minimum time from the end of an attempt to the next start
         following = next(
             candidate
             for candidate in events[events.index(event) :]
@@ -140,7 +140,9 @@ def test_default_wait():
 
 @pytest.mark.parametrize("wait", [lambda state: 1 / 0, lambda state: "soon", lambda: 1])
 def test_wait_that_raises(scheduler, wait):
-    """A wait that raises, or returns nonsense, fails the task; the run continues."""
+    """If the wait function raises or returns an invalid value, the task fails. The run
+    continues.
+    """
     result = scheduler.run(single("fails", retry=Retry(attempts=3, wait=wait)))
     assert type(result.exceptions["x"]) in (ZeroDivisionError, ValueError, TypeError)
     assert "attempt 1" not in result.errors["x"]
@@ -148,7 +150,7 @@ def test_wait_that_raises(scheduler, wait):
 
 
 def test_which_errors_are_retried(scheduler):
-    """Only those in `on`; never a NonRetryableError or a Cancelled."""
+    """Only errors in `on` are retried; NonRetryableError and Cancelled never are."""
     attempts = []
 
     def raising(task, context):
@@ -269,7 +271,7 @@ def test_wait_sees_the_timeout():
 
     with TaskScheduler({"slow": slow}) as scheduler:
         scheduler.run(single("slow", timeout=0.02, retry=Retry(attempts=3, wait=wait)))
-    # The handler that its deadline freed may have computed a wait, too, which is unused.
+    # The handler that the deadline ended may also have computed a wait, which is unused.
     assert set(asked) == {TaskTimeout} and len(asked) >= 2
 
 
@@ -292,7 +294,7 @@ def test_retried_attempt_spawns_again(scheduler):
 
 
 def test_a_thousand_random_retries():
-    """A thousand tasks that fail at random, on few workers, all have their attempts."""
+    """A thousand tasks that fail at random, on few workers, have all their attempts."""
     chance = random.Random(5)
     times = [chance.randrange(4) for _ in range(1000)]
     lock = threading.Lock()
