@@ -370,6 +370,7 @@ class RunEngine:
                 self.effects.end_span(attempt, None, error)
             if self._publishes:
                 self._publish(TaskRetried, attempt, outcome.error or "", outcome.wait)
+            self._apply_changes("the attempt that spawned it is repeated")
         else:
             numbers = (self.state.attempts[index], self.state.visits[index])
             status = self.state.finish(

@@ -151,7 +151,7 @@ class Change(NamedTuple):
 
 
 class Undone(NamedTuple):
-    """What a loop or a retry took back of a task.
+    """A loop or a retry took back the events of a task.
 
     attempt: the number of its last attempt; 0 if it had not started.
     removed: whether the task is not part of the run any more.
