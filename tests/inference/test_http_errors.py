@@ -18,6 +18,7 @@ from asimov_sync import (
 from asimov_sync.inference.http import connect
 from asimov_sync.testing import Failure, Fault, ModelServer
 
+from ..tiers import suite
 from ..waiting import Background
 from .conftest import KEY
 from .silent_server import SilentServer
@@ -86,6 +87,7 @@ def test_refused_by_the_proxy(closed_port):
     assert text.endswith(f"Connection refused: '127.0.0.1:{closed_port}'")
 
 
+@suite
 @pytest.mark.parametrize(
     "point, kind, timeout, text",
     [

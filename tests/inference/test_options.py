@@ -21,6 +21,7 @@ from asimov_sync import (
 )
 from asimov_sync.testing import Failure, ModelServer, ScriptedInferenceClient, calls
 
+from ..tiers import suite
 from ..waiting import Background
 from .silent_server import SilentServer
 
@@ -244,6 +245,7 @@ def test_total_timeout_of_an_endless_loop():
     assert len(caught.value.messages) == 1 + 2 * len(client.requests) > 3
 
 
+@suite
 def test_total_timeout_of_a_summary():
     """A summary that takes too long is a DeadlineExceeded, with the history so far."""
 
