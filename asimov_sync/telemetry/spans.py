@@ -216,14 +216,21 @@ class Spans:
         return on_end
 
     def _start_agent(
-        self, agent: Agent, messages: List[ChatMessage], conversation_id: Optional[str]
+        self,
+        agent: Agent,
+        messages: List[ChatMessage],
+        options: Mapping[str, Any],
+        conversation_id: Optional[str],
     ) -> OnEnd:
         labels: Attributes = {names.REQUEST_MODEL: agent.client.model}
         if agent.name is not None:
             labels[names.AGENT_NAME] = agent.name
         attributes = dict(labels, **{names.OPERATION_NAME: names.INVOKE_AGENT})
         attributes.update(self._kind(names.AGENT))
-        attributes.update(self._option_attributes(dict(agent.client.options, **agent.options)))
+        merged: Dict[str, Any] = dict(agent.client.options)
+        merged.update(agent.options)
+        merged.update(options)
+        attributes.update(self._option_attributes(merged))
         if agent.output is not None:
             attributes[names.OUTPUT_TYPE] = names.JSON
         if conversation_id is not None:
