@@ -51,12 +51,12 @@ def loads(text: Union[str, bytes]) -> Any:
         if len(text) <= _SHORT:
             return from_json(text)
         # One list around the document uses up the level that pydantic_core grants to an empty list.
-        # It holds one value exactly if the document is valid: "1, 2" makes two, "" makes none.
+        # That list has one element if the document is valid: "1, 2" makes two, "" makes none.
         (value,) = from_json("[" + text + "]" if isinstance(text, str) else b"[" + text + b"]")
         return value
     except (TypeError, ValueError):  # TypeError: a str with a lone surrogate, in new versions
         pass
-    # Outside of the except clause: the error must not carry the one of pydantic_core.
+    # Outside the except clause, so that the error of pydantic_core is not chained.
     return _loads_by_standard_parser(text if isinstance(text, str) else str(text, "utf-8"))
 
 

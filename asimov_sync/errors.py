@@ -6,7 +6,7 @@
     ├── Cancelled                   the work was cancelled
     ├── GraphError                  (ValueError) the graph cannot be run as it is
     ├── IllegalTransition           (ValueError) the status table does not allow this change
-    ├── RunFailed                   a run, or the task that was asked for, has failed; .result
+    ├── RunFailed                   a run failed, or the requested task has no result; .result
     ├── RunTimeout                  (TimeoutError) the run did not end within the given time
     ├── TaskTimeout                 (TimeoutError) the task took longer than its timeout
     ├── NoDecision                  the voters of a ModelRouter did not agree on a choice
@@ -137,8 +137,8 @@ class RunFailed(AsimovError):
     def __reduce__(self) -> Tuple[Any, ...]:
         from pickle import HIGHEST_PROTOCOL, dumps  # here: most programs never need it
 
-        # The result is pickled separately, so that what users' tasks returned cannot prevent the
-        # error from being passed on.
+        # The result is pickled separately, so that the error can be pickled even if the values
+        # that tasks returned cannot.
         state = dict(self.__dict__)
         pickled = None
         if state.pop("result", None) is not None:
@@ -260,7 +260,7 @@ class OutcomeUnknown(CacheError):
 
 
 class WrongKeyType(CacheError):
-    """The key holds a Redis type that this library does not store: it is another program's."""
+    """The key holds a Redis type that this library does not store: another program wrote it."""
 
 
 class UnboundedClear(CacheError, ValueError):

@@ -45,8 +45,8 @@ class Instrumentation(NamedTuple):
 
     run: called with the run id and the name of the graph or None; the result is a RunResult.
     task: called with the Attempt; the result is a TaskStatus.
-    agent: called with the Agent, the messages, and the id of the conversation or None; the result
-        is a ToolRun.
+    agent: called with the Agent, the messages, the options of this run, and the id of the
+        conversation or None; the result is a ToolRun.
     request: called with the client and the Request; the result is a Reply.
     tool: called with the ToolCall, its Tool or None, and the function that redacts its result or
         None; the result is a CalledTool.
@@ -57,7 +57,7 @@ class Instrumentation(NamedTuple):
 
     run: Callable[[str, Optional[str]], OnEnd]
     task: Callable[[Any], OnEnd]
-    agent: Callable[[Any, List[Any], Optional[str]], OnEnd]
+    agent: Callable[[Any, List[Any], Any, Optional[str]], OnEnd]
     request: Callable[[Any, Any], OnEnd]
     tool: Callable[[Any, Optional[Any], Optional[Callable[[str], str]]], OnEnd]
 

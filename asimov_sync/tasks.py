@@ -46,8 +46,10 @@ class TaskStatus(str, enum.Enum):
     # with `==`.
     __hash__ = str.__hash__
 
-    # The value, as it is in format() and in JSON; Enum's own __str__ returns "TaskStatus.COMPLETE".
-    __str__ = str.__str__
+    # Enum's own methods return "TaskStatus.COMPLETE" on some Pythons. `__str__ = str.__str__` would
+    # be undone by Enum before Python 3.12.
+    def __str__(self) -> str:
+        return str.__str__(self)
 
     def __format__(self, format_spec: str) -> str:
         return str.__format__(self, format_spec)

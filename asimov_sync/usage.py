@@ -185,6 +185,7 @@ class Budget:
 
     def __init__(
         self,
+        *,
         tokens: Optional[int] = None,
         requests: Optional[int] = None,
         dollars: Optional[float] = None,

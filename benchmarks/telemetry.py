@@ -3,9 +3,9 @@
     python benchmarks/telemetry.py [ROUNDS]
 
 ROUNDS: rounds to measure (31 by default). Each round runs four ways in one process, one after the
-    other; ratios compare lower quartiles, and two of a round.
+    other. Ratios compare the lower quartiles of two ways, and two ways within each round.
 
-Measured is the CPU time of this process for one task of a run of 10,000 independent tasks with 4
+It measures the CPU time of this process for one task of a run of 10,000 independent tasks with 4
 workers, and for one event of a Messages stream of 5,000 text events from another process. The
 switch interval of the interpreter is one second, because contention between threads would dominate.
 
@@ -17,8 +17,8 @@ in memory      installed with the SDK's providers, which keep every span and eve
 "not installed" is compared to "cut out", and the other two to "not installed".
 
 The first two differ by less than the noise of a busy machine. So the checks of a task and of a
-stream are also timed alone, in a loop, and these times are judged: the goal is 2 % of the minimum
-time of a task or an event.
+stream are also timed alone, in a loop. The goal is that they take at most 2 % of the minimum time
+of a task or an event.
 
 Prints the median, minimum and maximum in microseconds, the ratio of the lower quartiles, and the
 spread of the ratios.

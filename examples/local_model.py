@@ -165,8 +165,9 @@ def call_tool(client: InferenceClient) -> bool:
     if not first.tool_calls:
         print(f"[no tool was called] {first.text}")
         return False
-    # run_tools makes the call at the end of the history, and sends its result to the model.
+    # run_tools executes the call at the end of the history, which this program built itself.
     history = [ChatMessage(role=ChatRole.USER, content=TOOL_QUESTION), first.message]
+    options["trusted_history"] = True
     run = client.run_tools(history, tools=[multiply], max_iterations=3, **options)
     for call in run.calls:
         print(f"[call] {call.call.name}({call.call.malformed or call.call.arguments})")

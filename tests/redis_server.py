@@ -250,7 +250,7 @@ class RedisClusterOfSix:
 
         meanwhile: called when the keys have moved, but not the slot.
         """
-        source = self.owner(slot, asked=to)
+        source = self.owner(slot, node=to)
         self.call(to, "CLUSTER", "SETSLOT", slot, "IMPORTING", self.id(source))
         self.call(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", self.id(to))
         self._move_keys(slot, source, to)

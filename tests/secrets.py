@@ -1,47 +1,47 @@
-"""Finds API keys where none belongs: in log records, errors and their attributes, reprs, and spans.
+"""Finds API keys in log records, errors and their attributes, reprs, and spans.
 
-Every key in the tests contains SECRET. Tracebacks are not searched: their frames hold all values
-that the code worked with.
+Every key in the tests contains SECRET. Tracebacks are not searched, because their frames hold all
+values that the code worked with.
 """
 
 import logging
 
 SECRET = "sk-secret"
 MAX_DEPTH = 12
-"""The number of attributes, items and causes followed in a row."""
+"""The highest number of attributes, items and causes on the path to a key."""
 
 
-def find_secret(thing, depth=MAX_DEPTH, seen=None):
+def find_secret(target, depth=MAX_DEPTH, seen=None):
     """Return the path to a key inside an object, as text, or None. Follows attributes and items."""
     seen = set() if seen is None else seen
-    if isinstance(thing, str):
-        return "text" if SECRET in thing else None
-    if isinstance(thing, (bytes, bytearray)):
-        return "bytes" if SECRET.encode() in thing else None
-    if depth == 0 or id(thing) in seen or isinstance(thing, (int, float, type, type(None))):
+    if isinstance(target, str):
+        return "text" if SECRET in target else None
+    if isinstance(target, (bytes, bytearray)):
+        return "bytes" if SECRET.encode() in target else None
+    if depth == 0 or id(target) in seen or isinstance(target, (int, float, type, type(None))):
         return None
-    seen.add(id(thing))
-    for name, part in _parts(thing):
+    seen.add(id(target))
+    for name, part in _parts(target):
         path = find_secret(part, depth - 1, seen)
         if path is not None:
             return f"{name}.{path}"
     return None
 
 
-def _parts(thing):
-    if isinstance(thing, dict):
-        yield from ((f"[{key!r}]", value) for key, value in list(thing.items()))
-        yield from (("a key", key) for key in list(thing))
-    elif isinstance(thing, (list, tuple, set, frozenset)):
-        yield from ((f"[{index}]", value) for index, value in enumerate(list(thing)))
-    if isinstance(thing, BaseException):
-        yield from (("cause", thing.__cause__), ("context", thing.__context__))
-        yield "args", thing.args
-        yield "str", str(thing)
-        yield "repr", repr(thing)
-    yield from dict(getattr(thing, "__dict__", {})).items()  # a copy: other threads may change it
-    for slot in getattr(type(thing), "__slots__", ()):
-        yield slot, getattr(thing, slot, None)
+def _parts(target):
+    if isinstance(target, dict):
+        yield from ((f"[{key!r}]", value) for key, value in list(target.items()))
+        yield from (("a key", key) for key in list(target))
+    elif isinstance(target, (list, tuple, set, frozenset)):
+        yield from ((f"[{index}]", value) for index, value in enumerate(list(target)))
+    if isinstance(target, BaseException):
+        yield from (("cause", target.__cause__), ("context", target.__context__))
+        yield "args", target.args
+        yield "str", str(target)
+        yield "repr", repr(target)
+    yield from dict(getattr(target, "__dict__", {})).items()  # a copy: other threads may change it
+    for slot in getattr(type(target), "__slots__", ()):
+        yield slot, getattr(target, slot, None)
 
 
 class SecretWatch(logging.Handler):

@@ -1,4 +1,4 @@
-"""Usage: counters, prices and budgets, exact under threads and wherever they apply."""
+"""Usage: counters, prices and budgets, in threads, tools, streams and generators."""
 
 import contextvars
 import queue
@@ -18,13 +18,14 @@ from asimov_sync import (
     InferenceError,
     OverloadedError,
     Price,
+    RateLimit,
     Reply,
     StreamInterrupted,
     Usage,
     tool,
 )
 from asimov_sync.concurrency import scope
-from asimov_sync.testing import Failure, ModelServer, ScriptedInferenceClient, calls
+from asimov_sync.testing import Clock, Failure, ModelServer, ScriptedInferenceClient, calls
 from asimov_sync.usage import _GENAI_PRICES_PROVIDERS, UsageCounter, cost_usd
 
 from .optional_packages import import_or_skip
@@ -38,7 +39,7 @@ def counters():
 
 
 def test_counters_nest():
-    """Inside two counters both are charged; after the inner block only the outer one."""
+    """A request inside nested counters is added to both, and afterwards only to the outer one."""
     with UsageCounter() as outer:
         with UsageCounter() as inner:
             assert counters() == (outer, inner)
@@ -54,7 +55,7 @@ def test_a_copied_context_has_its_counters():
 
 
 def test_usage_or_none():
-    """A counter without any usage is distinguished from one with an empty usage."""
+    """A counter without any request is distinguished from one with empty usage."""
     counter = UsageCounter()
     assert (counter.usage, counter.usage_or_none) == (Usage(), None)
     counter.add(Usage())
@@ -62,7 +63,7 @@ def test_usage_or_none():
 
 
 def test_the_sum_is_exact_under_threads():
-    """Eight threads that add at once lose nothing."""
+    """The sum of eight threads that add at the same time is exact."""
     counter = UsageCounter()
     start = threading.Barrier(8)
     interval = sys.getswitchinterval()
@@ -120,8 +121,7 @@ def test_a_part_that_exceeds_the_whole():
 
 
 def test_an_absurd_figure():
-    """A number of hundreds of digits, which no price could be multiplied by, counts as 0. The
-    largest accepted one is priced."""
+    """A figure with hundreds of digits counts as 0. The largest accepted figure has a price."""
     usage = Usage(input_tokens=10**400, output_tokens=10**15)
     message = ChatMessage(role="assistant", content="hi")
     reply = Reply(message=message, stop_reason="end_turn", usage=usage)
@@ -156,8 +156,10 @@ class NewUsage(OldUsage):
 
 @pytest.fixture
 def package(monkeypatch):
-    """A stand-in for genai-prices. `.requests` records its calls; the model "m" costs half a
-    dollar."""
+    """Replace genai-prices by a stand-in.
+
+    `.requests` records its calls. The model "m" costs half a dollar.
+    """
 
     def calc_price(usage, model_ref, *, provider_id=None):
         module.requests.append((usage.figures, model_ref, provider_id))
@@ -171,8 +173,10 @@ def package(monkeypatch):
 
 
 def test_genai_prices_is_used(package):
-    """It receives the input with the cached part, its own name of the provider, and the one-hour
-    writes if it knows them."""
+    """genai-prices receives its own provider name, and the input including its cached part.
+
+    It receives the one-hour writes only in releases that support them.
+    """
     assert cost_usd(CACHED, "m", "bedrock") == 0.5
     figures = {
         "input_tokens": 5 * MILLION,
@@ -189,8 +193,7 @@ def test_genai_prices_is_used(package):
 
 
 def test_the_table_takes_precedence(package):
-    """A model in the table is not looked up; a model that the package does not know has no
-    price."""
+    """A model in the table is not looked up. A model that nothing knows has no price."""
     prices = {"m": Price(2.0, 1.0)}
     assert cost_usd(Usage(input_tokens=MILLION), "m", "anthropic", prices) == 2.0
     assert package.requests == []
@@ -212,8 +215,9 @@ if sys.version_info >= (3, 9):
 
     @pytest.mark.parametrize("provider, model", KNOWN)
     def test_the_real_package(provider, model):
-        """It knows our providers and their models, accepts our figures, and prices the cached part
-        separately."""
+        """genai-prices knows each provider and model here, and prices the cached part
+        separately.
+        """
         package = import_or_skip("genai_prices")
         alone = package.calc_price(
             package.Usage(input_tokens=1000),
@@ -233,8 +237,9 @@ if sys.version_info >= (3, 9):
         assert cost_usd(sum(parts, Usage()), model, provider) == pytest.approx(sum(costs))
 
     def test_the_real_package_and_the_prompt_cache():
-        """At Anthropic, reading from the cache costs a tenth of input, writing a quarter more than
-        input."""
+        """At Anthropic, a cache read costs a tenth of input, and a write a quarter more than
+        input.
+        """
         import_or_skip("genai_prices")
         model = ("claude-sonnet-4-5", "anthropic")
         fresh = cost_usd(Usage(input_tokens=1000), *model)
@@ -244,7 +249,7 @@ if sys.version_info >= (3, 9):
         assert written == pytest.approx(1.25 * fresh)
 
     def test_the_real_package_and_unknown_models():
-        """An unknown model and an inconsistent usage are no errors."""
+        """An unknown model has no price, and an inconsistent usage costs nothing."""
         import_or_skip("genai_prices")
         assert cost_usd(CACHED, "unheard-of", "anthropic") is None
         invalid_usage = Usage(cache_write_1h_input_tokens=5)
@@ -261,8 +266,7 @@ def make_client(server, **options):
 
 
 def outcomes(function, number):
-    """Call a function on several threads that start together. Returns its results and
-    exceptions."""
+    """Call a function on several threads that start together. Return the results and errors."""
     start, results = threading.Barrier(number), queue.SimpleQueue()
 
     def work():
@@ -278,8 +282,7 @@ def outcomes(function, number):
 
 
 def test_requests_are_exact_under_threads():
-    """Of a hundred threads that send at once, exactly as many succeed as the budget has
-    requests."""
+    """Of a hundred simultaneous requests, exactly the number in the budget succeeds."""
     budget = Budget(requests=30)
     with ModelServer(lambda body: "hello") as server, make_client(server, budget=budget) as client:
         results = outcomes(lambda: client.generate("x"), 100)
@@ -292,9 +295,7 @@ def test_requests_are_exact_under_threads():
 
 
 def test_tokens():
-    """Once the budget is used up, no request is sent. The error names the limit and the amount
-    spent.
-    """
+    """When the budget is used up, no request is sent. The error names the limit and the usage."""
     budget = Budget(tokens=1)
     client = ScriptedInferenceClient(["one", "never"], budget=budget, max_retries=5)
     reply = client.generate("x")
@@ -307,7 +308,7 @@ def test_tokens():
 
 
 def test_dollars():
-    """Dollars are charged by the table. A request to a model without a price is not sent."""
+    """Costs are computed from the table. A request to a model without a price is not sent."""
     budget = Budget(dollars=0.001, prices={"scripted": Price(100.0, 0.0)})
     client = ScriptedInferenceClient(["one", "two", "three"], budget=budget)
     usage = client.generate("x" * 400).usage
@@ -321,8 +322,7 @@ def test_dollars():
 
 
 def test_a_block_applies_to_its_threads():
-    """A `with` block applies to all requests made in it, by tools on their threads and nested
-    agents too. Blocks nest."""
+    """A `with` block applies to all its requests, also in tools on threads and nested agents."""
 
     def model(body):
         if body["messages"][0]["content"] == "leaf":
@@ -398,13 +398,31 @@ def test_retries_never_exceed_a_budget_of_requests():
 
 
 def test_a_refused_retry_names_the_failure():
-    """The BudgetExceeded of a retry has the error of the attempt before it as its cause."""
+    """The cause of a retry's BudgetExceeded is the error of the previous attempt."""
     answers = [Failure(529, "overloaded_error", headers=RETRY_NOW)]
     with ModelServer(answers) as server:
         with make_client(server, budget=Budget(requests=1)) as client:
             with pytest.raises(BudgetExceeded) as caught:
                 client.generate("x")
             assert isinstance(caught.value.__cause__, OverloadedError)
+
+
+def test_a_refused_request_gives_its_slot_back():
+    """A request whose budget is used up while it waits for the rate limit frees its slot."""
+    limit = RateLimit(requests_per_minute=1)
+    budget = Budget(requests=2)
+    client = ScriptedInferenceClient(lambda body: "fine", budget=budget)
+    limited = client.with_options(rate_limit=limit)
+    with Clock() as clock:
+        limited.generate("first")
+        waiting = Background(limited.generate, "second")
+        clock.block_until(waiting=1)
+        client.generate("third")
+        clock.advance(60)
+        with pytest.raises(BudgetExceeded):
+            waiting.result()
+        limited.with_options(budget=None).generate("fourth", timeout=30)
+    assert len(client.requests) == 3
 
 
 def test_threads_never_exceed_a_budget_of_requests():
@@ -441,7 +459,7 @@ def test_a_retry_is_refused_when_the_budget_is_used_up():
 
 
 def test_a_failure_costs_nothing():
-    """A request without a reply is counted and costs nothing."""
+    """A request without a reply is counted, without tokens and cost."""
     budget = Budget()
     client = ScriptedInferenceClient(
         [Failure(529, "overloaded_error")], budget=budget, max_retries=0
@@ -466,7 +484,7 @@ def cut(request, number):
 
 
 def test_an_interrupted_stream_is_charged():
-    """A broken stream is charged the usage that had arrived, because the provider bills it."""
+    """A broken stream is charged with the usage received so far, because the provider bills it."""
     budget = Budget()
     with ModelServer(["some words to say"], before_event=cut) as server:
         with make_client(server, budget=budget) as client:
@@ -515,8 +533,9 @@ def test_a_complete_stream_is_charged_once():
 
 
 def test_a_stream_is_charged_where_it_was_requested():
-    """A stream is charged to the budgets of the context that requested it, whichever thread reads
-    it."""
+    """A stream is charged to the budgets of the context that requested it, on any reader's
+    thread.
+    """
     client = ScriptedInferenceClient(lambda body: "words")
     with Budget() as mine:
         streams = [client.stream("x"), client.stream_tools("x", [])]

@@ -145,7 +145,7 @@ class Agent:
         return (
             send()
             if installed is None
-            else Observation(installed.agent, self, history, conversation_id).run(send)
+            else Observation(installed.agent, self, history, options, conversation_id).run(send)
         )
 
     def stream(
@@ -170,7 +170,7 @@ class Agent:
         installed = instrumentation.installed
         if installed is None:
             return send()
-        watch = Observation(installed.agent, self, history, conversation_id)
+        watch = Observation(installed.agent, self, history, options, conversation_id)
         stream = watch.run_step(send)
         stream.attach_observation(watch)
         return stream

@@ -16,7 +16,7 @@ __all__ = ["decode", "encode"]
 
 
 def _to_json_type(value: Any) -> Any:
-    """Convert a value that JSON has no type for to one that pydantic can read back."""
+    """Convert a value that is not a JSON type to one that pydantic can read back."""
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     if isinstance(value, uuid.UUID):
@@ -37,7 +37,7 @@ _cached_adapter = functools.lru_cache(maxsize=256)(TypeAdapter)
 def encode(value: Any) -> bytes:
     """Return the JSON text of a value.
 
-    Accepts pydantic models, UUIDs, dates, times and enums beside the types of JSON. Raises
+    Accepts pydantic models, UUIDs, dates, times and enums, and the types of JSON. Raises
     CacheValueError for everything else.
     """
     try:

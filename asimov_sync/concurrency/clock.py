@@ -7,10 +7,10 @@ import: programs that freeze time replace the functions of modules and would sto
 import time
 from typing import Callable
 
-__all__ = ["Clock", "clock"]
+__all__ = ["MonotonicClock", "clock"]
 
 
-class Clock:
+class MonotonicClock:
     """Monotonic time in seconds.
 
     monotonic: returns the time of deadlines, timers, retries, leases and expiry. A test may replace
@@ -25,5 +25,5 @@ class Clock:
         self.monotonic: Callable[[], float] = time.monotonic
 
 
-clock = Clock()
+clock = MonotonicClock()
 """The clock of the process."""

@@ -61,9 +61,7 @@ class InterruptibleEvent:
         now = clock.monotonic if follow_clock else clock.real
         end = None if timeout is None else now() + timeout
         thread = threading.get_ident()
-        longest = (
-            POLL_SECONDS if threading.current_thread() is threading.main_thread() else MAX_WAIT
-        )
+        longest = POLL_SECONDS if thread == threading.main_thread().ident else MAX_WAIT
         try:
             if follow_clock and end is not None:
                 _waits[thread] = self._wake_ups

@@ -2,7 +2,7 @@
 
 `WorkerPool` is a `concurrent.futures.Executor`. It differs from ThreadPoolExecutor in four ways:
 
-- its threads do not delay the end of the process, so a handler that hangs does not either;
+- its threads do not delay the end of the process, not even one whose handler hangs;
 - it works in a forked child, where the parent's threads do not exist;
 - a call runs in a copy of its caller's context, so that a span made there has the right parent;
 - its threads end when they are idle.
@@ -59,7 +59,7 @@ class _Job:
 class WorkerPool(concurrent.futures.Executor):
     """Runs calls on daemon threads.
 
-    max_workers: how many calls run at once at most; None (the default) for no limit.
+    max_workers: the highest number of calls that run at once; None (the default) for no limit.
     name: the name of the threads; "asimov-worker" by default.
 
     Threads start on demand and end after `IDLE_SECONDS` without a job. A forked child starts with
@@ -85,7 +85,7 @@ class WorkerPool(concurrent.futures.Executor):
         self._threads: Dict[int, threading.Thread] = {}  # by thread ident
         self._running: Dict[int, _Job] = {}  # by thread ident
         self._abandoned: Set[int] = set()  # thread idents
-        self._yielded: Dict[_Job, int] = {}  # how many waits of each job are under way
+        self._yielded: Dict[_Job, int] = {}  # the number of current waits of each job
 
     @property
     def current_job(self) -> Any:

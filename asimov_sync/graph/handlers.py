@@ -62,7 +62,9 @@ class HandlerRegistry:
 
     def find(self, node: Node) -> Handler:
         """Return the handler of a task, inside the scheduler's middleware and its own."""
-        handler = node.handler or self.handlers[node.task.type]
+        handler = node.handler
+        if handler is None:
+            handler = self.handlers[node.task.type]
         layers = self.middleware + node.middleware
         if layers:
             handler = _finish_generators(handler)

@@ -68,30 +68,34 @@ class RequestOptions(MessagesOptions, ChatOptions, total=False):
     """The options of a request, as a type: for a function that passes them on to a client.
 
     An option that is None resets the client's value. A client accepts the options of its provider.
+    Every provider has these:
 
-    Of every provider:
-        max_tokens: the longest reply, in tokens.
-        temperature, top_p: how much the reply varies.
-        stop_sequences: texts that end the reply.
-        tool_choice: "auto", "any", "none", a tool's name, or the provider's own form.
-        metadata: what the provider stores with the request.
-        service_tier: the provider's name of a service level.
-        prompt_cache: "auto" to place cache markers.
-        extra: parameters that have no name here; they are merged into the request unchanged.
-        max_retries: how often a failed request is sent again if its error is transient.
-        timeout: the limits of the call: a Timeout, or seconds for the whole call.
-    Of Anthropic and Bedrock:
-        top_k: the number of most likely tokens from which the model chooses the next one.
-        thinking: the provider's object that turns thinking on.
-        output_config: the provider's object with the effort and the format of the reply.
-    Of chat completions:
-        frequency_penalty, presence_penalty: how much the model avoids repetitions.
-        max_completion_tokens: as max_tokens; includes reasoning.
-        parallel_tool_calls: whether the model may ask for several calls in one reply.
-        reasoning_effort: the provider's name of an amount of reasoning.
-        response_format: the provider's object with the format of the reply.
-        seed: makes replies repeatable, as far as the provider can.
-        stream_options: the provider's options of streams.
+    max_tokens: the longest reply, in tokens.
+    temperature, top_p: how much the reply varies.
+    stop_sequences: texts that end the reply.
+    tool_choice: "auto", "any", "none", a tool's name, or the provider's own form.
+    metadata: what the provider stores with the request.
+    service_tier: the provider's name of a service level.
+    prompt_cache: "auto" to place cache markers.
+    extra: parameters that have no name here; they are merged into the request unchanged.
+    max_retries: how often a failed request is sent again if its error is transient.
+    timeout: the limits of the call, as a Timeout, or in seconds for the whole call.
+
+    Anthropic's Messages API and Bedrock also have these:
+
+    top_k: the number of most likely tokens from which the model chooses the next one.
+    thinking: the provider's object that turns thinking on.
+    output_config: the provider's object with the effort and the format of the reply.
+
+    Chat completions also have these:
+
+    frequency_penalty, presence_penalty: how much the model avoids repetitions.
+    max_completion_tokens: the longest reply, in tokens, reasoning included.
+    parallel_tool_calls: whether the model may ask for several calls in one reply.
+    reasoning_effort: the provider's name of an amount of reasoning.
+    response_format: the provider's object with the format of the reply.
+    seed: makes replies repeatable, as far as the provider can.
+    stream_options: the provider's options of streams.
     """
 
 

@@ -48,7 +48,10 @@ class RateLimit:
     """
 
     def __init__(
-        self, requests_per_minute: Optional[int] = None, tokens_per_minute: Optional[int] = None
+        self,
+        *,
+        requests_per_minute: Optional[int] = None,
+        tokens_per_minute: Optional[int] = None,
     ) -> None:
         for name, limit in (
             ("requests_per_minute", requests_per_minute),

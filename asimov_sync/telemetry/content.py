@@ -12,6 +12,7 @@ from asimov_sync.messages import Block, ChatMessage, ChatRole, Reply
 
 __all__ = [
     "input_messages",
+    "message_value",
     "output_messages",
     "system_instructions",
     "tool_call_arguments",
@@ -98,6 +99,11 @@ def tool_call_result(text: str, as_object: bool) -> str:
     except ValueError:
         value = text
     return _to_json(value if isinstance(value, dict) else {"result": value})
+
+
+def message_value(message: ChatMessage) -> Any:
+    """Return the text of a message; its parts if it has none."""
+    return message.text or _parts(message.blocks)
 
 
 def value(value: Any) -> Tuple[str, str]:

@@ -174,7 +174,7 @@ class Generation(NamedTuple):
     incomplete_reasons: the finish reasons of a reply that did not complete.
     agent_provider: whether an agent's span has the provider and the cache tokens.
     object_results: whether the result of a tool has to be a JSON object.
-    first_chunk, later_chunk: of streams: the time until the first chunk, and that between two.
+    first_chunk, later_chunk: the metrics of a stream's time to the first chunk and between chunks.
     usage: the histogram of all tokens, split by token type.
     usage_counters: counters of input, output, cache read, cache write and reasoning tokens.
     tokens: histograms of the input and output tokens of one request.

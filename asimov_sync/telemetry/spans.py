@@ -216,14 +216,21 @@ class Spans:
         return on_end
 
     def _start_agent(
-        self, agent: Agent, messages: List[ChatMessage], conversation_id: Optional[str]
+        self,
+        agent: Agent,
+        messages: List[ChatMessage],
+        options: Mapping[str, Any],
+        conversation_id: Optional[str],
     ) -> OnEnd:
         labels: Attributes = {names.REQUEST_MODEL: agent.client.model}
         if agent.name is not None:
             labels[names.AGENT_NAME] = agent.name
         attributes = dict(labels, **{names.OPERATION_NAME: names.INVOKE_AGENT})
         attributes.update(self._kind(names.AGENT))
-        attributes.update(self._option_attributes(dict(agent.client.options, **agent.options)))
+        merged: Dict[str, Any] = dict(agent.client.options)
+        merged.update(agent.options)
+        merged.update(options)
+        attributes.update(self._option_attributes(merged))
         if agent.output is not None:
             attributes[names.OUTPUT_TYPE] = names.JSON
         if conversation_id is not None:
@@ -235,7 +242,8 @@ class Spans:
         if self._captures_content(active):
             active.span.set_attributes(_agent_content(agent, messages))
             if self._openinference:
-                active.span.set_attributes(_input_value(messages[-1].text if messages else ""))
+                given = content.message_value(messages[-1]) if messages else ""
+                active.span.set_attributes(_input_value(given))
         counts, meter = _CallCounts(), UsageCounter()
         _call_counts.set(counts)
         scope.extend(usage_counter=meter)
@@ -251,7 +259,8 @@ class Spans:
                 if self._captures_content(active):
                     attributes[names.OUTPUT_MESSAGES] = content.output_messages(run.reply)
                     if self._openinference:
-                        attributes.update(_output_value(run.reply.text))
+                        answer = run.reply.text if run.parsed is None else run.parsed
+                        attributes.update(_output_value(answer))
             failure = _error_attributes(error)
             seconds = active.end(error, dict(attributes, **failure))
             self._metrics.record_agent(
@@ -275,7 +284,8 @@ class Spans:
         if self._captures_content(active):
             active.span.set_attributes(_request_content(request))
             if self._openinference and request.messages:
-                active.span.set_attributes(_input_value(request.messages[-1].text))
+                given = content.message_value(request.messages[-1])
+                active.span.set_attributes(_input_value(given))
         prices = _known_prices(client) if self._openinference else None
         counts, meter = _call_counts.get(), UsageCounter()
         scope.extend(usage_counter=meter)
@@ -305,7 +315,8 @@ class Spans:
                 if self._captures_content(active):
                     attributes[names.OUTPUT_MESSAGES] = content.output_messages(reply)
                     if self._openinference:
-                        attributes.update(_output_value(reply.text))
+                        answer = content.message_value(reply.message)
+                        attributes.update(_output_value(answer))
             failure = _error_attributes(error)
             seconds = active.end(error, dict(attributes, **failure))
             self._metrics.record_request(

@@ -75,8 +75,8 @@ def test_options_of_one_run():
     assert sent == [(1, 10), (0, 20), (0, 10)]
 
 
-def test_a_total_bounds_the_run():
-    """The total of an agent, or of one run, also ends the tools."""
+def test_total_timeout():
+    """The total time-out of an agent, or of one run, also ends its tools."""
 
     @tool
     def wait() -> str:
@@ -97,8 +97,8 @@ def test_a_total_bounds_the_run():
 
 
 def test_agent_as_handler():
-    """A task's prompt has its objective, its params and its inputs; its result is the answer's
-    text.
+    """A task's prompt has its objective, params and inputs. Its result is the text of the
+    answer.
     """
 
     def fail(task, context):
@@ -127,7 +127,7 @@ def test_agent_as_handler():
 
 
 @pytest.mark.parametrize("kind", [Agent, lambda client: ModelRouter(client, {"a": "it"})])
-def test_what_is_no_client(kind):
+def test_invalid_clients(kind):
     """Anything but an InferenceClient is a TypeError that says what to pass."""
     with pytest.raises(
         TypeError, match=r"takes an InferenceClient, not 'claude-3': .*model='claude-3'"
@@ -253,7 +253,7 @@ def test_task_with_pending_approval():
 
 @pytest.mark.parametrize("stored", [True, False], ids=["stored", "transcript not stored"])
 def test_pending_approval_holds_the_graph(stored, broken_cache):
-    """Nothing that depends on the waiting call runs, with allow_failure too."""
+    """Dependents of a task with a pending call do not run, even with allow_failure=True."""
     client = ScriptedInferenceClient([calls(("delete", {"name": "x"}))])
     agent = Agent(client, tools=[delete], keep_transcript=True)
     cache = MemoryCache() if stored else broken_cache
@@ -366,9 +366,7 @@ def transcript(cache, name="ask"):
 
 
 def test_transcript():
-    """keep_transcript= stores the messages in the run's cache; a conversation can continue from
-    them.
-    """
+    """keep_transcript= stores the messages in the run's cache, and they can be continued."""
     cache = MemoryCache()
     client = ScriptedInferenceClient([calls(("lookup", {"word": "x"})), "it is X", "it is Y"])
     agent = Agent(client, tools=[lookup], keep_transcript=True)
@@ -412,7 +410,7 @@ def test_transcript_of_partial_task():
     ],
 )
 def test_transcript_of_failed_task(script, roles):
-    """A task that its model made fail stores the messages so far, each call with its result."""
+    """A task that fails in its agent stores the messages so far, each call with its result."""
     cache = MemoryCache()
     agent = Agent(
         ScriptedInferenceClient(script), tools=[lookup], output=Word, keep_transcript=True

@@ -1,6 +1,4 @@
-"""An async facade with blocking methods, so that tests of a cache can run through the facade
-unchanged.
-"""
+"""An async facade with blocking methods, which lets the tests of a cache run unchanged."""
 
 import asyncio
 import inspect
@@ -12,7 +10,7 @@ from ..waiting import DEADLINE
 
 
 class Loop:
-    """An event loop on a thread of its own."""
+    """An event loop on its own thread."""
 
     def __init__(self):
         self.loop = asyncio.new_event_loop()
@@ -20,9 +18,7 @@ class Loop:
         self.thread.start()
 
     def await_(self, coroutine):
-        """Run a coroutine on the loop, in a copy of this thread's context, and return its
-        result.
-        """
+        """Run a coroutine on the loop in a copy of this thread's context, and return its result."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(3 * DEADLINE)
 
     def close(self):

@@ -1,5 +1,6 @@
-"""Caches for coroutines: cancelled waits, deliveries, threads. Their contract is tested in
-tests/cache.
+"""Caches for coroutines: cancelled waits, deliveries and threads.
+
+tests/cache has the tests of what all caches do.
 """
 
 import asyncio
@@ -54,7 +55,9 @@ async def test_cancelled_reader_takes_nothing(cache):
 
 @async_test
 async def test_cancelled_readers_lose_no_message(cache):
-    """If readers are cancelled while messages arrive, each message is read or still there."""
+    """If readers are cancelled while messages arrive, each message is read or still in the
+    mailbox.
+    """
     async with to_async(cache) as facade:
         read = []
         for number in range(30):
@@ -124,7 +127,7 @@ async def test_delivery(cache):
 
 @async_test
 async def test_a_token_ends_the_wait(cache):
-    """A given token and the current token both end a wait."""
+    """The current token and a token that is passed in both end a wait."""
     async with to_async(cache) as facade:
         token = Cancellation()
         reader = asyncio.ensure_future(facade.get_message("box", cancellation=token))

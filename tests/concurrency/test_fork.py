@@ -30,7 +30,7 @@ def test_owners_are_reset_in_the_child():
 
 
 def test_owners_are_not_kept_alive():
-    """An owner is referenced weakly."""
+    """The registration does not keep an owner alive."""
     owner = Resettable()
     reference = weakref.ref(owner)
     del owner
@@ -39,8 +39,10 @@ def test_owners_are_not_kept_alive():
 
 
 def test_a_lock_is_free_in_the_child():
-    """A lock that another thread holds during the fork is free in the child and still held in the
-    parent."""
+    """A lock that another thread holds during the fork is free in the child.
+
+    The parent's lock is still held.
+    """
     lock = ForkSafeLock()
     held, release = threading.Event(), threading.Event()
 

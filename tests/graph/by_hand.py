@@ -78,7 +78,7 @@ class ByHand:
         if self.state.phases[index].name == "EVALUATING":
             self.steps[index] = ["when"]
         else:
-            self._begin(index)
+            self._start_attempt(index)
 
     def _spec(self, index):
         return self.specs[self.state.nodes[index].name]
@@ -118,7 +118,7 @@ class ByHand:
             self.state.finish(index, TaskStatus.FAILED, None, "LookupError")
             return
         if self.state.apply_condition(index, met):
-            self._begin(index)
+            self._start_attempt(index)
 
     def _spawn(self, index, name):
         if name == UNKNOWN_TYPE:

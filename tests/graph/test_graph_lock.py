@@ -32,7 +32,7 @@ def test_task_in_two_graphs():
     ids=["deep copy", "pickle", "copy"],
 )
 def test_running_graph_can_be_copied_and_pickled(twin_of):
-    """The copy is not locked: it runs while the original still does."""
+    """A copy of a running graph is not locked, and can run at the same time."""
     release, graph = threading.Event(), diamond(b="wait")
 
     def wait(task, context):

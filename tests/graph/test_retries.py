@@ -1,4 +1,4 @@
-"""Retries: how often, after which wait, for which errors. A delayed task occupies no worker."""
+"""Retries: the number of attempts, the waits and the errors. A delayed task occupies no worker."""
 
 import random
 import threading
@@ -68,23 +68,24 @@ def test_attempts_include_the_first(scheduler):
 
 def test_retried_event(scheduler):
     """TaskRetried has the failed attempt, its error and the wait; the task is WAITING then."""
-    run = scheduler.submit(single("flaky", retry=Retry(attempts=3, wait=tenacity.wait_fixed(0.01))))
-    result = run.result(20)
-    seen = [(event.type, getattr(event, "attempt", None)) for event in run.events()]
+    graph = single("flaky", retry=Retry(attempts=3, wait=tenacity.wait_fixed(0.01)))
+    events = list(scheduler.stream(graph))
+    seen = [(event.type, getattr(event, "attempt", None)) for event in events]
     assert seen == [
+        ("run_started", None),
         ("task_started", 1),
         ("task_retried", 1),
         ("task_started", 2),
         ("task_retried", 2),
         ("task_started", 3),
-        ("task_finished", None),
+        ("task_finished", 3),
         ("run_finished", None),
     ]
-    retried = [event for event in run.events() if event.type == "task_retried"]
+    retried = [event for event in events if event.type == "task_retried"]
     assert [event.error for event in retried] == ["ValueError: attempt 1", "ValueError: attempt 2"]
     assert [event.wait for event in retried] == [0.01, 0.01]
     assert [event.task.status for event in retried] == [TaskStatus.WAITING] * 2
-    assert result.durations["x"] < 5
+    assert events[-1].result.durations["x"] < 5
 
 
 WAITS = [
@@ -105,12 +106,11 @@ WAITS = [
 def test_tenacity_waits(wait, expected):
     """Every kind of tenacity wait, sums of them, and plain functions work."""
     with TaskScheduler({"flaky": flaky(2)}) as scheduler:
-        run = scheduler.submit(single("flaky", retry=Retry(attempts=3, wait=wait)))
-        assert run.result(20).results == {"x": 3}
-        events = list(run.events())
+        events = list(scheduler.stream(single("flaky", retry=Retry(attempts=3, wait=wait))))
+    assert events[-1].result.results == {"x": 3}
     retried = [event for event in events if event.type == "task_retried"]
     assert [event.wait for event in retried] == pytest.approx(expected)
-    for event in retried:  # the least time between the end of an attempt and the next start
+    for event in retried:  # the minimum time from the end of an attempt to the next start
         following = next(
             candidate
             for candidate in events[events.index(event) :]
@@ -140,7 +140,9 @@ def test_default_wait():
 
 @pytest.mark.parametrize("wait", [lambda state: 1 / 0, lambda state: "soon", lambda: 1])
 def test_wait_that_raises(scheduler, wait):
-    """A wait that raises, or returns nonsense, fails the task; the run continues."""
+    """If the wait function raises or returns an invalid value, the task fails. The run
+    continues.
+    """
     result = scheduler.run(single("fails", retry=Retry(attempts=3, wait=wait)))
     assert type(result.exceptions["x"]) in (ZeroDivisionError, ValueError, TypeError)
     assert "attempt 1" not in result.errors["x"]
@@ -148,7 +150,7 @@ def test_wait_that_raises(scheduler, wait):
 
 
 def test_which_errors_are_retried(scheduler):
-    """Only those in `on`; never a NonRetryableError or a Cancelled."""
+    """Only errors in `on` are retried; NonRetryableError and Cancelled never are."""
     attempts = []
 
     def raising(task, context):
@@ -269,7 +271,7 @@ def test_wait_sees_the_timeout():
 
     with TaskScheduler({"slow": slow}) as scheduler:
         scheduler.run(single("slow", timeout=0.02, retry=Retry(attempts=3, wait=wait)))
-    # The handler that its deadline freed may have computed a wait, too, which is unused.
+    # The handler that the deadline ended may also have computed a wait, which is unused.
     assert set(asked) == {TaskTimeout} and len(asked) >= 2
 
 
@@ -292,7 +294,7 @@ def test_retried_attempt_spawns_again(scheduler):
 
 
 def test_a_thousand_random_retries():
-    """A thousand tasks that fail at random, on few workers, all have their attempts."""
+    """A thousand tasks that fail at random, on few workers, have all their attempts."""
     chance = random.Random(5)
     times = [chance.randrange(4) for _ in range(1000)]
     lock = threading.Lock()

@@ -61,7 +61,7 @@ def test_with_waits_for_submitted_runs(workers):
 
 @pytest.mark.parametrize("blocking", [True, False])
 def test_with_waits_for_callbacks(workers, blocking):
-    """After the block, callbacks have had all events of the runs."""
+    """When the block has ended, callbacks have received all events of the runs."""
     seen = []
     with make(workers) as scheduler:
 
@@ -72,12 +72,12 @@ def test_with_waits_for_callbacks(workers, blocking):
 
         run = scheduler.submit(chain("quick", "quick"))
         if workers:
-            wait_for(run.done)  # its callbacks are behind
-    assert len(seen) == 5 and seen[-1] == "run_finished"
+            wait_for(run.done)  # the callbacks have not received all events yet
+    assert len(seen) == 6 and seen[-1] == "run_finished"
 
 
 def test_with_waits_for_nested_runs(workers):
-    """While the block is left, tasks of its runs may start further runs; others may not."""
+    """During the wait at the end of the block, tasks may start nested runs; other calls may not."""
     closing = threading.Event()
     refused = []
 
@@ -208,7 +208,7 @@ def test_close_cancels_and_never_waits(workers):
 
 
 def test_cancelled_shutdown():
-    """A cancelled wait raises Cancelled and cancels the runs, as any other interruption does."""
+    """A cancelled wait raises Cancelled and cancels the runs."""
     scheduler = make(2)
     run = scheduler.submit(single("wait"))
     token = Cancellation()
@@ -224,7 +224,7 @@ def test_cancelled_shutdown():
 
 
 def test_shutdown_in_a_callback():
-    """In a blocking callback, where it could not end, it is a GraphError; the run continues."""
+    """In a blocking callback, shutdown() is a GraphError: it could not end. The run continues."""
     errors = []
     with make(1) as scheduler:
 
@@ -240,17 +240,17 @@ def test_shutdown_in_a_callback():
     assert errors == ["a", "b"]
 
 
-def test_half_read_stream_at_the_end_of_the_block(workers):
-    """The run of a stream that is still held ends as well, and its events can be read on."""
+def test_unread_events_after_the_block(workers):
+    """The end of the block ends the run of an open stream, whose events can still be read."""
     with make(workers) as scheduler:
         events = scheduler.stream(chain("quick", "quick"))
-        assert next(events).type == "task_started"
+        assert [next(events).type for _ in range(2)] == ["run_started", "task_started"]
     types = [event.type for event in events]
     assert types == ["task_finished", "task_started", "task_finished", "run_finished"]
 
 
 def test_given_executor_is_not_shut_down():
-    """Neither the block nor shutdown() nor close() shuts down an executor that was given."""
+    """The end of the block, shutdown() and close() do not shut down an `executor=`."""
     with concurrent.futures.ThreadPoolExecutor(2) as executor:
         with TaskScheduler({"quick": quick}, executor=executor) as scheduler:
             run = scheduler.submit(chain("quick", "quick"))
@@ -304,7 +304,7 @@ def test_options_are_keyword_only(function, positional):
 
 
 def test_options_have_one_order():
-    """run, submit and stream have the same options in the same order; so have add, map, spawn."""
+    """run, submit and stream have their options in one order, and so do add, map and spawn."""
 
     def options(function):
         parameters = inspect.signature(function).parameters.values()

@@ -1,4 +1,4 @@
-"""Streams of events that are dropped, left early, or read by several threads."""
+"""Streams of events that are dropped, closed early, or read by several threads."""
 
 import gc
 import subprocess
@@ -32,7 +32,7 @@ def scheduler(request):
 
 @suite
 def test_stream_dropped_before_its_first_event(scheduler):
-    """The run is cancelled, and the graph can run again."""
+    """A dropped stream cancels its run, and the graph can run again."""
     graph = single()
     scheduler.stream(graph)
     gc.collect()
@@ -42,11 +42,11 @@ def test_stream_dropped_before_its_first_event(scheduler):
 
 
 @pytest.mark.parametrize("way", ["break", "close", "with", "drop", "reference cycle"])
-def test_leaving_the_events_of_a_submitted_run(scheduler, way):
-    """The run continues: only an iterator of stream() owns its run."""
+def test_closing_the_events_of_a_submitted_run(scheduler, way):
+    """The run continues, because only an iterator of stream() owns its run."""
     run = scheduler.submit(diamond())
     events = run.events()
-    assert next(events).type == "task_started"
+    assert next(events).type == "run_started"
     if way == "break":
         for _ in events:
             break
@@ -94,14 +94,16 @@ def read_under(token, events):
 
 
 def test_events_closed_while_another_thread_reads(scheduler):
-    """Closing the iterator of a submitted run ends its iteration on another thread, too."""
+    """Closing the iterator of a submitted run ends the iteration on another thread."""
     if not scheduler.max_workers:
-        return  # that thread would be in the handler
+        return  # without workers, the reading thread would execute the handler
     release = threading.Event()
     scheduler.handlers["wait"] = lambda task, context: release.wait(20)
-    run = scheduler.submit(single("wait"))
+    graph = single("wait")
+    run = scheduler.submit(graph)
+    wait_for(lambda: graph["x"].status is TaskStatus.EXECUTING)
     events = run.events()
-    next(events)
+    assert [next(events).type for _ in range(2)] == ["run_started", "task_started"]
     reader = Background(list, events)
     events.close()
     assert reader.result() == []
@@ -110,8 +112,8 @@ def test_events_closed_while_another_thread_reads(scheduler):
     assert run.result(20).results == {"x": True}
 
 
-def test_leaving_a_stream_unlocks_its_graph(scheduler):
-    """After a break in the middle of its events, the graph can run again at once."""
+def test_breaking_out_of_a_stream_unlocks_its_graph(scheduler):
+    """After a break in the middle of a stream, the graph can run again at once."""
     graph = diamond()
     for _ in scheduler.stream(graph):
         break
@@ -125,7 +127,7 @@ def test_stream_closed_by_the_garbage_collector():
         {"echo": lambda task, context: [[] for _ in range(50)]}, max_workers=4
     ) as scheduler:
 
-        def litter():
+        def make_garbage():
             for _ in range(40):
                 graph = TaskGraph()
                 graph.map(Task(type="echo"), range(30))
@@ -138,7 +140,7 @@ def test_stream_closed_by_the_garbage_collector():
         threshold = gc.get_threshold()
         gc.set_threshold(20, 2, 2)
         try:
-            for call in [Background(litter) for _ in range(3)]:
+            for call in [Background(make_garbage) for _ in range(3)]:
                 call.result(30)
         finally:
             gc.set_threshold(*threshold)
@@ -146,7 +148,10 @@ def test_stream_closed_by_the_garbage_collector():
 
 
 def event_types(events):
-    """Iterate over the types of events; its end may be that of a destructor, as in web servers."""
+    """Iterate over the types of events.
+
+    In web servers, a destructor may close such a generator.
+    """
     with events:
         for event in events:
             yield event.type
@@ -156,7 +161,7 @@ def event_types(events):
     "around", [iter, event_types], ids=["the stream itself", "a generator around it"]
 )
 def test_stream_dropped_while_a_worker_starts(around):
-    """A destructor on a thread that is starting a worker waits for no lock of the pool."""
+    """A stream's destructor does not deadlock on a thread that is starting a worker."""
     with TaskScheduler(
         {"wait": lambda task, context: context.cancellation.wait(20), "echo": echo}
     ) as scheduler:
@@ -172,8 +177,8 @@ def test_stream_dropped_while_a_worker_starts(around):
 
 @suite
 @pytest.mark.parametrize("workers", [2, 0], ids=["threads", "calling thread"])
-def test_stream_left_to_the_end_of_the_process(workers):
-    """A program that ends with a half-read stream ends at once, without a complaint."""
+def test_half_read_stream_at_exit(workers):
+    """A program with a half-read stream exits at once and prints no error."""
     program = f"""
 from asimov_sync import Task, TaskGraph, TaskScheduler
 scheduler = TaskScheduler({{"t": lambda task, context: context.name}}, max_workers={workers})
@@ -181,19 +186,20 @@ graph = TaskGraph()
 graph.map(Task(type="t"), range(100))
 events = scheduler.stream(graph)
 print(next(events).type)
+next(events)
 """
     done = subprocess.run(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=20
     )
-    assert (done.returncode, done.stdout.split()) == (0, [b"task_started"]), done.stderr
+    assert (done.returncode, done.stdout.split()) == (0, [b"run_started"]), done.stderr
     assert (
         b"__del__" not in done.stderr
-    )  # Python 3.7 itself may print that a thread was just starting
+    )  # Python 3.7 may print a message about a thread that was starting
 
 
 @suite
-def test_leaving_a_stream_of_a_busy_run():
-    """The graph is unlocked at once, whatever the workers are doing."""
+def test_closing_a_stream_of_a_busy_run():
+    """Closing the stream unlocks the graph at once, even while workers are busy."""
 
     def busy(task, context):
         for _ in range(3):
@@ -210,15 +216,22 @@ def test_leaving_a_stream_of_a_busy_run():
 
 
 def test_several_readers_and_waiters():
-    """Readers on several threads each get all events; several threads can call result()."""
-    with TaskScheduler(
-        {"t": lambda task, context: context.report(0.5)}, max_workers=3
-    ) as scheduler:
+    """Several threads can read: each receives all events. Several threads can call result()."""
+    gate = threading.Event()
+
+    def handler(task, context):
+        assert gate.wait(20)
+        context.report(0.5)
+
+    with TaskScheduler({"t": handler}, max_workers=3) as scheduler:
         run = scheduler.submit(wide("t", 100))
-        readers = [Background(lambda: [id(event) for event in run.events()]) for _ in range(4)]
+        opened = [run.events() for _ in range(4)]
+        readers = [Background(list, events) for events in opened]
         waiters = [Background(run.result) for _ in range(4)]
-        assert len({tuple(reader.result()) for reader in readers}) == 1
+        gate.set()
+        numbers = [[event.sequence for event in reader.result()] for reader in readers]
+        assert numbers == 4 * [sorted(set(numbers[0]))]
         assert len({id(waiter.result()) for waiter in waiters}) == 1
-        assert len(readers[0].result()) == 301
+        assert len(numbers[0]) == 302
         with pytest.raises(GraphError):
             scheduler.submit(single("nobody"))

@@ -178,9 +178,7 @@ def test_invalid_arguments():
 
 
 def test_no_region(without_credentials, monkeypatch):
-    """Without a region the error names the settings. A region comes from $AWS_REGION or the
-    session.
-    """
+    """Without a region the error names the settings: an argument, $AWS_REGION or the session."""
     with pytest.raises(ValueError, match="region_name.*AWS_REGION"):
         BedrockInferenceClient(MODEL, api_key=KEY).generate("hello")
     session = boto3.Session("a", "b", region_name="eu-west-3")
@@ -479,8 +477,8 @@ def test_error_statuses(serve, code, status, kind, position):
 @pytest.mark.parametrize(
     "body", [b"", b"null", b"[1]", b'"text"', b"{", b"\xff", b'{"message": 7}', b"[" * 100000]
 )
-def test_odd_error_bodies(serve, body):
-    """The status determines the error, whatever the body is."""
+def test_error_bodies(serve, body):
+    """The status determines the error, whatever its body is."""
     client, _ = serve(RawResponse(body, status=403))
     with pytest.raises(PermissionDeniedError):
         client.generate("hello")
@@ -664,9 +662,7 @@ def test_unknown_events():
 @pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
 @pytest.mark.parametrize("api", APIS)
 def test_broken_connection(serve, api, framing, reset):
-    """If the connection ends between two frames or in one, StreamInterrupted holds the partial
-    reply.
-    """
+    """If the connection ends within the stream, StreamInterrupted holds the partial reply."""
     frames = streamed(api, "one ", "two ", "three").pieces
     data = b"".join(frames)
     frame_ends = [len(b"".join(frames[: number + 1])) for number in range(len(frames))]
@@ -686,7 +682,7 @@ def test_broken_connection(serve, api, framing, reset):
         server.set_responses(broken)
         with pytest.raises((StreamInterrupted, ConnectionFailed)) as caught:
             list(client.stream("hello"))
-        if not reset:  # which may overtake the last bytes
+        if not reset:  # a reset may discard the last bytes
             assert caught.value.text == text
             assert caught.value.request_id == "req-1"
 
@@ -800,8 +796,7 @@ def test_stream_timeouts(serve, api):
 @suite
 @pytest.mark.parametrize("api", APIS)
 def test_generate_waits_longer_than_the_idle_timeout(serve, api):
-    """generate() may wait longer than timeout.idle, because a whole reply arrives only when it is
-    done.
+    """generate() may wait longer than timeout.idle, since a whole reply arrives only at its end.
 
     stream() does not wait longer.
     """
@@ -816,8 +811,9 @@ def test_generate_waits_longer_than_the_idle_timeout(serve, api):
 
 
 def test_idle_limit_of_generate():
-    """The idle limit is an hour for 128,000 tokens, ten minutes without a limit, and at least
-    timeout.idle.
+    """The idle limit is proportional to max_tokens: an hour for 128,000 tokens.
+
+    It is at least timeout.idle, and ten minutes without max_tokens.
     """
 
     def idle_limit(timeout=None, **options):
@@ -903,7 +899,7 @@ def test_tool_loop(serve):
     ids=str,
 )
 def test_usage_of_a_stream(reporters):
-    """Missing figures are taken from Amazon's metrics; if both are present, the model's count."""
+    """Amazon's metrics replace the figures that the model does not report."""
     start = {
         "id": "m",
         "content": [],

@@ -1,6 +1,7 @@
 """Compaction: a summary replaces old messages of a conversation that is too long."""
 
 import json
+import time
 
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -13,6 +14,7 @@ from asimov_sync import (
     Cancelled,
     ChatMessage,
     ChatRole,
+    DeadlineExceeded,
     HistoryCompacted,
     InvalidRequestError,
     ProviderError,
@@ -27,6 +29,7 @@ from asimov_sync import (
 from asimov_sync.inference.tools.compaction import split
 from asimov_sync.testing import (
     Failure,
+    Fault,
     ModelServer,
     ScriptedInferenceClient,
     calls,
@@ -34,6 +37,7 @@ from asimov_sync.testing import (
     tool_results,
 )
 
+from ..tiers import suite
 from .conftest import KEY
 from .test_every_client import WIRES, client_for, has_converse
 
@@ -209,6 +213,20 @@ def test_a_limit_that_is_not_reached():
     ]
 
 
+def test_long_first_question():
+    """If the first question alone exceeds the limit, summaries are still rare."""
+
+    @tool
+    def read(page: int) -> str:
+        """Read a page."""
+        return "words " * 60
+
+    client = ScriptedInferenceClient(reader(20))
+    run = client.run_tools("words " * 2000, [read], max_iterations=50, compact_at=LIMIT)
+    assert (run.text, len(run.calls)) == ("done", 20)
+    assert 3 <= sum(map(is_summary_request, client.requests)) <= 8
+
+
 # Failures
 
 
@@ -259,6 +277,20 @@ def test_cancellation():
     client = ScriptedInferenceClient(answer)
     with pytest.raises(Cancelled, match="enough"):
         client.run_tools(QUESTION, [read], compact_at=LIMIT, cancellation=token)
+
+
+@suite
+def test_timeout():
+    """The total of a timeout bounds the requests for summaries, too."""
+    with ModelServer([Fault("never", stall="headers")], api_key=KEY) as server, client_for(
+        "anthropic", server
+    ) as other:
+        client = ScriptedInferenceClient(reader())
+        start = time.monotonic()
+        with pytest.raises(DeadlineExceeded):
+            client.run_tools(QUESTION, [read], compact_at=LIMIT, compact_with=other, timeout=0.4)
+        assert time.monotonic() - start < 10
+        assert len(server.requests) == 1
 
 
 def test_invalid_limits():

@@ -114,7 +114,7 @@ def test_unreachable_proxy(server):
 
 
 def test_given_session(server):
-    """The given session sends every request with its settings; it is not closed."""
+    """The given session sends every request with its settings. The client does not close it."""
     statuses = []
     session = requests.Session()
     session.headers["X-App"] = "mine"
@@ -130,7 +130,7 @@ def test_given_session(server):
 
 @pytest.mark.parametrize("point", ["connect", "headers", "body"])
 def test_cancelling_with_a_given_session(point):
-    """A cancellation also frees a call on an ordinary session, wherever it waits."""
+    """A cancellation also ends a call on an ordinary session, at each point where it can block."""
     with SilentServer(point) as server:
         client = AnthropicInferenceClient(
             "m",

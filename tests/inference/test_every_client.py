@@ -180,7 +180,7 @@ def test_counting_tokens(start):
 
 
 def test_wrong_key(start):
-    """stream() itself raises AuthenticationError for a wrong key, or the status's own error."""
+    """stream() itself raises the error of a wrong key, with the status 401 or 403."""
     client, server = start(["hello"])
     server.api_key = "another"
     with pytest.raises(

@@ -18,6 +18,7 @@ from asimov_sync import (
 from asimov_sync.inference.http import connect
 from asimov_sync.testing import Failure, Fault, ModelServer
 
+from ..tiers import suite
 from ..waiting import Background
 from .conftest import KEY
 from .silent_server import SilentServer
@@ -76,6 +77,17 @@ def test_unknown_host(monkeypatch):
     assert "Name or service not known: 'proxy.test'" in error_text(ConnectionFailed, proxied)
 
 
+def test_refused_by_the_proxy(closed_port):
+    """The text names the model's address and that of the proxy."""
+    proxies = {"http": f"http://user:secret-word@127.0.0.1:{closed_port}"}
+    text = error_text(
+        ConnectionFailed, make_client("http://models.test/v1/messages", proxies=proxies)
+    )
+    assert "the connection to http://models.test/v1/messages for model claude-test failed" in text
+    assert text.endswith(f"Connection refused: '127.0.0.1:{closed_port}'")
+
+
+@suite
 @pytest.mark.parametrize(
     "point, kind, timeout, text",
     [

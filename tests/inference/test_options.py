@@ -21,6 +21,7 @@ from asimov_sync import (
 )
 from asimov_sync.testing import Failure, ModelServer, ScriptedInferenceClient, calls
 
+from ..tiers import suite
 from ..waiting import Background
 from .silent_server import SilentServer
 
@@ -242,6 +243,25 @@ def test_total_timeout_of_an_endless_loop():
         Background(client.run_tools, "go", [find], timeout=0.1, max_iterations=1_000_000).result()
     assert isinstance(caught.value, DeadlineExceeded)
     assert len(caught.value.messages) == 1 + 2 * len(client.requests) > 3
+
+
+@suite
+def test_total_timeout_of_a_summary():
+    """A summary that takes too long is a DeadlineExceeded, with the history so far."""
+
+    @tool
+    def look() -> str:
+        """Look."""
+        return "nothing " * 100
+
+    script = [calls(("look", {})), calls(("look", {})), "done"]
+    with SilentServer("headers") as server:
+        silent = AnthropicInferenceClient("m", api_key="none", api_url=server.url)
+        options = {"compact_at": 1, "compact_with": silent, "timeout": 0.2}
+        with pytest.raises(DeadlineExceeded) as caught:
+            Background(ScriptedInferenceClient(script).run_tools, "go", [look], **options).result()
+    assert caught.value.messages[0].text == "go"
+    assert len(server.reached) == 1
 
 
 def test_cancelled_loop_with_a_timeout():

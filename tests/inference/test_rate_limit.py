@@ -14,6 +14,7 @@ from asimov_sync import (
     RateLimitError,
     Timeout,
 )
+from asimov_sync.concurrency.clock import clock as library_clock
 from asimov_sync.inference import rate_limit
 from asimov_sync.inference.rate_limit import MINUTE, Pause, wait_for_slot
 from asimov_sync.testing import Failure, ScriptedInferenceClient
@@ -46,7 +47,8 @@ def keeps_limits(slots, requests, tokens):
 )
 def test_slots(arrivals, requests, tokens):
     """No sixty seconds exceed the limits, except for one oversized request. Slots are in order."""
-    limit, now, slots = RateLimit(requests, tokens), 1000.0, []
+    limit = RateLimit(requests_per_minute=requests, tokens_per_minute=tokens)
+    now, slots = 1000.0, []
     for pause, size, given_back in arrivals:
         now += pause / 10
         slot = limit.take(now, size)
@@ -63,7 +65,7 @@ def test_slots(arrivals, requests, tokens):
 @given(arrivals=ARRIVALS, requests=st.integers(1, 5))
 def test_no_unnecessary_wait(arrivals, requests):
     """A request waits only if the last sixty seconds are full, until the oldest is a minute old."""
-    limit, now, slots = RateLimit(requests), 1000.0, []
+    limit, now, slots = RateLimit(requests_per_minute=requests), 1000.0, []
     for pause, _, _ in arrivals:
         now += pause / 10
         slots.append(limit.take(now, 0).moment)
@@ -73,7 +75,7 @@ def test_no_unnecessary_wait(arrivals, requests):
 
 def test_keeps_limits_detects_violations():
     """keeps_limits detects a limiter that allows one request too many."""
-    limit = RateLimit(3)
+    limit = RateLimit(requests_per_minute=3)
     assert not keeps_limits([limit.take(1000.0, 1) for _ in range(3)], 2, None)
     assert not keeps_limits([limit.take(2000.0, 60) for _ in range(2)], None, 100)
 
@@ -92,13 +94,21 @@ def test_the_usage_replaces_the_estimate():
     assert [slot.tokens for slot in client.rate_limit._reservations] == [reply.usage.total_tokens]
 
 
+def next_moment(limit):
+    """Return the moment of the next slot, without taking it."""
+    slot = limit.take(library_clock.monotonic(), 1)
+    limit.give_back(slot)
+    return slot.moment
+
+
 def test_an_invalid_limit():
     """A limit below one request is a ValueError; the repr shows the limits."""
     with pytest.raises(ValueError, match="requests_per_minute must be at least 1, not 0"):
         RateLimit(requests_per_minute=0)
     with pytest.raises(ValueError, match="tokens_per_minute"):
         RateLimit(tokens_per_minute=-1)
-    assert repr(RateLimit(5)) == "RateLimit(requests_per_minute=5, tokens_per_minute=None)"
+    limit = RateLimit(requests_per_minute=5)
+    assert repr(limit) == "RateLimit(requests_per_minute=5, tokens_per_minute=None)"
 
 
 # Clients
@@ -112,13 +122,13 @@ def test_clients_share_a_limit(serve):
     first.generate("x")
     second.generate("x")
     for client in (first, second, first.with_options(temperature=0)):
-        token = Cancellation()
+        token, before = Cancellation(), next_moment(limit)
         call = Background(client.generate, "x", cancellation=token)
-        wait_for(lambda: len(limit._reservations) == 3)
+        wait_for(lambda: next_moment(limit) > before)
         token.cancel("enough")
         with pytest.raises(Cancelled, match="enough"):
             call.result(5)
-        assert len(limit._reservations) == 2
+        assert next_moment(limit) == before
     assert (len(server.requests), len(other.requests)) == (1, 1)
 
 
@@ -201,30 +211,35 @@ def test_long_retry_after(serve):
     assert client.generate("x").text == "hello"
 
 
-@suite
-def test_extended_pause():
+def test_extended_pause(clock):
     """A request that waits for a pause also waits for its extension."""
-    pause = Pause()
-    pause.extend(time.monotonic() + 0.1)
+    pause, now = Pause(), library_clock.monotonic()
+    pause.extend(now + 100)
     call = Background(wait_for_slot, pause, None, 0, Cancellation(), None, "test")
-    until = time.monotonic() + 0.4
-    pause.extend(until)
-    pause.extend(until - 0.3)  # shorter ones change nothing
+    clock.block_until(1)
+    pause.extend(now + 400)
+    pause.extend(now + 300)  # shorter ones change nothing
+    clock.advance(350)
+    call.thread.join(0.02)
+    assert call.thread.is_alive()
+    clock.advance(50)
     call.result()
-    assert time.monotonic() >= until
 
 
-@suite
-def test_a_pause_while_waiting_for_a_slot():
+def test_a_pause_while_waiting_for_a_slot(clock):
     """A request that waits for a slot also waits for a new pause, then takes a new slot."""
-    pause, limit = Pause(), RateLimit(requests_per_minute=1)
-    limit.take(time.monotonic() - MINUTE + 0.2, 1)
+    pause, limit, now = Pause(), RateLimit(requests_per_minute=1), library_clock.monotonic()
+    limit.take(now - MINUTE + 20, 1)
     call = Background(wait_for_slot, pause, limit, 1, Cancellation(), None, "test")
-    wait_for(lambda: len(limit._reservations) == 2)
-    until = time.monotonic() + 0.5
-    pause.extend(until)
-    assert call.result().moment >= until
-    assert len(limit._reservations) == 1
+    clock.block_until(1)
+    pause.extend(now + 500)
+    clock.advance(490)
+    call.thread.join(0.02)
+    assert call.thread.is_alive()
+    clock.advance(10)
+    slot = call.result()
+    assert slot.moment >= now + 500
+    assert next_moment(limit) == slot.moment + MINUTE
 
 
 def test_a_pause_after_the_deadline():
@@ -233,4 +248,4 @@ def test_a_pause_after_the_deadline():
     pause.extend(time.monotonic() + 30)
     with pytest.raises(DeadlineExceeded):
         wait_for_slot(pause, limit, 1, Cancellation(), time.monotonic() + 10, "test")
-    assert len(limit._reservations) == 0
+    assert next_moment(limit) <= library_clock.monotonic()

@@ -386,6 +386,7 @@ def test_closing_between_reads(serve):
     stream = client.stream_tools("x", [slow])
     while next(stream).type != "tool_started":
         pass
+    assert slow.started.wait(20)
     Background(stream.close).result()
     wait_for(lambda: slow.results == [True])
 
@@ -402,6 +403,7 @@ def test_unreferenced_stream(serve, phase):
     stream = client.stream_tools("x", [slow], cancellation=token)
     while next(stream).type not in ("tool_started", "text_delta"):
         pass
+    assert phase == "in a reply" or slow.started.wait(20)
     del stream
     gc.collect()
     if phase == "in a reply":

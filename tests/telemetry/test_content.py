@@ -1,4 +1,4 @@
-"""Message content is recorded on spans only on request, in the shape of the conventions."""
+"""Message content is recorded on spans only on request, in the format of the conventions."""
 
 import base64
 import json
@@ -183,13 +183,13 @@ def test_result_that_cannot_be_redacted(with_content):
     ],
 )
 def test_results_are_objects_in_latest(text, result):
-    """LATEST requires a JSON object; 1.41 has the text that the model receives."""
+    """In LATEST, a result is a JSON object; in 1.41, it is the text that the model receives."""
     assert json.loads(content.tool_call_result(text, as_object=True)) == result
     assert content.tool_call_result(text, as_object=False) == text
 
 
 def test_latest_has_the_reason_in_its_messages(monkeypatch, request):
-    """In LATEST the reason is optional in a message; it is there for the sake of backends."""
+    """In LATEST, a message includes the optional finish reason, because backends expect it."""
     monkeypatch.setenv(STABILITY_OPT_IN, "http, gen_ai_latest_experimental")
     with_content = request.getfixturevalue("with_content")
     ScriptedInferenceClient(["hi"]).generate("hello")
@@ -264,7 +264,7 @@ IMAGE = base64.b64encode(b"\x89PNG" * 5000).decode()
     ids=lambda value: value["type"] if isinstance(value, dict) else None,
 )
 def test_blocks(block, part):
-    """Each block becomes its part of the conventions, without opaque or binary data."""
+    """Each block becomes the matching part of the conventions, without opaque or binary data."""
     encoded = content.input_messages([ChatMessage(role="user", content=[block])])
     assert json.loads(encoded) == [{"role": "user", "parts": [part]}]
     assert len(encoded) < 1000

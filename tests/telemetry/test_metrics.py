@@ -111,7 +111,7 @@ def test_names_units_and_buckets(generation, exported):
 
 
 def test_meter_without_boundaries():
-    """Before OpenTelemetry 1.29, the metrics are made without bucket boundaries."""
+    """Before OpenTelemetry 1.29, metrics are created without bucket boundaries."""
     made = []
 
     class MeterWithoutBoundaries:
@@ -179,7 +179,7 @@ def test_tokens_of_latest(generation, exported):
 
 
 def test_failed_request(generation, exported):
-    """Its duration has the error's type. LATEST counts zero tokens; no histogram has any."""
+    """A failed request's duration has the error's type. LATEST counts zero tokens for it."""
     with pytest.raises(RateLimitError):
         ScriptedInferenceClient([Failure(429)], model="m", max_retries=0).generate("hello")
     (point,) = exported.points(generation.duration.name)
@@ -211,7 +211,7 @@ def test_only_streams_have_chunks(generation, exported):
 
 @pytest.mark.parametrize("generation", ["gen_ai_latest_experimental"], indirect=True)
 def test_agents_and_tools(generation, exported):
-    """Requests and calls of agent runs are counted, and unknown tools are one tool."""
+    """An agent's requests and calls are counted. All unknown tools share one name."""
     client = ScriptedInferenceClient(
         [calls(("look_up", {"word": "one"}), ("made_up", {})), "found", Failure(400)], model="m"
     )

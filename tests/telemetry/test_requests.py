@@ -503,10 +503,13 @@ def test_no_wrapper_without_telemetry():
 def test_agents_options(with_content):
     """An agent's span has the options of its requests, the system prompt and the tools."""
     client = ScriptedInferenceClient([calls(("look_up", {"word": "x"})), "done"], max_tokens=64)
-    Agent(client, system="Be brief.", tools=[look_up], temperature=0.5, name="ada").run("what?")
+    Agent(client, system="Be brief.", tools=[look_up], temperature=0.5, name="ada").run(
+        "what?", top_p=0.9
+    )
     attributes = with_content.only_span("invoke_agent ada").attributes
     assert attributes[names.REQUEST_MAX_TOKENS] == 64
     assert attributes[names.REQUEST_TEMPERATURE] == 0.5
+    assert attributes[names.REQUEST_TOP_P] == 0.9
     assert "Be brief." in attributes[names.SYSTEM_INSTRUCTIONS]
     assert "look_up" in attributes[names.TOOL_DEFINITIONS]
     assert names.OUTPUT_TYPE not in attributes

@@ -244,12 +244,12 @@ STOPS = [
 ]
 
 
-@pytest.mark.parametrize("ours, chat, converse", STOPS)
-def test_stop_reasons(ours, chat, converse):
+@pytest.mark.parametrize("reason, chat, converse", STOPS)
+def test_stop_reasons(reason, chat, converse):
     """A stop reason is translated to the wire. A raw one is sent unchanged."""
     for raw in (None, "odd"):
-        reply = make_reply(TEXT, stop_reason=ours, raw_stop_reason=raw)
-        assert MESSAGES.reply_body(reply, {})["stop_reason"] == (raw or ours)
+        reply = make_reply(TEXT, stop_reason=reason, raw_stop_reason=raw)
+        assert MESSAGES.reply_body(reply, {})["stop_reason"] == (raw or reason)
         assert CHAT.reply_body(reply, {})["choices"][0]["finish_reason"] == (raw or chat)
         assert CONVERSE.reply_body(reply, {})["stopReason"] == (raw or converse)
 

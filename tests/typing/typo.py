@@ -4,6 +4,8 @@ from asimov_sync import (  # no such name: Tsak
     AnthropicInferenceClient,
     InferenceClient,
     OpenAIInferenceClient,
+    TaskGraph,
+    TaskScheduler,
     Tsak,
 )
 from asimov_sync.aio import to_async
@@ -13,7 +15,9 @@ AnthropicInferenceClient("m", api_key="k", max_retires=3)  # no such option: max
 AnthropicInferenceClient("m", api_key="k", seed=3)  # no option of this provider: seed
 OpenAIInferenceClient("m", top_k=3)  # no option of this provider: top_k
 AnthropicInferenceClient("m", api_key="k", timeout="30")  # another type: timeout
-AnthropicInferenceClient("m", "k")  # by position: positional
+TaskScheduler(8)  # no mapping of handlers: 8
+TaskGraph().add(lambda task: task)  # no handler: one parameter
+AnthropicInferenceClient("m", "k")  # a keyword-only argument: positional
 
 
 def ask(client: InferenceClient) -> None:

@@ -75,7 +75,9 @@ def set_current_response(response: SocketUser) -> Iterator[None]:
 
 
 def register_socket(sock: Any) -> None:
-    """Register a socket with the current response; None, for a socket not yet open, is ignored."""
+    """Register a socket with the current response. None, a socket that is not open yet, is
+    ignored.
+    """
     response = current_response()
     if response is not None and sock is not None:
         response.register_socket(sock)
@@ -91,7 +93,7 @@ class TrackedConnection:
     def _new_conn(self) -> Any:
         response = current_response()
         connection: Any = self
-        if response is None:  # the application uses its own session by itself
+        if response is None:  # the application itself uses the session
             return super()._new_conn()  # type: ignore[misc]
         try:
             return response.open_socket(
@@ -112,7 +114,7 @@ class TrackedConnection:
         self._register()
 
     def putrequest(self, *args: Any, **kwargs: Any) -> Any:
-        self._register()  # a kept connection does not connect again; a new one has no socket yet
+        self._register()  # for a reused connection; a new one has no socket yet
         return super().putrequest(*args, **kwargs)  # type: ignore[misc]
 
     def _register(self) -> None:
@@ -130,9 +132,9 @@ class _TrackedHTTPSConnection(TrackedConnection, HTTPSConnection):
 
 
 class TrackedPool:
-    """A pool that detaches a connection's socket from its response before others can take it.
+    """A pool that detaches a connection's socket from its response before another request takes it.
 
-    urllib3 returns a connection by itself, at the end of a body that it decodes or of a redirect.
+    urllib3 itself returns a connection at the end of a redirect, or of a body that it decodes.
     """
 
     def _put_conn(self, conn: Any) -> None:
@@ -157,7 +159,7 @@ _POOL_CLASSES = {"http": _TrackedHTTPPool, "https": _TrackedHTTPSPool}
 def track_session(session: Session) -> None:
     """Make a session's adapters use tracked connections, to their proxies as well.
 
-    An adapter that does not use the standard pool classes is left as it is.
+    An adapter that does not use the standard pool classes is not changed.
     """
     for adapter in session.adapters.values():
         if isinstance(adapter, requests.adapters.HTTPAdapter) and track_manager(
@@ -226,7 +228,7 @@ def reset_connections(session: Session) -> None:
 
 
 def hide_queries_in_logs() -> None:
-    """Remove the query of addresses from urllib3's log; some servers take the key there.
+    """Remove the query of addresses from urllib3's log, because some servers expect the key in it.
 
     Only records of this library's own requests are changed. Calling it again changes nothing.
     """

@@ -4,7 +4,6 @@ Pure: no IO, no clock.
 """
 
 import collections.abc
-import copy
 from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional, Union
 
@@ -31,7 +30,7 @@ class Approved:
         """Return the call with the arguments of this approval."""
         if self.arguments is None:
             return call
-        return call.model_copy(update={"arguments": copy.deepcopy(self.arguments)})
+        return call.model_copy(update={"arguments": self.arguments})
 
 
 @dataclass(frozen=True)

@@ -319,7 +319,7 @@ def tool_loop(
             return ToolRun(history, reply, usage, iterations, "max_iterations", called)
         if compact_at is not None and (tokens or estimate(history)) > compact_at:
             parts = split(history)
-            if parts is not None:
+            if parts is not None and parts.is_worth_a_summary(compact_at):
                 step = Summarize(summary_prompt(parts), len(parts.middle), list(history))
                 summary = cast(Reply, (yield step))
                 usage = usage + summary.usage

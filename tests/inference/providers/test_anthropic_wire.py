@@ -68,7 +68,7 @@ def test_options_and_extra():
 
 
 def test_roles():
-    """System messages join the system prompt; tool results belong to a user's turn."""
+    """System messages join the system prompt, and tool results are sent in a user's turn."""
     result = {"type": "tool_result", "tool_use_id": "1", "content": "x"}
     messages = [
         ChatMessage(role=ChatRole.SYSTEM, content="be kind"),
@@ -133,9 +133,7 @@ REPLIES = [
 
 @pytest.mark.parametrize("blocks", REPLIES, ids=repr)
 def test_a_stream_folds_to_its_reply(blocks):
-    """A streamed reply equals the whole one. Its message is sent back unchanged, except blank
-    text.
-    """
+    """A streamed reply equals the whole one, and is sent back unchanged, without blank text."""
     reply = Reply(
         message=ChatMessage(role=ChatRole.ASSISTANT, content=blocks),
         stop_reason="end_turn",
@@ -342,9 +340,7 @@ def test_compaction():
 
 
 def test_unknown_delta():
-    """An unknown delta is merged into its block: text and lists are appended, other values
-    replaced.
-    """
+    """An unknown delta is merged into its block: text and lists grow, other values are replaced."""
     start = {"type": "hologram", "beam": "a", "parts": [1]}
     deltas = [
         {"type": "hologram_delta", "beam": "b", "parts": [2], "depth": 3},
@@ -470,9 +466,7 @@ def test_deltas_of_an_unknown_block():
     ids=str,
 )
 def test_invalid_block_type_or_text(invalid):
-    """An invalid type or text is a ValueError in message_start, a block, a delta and a whole
-    reply.
-    """
+    """An invalid type or text is a ValueError, in a block or a delta, streamed or not."""
     kind = invalid["type"] if invalid["type"] in ("text", "thinking") else "hologram"
     delta = dict(invalid, type="new_delta")
     streams = [
