@@ -2,10 +2,10 @@
 
     python benchmarks/graph.py [--sizes N …] [--rounds R] [--only SECTION …]
 
-dask and LangGraph are measured if they are installed. Every way runs the same graph of tasks that
-do nothing, with 4 workers, R times (5 by default), one way after the other; a ratio compares two of
-a round. A new graph is built before the clock starts each time; threads start while it runs. Above
-10,000 tasks there are half the rounds, of the scheduler and the first loop only.
+dask and LangGraph are measured if they are installed. In each of R rounds (5 by default), every way
+runs the same graph of tasks that do nothing, with 4 workers. Each ratio compares two ways in one
+round. The graph is built before the clock starts; threads start while it runs. Above 10,000 tasks
+there are half as many rounds, with the scheduler and the first loop only.
 
 wide     independent tasks
 chain    each task depends on the one before
@@ -14,15 +14,15 @@ layers   √n layers of √n tasks, each depends on two of the layer before
 The two loops pass no results between tasks, report no events and cannot be cancelled. "wait" blocks
 in concurrent.futures.wait, as the examples of that module do, and the goals are ratios to it: 0.5
 (wide), 0.06 (chain) and 0.8 (layers) at 10,000 tasks. "queue" lets each finished future put itself
-into a queue, and wakes for one at a time. In a chain, the time of a loop is that of two threads
-waking each other: it doubles or triples if they are on different cores, so its spread is wide. From
-10,000 to 100,000 tasks, the time of one task may grow to 1.3 times.
+into a queue, and handles one at a time. In a chain, a loop takes the time in which two threads wake
+each other. That doubles or triples on different cores, so its spread is wide. From 10,000 to
+100,000 tasks, the time of one task may grow to 1.3 times.
 
-io       tasks that sleep 5 to 50 ms, with twice the workers that can be used at once: the total
-         time against the longest path through the graph; the goal is 1.02 times that
-memory   bytes that tracemalloc counts in a fresh process beside the Tasks, while the graph and the
-         result are alive; the goals are 2048 bytes a task at the peak, and at most 1.3 times as
-         many for each task from 10,000 to 100,000 tasks
+io       tasks that sleep 5 to 50 ms, with twice as many workers as can be used at once: the ratio
+         of the total time to the longest path through the graph; the goal is 1.02
+memory   bytes for each task, without the Task itself, that tracemalloc counts in a new process
+         while the graph and the result are alive; the goals are 2048 bytes at the peak, and a
+         growth to at most 1.3 times from 10,000 to 100,000 tasks
 
 Prints medians, and the median, minimum and maximum of each judged ratio.
 """
@@ -559,7 +559,7 @@ def print_memory(shape: str, size: int) -> None:
     # Allocations that happen once happen here, before measuring.
     scheduler.run(graph_of(few, {name: Task(type="work") for name in few}))
     plan = SHAPES[shape](size)
-    # With an objective and params, as real tasks: anything a run adds to a Task counts as well.
+    # With an objective and params, like real tasks. What a run adds to a Task counts as well.
     tasks = {name: Task(type="work", objective=name, params={"name": name}) for name in plan}
     gc.collect()
     tracemalloc.start()

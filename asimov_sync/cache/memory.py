@@ -29,8 +29,8 @@ class MemoryCache(Cache):
     default_prefix: the namespace of the cache; "" (the default) adds no prefix.
     default_suffix: the suffix of the cache's keys; "" (the default) adds no suffix.
     separator: the text between prefix, key and suffix; ":" by default.
-    max_deliveries: how often a message is delivered without being acknowledged before it becomes a
-        dead letter; 5 by default.
+    max_deliveries: the number of deliveries without an acknowledgement after which a message
+        becomes a dead letter; 5 by default.
     """
 
     def __init__(
@@ -227,8 +227,8 @@ class MemoryStore(Store):
     def _remove_reader(self, mailbox: str, woken: InterruptibleEvent, retrying: bool) -> None:
         """Remove a blocked reader.
 
-        retrying: the reader will look for a message again. Otherwise the next reader is woken, in
-            case this one was woken for a message that it now leaves.
+        retrying: the reader will look for a message again. Otherwise the next reader is woken,
+            because this one may have been woken for a message that it does not take.
         """
         with self._lock:
             readers = self._readers.get(mailbox)

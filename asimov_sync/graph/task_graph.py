@@ -84,15 +84,15 @@ class TaskGraph(GraphBase):
     ) -> Task:
         """Add a task. It starts when all of its dependencies are done.
 
-        task: the task, which a graph holds once. Or a handler, a function of (task, context) or an
-            Agent: its task has the function's `__qualname__`, or the agent's name, as its type, and
-            is handled by it, whatever handler the scheduler has for this type.
-        objective, params: those of the task of a handler; empty by default.
-        name: a unique name; by default made of the task's type and its number in the graph, for a
-            handler of its own name: fetch, fetch-2.
+        task: a task that is not in the graph yet, or a handler: a function of (task, context), or
+            an Agent. A handler gets a new task, whose type is the function's `__qualname__` or the
+            agent's name. It takes precedence over the scheduler's handler for this type.
+        objective, params: if `task` is a handler, those of its task; empty by default.
+        name: a unique name. By default, it consists of the task's type and its number in the graph;
+            for a handler, it is the handler's name: fetch, fetch-2.
         depends_on: tasks or names, one or several; a name may be added later.
         when: a function of the task's inputs, or of its inputs and its context, called when all
-            dependencies are done; if it returns something false, the task does not run.
+            dependencies are done; if it returns a false value, the task does not run.
         allow_failure: run the task even if dependencies failed; `context.failed` then says why.
         retry: when to repeat a failed attempt; by default never.
         timeout: the seconds that one attempt may take; by default unlimited. An attempt that takes
@@ -158,8 +158,8 @@ class TaskGraph(GraphBase):
     ) -> "CallOptions":
         """Return an object whose `call` adds a task with these options.
 
-        The arguments are those of `add`. depends_on: further dependencies, whose results are no
-        arguments of the function.
+        The arguments are those of `add`. depends_on: further dependencies, whose results are not
+        passed to the function.
         """
         options = {
             "name": name,
@@ -248,16 +248,16 @@ class TaskGraph(GraphBase):
         them; for a map without items it stands for the dependencies of the map.
 
         task: the task to copy; or a handler, a function of (task, context) or an Agent; or a
-            function of one argument, which receives the item. Tasks of this graph in the items
-            are dependencies then, as in the arguments of `call`.
+            function of one argument, which receives the item. With such a function, tasks of this
+            graph in the items are dependencies, as in the arguments of `call`.
         items: what to iterate over.
         name: the name of the map; by default the type of the task, or the name of the function.
         key: a function of the item that returns what identifies it: with
             `key=lambda item: item["id"]` the copies are named `name[<id>]`. By default the
             position.
 
-        The other arguments are those of `add`, and apply to each copy. Returns the copies. If
-        anything raises, `items` and `key` included, nothing is added. Raises GraphError if two
+        The other arguments are those of `add`, and apply to each copy. Returns the copies. After an
+        exception, also of `items` or `key`, nothing is added. Raises GraphError if two
         items have the same key, or for a function with other parameters.
         """
         given = task if isinstance(task, Task) else make_function_handler(task)

@@ -1,4 +1,4 @@
-"""Which failed requests are sent again, when, and how often. Only this file imports tenacity.
+"""Retries of failed requests: which errors, the waits and the number. Only file with tenacity.
 
 The error's type decides, not its status: an `overloaded_error` inside a stream has the status 200.
 The waits are those of the official SDKs: 0.5 s, doubled for each retry up to 8 s, minus a random
@@ -35,7 +35,7 @@ RetryPolicy = tenacity.Retrying
 """Iterate over it for attempts, each of which is a context manager that records its outcome."""
 
 FIRST_WAIT, MAX_WAIT = 0.5, 8.0
-"""Seconds before the first retry, and the most before a later one."""
+"""Seconds before the first retry, and at most before a later one."""
 
 MAX_RETRY_AFTER = 60.0
 """Seconds. If a provider asks for more, its error is raised at once, with `retry_after` set."""

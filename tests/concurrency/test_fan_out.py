@@ -80,8 +80,8 @@ def test_an_error_does_not_stop_the_others(pool):
         failed.result()
 
 
-def test_a_system_exit_begins_nothing_more(pool):
-    """A call that raises no Exception but a SystemExit is reported, and its worker stops."""
+def test_system_exit(pool):
+    """SystemExit from a call is its error, and no further calls start on its worker."""
     token = Cancellation(parent=None)
     called = []
 
@@ -97,7 +97,7 @@ def test_a_system_exit_begins_nothing_more(pool):
 
 
 def hanging(count, token, started):
-    """Calls that wait for the token, as they should."""
+    """Return calls that wait for the token."""
 
     def call():
         started.put(None)
@@ -107,8 +107,9 @@ def hanging(count, token, started):
 
 
 def test_a_cancellation_ends_the_wait(pool):
-    """Cancelling the token's parent frees the caller at once; calls that have not begun never
-    run."""
+    """Cancelling the token's parent ends the wait at once; calls that have not started never
+    run.
+    """
     parent = Cancellation(parent=None)
     token, started = Cancellation(parent=parent), queue.SimpleQueue()
     calls = hanging(5, token, started)
@@ -140,7 +141,7 @@ def test_a_call_that_ignores_its_cancellation_is_not_waited_for(pool):
 
 
 def test_a_deadline_ends_the_wait(pool):
-    """A deadline of the token frees the caller, although a deadline calls no callback."""
+    """The deadline of the token ends the wait, although a deadline calls no callback."""
     token, started = Cancellation(timeout=0.05, parent=None), queue.SimpleQueue()
     start = time.monotonic()
     with pytest.raises(Cancelled, match="deadline"):
@@ -190,7 +191,7 @@ def test_a_closed_pool(pool):
     assert token.reason == "interrupted by ClosedError"
 
 
-def test_nothing_is_left_at_the_token(pool):
+def test_no_callback_remains(pool):
     """After the last event no callback is registered."""
     token = Cancellation(parent=None)
     run([int] * 3, pool, token)
