@@ -125,6 +125,7 @@ class RunEngine:
         self._exceptions: Dict[int, BaseException] = {}  # in the order of failure
         self._seconds: Dict[int, float] = {}
         self._usages: Dict[int, Usage] = {}
+        self._no_usage = Usage()
         self._start = time.perf_counter()
 
     @property
@@ -500,7 +501,7 @@ class RunEngine:
             node.copy_task(**update),
             *(numbers or (state.attempts[index], state.visits[index])),
             self._seconds.get(index, 0.0),
-            self._usages.get(index) or Usage(),
+            self._usages.get(index) or self._no_usage,
         )
 
     def _record_end(self) -> None:
