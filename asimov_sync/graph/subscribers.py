@@ -32,7 +32,7 @@ class Subscriber:
         self._events: Deque[Event] = collections.deque()
         # Its holder calls the callback. Events that a callback itself causes come after it.
         self._delivering = threading.Lock()
-        self._thread = 0  # that calls the callback
+        self._thread = 0  # the ident of the thread that calls the callback
 
     def enqueue(self, event: Event) -> None:
         """Queue an event for delivery."""
@@ -111,7 +111,7 @@ class EventBus:
         self._call_in_background = call_in_background
         self._occupy_slot = occupy_slot
         self._context = contextvars.copy_context()  # that of submit(), in which callbacks run
-        self._waiting_thread = threading.get_ident()  # that submitted the run, or waits for it
+        self._waiting_thread = threading.get_ident()  # submitted the run, or waits for it
         self._waiters: "Set[queue.SimpleQueue[None]]" = set()
 
     def pump_here(self) -> None:
@@ -161,8 +161,8 @@ class EventBus:
     def wait(self, timeout: float, is_done: Callable[[], bool]) -> None:
         """Wait until something happens, at most `timeout` seconds; not at all if `is_done()`.
 
-        Waits on a queue: Ctrl-C in the wait of a Condition may leave its lock released, and then
-        disappears in the RuntimeError about that.
+        Waits on a queue: Ctrl-C in the wait of a Condition may leave its lock released, and a
+        RuntimeError about that replaces the KeyboardInterrupt.
         """
         waiter: "queue.SimpleQueue[None]" = queue.SimpleQueue()
         self._waiters.add(waiter)  # before `is_done`, so that nothing after it is missed
