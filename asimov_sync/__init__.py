@@ -73,13 +73,17 @@ if TYPE_CHECKING:
         current_context as current_context,
     )
     from asimov_sync.graph.events import (
+        RunEvent as RunEvent,
         RunFinished as RunFinished,
+        RunStarted as RunStarted,
+        TaskEvent as TaskEvent,
         TaskFinished as TaskFinished,
         TaskProgress as TaskProgress,
         TaskRetried as TaskRetried,
         TaskSkipped as TaskSkipped,
         TaskStarted as TaskStarted,
         TaskText as TaskText,
+        TaskUndone as TaskUndone,
     )
     from asimov_sync.graph.results import Partial as Partial, Route as Route, RunResult as RunResult
     from asimov_sync.graph.retry import Retry as Retry
@@ -154,7 +158,8 @@ if not TYPE_CHECKING:  # a type checker reports every name that is not imported 
             ),
             "graph.context": "TaskContext current_context",
             "graph.events": (
-                "RunFinished TaskFinished TaskProgress TaskRetried TaskSkipped TaskStarted TaskText"
+                "RunEvent RunFinished RunStarted TaskEvent TaskFinished TaskProgress TaskRetried "
+                "TaskSkipped TaskStarted TaskText TaskUndone"
             ),
             "graph.results": "Partial Route RunResult",
             "graph.retry": "Retry",

@@ -31,7 +31,7 @@ from asimov_sync.graph.handlers import HandlerOwner, HandlerRegistry, check_hand
 from asimov_sync.graph.plan import replace_params
 from asimov_sync.graph.results import RunResult
 from asimov_sync.graph.run import Run, RunEvents, require_stack
-from asimov_sync.graph.subscribers import Callback, Subscriber
+from asimov_sync.graph.subscribers import Callback
 from asimov_sync.graph.task_graph import TaskGraph
 from asimov_sync.usage import Budget
 
@@ -222,7 +222,17 @@ class TaskScheduler(HandlerOwner):
         ValueError for an unsuitable argument; ClosedError after `shutdown()` or `close()`.
         """
         return self._submit(
-            graph, run_id, timeout, on_failure, budget, cancellation, max_tasks, params, True, []
+            graph,
+            run_id,
+            timeout,
+            on_failure,
+            budget,
+            cancellation,
+            max_tasks,
+            params,
+            True,
+            False,
+            [],
         )
 
     def run(
@@ -255,6 +265,7 @@ class TaskScheduler(HandlerOwner):
                 max_tasks,
                 params,
                 False,
+                False,
                 started,
             )
             return run.result()
@@ -283,10 +294,23 @@ class TaskScheduler(HandlerOwner):
         The arguments are those of `submit`. The iterator owns the run: closing it before the end,
         or dropping it, cancels the run.
         """
+        started: List[ActiveRun] = []
         run = self._submit(
-            graph, run_id, timeout, on_failure, budget, cancellation, max_tasks, params, True, []
+            graph,
+            run_id,
+            timeout,
+            on_failure,
+            budget,
+            cancellation,
+            max_tasks,
+            params,
+            False,
+            True,
+            started,
         )
-        return RunEvents(run, owns_run=True)
+        inbox = started[0].first_inbox
+        assert inbox is not None
+        return RunEvents(run, inbox, owns_run=True)
 
     def _submit(
         self,
@@ -298,10 +322,16 @@ class TaskScheduler(HandlerOwner):
         cancellation: Optional[Cancellation],
         max_tasks: Optional[int],
         params: Optional[RunParams],
-        recording: bool,
+        readable: bool,
+        streamed: bool,
         started: List[ActiveRun],
     ) -> Run:
-        """Start a run; `started` receives it as soon as it has to be ended."""
+        """Start a run.
+
+        readable: whether its events may be read later.
+        streamed: whether its events are kept from the first one on, for a reader that follows.
+        started: receives the run as soon as it has to be ended.
+        """
         if not isinstance(graph, TaskGraph):
             raise TypeError(
                 f"a scheduler runs a TaskGraph, not {graph!r}: graph = TaskGraph(); graph.add(…)"
@@ -334,11 +364,9 @@ class TaskScheduler(HandlerOwner):
                 max_tasks,
                 backend,
                 self._registry,
-                [
-                    Subscriber(callback, blocking or backend.inline)
-                    for callback, blocking in self._callbacks
-                ],
-                recording,
+                self._callbacks,
+                readable,
+                streamed,
                 lambda: self.cache,
                 self._on_finished,
             )

@@ -32,9 +32,10 @@ from asimov_sync.graph.graph_lock import RunLock, release
 from asimov_sync.graph.handlers import HandlerRegistry, outcome_of, run_generator
 from asimov_sync.graph.node import Node
 from asimov_sync.graph.plan import Plan
+from asimov_sync.graph.publisher import Publisher
 from asimov_sync.graph.results import Outcome, RunResult
 from asimov_sync.graph.state import RunState
-from asimov_sync.graph.subscribers import EventBus, Subscriber
+from asimov_sync.graph.subscribers import Callback, EventBus
 from asimov_sync.instrumentation import Observation
 from asimov_sync.tasks import Task, TaskStatus
 from asimov_sync.usage import Budget, UsageCounter
@@ -62,13 +63,16 @@ class ActiveRun(Work, RunServices):
     max_tasks: how many tasks the run may have; None for no limit.
     backend: calls the handlers.
     handlers: finds the handlers.
-    subscribers: the callbacks for its events.
-    recording: whether to keep its events, for iterators.
+    callbacks: the callbacks for its events, each with whether it is blocking.
+    readable: whether inboxes may open later.
+    streamed: whether to open one now.
     open_cache: returns the scheduler's cache.
     on_finished: called with this run and its result when the run is over.
 
     cancellation: the run's token.
     enclosing: the token around the run, which ends it.
+    publisher: makes its events, and opens inboxes for them.
+    first_inbox: the inbox that was open from the beginning, if it is streamed.
     result: the result, once the run is over.
     nested: whether a task of the same scheduler started it.
     """
@@ -85,8 +89,9 @@ class ActiveRun(Work, RunServices):
         max_tasks: Optional[int],
         backend: Backend,
         handlers: HandlerRegistry,
-        subscribers: List[Subscriber],
-        recording: bool,
+        callbacks: Sequence[Tuple[Callback, bool]],
+        readable: bool,
+        streamed: bool,
         open_cache: Callable[[], Cache],
         on_finished: Callable[["ActiveRun", RunResult], None],
     ) -> None:
@@ -97,9 +102,12 @@ class ActiveRun(Work, RunServices):
         self.result: Optional[RunResult] = None
         self.enclosing = cancellation or Cancellation.current()
         self.cancellation = Cancellation(parent=self.enclosing)
+        lock = threading.RLock()
+        self.publisher = Publisher(self.id, lock, keeps_state=readable)
+        self.first_inbox = self.publisher.open_inbox() if streamed else None
         self.bus = EventBus(
-            subscribers,
-            recording,
+            self.publisher,
+            callbacks,
             backend.inline,
             backend.call_in_background,
             lambda: backend.occupy_slot(backend.current_job()),
@@ -121,10 +129,11 @@ class ActiveRun(Work, RunServices):
         self.watch: Optional[Observation] = None
         if self._hooks is not None:
             self.watch = Observation(self._hooks.run, self.id, name, context=self._scope)
-        self._effects = Effects(self.bus.outlets)
-        self._has_outlets = self._effects.has_outlets
+        self._effects = Effects(self.publisher)
+        self._publishes = self.publisher.is_active
         self.engine = RunEngine(
             self.id,
+            lock,
             RunState(plan, stop_on_failure=on_failure == "stop", max_tasks=max_tasks),
             self._effects,
             self.cancellation,
@@ -151,7 +160,7 @@ class ActiveRun(Work, RunServices):
 
         timeout: seconds, or None.
         """
-        if self.bus.events is not None:
+        if self.publisher.keeps_state or self.first_inbox is not None:
             timers.start()  # a destructor may need the timer thread, and cannot start it
         self._registration = self.enclosing.on_cancel(self._on_cancel)
         if timeout is not None:
@@ -267,7 +276,7 @@ class ActiveRun(Work, RunServices):
         """
         scope.extend(usage_counter=attempt.usage_counter, task_context=context)
         self.backend.occupy_slot(attempt.worker)
-        if self._has_outlets:
+        if self._publishes:
             scope.extend(text_listener=self._text_listener(attempt))
         attempt.cancellation.make_current()
         return function(*args)
@@ -282,6 +291,8 @@ class ActiveRun(Work, RunServices):
             number = next(numbers)
 
             def on_text(text: str) -> None:
+                if not self.publisher.has_inboxes:
+                    return
                 self.engine.publish_text(attempt, number, text)
                 if self._effects.pending:
                     self._apply_effects()
@@ -312,6 +323,8 @@ class ActiveRun(Work, RunServices):
 
     def report(self, attempt: Attempt, fraction: Optional[float], text: str, data: Any) -> None:
         """Publish the progress of an attempt."""
+        if not self.publisher.has_inboxes:
+            return
         self.engine.report(attempt, fraction, text, data)
         if self._effects.pending:
             self._apply_effects()
@@ -479,7 +492,7 @@ class ActiveRun(Work, RunServices):
                 self._start_timers()
             if effects.span_ends:
                 self._end_spans()
-            if self._has_outlets:
+            if self._publishes:
                 self.bus.pump()
         except BaseException:
             effects.pending = True  # the rest is done when the run is ended because of this
@@ -532,13 +545,18 @@ class ActiveRun(Work, RunServices):
             self._on_finished(self, result)
             release(self.engine.state.nodes, self._graph_lock)
             self._graph_lock.released.set()
-            if self._has_outlets:
-                self._effects.publish(RunFinished(result, time.time()))
+            if self._publishes:
+                self._publish_end(result)
             if self._hooks is not None:
                 self._effects.end_span(self, result, None)
             self._effects.log(result)
             self.result = result
             self._effects.wake_waiters()
+
+    def _publish_end(self, result: RunResult) -> None:
+        if not self.publisher.has_finished:  # an interrupted call may have published it
+            self._effects.publish(RunFinished, result)
+        self.bus.set_ended()
 
     def _end_spans(self) -> None:
         """Report the ends of spans in their order, from one thread at a time.

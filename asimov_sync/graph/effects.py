@@ -7,11 +7,12 @@ interrupted step are still there when the run is ended.
 """
 
 import collections
-from typing import Any, Callable, Deque, List, NamedTuple, Optional, Sequence, Union
+from typing import Any, Callable, Deque, List, NamedTuple, Optional, Sequence, Tuple, Type, Union
 
 from asimov_sync.graph.attempt import Attempt
+from asimov_sync.graph.events import RunEvent
+from asimov_sync.graph.publisher import Publisher
 from asimov_sync.graph.results import RunResult
-from asimov_sync.messages import Event
 
 __all__ = ["AttemptFailure", "Effects", "SpanEnd", "TimerRequest"]
 
@@ -51,7 +52,7 @@ class TimerRequest(NamedTuple):
 class Effects:
     """The work that is left after the steps of one run.
 
-    outlets: functions that queue an event for a reader or a callback. They make no calls.
+    publisher: receives the events. It makes no calls.
 
     pending: whether there may be something to do. Read without the lock, after each step.
     abandoned: attempts that the run continued without: to be cancelled, and their workers replaced.
@@ -65,20 +66,20 @@ class Effects:
     """
 
     __slots__ = (
-        "_outlets",
         "abandoned",
         "cancel_reason",
         "end_reason",
         "log_entries",
         "pending",
+        "publisher",
         "result",
         "span_ends",
         "timers",
         "wake",
     )
 
-    def __init__(self, outlets: Sequence[Callable[[Event], Any]]) -> None:
-        self._outlets = outlets
+    def __init__(self, publisher: Publisher) -> None:
+        self.publisher = publisher
         self.pending = False
         self.abandoned: List[Attempt] = []
         self.timers: Deque[TimerRequest] = collections.deque()
@@ -89,15 +90,16 @@ class Effects:
         self.wake = False
         self.result: Optional[RunResult] = None
 
-    @property
-    def has_outlets(self) -> bool:
-        """Return whether events have a receiver; if not, the engine does not make any."""
-        return bool(self._outlets)
+    def publish(self, kind: Type[RunEvent], *fields: Any) -> None:
+        """Publish an event. kind, fields: see `Publisher.publish`."""
+        self.publisher.publish(kind, *fields)
+        self.pending = True
 
-    def publish(self, event: Event) -> None:
-        """Queue an event for delivery."""
-        for outlet in self._outlets:
-            outlet(event)
+    def publish_skipped(
+        self, names: Sequence[str], describe: Callable[[int], Tuple[Any, ...]]
+    ) -> None:
+        """Publish that many tasks will not run. names, describe: see `Publisher`."""
+        self.publisher.publish_skipped(names, describe)
         self.pending = True
 
     def abandon(self, attempt: Attempt) -> None:

@@ -12,7 +12,19 @@ import collections
 import itertools
 import threading
 import time
-from typing import Any, Callable, Deque, Dict, Iterator, Optional, Sequence, Set, Tuple
+from typing import (
+    Any,
+    Callable,
+    Deque,
+    Dict,
+    Iterator,
+    List,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+    Type,
+)
 
 from asimov_sync._json import format_error
 from asimov_sync.cancellation import Cancellation
@@ -21,29 +33,47 @@ from asimov_sync.errors import BudgetExceeded, Cancelled, GraphError
 from asimov_sync.graph.attempt import Attempt, failed_outcome
 from asimov_sync.graph.effects import AttemptFailure, Effects
 from asimov_sync.graph.events import (
+    RunStarted,
+    TaskEvent,
     TaskFinished,
     TaskProgress,
     TaskRetried,
     TaskSkipped,
     TaskStarted,
     TaskText,
+    TaskUndone,
 )
 from asimov_sync.graph.functions import describe
 from asimov_sync.graph.graph_lock import RunLock, acquire, release
 from asimov_sync.graph.node import Node
 from asimov_sync.graph.results import Outcome, RunResult
-from asimov_sync.graph.state import EXECUTING, FAILED, WAITING, RunState
+from asimov_sync.graph.state import (
+    EXECUTING,
+    FAILED,
+    NOT_SELECTED,
+    SKIPPED,
+    Change,
+    RunState,
+)
 from asimov_sync.messages import Usage
 from asimov_sync.tasks import Task, TaskStatus
 from asimov_sync.usage import Budget, UsageCounter
 
 __all__ = ["RunEngine"]
 
+MAX_SINGLE_EVENTS = 100
+"""If a step skips more tasks than this, as a cancel may, their events are made when they are read,
+so that the step stays short.
+"""
+
 
 class RunEngine:
     """The state of one run and the steps that change it.
 
     id: the id of the run.
+    lock: a `threading.RLock`, which guards everything here. Re-entrant: before Python 3.10 Ctrl-C
+        may strike between the end of a `with` and the release of its lock, and the same thread then
+        ends the run.
     state: the run's state, which only the engine changes.
     effects: receives what the outside has to do.
     cancellation: the run's token, the parent of each attempt's.
@@ -56,14 +86,13 @@ class RunEngine:
     budget: the run's budget; after a request that it refuses, nothing more starts.
     observed: whether attempts are observed, so that the ends of their spans are recorded.
 
-    lock: guards everything here. Re-entrant: before Python 3.10 Ctrl-C may strike between the end
-        of a `with` and the release of its lock, and the same thread then ends the run.
     workers: the number of workers on the run, those that are starting included.
     """
 
     def __init__(
         self,
         id: str,
+        lock: Any,
         state: RunState,
         effects: Effects,
         cancellation: Cancellation,
@@ -78,7 +107,7 @@ class RunEngine:
         self.id = id
         self.state = state
         self.effects = effects
-        self.lock = threading.RLock()
+        self.lock = lock
         self.workers = 0
         self._starting = 0
         self._cancellation = cancellation
@@ -89,7 +118,7 @@ class RunEngine:
         self._worker_limit = worker_limit
         self._budget = budget
         self._observed = observed
-        self._publishes = effects.has_outlets
+        self._publishes = effects.publisher.is_active
         self._finishing = threading.Lock()  # its holder finishes what is in _outcomes
         self._outcomes: Deque[Tuple[Attempt, Optional[Outcome]]] = collections.deque()
         self._attempts: Dict[int, Attempt] = {}  # those that are running
@@ -102,7 +131,7 @@ class RunEngine:
     def in_step(self) -> bool:
         """Return whether the calling thread is inside a step, as a signal handler may be."""
         # threading.Condition uses this method, too.
-        return self.lock._is_owned()  # type: ignore[attr-defined,no-any-return]
+        return self.lock._is_owned()  # type: ignore[no-any-return]
 
     def is_running(self, attempt: Attempt) -> bool:
         """Return whether an attempt still counts."""
@@ -165,10 +194,7 @@ class RunEngine:
         if attempt.deadline is not None:
             self.effects.start_timer(attempt.deadline, attempt)
         if self._publishes:
-            task = attempt.node.copy_task()
-            self.effects.publish(
-                TaskStarted(attempt.name, task, time.time(), attempt.number, attempt.visit)
-            )
+            self._publish(TaskStarted, attempt)
 
     def apply_condition(self, attempt: Attempt, met: bool) -> bool:
         """Start an attempt whose `when` was evaluated, or end it. Return whether it started."""
@@ -223,17 +249,13 @@ class RunEngine:
         if self._publishes:
             with self.lock:
                 if self.is_running(attempt):
-                    task = attempt.node.copy_task()
-                    self.effects.publish(
-                        TaskProgress(attempt.name, task, time.time(), fraction, text, data)
-                    )
+                    self._publish(TaskProgress, attempt, fraction, text, data)
 
     def publish_text(self, attempt: Attempt, reply: int, text: str) -> None:
         """Publish a piece of a reply that a running attempt receives."""
         with self.lock:
             if self.is_running(attempt):
-                task = attempt.node.copy_task()
-                self.effects.publish(TaskText(attempt.name, task, time.time(), text, reply))
+                self._publish(TaskText, attempt, text, reply)
 
     def check_route(self, attempt: Attempt, names: Sequence[str]) -> None:
         """Raise GraphError if a name is no target of a Route of the attempt's task."""
@@ -281,8 +303,10 @@ class RunEngine:
     # For timers, and for the end of the run
 
     def begin_run(self) -> None:
-        """End a run without tasks."""
+        """Publish the start of the run, and end a run without tasks."""
         with self.lock:
+            if self._publishes:
+                self.effects.publish(RunStarted, ())
             self._record_end()
 
     def expire(self, attempt: Attempt) -> None:
@@ -311,15 +335,16 @@ class RunEngine:
                 return
             state, cancelled = self.state, Cancelled(reason)
             why = f"the run ended early: {reason}"
-            for index in state.end(why, format_error(cancelled), keep_always):
-                self._exceptions.pop(index, None)  # of an earlier visit
-                self._exceptions[index] = cancelled
-                self._publish_finished(index)
-            self._apply_changes(reason)
+            failed = state.end(why, format_error(cancelled), keep_always)
             # The attempts of these tasks, and those that an interrupted step was about to close.
             for attempt in list(self._attempts.values()):
                 if not (keep_always and attempt.node.always):
                     self._abandon(attempt, cancelled)
+            for index in failed:
+                self._exceptions.pop(index, None)  # of an earlier visit
+                self._exceptions[index] = cancelled
+                self._publish_finished(index)
+            self._apply_changes(reason)
             if state.ready:
                 # The caller may be a signal handler, which cannot start workers: a timer does.
                 self.effects.start_timer(0.0)
@@ -344,11 +369,10 @@ class RunEngine:
             if self._observed:
                 self.effects.end_span(attempt, None, error)
             if self._publishes:
-                task, text = attempt.node.copy_task(), outcome.error or ""
-                self.effects.publish(
-                    TaskRetried(attempt.name, task, time.time(), attempt.number, text, outcome.wait)
-                )
+                self._publish(TaskRetried, attempt, outcome.error or "", outcome.wait)
+            self._apply_changes("the attempt that spawned it is repeated")
         else:
+            numbers = (self.state.attempts[index], self.state.visits[index])
             status = self.state.finish(
                 index,
                 outcome.status,
@@ -365,10 +389,10 @@ class RunEngine:
                 self.effects.end_span(attempt, status, error)
             if self._publishes:
                 route_was_valid = status is outcome.status
-                self._publish_finished(index, outcome if route_was_valid else None)
+                self._publish_finished(index, numbers, outcome if route_was_valid else None)
         if over_budget:  # in this step, before a task that waited for this one can start
             self.state.stop(f"the run ended early: {error}")
-        if self.state.changes:
+        if self.state.changes or self.state.undone:
             self._apply_changes(self.state.stopped or "a loop went back to what came before it")
         self._record_end()
 
@@ -385,9 +409,49 @@ class RunEngine:
                 self._exceptions.pop(index, None)
                 self._exceptions[index] = self.state.engine_errors[index]
                 self._publish_finished(index)
-            elif phase is not WAITING and self._publishes:
-                node, why = self.state.nodes[index], self.state.errors[index] or ""
-                self.effects.publish(TaskSkipped(node.name, node.copy_task(), time.time(), why))
+        if self._publishes:
+            self._publish_changes(changes, reason)
+        self.state.undone.clear()
+
+    def _publish_changes(self, changes: List[Change], reason: str) -> None:
+        """Publish which tasks were undone, and which will not run.
+
+        reason: why tasks were undone.
+        """
+        state = self.state
+        for index, (attempt, removed) in state.undone.items():
+            node = state.nodes[index]
+            numbers = (attempt, state.visits[index])
+            self.effects.publish(TaskUndone, node.name, node.copy_task(), *numbers, reason, removed)
+        skipped = [index for index, phase in changes if phase is SKIPPED or phase is NOT_SELECTED]
+        if len(skipped) <= MAX_SINGLE_EVENTS:
+            for index in skipped:
+                node, why = state.nodes[index], state.errors[index] or ""
+                numbers = (state.attempts[index], state.visits[index])
+                self.effects.publish(TaskSkipped, node.name, node.copy_task(), *numbers, why)
+        else:
+            self.effects.publish_skipped(*self._describe_skipped(skipped))
+
+    def _describe_skipped(
+        self, indexes: List[int]
+    ) -> Tuple[List[str], Callable[[int], Tuple[Any, ...]]]:
+        """Return the names of skipped tasks, and what makes the rest of their events."""
+        state = self.state
+        nodes, errors, attempts, visits = state.nodes, state.errors, state.attempts, state.visits
+        reasons = [errors[index] or "" for index in indexes]
+
+        def describe(number: int) -> Tuple[Any, ...]:
+            # Later, when another run may have changed the task.
+            index = indexes[number]
+            task = nodes[index].copy_task(status=TaskStatus.WAITING, result=None, error=None)
+            return task, attempts[index], visits[index], reasons[number]
+
+        return [nodes[index].name for index in indexes], describe
+
+    def _publish(self, kind: Type[TaskEvent], attempt: Attempt, *details: Any) -> None:
+        """Publish an event of an attempt. details: the fields of its class."""
+        task = attempt.node.copy_task()
+        self.effects.publish(kind, attempt.name, task, attempt.number, attempt.visit, *details)
 
     def _close_attempt(self, attempt: Attempt) -> None:
         """Record the time and the tokens of an attempt that does not run any more."""
@@ -411,22 +475,35 @@ class RunEngine:
         if self._observed:
             self.effects.end_span(attempt, None, error)
 
-    def _publish_finished(self, index: int, outcome: Optional[Outcome] = None) -> None:
+    def _publish_finished(
+        self,
+        index: int,
+        numbers: Optional[Tuple[int, int]] = None,
+        outcome: Optional[Outcome] = None,
+    ) -> None:
         """Publish that a task is final.
 
-        outcome: its outcome; needed if a loop may have reset the task in the same step.
+        numbers, outcome: those of its last attempt and visit, and how the attempt ended. A loop may
+            have reset the task in the same step; without them they are those of the state.
         """
-        if self._publishes:
-            node = self.state.nodes[index]
-            update = None
-            if outcome is not None:
-                update = {
-                    "status": outcome.status,
-                    "result": outcome.result,
-                    "error": outcome.error,
-                }
-            task = node.copy_task(**(update or {}))
-            self.effects.publish(TaskFinished(node.name, task, time.time()))
+        if not self._publishes:
+            return
+        state, node = self.state, self.state.nodes[index]
+        update: Dict[str, Any] = {}
+        if outcome is not None:
+            update = {
+                "status": outcome.status,
+                "result": outcome.result,
+                "error": outcome.error,
+            }
+        self.effects.publish(
+            TaskFinished,
+            node.name,
+            node.copy_task(**update),
+            *(numbers or (state.attempts[index], state.visits[index])),
+            self._seconds.get(index, 0.0),
+            self._usages.get(index) or Usage(),
+        )
 
     def _record_end(self) -> None:
         """Record the result, if the run is over."""

@@ -1,81 +1,153 @@
-"""The events of a run. Each has the time; those of tasks have a copy of the task at that moment."""
+"""The events of a run.
 
+Each has the id of the run, a sequence number and the time; those of tasks have the task's name,
+attempt and visit, and a copy of the task at that moment.
+"""
+
+import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Dict, Optional
+from typing import TYPE_CHECKING, Any, ClassVar, Dict, FrozenSet, Optional, Tuple
 
-from asimov_sync.messages import Event
+from asimov_sync._json import to_jsonable
+from asimov_sync.messages import Event, Usage
 from asimov_sync.tasks import Task
 
 if TYPE_CHECKING:
     from asimov_sync.graph.results import RunResult
 
 __all__ = [
+    "RunEvent",
     "RunFinished",
+    "RunStarted",
+    "TaskEvent",
     "TaskFinished",
     "TaskProgress",
     "TaskRetried",
     "TaskSkipped",
     "TaskStarted",
     "TaskText",
+    "TaskUndone",
 ]
 
 
 @dataclass
-class TaskStarted(Event):
-    """An attempt started: the task is EXECUTING.
+class RunEvent(Event):
+    """Base of all events of a run.
 
-    name, task: the task's name in the run, and a copy of the task; as in all events of tasks.
-    time: seconds since the epoch; as in all events.
-    attempt, visit: counted from 1.
+    run_id: the id of the run.
+    sequence: the number of the event in its run, from 1. It grows from one event to the next. Where
+        events were merged for a slow reader, the numbers of all but the first are missing.
+    time: seconds since the epoch.
     """
 
-    __slots__ = ("attempt", "name", "task", "time", "visit")
-    type = "task_started"
-    name: str
-    task: Task
+    __slots__ = ("run_id", "sequence", "time")
+    run_id: str
+    sequence: int
     time: float
-    attempt: int
-    visit: int
+
+    _left_out: ClassVar[FrozenSet[str]] = frozenset()
+    """The fields that `to_dict()` leaves out unless it is full."""
+
+    def to_dict(self, full: bool = False) -> Dict[str, Any]:
+        """Return the type and the fields as values that JSON can hold.
+
+        full: include the params of the task, and the task itself in TaskProgress and TaskText;
+            default False, so that events stay small.
+        """
+        fields: Dict[str, Any] = {"type": self.type}
+        for field in dataclasses.fields(self):
+            if full or field.name not in self._left_out:
+                fields[field.name] = self._jsonable(field.name, full)
+        return fields
+
+    def _jsonable(self, name: str, full: bool) -> Any:
+        return to_jsonable(getattr(self, name))
 
 
 @dataclass
-class TaskProgress(Event):
-    """A handler called `context.report`, or a generator handler yielded a value.
+class RunStarted(RunEvent):
+    """The run started. Always the first event.
+
+    restored: the names of the tasks whose outcome was restored from a store; so far always empty.
+    """
+
+    __slots__ = ("restored",)
+    type = "run_started"
+    restored: Tuple[str, ...]
+
+
+@dataclass
+class TaskEvent(RunEvent):
+    """Base of all events of a task.
+
+    name: the name of the task in the run.
+    task: a copy of the task, with the status, result and error of that moment. Its params and its
+        result are the same objects as in the run, and not copies.
+    attempt, visit: the numbers of the task's attempt and visit, from 1; 0 before the first.
+    """
+
+    __slots__ = ("attempt", "name", "task", "visit")
+    name: str
+    task: Task
+    attempt: int
+    visit: int
+
+    def _jsonable(self, name: str, full: bool) -> Any:
+        if name != "task":
+            return super()._jsonable(name, full)
+        # One by one, so that a result with a cycle in it does not affect the others.
+        return {
+            field: to_jsonable(getattr(self.task, field))
+            for field in type(self.task).model_fields
+            if full or field != "params"
+        }
+
+
+@dataclass
+class TaskStarted(TaskEvent):
+    """An attempt started: the task is EXECUTING."""
+
+    __slots__ = ()
+    type = "task_started"
+
+
+@dataclass
+class TaskProgress(TaskEvent):
+    """A handler called `context.report`, or yielded a value. For a slow reader, only the last one
+    of an attempt is kept.
 
     fraction: 0 to 1, or None if it is unknown.
     text: what the handler said about it.
-    data: any value; that which the generator yielded. None if there is none.
+    data: what the handler yielded or passed as `data`; None without.
     """
 
-    __slots__ = ("data", "fraction", "name", "task", "text", "time")
+    __slots__ = ("data", "fraction", "text")
     type = "task_progress"
-    name: str
-    task: Task
-    time: float
+    _left_out = frozenset(["task"])
     fraction: Optional[float]
     text: str
     data: Any
 
 
 @dataclass
-class TaskText(Event):
-    """A piece of text of a reply arrived, from any model that the task called.
+class TaskText(TaskEvent):
+    """A piece of text of a reply arrived, from any model that the task called. For a slow reader,
+    pieces of the same reply are joined.
 
+    text: the piece of text.
     reply: the number of the reply within the attempt, from 1. A reply that was interrupted and is
         requested again gets a new number, and its text starts from the beginning.
     """
 
-    __slots__ = ("name", "reply", "task", "text", "time")
+    __slots__ = ("reply", "text")
     type = "task_text"
-    name: str
-    task: Task
-    time: float
+    _left_out = frozenset(["task"])
     text: str
     reply: int
 
 
 @dataclass
-class TaskRetried(Event):
+class TaskRetried(TaskEvent):
     """An attempt failed and will be repeated; the task is WAITING until then.
 
     attempt: the number of the failed attempt.
@@ -83,48 +155,72 @@ class TaskRetried(Event):
     wait: the seconds until the next attempt.
     """
 
-    __slots__ = ("attempt", "error", "name", "task", "time", "wait")
+    __slots__ = ("error", "wait")
     type = "task_retried"
-    name: str
-    task: Task
-    time: float
-    attempt: int
     error: str
     wait: float
 
 
 @dataclass
-class TaskFinished(Event):
-    """A task is COMPLETE, PARTIAL or FAILED. A loop may start it again."""
+class TaskFinished(TaskEvent):
+    """A task is COMPLETE, PARTIAL or FAILED. A loop may start it again.
 
-    __slots__ = ("name", "task", "time")
+    seconds: how long the task took, the sum of all its attempts in the run.
+    usage: the tokens that these attempts used.
+    """
+
+    __slots__ = ("seconds", "usage")
     type = "task_finished"
-    name: str
-    task: Task
-    time: float
+    seconds: float
+    usage: Usage
 
 
 @dataclass
-class TaskSkipped(Event):
-    """A task will not run, for this reason; it stays WAITING. A loop may start it after all."""
+class TaskSkipped(TaskEvent):
+    """A task will not run; it stays WAITING. A loop may start it after all.
 
-    __slots__ = ("name", "reason", "task", "time")
+    reason: why it will not run.
+    """
+
+    __slots__ = ("reason",)
     type = "task_skipped"
-    name: str
-    task: Task
-    time: float
     reason: str
 
 
 @dataclass
-class RunFinished(Event):
-    """The run ended. Always the last event."""
+class TaskUndone(TaskEvent):
+    """The earlier events of a task do not count any more; it is WAITING again, without a result.
 
-    __slots__ = ("result", "time")
+    reason: why: a loop went back, or the attempt that spawned the task is repeated.
+    removed: whether the task is not part of the run any more, as a spawned task is then.
+    """
+
+    __slots__ = ("reason", "removed")
+    type = "task_undone"
+    reason: str
+    removed: bool
+
+
+@dataclass
+class RunFinished(RunEvent):
+    """The run ended. Always the last event.
+
+    result: the result of the run.
+    """
+
+    __slots__ = ("result",)
     type = "run_finished"
     result: "RunResult"
-    time: float
 
-    def to_dict(self) -> Dict[str, Any]:
-        """Return the type, the time and the whole result as JSON-safe values."""
-        return {"type": self.type, "time": self.time, "result": self.result.to_dict()}
+    def to_dict(self, full: bool = False) -> Dict[str, Any]:
+        """Return the fields and the whole result as values that JSON can hold.
+
+        full: has no effect here; default False.
+        """
+        return {
+            "type": self.type,
+            "run_id": self.run_id,
+            "sequence": self.sequence,
+            "time": self.time,
+            "result": self.result.to_dict(),
+        }

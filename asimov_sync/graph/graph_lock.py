@@ -19,6 +19,9 @@ __all__ = ["RunLock", "acquire", "release"]
 CLOSE_TIMEOUT = 5.0
 """Seconds to wait for a run that is closing already. Closing takes a few milliseconds."""
 
+RELEASED_AT_ONCE = 1000
+"""The number of tasks that are unlocked before other runs have their turn."""
+
 
 class RunLock:
     """One run's hold on its tasks.
@@ -95,8 +98,9 @@ def _name_of_locked(nodes: Sequence[Node], lock: RunLock) -> str:
 def release(nodes: Sequence[Node], lock: RunLock) -> None:
     """Unlock those of the tasks that this lock holds."""
     reference = weakref.ref(lock)  # weakref.ref returns the same object while one exists
-    with _registry.lock:
-        owners = _registry.owners
-        for node in nodes:
-            if owners.get(id(node.task)) is reference:
-                del owners[id(node.task)]
+    for start in range(0, len(nodes), RELEASED_AT_ONCE):
+        with _registry.lock:
+            owners = _registry.owners
+            for node in nodes[start : start + RELEASED_AT_ONCE]:
+                if owners.get(id(node.task)) is reference:
+                    del owners[id(node.task)]

@@ -10,6 +10,7 @@ from asimov_sync.errors import Cancelled, GraphError, RunTimeout
 from asimov_sync.graph.active_run import ActiveRun
 from asimov_sync.graph.backends import yield_worker_slots
 from asimov_sync.graph.events import RunFinished
+from asimov_sync.graph.publisher import Inbox
 from asimov_sync.graph.results import RunResult
 from asimov_sync.messages import Event
 
@@ -97,43 +98,46 @@ class Run:
             yield token
 
     def events(self) -> "RunEvents":
-        """Iterate over the events, from the start of the run to its RunFinished.
+        """Iterate over the events of the run, to its RunFinished.
 
-        Leaving the iterator before the end does not affect the run. An exception that interrupts
-        the wait for an event, such as Ctrl-C, cancels the run, as in `result`.
+        Any number of iterators may be open, and each may be left at any time, which does not affect
+        the run. One that opens later than the run began starts with the present state: RunStarted,
+        then, for each task that has started or will not run, the last TaskStarted, TaskRetried,
+        TaskFinished or TaskSkipped. An exception that interrupts the wait for an event, such as
+        Ctrl-C, cancels the run, as in `result`.
 
-        Raises RuntimeError for a run that was started by `scheduler.run()`.
+        Raises RuntimeError for a run that was started by `scheduler.run()`, GraphError in a forked
+        child.
         """
-        if self._active_run.bus.events is None:
+        publisher = self._active_run.publisher
+        if not publisher.keeps_state:
             raise RuntimeError(
                 "scheduler.run() keeps no events: use scheduler.stream(), or submit().events()"
             )
-        return RunEvents(self, owns_run=False)
+        self._check_not_forked()
+        return RunEvents(self, publisher.open_inbox(), owns_run=False)
 
-    def _has_event(self, number: int) -> bool:
-        """Return whether the event of this number has happened."""
-        events = self._active_run.bus.events
-        return events is not None and number < len(events)
-
-    def _event(self, number: int, is_closed: Callable[[], bool]) -> Optional[Event]:
-        """Wait for the event of this number; None if its iterator is closed meanwhile."""
+    def _next_event(self, inbox: Inbox, is_closed: Callable[[], bool]) -> Optional[Event]:
+        """Wait for the next event; None if its iterator is closed meanwhile."""
         run = self._active_run
-        events = run.bus.events
-        assert events is not None
-        if number == len(events):
+        if not inbox:
             with self._waiting() as token:
-                while number == len(events):
+                while not inbox:
                     if is_closed():
                         return None
                     self._check_can_wait(token)
                     run.help(max_tasks=1)
-                    run.bus.wait(POLL_SECONDS, lambda: number < len(events))
+                    run.bus.wait(POLL_SECONDS, lambda: bool(inbox), for_event=True)
         if run.inline:
             run.bus.pump_here()  # so that callbacks are not behind the reader
-        while isinstance(events[number], RunFinished) and run.ending_spans:
+        try:
+            event = inbox.take()
+        except IndexError:  # another thread has closed it
+            return None
+        while isinstance(event, RunFinished) and run.ending_spans:
             run.flush()
             run.bus.wait(POLL_SECONDS, lambda: not run.ending_spans)
-        return events[number]
+        return event
 
     def _check_can_wait(self, token: Cancellation) -> None:
         run = self._active_run
@@ -141,13 +145,16 @@ class Run:
             return
         if token.cancelled and not run.enclosing.cancelled:
             token.raise_if_cancelled()  # otherwise the run itself ends, and has a result
-        if run.in_forked_child:
-            raise GraphError(f"run {self.id} is in the process that this one was forked from")
+        self._check_not_forked()
         if run.bus.in_blocking_callback:
             raise GraphError(
                 f"run {self.id} waits for this callback, which cannot wait for its end: add it "
                 "without blocking=True (with max_workers=0 all callbacks are blocking)"
             )
+
+    def _check_not_forked(self) -> None:
+        if self._active_run.in_forked_child:
+            raise GraphError(f"run {self.id} is in the process that this one was forked from")
 
     def cancel(self, reason: str = "cancelled") -> bool:
         """Cancel the run: running tasks fail with Cancelled, the others stay WAITING.
@@ -171,37 +178,41 @@ class RunEvents(Iterator[Event]):
     If it owns the run, as the iterator of `scheduler.stream()` does, then `close()` before the end
     cancels the run, and so does the loss of the last reference. Otherwise it only reads.
 
+    inbox: receives the events.
     owns_run: whether the end of the iteration ends the run.
     """
 
-    def __init__(self, run: Run, owns_run: bool) -> None:
+    def __init__(self, run: Run, inbox: Inbox, owns_run: bool) -> None:
         self._run = run
+        self._inbox = inbox
         self._owns_run = owns_run
-        self._count = 0
         self._ended = False
 
     def __next__(self) -> Event:
         if self._ended:
             raise StopIteration
-        if not self._run._has_event(self._count):
+        if not self._inbox:
             require_stack()
         try:
-            event = self._run._event(self._count, self._is_closed)
+            event = self._run._next_event(self._inbox, self._is_closed)
         except BaseException as interruption:
-            self._ended = True
+            self._end()
             # A wait that could not be made or was cancelled is the reader's, not the run's.
             if self._owns_run or not isinstance(interruption, (GraphError, Cancelled)):
                 self._run._active_run.interrupt(interruption)
             raise
         if event is None:
             raise StopIteration
-        self._count += 1
         if isinstance(event, RunFinished):
-            self._ended = True
+            self._end()
         return event
 
+    def _end(self) -> None:
+        self._ended = True
+        self._inbox.close()
+
     def _is_closed(self) -> bool:
-        return self._ended and not self._owns_run  # the owner's run ends, and with it the wait
+        return self._ended
 
     def mark_closing(self) -> None:
         """Note that it is about to be closed, without waiting and without a lock.
@@ -219,7 +230,7 @@ class RunEvents(Iterator[Event]):
         Does nothing after the end.
         """
         if not self._ended:
-            self._ended = True
+            self._end()
             if self._owns_run:
                 self._run._active_run.close_from_finalizer(_UNREAD, wait=True)
 
@@ -230,6 +241,7 @@ class RunEvents(Iterator[Event]):
         self.close()
 
     def __del__(self) -> None:
+        self._inbox.close()
         # At exit nothing is left to end the run with.
         if self._owns_run and not self._ended and not sys.is_finalizing():
             self._run._active_run.close_from_finalizer(_UNREAD)

@@ -18,6 +18,7 @@ spawned      for each task, the tasks that its present attempt added
 inserted     for each task spawned before the dependents of its spawner, those dependents
 unfinished   the number of tasks that are not final; the run is finished at 0
 changes      side effects on other tasks; the engine publishes them and cancels running attempts
+undone       tasks whose earlier events do not count any more; the engine publishes that
 
 ==============================  ==============================  ===================================
 what happens                    the task                        other tasks
@@ -149,6 +150,17 @@ class Change(NamedTuple):
     phase: Phase
 
 
+class Undone(NamedTuple):
+    """A loop or a retry took back the events of a task.
+
+    attempt: the number of its last attempt; 0 if it had not started.
+    removed: whether the task is not part of the run any more.
+    """
+
+    attempt: int
+    removed: bool
+
+
 DependencyOutcomes = Tuple[Dict[str, Any], Dict[str, str], Dict[str, str], Dict[str, str]]
 
 
@@ -187,6 +199,7 @@ class RunState:
         self._size = size  # without revoked tasks
         self.unfinished = size
         self.changes: List[Change] = []
+        self.undone: Dict[int, Undone] = {}
         self.held: Dict[int, str] = {}
         self.order_only = plan.order_only
         self._groups = plan.groups
@@ -478,6 +491,8 @@ class RunState:
         for index in reset:
             if self.phases[index] in (EXECUTING, EVALUATING) and index != router:
                 self.changes.append(Change(index, WAITING))
+            if self._was_published(index):
+                self.undone[index] = Undone(self.attempts[index], False)
             self.phases[index] = WAITING
             self.results[index] = self.errors[index] = None
             self.attempts[index] = 0
@@ -493,6 +508,10 @@ class RunState:
             if not self.pending[target] and self.phases[target] is WAITING:
                 if self._resolve_ready(target):
                     self._propagate(target)  # it could not start before, and cannot now
+
+    def _was_published(self, index: int) -> bool:
+        """Return whether there are events of the task since it was reset the last time."""
+        return self.phases[index].is_final or self.attempts[index] > 0
 
     # Spawned tasks
 
@@ -597,6 +616,10 @@ class RunState:
             phase = self.phases[child]
             if phase in (EXECUTING, EVALUATING):
                 self.changes.append(Change(child, WAITING))
+            if self._was_published(child):
+                self.undone[child] = Undone(self.attempts[child], True)
+            elif child in self.undone:  # the loop that revokes it has reset it before
+                self.undone[child] = self.undone[child]._replace(removed=True)
             _move(self.nodes[child].task, TaskStatus.WAITING)
             if not phase.is_final:
                 unfinished.append(child)

@@ -48,7 +48,7 @@ async def test_run_and_stream(scheduler):
         assert threading.get_ident() not in [thread for _, thread in result.results.values()]
         assert facade.last_result is result
         types = [event.type async for event in facade.stream(graph_of(a="echo"))]
-        assert (types[0], types[-1]) == ("task_started", "run_finished")
+        assert (types[0], types[-1]) == ("run_started", "run_finished")
 
 
 @async_test

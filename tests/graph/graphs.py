@@ -22,6 +22,13 @@ def chain(*types):
     return graph
 
 
+def record_events(scheduler):
+    """Return a list that receives all events of the scheduler's runs from now on."""
+    events = []
+    scheduler.on_event(events.append)
+    return events
+
+
 def wide(type, count, **options):
     """Return a graph of independent tasks, named by the type: "type[0]" …"""
     graph = TaskGraph()

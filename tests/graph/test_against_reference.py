@@ -11,16 +11,19 @@ from hypothesis import strategies
 
 from asimov_sync import (
     RunFinished,
+    RunStarted,
     TaskFinished,
     TaskRetried,
     TaskScheduler,
     TaskSkipped,
     TaskStarted,
     TaskStatus,
+    TaskUndone,
 )
 
 from ..tiers import suite
 from ..waiting import DEADLINE
+from .graphs import record_events
 from .reference import Do, Spec, does, interpret
 from .scenarios import Actor, Relations, determined, graph_of, raised, scenarios
 
@@ -143,11 +146,18 @@ def follow(specs, events, result):
     relations = Relations(specs)
     stories = {}  # by name: its last event, if it was not undone since
     begun = {}  # by name: its last TaskStarted
-    for event in events[:-1]:
+    assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+    assert isinstance(events[0], RunStarted)
+    for event in events[1:-1]:
         name, before = event.name, stories.get(event.name)
         spec = relations.specs[name]
         if isinstance(event, TaskStarted):
             assert event.visit <= spec.max_visits and event.attempt <= spec.attempts
+        if isinstance(event, TaskUndone):
+            assert event.task.snapshot() == (TaskStatus.WAITING, None, None)
+            assert (event.attempt, event.visit) == (before.attempt, before.visit)
+            del stories[name]
+            continue
         if isinstance(event, TaskStarted) and event.attempt == 1:
             assert before is None
             for dependency in spec.depends_on:
@@ -175,16 +185,14 @@ def follow(specs, events, result):
         if isinstance(event, TaskStarted):
             begun[name] = event
         elif isinstance(event, TaskRetried):
-            forget(relations, [name], stories, begun)
+            forget(relations, [name], begun)
         elif isinstance(event, TaskFinished) and event.task.status is TaskStatus.COMPLETE:
             back = set(does(spec, begun[name].visit, begun[name].attempt).names) & set(
                 relations.before(name)
             )
             if back:
                 undone = relations.behind(sorted(back), False)
-                for one in undone:
-                    stories.pop(one, None)
-                forget(relations, undone, stories, begun)
+                forget(relations, undone, begun)
     assert events[-1].result is result
     assert set(result.tasks) <= set(stories)
     for name, task in result.tasks.items():
@@ -197,7 +205,7 @@ def follow(specs, events, result):
 def look_at_the_cancelled(events, log, serial):
     """Check that no attempt that counts was cancelled; if `serial`, that each undone one was."""
     begun, undone = {}, set()
-    for event in events[:-1]:
+    for event in events[1:-1]:
         if isinstance(event, TaskStarted):
             begun[event.task.id] = (event.task.id, event.visit, event.attempt)
             undone.add(begun[event.task.id])
@@ -210,11 +218,10 @@ def look_at_the_cancelled(events, log, serial):
             assert entry.cancelled or key not in undone or not serial
 
 
-def forget(relations, names, stories, begun):
+def forget(relations, names, begun):
     """Remove what these tasks spawned, transitively."""
     for name in relations.behind(names, True):
         if relations.revoked(name, names):
-            stories.pop(name, None)
             begun.pop(name, None)
 
 
@@ -396,9 +403,10 @@ def driven(specs, executor):
     with TaskScheduler(max_workers=4, executor=executor) as scheduler:
         graph = graph_of(specs, executor.pause)
         actor = scheduler.handlers["act"] = Actor(specs, graph, executor.pause)
+        events = record_events(scheduler)
         run = scheduler.submit(graph, timeout=DEADLINE)
         executor.drive(run)
-        check(specs, run.result(DEADLINE), list(run.events()), actor, serial=True)
+        check(specs, run.result(DEADLINE), events, actor, serial=True)
 
 
 @suite

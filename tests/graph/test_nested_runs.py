@@ -207,7 +207,9 @@ def test_events_of_a_nested_run_are_live():
 
         scheduler.handlers["outer"] = outer
         result = Background(scheduler.run, single("outer")).result(10)
-        assert result.results == {"x": ["task_started", "task_finished", "run_finished"]}
+        assert result.results == {
+            "x": ["run_started", "task_started", "task_finished", "run_finished"]
+        }
 
 
 @pytest.mark.parametrize("way", ["given", "current", "time-out"])

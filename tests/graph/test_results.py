@@ -208,9 +208,9 @@ def test_run_failed_survives_without_its_result(handler):
 
 def test_pickle_of_run_finished_has_the_result(result):
     """A pickled RunFinished event has the whole result."""
-    event = pickle.loads(pickle.dumps(RunFinished(result, 1.0)))
+    event = pickle.loads(pickle.dumps(RunFinished("id", 5, 1.0, result)))
     assert event.result.results == result.results
-    assert event.to_dict() == RunFinished(result, 1.0).to_dict()
+    assert event.to_dict() == RunFinished("id", 5, 1.0, result).to_dict()
 
 
 @pytest.fixture(params=[2, 0], ids=["threads", "calling thread"])

@@ -68,23 +68,24 @@ def test_attempts_include_the_first(scheduler):
 
 def test_retried_event(scheduler):
     """TaskRetried has the failed attempt, its error and the wait; the task is WAITING then."""
-    run = scheduler.submit(single("flaky", retry=Retry(attempts=3, wait=tenacity.wait_fixed(0.01))))
-    result = run.result(20)
-    seen = [(event.type, getattr(event, "attempt", None)) for event in run.events()]
+    graph = single("flaky", retry=Retry(attempts=3, wait=tenacity.wait_fixed(0.01)))
+    events = list(scheduler.stream(graph))
+    seen = [(event.type, getattr(event, "attempt", None)) for event in events]
     assert seen == [
+        ("run_started", None),
         ("task_started", 1),
         ("task_retried", 1),
         ("task_started", 2),
         ("task_retried", 2),
         ("task_started", 3),
-        ("task_finished", None),
+        ("task_finished", 3),
         ("run_finished", None),
     ]
-    retried = [event for event in run.events() if event.type == "task_retried"]
+    retried = [event for event in events if event.type == "task_retried"]
     assert [event.error for event in retried] == ["ValueError: attempt 1", "ValueError: attempt 2"]
     assert [event.wait for event in retried] == [0.01, 0.01]
     assert [event.task.status for event in retried] == [TaskStatus.WAITING] * 2
-    assert result.durations["x"] < 5
+    assert events[-1].result.durations["x"] < 5
 
 
 WAITS = [
@@ -105,9 +106,8 @@ WAITS = [
 def test_tenacity_waits(wait, expected):
     """Every kind of tenacity wait, sums of them, and plain functions work."""
     with TaskScheduler({"flaky": flaky(2)}) as scheduler:
-        run = scheduler.submit(single("flaky", retry=Retry(attempts=3, wait=wait)))
-        assert run.result(20).results == {"x": 3}
-        events = list(run.events())
+        events = list(scheduler.stream(single("flaky", retry=Retry(attempts=3, wait=wait))))
+    assert events[-1].result.results == {"x": 3}
     retried = [event for event in events if event.type == "task_retried"]
     assert [event.wait for event in retried] == pytest.approx(expected)
     for event in retried:  # the minimum time from the end of an attempt to the next start

@@ -286,9 +286,12 @@ def test_handler_decorator(scheduler):
 
 
 def test_empty_graph(scheduler):
-    """A run without tasks is COMPLETE, and its only event is RunFinished."""
+    """A run without tasks is COMPLETE, and its only events are its start and its end."""
     assert scheduler.run(TaskGraph()).status is TaskStatus.COMPLETE
-    assert [event.type for event in scheduler.stream(TaskGraph())] == ["run_finished"]
+    assert [event.type for event in scheduler.stream(TaskGraph())] == [
+        "run_started",
+        "run_finished",
+    ]
 
 
 # Events
@@ -324,6 +327,7 @@ def test_events(scheduler):
     assert isinstance(events[-1], RunFinished) and events[-1].result.status is TaskStatus.PARTIAL
     dicts = [json.loads(json.dumps(event.to_dict())) for event in events]
     assert {one["type"] for one in dicts} == {
+        "run_started",
         "task_started",
         "task_progress",
         "task_finished",
@@ -336,12 +340,13 @@ def test_events(scheduler):
 
 
 def test_events_of_a_submitted_run(threads):
-    """Several readers can read the events during the run and after it, from the start."""
+    """Several readers can read the events, during the run and after it."""
     run = threads.submit(diamond())
     reading = Background(lambda: [event.type for event in run.events()])
     assert run.result(10).status is TaskStatus.COMPLETE
-    assert reading.result() == [event.type for event in run.events()]
-    assert reading.result()[0] == "task_started"
+    late = [event.type for event in run.events()]
+    assert late == ["run_started"] + 4 * ["task_finished"] + ["run_finished"]
+    assert reading.result()[0] == "run_started" and reading.result()[-1] == "run_finished"
     assert run.done()
 
 
@@ -349,9 +354,9 @@ def test_slow_reader_does_not_block_the_run(threads):
     """A run ends although its events are not read; none is dropped."""
     graph = TaskGraph()
     graph.map(Task(type="echo"), range(500))
-    run = threads.submit(graph)
-    assert run.result(20).status is TaskStatus.COMPLETE
-    assert len(list(run.events())) == 1001
+    events = threads.stream(graph)
+    wait_for(lambda: threads.last_result is not None)
+    assert len(list(events)) == 1002
 
 
 def test_closing_the_iterator_cancels_the_run(threads):
@@ -382,6 +387,8 @@ def test_inline_stream_runs_step_by_step():
         graph.add(Task(type="note"), name="a")
         graph.add(Task(type="note"), name="b")
         events = scheduler.stream(graph)
+        assert executed == []
+        assert next(events).type == "run_started"
         assert executed == []
         assert next(events).name == "a"
         assert executed == ["a"]
@@ -606,7 +613,7 @@ def test_stream_inside_a_task(scheduler):
     scheduler.handlers["outer"] = lambda task, context: len(list(scheduler.stream(diamond())))
     graph = TaskGraph()
     graph.map(Task(type="outer"), range(10))
-    assert set(scheduler.run(graph, timeout=20).results.values()) == {9}
+    assert set(scheduler.run(graph, timeout=20).results.values()) == {10}
 
 
 # Threads and memory

@@ -73,7 +73,7 @@ def test_with_waits_for_callbacks(workers, blocking):
         run = scheduler.submit(chain("quick", "quick"))
         if workers:
             wait_for(run.done)  # the callbacks have not received all events yet
-    assert len(seen) == 5 and seen[-1] == "run_finished"
+    assert len(seen) == 6 and seen[-1] == "run_finished"
 
 
 def test_with_waits_for_nested_runs(workers):
@@ -244,7 +244,7 @@ def test_unread_events_after_the_block(workers):
     """The end of the block ends the run of an open stream, whose events can still be read."""
     with make(workers) as scheduler:
         events = scheduler.stream(chain("quick", "quick"))
-        assert next(events).type == "task_started"
+        assert [next(events).type for _ in range(2)] == ["run_started", "task_started"]
     types = [event.type for event in events]
     assert types == ["task_finished", "task_started", "task_finished", "run_finished"]
 

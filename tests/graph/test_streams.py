@@ -46,7 +46,7 @@ def test_closing_the_events_of_a_submitted_run(scheduler, way):
     """The run continues, because only an iterator of stream() owns its run."""
     run = scheduler.submit(diamond())
     events = run.events()
-    assert next(events).type == "task_started"
+    assert next(events).type == "run_started"
     if way == "break":
         for _ in events:
             break
@@ -99,9 +99,11 @@ def test_events_closed_while_another_thread_reads(scheduler):
         return  # without workers, the reading thread would execute the handler
     release = threading.Event()
     scheduler.handlers["wait"] = lambda task, context: release.wait(20)
-    run = scheduler.submit(single("wait"))
+    graph = single("wait")
+    run = scheduler.submit(graph)
+    wait_for(lambda: graph["x"].status is TaskStatus.EXECUTING)
     events = run.events()
-    next(events)
+    assert [next(events).type for _ in range(2)] == ["run_started", "task_started"]
     reader = Background(list, events)
     events.close()
     assert reader.result() == []
@@ -184,11 +186,12 @@ graph = TaskGraph()
 graph.map(Task(type="t"), range(100))
 events = scheduler.stream(graph)
 print(next(events).type)
+next(events)
 """
     done = subprocess.run(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=20
     )
-    assert (done.returncode, done.stdout.split()) == (0, [b"task_started"]), done.stderr
+    assert (done.returncode, done.stdout.split()) == (0, [b"run_started"]), done.stderr
     assert (
         b"__del__" not in done.stderr
     )  # Python 3.7 may print a message about a thread that was starting
@@ -214,14 +217,21 @@ def test_closing_a_stream_of_a_busy_run():
 
 def test_several_readers_and_waiters():
     """Several threads can read: each receives all events. Several threads can call result()."""
-    with TaskScheduler(
-        {"t": lambda task, context: context.report(0.5)}, max_workers=3
-    ) as scheduler:
+    gate = threading.Event()
+
+    def handler(task, context):
+        assert gate.wait(20)
+        context.report(0.5)
+
+    with TaskScheduler({"t": handler}, max_workers=3) as scheduler:
         run = scheduler.submit(wide("t", 100))
-        readers = [Background(lambda: [id(event) for event in run.events()]) for _ in range(4)]
+        opened = [run.events() for _ in range(4)]
+        readers = [Background(list, events) for events in opened]
         waiters = [Background(run.result) for _ in range(4)]
-        assert len({tuple(reader.result()) for reader in readers}) == 1
+        gate.set()
+        numbers = [[event.sequence for event in reader.result()] for reader in readers]
+        assert numbers == 4 * [sorted(set(numbers[0]))]
         assert len({id(waiter.result()) for waiter in waiters}) == 1
-        assert len(readers[0].result()) == 301
+        assert len(numbers[0]) == 302
         with pytest.raises(GraphError):
             scheduler.submit(single("nobody"))

@@ -19,10 +19,6 @@ def quick(task, context):
     return context.name
 
 
-def summary(event):
-    return (event.type, getattr(event, "name", None), event.time)
-
-
 @pytest.fixture(params=[8, 1, 0], ids=["threads", "one thread", "calling thread"])
 def scheduler(request):
     with TaskScheduler({"quick": quick}, max_workers=request.param) as new_scheduler:
@@ -41,25 +37,22 @@ def test_all_events_in_order(scheduler, blocking):
     def look(event):
         inside.append(1)
         assert len(inside) == 1
-        seen[getattr(event, "run", None)].append(summary(event))
+        seen[event.run_id].append((event.type, event.sequence))
         inside.pop()
 
     scheduler.on_event(look, blocking=blocking)
     graph = wide("quick", 50)
     graph.add(Task(type="quick"), name="last", depends_on="quick")
-    run = scheduler.submit(graph)
-    run.result(20)
-    assert seen[None] == [summary(event) for event in run.events()]
-    assert [type for type, _, _ in seen[None]].count("run_finished") == 1
-    assert seen[None][-1][0] == "run_finished"
-    del seen[None][:]
-    events = [summary(event) for event in scheduler.stream(graph)]
-    wait_for(lambda: len(seen[None]) == len(events))
-    assert seen[None] == events
-    del seen[None][:]
-    for _ in range(20):
-        scheduler.run(single("quick"))
-        assert [type for type, _, _ in seen.pop(None)] == [
+    events = list(scheduler.stream(graph))
+    run_id = events[0].run_id
+    wait_for(lambda: len(seen[run_id]) == len(events))
+    assert seen[run_id] == [(event.type, event.sequence) for event in events]
+    assert [number for _, number in seen[run_id]] == list(range(1, 3 * 51 + 3))
+    assert seen[run_id][-1][0] == "run_finished"
+    for number in range(20):
+        scheduler.run(single("quick"), run_id=str(number))
+        assert [type for type, _ in seen.pop(str(number))] == [
+            "run_started",
             "task_started",
             "task_progress",
             "task_finished",
@@ -81,7 +74,7 @@ def test_decorators(scheduler):
 
     assert one(None) is two(None) is None
     scheduler.run(single("quick"))
-    assert (seen.count("one"), seen.count("two")) == (5, 5)
+    assert (seen.count("one"), seen.count("two")) == (6, 6)
 
 
 def test_slow_callback_delays_nothing():
@@ -132,7 +125,13 @@ def test_callback_that_raises(scheduler, blocking, caplog):
     scheduler.on_event(broken, blocking=blocking)
     with caplog.at_level(logging.ERROR):
         assert scheduler.run(single("quick")).status is TaskStatus.COMPLETE
-    assert calls == ["task_started", "task_progress", "task_finished", "run_finished"]
+    assert calls == [
+        "run_started",
+        "task_started",
+        "task_progress",
+        "task_finished",
+        "run_finished",
+    ]
     assert [record.getMessage() for record in caplog.records] == [
         f"a callback for events failed on {type}" for type in calls
     ]
@@ -194,7 +193,7 @@ def test_callbacks_can_wait_for_their_run():
         runs.append(scheduler.submit(wide("quick", 5)))
         ready.set()
         assert Background(runs[0].result).result().status is TaskStatus.COMPLETE
-        assert statuses == [TaskStatus.COMPLETE] * 48
+        assert statuses == [TaskStatus.COMPLETE] * 51
 
 
 def test_blocking_callback_cannot_wait_for_its_run(scheduler):
@@ -270,7 +269,13 @@ def test_closing_from_a_callback(blocking):
     scheduler.on_event(close, blocking=blocking)
     result = scheduler.submit(chain("wait", "wait")).result(20)
     assert "closed" in result.skipped["b"]
-    assert seen == ["task_started", "task_finished", "task_skipped", "run_finished"]
+    assert seen == [
+        "run_started",
+        "task_started",
+        "task_finished",
+        "task_skipped",
+        "run_finished",
+    ]
 
 
 def test_inline_callbacks_run_on_the_waiting_thread():
@@ -316,7 +321,7 @@ def test_inline_callbacks_are_not_behind_a_reader():
         for graph, timeout in ((single("late"), 0.05), (single("late", timeout=0.05), None)):
             for event in scheduler.stream(graph, timeout=timeout):
                 assert event.type in seen
-            assert seen == ["task_started", "task_finished", "run_finished"]
+            assert seen == ["run_started", "task_started", "task_finished", "run_finished"]
             del seen[:]
 
 
@@ -350,9 +355,9 @@ def test_context_variables_of_callbacks(scheduler, blocking):
     scheduler.on_event(look, blocking=blocking)
     variable.set("caller's")
     result = scheduler.run(single("handler", retry=Retry()))
-    assert seen == ["caller's"] * 4
+    assert seen == ["caller's"] * 5
     assert result.usage.requests == 0
-    assert client.usage.requests == 4
+    assert client.usage.requests == 5
 
 
 def test_many_runs_at_once(blocking):

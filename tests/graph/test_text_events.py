@@ -154,11 +154,12 @@ def test_no_text_after_the_task():
         left.append(Background(lambda: gate.wait(20) and own.run(client.generate, "hello").text))
 
     with TaskScheduler({"handler": handler}) as scheduler:
-        run = scheduler.submit(single("handler"))
-        run.result(20)
+        events = scheduler.stream(single("handler"))
+        wait_for(lambda: scheduler.last_result is not None)
         gate.set()
         assert left[0].result() == "late text"
-        assert [event.type for event in run.events()] == [
+        assert [event.type for event in events] == [
+            "run_started",
             "task_started",
             "task_finished",
             "run_finished",

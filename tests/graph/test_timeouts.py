@@ -78,7 +78,7 @@ def test_stuck_threads_are_replaced_up_to_a_limit(gate, caplog, clock):
             run = scheduler.submit(wide("stubborn", stuck, timeout=1))
             wait_for(lambda: clock.advance(1) or "its thread is not" in caplog.text)
             assert scheduler.stuck_threads == ABANDONED_LIMIT
-            assert threading.active_count() <= before + ABANDONED_LIMIT + 2
+            assert threading.active_count() <= before + ABANDONED_LIMIT + 3
             wait_for(lambda: f"(run {run.id}) ignores its cancellation" in caplog.text)
         assert not run.done()
         gate.set()  # the last one returns, and runs the rest
@@ -188,12 +188,11 @@ def test_late_attempt_does_not_affect_the_next(gate, clock):
         return "second"
 
     with TaskScheduler({"handler": handler}, max_workers=1) as scheduler:
-        run = scheduler.submit(
-            single("handler", timeout=60, retry=Retry(attempts=2, wait=lambda state: 0.0))
-        )
-        assert run.result(20).results == {"x": "second"}
+        retry = Retry(attempts=2, wait=lambda state: 0.0)
+        events = list(scheduler.stream(single("handler", timeout=60, retry=retry)))
+        assert events[-1].result.results == {"x": "second"}
         assert "has ended" in reported[0]
-        assert "task_progress" not in [event.type for event in run.events()]
+        assert "task_progress" not in [event.type for event in events]
 
 
 @suite
@@ -238,7 +237,7 @@ def test_timeouts_of_a_run_that_is_cancelled(gate, clock):
         ) as scheduler:
             graph = wide("stubborn", 3, timeout=60)
             run = scheduler.submit(graph)
-            events = Background(lambda run=run: list(run.events()))
+            events = Background(list, run.events())
             wait_for(
                 lambda graph=graph: all(
                     task.status is TaskStatus.EXECUTING for task in graph.tasks.values()
@@ -273,9 +272,8 @@ def test_cooperative_timeouts(backend):
         graph = TaskGraph()
         graph.add(Task(type="slow"), name="slow", timeout=0.05)
         graph.add(Task(type="quick"), name="after", depends_on="slow", allow_failure=True)
-        run = scheduler.submit(graph)
-        events = list(run.events())
-        result = run.result(10)
+        events = list(scheduler.stream(graph))
+        result = events[-1].result
         assert isinstance(result.exceptions["slow"], TaskTimeout)
         assert result.results == {"after": "quick"}
         assert [event.type for event in events].count("task_finished") == 2
@@ -297,12 +295,9 @@ def test_many_timeouts_at_once(gate):
             retry=Retry(attempts=2, wait=lambda state: 0.0),
         )
         graph.add(Task(type="quick"), name="after", depends_on="s", allow_failure=True)
-        run = scheduler.submit(graph)
-        result = run.result(20)
-        assert result.results == {"after": "quick"}
-        started = [
-            (event.name, event.attempt) for event in run.events() if event.type == "task_started"
-        ]
+        events = list(scheduler.stream(graph))
+        assert events[-1].result.results == {"after": "quick"}
+        started = [(event.name, event.attempt) for event in events if event.type == "task_started"]
         assert sorted(started) == sorted(
             [(f"s[{i}]", n) for i in range(8) for n in (1, 2)] + [("after", 1)]
         )

@@ -38,6 +38,6 @@ def test_async_views(database):
     skip_unless_installed("uvicorn")
     report = json.loads(run_module("tests.hosts.django_async_site", database).stdout)
     assert report["run"] == [{"errors": {}, "notes": ["note 1", "note 2", "note 3"]}] * 40
-    assert report["events"]["last"] == "run_finished" and report["events"]["count"] == 9
+    assert report["events"]["last"] == "run_finished" and report["events"]["count"] == 10
     assert report["text"] == "one two three four"
     assert report["blocking"] == {"notes": ["note 1", "note 2", "note 3"]}

@@ -1,0 +1,264 @@
+"""Publisher and Inbox: numbers the events of a run, and keeps them until they are read.
+
+An event is kept only for a reader or a callback that has not received it yet. Beside that, a run
+that was submitted keeps the last event of each task, for a reader that opens later.
+"""
+
+import collections
+import time
+from typing import (
+    Any,
+    Callable,
+    Deque,
+    Dict,
+    Hashable,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    Type,
+    Union,
+)
+
+from asimov_sync.graph.events import (
+    RunEvent,
+    RunFinished,
+    RunStarted,
+    TaskEvent,
+    TaskProgress,
+    TaskSkipped,
+    TaskText,
+    TaskUndone,
+)
+
+__all__ = ["Inbox", "Publisher"]
+
+MERGE_ABOVE = 1000
+"""The number of unread events in an inbox above which TaskText and TaskProgress are merged."""
+
+
+class _Merged:
+    """The unread events of one reply, or the last progress of one attempt, in place of each."""
+
+    __slots__ = ("first", "last", "texts")
+
+    def __init__(self, first: TaskEvent) -> None:
+        self.first = self.last = first
+        self.texts: List[str] = []
+        self.add(first)
+
+    def add(self, event: TaskEvent) -> None:
+        """Add an event of the same reply or attempt."""
+        self.last = event
+        if isinstance(event, TaskText):
+            self.texts.append(event.text)
+
+    def event(self) -> TaskEvent:
+        """Return one event in place of those that were added."""
+        first = self.first
+        common = (first.run_id, first.sequence, first.time, first.name)
+        last = self.last
+        if isinstance(last, TaskText):
+            text = "".join(self.texts)
+            return TaskText(*common, last.task, last.attempt, last.visit, text, last.reply)
+        assert isinstance(last, TaskProgress)
+        details = (last.fraction, last.text, last.data)
+        return TaskProgress(*common, last.task, last.attempt, last.visit, *details)
+
+
+class _Series(NamedTuple):
+    """Many events that are made when they are read.
+
+    size: how many.
+    make: returns the event of an index from 0.
+    """
+
+    size: int
+    make: Callable[[int], TaskEvent]
+
+    def events(self) -> Iterator[TaskEvent]:
+        """Make the events."""
+        return map(self.make, range(self.size))
+
+
+class Inbox:
+    """The events of a run that one reader or callback has not received yet. Read by one thread.
+
+    lock: the run's lock, with which `put` and `put_series` are called.
+
+    closed: whether nobody reads it any more; then it stays empty.
+    """
+
+    __slots__ = ("__weakref__", "_entries", "_lock", "_merged", "_series", "closed")
+
+    def __init__(self, lock: Any) -> None:
+        self.closed = False
+        self._lock = lock
+        self._entries: Deque[Union[RunEvent, _Merged, _Series]] = collections.deque()
+        self._series: Optional[Iterator[TaskEvent]] = None  # that is being read
+        self._merged: Dict[str, Dict[Hashable, _Merged]] = {}  # by task name
+
+    def __bool__(self) -> bool:
+        return bool(self._entries) or self._series is not None
+
+    def put(self, event: RunEvent) -> None:
+        """Add an event."""
+        if self.closed:
+            return
+        if isinstance(event, (TaskText, TaskProgress)):
+            if len(self._entries) >= MERGE_ABOVE:
+                self._merge(event)
+                return
+        elif self._merged and isinstance(event, TaskEvent):
+            self._merged.pop(event.name, None)  # later texts come after this event
+        self._entries.append(event)
+
+    def _merge(self, event: Union[TaskText, TaskProgress]) -> None:
+        reply = event.reply if isinstance(event, TaskText) else None
+        key = (event.attempt, event.visit, reply)
+        of_task = self._merged.setdefault(event.name, {})
+        merged = of_task.get(key)
+        if merged is None:
+            merged = of_task[key] = _Merged(event)
+            self._entries.append(merged)
+        else:
+            merged.add(event)
+
+    def put_series(self, series: _Series) -> None:
+        """Add many events that are made when they are read."""
+        if not self.closed:
+            self._entries.append(series)
+
+    def take(self) -> RunEvent:
+        """Remove and return the next event. Raises IndexError if there is none."""
+        while True:
+            if self._series is not None:
+                event = next(self._series, None)
+                if event is not None:
+                    return event
+                self._series = None
+            entry = self._entries.popleft()
+            if isinstance(entry, _Series):
+                self._series = entry.events()
+            elif isinstance(entry, _Merged):
+                with self._lock:  # until it is closed, another thread may add to it
+                    for name, of_task in list(self._merged.items()):
+                        if any(merged is entry for merged in of_task.values()):
+                            del self._merged[name]
+                    return entry.event()
+            else:
+                return entry
+
+    def close(self) -> None:
+        """Drop what is unread, and everything from now on. Takes no lock."""
+        self.closed = True
+        self._entries.clear()
+        self._series = None
+
+
+class Publisher:
+    """Numbers the events of a run, and puts them into the inboxes of its readers and callbacks.
+
+    Every method is called with the run's lock held, but for those that say otherwise.
+
+    run_id: the id of the run.
+    lock: the run's lock.
+    keeps_state: whether a reader may open later than the run began.
+    """
+
+    def __init__(self, run_id: str, lock: Any, keeps_state: bool) -> None:
+        self.keeps_state = keeps_state
+        self._run_id = run_id
+        self._lock = lock
+        self._sequence = 0
+        self._inboxes: Tuple[Inbox, ...] = ()
+        # For readers that open later.
+        self._started: Optional[RunStarted] = None
+        self._last: Dict[str, TaskEvent] = {}  # by task name, in the order of the events
+        self._series: List[_Series] = []
+        self._finished: Optional[RunFinished] = None
+
+    @property
+    def has_finished(self) -> bool:
+        """Return whether the RunFinished was published."""
+        return self._finished is not None
+
+    @property
+    def is_active(self) -> bool:
+        """Return whether events have a receiver, now or perhaps later. Takes no lock."""
+        return self.keeps_state or bool(self._inboxes)
+
+    @property
+    def has_inboxes(self) -> bool:
+        """Return whether events have a receiver now. Takes no lock."""
+        return bool(self._inboxes)
+
+    def open_inbox(self) -> Inbox:
+        """Return a new inbox. It contains the present state of the run, if that is kept."""
+        with self._lock:
+            inbox = Inbox(self._lock)
+            if self._started is not None:
+                inbox.put(self._started)
+            for event in self._last.values():
+                inbox.put(event)
+            for series in self._series:
+                inbox.put_series(series)
+            if self._finished is not None:
+                inbox.put(self._finished)
+            else:
+                self._inboxes += (inbox,)
+            return inbox
+
+    def publish(self, kind: Type[RunEvent], *fields: Any) -> None:
+        """Make an event and put it into each inbox.
+
+        kind: the class of the event.
+        fields: its fields after `run_id`, `sequence` and `time`.
+        """
+        self._sequence += 1
+        event = kind(self._run_id, self._sequence, time.time(), *fields)
+        for inbox in self._inboxes:
+            if inbox.closed:
+                self._inboxes = tuple(one for one in self._inboxes if not one.closed)
+            inbox.put(event)
+        if isinstance(event, RunFinished):
+            self._finished = event
+        elif self.keeps_state:
+            self._keep(event)
+
+    def _keep(self, event: RunEvent) -> None:
+        """Keep an event if it is the last one of its task."""
+        if isinstance(event, TaskEvent):
+            if isinstance(event, (TaskText, TaskProgress)):
+                return
+            self._last.pop(event.name, None)  # so that the order is that of the last events
+            if not isinstance(event, TaskUndone):
+                self._last[event.name] = event
+        elif isinstance(event, RunStarted):
+            self._started = event
+
+    def publish_skipped(
+        self, names: Sequence[str], describe: Callable[[int], Tuple[Any, ...]]
+    ) -> None:
+        """Publish that many tasks will not run. Their events are made when they are read.
+
+        names: the names of the tasks.
+        describe: returns the fields of a TaskSkipped after `name`, for an index in `names`. It must
+            return the same ones at any later time.
+        """
+        first, moment, run_id = self._sequence + 1, time.time(), self._run_id
+        self._sequence += len(names)
+
+        def make(index: int) -> TaskSkipped:
+            return TaskSkipped(run_id, first + index, moment, names[index], *describe(index))
+
+        series = _Series(len(names), make)
+        for inbox in self._inboxes:
+            inbox.put_series(series)
+        if self.keeps_state:
+            if self._last:
+                for name in names:
+                    self._last.pop(name, None)
+            self._series.append(series)
