@@ -180,17 +180,15 @@ class RunEngine:
         if index is None:
             self.workers -= 1
             return None
-        attempt = Attempt(self.id, index, state, self._parent_token(state.nodes[index]), worker)
+        parent = self._enclosing if state.nodes[index].always else self._cancellation
+        attempt = Attempt(self.id, index, state, parent, worker)
         self._attempts[index] = attempt
         if state.phases[index] is EXECUTING:
             self._begin(attempt)
         return attempt
 
-    def _parent_token(self, node: Node) -> Cancellation:
-        return self._enclosing if node.always else self._cancellation
-
     def _begin(self, attempt: Attempt) -> None:
-        attempt.begin(self._parent_token(attempt.node))
+        attempt.begin(self._enclosing if attempt.node.always else self._cancellation)
         if attempt.deadline is not None:
             self.effects.start_timer(attempt.deadline, attempt)
         if self._publishes:

@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import inspect
+import logging
 import uuid
 
 import pytest
@@ -321,3 +322,17 @@ def test_lost_take_does_not_scan_leases(proxy, redis_url, unique):
             assert delivery.ack() is True
             assert plain.hlen(holders) == 2 * 5
         direct.clear()
+
+
+def test_repeated_command_is_logged(proxy, redis_url, unique, caplog):
+    """INFO has each idempotent command that is sent again, without its key and value."""
+    caplog.set_level(logging.INFO, "asimov_sync.cache")
+    with RedisCache(host="127.0.0.1", port=proxy.port, default_prefix=unique) as cache:
+        cache.set("swordfish", 1)
+        proxy.arm(0, "reply")
+        assert cache.get("swordfish") == 1
+        assert len(proxy.faulted) == 1
+    records = [record for record in caplog.records if record.name == "asimov_sync.cache"]
+    assert [record.getMessage() for record in records] == [
+        "a Redis command failed: CacheUnavailable; it is sent again"
+    ]
