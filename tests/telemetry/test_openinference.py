@@ -36,7 +36,7 @@ def run_survey():
 
 
 def test_kinds_and_values(with_openinference):
-    """Runs and tasks are chains; each span has its input, with the params of the run, and result."""
+    """Runs and tasks are chains; each span has its input and its result."""
     run_survey().raise_for_failure()
     values = {}
     first, second = with_openinference.spans_named("chat m")
