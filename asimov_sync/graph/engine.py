@@ -482,8 +482,8 @@ class RunEngine:
     ) -> None:
         """Publish that a task is final.
 
-        numbers, outcome: those of its last attempt and visit, and how the attempt ended. A loop may
-            have reset the task in the same step; without them they are those of the state.
+        numbers, outcome: the numbers of its last attempt and visit, and the attempt's outcome. A
+            loop may have reset the task in the same step. By default, the state's.
         """
         if not self._publishes:
             return
