@@ -391,7 +391,7 @@ class RunEngine:
                 self._publish_finished(index, numbers, outcome if route_was_valid else None)
         if over_budget:  # in this step, before a task that waited for this one can start
             self.state.stop(f"the run ended early: {error}")
-        if self.state.changes or self.state.undone:
+        if self.state.changes or self.state.undone or self.state.cut_off:
             self._apply_changes(self.state.stopped or "a loop went back to what came before it")
         self._record_end()
 
@@ -411,6 +411,7 @@ class RunEngine:
         if self._publishes:
             self._publish_changes(changes, reason)
         self.state.undone.clear()
+        self.state.cut_off = []
 
     def _publish_changes(self, changes: List[Change], reason: str) -> None:
         """Publish which tasks were undone, and which will not run.
@@ -423,6 +424,7 @@ class RunEngine:
             numbers = (attempt, state.visits[index])
             self.effects.publish(TaskUndone, node.name, node.copy_task(), *numbers, reason, removed)
         skipped = [index for index, phase in changes if phase is SKIPPED or phase is NOT_SELECTED]
+        skipped += state.cut_off
         if len(skipped) <= MAX_SINGLE_EVENTS:
             for index in skipped:
                 node, why = state.nodes[index], state.errors[index] or ""
