@@ -89,7 +89,7 @@ class Inbox:
     lock: the run's lock, with which `put` and `put_series` are called.
 
     closed: whether nobody reads it any more; then it stays empty.
-    polled: whether a thread looks into it every few milliseconds, and need not be told of events.
+    polled: whether a thread looks into it every few milliseconds, and need not be notified of events.
     """
 
     __slots__ = ("__weakref__", "_entries", "_lock", "_merged", "_series", "closed", "polled")
@@ -219,22 +219,22 @@ class Publisher:
         kind: the class of the event.
         fields: its fields after `run_id`, `sequence` and `time`.
 
-        Returns whether a receiver has to be told.
+        Returns whether a receiver has to be notified.
         """
         self._sequence += 1
         event = kind(self._run_id, self._sequence, time.time(), *fields)
-        tell = False
+        notify = False
         for inbox in self._inboxes:
             if inbox.closed:
                 self._inboxes = tuple(one for one in self._inboxes if not one.closed)
             inbox.put(event)
             if not inbox.polled:  # looked at after the event is there
-                tell = True
+                notify = True
         if isinstance(event, RunFinished):
             self._finished = event
         elif self.keeps_state:
             self._keep(event)
-        return tell
+        return notify
 
     def _keep(self, event: RunEvent) -> None:
         """Keep an event if it is the last one of its task."""
