@@ -89,7 +89,7 @@ class Inbox:
     lock: the run's lock, with which `put` and `put_series` are called.
 
     closed: whether nobody reads it any more; then it stays empty.
-    polled: whether a thread looks into it every few milliseconds, and need not be notified of events.
+    polled: whether a thread looks into it every few milliseconds, and needs no notification.
     """
 
     __slots__ = ("__weakref__", "_entries", "_lock", "_merged", "_series", "closed", "polled")
