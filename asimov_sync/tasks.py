@@ -142,6 +142,27 @@ class Task(LazyModel):
             "context.inputs['fetch'] and result.results['fetch']; result[task] takes a Task"
         )
 
+    def copy_with(self, update: Dict[str, Any]) -> "Task":
+        """Return a copy with some fields replaced, which are not validated.
+
+        The same as `model_copy(update=update)`, in half the time.
+
+        update: the new values by field name.
+        """
+        if type(self) is not Task or self.__pydantic_extra__ or self.__pydantic_private__:
+            return self.model_copy(update=update)
+        copied = Task.__new__(Task)
+        values, fields_set = self.__dict__.copy(), self.__pydantic_fields_set__.copy()
+        if update:
+            values.update(update)
+            fields_set.update(update)
+        set_attribute = object.__setattr__
+        set_attribute(copied, "__dict__", values)
+        set_attribute(copied, "__pydantic_fields_set__", fields_set)
+        set_attribute(copied, "__pydantic_extra__", None)
+        set_attribute(copied, "__pydantic_private__", None)
+        return copied
+
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _OUTCOME_FIELDS:
             raise IllegalTransition(

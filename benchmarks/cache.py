@@ -2,8 +2,8 @@
 
     python benchmarks/cache.py [ROUNDS] [URL]
 
-ROUNDS: rounds to measure (7 by default). Each round runs every row both ways, one after the other,
-    and a ratio compares the two of a round.
+ROUNDS: rounds to measure (7 by default). Each round measures every row both ways, one after the
+    other. Each ratio compares the two ways in one round.
 URL: a Redis server whose database may be erased. By default a server is started for the run.
 
 By hand means: GET, SET and MGET with json.loads and json.dumps, SCAN + MGET, SCAN + UNLINK, and

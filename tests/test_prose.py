@@ -1,4 +1,4 @@
-"""The prose check passes on the paths that are rewritten, and finds what is planted."""
+"""The prose check passes on the code base, and finds planted phrases."""
 
 import pytest
 

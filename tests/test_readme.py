@@ -4,6 +4,7 @@ import asyncio
 import importlib
 import importlib.util
 import inspect
+import logging
 import os
 import pathlib
 import re
@@ -61,6 +62,17 @@ def test_there_are_two_commands():
     assert commands["tests"].endswith("pytest tests/")
 
 
+@pytest.fixture
+def log_settings():
+    """Restores the level and the handlers of the library's logger, which a page sets."""
+    logger = logging.getLogger("asimov_sync")
+    level, handlers = logger.level, list(logger.handlers)
+    yield
+    logger.setLevel(level)
+    logger.handlers[:] = handlers
+
+
+@pytest.mark.usefixtures("log_settings")
 def test_the_documentation_runs():
     """The Python blocks of each page run, one after the other.
 

@@ -215,9 +215,7 @@ if sys.version_info >= (3, 9):
 
     @pytest.mark.parametrize("provider, model", KNOWN)
     def test_the_real_package(provider, model):
-        """genai-prices knows each provider and model here, and prices the cached part
-        separately.
-        """
+        """genai-prices knows our providers and models, and prices cached input separately."""
         package = import_or_skip("genai_prices")
         alone = package.calc_price(
             package.Usage(input_tokens=1000),
@@ -237,9 +235,7 @@ if sys.version_info >= (3, 9):
         assert cost_usd(sum(parts, Usage()), model, provider) == pytest.approx(sum(costs))
 
     def test_the_real_package_and_the_prompt_cache():
-        """At Anthropic, a cache read costs a tenth of input, and a write a quarter more than
-        input.
-        """
+        """Anthropic's cache reads cost 0.1 times the input price, and cache writes 1.25 times."""
         import_or_skip("genai_prices")
         model = ("claude-sonnet-4-5", "anthropic")
         fresh = cost_usd(Usage(input_tokens=1000), *model)
@@ -533,9 +529,7 @@ def test_a_complete_stream_is_charged_once():
 
 
 def test_a_stream_is_charged_where_it_was_requested():
-    """A stream is charged to the budgets of the context that requested it, on any reader's
-    thread.
-    """
+    """A stream is charged to the budgets of its request's context, on any reader's thread."""
     client = ScriptedInferenceClient(lambda body: "words")
     with Budget() as mine:
         streams = [client.stream("x"), client.stream_tools("x", [])]

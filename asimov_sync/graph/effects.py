@@ -92,8 +92,8 @@ class Effects:
 
     def publish(self, kind: Type[RunEvent], *fields: Any) -> None:
         """Publish an event. kind, fields: see `Publisher.publish`."""
-        self.publisher.publish(kind, *fields)
-        self.pending = True
+        if self.publisher.publish(kind, *fields):
+            self.pending = True
 
     def publish_skipped(
         self, names: Sequence[str], describe: Callable[[int], Tuple[Any, ...]]

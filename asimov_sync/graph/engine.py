@@ -125,6 +125,7 @@ class RunEngine:
         self._exceptions: Dict[int, BaseException] = {}  # in the order of failure
         self._seconds: Dict[int, float] = {}
         self._usages: Dict[int, Usage] = {}
+        self._no_usage = Usage()
         self._start = time.perf_counter()
 
     @property
@@ -180,17 +181,15 @@ class RunEngine:
         if index is None:
             self.workers -= 1
             return None
-        attempt = Attempt(self.id, index, state, self._parent_token(state.nodes[index]), worker)
+        parent = self._enclosing if state.nodes[index].always else self._cancellation
+        attempt = Attempt(self.id, index, state, parent, worker)
         self._attempts[index] = attempt
         if state.phases[index] is EXECUTING:
             self._begin(attempt)
         return attempt
 
-    def _parent_token(self, node: Node) -> Cancellation:
-        return self._enclosing if node.always else self._cancellation
-
     def _begin(self, attempt: Attempt) -> None:
-        attempt.begin(self._parent_token(attempt.node))
+        attempt.begin(self._enclosing if attempt.node.always else self._cancellation)
         if attempt.deadline is not None:
             self.effects.start_timer(attempt.deadline, attempt)
         if self._publishes:
@@ -392,7 +391,7 @@ class RunEngine:
                 self._publish_finished(index, numbers, outcome if route_was_valid else None)
         if over_budget:  # in this step, before a task that waited for this one can start
             self.state.stop(f"the run ended early: {error}", reason=str(error))
-        if self.state.changes or self.state.undone:
+        if self.state.changes or self.state.undone or self.state.cut_off:
             self._apply_changes(self.state.stopped or "a loop went back to what came before it")
         self._record_end()
 
@@ -412,6 +411,7 @@ class RunEngine:
         if self._publishes:
             self._publish_changes(changes, reason)
         self.state.undone.clear()
+        self.state.cut_off = []
 
     def _publish_changes(self, changes: List[Change], reason: str) -> None:
         """Publish which tasks were undone, and which will not run.
@@ -424,6 +424,7 @@ class RunEngine:
             numbers = (attempt, state.visits[index])
             self.effects.publish(TaskUndone, node.name, node.copy_task(), *numbers, reason, removed)
         skipped = [index for index, phase in changes if phase is SKIPPED or phase is NOT_SELECTED]
+        skipped += state.cut_off
         if len(skipped) <= MAX_SINGLE_EVENTS:
             for index in skipped:
                 node, why = state.nodes[index], state.errors[index] or ""
@@ -483,8 +484,8 @@ class RunEngine:
     ) -> None:
         """Publish that a task is final.
 
-        numbers, outcome: those of its last attempt and visit, and how the attempt ended. A loop may
-            have reset the task in the same step; without them they are those of the state.
+        numbers, outcome: the numbers of its last attempt and visit, and the attempt's outcome. A
+            loop may have reset the task in the same step. By default, the state's.
         """
         if not self._publishes:
             return
@@ -502,7 +503,7 @@ class RunEngine:
             node.copy_task(**update),
             *(numbers or (state.attempts[index], state.visits[index])),
             self._seconds.get(index, 0.0),
-            self._usages.get(index) or Usage(),
+            self._usages.get(index) or self._no_usage,
         )
 
     def _record_end(self) -> None:

@@ -72,7 +72,7 @@ class Node(NamedTuple):
         """Return a copy of the task with its params in this run, and with these changes."""
         if self.params is not None:
             update.setdefault("params", dict(self.params))
-        return self.task.model_copy(update=update)
+        return self.task.copy_with(update)
 
     def local_name(self, name: str) -> str:
         """Return the name of another task as this one uses it: the short name in a subgraph."""

@@ -89,12 +89,14 @@ class Inbox:
     lock: the run's lock, with which `put` and `put_series` are called.
 
     closed: whether nobody reads it any more; then it stays empty.
+    polled: whether a thread looks into it every few milliseconds, and needs no notification.
     """
 
-    __slots__ = ("__weakref__", "_entries", "_lock", "_merged", "_series", "closed")
+    __slots__ = ("__weakref__", "_entries", "_lock", "_merged", "_series", "closed", "polled")
 
     def __init__(self, lock: Any) -> None:
         self.closed = False
+        self.polled = False
         self._lock = lock
         self._entries: Deque[Union[RunEvent, _Merged, _Series]] = collections.deque()
         self._series: Optional[Iterator[TaskEvent]] = None  # that is being read
@@ -211,22 +213,28 @@ class Publisher:
                 self._inboxes += (inbox,)
             return inbox
 
-    def publish(self, kind: Type[RunEvent], *fields: Any) -> None:
+    def publish(self, kind: Type[RunEvent], *fields: Any) -> bool:
         """Make an event and put it into each inbox.
 
         kind: the class of the event.
         fields: its fields after `run_id`, `sequence` and `time`.
+
+        Returns whether a receiver has to be notified.
         """
         self._sequence += 1
         event = kind(self._run_id, self._sequence, time.time(), *fields)
+        notify = False
         for inbox in self._inboxes:
             if inbox.closed:
                 self._inboxes = tuple(one for one in self._inboxes if not one.closed)
             inbox.put(event)
+            if not inbox.polled:  # looked at after the event is there
+                notify = True
         if isinstance(event, RunFinished):
             self._finished = event
         elif self.keeps_state:
             self._keep(event)
+        return notify
 
     def _keep(self, event: RunEvent) -> None:
         """Keep an event if it is the last one of its task."""

@@ -52,7 +52,9 @@ class Run:
     def result(
         self, timeout: Optional[float] = None, *, cancellation: Optional[Cancellation] = None
     ) -> RunResult:
-        """Wait for the end of the run and return its result. Callbacks have had all events then.
+        """Wait for the end of the run and return its result.
+
+        Callbacks have received all events by then.
 
         timeout: the seconds to wait; by default unlimited.
         cancellation: a token that ends the wait; by default the current one.
@@ -92,7 +94,7 @@ class Run:
 
     @contextlib.contextmanager
     def _waiting(self, cancellation: Optional[Cancellation] = None) -> Iterator[Cancellation]:
-        """Give up the caller's worker slots for a wait, and have a cancellation wake it."""
+        """Give up the caller's worker slots for a wait, which a cancellation wakes."""
         token = cancellation or Cancellation.current()
         with yield_worker_slots(), token.on_cancel(self._active_run.bus.wake):
             yield token
@@ -129,7 +131,7 @@ class Run:
                     run.help(max_tasks=1)
                     run.bus.wait(POLL_SECONDS, lambda: bool(inbox), for_event=True)
         if run.inline:
-            run.bus.pump_here()  # so that callbacks are not behind the reader
+            run.bus.pump_here()  # so that callbacks receive the events before the reader
         try:
             event = inbox.take()
         except IndexError:  # another thread has closed it
@@ -197,7 +199,7 @@ class RunEvents(Iterator[Event]):
             event = self._run._next_event(self._inbox, self._is_closed)
         except BaseException as interruption:
             self._end()
-            # A wait that could not be made or was cancelled is the reader's, not the run's.
+            # A wait that is refused or cancelled does not affect the run.
             if self._owns_run or not isinstance(interruption, (GraphError, Cancelled)):
                 self._run._active_run.interrupt(interruption)
             raise
@@ -215,9 +217,9 @@ class RunEvents(Iterator[Event]):
         return self._ended
 
     def mark_closing(self) -> None:
-        """Note that it is about to be closed, without waiting and without a lock.
+        """Announce that the iterator is about to be closed, without waiting and without a lock.
 
-        The next run of the graph then waits for the end of a run that is owned.
+        If it owns the run, the next run of the graph waits for the end of this run.
         """
         if not self._owns_run:
             self._ended = True
@@ -242,6 +244,6 @@ class RunEvents(Iterator[Event]):
 
     def __del__(self) -> None:
         self._inbox.close()
-        # At exit nothing is left to end the run with.
+        # At exit, the modules that would end the run are gone.
         if self._owns_run and not self._ended and not sys.is_finalizing():
             self._run._active_run.close_from_finalizer(_UNREAD)

@@ -18,6 +18,7 @@ spawned      for each task, the tasks that its present attempt added
 inserted     for each task spawned before the dependents of its spawner, those dependents
 unfinished   the number of tasks that are not final; the run is finished at 0
 changes      side effects on other tasks; the engine publishes them and cancels running attempts
+cut_off      tasks that were skipped because the run stopped; the engine publishes that
 undone       tasks whose earlier events do not count any more; the engine publishes that
 
 ==============================  ==============================  ===================================
@@ -201,6 +202,7 @@ class RunState:
         self.unfinished = size
         self.changes: List[Change] = []
         self.undone: Dict[int, Undone] = {}
+        self.cut_off: List[int] = []
         self.held: Dict[int, str] = {}
         self.order_only = plan.order_only
         self._groups = plan.groups
@@ -654,8 +656,13 @@ class RunState:
             if not phase.is_final and phase is not EXECUTING:
                 if keep_always and self.nodes[index].always:
                     kept.append(index)
-                else:
+                elif phase is EVALUATING:
                     self._skip(index, SKIPPED, why)
+                else:
+                    # In place of `_skip`: there may be many, and Ctrl-C waits for this.
+                    self.phases[index], self.errors[index] = SKIPPED, why
+                    self.unfinished -= 1
+                    self.cut_off.append(index)
         self.ready = [index for index in kept if self.phases[index] is READY]  # sorted: a heap
         self.delayed = [one for one in self.delayed if self.phases[one[1]] is DELAYED]
         heapq.heapify(self.delayed)

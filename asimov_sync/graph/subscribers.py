@@ -74,18 +74,19 @@ class Subscriber:
                 self._thread = threading.get_ident()
                 self._deliver_queued()
                 if not self.blocking:
-                    pauses = 0
+                    pauses, self._inbox.polled = 0, True
                     while pauses < MAX_PAUSES and not (ended.is_set() and not self._inbox):
                         ended.wait(PAUSE)
                         pauses = 0 if self._inbox else pauses + 1
                         self._deliver_queued()
             finally:
-                self._thread = 0
+                self._thread, self._inbox.polled = 0, False
                 self._delivering.release()
 
     def _deliver_queued(self) -> None:
+        take, call = self._inbox.take, self._call
         while self._inbox:
-            self._call(self._inbox.take())
+            call(take())
 
     def _call(self, event: Event) -> None:
         try:

@@ -56,8 +56,8 @@ class Request(NamedTuple):
     streamed: whether the caller receives the events as they arrive.
     timeout: the limits of the call.
     max_retries: how often a failed request is sent again if its error is transient.
-    deadline: the `clock.monotonic()` moment at which the call ends that the request is a part of;
-        None if timeout.total counts from the start of the request.
+    deadline: the `clock.monotonic()` moment at which the whole call must end, such as a tool loop
+        with several requests; None if timeout.total counts from the start of the request.
     """
 
     model: str

@@ -1,4 +1,4 @@
-"""Retries of failed requests: which errors, the waits and the number. Only file with tenacity.
+"""Retries of failed requests: errors, waits and attempts. Only this file imports tenacity.
 
 The error's type decides, not its status: an `overloaded_error` inside a stream has the status 200.
 The waits are those of the official SDKs: 0.5 s, doubled for each retry up to 8 s, minus a random

@@ -522,7 +522,7 @@ def _known_prices(client: InferenceClient) -> Dict[str, Price]:
 
 
 def _task_input(attempt: Attempt) -> Dict[str, Any]:
-    task = attempt.node.task
+    task = attempt.node.copy_task()
     parts = {"objective": task.objective, "params": task.params, "inputs": attempt.inputs}
     return {name: part for name, part in parts.items() if part}
 

@@ -1,6 +1,4 @@
-"""The threads of a facade: closing, closed event loops, forks, and threads that cannot be
-started.
-"""
+"""The threads of a facade: closing, closed event loops, forks and failed thread starts."""
 
 import asyncio
 import gc
@@ -52,7 +50,7 @@ async def test_reading_after_close():
 
 @async_test
 async def test_closing_while_reading():
-    """Whenever a facade is closed, its readers get the whole text or one of our errors."""
+    """Whenever a facade is closed, its readers get the whole text or an error of this library."""
     for turns in range(40):
         client = to_async(ScriptedInferenceClient(["one two three four five six seven eight"]))
 
@@ -119,8 +117,7 @@ def test_closed_loop_frees_its_threads():
 
 
 def test_closed_loop_ends_its_run():
-    """A run whose event loop was closed without `asyncio.run` is cancelled soon, as when its
-    coroutine is cancelled."""
+    """If an event loop is closed without `asyncio.run`, its run is cancelled soon."""
     scheduler, graph = waiting_scheduler()
     facade = to_async(scheduler)
     loop = asyncio.new_event_loop()
@@ -137,7 +134,7 @@ def test_closed_loop_ends_its_run():
 
 
 def test_other_event_loops():
-    """Outside of a running asyncio loop, under trio for example, a call says so and is not made."""
+    """Without a running asyncio loop, as under trio, a call raises an error that says so."""
     facade = to_async(MemoryCache())
     for call in (
         facade.set("key", 1),
@@ -227,7 +224,7 @@ def test_closed_facade_after_fork():
 
 
 def test_open_facade_after_fork():
-    """In a forked child, a facade has none of its parent's threads and all of its limit."""
+    """In a forked child, a facade has no threads of its parent, and can use its whole limit."""
     facade = to_async(MemoryCache(), max_threads=1)
 
     def use():
@@ -252,7 +249,7 @@ def test_open_facade_after_fork():
 
 
 def test_busy_loop_delays_no_other_loop():
-    """Threads of one loop start at its own pace, whatever another loop does."""
+    """Threads of one loop start even while another loop is blocked."""
     facade = to_async(MemoryCache())
     busy, release = threading.Event(), threading.Event()
 

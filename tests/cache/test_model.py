@@ -71,7 +71,7 @@ class Caches(RuleBasedStateMachine):
         self.clock = Clock()
         for cache in (self.memory, self.redis):
             cache._store.clock = self.clock
-        self.deliveries = []  # pairs for one message: the memory's and Redis's
+        self.deliveries = []  # for each message, the delivery of the memory and that of Redis
         self.number = 0
 
     def teardown(self):

@@ -51,7 +51,7 @@ def test_a_timeout_in_the_past_polls(timeout):
 
 
 def test_set_races_with_timeouts():
-    """Waiters whose timeout ends while the event is being set return, and the event stays set."""
+    """A waiter whose timeout ends during `set` returns, and the event stays set."""
     for _ in range(200):
         event, start = InterruptibleEvent(), threading.Barrier(3)
 
@@ -96,7 +96,7 @@ def test_ctrl_c_interrupts_the_wait():
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals to threads")
 def test_ctrl_c_that_another_thread_receives():
-    """The main thread looks for signals by itself: none is lost that did not interrupt it."""
+    """The main thread polls, so a signal that did not interrupt its wait is handled, too."""
     other = Background(time.sleep, 0.3)
     event = InterruptibleEvent()
     killer = threading.Timer(0.05, signal.pthread_kill, (other.thread.ident, signal.SIGINT))
@@ -109,8 +109,8 @@ def test_ctrl_c_that_another_thread_receives():
     other.result()
 
 
-def test_a_wake_up_that_ctrl_c_takes_is_passed_on():
-    """If Ctrl-C strikes a waiter just after it took the wake-up, the next waiter still gets one."""
+def test_wake_up_is_passed_on_after_ctrl_c():
+    """If Ctrl-C interrupts a waiter just after it took the wake-up, the next waiter is woken."""
     event = InterruptibleEvent()
     wake_ups = event._wake_ups
 

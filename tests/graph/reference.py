@@ -1,4 +1,4 @@
-"""The reference: a slow interpreter of runs, written from the rules; it imports nothing of ours.
+"""The reference: a slow interpreter of runs, written from the rules, without the library.
 
 A scenario is a list of Specs. The script of a Spec says what its handler does at each visit and
 attempt (a Do), and depends on nothing else. The value that a handler returns is made of everything

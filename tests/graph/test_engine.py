@@ -31,7 +31,7 @@ from .graphs import chain, single, wide
 
 @pytest.fixture(params=[None, 1e-6], ids=["as usual", "switching all the time"])
 def switching(request):
-    """Set how often the interpreter switches threads."""
+    """Set the interval at which the interpreter switches threads."""
     before = sys.getswitchinterval()
     if request.param is not None:
         sys.setswitchinterval(request.param)
@@ -60,7 +60,7 @@ def rest(task, context):
 @suite
 @pytest.mark.parametrize("workers", [2, 5])
 def test_no_wake_up_is_lost(switching, workers):
-    """In hundreds of random graphs of very short tasks, none is left waiting for a worker."""
+    """In hundreds of random graphs of very short tasks, no task waits for a worker forever."""
     chance = random.Random(workers)
     with TaskScheduler({"t": rest}, max_workers=workers) as scheduler:
         end = time.monotonic() + by_tier(0.3, soak=1.0)
@@ -133,7 +133,7 @@ def test_many_eventful_runs_at_once(workers):
             last = {event.name: event.type for event in events[1:-1]}
             assert "task_started" not in [
                 last[name] for name in result.tasks
-            ]  # which does not have the revoked ones
+            ]  # without the revoked tasks
         return graph
 
     graphs = [call.result(60) for call in [Background(runs, seed) for seed in range(50)]]
@@ -154,7 +154,7 @@ def test_many_eventful_runs_at_once(workers):
 
 
 def left_over():
-    """Return how many of a hundred runs stay in memory. Needs a process of its own."""
+    """Return how many of a hundred runs stay in memory. Requires a separate process."""
     references = []
     with TaskScheduler({"act": act, "leaf": lambda task, context: 1}, max_workers=4) as scheduler:
         for number in range(100):
@@ -216,7 +216,7 @@ def test_closing_from_several_threads():
 
 
 def test_handler_cancels_its_own_run():
-    """The handler runs to its end, and its result is discarded."""
+    """A handler that cancels its own run continues to its end, and its result is discarded."""
     for workers in (2, 0):
         runs, ready = [], threading.Event()
         with TaskScheduler(max_workers=workers) as scheduler:

@@ -1,8 +1,11 @@
 """The events of runs: their numbers, their size as JSON, undone tasks, late and slow readers."""
 
+import collections
 import json
 import os
+import signal
 import threading
+import time
 
 import pytest
 
@@ -318,3 +321,32 @@ def test_closed_readers_receive_nothing(scheduler):
     types = [[event.type for event in reader.result(20)] for reader in reading]
     assert [one[-1] for one in types] == ["run_finished", "run_finished"]
     assert list(readers[0]) == list(readers[1]) == []
+
+
+@soak
+def test_ctrl_c_with_many_waiting_tasks():
+    """Ctrl-C returns within 0.5 s; the callback gets the events of 300,000 tasks afterwards."""
+    count, started, seen = 300_000, threading.Event(), collections.Counter()
+    sent = []
+
+    def wait(task, context):
+        started.set()
+        context.cancellation.wait(60)
+
+    def interrupt():
+        assert started.wait(60)
+        sent.append(time.perf_counter())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with TaskScheduler({"wait": wait, "echo": echo}, max_workers=2) as scheduler:
+        scheduler.on_event(lambda event: seen.update([event.type]))
+        graph = TaskGraph()
+        graph.add(Task(type="wait"), name="wait")
+        graph.map(Task(type="echo"), range(count), name="page", depends_on="wait")
+        interrupting = Background(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            scheduler.run(graph)
+        assert time.perf_counter() - sent[0] < 0.5
+        interrupting.result()
+        wait_for(lambda: seen["run_finished"] == 1)
+    assert seen["task_skipped"] == count == len(scheduler.last_result.skipped)

@@ -1,4 +1,4 @@
-"""Generator handlers: their values are progress, their return value is the result."""
+"""Generator handlers: yielded values are progress, and the return value is the result."""
 
 import threading
 
@@ -24,7 +24,7 @@ def progress(events):
 
 
 def test_values_are_progress(scheduler):
-    """Each yielded value is the data of a progress event; what is returned is the result."""
+    """Each yielded value is the data of a progress event. The return value is the result."""
 
     @scheduler.handler
     def count(task, context):
@@ -46,7 +46,7 @@ def test_values_are_progress(scheduler):
 
 
 def test_result_of_a_generator(scheduler):
-    """It is what a handler may return; None without a return."""
+    """A generator may return what a handler may return. Without a return, the result is None."""
 
     def partial(task, context):
         yield 1
@@ -143,7 +143,7 @@ def test_cancelled_generator_is_closed(end):
 
 
 def test_plain_generator_function():
-    """graph.call and graph.map run a generator function to its end, too."""
+    """graph.call and graph.map also run generator functions to their end."""
 
     def generate(count):
         for number in range(count):

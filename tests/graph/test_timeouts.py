@@ -109,7 +109,7 @@ def read_mailbox(task, context):
     "handler", [wait_for_token, wait_for_current_token, read_mailbox], ids=lambda one: one.__name__
 )
 def test_handler_freed_by_its_deadline(workers, handler):
-    """A handler that returns because its token expired fails with TaskTimeout, timer or not."""
+    """A handler that returns because its token expired fails with TaskTimeout."""
     with TaskScheduler({"freed": handler}, max_workers=workers) as scheduler:
         for _ in range(10):
             result = scheduler.run(single("freed", timeout=0.01))
@@ -230,7 +230,7 @@ def test_time_starts_with_the_handler(clock):
 
 @suite
 def test_timeouts_of_a_run_that_is_cancelled(gate, clock):
-    """Time-outs at the moment of a cancel are harmless: each task ends once, workers remain."""
+    """If time-outs expire during a cancel, each task still ends once, and the workers remain."""
     for round in range(20):
         with TaskScheduler(
             {"stubborn": lambda task, context: gate.wait(20), "quick": quick}, max_workers=3
@@ -282,7 +282,7 @@ def test_cooperative_timeouts(backend):
 
 
 def test_many_timeouts_at_once(gate):
-    """Many time-outs at once, with retries: fresh workers make every attempt, and the run ends."""
+    """After many simultaneous time-outs, new workers execute every retry, and the run ends."""
     with TaskScheduler(
         {"stubborn": lambda task, context: gate.wait(20), "quick": quick}, max_workers=8
     ) as scheduler:
@@ -306,13 +306,13 @@ def test_many_timeouts_at_once(gate):
 
 @pytest.mark.parametrize("workers", [2, 0], ids=["threads", "calling thread"])
 def test_infinite_timeout_of_a_task(workers):
-    """An infinite time-out is none."""
+    """An infinite time-out means no time-out."""
     with TaskScheduler({"quick": quick}, max_workers=workers) as scheduler:
         assert scheduler.run(single("quick", timeout=float("inf"))).results == {"x": "quick"}
 
 
 def test_slow_cancel_callback_delays_no_other_timeout(gate):
-    """A cancellation's callback may be slow: time-outs of other tasks and runs are on time."""
+    """A slow callback of one cancellation does not delay time-outs of other tasks and runs."""
 
     def slow(task, context):
         with context.cancellation.on_cancel(lambda: gate.wait(20)):

@@ -19,7 +19,7 @@ def database(tmp_path):
 
 @pytest.mark.parametrize("closing", [False, True], ids=["no middleware", "middleware"])
 def test_view_with_orm(closing, database):
-    """Each request reads what its tasks wrote. A middleware can close the connections."""
+    """Each request reads the rows that its tasks wrote. A middleware can close the connections."""
     report = json.loads(
         run_module("tests.hosts.django_site", database, *(["closing"] if closing else [])).stdout
     )

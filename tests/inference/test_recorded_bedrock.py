@@ -368,10 +368,10 @@ def is_known(shape, value):
 
 @pytest.mark.parametrize("record", CONVERSE)
 def test_converse(server, record):
-    """Every record of Converse gives its reply, which can be sent back, or its error, in three
-    chunkings.
+    """Every record of Converse gives its reply or its error, in three chunkings.
 
-    If boto3 has no Converse, the error names the version that has it and the other API.
+    Each reply can be sent back. If boto3 has no Converse, the error names the version that has it
+    and the other API.
     """
     client = server.clients["converse"]
     model = model_of(client)
@@ -424,9 +424,7 @@ def as_boto3(value):
 
 @pytest.mark.parametrize("record", CONVERSE)
 def test_converse_without_boto3(record):
-    """The codec alone decodes every record of Converse on every Python, and sends it back
-    unchanged.
-    """
+    """The codec alone decodes every record of Converse, and sends it back unchanged."""
     if record.status != 200:
         error = decode_response_error(
             record.status, record.headers, json.loads(record.body.decode())
@@ -456,8 +454,8 @@ def test_converse_without_boto3(record):
     ]
 
 
-def test_the_reading_here_can_fail():
-    """The frames' checksums are checked by the reading itself."""
+def test_reading_verifies_checksums():
+    """The independent reading rejects a frame with a wrong checksum."""
     frame = bytearray(exception("throttlingException", "x"))
     frame[-6] ^= 1
     with pytest.raises(AssertionError):

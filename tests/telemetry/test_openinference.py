@@ -27,15 +27,16 @@ def run_survey():
     """Run a task that computes data, and an agent with one tool that depends on it."""
     agent = Agent(ScriptedInferenceClient(model, model="m"), tools=[look_up], name="ada")
     graph = TaskGraph("survey")
-    graph.add(Task(type="load", objective="load it", params={"page": 1}), name="load")
+    graph.add(Task(type="load", objective="load it", params={"page": 0}), name="load")
     graph.add(Task(type="answer", objective="what?"), name="answer", depends_on="load")
     handlers = {"load": lambda task, context: {"text": "swordfish"}, "answer": agent}
     with TaskScheduler(handlers) as scheduler:
-        return scheduler.run(graph, budget=Budget(tokens=10**6, prices=PRICES))
+        budget = Budget(tokens=10**6, prices=PRICES)
+        return scheduler.run(graph, budget=budget, params={"load": {"page": 1}})
 
 
 def test_kinds_and_values(with_openinference):
-    """Runs and tasks are chains; each span has what it was given and its result."""
+    """Runs and tasks are chains; each span has its input and its result."""
     run_survey().raise_for_failure()
     values = {}
     first, second = with_openinference.spans_named("chat m")

@@ -52,13 +52,13 @@ _FAILURES = ("error", "abort", "insufficient_system_resource")
 far is not the reply."""
 
 _RESERVED = ("text", "thinking", "tool_use", "type")
-"""Names that have a meaning of their own in a block, so no server's field is kept under them."""
+"""Reserved keys of blocks. A server's field with such a name is not kept."""
 
 _ANNOTATIONS = ("citations", "search_results")
 """Fields beside the choices in which Perplexity describes the text."""
 
 ID_CHARACTERS = 28
-"""The characters of a reply's id in an id made up for a call; OpenAI accepts 40 in all."""
+"""Characters of a reply's id in a generated call id. OpenAI accepts 40 characters in all."""
 
 
 def decode_reply(provider: str, body: Any) -> Reply:
@@ -88,7 +88,7 @@ class ChatFold(Fold):
     Only the first choice is read. Figures that the wire repeats (usage) are overwritten, never
     added.
 
-    in_pieces: False if the whole message comes at once, so that nothing is joined.
+    in_pieces: False for a whole message, whose values are not joined.
 
     Fields that a Reply does not have go into its blocks: annotations and citations into the
     text's, any other field of the server's message (audio, say) into a block of that name. A
@@ -117,7 +117,7 @@ class ChatFold(Fold):
     # The events
 
     def feed_text(self, data: str) -> Sequence[Event]:
-        """Take an event that is still text; `[DONE]` is the wire's final one."""
+        """Take an event as text. `[DONE]` is the final event."""
         if data.strip() != DONE:
             return self.feed(loads(data))
         if self._finish_reason is None and not (self._has_final_usage and self._additions):
@@ -133,7 +133,7 @@ class ChatFold(Fold):
         return self._end() if complete else ()
 
     def end(self) -> Reply:
-        """Return the reply of a message that came at once. ValueError if it is empty."""
+        """Return the reply of a whole message. ValueError if it is empty."""
         if self._finish_reason is None and not self._additions:
             raise ValueError("the message is empty, and has no finish_reason")
         self._end()
@@ -436,8 +436,8 @@ class _ToolCalls:
     under index 0, distinguished by their ids, or without an index; whole calls in one piece; no ids
     at all.
 
-    Each call gets an id of its own, made up if the server gives none, or the same to two calls:
-    results are matched by it.
+    Each call gets a unique id, because results are matched by it. It is generated if the server
+    sends none, or one id for two calls.
     """
 
     def __init__(self) -> None:
