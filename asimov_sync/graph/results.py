@@ -282,7 +282,8 @@ class RunResult:
     def raise_for_failure(self) -> None:
         """Raise RunFailed, chained to the first exception, if the run is FAILED or PARTIAL.
 
-        Its message says why the run ended early, if it did, and how tasks failed. The error's `result` is this RunResult.
+        Its message says why the run ended early, if it did, and how tasks failed. Its `result` is
+        this RunResult.
         """
         if self.status is TaskStatus.COMPLETE:
             return
