@@ -18,6 +18,7 @@ from typing import Any, Dict, FrozenSet, Generator, NamedTuple, Optional, Tuple
 
 from pydantic import ConfigDict, Field, model_serializer
 
+from asimov_sync._json import to_jsonable
 from asimov_sync._models import LazyModel
 from asimov_sync.errors import IllegalTransition
 
@@ -88,7 +89,8 @@ class Task(LazyModel):
 
     `snapshot()`, copies, pickles, `dict(task)` and JSON show status, result and error of one
     moment, even while other threads move the task. Fields that are read one after the other, and a
-    repr, may belong to different moments.
+    repr, may belong to different moments. In JSON, an object that JSON cannot hold is its repr, as
+    in events.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -182,7 +184,16 @@ class Task(LazyModel):
         return super(Task, copy.copy(self)).__iter__()
 
     @model_serializer(mode="wrap")
-    def _serialize_copy(self, handler: Any) -> Dict[str, Any]:
+    def _serialize_copy(self, handler: Any, info: Any) -> Dict[str, Any]:
         # Also called for a subclass instance that is serialized as a plain Task; a copy keeps its
         # class.
-        return handler(copy.copy(self))  # type: ignore[no-any-return]
+        frozen = copy.copy(self)
+        try:
+            return handler(frozen)  # type: ignore[no-any-return]
+        except ValueError:  # an object that JSON cannot hold, or a cycle
+            if info.mode != "json":
+                raise
+            values = frozen.__dict__
+            params = {name: to_jsonable(value) for name, value in values["params"].items()}
+            values.update(params=params, result=to_jsonable(values["result"]))
+            return handler(frozen)  # type: ignore[no-any-return]

@@ -218,7 +218,7 @@ class Budget:
         raise ValueError(
             f"a budget of dollars needs to know what {model} costs: "
             f"give Budget(prices={{{model!r}: Price(…)}}), "
-            'or install "asimov_sync[prices]" (Python 3.9 and later)'
+            "or install the package genai-prices (Python 3.9 and later)"
         )
 
     def check(self, provider: str) -> None:

@@ -8,6 +8,7 @@ import sys
 import threading
 
 import pytest
+from pydantic import BaseModel
 
 from asimov_sync import IllegalTransition, Task, TaskStatus
 from asimov_sync.tasks import TRANSITIONS
@@ -176,3 +177,30 @@ def test_a_status_shows_what_compares_equal():
     assert repr(complete) == "<TaskStatus.COMPLETE: 'complete'>" and f"{complete:>9}" == " complete"
     assert json.dumps(complete) == '"complete"' and complete.name == "COMPLETE"
     assert complete != "COMPLETE" and {complete: 1}["complete"] == 1
+
+
+class Page(BaseModel):
+    """A model, which JSON can hold."""
+
+    text: str
+
+
+@pytest.mark.parametrize(
+    "write", [Task.model_dump_json, lambda task: json.dumps(task.model_dump(mode="json"))]
+)
+def test_json_of_a_task_with_any_object(write):
+    """An object that JSON cannot hold is its repr, as in events; the others stay as they are."""
+    cycle = []
+    cycle.append(cycle)
+    task = Task(type="t", params={"object": threading, "cycle": cycle, "page": Page(text="p")})
+    task.move(TaskStatus.EXECUTING)
+    task.move(TaskStatus.COMPLETE, result=[Page(text="r"), threading, b"\xff"])
+    values = json.loads(write(task))
+    assert values["params"] == {
+        "object": repr(threading),
+        "cycle": "[[...]]",
+        "page": {"text": "p"},
+    }
+    assert values["result"] == [{"text": "r"}, repr(threading), "_w=="]
+    assert task.result[1] is threading and task.model_dump()["result"][1] is threading
+    assert Task.model_validate_json(write(task)).status is TaskStatus.COMPLETE

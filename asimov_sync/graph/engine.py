@@ -334,7 +334,7 @@ class RunEngine:
                 return
             state, cancelled = self.state, Cancelled(reason)
             why = f"the run ended early: {reason}"
-            failed = state.end(why, format_error(cancelled), keep_always)
+            failed = state.end(why, format_error(cancelled), keep_always, reason)
             # The attempts of these tasks, and those that an interrupted step was about to close.
             for attempt in list(self._attempts.values()):
                 if not (keep_always and attempt.node.always):
@@ -390,7 +390,7 @@ class RunEngine:
                 route_was_valid = status is outcome.status
                 self._publish_finished(index, numbers, outcome if route_was_valid else None)
         if over_budget:  # in this step, before a task that waited for this one can start
-            self.state.stop(f"the run ended early: {error}")
+            self.state.stop(f"the run ended early: {error}", reason=str(error))
         if self.state.changes or self.state.undone or self.state.cut_off:
             self._apply_changes(self.state.stopped or "a loop went back to what came before it")
         self._record_end()

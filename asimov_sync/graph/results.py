@@ -23,6 +23,15 @@ __all__ = ["Outcome", "Partial", "Route", "RunResult"]
 SHOWN_FAILURES = 5
 """The number of failures that the message of a RunFailed spells out."""
 
+SHOWN_NAMES = 3
+"""The number of failed tasks that the repr of a result names."""
+
+SHOWN_CHARACTERS = 600
+"""The length to which the message of a RunFailed shortens the text of each failure. A failed run
+inside a task is such a failure, so that otherwise the messages of nested runs would grow without
+bound.
+"""
+
 
 class Partial(NamedTuple):
     """Returned by a handler that has an incomplete result: the task is PARTIAL.
@@ -98,6 +107,7 @@ class RunResult:
     status: COMPLETE if every selected task is COMPLETE, FAILED if no task produced a result,
         otherwise PARTIAL.
     run_id: the id of the run.
+    reason: why the run ended early, such as "cancelled"; None if it ended by itself.
     usage: the tokens that the whole run used.
     duration: the seconds from submit to the end.
     """
@@ -122,10 +132,14 @@ class RunResult:
         }
         self._seconds = seconds
         self._usages = usages
+        self._attempts = state.attempts
+        self._visits = state.visits
         self._dependencies = state.dependencies
         self._tasks: Optional[Dict[str, Task]] = None
         self._indexes: Optional[Dict[Union[str, uuid.UUID], int]] = None
         self.status = state.status
+        # A run that was stopped when nothing was left to do has not ended early.
+        self.reason = None if self.status is TaskStatus.COMPLETE else state.reason
         self.run_id = run_id
         self.usage = usage
         self.duration = duration
@@ -144,7 +158,8 @@ class RunResult:
         if phase is COMPLETE or phase is PARTIAL:
             return self._results[index]
         happened = {FAILED: "failed", SKIPPED: "was skipped"}.get(phase, "was ruled out")
-        text = f"{self._nodes[index].name!r} has no result: it {happened}: {self._errors[index]}"
+        why = _shorten(self._errors[index] or "")
+        text = f"{self._nodes[index].name!r} has no result: it {happened}: {why}"
         raise self._make_error(text) from self._find_cause(index)
 
     # Without this, iteration and `in` would fall back to result[0], result[1] ...
@@ -267,7 +282,8 @@ class RunResult:
     def raise_for_failure(self) -> None:
         """Raise RunFailed, chained to the first exception, if the run is FAILED or PARTIAL.
 
-        The error's `result` is this RunResult.
+        Its message says why the run ended early, if it did, and how tasks failed. Its `result` is
+        this RunResult.
         """
         if self.status is TaskStatus.COMPLETE:
             return
@@ -275,20 +291,39 @@ class RunResult:
         failures += [
             f"{name}: skipped, {self._errors[index]}" for name, index in self._in_phase(SKIPPED)
         ]
-        text = "; ".join(failures[:SHOWN_FAILURES])
+        parts = [] if self.reason is None else [_shorten(self.reason)]
+        parts += [_shorten(failure) for failure in failures[:SHOWN_FAILURES]]
         if len(failures) > SHOWN_FAILURES:
-            text += f"; and {len(failures) - SHOWN_FAILURES} more"
+            parts.append(f"and {len(failures) - SHOWN_FAILURES} more")
+        text = "; ".join(parts)
         cause = next(iter(self._exceptions.values()), None)
         raise self._make_error(f"the run is {self.status.name}: {text}") from cause
 
     def to_dict(self) -> Dict[str, Any]:
-        """Return the result as JSON-safe values; a value that JSON cannot hold becomes its repr."""
+        """Return the result as JSON-safe values; a value that JSON cannot hold becomes its repr.
+
+        "tasks" has for each task by name: its type and status, the seconds and the usage of all its
+        attempts, and the numbers of its last attempt and visit, which are 0 if it did not start.
+        """
         values = {
             "run_id": self.run_id,
             "status": self.status,
+            "reason": self.reason,
             "results": None,
             "errors": self.errors,
             "skipped": self.skipped,
+            "tasks": {
+                node.name: {
+                    "type": node.task.type,
+                    "status": phase.status,
+                    "seconds": self._seconds.get(index, 0.0),
+                    "usage": self._usages.get(index) or Usage(),
+                    "attempt": self._attempts[index],
+                    "visit": self._visits[index],
+                }
+                for index, (node, phase) in enumerate(zip(self._nodes, self._phases))
+                if phase is not REVOKED
+            },
             "usage": self.usage,
             "duration": self.duration,
         }
@@ -298,6 +333,18 @@ class RunResult:
 
     def __repr__(self) -> str:
         count = len(self._phases) - self._phases.count(REVOKED)
-        return (
-            f"<RunResult: {self.status.name}, {len(self.results)} of {count} tasks with a result>"
-        )
+        text = f"{self.status.name}, {len(self.results)} of {count} tasks with a result"
+        failed = [name for name, _ in self._in_phase(FAILED)]
+        if failed:
+            text += f"; failed: {', '.join(map(repr, failed[:SHOWN_NAMES]))}"
+        if len(failed) > SHOWN_NAMES:
+            text += f" and {len(failed) - SHOWN_NAMES} more"
+        if self.reason is not None:
+            text += f"; ended early: {_shorten(self.reason)}"
+        return f"<RunResult: {text}>"
+
+
+def _shorten(text: str) -> str:
+    """Remove the middle of a long text. The first error of nested ones is at the end."""
+    half = SHOWN_CHARACTERS // 2
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:half]} … {text[-half:]}"

@@ -182,6 +182,7 @@ class RunState:
         self.dependents = plan.dependents
         self.stop_on_failure = stop_on_failure
         self.stopped: Optional[str] = None
+        self.reason: Optional[str] = None
         self.pending = [len(before) for before in plan.dependencies]
         # Sorted, and therefore a heap.
         self.ready = [index for index, count in enumerate(self.pending) if not count]
@@ -639,23 +640,27 @@ class RunState:
 
     # The end
 
-    def stop(self, reason: str, keep_always: bool = True) -> None:
+    def stop(self, why: str, keep_always: bool = True, reason: Optional[str] = None) -> None:
         """Start nothing more. Attempts that are running may still finish.
 
+        why: why tasks are skipped.
         keep_always: whether to start tasks with `always` nevertheless, once their dependencies are
             final.
+        reason: why the run ends early; default `why`. The first one is kept.
         """
-        self.stopped = reason
+        self.stopped = why
+        if self.reason is None:
+            self.reason = reason or why
         kept: List[int] = []
         for index, phase in enumerate(self.phases):
             if not phase.is_final and phase is not EXECUTING:
                 if keep_always and self.nodes[index].always:
                     kept.append(index)
                 elif phase is EVALUATING:
-                    self._skip(index, SKIPPED, reason)
+                    self._skip(index, SKIPPED, why)
                 else:
                     # In place of `_skip`: there may be many, and Ctrl-C waits for this.
-                    self.phases[index], self.errors[index] = SKIPPED, reason
+                    self.phases[index], self.errors[index] = SKIPPED, why
                     self.unfinished -= 1
                     self.cut_off.append(index)
         self.ready = [index for index in kept if self.phases[index] is READY]  # sorted: a heap
@@ -668,12 +673,15 @@ class RunState:
                 if not pending:
                     self._resolve_ready(index)
 
-    def end(self, reason: str, error: str, keep_always: bool = False) -> List[int]:
-        """End the run now: fail running tasks with `error`, skip the rest for `reason`.
+    def end(
+        self, why: str, error: str, keep_always: bool = False, reason: Optional[str] = None
+    ) -> List[int]:
+        """End the run now: fail running tasks with `error`, and skip the rest.
 
         Without `keep_always` it does not rely on the counters: it also ends a run in which an
         exception, such as Ctrl-C, interrupted another step half-way.
 
+        why, reason: as for `stop`.
         keep_always: whether to leave tasks with `always` alone: they run, and then the run ends.
 
         Returns the indexes of the tasks that it failed.
@@ -688,7 +696,7 @@ class RunState:
                 failed.append(index)
                 _move(task, TaskStatus.FAILED, None, error)
                 self._finalize(index, FAILED, None, error)
-        self.stop(reason, keep_always)
+        self.stop(why, keep_always, reason)
         if not keep_always:
             self.unfinished = 0
         return failed

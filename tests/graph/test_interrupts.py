@@ -184,6 +184,87 @@ def test_sigint_with_a_nested_run(workers):
         process.wait()
 
 
+NESTED_AT_RANDOM_MOMENTS = """
+import os, random, signal, sys, threading, time
+from asimov_sync import Task, TaskGraph, TaskScheduler
+from asimov_sync.testing import count_runs
+
+workers, count = int(sys.argv[1]), int(sys.argv[2])
+chance = random.Random(7)
+running = False
+
+def strike(number, frame):
+    if running:
+        raise KeyboardInterrupt
+
+signal.signal(signal.SIGINT, strike)
+
+def outer(task, context):
+    active.append(1)
+    started.set()
+    try:
+        for number in range(3):  # the later ones may start after the interrupt
+            graph = TaskGraph()
+            graph.map(Task(type="inner"), range(2), name="inner")
+            scheduler.run(graph, run_id="nested")
+    finally:
+        active.pop()
+
+def inner(task, context):
+    nested.append(1)
+    context.cancellation.wait(0.0005)
+
+def interrupt(started, seconds):
+    started.wait()
+    time.sleep(seconds)
+    os.kill(os.getpid(), signal.SIGINT)
+
+scheduler = TaskScheduler({"outer": outer, "inner": inner}, max_workers=workers)
+graph = TaskGraph()
+graph.map(Task(type="outer"), range(4), name="outer")
+struck = during_nested = 0
+wrong, active = [], []
+end = time.monotonic() + 40
+while struck < count and time.monotonic() < end:
+    run_id, started, nested = f"run {struck}", threading.Event(), []
+    killer = threading.Thread(target=interrupt, args=(started, chance.uniform(0, 0.012)))
+    killer.start()
+    was_struck = False
+    try:
+        running = True
+        scheduler.run(graph, run_id=run_id)
+        running = False
+    except KeyboardInterrupt:
+        running = False
+        was_struck = True
+        found = [scheduler.last_result.run_id]
+        struck += 1
+        during_nested += bool(nested) and scheduler.last_result.status.name != "COMPLETE"
+    killer.join()
+    while active or count_runs(scheduler):
+        time.sleep(0.001)
+    if was_struck:
+        found.append(scheduler.last_result.run_id)
+        if found != [run_id, run_id]:
+            wrong.append((run_id, found))
+print(struck, during_nested * 2 > struck, wrong, flush=True)
+"""
+
+
+@pytest.mark.parametrize("workers", [2, 0], ids=["threads", "calling thread"])
+def test_sigint_at_random_moments_of_nested_runs(workers):
+    """last_result is that of the interrupted call at once, and after its nested runs have ended."""
+    count = by_tier(10, soak=200)
+    process = subprocess.run(
+        [sys.executable, "-c", NESTED_AT_RANDOM_MOMENTS, str(workers), str(count)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        universal_newlines=True,
+        timeout=60,
+    )
+    assert process.stdout == f"{count} True []\n", process.stdout + process.stderr
+
+
 RANDOM_INTERRUPTS = """
 import random, signal, sys, time
 from asimov_sync import Task, TaskGraph, TaskScheduler

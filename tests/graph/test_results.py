@@ -8,9 +8,21 @@ import threading
 
 import pytest
 
-from asimov_sync import Partial, Retry, Route, RunFailed, Task, TaskGraph, TaskScheduler, TaskStatus
+from asimov_sync import (
+    Budget,
+    BudgetExceeded,
+    Partial,
+    Retry,
+    Route,
+    RunFailed,
+    Task,
+    TaskGraph,
+    TaskScheduler,
+    TaskStatus,
+)
 from asimov_sync.graph.events import RunFinished
 
+from ..waiting import DEADLINE
 from .graphs import single
 from .test_scheduler import diamond, echo
 
@@ -233,3 +245,123 @@ def test_result_that_json_cannot_hold(scheduler):
     ]
     results = event_types[-1]["result"]["results"]
     assert results == {"a": "a", "b": "['x', [...]]", "c": "ca", "d": None}
+
+
+def wait(task, context):
+    context.cancellation.wait(DEADLINE)
+
+
+def run_out_of_time(scheduler, graph):
+    return scheduler.run(graph, timeout=0.01)
+
+
+def cancel(scheduler, graph):
+    run = scheduler.submit(graph)
+    run.cancel("the user left")
+    return run.result(DEADLINE)
+
+
+def stop_on_failure(scheduler, graph):
+    scheduler.handlers["wait"] = fail
+    return scheduler.run(graph, on_failure="stop")
+
+
+def exceed_budget(scheduler, graph):
+    budget = Budget(tokens=5)
+
+    def refuse(task, context):
+        error = BudgetExceeded("5 tokens are spent")
+        error.budget = budget
+        raise error
+
+    scheduler.handlers["wait"] = refuse
+    return scheduler.run(graph, budget=budget)
+
+
+@pytest.mark.parametrize(
+    "end_early, reason",
+    [
+        (run_out_of_time, "the run's time-out of 0.01 s passed"),
+        (cancel, "the user left"),
+        (stop_on_failure, "the run stopped after 'first' failed"),
+        (exceed_budget, "5 tokens are spent"),
+    ],
+)
+def test_reason_of_a_run_that_ended_early(end_early, reason):
+    """It is in the result, first in the message of RunFailed, in the repr, JSON and a pickle."""
+    graph = TaskGraph()
+    graph.add(Task(type="wait"), name="first")
+    graph.add(Task(type="wait"), name="second", depends_on="first")
+    with TaskScheduler({"wait": wait}, max_workers=1) as scheduler:
+        result = end_early(scheduler, graph)
+    for one in (result, pickle.loads(pickle.dumps(result))):
+        assert one.reason == one.to_dict()["reason"] == reason
+        assert repr(one).endswith(f"; ended early: {reason}>")
+        with pytest.raises(RunFailed) as caught:
+            one.raise_for_failure()
+        assert str(caught.value).startswith(f"the run is FAILED: {reason}; ")
+
+
+def test_run_that_ended_by_itself_has_no_reason(result):
+    """A failed task, too, is no reason; nor is a budget or a time-out that was not reached."""
+    assert result.reason is None and result.to_dict()["reason"] is None
+    scheduler = TaskScheduler({"echo": echo}, max_workers=0)
+    complete = scheduler.run(diamond(), timeout=DEADLINE, budget=Budget(tokens=5))
+    assert complete.reason is None
+    assert repr(complete) == "<RunResult: COMPLETE, 4 of 4 tasks with a result>"
+
+
+@pytest.mark.parametrize(
+    "count, names",
+    [(1, "'t[0]'"), (3, "'t[0]', 't[1]', 't[2]'"), (10, "'t[0]', 't[1]', 't[2]' and 7 more")],
+)
+def test_repr_names_failed_tasks(count, names):
+    """It names three at most, and counts the others."""
+    graph = TaskGraph()
+    graph.map(Task(type="bad"), range(count), name="t")
+    result = TaskScheduler({"bad": fail}, max_workers=0).run(graph)
+    assert repr(result) == (
+        f"<RunResult: FAILED, 0 of {count} tasks with a result; failed: {names}>"
+    )
+
+
+def test_to_dict_describes_each_task(result):
+    """It has the type, status, seconds, usage, last attempt and last visit of each task."""
+    tasks = json.loads(json.dumps(result.to_dict(), allow_nan=False))["tasks"]
+    assert {name: task["status"] for name, task in tasks.items()} == {
+        name: task.status.value for name, task in result.tasks.items()
+    }
+    assert tasks["bad"]["type"] == "bad"
+    assert {name: task["seconds"] for name, task in tasks.items() if task["attempt"]} == (
+        result.durations
+    )
+    assert (tasks["bad"]["attempt"], tasks["bad"]["visit"]) == (2, 1)
+    assert (tasks["skipped"]["attempt"], tasks["skipped"]["visit"]) == (0, 0)
+    assert tasks["skipped"]["seconds"] == 0 and tasks["skipped"]["usage"]["requests"] == 0
+    assert tasks["good"]["usage"] == result.usages["good"].model_dump(mode="json")
+
+
+def test_message_of_deeply_nested_runs_is_short():
+    """It has the first error and the last, however deep the runs are nested."""
+
+    def descend(task, context):
+        if task.params["level"] == 0:
+            raise ValueError("the cause")
+        scheduler = TaskScheduler({"t": descend}, max_workers=0)
+        graph = TaskGraph()
+        for name in ("a", "b"):
+            level = task.params["level"] - 1 if name == "b" else 0
+            graph.add(Task(type="t", params={"level": level}), name=name)
+        scheduler.run(graph).raise_for_failure()
+
+    graph = TaskGraph()
+    graph.add(Task(type="t", params={"level": 20}), name="outermost")
+    result = TaskScheduler({"t": descend}, max_workers=0).run(graph)
+    with pytest.raises(RunFailed) as caught:
+        result.raise_for_failure()
+    with pytest.raises(RunFailed) as of_item:
+        result["outermost"]
+    for error in (caught, of_item):
+        assert len(str(error.value)) < 1000
+        assert str(error.value).endswith("ValueError: the cause")
+        assert "outermost" in str(error.value)
