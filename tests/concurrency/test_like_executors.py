@@ -59,7 +59,7 @@ def test_an_exception_keeps_its_traceback(pool):
 
 
 def test_a_worker_survives_any_exception():
-    """SystemExit and KeyboardInterrupt of a call end up in its future; the worker goes on."""
+    """SystemExit and KeyboardInterrupt of a call end up in its future; the worker continues."""
     with WorkerPool(1) as pool:
         for kind in (SystemExit, KeyboardInterrupt, GeneratorExit):
 
