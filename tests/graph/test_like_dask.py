@@ -15,7 +15,7 @@ from ..waiting import Background, wait_for
 
 
 def compute(task, context):
-    """Run the function of a task on its arguments; an argument that is a key stands for a result."""
+    """Run the function of a task; an argument that is a key stands for its result."""
     function, arguments = task.params["call"]
     return function(*[context.inputs.get(one, one) for one in arguments])
 
