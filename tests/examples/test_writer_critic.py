@@ -11,7 +11,7 @@ pytestmark = suite
 
 
 def test_critic_accepts_a_text_that_fits(bees):
-    """A text that fits is accepted at once; otherwise each visit removes one sentence."""
+    """A text that fits is accepted at once; otherwise each visit removes sentences."""
     whole = run("writer_critic.py", "--words", 100, bees)
     assert (whole.returncode, whole.stdout.strip()) == (0, " ".join(BEES.split()))
     assert re.findall("^check: (.*)$", whole.stderr, re.M) == ["It fits."]
@@ -34,6 +34,12 @@ def test_word_limit(bees, words):
     done = run("writer_critic.py", "--words", words, bees)
     assert (len(done.stdout.split()) <= words) == (done.returncode == 0)
     assert done.stdout.strip()
+
+
+def test_readme_fits():
+    """The command of the example's own docstring ends with a text that fits."""
+    done = run("writer_critic.py", "--words", 40, "README.rst")
+    assert done.returncode == 0 and 0 < len(re.findall(r"\w[\w'-]*", done.stdout)) <= 40
 
 
 @pytest.mark.parametrize("visits", [1, 3])
