@@ -13,6 +13,7 @@ thousand registrations.
 """
 
 import itertools
+import math
 from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 from asimov_sync.concurrency import scope
@@ -33,14 +34,14 @@ _INHERIT: Any = object()
 
 
 def require_number(name: str, seconds: Optional[float]) -> None:
-    """Raise ValueError for NaN.
+    """Raise ValueError for NaN and for infinities.
 
-    NaN compares false with every time, so a timer for it would never fire.
+    NaN compares false with every time, so a timer for it would never fire. No limit is None.
 
     name: the name of the argument, for the message.
     seconds: its value.
     """
-    if seconds is not None and seconds != seconds:
+    if seconds is not None and not math.isfinite(seconds):
         raise ValueError(f"{name} is a number of seconds, or None for no limit; not {seconds!r}")
 
 
@@ -72,7 +73,7 @@ class Cancellation:
             chain = _current_scope()[0]
             parent = chain[0] if chain else None
         deadline = None
-        if timeout is not None and timeout != float("inf"):
+        if timeout is not None:
             deadline = clock.monotonic() + timeout
         if parent is not None and parent.deadline is not None:
             deadline = parent.deadline if deadline is None else min(deadline, parent.deadline)

@@ -49,7 +49,8 @@ class TimerThread:
         # Re-entrant, because the garbage collector may call a destructor that sets a timer while
         # the thread is being started.
         self._start_lock = threading.RLock()
-        self._started = False
+        self._thread: Optional[threading.Thread] = None
+        self._starting = False
         self._new: "queue.SimpleQueue[Tuple[float, int, Timer]]" = queue.SimpleQueue()
         self._counter = itertools.count()
         self._pending: List[Tuple[float, int, Timer]] = []  # a heap; only the thread changes it
@@ -80,16 +81,25 @@ class TimerThread:
             raise ValueError("the time of a timer is a number, not nan")
         timer = Timer(function)
         self._new.put((when, next(self._counter), timer))
-        if not self._started:
+        if not self.is_running:
             self.start()
         return timer
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the thread is running.
+
+        A function of `threading.settrace` or `threading.setprofile` that raises ends it. The next
+        timer then starts another one, which has the pending timers as well.
+        """
+        return self._thread is not None and self._thread.is_alive()
 
     def catch_up(self) -> None:
         """Wait until the timers that are due have been called, after the clock was moved.
 
         Does not wait on the timer thread itself, nor longer than CATCH_UP_TIMEOUT.
         """
-        if self._started:
+        if self.is_running:
             done = InterruptibleEvent()
             self.call_at(clock.monotonic(), done.set)
             if not self.on_timer_thread:
@@ -107,18 +117,19 @@ class TimerThread:
         Raises ClosedError if no thread can be started.
         """
         with self._start_lock:
-            if not self._started:
-                self._started = True
-                try:
-                    thread = threading.Thread(target=self._run, name="asimov-timers", daemon=True)
-                    thread.start()
-                except BaseException as error:
-                    self._started = False
-                    if isinstance(error, RuntimeError):
-                        raise ClosedError(
-                            f"the timer thread could not be started: {error}; {START_HINT}"
-                        ) from error
-                    raise
+            if self.is_running or self._starting:
+                return
+            self._starting = True
+            try:
+                thread = threading.Thread(target=self._run, name="asimov-timers", daemon=True)
+                thread.start()
+                self._thread = thread
+            except RuntimeError as error:
+                raise ClosedError(
+                    f"the timer thread could not be started: {error}; {START_HINT}"
+                ) from error
+            finally:
+                self._starting = False
 
     def _run(self) -> None:
         _local.timer_thread = self

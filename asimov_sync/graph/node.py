@@ -1,6 +1,7 @@
 """Node: a task in a graph with its name, its dependencies and its options."""
 
 import collections
+import math
 from typing import (
     Any,
     Callable,
@@ -165,11 +166,14 @@ def make_node(
             raise GraphError(f"when= of {name!r} {fault}")
     if retry is not None and not isinstance(retry, Retry):
         raise GraphError(f"retry= of {name!r} is a Retry, such as Retry(attempts=3); not {retry!r}")
-    if timeout is not None and not (isinstance(timeout, (int, float)) and timeout > 0):
-        raise GraphError(f"timeout= of {name!r} is a number of seconds above 0, not {timeout!r}")
+    is_number = isinstance(timeout, (int, float)) and math.isfinite(timeout)
+    if timeout is not None and not (is_number and timeout > 0):
+        raise GraphError(
+            f"timeout= of {name!r} is a number of seconds above 0, or None; not {timeout!r}"
+        )
     if not (isinstance(max_visits, int) and max_visits >= 1):
         raise GraphError(f"max_visits= of {name!r} is an integer of at least 1, not {max_visits!r}")
-    if always and (timeout is None or timeout == float("inf")):
+    if always and timeout is None:
         raise GraphError(
             f"{name!r} with always=True needs timeout=, in seconds: the end of the run waits for it"
         )

@@ -11,7 +11,7 @@ import pytest
 
 from asimov_sync.concurrency.timers import TimerThread
 
-from ..waiting import Background, in_child
+from ..waiting import Background, in_child, wait_for
 
 
 def test_timers_fire_in_order():
@@ -86,6 +86,20 @@ def test_other_timers_survive():
     timers.call_at(time.monotonic(), sys.exit)
     timers.call_at(time.monotonic() + 0.01, fired.set)
     assert fired.wait(5)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_dead_thread_is_replaced():
+    """A trace function that raises ends the thread; the next timer starts another for all."""
+    timers, called = TimerThread(), queue.SimpleQueue()
+    threading.settrace(lambda *arguments: 1 / 0)
+    try:
+        timers.call_at(time.monotonic(), lambda: called.put("first"))
+    finally:
+        threading.settrace(None)
+    wait_for(lambda: not timers.is_running)
+    timers.call_at(time.monotonic() + 0.01, lambda: called.put("second"))
+    assert [called.get(timeout=10), called.get(timeout=10)] == ["first", "second"]
 
 
 def test_cancelled_timers_are_freed():

@@ -685,9 +685,17 @@ def test_run_under_a_cancelled_token(scheduler):
     assert scheduler.run(single()).status is TaskStatus.COMPLETE
 
 
-def test_infinite_timeout_of_a_run(scheduler):
-    """An infinite time-out is none, and does not affect those of other runs."""
-    assert scheduler.run(single(), timeout=math.inf).status is TaskStatus.COMPLETE
-    scheduler.handlers["wait"] = lambda task, context: context.cancellation.wait(math.inf)
-    with Cancellation(timeout=math.inf):
+def test_infinite_timeouts_are_refused(scheduler):
+    """An infinite time-out is a ValueError, and does not affect those of other runs."""
+    scheduler.handlers["wait"] = lambda task, context: context.cancellation.wait(20)
+    for infinite in (math.inf, -math.inf):
+        for call in (scheduler.run, scheduler.submit, scheduler.stream):
+            with pytest.raises(ValueError, match="or None for no limit; not -?inf"):
+                call(single(), timeout=infinite)
+        with pytest.raises(ValueError, match="not -?inf"):
+            scheduler.submit(single()).result(infinite)
+        with pytest.raises(ValueError, match="not -?inf"):
+            Cancellation(timeout=infinite)
+        with pytest.raises(ValueError, match="not -?inf"):
+            Cancellation().wait(infinite)
         assert "0.1 s" in scheduler.run(single("wait"), timeout=0.1).errors["x"]

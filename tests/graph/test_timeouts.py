@@ -10,6 +10,7 @@ import pytest
 from asimov_sync import (
     AnthropicInferenceClient,
     Cancellation,
+    GraphError,
     MemoryCache,
     Retry,
     Task,
@@ -304,11 +305,11 @@ def test_many_timeouts_at_once(gate):
         wait_for(lambda: scheduler.stuck_threads == 16)
 
 
-@pytest.mark.parametrize("workers", [2, 0], ids=["threads", "calling thread"])
-def test_infinite_timeout_of_a_task(workers):
-    """An infinite time-out means no time-out."""
-    with TaskScheduler({"quick": quick}, max_workers=workers) as scheduler:
-        assert scheduler.run(single("quick", timeout=float("inf"))).results == {"x": "quick"}
+@pytest.mark.parametrize("timeout", [float("inf"), float("nan"), 0, -1, "5"])
+def test_invalid_timeout_of_a_task(timeout):
+    """The time-out of a task is a finite number above 0; anything else is a GraphError."""
+    with pytest.raises(GraphError, match="timeout= of 'x' is a number of seconds above 0, or None"):
+        single("quick", timeout=timeout)
 
 
 def test_slow_cancel_callback_delays_no_other_timeout(gate):
