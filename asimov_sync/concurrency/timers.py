@@ -87,7 +87,7 @@ class TimerThread:
 
     @property
     def is_running(self) -> bool:
-        """Whether the thread is running.
+        """True if the thread is running.
 
         A function of `threading.settrace` or `threading.setprofile` that raises ends it. The next
         timer then starts another one, which has the pending timers as well.
