@@ -283,12 +283,13 @@ class Cancellation:
                 return
             token, number = parent_registration._token, parent_registration.number
 
-    def make_current(self) -> None:
-        """Make the token the current one for the rest of this context.
+    @property
+    def scope_entry(self) -> "Tuple[Cancellation, None]":
+        """The value of the scope's field `cancellation` that makes this token the current one.
 
-        Use this in a context that was made for the purpose; otherwise use a `with` block.
+        For a context that was made for the purpose; otherwise use a `with` block.
         """
-        scope.set_cancellation((self, None))
+        return (self, None)
 
     def __enter__(self) -> "Cancellation":
         # The chain is part of the value, so one token may be entered in many threads, and several

@@ -8,6 +8,7 @@ import weakref
 import pytest
 
 from asimov_sync import Cancellation, Cancelled, cancellation
+from asimov_sync.concurrency import scope
 from asimov_sync.concurrency.clock import clock
 from asimov_sync.testing import count_callbacks
 
@@ -149,12 +150,12 @@ def test_one_token_in_many_threads():
     assert [call.result() for call in calls] == [False, False]
 
 
-def test_make_current():
-    """make_current lasts until its context ends; `with` blocks inside it end as usual."""
+def test_scope_entry():
+    """The scope of a context may begin with a token; `with` blocks inside it end as usual."""
     outer, token, inner = Cancellation(), Cancellation(), Cancellation()
 
     def use():
-        token.make_current()
+        scope.extend(cancellation=token.scope_entry)
         with inner:
             assert Cancellation.current() is inner
         assert Cancellation.current() is token

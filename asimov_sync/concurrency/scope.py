@@ -57,20 +57,21 @@ def extend(
     text_listener: Any = None,
     worker_slot: Any = None,
     task_context: Any = None,
+    cancellation: Optional[Tuple[Any, Any]] = None,
 ) -> None:
     """Append an entry to one or more fields of the scope, for the rest of the current context.
 
     usage_counter, budget, text_listener, worker_slot: the new innermost entry of the field; None
         (the default) adds none.
-    task_context: replaces that of the scope; None (the default) keeps it.
+    task_context, cancellation: replace those of the scope; None (the default) keeps them.
     """
     while True:
         before = current()
-        cancellation, counters, budgets, listeners, slots, run_inline, task, depth = before
+        chain, counters, budgets, listeners, slots, run_inline, task, depth = before
         after = _make(
             Scope,
             (
-                cancellation,
+                chain if cancellation is None else cancellation,
                 counters if usage_counter is None else counters + (usage_counter,),
                 budgets if budget is None else budgets + (budget,),
                 listeners if text_listener is None else listeners + (text_listener,),

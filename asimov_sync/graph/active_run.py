@@ -274,11 +274,14 @@ class ActiveRun(Work, RunServices):
 
         Sets them and does not restore the old ones: call it in a context of its own.
         """
-        scope.extend(usage_counter=attempt.usage_counter, task_context=context)
-        self.backend.occupy_slot(attempt.worker)
-        if self._publishes:
-            scope.extend(text_listener=self._text_listener(attempt))
-        attempt.cancellation.make_current()
+        scope.extend(
+            attempt.usage_counter,
+            None,
+            self._text_listener(attempt) if self._publishes else None,
+            (self.backend.threads, attempt.worker),
+            context,
+            attempt.cancellation.scope_entry,
+        )
         return function(*args)
 
     def _text_listener(self, attempt: Attempt) -> Callable[[], Callable[[str], None]]:
