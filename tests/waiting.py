@@ -3,6 +3,8 @@
 import threading
 import time
 
+from asimov_sync import ClosedError, TaskGraph
+
 DEADLINE = 20.0
 """Seconds after which a wait fails."""
 
@@ -61,3 +63,12 @@ def in_child(function):
             os._exit(status)
     _, status = os.waitpid(pid, 0)
     assert status == 0, f"the child raised or hung: status {status}"
+
+
+def refuses_runs(scheduler):
+    """Return whether a scheduler was closed: whether it refuses to run an empty graph."""
+    try:
+        scheduler.run(TaskGraph())
+    except ClosedError:
+        return True
+    return False

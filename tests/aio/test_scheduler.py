@@ -18,6 +18,7 @@ from asimov_sync import (
 from asimov_sync.aio import to_async
 from asimov_sync.testing import count_threads
 
+from ..waiting import refuses_runs
 from .coroutines import async_test, wait_until
 
 
@@ -114,7 +115,8 @@ async def test_events_of_a_submitted_run_that_are_left(way):
     release = threading.Event()
     handlers = {"wait": lambda task, context: release.wait(20), "echo": lambda task, context: 1}
     async with to_async(TaskScheduler(handlers)) as facade:
-        run = await facade.submit(graph_of(a="echo", b="wait"))
+        graph = graph_of(a="echo", b="wait")
+        run = await facade.submit(graph)
 
         async def read(events):
             async for event in events:
@@ -126,7 +128,7 @@ async def test_events_of_a_submitted_run_that_are_left(way):
             await events
         else:
             reader = asyncio.ensure_future(read(events))
-            await wait_until(lambda: run.sync._active_run.engine.state.results[0] == 1)
+            await wait_until(lambda: graph["a"].status is TaskStatus.COMPLETE)
             if way == "close":
                 await events.close()
             elif way == "cancel":
@@ -282,7 +284,8 @@ async def test_cancelled_shutdown(scheduler):
     graph = graph_of(a="wait")
     run = await facade.submit(graph)
     shutdown = asyncio.ensure_future(facade.shutdown())
-    await wait_until(lambda: scheduler._closed and graph["a"].status is TaskStatus.EXECUTING)
+    await wait_until(lambda: refuses_runs(scheduler))
+    await wait_until(lambda: graph["a"].status is TaskStatus.EXECUTING)
     shutdown.cancel()
     with pytest.raises(asyncio.CancelledError):
         await shutdown

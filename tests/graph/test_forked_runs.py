@@ -8,7 +8,7 @@ import pytest
 
 from asimov_sync import Cancellation, GraphError, Retry, TaskScheduler, TaskStatus
 
-from ..waiting import Background, in_child, wait_for
+from ..waiting import Background, in_child
 from .graphs import single, wide
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
@@ -16,10 +16,11 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no for
 
 def test_parents_runs_in_a_child():
     """A child can close, cancel, drop events and ask; the parent's run continues."""
-    gate, touched = threading.Event(), []
+    gate, registered, touched = threading.Event(), threading.Event(), []
 
     def wait(task, context):
         context.cancellation.on_cancel(lambda: touched.append(os.getpid()))
+        registered.set()
         gate.wait(20)
         return "done"
 
@@ -30,8 +31,7 @@ def test_parents_runs_in_a_child():
         with token:
             run = scheduler.submit(single("wait"))
             events = [run.events()]
-        attempts = run._active_run.engine._attempts
-        wait_for(lambda: attempts and next(iter(attempts.values())).cancellation._callbacks)
+        assert registered.wait(20)
         with run._active_run.engine.lock:  # another thread may hold it at the moment of the fork
 
             def use():

@@ -21,7 +21,6 @@ from asimov_sync import (
 )
 
 from ..tiers import suite, within
-from ..waiting import wait_for
 from .graphs import single, wide
 
 
@@ -233,10 +232,11 @@ def test_cancel_during_the_wait(scheduler):
 
 def test_close_during_the_wait():
     """Closing the scheduler ends a run with a delayed task."""
-    scheduler = TaskScheduler({"fails": flaky(99)})
+    scheduler, retried = TaskScheduler({"fails": flaky(99)}), threading.Event()
+    scheduler.on_event(lambda event: event.type == "task_retried" and retried.set())
     graph = single("fails", retry=Retry(attempts=3, wait=tenacity.wait_fixed(60)))
     run = scheduler.submit(graph)
-    wait_for(lambda: run._active_run.engine.state.delayed)
+    assert retried.wait(20)
     scheduler.close()
     assert "closed" in run.result(10).skipped["x"]
 

@@ -22,7 +22,7 @@ from asimov_sync import (
 from asimov_sync.graph.run import Run
 
 from ..tiers import suite
-from ..waiting import Background, in_child, wait_for
+from ..waiting import Background, in_child, refuses_runs, wait_for
 from .graphs import chain, single, wide
 
 
@@ -90,7 +90,7 @@ def test_with_waits_for_nested_runs(workers):
     with make(workers, outer=outer) as scheduler:
         run = scheduler.submit(single("outer"))
         if workers:
-            Background(lambda: wait_for(lambda: scheduler._closed) or closing.set())
+            Background(lambda: wait_for(lambda: refuses_runs(scheduler)) or closing.set())
         else:
             closing.set()
     assert run.result().results == {"x": {"a": "a", "b": "b"}}

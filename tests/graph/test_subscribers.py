@@ -296,10 +296,14 @@ def test_inline_callbacks_run_on_the_waiting_thread():
         graph.add(Task(type="quick"), name="after", depends_on="x", allow_failure=True)
         assert scheduler.run(graph).results == {"after": "after"}
         assert scheduler.run(single("late"), timeout=0.05).errors.keys() == {"x"}
-        run = scheduler.submit(single("late"))
-        wait = Background(
-            lambda: wait_for(lambda: run._active_run.engine._attempts) or run.cancel()
-        )
+        graph = single("late")
+        run = scheduler.submit(graph)
+
+        def cancel():
+            wait_for(lambda: graph["x"].status is TaskStatus.EXECUTING)
+            run.cancel()
+
+        wait = Background(cancel)
         run.result(20)
         wait.result()
         run = scheduler.submit(single("quick"))

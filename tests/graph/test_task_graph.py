@@ -180,7 +180,8 @@ def test_invalid_options(options, message):
         with pytest.raises(GraphError, match=message) as caught:
             call()
         assert "'x'" in str(caught.value)
-    assert "x" not in graph and not graph._groups
+    assert "x" not in graph
+    assert graph.map(task(), (), name="x") == []  # no group of that name was left
 
 
 def test_invalid_arguments():
