@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from asimov_sync import Cancellation, GraphError, Retry, TaskScheduler, TaskStatus
+from asimov_sync.testing import count_callbacks
 
 from ..waiting import Background, in_child, wait_for
 from .graphs import single, wide
@@ -31,7 +32,9 @@ def test_parents_runs_in_a_child():
             run = scheduler.submit(single("wait"))
             events = [run.events()]
         attempts = run._active_run.engine._attempts
-        wait_for(lambda: attempts and next(iter(attempts.values())).cancellation._callbacks)
+        wait_for(
+            lambda: attempts and count_callbacks(next(iter(attempts.values())).cancellation) > 0
+        )
         with run._active_run.engine.lock:  # another thread may hold it at the moment of the fork
 
             def use():

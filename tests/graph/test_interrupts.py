@@ -268,6 +268,7 @@ def test_sigint_at_random_moments_of_nested_runs(workers):
 RANDOM_INTERRUPTS = """
 import random, signal, sys, time
 from asimov_sync import Task, TaskGraph, TaskScheduler
+from asimov_sync.testing import count_runs
 
 chance = random.Random(7)
 running = False
@@ -294,7 +295,7 @@ while time.monotonic() < end and struck < int(sys.argv[2]):
         struck += 1
 signal.setitimer(signal.ITIMER_REAL, 0)
 result = scheduler.run(graph)
-print(struck > 5, result.status.name, len(result.results), len(scheduler._runs), flush=True)
+print(struck > 5, result.status.name, len(result.results), count_runs(scheduler), flush=True)
 """
 
 
