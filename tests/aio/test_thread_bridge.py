@@ -81,8 +81,9 @@ async def test_cancelled_close_continues():
         closing.cancel()
         await asyncio.gather(closing, return_exceptions=True)
         await facade.close()
-        assert scheduler._closed
         assert run.done()
+        with pytest.raises(ClosedError):
+            scheduler.submit(graph.copy())
         with pytest.raises(ClosedError):
             await facade.submit(graph.copy())
 
