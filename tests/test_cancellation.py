@@ -72,7 +72,7 @@ def test_a_long_chain_of_tokens():
     assert last.reason is None and not last.cancelled
     with last.on_cancel(lambda: called.append("removed")):
         pass
-    assert not tokens[0]._callbacks
+    assert count_callbacks(tokens[0]) == 0
     last.on_cancel(lambda: called.append("kept"))
     waiting = Background(last.wait)
     tokens[0].cancel("all")
