@@ -1,6 +1,6 @@
 """LazyModel: a pydantic model whose schema is built when the first object of it is made.
 
-So an import does not spend the time. Signal handlers run after the build, and not during it: in old
+This keeps the build out of the import. Signal handlers run after the build, not during it: in old
 releases of pydantic, the KeyboardInterrupt of Ctrl-C in a build becomes a PanicException.
 """
 
@@ -38,9 +38,9 @@ class LazyModel(BaseModel):
 
 @contextlib.contextmanager
 def _delay_signals() -> Iterator[None]:
-    """Call the handlers of signals that arrive in the block after its end.
+    """Delay the handlers of signals that arrive in the block until the block has ended.
 
-    Only the main thread calls these, so there is nothing to do on others.
+    Does nothing on other threads than the main thread, which alone calls signal handlers.
     """
     handlers: List[Tuple[int, Callable[..., Any]]] = []
     received: List[Tuple[Callable[..., Any], Tuple[Any, ...]]] = []

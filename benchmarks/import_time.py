@@ -2,14 +2,15 @@
 
     python benchmarks/import_time.py [RUNS]
 
-RUNS: runs to measure (21 by default). Each run measures the three statements in turn, each in a
-    fresh interpreter and around the import statement alone; a ratio compares two of a run.
+RUNS: runs to measure (21 by default). Each run executes the three statements one after the other,
+    each in a fresh interpreter, and measures the statement without the start of the interpreter.
+    A ratio compares two times of the same run.
 
 The goal is 1.25 × `from pydantic import BaseModel`. The middle row is the minimum for any program
 with a pydantic model: the first model, even empty and with its schema deferred, makes pydantic
 import the rest of itself. Fails if the import loads a library that it must not.
 
-Prints the minimum, median and maximum in milliseconds, and of the ratio to the first row.
+Prints the minimum, median and maximum of the milliseconds and of the ratio to the first row.
 """
 
 import json

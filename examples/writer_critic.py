@@ -34,8 +34,8 @@ TEXT, DRAFT, CRITICISM = "The text:\n\n", "\n\nYour last draft:\n\n", "\n\nWhat 
 def stand_in(body: Dict[str, Any]) -> str:
     """Reply like a model: the text itself, or a shorter draft than the last one.
 
-    It is shorter by a quarter of the sentences, those with the fewest frequent words of the text;
-    a single sentence is shorter by a quarter of its words.
+    A shorter draft leaves out a quarter of the sentences: those with the fewest words that are
+    frequent in the text. If only one sentence is left, it loses a quarter of its words.
     """
     text, _, rest = last_text(body).partition(DRAFT)
     text = text.partition(TEXT)[2]

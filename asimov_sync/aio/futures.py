@@ -31,10 +31,10 @@ def get_loop() -> asyncio.AbstractEventLoop:
 def wrap_future(
     future: "concurrent.futures.Future[Any]", on_orphan: Optional[Callable[[], Any]] = None
 ) -> "asyncio.Future[None]":
-    """Return a future of the running event loop that is done, without a result, when `future` is.
+    """Return an asyncio future that finishes when `future` finishes. Its own result is None.
 
     future: the future of a thread; its result or exception is not touched.
-    on_orphan: called in that thread if the event loop is closed by then.
+    on_orphan: called on the thread that finishes `future` if the event loop is closed.
     """
     loop = get_loop()
     wrapped: "asyncio.Future[None]" = loop.create_future()

@@ -42,7 +42,7 @@ SHORT_THREADS = 8
 """The number of short calls of one facade that run at the same time; further ones are queued."""
 
 LOOP_TURN_TIMEOUT = 0.1
-"""Seconds that the start of a thread waits for one turn of the event loop after the last start."""
+"""The longest wait, in seconds, for one turn of the event loop between two starts of threads."""
 
 CHECK_SECONDS = 1.0
 """Seconds between the checks for event loops that were closed during a call."""
@@ -243,7 +243,7 @@ class ThreadBridge:
                 loop.call_soon_threadsafe(turn.set)
             except RuntimeError:
                 return  # the loop is closed
-            turn.wait(LOOP_TURN_TIMEOUT)  # longer, and the loop is busy with something else
+            turn.wait(LOOP_TURN_TIMEOUT)  # after that, the loop is busy with other work
 
         with self._threads.lock:
             starter = self._starters.get(loop)

@@ -64,8 +64,8 @@ _CONNECTION_ERRORS = (
     ValueError,
     AttributeError,
 )
-"""Raised by redis-py when a connection breaks: its own errors, the socket's, and those that follow
-when another thread has broken the connection.
+"""Raised by redis-py when a connection breaks: its own errors, the socket's, and the ValueError
+or AttributeError that follows when another thread has closed the connection.
 """
 
 _REDIS_ERRORS = (redis.RedisError, redis.exceptions.RedisClusterException, ConnectTimeout)
@@ -82,7 +82,7 @@ _TRANSIENT_ERRORS = (
     redis.exceptions.ClusterDownError,
     redis.ReadOnlyError,
 )
-"""The same as exceptions of redis-py, whose messages leave the code out."""
+"""redis-py's exceptions for such refusals. Their messages do not contain the code."""
 
 _ClusterNode: Any = redis.cluster.ClusterNode
 _ASKING = b"*1\r\n$6\r\nASKING\r\n"
@@ -112,7 +112,8 @@ def create_client(host: str, port: int, db: int, password: Optional[str]) -> Any
 def client_from_url(url: str) -> Any:
     """Return a client for a url, whose query may override the options. Connects at its first use.
 
-    TLS checks whose certificate it is, unless the url says otherwise. redis-py before 6 does not.
+    TLS verifies the server's certificate and host name, unless the url says otherwise. redis-py
+    before 6 does not verify the host name by default.
     """
     options = _client_options()
     if url.startswith("rediss://") and "ssl_cert_reqs=" not in url:
@@ -208,7 +209,7 @@ class RedisConnection:
     def send_once(self, key: Key, *command: Any, limits: Optional[Limits] = None) -> Any:
         """Send a command once, to the node of `key`, and return its reply.
 
-        limits: the limits of the call; those of a call that begins now by default.
+        limits: the limits of the call. By default, the call begins now.
 
         Raises CacheUnavailable if the command was not sent, OutcomeUnknown if it may have been
         executed. Raises Cancelled, caused by one of these, if the call was cancelled.
@@ -501,7 +502,7 @@ class RedisConnection:
         return address if remap is None else remap(*address)
 
     def group_by_slot(self, keys: List[str]) -> List[List[str]]:
-        """Return the keys in groups for one command each: by slot on a cluster, otherwise all."""
+        """Return lists of keys that one command can read: by slot on a cluster, else one list."""
         if not self.clustered:
             return [keys]
         slots: Dict[int, List[str]] = {}
@@ -530,7 +531,7 @@ class _IdleConnectionBroken(Exception):
 def _pack_command(*command: Any) -> bytes:
     """Return a command in the protocol's format.
 
-    redis-py's own packing takes several times as long, which a script with nine keys feels.
+    redis-py's own packing takes several times as long, which slows down a script with nine keys.
     """
     words = [word if isinstance(word, bytes) else str(word).encode("utf-8") for word in command]
     packed = b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in words])

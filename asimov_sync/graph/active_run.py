@@ -45,8 +45,10 @@ __all__ = ["ActiveRun"]
 logger = get_logger("asimov_sync.graph")
 
 FINALIZER_TIMEOUT = 0.2
-"""Seconds that a destructor waits for the lock of an inline run, so that callbacks are called on
-its thread; and that the close of a stream waits for the end of its run.
+"""The longest wait, in seconds: of a destructor for the lock of an inline run, and of a stream that
+is closed for the end of its run.
+
+A destructor waits for the lock so that it can call the callbacks on its own thread.
 """
 
 
@@ -182,8 +184,8 @@ class ActiveRun(Work, RunServices):
     def _start_timer(self, moment: float, function: Callable[[], Any]) -> Timer:
         """Call a function at a moment, on a background thread.
 
-        The function may wait for this run's lock or in a callback of a cancellation, and the timer
-        thread has the timers of other runs to fire.
+        The function may wait, for this run's lock or in a callback of a cancellation. The timer
+        thread must not wait, because it also fires the timers of other runs.
         """
         return timers.call_at(moment, lambda: self.backend.call_in_background(function))
 
@@ -308,7 +310,7 @@ class ActiveRun(Work, RunServices):
         """Call the hook of an attempt, in its context. Return whether the attempt still counts."""
         assert self._hooks is not None
         attempt.watch = Observation(self._hooks.task, attempt, context=scope)
-        if attempt.abandoned is not None:  # perhaps before the observation was there to be ended
+        if attempt.abandoned is not None:  # perhaps before the observation existed
             attempt.watch.end(None, attempt.abandoned)
         return attempt.abandoned is None
 
@@ -388,7 +390,7 @@ class ActiveRun(Work, RunServices):
         """Cancel the run: it ends as soon as its tasks with `always` have ended.
 
         In a signal handler or a destructor that interrupts a step of this run on this thread, the
-        run is cancelled right after the step. So it is with `end`.
+        run is cancelled right after the step. The same holds for `end`.
 
         Returns False if the run was over.
         """
@@ -414,7 +416,7 @@ class ActiveRun(Work, RunServices):
     def interrupt(self, interruption: BaseException) -> None:
         """Cancel because a step or a wait raised; a step may have been interrupted half-way.
 
-        A second interruption, in the middle of this, does not undo it.
+        The run ends even if a second interruption arrives during this call.
         """
         if self.result is None and not self.in_forked_child:
             reason = f"interrupted by {type(interruption).__name__}"
@@ -428,7 +430,7 @@ class ActiveRun(Work, RunServices):
         self.end(self.enclosing.reason or "cancelled")
 
     def _end_now(self, reason: str, keep_always: bool = False) -> None:
-        self.engine.end(reason, keep_always)  # first, so that no freed handler counts
+        self.engine.end(reason, keep_always)  # first: what handlers return from now on is discarded
         self.cancellation.cancel(reason)
         self._apply_effects()
 
@@ -444,9 +446,9 @@ class ActiveRun(Work, RunServices):
     def close_from_finalizer(self, reason: str, wait: bool = False) -> None:
         """Cancel from a destructor, or from the end of a generator, which may be a destructor.
 
-        The garbage collector may call it at any moment, on any thread, with any locks held: even
-        while a thread is being started, where the end of the run, which may start a thread itself,
-        would wait for a lock of `threading`. So another thread ends the run, and the next run
+        The garbage collector may call this at any moment, on any thread, with any locks held. To
+        end the run here could deadlock: it may start a thread, and the interrupted code may hold
+        the lock that `threading` needs for that. So another thread ends the run, and the next run
         of the graph waits for that. An inline run has no other thread, and its callbacks have to
         be called on this one.
 
@@ -500,7 +502,7 @@ class ActiveRun(Work, RunServices):
         except BaseException:
             effects.pending = True  # the rest is done when the run is ended because of this
             raise
-        if self.result is not None:  # nothing that outlives the run may hold it
+        if self.result is not None:  # the token and the timers must not keep the run alive
             if self._registration is not None:
                 self._registration.remove()
             for timer in self._timers:

@@ -20,7 +20,7 @@ CLOSE_TIMEOUT = 5.0
 """Seconds to wait for a run that is closing already. Closing takes a few milliseconds."""
 
 RELEASED_AT_ONCE = 1000
-"""The number of tasks that are unlocked before other runs have their turn."""
+"""The number of tasks that `release` unlocks before it lets other runs lock or unlock theirs."""
 
 
 class RunLock:

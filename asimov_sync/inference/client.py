@@ -237,7 +237,7 @@ class InferenceClient(abc.ABC):
         """Send a request, check its status, and return an iterator over the reply's events.
 
         A failed request is sent again as long as none of its events was delivered. After that, the
-        error is raised; StreamInterrupted if the stream just ended.
+        error is raised: StreamInterrupted if the stream ended before its final event.
 
         messages: a str, a message, or a list of these.
         system: the system prompt, or None.
@@ -275,7 +275,7 @@ class InferenceClient(abc.ABC):
             "end_turn". The model gives the data by calling one more tool. If it ends with text, it
             is asked for the data; if the data does not match, it is asked once more. These
             requests count as iterations, so a loop that reaches max_iterations may have no data.
-        max_iterations: the most requests, at least 1 (10).
+        max_iterations: the highest number of requests, at least 1 (default: 10).
         approvals: decisions about calls at the end of the history, by call id: True or
             `Approved(…)`; or the reason for a refusal, as a str or `Refused(…)`, which the model
             receives.
@@ -635,7 +635,7 @@ class InferenceClient(abc.ABC):
         return twin
 
     def close(self) -> None:
-        """Close the idle connections; every later call raises ClosedError, and so do the copies'.
+        """Close the idle connections. Every later call of the client or a copy raises ClosedError.
 
         Requests that are under way end normally. Does nothing for a `with_options` copy, or the
         second time.
@@ -659,7 +659,7 @@ def _max_retries(value: Optional[int]) -> int:
 
 
 def _deadline(request: Request) -> Optional[float]:
-    """Return the `clock.monotonic()` moment by which a request ends that starts now, or None."""
+    """Return the `clock.monotonic()` deadline of a request that starts now, or None."""
     if request.deadline is not None or request.timeout.total is None:
         return request.deadline
     return clock.monotonic() + request.timeout.total

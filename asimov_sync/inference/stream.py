@@ -101,8 +101,8 @@ class ReplyStream(EventStream):
 class ToolStream(EventStream):
     """The events of a tool loop as they happen; the last one is ToolRunDone.
 
-    They are the events of each reply, ToolStarted and ToolFinished. A reply that fails before its
-    first event is requested again; one that fails later raises its error.
+    They are the events of each reply, and also ToolStarted and ToolFinished. A reply that fails
+    before its first event is requested again; one that fails later raises its error.
 
     Each event is read in `context`, so that usage, budgets and spans belong to the caller that made
     the stream, not to its reader.
@@ -162,7 +162,7 @@ class ObservedEvents(EventSource):
                 try:
                     event: Optional[Event] = observation.run_step(next, events, None)
                 except BaseException:
-                    self._ended = True  # `step` has reported the error
+                    self._ended = True  # `run_step` has reported the error
                     raise
                 if event is None:
                     return

@@ -64,7 +64,7 @@ def test_json_values_round_trip(cache, value):
 
 
 def test_absent_keys(cache):
-    """An absent key is a KeyError that names it, or the default, None included."""
+    """get() of an absent key raises a KeyError that names it, or returns the default, even None."""
     with pytest.raises(KeyError, match="nothing"):
         cache.get("nothing")
     assert cache.get("nothing", default=None) is None
@@ -162,7 +162,7 @@ def test_raw_bytes(cache):
 
 
 def test_ttl_expires(cache):
-    """A value with a ttl expires; a later set without one keeps the key."""
+    """A value with a ttl expires, unless a later set() without a ttl replaces it."""
     cache.set("short", 1, ttl=0.05)
     cache.set("long", 1, ttl=60)
     cache.set_many({"a": 1, "b": 2}, ttl=0.05)
@@ -258,7 +258,7 @@ def test_namespaces_are_distinct(make_cache):
 
 
 def test_prefix_and_suffix_do_not_overlap(make_cache):
-    """With prefix and suffix "a", the key "a" of the parent is not listed inside."""
+    """A cache with prefix "a" and suffix "a" lists neither the key "a" nor the key "a:a"."""
     make_cache().set("a:a", 1)
     make_cache().set("a", 1)
     inside = make_cache(prefix="a", suffix="a")
@@ -508,7 +508,7 @@ def test_compare_and_set_is_atomic(cache):
 
 
 def test_increment(cache):
-    """The sum is returned and stored; an absent key is 0; a non-integer is refused and kept."""
+    """The sum is returned and stored; an absent key counts as 0; a non-integer stays as it is."""
     assert [cache.increment("n"), cache.increment("n", 5), cache.increment("n", -10)] == [1, 6, -4]
     assert cache.get("n") == -4
     for value in ("text", 1.5, [1], None, True):

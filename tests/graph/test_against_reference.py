@@ -44,7 +44,7 @@ class Seeded(Executor):
         return future
 
     def pause(self):
-        """Switch to another handler, where the executor does that; not here."""
+        """Let another handler run. Does nothing here: this executor finishes each call first."""
 
     def drive(self, run):
         """Execute calls until the run has ended, and then those that are left."""
@@ -121,14 +121,14 @@ def compare(specs, result, actor):
 def look_through(specs, log):
     """Check that handlers started after their dependencies ended, with inputs of this visit."""
     before = {spec.name: spec.depends_on for spec in specs}
-    # No running visit of a task that is not loose is undone.
+    # A task that is not loose is never undone while it runs.
     calm = {spec.name for spec in specs if not spec.loose and spec.spawner is None}
     last, values = {}, {}
     for entry in log:
         if not entry.ended:
             assert entry.unready == []
             for name, value in entry.inputs.items():
-                assert value in values.get(name, ()), "an input that nobody had returned"
+                assert value in values.get(name, ()), "an input that no handler had returned"
             if entry.name in calm:
                 for name in calm.intersection(before[entry.name]):
                     assert name not in last or last[name].ended
@@ -144,8 +144,8 @@ def follow(specs, events, result):
         len(events)
     ]
     relations = Relations(specs)
-    stories = {}  # by name: its last event, if it was not undone since
-    begun = {}  # by name: its last TaskStarted
+    stories = {}  # by name: the last event, unless the task was undone since
+    begun = {}  # by name: the last TaskStarted
     assert [event.sequence for event in events] == list(range(1, len(events) + 1))
     assert isinstance(events[0], RunStarted)
     for event in events[1:-1]:
@@ -162,7 +162,7 @@ def follow(specs, events, result):
             assert before is None
             for dependency in spec.depends_on:
                 assert isinstance(stories.get(dependency), (TaskFinished, TaskSkipped)), (
-                    "started before its dependencies were"
+                    "started before its dependencies ended"
                 )
             visit = begun[name].visit + 1 if name in begun else 1
             assert event.visit >= visit if spec.loose else event.visit == visit
@@ -203,7 +203,7 @@ def follow(specs, events, result):
 
 
 def look_at_the_cancelled(events, log, serial):
-    """Check that no attempt that counts was cancelled; if `serial`, that each undone one was."""
+    """Check that only undone attempts were cancelled; if `serial`, that all of them were."""
     begun, undone = {}, set()
     for event in events[1:-1]:
         if isinstance(event, TaskStarted):
@@ -255,12 +255,12 @@ SELDOM = {
         Spec("b", ("a",), script=(back("a", "c"),)),
         Spec("c", ("b",)),
     ],
-    "one visit too many of a task between": [
+    "a task inside a loop that exceeds its max_visits": [
         Spec("a"),
         Spec("b", ("a",), max_visits=1),
         Spec("c", ("a", "b"), allow_failure=True, script=(back("a"), DONE)),
     ],
-    "a condition that is not met at one visit too many": [
+    "a condition that is not met at a visit beyond max_visits": [
         Spec("a"),
         Spec("b", ("a",), script=(back("c", "d"), back("d"))),
         Spec("c", ("b",)),
@@ -299,7 +299,7 @@ SELDOM = {
         Spec("f", ("b", "e")),
         Spec("s", ("d",), spawner="d"),
     ],
-    "a loop of a task that is in the way of its own retry": [
+    "a task that is retried, loops, and is retried again": [
         Spec("a"),
         Spec(
             "b", ("a",), attempts=2, script=((Do("fail"), Do("route", ("a",))), (Do("fail"), Do()))
@@ -345,7 +345,7 @@ def test_on_threads(threads, specs):
 @hypothesis.settings(max_examples=300)
 @hypothesis.given(scenarios())
 def test_on_the_calling_thread(specs):
-    """On the calling thread, too, and tasks start in the order of the reference."""
+    """On the calling thread, tasks also start in the order of the reference."""
     with TaskScheduler(max_workers=0) as scheduler:
         played(specs, scheduler)
         begun = [
@@ -392,7 +392,8 @@ def test_stop_on_failure(threads, specs):
     stopped(specs, threads)
     with TaskScheduler(max_workers=0) as scheduler:
         result = stopped(specs, scheduler)
-    if all(spec.when != "raises" for spec in specs):  # because two of them may fail at once
+    # Two conditions may raise before the run stops.
+    if all(spec.when != "raises" for spec in specs):
         expected = interpret(specs, stop_on_failure=True)
         assert {name: task.status.name for name, task in result.tasks.items()} == expected.statuses
         assert result.results == expected.results and result.status.name == expected.status
@@ -421,5 +422,5 @@ def test_in_a_seeded_order(specs, seed):
 @hypothesis.settings(max_examples=150)
 @hypothesis.given(scenarios(), strategies.integers(0, 2**32))
 def test_interleaved(specs, seed):
-    """Also if handlers are interleaved in any way, and some run long after they were undone."""
+    """Every scenario ends the same if handlers interleave, or run after they were undone."""
     driven(specs, Interleaved(seed))

@@ -62,8 +62,8 @@ EXECUTORS = [
 
 @pytest.fixture(params=EXECUTORS, ids=["one thread", "eight threads", "at once"])
 def executor(request):
-    with request.param() as new_scheduler:
-        yield new_scheduler
+    with request.param() as new_executor:
+        yield new_executor
 
 
 def test_executors_run_whole_graphs(executor):
@@ -210,7 +210,7 @@ def test_nested_runs_on_an_executor(executor):
 
 
 def test_schedulers_sharing_an_executor(executor):
-    """Tasks of two schedulers on one executor run graphs on each other."""
+    """Two schedulers share an executor, and the tasks of each run graphs on the other scheduler."""
     with TaskScheduler({"quick": quick}, executor=executor) as one, TaskScheduler(
         {"quick": quick}, executor=executor
     ) as two:

@@ -48,7 +48,7 @@ def result_of(function, **options):
 
 
 def executor_of(module):
-    """Return an executor whose class comes from a module, without that module."""
+    """Return an executor whose class names a module, which need not be installed, as its own."""
     kind = type("SomeExecutor", (), {"submit": lambda *args: None})
     kind.__module__ = module
     return kind()
@@ -203,7 +203,7 @@ def test_decorator_without_a_type():
 
 
 def test_middleware_that_returns_nothing(caplog):
-    """A warning says so, once for each middleware, if the handler had returned a value."""
+    """A middleware that drops a handler's value by returning None is logged, once, as a warning."""
     with TaskScheduler({"ok": handler, "none": lambda task, context: None}) as scheduler:
 
         @scheduler.middleware
@@ -221,7 +221,7 @@ def test_middleware_that_returns_nothing(caplog):
 
 
 def test_inputs_are_a_dict():
-    """They compare as one, and their copies and pickles are plain dicts."""
+    """A handler's inputs equal a dict, and their copies and pickles are plain dicts."""
     result = result_of(lambda task, context: context.inputs, depends_on="first")
     inputs = result["second"]
     assert inputs == {"first": ""} and isinstance(inputs, dict)

@@ -246,7 +246,7 @@ def test_many_runs_from_many_threads(threads):
 
 
 def test_graph_runs_once_at_a_time(threads):
-    """A second run at the same time is an error that names copy(); a later one is not."""
+    """A second run at the same time is an error that names copy(); a later run is allowed."""
     release = threading.Event()
     threads.handlers["wait"] = lambda task, context: release.wait(20)
     graph = diamond(b="wait", d="fail")
@@ -621,7 +621,7 @@ def test_stream_inside_a_task(scheduler):
 
 def test_no_thread_without_a_run():
     """A new scheduler starts no thread; with max_workers=0 a run does not, either."""
-    before = set(threading.enumerate())  # some of other tests, which may end meanwhile
+    before = set(threading.enumerate())  # may include threads of other tests, which may end
     TaskScheduler({"echo": echo})
     inline = TaskScheduler({"who": lambda task, context: threading.get_ident()}, max_workers=0)
     graph = TaskGraph()

@@ -69,7 +69,7 @@ def test_handler_that_ignores_its_timeout(gate):
 
 @suite
 def test_stuck_threads_are_replaced_up_to_a_limit(gate, caplog, clock):
-    """stuck_threads counts up to the limit; each stuck thread is logged, the limit as well."""
+    """stuck_threads stops at the limit; each stuck thread, and reaching the limit, is logged."""
     stuck = ABANDONED_LIMIT + 3
     before = threading.active_count()
     with TaskScheduler(
@@ -82,7 +82,7 @@ def test_stuck_threads_are_replaced_up_to_a_limit(gate, caplog, clock):
             assert threading.active_count() <= before + ABANDONED_LIMIT + 3
             wait_for(lambda: f"(run {run.id}) ignores its cancellation" in caplog.text)
         assert not run.done()
-        gate.set()  # the last one returns, and runs the rest
+        gate.set()  # the worker that was not replaced returns, and runs the other tasks
         result = run.result(20)
         assert len(result.errors) + len(result.results) == stuck
         assert len(result.errors) > ABANDONED_LIMIT
@@ -260,7 +260,7 @@ def test_timeouts_of_a_run_that_is_cancelled(gate, clock):
 
 @pytest.mark.parametrize("backend", ["calling thread", "executor"])
 def test_cooperative_timeouts(backend):
-    """If workers are not replaced, the task fails at its deadline; its slot is free later."""
+    """A task fails at its deadline even if its worker is not replaced and stays occupied."""
     executor = concurrent.futures.ThreadPoolExecutor(1) if backend == "executor" else None
 
     def slow(task, context):
@@ -351,7 +351,7 @@ def test_cooperative_handlers_are_not_logged_as_stuck(caplog):
 
 @pytest.mark.parametrize("workers", [2, 0], ids=["threads", "calling thread"])
 def test_nan_timeout_of_a_run_is_refused(workers):
-    """NaN is a ValueError, nothing runs, and later time-outs and retries of the process work."""
+    """A NaN time-out raises ValueError before anything runs; later time-outs and retries work."""
     attempts = []
 
     def flaky(task, context):

@@ -43,8 +43,10 @@ class RawResponse:
         self.reset = reset
 
     def writes(self):
-        """Return the bytes of each write: one for each piece, but all chunks in one, because
-        clients read them one by one.
+        """Return the bytes of each write.
+
+        Each piece is one write. Chunks are all in a single write, because clients read them one by
+        one in any case.
         """
         headers = dict({"content-type": "application/json"}, **self.headers)
         if self.framing in ("chunked", "chunk"):

@@ -138,7 +138,7 @@ def test_key_in_an_unreadable_response(make, response, kind):
 
 
 def test_key_in_a_status_line():
-    """The HTTP parser's error, which quotes the status line, is the cause without the key."""
+    """The HTTP parser's error, which quotes the status line, is chained with the key removed."""
     import socket
     import threading
 
@@ -225,7 +225,8 @@ def test_invalid_key_is_in_no_frame(make):
 def test_a_key_in_the_address_is_not_logged(caplog):
     """urllib3 logs the address at DEBUG without the query, which may hold a key."""
     caplog.set_level(logging.DEBUG)
-    key = "AIza-0123456789"  # not KEY, since an address is an attribute of its client
+    # Not KEY: the client keeps its address in an attribute, where tests/secrets.py would find KEY.
+    key = "AIza-0123456789"
     with ByteServer(make_response(ERROR, JSON, 401)) as server, pytest.raises(AsimovError):
         AnthropicInferenceClient(
             "m", api_key=KEY, api_url=server.url + "?key=" + key, max_retries=0

@@ -79,7 +79,7 @@ def test_a_failure_while_opening_is_retried():
 
 
 def test_a_source_does_not_refer_to_its_reader():
-    """Without a cycle, a dropped source is freed at once, together with its reader."""
+    """A dropped source is freed at once, because it and its reader form no reference cycle."""
     gc.disable()
     try:
         stream = ScriptedInferenceClient(["good evening"]).stream("x")
@@ -109,7 +109,7 @@ class RecordedObservation:
 
 @pytest.mark.parametrize("read", [0, 1])
 def test_observation_of_an_abandoned_stream(read):
-    """The observation ends without a result, on another thread, read or unread."""
+    """The observation of a dropped stream, read or unread, ends without a result."""
     stream = ScriptedInferenceClient(["good evening"]).stream("x")
     observation = RecordedObservation()
     stream.attach_observation(observation)

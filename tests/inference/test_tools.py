@@ -557,7 +557,7 @@ def test_results(value, content):
 
 @pytest.mark.parametrize("value", [object(), {"a": threading.Lock()}, b"\xff\xfe", print])
 def test_results_that_json_cannot_hold(value):
-    """Such a result is the tool's error: the model receives it, and the loop continues."""
+    """A result that is not JSON is the tool's error: the model receives it, the loop continues."""
     block, call = call_tool(function_returning(value))
     assert block["is_error"] and call.exception is not None and call.result is None
 

@@ -142,7 +142,7 @@ def test_task_attributes(exported):
 
 
 def test_unnamed_graph(exported):
-    """Runs of an unnamed graph have no name. The run id would be unique each time."""
+    """The span of an unnamed graph does not use the run id, which would make each name unique."""
     graph = TaskGraph()
     with TaskScheduler() as scheduler:
         scheduler.run(graph)
@@ -295,7 +295,7 @@ def test_result_waits_for_spans(way, name, exported):
 
 
 def test_nested_runs_and_spawned_tasks(options, exported):
-    """A run in a task is the task's child; subgraph and spawned tasks are the run's."""
+    """A run that a handler starts is a child of the task; spawned tasks are children of the run."""
 
     def outer(task, context):
         context.spawn(Task(type="inner"), name="spawned")
@@ -325,7 +325,7 @@ def test_nested_runs_and_spawned_tasks(options, exported):
 
 @pytest.mark.parametrize("way", ["submit", "stream"])
 def test_parent_is_submitter(way, options, exported):
-    """A run's parent is the span current at submit(). It sets no current span there."""
+    """The parent of a run is the span that is current at submit(), which stays current."""
     with TaskScheduler({"work": lambda task, context: 1}, **options) as scheduler:
         with exported.span("caller") as caller:
             started = getattr(scheduler, way)(one_task())

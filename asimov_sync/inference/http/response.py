@@ -225,7 +225,7 @@ class Response(SocketUser):
 
     def detach_socket(self) -> None:
         """Forget the socket, because its connection returns to the pool."""
-        # urllib3 sends the next request with the time-out that it finds; that of a drain is short.
+        # urllib3 sends the next request with the socket's time-out, which a drain has shortened.
         self._set_timeout(_socket_timeout(self._idle))
         with self._lock:
             self._socket = None
@@ -274,9 +274,9 @@ class Response(SocketUser):
         return b"".join(self.chunks())
 
     def error_body(self) -> bytes:
-        """Return the body of an error, at least ERROR_BYTES of it.
+        """Return the body of an error: all of it, or its beginning of at least ERROR_BYTES.
 
-        A body that breaks off is returned as far as it arrived: the status alone names the error.
+        A body that breaks off is returned as far as it arrived, since the status names the error.
         """
         data = b""
         try:
@@ -331,7 +331,7 @@ class Response(SocketUser):
         if self._response is not None:
             self.detach_socket()
             raw: Any = self._response.raw
-            raw._fp.close()  # closes only http.client's reader, which does not know the end
+            raw._fp.close()  # only http.client's reader, which has not noticed the end
             raw.release_conn()
             self._response = None
             self._return_session()

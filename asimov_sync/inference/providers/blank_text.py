@@ -1,4 +1,4 @@
-"""Leaves blank text out of a request: models answer with it, and their providers reject it.
+"""Removes blank text from requests. Models send it in replies; providers reject it in requests.
 
 Pure: no IO.
 
@@ -67,8 +67,9 @@ def without_blank_text(
 
 
 def _clean(message: ChatMessage, keep_cited: bool) -> Tuple[Union[str, List[Block]], Any]:
-    """Return the content without blank text, and a cache_control without a block before it.
+    """Return the content without blank text, and the cache_control of blank text, or None.
 
+    The cache_control is returned only if no block before the blank text can have it.
     If nothing is removed, the content is the same object.
     """
     if isinstance(message.content, str):

@@ -49,7 +49,7 @@ class Fold(abc.ABC):
         return self.feed(loads(data))
 
     def finish(self, length_known: bool) -> Sequence[Event]:
-        """Return the events that the end of the stream completes, on wires that allow it.
+        """Return the last events if, on this wire, the end of the stream can complete the reply.
 
         length_known: whether the end was marked, by a length or a last chunk. A connection that
             just closes marks nothing.
@@ -81,9 +81,9 @@ class StreamedBlock:
 class BlockFold(Fold):
     """A fold of a wire whose streams consist of numbered blocks.
 
-    A server that numbers its blocks wrongly may use an index again. After the first block's stop,
-    that starts another block, and both are kept. While the first block is open, it is an error:
-    the deltas of the two blocks could not be distinguished.
+    A server that numbers its blocks wrongly may use an index again. If the first block has stopped,
+    the repeated index starts another block, and both are kept. If the first block is still open,
+    the repeated index is an error: the deltas of the two blocks could not be distinguished.
     """
 
     def __init__(self) -> None:

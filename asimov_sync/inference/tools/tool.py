@@ -100,7 +100,7 @@ class Tool:
     def check_arguments(self, arguments: Dict[str, Any]) -> None:
         """Raise ValueError if the arguments do not match the schema.
 
-        Of a schema that was given, only the names of the arguments are checked.
+        If the schema was passed with the function, only the names of the arguments are checked.
         """
         names = self.input_schema.get("properties", {})
         missing = [name for name in self.input_schema.get("required", ()) if name not in arguments]
@@ -183,7 +183,7 @@ def tool(
     sequential: whether no other call of the same turn runs during a call of this tool (False).
 
     Raises ToolDefinitionError if no schema can be made, and TypeError if requires_approval is
-    something else.
+    neither a bool nor a function that is not async.
     """
     if not isinstance(requires_approval, bool) and not _is_function(requires_approval):
         raise TypeError(
@@ -201,7 +201,7 @@ def tool(
 
 
 def _is_function(value: Any) -> bool:
-    """Return whether a value is a plain function: a coroutine would count as True, unawaited."""
+    """Return whether a value is a function that is not async: a coroutine would count as True."""
     if not callable(value):
         return False
     function = value if inspect.isroutine(value) else type(value).__call__
@@ -279,7 +279,7 @@ def _warn_of_gaps(
         code = getattr(inner, "__code__", None)
         if code is None:
             warnings.warn(message, stacklevel=4)
-        else:  # at the function, wherever the tool is made of it; by default shown once
+        else:  # show the line of the function, by default only once
             warnings.warn_explicit(
                 message,
                 UserWarning,
@@ -352,8 +352,8 @@ def as_tools(tools: Iterable[AnyTool]) -> Dict[str, Tool]:
         "description", "input_schema"}) or only the JSON schema of the arguments, which are then
         passed without validation.
 
-    Raises ToolDefinitionError for two tools with one name, and TypeError for what is no list of
-    tools.
+    Raises ToolDefinitionError for two tools with one name, and TypeError if `tools` is not a
+    list of tools.
     """
     if callable(tools) or isinstance(tools, (str, bytes, collections.abc.Mapping)):
         raise TypeError(f"tools= is a list of tools: [{tools!r}], for example")

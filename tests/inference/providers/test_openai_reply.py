@@ -455,7 +455,7 @@ def test_stop_reasons(raw_reason, reason):
 
 
 def test_contradictory_stop_reasons():
-    """A "stop" with calls is tool_use, and with a refusal refusal. "length" remains max_tokens."""
+    """A "stop" with calls is "tool_use", one with a refusal "refusal"; "length" is "max_tokens"."""
     call = piece("{}", id="a", name="f")
     assert reply_of(call, *END).stop_reason == "tool_use"
     assert reply_of(call, chunk({}, "length"), FINAL).stop_reason == "max_tokens"
@@ -501,7 +501,7 @@ def test_final_event(chunks, whole):
     ],
 )
 def test_missing_final_event(chunks, delimited, whole):
-    """Without [DONE], a reply is complete after its reason and the announced end, or figures."""
+    """Without [DONE], a reply needs a finish reason and then a marked end or the final usage."""
     _, fold = feed(*chunks)
     events = fold.finish(delimited)
     assert [event.type for event in events] == (["reply_done"] if whole else [])
@@ -526,7 +526,7 @@ def test_missing_final_event(chunks, delimited, whole):
     ],
 )
 def test_error_inside_a_stream(error_chunk, expected):
-    """An error in a chunk, or the finish reason of a failure, raises its error."""
+    """An error in a chunk, or a finish reason that means a failure, raises the matching error."""
     with pytest.raises(expected) as caught:
         feed(hello_chunk(), error_chunk, FINAL)
     assert type(caught.value) is expected
@@ -623,7 +623,7 @@ def test_arbitrary_json(deltas, last):
 
 
 def test_piece_of_a_complete_call():
-    """A piece of a call that was announced as complete interrupts the stream."""
+    """A further piece of a call that was already yielded as complete interrupts the stream."""
     with pytest.raises(ValueError, match="whole before"):
         feed(piece("{}", id="a", name="f"), piece("{}", 1, id="b", name="f"), piece("!"))
 
@@ -813,7 +813,7 @@ def test_body_without_a_reply(invalid):
 
 
 def test_error_with_the_status_200():
-    """An error instead of a reply is raised as its error."""
+    """A body with an error instead of a reply raises the matching error."""
     with pytest.raises(InvalidRequestError, match="filtered"):
         decode_reply(
             "test", {"error": {"message": "filtered", "code": "content_filter", "status": 400}}
