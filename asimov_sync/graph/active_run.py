@@ -164,6 +164,11 @@ class ActiveRun(Work, RunServices):
         """
         if self.publisher.keeps_state or self.first_inbox is not None:
             timers.start()  # a destructor may need the timer thread, and cannot start it
+        if logger.isEnabledFor(logging.INFO):
+            graph = "" if self._name is None else f" of {self._name!r}"
+            count = len(self.engine.state.nodes)
+            logger.info("run %s%s started: %d tasks", self.id, graph, count, extra=self._extra())
+        self.engine.begin_run()  # first: the token or a time-out may end the run at once
         self._registration = self.enclosing.on_cancel(self._on_cancel)
         if timeout is not None:
             reason = f"the run's time-out of {timeout} s passed"
@@ -171,11 +176,6 @@ class ActiveRun(Work, RunServices):
         if self.enclosing.deadline is not None:
             # Reading `cancelled` after the deadline cancels the token.
             self._add_timer(self.enclosing.deadline, lambda: self.enclosing.cancelled)
-        if logger.isEnabledFor(logging.INFO):
-            graph = "" if self._name is None else f" of {self._name!r}"
-            count = len(self.engine.state.nodes)
-            logger.info("run %s%s started: %d tasks", self.id, graph, count, extra=self._extra())
-        self.engine.begin_run()
         self._apply_effects()
 
     def _add_timer(self, moment: float, function: Callable[[], Any]) -> None:

@@ -170,7 +170,8 @@ class TaskGraph(GraphBase):
             "timeout": timeout,
             "max_visits": max_visits,
             "always": always,
-            "middleware": middleware,
+            # A tuple, since `call` may use it several times; make_node refuses what is no iterable.
+            "middleware": tuple(middleware) if isinstance(middleware, Iterable) else middleware,
         }
         return CallOptions(self, options)
 

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from asimov_sync import (
+    Cancellation,
     Retry,
     Route,
     Task,
@@ -50,6 +51,23 @@ def test_events_name_their_run(scheduler):
         numbers[event.run_id].append(event.sequence)
     assert numbers == {"first": [1, 2, 3, 4], "second": [1, 2, 3, 4, 5, 6]}
     assert [event.to_dict()["run_id"] for event in events[:4]] == ["first"] * 4
+
+
+@pytest.mark.parametrize("count", [0, 1, 200])
+def test_events_of_a_run_that_was_cancelled_before(scheduler, count):
+    """RunStarted is first and RunFinished is last, if the token around the run is cancelled."""
+    token = Cancellation()
+    token.cancel("too late")
+    graph = wide("echo", count)
+    received = record_events(scheduler)
+    streamed = list(scheduler.stream(graph, cancellation=token))
+    called = list(received)
+    run = scheduler.submit(graph, cancellation=token)
+    run.result()
+    expected = ["run_started"] + ["task_skipped"] * count + ["run_finished"]
+    for events in (streamed, called, list(run.events())):
+        assert [event.type for event in events] == expected
+        assert [event.sequence for event in events] == list(range(1, count + 3))
 
 
 def test_seconds_and_usage(scheduler):

@@ -190,6 +190,22 @@ def test_call_options():
     assert list(result.skipped) == ["flaky"]
 
 
+def test_call_options_keep_an_iterator_of_middleware():
+    """Each call of one with_options has its middleware, also if that was given as an iterator."""
+    called = []
+
+    def note(call_next, task, context):
+        called.append(context.name)
+        return call_next()
+
+    graph = TaskGraph()
+    noted = graph.with_options(middleware=iter([note]))
+    noted.call(str, 1)
+    noted.call(str, 2)
+    asimov_sync.run(graph)
+    assert sorted(called) == ["str", "str-2"]
+
+
 def test_plain_function_returns_what_a_handler_may():
     """A Partial, a Route, and a generator that is run to its end."""
 
