@@ -61,11 +61,6 @@ from asimov_sync.usage import Budget, UsageCounter
 
 __all__ = ["RunEngine"]
 
-MAX_SINGLE_EVENTS = 100
-"""If a step skips more tasks than this, as a cancel may, their events are made when they are read,
-so that the step stays short.
-"""
-
 
 class RunEngine:
     """The state of one run and the steps that change it.
@@ -245,10 +240,9 @@ class RunEngine:
 
     def report(self, attempt: Attempt, fraction: Optional[float], text: str, data: Any) -> None:
         """Publish the progress of a running attempt."""
-        if self._publishes:
-            with self.lock:
-                if self.is_running(attempt):
-                    self._publish(TaskProgress, attempt, fraction, text, data)
+        with self.lock:
+            if self.is_running(attempt):
+                self._publish(TaskProgress, attempt, fraction, text, data)
 
     def publish_text(self, attempt: Attempt, reply: int, text: str) -> None:
         """Publish a piece of a reply that a running attempt receives."""
@@ -386,9 +380,8 @@ class RunEngine:
                 self.effects.log(AttemptFailure(attempt, error, None))
             if self._observed:
                 self.effects.end_span(attempt, status, error)
-            if self._publishes:
-                route_was_valid = status is outcome.status
-                self._publish_finished(index, numbers, outcome if route_was_valid else None)
+            route_was_valid = status is outcome.status
+            self._publish_finished(index, numbers, outcome if route_was_valid else None)
         if over_budget:  # in this step, before a task that waited for this one can start
             self.state.stop(f"the run ended early: {error}", reason=str(error))
         if self.state.changes or self.state.undone or self.state.cut_off:
@@ -423,31 +416,30 @@ class RunEngine:
             node = state.nodes[index]
             numbers = (attempt, state.visits[index])
             self.effects.publish(TaskUndone, node.name, node.copy_task(), *numbers, reason, removed)
-        skipped = [index for index, phase in changes if phase is SKIPPED or phase is NOT_SELECTED]
-        skipped += state.cut_off
-        if len(skipped) <= MAX_SINGLE_EVENTS:
-            for index in skipped:
+        for index, phase in changes:
+            if phase is SKIPPED or phase is NOT_SELECTED:
                 node, why = state.nodes[index], state.errors[index] or ""
                 numbers = (state.attempts[index], state.visits[index])
                 self.effects.publish(TaskSkipped, node.name, node.copy_task(), *numbers, why)
-        else:
-            self.effects.publish_skipped(*self._describe_skipped(skipped))
+        if state.cut_off:
+            self._publish_cut_off(state.cut_off)
 
-    def _describe_skipped(
-        self, indexes: List[int]
-    ) -> Tuple[List[str], Callable[[int], Tuple[Any, ...]]]:
-        """Return the names of skipped tasks, and what makes the rest of their events."""
+    def _publish_cut_off(self, indexes: List[int]) -> None:
+        """Publish which tasks will not run because the run stopped.
+
+        There may be many, and Ctrl-C waits for this step: their events are made when they are read.
+        The tasks do not change any more in this run.
+        """
         state = self.state
         nodes, errors, attempts, visits = state.nodes, state.errors, state.attempts, state.visits
-        reasons = [errors[index] or "" for index in indexes]
 
         def describe(number: int) -> Tuple[Any, ...]:
             # Later, when another run may have changed the task.
             index = indexes[number]
             task = nodes[index].copy_task(status=TaskStatus.WAITING, result=None, error=None)
-            return task, attempts[index], visits[index], reasons[number]
+            return task, attempts[index], visits[index], errors[index] or ""
 
-        return [nodes[index].name for index in indexes], describe
+        self.effects.publish_skipped([nodes[index].name for index in indexes], describe)
 
     def _publish(self, kind: Type[TaskEvent], attempt: Attempt, *details: Any) -> None:
         """Publish an event of an attempt. details: the fields of its class."""

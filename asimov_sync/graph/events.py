@@ -212,15 +212,5 @@ class RunFinished(RunEvent):
     type = "run_finished"
     result: "RunResult"
 
-    def to_dict(self, full: bool = False) -> Dict[str, Any]:
-        """Return the fields and the whole result as values that JSON can hold.
-
-        full: has no effect here; default False.
-        """
-        return {
-            "type": self.type,
-            "run_id": self.run_id,
-            "sequence": self.sequence,
-            "time": self.time,
-            "result": self.result.to_dict(),
-        }
+    def _jsonable(self, name: str, full: bool) -> Any:
+        return self.result.to_dict() if name == "result" else super()._jsonable(name, full)

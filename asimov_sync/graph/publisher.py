@@ -178,8 +178,7 @@ class Publisher:
         self._inboxes: Tuple[Inbox, ...] = ()
         # For readers that open later.
         self._started: Optional[RunStarted] = None
-        self._last: Dict[str, TaskEvent] = {}  # by task name, in the order of the events
-        self._series: List[_Series] = []
+        self._last: Dict[Hashable, Union[TaskEvent, _Series]] = {}  # in the order of the events
         self._finished: Optional[RunFinished] = None
 
     @property
@@ -203,10 +202,11 @@ class Publisher:
             inbox = Inbox(self._lock)
             if self._started is not None:
                 inbox.put(self._started)
-            for event in self._last.values():
-                inbox.put(event)
-            for series in self._series:
-                inbox.put_series(series)
+            for entry in self._last.values():
+                if isinstance(entry, _Series):
+                    inbox.put_series(entry)
+                else:
+                    inbox.put(entry)
             if self._finished is not None:
                 inbox.put(self._finished)
             else:
@@ -241,11 +241,25 @@ class Publisher:
         if isinstance(event, TaskEvent):
             if isinstance(event, (TaskText, TaskProgress)):
                 return
-            self._last.pop(event.name, None)  # so that the order is that of the last events
-            if not isinstance(event, TaskUndone):
+            known = self._last.pop(event.name, None)  # so that the order is that of the last events
+            if isinstance(event, TaskUndone):
+                if known is None:  # a retry after the stop takes back what it had spawned before
+                    self._split_series()
+                    self._last.pop(event.name, None)
+            else:
                 self._last[event.name] = event
         elif isinstance(event, RunStarted):
             self._started = event
+
+    def _split_series(self) -> None:
+        """Keep the events of each series one by one."""
+        last: Dict[Hashable, Union[TaskEvent, _Series]] = {}
+        for name, entry in self._last.items():
+            if isinstance(entry, _Series):
+                last.update((event.name, event) for event in entry.events())
+            else:
+                last[name] = entry
+        self._last = last
 
     def publish_skipped(
         self, names: Sequence[str], describe: Callable[[int], Tuple[Any, ...]]
@@ -269,4 +283,4 @@ class Publisher:
             if self._last:
                 for name in names:
                     self._last.pop(name, None)
-            self._series.append(series)
+            self._last[series] = series

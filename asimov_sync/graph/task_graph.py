@@ -64,7 +64,7 @@ class TaskGraph(GraphBase):
         self._nodes: Dict[str, Node] = {}
         self._names: Dict[uuid.UUID, str] = {}  # by task id
         self._groups: Dict[str, Group] = {}  # maps and subgraphs
-        self._numbers: Dict[str, int] = {}  # the last number in a name, by function name
+        self._numbers: Dict[str, int] = {}  # the first number that may be unused, by function name
 
     def add(
         self,
@@ -186,8 +186,9 @@ class TaskGraph(GraphBase):
 
     def _name_after(self, function: Any) -> str:
         """Return an unused name for a task of a function: fetch, fetch-2 and so on."""
-        base = name = describe(function)[1]
+        base = describe(function)[1]
         number = self._numbers.get(base, 1)
+        name = base if number == 1 else f"{base}-{number}"
         while name in self._nodes or name in self._groups:
             number += 1
             name = f"{base}-{number}"

@@ -238,6 +238,65 @@ def test_many_skipped_tasks(scheduler):
     ]
 
 
+def test_late_reader_after_a_loop_over_many_skipped_tasks():
+    """Tasks that were ruled out, all at once, and that a loop ran after all, are not skipped."""
+
+    def choose(task, context):
+        return Route("page[0]") if context.visit == 1 else "all"
+
+    def check(task, context):
+        return Route("choose") if context.visit == 1 else "good"
+
+    handlers = {"echo": echo, "choose": choose, "check": check}
+    with TaskScheduler(handlers, max_workers=2) as scheduler:
+        graph = TaskGraph()
+        graph.add(Task(type="choose"), name="choose")
+        graph.map(Task(type="echo"), range(200), name="page", depends_on="choose")
+        graph.add(Task(type="check"), name="check", depends_on="page[0]")
+        run = scheduler.submit(graph)
+        assert len(run.result(20).results) == 202
+        late = [event.type for event in run.events()]
+    assert late == ["run_started"] + 202 * ["task_finished"] + ["run_finished"]
+
+
+def test_late_reader_after_a_retry_in_a_stopped_run():
+    """A task that was cut off, and that a retry of its spawner removed, has no event any more."""
+    spawned, cancelled = threading.Event(), threading.Event()
+
+    def clean(task, context):
+        if context.attempt == 1:
+            for number in range(3):
+                context.spawn(Task(type="echo"), name=f"child {number}", depends_on="busy")
+            spawned.set()
+            assert cancelled.wait(20)
+            raise ValueError("again")
+
+    handlers = {"echo": echo, "clean": clean, "busy": lambda t, c: c.cancellation.wait(20)}
+    with TaskScheduler(handlers, max_workers=3) as scheduler:
+        graph = TaskGraph()
+        graph.add(Task(type="busy"), name="busy")
+        graph.add(Task(type="echo"), name="after", depends_on="busy")
+        retry = Retry(attempts=2, wait=lambda state: 0.0)
+        graph.add(Task(type="clean"), name="clean", always=True, timeout=20, retry=retry)
+        events = record_events(scheduler)
+        run = scheduler.submit(graph)
+        assert spawned.wait(20)
+        run.cancel("enough")
+        cancelled.set()
+        result = run.result(20)
+        late = [describe(event)[:2] for event in run.events()]
+    assert list(result.tasks) == ["busy", "after", "clean"]
+    undone = [(event.name, event.removed) for event in events if event.type == "task_undone"]
+    assert undone == [(f"child {number}", True) for number in range(3)]
+    assert late == [
+        ("run_started", ""),
+        ("task_finished", "busy"),
+        ("task_skipped", "after"),
+        ("task_finished", "clean"),
+        ("run_finished", ""),
+    ]
+
+
 def talk(task, context):
     for number in range(task.params["count"]):
         context.report(number / task.params["count"], text=str(number))
