@@ -12,7 +12,6 @@ from typing import (
     Deque,
     Dict,
     Hashable,
-    Iterator,
     List,
     NamedTuple,
     Optional,
@@ -71,16 +70,12 @@ class _Merged:
 class _Series(NamedTuple):
     """Many events that are made when they are read.
 
-    size: how many.
-    make: returns the event of an index from 0.
+    indexes: their indexes.
+    make: returns the event of an index.
     """
 
-    size: int
+    indexes: range
     make: Callable[[int], TaskEvent]
-
-    def events(self) -> Iterator[TaskEvent]:
-        """Make the events."""
-        return map(self.make, range(self.size))
 
 
 class Inbox:
@@ -92,18 +87,17 @@ class Inbox:
     polled: whether a thread looks into it every few milliseconds, and needs no notification.
     """
 
-    __slots__ = ("__weakref__", "_entries", "_lock", "_merged", "_series", "closed", "polled")
+    __slots__ = ("__weakref__", "_entries", "_lock", "_merged", "closed", "polled")
 
     def __init__(self, lock: Any) -> None:
         self.closed = False
         self.polled = False
         self._lock = lock
         self._entries: Deque[Union[RunEvent, _Merged, _Series]] = collections.deque()
-        self._series: Optional[Iterator[TaskEvent]] = None  # that is being read
         self._merged: Dict[str, Dict[Hashable, _Merged]] = {}  # by task name
 
     def __bool__(self) -> bool:
-        return bool(self._entries) or self._series is not None
+        return bool(self._entries)
 
     def put(self, event: RunEvent) -> None:
         """Add an event."""
@@ -135,29 +129,23 @@ class Inbox:
 
     def take(self) -> RunEvent:
         """Remove and return the next event. Raises IndexError if there is none."""
-        while True:
-            if self._series is not None:
-                event = next(self._series, None)
-                if event is not None:
-                    return event
-                self._series = None
-            entry = self._entries.popleft()
-            if isinstance(entry, _Series):
-                self._series = entry.events()
-            elif isinstance(entry, _Merged):
-                with self._lock:  # until it is closed, another thread may add to it
-                    for name, of_task in list(self._merged.items()):
-                        if any(merged is entry for merged in of_task.values()):
-                            del self._merged[name]
-                    return entry.event()
-            else:
-                return entry
+        entry = self._entries.popleft()
+        if isinstance(entry, _Series):
+            if len(entry.indexes) > 1:
+                self._entries.appendleft(entry._replace(indexes=entry.indexes[1:]))
+            return entry.make(entry.indexes[0])
+        if isinstance(entry, _Merged):
+            with self._lock:  # until it is closed, another thread may add to it
+                for name, of_task in list(self._merged.items()):
+                    if any(merged is entry for merged in of_task.values()):
+                        del self._merged[name]
+                return entry.event()
+        return entry
 
     def close(self) -> None:
         """Drop what is unread, and everything from now on. Takes no lock."""
         self.closed = True
         self._entries.clear()
-        self._series = None
 
 
 class Publisher:
@@ -256,7 +244,7 @@ class Publisher:
         last: Dict[Hashable, Union[TaskEvent, _Series]] = {}
         for name, entry in self._last.items():
             if isinstance(entry, _Series):
-                last.update((event.name, event) for event in entry.events())
+                last.update((event.name, event) for event in map(entry.make, entry.indexes))
             else:
                 last[name] = entry
         self._last = last
@@ -276,7 +264,7 @@ class Publisher:
         def make(index: int) -> TaskSkipped:
             return TaskSkipped(run_id, first + index, moment, names[index], *describe(index))
 
-        series = _Series(len(names), make)
+        series = _Series(range(len(names)), make)
         for inbox in self._inboxes:
             inbox.put_series(series)
         if self.keeps_state:

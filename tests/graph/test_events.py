@@ -297,6 +297,32 @@ def test_late_reader_after_a_retry_in_a_stopped_run():
     ]
 
 
+def test_reader_waits_after_tasks_that_were_cut_off():
+    """A reader that has had the events of tasks cut off by a stop waits for what follows."""
+    gate = threading.Event()
+
+    def wait(task, context):
+        assert gate.wait(20)
+
+    def fail(task, context):
+        raise ValueError("broken")
+
+    with TaskScheduler({"echo": echo, "wait": wait, "fail": fail}, max_workers=2) as scheduler:
+        graph = TaskGraph()
+        graph.add(Task(type="wait"), name="busy")
+        graph.add(Task(type="fail"), name="broken")
+        graph.map(Task(type="echo"), range(3), name="page", depends_on="busy")
+        seen = []
+        for event in scheduler.stream(graph, on_failure="stop"):
+            seen.append(describe(event)[:2])
+            if seen.count(("task_skipped", "page[2]")):
+                gate.set()
+    assert seen[-2:] == [("task_finished", "busy"), ("run_finished", "")]
+    assert [name for type, name in seen if type == "task_skipped"] == [
+        f"page[{number}]" for number in range(3)
+    ]
+
+
 def talk(task, context):
     for number in range(task.params["count"]):
         context.report(number / task.params["count"], text=str(number))
