@@ -22,13 +22,13 @@ from asimov_sync.cancellation import Cancellation, require_number
 from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.fork import ForkSafeLock
 from asimov_sync.errors import ClosedError, GraphError, RunTimeout
-from asimov_sync.graph.active_run import ActiveRun
+from asimov_sync.graph.active_run import ActiveRun, RunOptions
 from asimov_sync.graph.backends import make_backend
 from asimov_sync.graph.context import Handler, Middleware
 from asimov_sync.graph.functions import find_fault
 from asimov_sync.graph.graph_lock import RunLock, acquire, release
 from asimov_sync.graph.handlers import HandlerOwner, HandlerRegistry, check_handler
-from asimov_sync.graph.plan import replace_params
+from asimov_sync.graph.plan import RunParams, replace_params
 from asimov_sync.graph.results import RunResult
 from asimov_sync.graph.run import Run, RunEvents, require_stack
 from asimov_sync.graph.subscribers import Callback
@@ -37,7 +37,6 @@ from asimov_sync.usage import Budget
 
 __all__ = ["TaskScheduler", "run"]
 
-RunParams = Mapping[str, Mapping[str, Any]]
 AnyHandler = TypeVar("AnyHandler", bound=Handler)
 AnyMiddleware = TypeVar("AnyMiddleware", bound=Middleware)
 AnyCallback = TypeVar("AnyCallback", bound=Callback)
@@ -221,19 +220,8 @@ class TaskScheduler(HandlerOwner):
         a handler, a graph that is in another run or has more than `max_tasks`; TypeError or
         ValueError for an unsuitable argument; ClosedError after `shutdown()` or `close()`.
         """
-        return self._submit(
-            graph,
-            run_id,
-            timeout,
-            on_failure,
-            budget,
-            cancellation,
-            max_tasks,
-            params,
-            True,
-            False,
-            [],
-        )
+        options = RunOptions(run_id, timeout, on_failure, budget, cancellation, max_tasks, params)
+        return Run(self._start(graph, options, [], readable=True))
 
     def run(
         self,
@@ -253,22 +241,10 @@ class TaskScheduler(HandlerOwner):
         `raise_for_failure()` raises them. Whatever interrupts the wait, such as Ctrl-C, cancels
         the run and is raised again at once; `last_result` then has what was finished.
         """
+        options = RunOptions(run_id, timeout, on_failure, budget, cancellation, max_tasks, params)
         started: List[ActiveRun] = []
         try:
-            run = self._submit(
-                graph,
-                run_id,
-                timeout,
-                on_failure,
-                budget,
-                cancellation,
-                max_tasks,
-                params,
-                False,
-                False,
-                started,
-            )
-            return run.result()
+            return Run(self._start(graph, options, started)).result()
         except BaseException as interruption:  # anywhere between the first line and the last
             for active_run in started:
                 active_run.interrupt(interruption)
@@ -294,60 +270,38 @@ class TaskScheduler(HandlerOwner):
         The arguments are those of `submit`. The iterator owns the run: closing it before the end,
         or dropping it, cancels the run.
         """
-        started: List[ActiveRun] = []
-        run = self._submit(
-            graph,
-            run_id,
-            timeout,
-            on_failure,
-            budget,
-            cancellation,
-            max_tasks,
-            params,
-            False,
-            True,
-            started,
-        )
-        inbox = started[0].first_inbox
-        assert inbox is not None
-        return RunEvents(run, inbox, owns_run=True)
+        options = RunOptions(run_id, timeout, on_failure, budget, cancellation, max_tasks, params)
+        active_run = self._start(graph, options, [], streamed=True)
+        assert active_run.first_inbox is not None
+        return RunEvents(Run(active_run), active_run.first_inbox, owns_run=True)
 
-    def _submit(
+    def _start(
         self,
         graph: TaskGraph,
-        run_id: Optional[str],
-        timeout: Optional[float],
-        on_failure: str,
-        budget: Optional[Budget],
-        cancellation: Optional[Cancellation],
-        max_tasks: Optional[int],
-        params: Optional[RunParams],
-        readable: bool,
-        streamed: bool,
+        options: RunOptions,
         started: List[ActiveRun],
-    ) -> Run:
+        readable: bool = False,
+        streamed: bool = False,
+    ) -> ActiveRun:
         """Start a run.
 
+        started: receives the run as soon as it has to be ended.
         readable: whether its events may be read later.
         streamed: whether its events are kept from the first one on, for a reader that follows.
-        started: receives the run as soon as it has to be ended.
         """
         if not isinstance(graph, TaskGraph):
             raise TypeError(
                 f"a scheduler runs a TaskGraph, not {graph!r}: graph = TaskGraph(); graph.add(…)"
             )
         require_stack()
-        if on_failure not in ("continue", "stop"):
-            raise ValueError(f'on_failure= is "continue" or "stop", not {on_failure!r}')
-        _require("run_id", run_id, str, "a string")
-        _require("timeout", timeout, (int, float), "a number of seconds")
-        require_number("timeout=", timeout)
-        _require("budget", budget, Budget, "a Budget, such as Budget(requests=10)")
-        _require("cancellation", cancellation, Cancellation, "a Cancellation")
+        _check_options(options)
         plan = graph.plan()
-        _check_max_tasks(max_tasks, len(plan.nodes))
-        if params is not None:
-            plan = replace_params(plan, params)
+        if options.max_tasks is not None and len(plan.nodes) > options.max_tasks:
+            raise GraphError(
+                f"the graph has {len(plan.nodes)} tasks, more than max_tasks={options.max_tasks}"
+            )
+        if options.params is not None:
+            plan = replace_params(plan, options.params)
         self._registry.check(plan.nodes)
         graph_lock = RunLock()
         try:
@@ -356,12 +310,8 @@ class TaskScheduler(HandlerOwner):
             active_run = ActiveRun(
                 plan,
                 graph_lock,
-                run_id,
                 graph.name,
-                on_failure,
-                budget,
-                cancellation,
-                max_tasks,
+                options,
                 backend,
                 self._registry,
                 self._callbacks,
@@ -375,9 +325,9 @@ class TaskScheduler(HandlerOwner):
                 if self._closed and (self._refuses_nested or not active_run.nested):
                     raise ClosedError("this scheduler was closed: make a new one")
                 self._runs.add(active_run)
-            active_run.begin(timeout)
+            active_run.begin()
             backend.start_workers(active_run)
-            return Run(active_run)
+            return active_run
         except BaseException as interruption:
             for active_run in started:
                 active_run.interrupt(interruption)
@@ -516,11 +466,16 @@ def _require(name: str, value: Any, kind: Any, expected: str) -> None:
         raise TypeError(f"{name}= is {expected}, or None; not {value!r}")
 
 
-def _check_max_tasks(max_tasks: Optional[int], size: int) -> None:
-    """Raise ValueError for an invalid limit, and GraphError for a graph of more tasks."""
-    if max_tasks is None:
-        return
-    if isinstance(max_tasks, bool) or not isinstance(max_tasks, int) or max_tasks < 1:
-        raise ValueError(f"max_tasks= is an integer of at least 1, or None; not {max_tasks!r}")
-    if size > max_tasks:
-        raise GraphError(f"the graph has {size} tasks, more than max_tasks={max_tasks}")
+def _check_options(options: RunOptions) -> None:
+    """Raise TypeError or ValueError for an unsuitable argument of a run."""
+    if options.on_failure not in ("continue", "stop"):
+        raise ValueError(f'on_failure= is "continue" or "stop", not {options.on_failure!r}')
+    _require("run_id", options.run_id, str, "a string")
+    _require("timeout", options.timeout, (int, float), "a number of seconds")
+    require_number("timeout=", options.timeout)
+    _require("budget", options.budget, Budget, "a Budget, such as Budget(requests=10)")
+    _require("cancellation", options.cancellation, Cancellation, "a Cancellation")
+    limit = options.max_tasks
+    is_integer = isinstance(limit, int) and not isinstance(limit, bool)
+    if limit is not None and not (is_integer and limit >= 1):
+        raise ValueError(f"max_tasks= is an integer of at least 1, or None; not {limit!r}")

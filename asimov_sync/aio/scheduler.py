@@ -11,11 +11,12 @@ from asimov_sync.aio.thread_bridge import ThreadBridge
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.errors import ClosedError, WorkersExhausted
 from asimov_sync.graph.context import Handler, Middleware
+from asimov_sync.graph.plan import RunParams
 from asimov_sync.graph.results import RunResult
 from asimov_sync.graph.run import Run
 from asimov_sync.graph.subscribers import Callback
 from asimov_sync.graph.task_graph import TaskGraph
-from asimov_sync.scheduler import RunParams, TaskScheduler
+from asimov_sync.scheduler import TaskScheduler
 from asimov_sync.usage import Budget
 
 __all__ = ["AsyncRun", "AsyncTaskScheduler"]

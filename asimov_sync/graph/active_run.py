@@ -13,7 +13,7 @@ import threading
 import time
 import types
 import uuid
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from asimov_sync import instrumentation
 from asimov_sync.cache.base import Cache
@@ -31,7 +31,7 @@ from asimov_sync.graph.events import RunFinished
 from asimov_sync.graph.graph_lock import RunLock, release
 from asimov_sync.graph.handlers import HandlerRegistry, outcome_of, run_generator
 from asimov_sync.graph.node import Node
-from asimov_sync.graph.plan import Plan
+from asimov_sync.graph.plan import Plan, RunParams
 from asimov_sync.graph.publisher import Publisher
 from asimov_sync.graph.results import Outcome, RunResult
 from asimov_sync.graph.state import RunState
@@ -40,7 +40,7 @@ from asimov_sync.instrumentation import Observation
 from asimov_sync.tasks import Task, TaskStatus
 from asimov_sync.usage import Budget, UsageCounter
 
-__all__ = ["ActiveRun"]
+__all__ = ["ActiveRun", "RunOptions"]
 
 logger = get_logger("asimov_sync.graph")
 
@@ -52,17 +52,25 @@ A destructor waits for the lock so that it can call the callbacks on its own thr
 """
 
 
+class RunOptions(NamedTuple):
+    """The arguments of `TaskScheduler.submit`, which documents them, without the graph."""
+
+    run_id: Optional[str]
+    timeout: Optional[float]
+    on_failure: str
+    budget: Optional[Budget]
+    cancellation: Optional[Cancellation]
+    max_tasks: Optional[int]
+    params: Optional[RunParams]
+
+
 class ActiveRun(Work, RunServices):
     """One run in progress.
 
     plan: the graph with its names resolved.
     graph_lock: the lock of its tasks, which is held already.
-    run_id: its id; None for a generated one.
     name: the name of its graph, for telemetry.
-    on_failure: "continue" or "stop".
-    budget: limits what its tasks request from models; or None.
-    cancellation: a token that ends the run; None for the current one.
-    max_tasks: how many tasks the run may have; None for no limit.
+    options: the arguments of the run.
     backend: calls the handlers.
     handlers: finds the handlers.
     callbacks: the callbacks for its events, each with whether it is blocking.
@@ -83,12 +91,8 @@ class ActiveRun(Work, RunServices):
         self,
         plan: Plan,
         graph_lock: RunLock,
-        run_id: Optional[str],
         name: Optional[str],
-        on_failure: str,
-        budget: Optional[Budget],
-        cancellation: Optional[Cancellation],
-        max_tasks: Optional[int],
+        options: RunOptions,
         backend: Backend,
         handlers: HandlerRegistry,
         callbacks: Sequence[Tuple[Callback, bool]],
@@ -97,12 +101,12 @@ class ActiveRun(Work, RunServices):
         open_cache: Callable[[], Cache],
         on_finished: Callable[["ActiveRun", RunResult], None],
     ) -> None:
-        self.id = run_id if run_id is not None else uuid.uuid4().hex
+        self.id = options.run_id if options.run_id is not None else uuid.uuid4().hex
         self.backend = backend
         self.inline = backend.inline
         self.nested = backend.occupies_slot()
         self.result: Optional[RunResult] = None
-        self.enclosing = cancellation or Cancellation.current()
+        self.enclosing = options.cancellation or Cancellation.current()
         self.cancellation = Cancellation(parent=self.enclosing)
         lock = threading.RLock()
         self.publisher = Publisher(self.id, lock, keeps_state=readable)
@@ -124,9 +128,10 @@ class ActiveRun(Work, RunServices):
         self._ending_spans = threading.Lock()  # its holder reports the ends of spans
         self._logging = threading.Lock()  # its holder logs the entries of the effects
         self._name = name
+        self._timeout = options.timeout
         usage_counter = UsageCounter()
         self._scope = contextvars.copy_context()  # handlers run in copies of it
-        self._scope.run(self._enter_scope, usage_counter, budget)
+        self._scope.run(self._enter_scope, usage_counter, options.budget)
         self._hooks = instrumentation.installed
         self.watch: Optional[Observation] = None
         if self._hooks is not None:
@@ -136,7 +141,11 @@ class ActiveRun(Work, RunServices):
         self.engine = RunEngine(
             self.id,
             lock,
-            RunState(plan, stop_on_failure=on_failure == "stop", max_tasks=max_tasks),
+            RunState(
+                plan,
+                stop_on_failure=options.on_failure == "stop",
+                max_tasks=options.max_tasks,
+            ),
             self._effects,
             self.cancellation,
             self.enclosing,
@@ -144,7 +153,7 @@ class ActiveRun(Work, RunServices):
             graph_lock,
             lambda node: handlers.check([node]),
             backend.worker_limit,
-            budget,
+            options.budget,
             self._hooks is not None,
         )
         self.needs_workers = self.engine.needs_workers  # type: ignore[method-assign]
@@ -157,11 +166,8 @@ class ActiveRun(Work, RunServices):
         if self.inline:
             scope.replace(run_inline=True)
 
-    def begin(self, timeout: Optional[float]) -> None:
-        """Register with the cancellation and start the time-out. Ends a run without tasks.
-
-        timeout: seconds, or None.
-        """
+    def begin(self) -> None:
+        """Register with the cancellation and start the time-out. Ends a run without tasks."""
         if self.publisher.keeps_state or self.first_inbox is not None:
             timers.start()  # a destructor may need the timer thread, and cannot start it
         if logger.isEnabledFor(logging.INFO):
@@ -170,9 +176,9 @@ class ActiveRun(Work, RunServices):
             logger.info("run %s%s started: %d tasks", self.id, graph, count, extra=self._extra())
         self.engine.begin_run()  # first: the token or a time-out may end the run at once
         self._registration = self.enclosing.on_cancel(self._on_cancel)
-        if timeout is not None:
-            reason = f"the run's time-out of {timeout} s passed"
-            self._add_timer(clock.monotonic() + timeout, lambda: self.cancel(reason))
+        if self._timeout is not None:
+            reason = f"the run's time-out of {self._timeout} s passed"
+            self._add_timer(clock.monotonic() + self._timeout, lambda: self.cancel(reason))
         if self.enclosing.deadline is not None:
             # Reading `cancelled` after the deadline cancels the token.
             self._add_timer(self.enclosing.deadline, lambda: self.enclosing.cancelled)

@@ -8,7 +8,18 @@ from asimov_sync.graph.functions import FunctionCall
 from asimov_sync.graph.node import Group, Node
 from asimov_sync.tasks import Task
 
-__all__ = ["GroupRefs", "Plan", "build_plan", "near", "replace_params", "unknown_dependency"]
+__all__ = [
+    "GroupRefs",
+    "Plan",
+    "RunParams",
+    "build_plan",
+    "near",
+    "replace_params",
+    "unknown_dependency",
+]
+
+RunParams = Mapping[str, Mapping[str, Any]]
+"""New params for one run, by the name of the task."""
 
 
 class GroupRefs(NamedTuple):
@@ -91,7 +102,7 @@ def build_plan(
     return Plan(nodes, dependencies, dependents, refs, order_only)
 
 
-def replace_params(plan: Plan, params: Mapping[str, Mapping[str, Any]]) -> Plan:
+def replace_params(plan: Plan, params: RunParams) -> Plan:
     """Return the plan with these params merged over those of its tasks, which do not change.
 
     params: new params, by the name of the task.

@@ -162,8 +162,6 @@ class TaskGraph(GraphBase):
         passed to the function.
         """
         options = {
-            "name": name,
-            "depends_on": check_dependencies(depends_on, name or "call"),
             "when": when,
             "allow_failure": allow_failure,
             "retry": retry,
@@ -173,7 +171,7 @@ class TaskGraph(GraphBase):
             # A tuple, since `call` may use it several times; make_node refuses what is no iterable.
             "middleware": tuple(middleware) if isinstance(middleware, Iterable) else middleware,
         }
-        return CallOptions(self, options)
+        return CallOptions(self, name, check_dependencies(depends_on, name or "call"), options)
 
     def _find_own(self, task: Task) -> str:
         """Return the name of a task that is an argument of a function."""
@@ -445,15 +443,26 @@ def _uncopyable_param(task: Task, name: str) -> GraphError:
 
 
 class CallOptions:
-    """Options for a task, and the graph to add it to. Returned by `TaskGraph.with_options`."""
+    """Options for a task, and the graph to add it to. Returned by `TaskGraph.with_options`.
 
-    def __init__(self, graph: TaskGraph, options: Dict[str, Any]) -> None:
+    options: further arguments of `make_node`.
+    """
+
+    def __init__(
+        self,
+        graph: TaskGraph,
+        name: Optional[str],
+        depends_on: Tuple[Dependency, ...],
+        options: Dict[str, Any],
+    ) -> None:
         self._graph = graph
+        self._name = name
+        self._depends_on = depends_on
         self._options = options
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Task:
         """Add a task that calls a plain function with these arguments. See `TaskGraph.call`."""
-        graph, options = self._graph, self._options
+        graph = self._graph
         found: List[str] = []
         task, handler = make_call(
             function,
@@ -461,20 +470,13 @@ class CallOptions:
             {key: replace_tasks(one, graph._find_own, found) for key, one in kwargs.items()},
             bool(found),
         )
-        name = options["name"]
         return graph._add_node(
             make_node(
                 task,
-                graph._name_after(function) if name is None else name,
-                options["depends_on"] + tuple(found),
-                options["when"],
-                options["allow_failure"],
-                options["retry"],
-                options["timeout"],
-                options["max_visits"],
-                (),
-                handler,
-                options["middleware"],
-                options["always"],
+                graph._name_after(function) if self._name is None else self._name,
+                self._depends_on + tuple(found),
+                namespaces=(),
+                handler=handler,
+                **self._options,
             )
         )

@@ -119,6 +119,17 @@ def test_graph_of_handlers_is_copied_and_pickled():
 # call
 
 
+def test_refused_call_uses_no_name():
+    """A call with invalid options adds nothing, and does not use up a name."""
+    graph = TaskGraph()
+    graph.call(fetch, "u")
+    for _ in range(2):
+        with pytest.raises(GraphError):
+            graph.with_options(timeout=0).call(fetch, "v")
+    graph.call(fetch, "w")
+    assert list(graph) == ["fetch", "fetch-2"]
+
+
 def test_call_of_a_plain_function():
     """Arguments are passed as they are, and are the params of the task by their names."""
     graph = TaskGraph()
