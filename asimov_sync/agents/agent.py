@@ -73,7 +73,7 @@ class Agent:
     options: the options of this agent's requests, which override the client's (see
         `RequestOptions`). The total of a `timeout` bounds each run, with its tools.
 
-    Raises TypeError if the client is no InferenceClient, ToolDefinitionError or TypeError for
+    Raises TypeError if the client is not an InferenceClient, ToolDefinitionError or TypeError for
     invalid tools, and ValueError for an invalid prompt or compact_at.
     """
 

@@ -62,7 +62,7 @@ class PromptTemplate:
         hint = f" (did you mean {near[0]}?)" if near else ""
         listed = ", ".join(task.params) or "none"
         raise ValueError(
-            f"prompt= names {{{name}}}, which is no param of the task{hint}; there are {listed}"
+            f"prompt= names {{{name}}}, which the task does not have{hint}; its params are {listed}"
         )
 
 

@@ -91,7 +91,7 @@ def replace(**fields: Any) -> None:
 
     fields: the new values, by the names of the fields.
 
-    Raises KeyError for a name that is no field.
+    Raises KeyError for the name of an unknown field.
     """
     while True:
         before = current()

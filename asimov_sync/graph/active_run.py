@@ -341,7 +341,7 @@ class ActiveRun(Work, RunServices):
             self._apply_effects()
 
     def check_route(self, attempt: Attempt, names: Sequence[str]) -> None:
-        """Raise GraphError if a name is no target of a Route of the attempt's task."""
+        """Raise GraphError if the attempt's task cannot return a Route to these names."""
         self.engine.check_route(attempt, names)
 
     def spawn(self, attempt: Attempt, node: Node, before_dependents: bool) -> Task:

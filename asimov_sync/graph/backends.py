@@ -110,7 +110,7 @@ class Backend:
 
     inline: whether they are called on the thread that waits for the run.
     worker_limit: how many workers one run may have, as far as the backend decides that.
-    threads: the identity of what it calls handlers on, for the slots that a context occupies.
+    threads: identifies the pool or executor that calls handlers, for the slots of a context.
     """
 
     inline = False
@@ -291,7 +291,7 @@ REMOTE_PACKAGES = {"distributed", "ipyparallel", "joblib", "loky", "mpi4py", "pe
 class ExecutorBackend(Backend):
     """Calls handlers on an executor that was given, whose size limits how many run at once.
 
-    Raises TypeError for an object that is no executor, ValueError for one of other processes.
+    Raises TypeError if the object is not an executor, ValueError if it is an executor of processes.
     """
 
     def __init__(self, executor: Executor) -> None:

@@ -28,7 +28,7 @@ class RunServices:
         raise NotImplementedError
 
     def check_route(self, attempt: Attempt, names: Sequence[str]) -> None:
-        """Raise GraphError if a name is no target of a Route of the attempt's task."""
+        """Raise GraphError if the attempt's task cannot return a Route to these names."""
         raise NotImplementedError
 
     def spawn(self, attempt: Attempt, node: Node, before_dependents: bool) -> Task:

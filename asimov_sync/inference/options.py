@@ -160,7 +160,7 @@ def check_names(
     client_only = "" if of_client else f"; {', '.join(sorted(CLIENT_ONLY))} of the client"
     raise TypeError(
         f"unknown option {', '.join(map(repr, unknown))}{hint}; "
-        f"there are {', '.join(sorted(accepted))}{client_only}, "
+        f"valid options: {', '.join(sorted(accepted))}{client_only}, "
         "and extra={…} for parameters that are sent unchanged"
     )
 

@@ -41,7 +41,7 @@ class Shelf:
 
 
 def test_handler_in_place_of_a_task():
-    """Its task has the function's qualified name as its type, and the objective and the params."""
+    """The task of a handler has its qualified name as the type, and the objective and params."""
     graph = TaskGraph()
     task = graph.add(show, objective="look", params={"a": 1}, name="x")
     method = graph.add(Shelf().put, params={"book": "b"}, depends_on=task)
@@ -65,7 +65,7 @@ def test_names_after_handlers():
 
 
 def test_own_handler_goes_first():
-    """It handles its task, whatever handler the scheduler has for the type of the task."""
+    """The handler of a task is used even if the scheduler has another for the task's type."""
     graph = TaskGraph()
     graph.add(show, name="own")
     graph.add(Task(type="show"), name="by type")

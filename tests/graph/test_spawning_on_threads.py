@@ -113,7 +113,7 @@ def test_at_the_moment_of_a_cancel():
 
 
 def test_spawned_task_runs_beside_its_spawner():
-    """It starts at once if a worker is free, and otherwise after its spawner."""
+    """A spawned task starts at once if a worker is free, and otherwise after its spawner."""
     met = threading.Barrier(2)
 
     def spawner(task, context):
@@ -148,7 +148,7 @@ def test_chain_of_spawns(scheduler):
 
 
 def test_running_spawned_task_is_revoked():
-    """It is cancelled when its spawner is retried, and its late result is discarded."""
+    """A retry of the spawner cancels the spawned task, and its late result is discarded."""
     started, cancelled = threading.Event(), threading.Event()
 
     def child(task, context):
@@ -353,7 +353,10 @@ def test_task_that_would_wait_for_itself(scheduler):
 
 
 def test_inserted_tasks_depend_on_each_other(scheduler):
-    """Tasks inserted before the dependents are no dependents themselves: they may form a chain."""
+    """Inserted tasks are not among the dependents before which others are inserted.
+
+    So inserted tasks may form a chain.
+    """
 
     def plan(task, context):
         before = context.name

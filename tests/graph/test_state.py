@@ -222,7 +222,10 @@ def test_route_to_nothing():
 
 
 def test_unselected_direct_dependent():
-    """It is NOT_SELECTED whatever its other dependencies do, in any order."""
+    """A dependent that a Route does not name is NOT_SELECTED, whatever its other dependencies do.
+
+    The order in which the dependencies finish does not matter.
+    """
     for order in ([0, 1], [1, 0]):
         state = state_of([[], [], [0, 1], [0]])
         take(state)
@@ -344,7 +347,7 @@ def edges_of_a_loop(size):
 
 
 def test_loop_with_many_targets():
-    """A Route backwards costs time in proportion to what it resets, however many it names."""
+    """The time of a Route backwards grows with the number of reset tasks, not of named tasks."""
     assert edges_of_a_loop(400) <= 2 * edges_of_a_loop(200) <= 2 * 200 * 8
 
 
@@ -408,7 +411,7 @@ def test_after_an_empty_map():
 
 
 def test_empty_map_after_a_failure():
-    """Its dependent is skipped; with allow_failure it runs and sees the failure."""
+    """A dependent of the empty map is skipped; with allow_failure it runs and sees the failure."""
     state = after_an_empty_map("page")
     take(state)
     fail(state, 0)

@@ -220,7 +220,7 @@ def test_blocking_callback_cannot_wait_for_its_run(scheduler):
 
 
 def test_callback_that_runs_another_graph(scheduler, blocking):
-    """It can run a graph on the same scheduler, even if it occupies the only worker."""
+    """A callback can run a graph on the same scheduler, even if it occupies the only worker."""
     results = []
 
     def react(event):

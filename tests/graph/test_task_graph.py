@@ -37,7 +37,7 @@ def test_iteration_gives_the_names():
 
 
 def test_default_name_is_stable():
-    """It is made of type and number, so the same program makes the same names."""
+    """A default name consists of type and number, so each run of a program has the same names."""
     graph = TaskGraph()
     graph.add(task(), name="x")
     graph.add(task())
@@ -283,7 +283,10 @@ def waits(graph):
 
 
 def test_name_of_an_empty_map():
-    """It stands, transitively, for the map's dependencies, which are order-only."""
+    """In depends_on, the name of an empty map stands for the map's dependencies, transitively.
+
+    They determine the order only; their results are not inputs.
+    """
     graph = TaskGraph()
     graph.add(task(), name="total", depends_on="page")
     graph.add(task(), name="both", depends_on=["page", "fetch"])
@@ -302,7 +305,7 @@ def test_name_of_an_empty_map():
 
 @pytest.mark.parametrize("order", [1, -1], ids=["forwards", "backwards"])
 def test_long_chain_of_empty_maps(order):
-    """It stands for the dependencies of its first map, whichever end was added first."""
+    """The last map's name stands for the first map's dependencies, in any order of adding."""
     graph = TaskGraph()
     graph.add(task(), name="fetch")
     for link in list(range(300))[::order]:
@@ -314,7 +317,7 @@ def test_long_chain_of_empty_maps(order):
 
 
 def test_empty_map_in_a_subgraph():
-    """It stands for its dependencies in the subgraph, or else for those of the subgraph."""
+    """The map's name stands for its dependencies; if it has none, for those of the subgraph."""
     inner, outer = TaskGraph(), TaskGraph()
     fetch = inner.add(task(), name="fetch")
     inner.map(task(), "", name="page", depends_on=fetch)
@@ -332,7 +335,7 @@ def test_empty_map_in_a_subgraph():
 
 
 def test_empty_map_is_checked_too():
-    """Its unknown dependencies, and a cycle through it, are errors."""
+    """Unknown dependencies of an empty map, and a cycle through it, are errors."""
     graph = TaskGraph()
     graph.map(task(), "", name="page", depends_on="nobody")
     with pytest.raises(GraphError, match="'page' depends on 'nobody'"):
@@ -353,8 +356,9 @@ def fetch_and_check():
 
 
 def test_subgraph():
-    """Its tasks are copies with prefixed names; depends_on applies to the first, its name to the
-    last.
+    """A subgraph's tasks are added as copies with prefixed names.
+
+    depends_on= applies to its first tasks, and its name stands for its last tasks.
     """
     inner, outer = fetch_and_check(), TaskGraph()
     first = outer.add(task(), name="first")

@@ -38,7 +38,7 @@ def options(request):
     return options
 
 
-def one_task(handler=None, **options):
+def one_task(**options):
     graph = TaskGraph("one")
     graph.add(Task(type="work"), name="work", **options)
     return graph
@@ -342,7 +342,7 @@ def test_parent_is_submitter(way, options, exported):
 
 
 def test_span_left_current(options, exported):
-    """A span that a handler leaves current is no parent of the next task."""
+    """A span that a handler leaves current is not the parent of the next task's span."""
 
     def work(task, context):
         contexts.attach(trace.set_span_in_context(exported.tracer.start_span("left")))
