@@ -63,6 +63,9 @@ class RecordChange(NamedTuple):
         never. Used only with a status.
     summary: the new summary; None leaves it.
     ttl: seconds from now until the record is removed; None keeps it. Used only with a status.
+    news: the number of posts that the caller has read. If there were more, nothing is written, and
+        the lease stays as it is, so that a holder does not give a lease up and miss a post. None
+        writes in any case.
     """
 
     fields: Mapping[str, Optional[bytes]]
@@ -72,6 +75,7 @@ class RecordChange(NamedTuple):
     due: Optional[float] = None
     summary: Optional[bytes] = None
     ttl: Optional[float] = None
+    news: Optional[int] = None
 
 
 class Snapshot(NamedTuple):
@@ -115,12 +119,14 @@ class Claim(NamedTuple):
 
 
 class Committed(NamedTuple):
-    """The reply to a commit that was applied.
+    """The reply to a commit of the holder of the lease.
 
-    lease_until: the new end of the lease, and `now` the moment of the commit.
+    applied: whether the change was written; False only for a change with `news`.
+    lease_until: the end of the lease, and `now` the moment of the commit.
     news: the number of posts to the record so far.
     """
 
+    applied: bool
     lease_until: float
     now: float
     news: int
@@ -158,9 +164,7 @@ class RecordStore(abc.ABC):
         """
 
     @abc.abstractmethod
-    def commit(
-        self, id: str, owner: str, epoch: int, change: RecordChange
-    ) -> Optional[Committed]:
+    def commit(self, id: str, owner: str, epoch: int, change: RecordChange) -> Optional[Committed]:
         """Write a change in one step, if this owner's lease with this epoch was not taken by others.
 
         A lease that has ended, but that nobody took, is renewed. Returns None if the caller lost
