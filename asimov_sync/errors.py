@@ -242,7 +242,7 @@ class CacheKeyError(CacheError, ValueError):
 
 
 class CacheValueError(CacheError, ValueError):
-    """A value that JSON cannot hold, or stored bytes that are not JSON or of another type.
+    """A value that JSON cannot hold, or stored bytes that are not JSON or not of the asked type.
 
     A call that stores the value raises this before it writes anything.
     """

@@ -94,6 +94,8 @@ FIRST_WORDS = {
     "Its": "name the subject",
     "They": "name the subject",
     "Their": "name the subject",
+    "So": "name the subject",
+    "Also": "name the subject",
     "Whether": "Return whether; or: True if",
     "How": "start with a verb or with the name of the thing",
 }

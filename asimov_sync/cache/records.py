@@ -189,7 +189,7 @@ class RecordStore(abc.ABC):
 
     @abc.abstractmethod
     def delete(self, id: str) -> bool:
-        """Remove a record and its log, whether or not its lease is held. Return whether it existed."""
+        """Remove a record and its log, even if its lease is held. Return whether it existed."""
 
     @abc.abstractmethod
     def list(

@@ -168,7 +168,7 @@ def check_names(
 def check_values(options: Mapping[str, Any]) -> None:
     """Check the values of options; None is valid for each.
 
-    Raises TypeError for a value of another type, and ValueError for one out of range.
+    Raises TypeError for a value of the wrong type, and ValueError for a value out of range.
     """
     for name, value in options.items():
         if value is None:

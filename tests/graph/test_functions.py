@@ -218,7 +218,7 @@ def test_call_options_keep_an_iterator_of_middleware():
 
 
 def test_plain_function_returns_what_a_handler_may():
-    """A Partial, a Route, and a generator that is run to its end."""
+    """A plain function may return a Partial or a Route. A generator is run to its end."""
 
     def generate():
         yield 1
@@ -234,7 +234,11 @@ def test_plain_function_returns_what_a_handler_may():
 
 
 def test_call_is_refused_at_the_call():
-    """So are wrong arguments, a coroutine function, no function and a task of another graph."""
+    """`call` raises GraphError at once, and adds no task.
+
+    Covered: wrong arguments, a coroutine function, a str as the function, a task of another graph,
+    and invalid options.
+    """
 
     async def wait():
         pass

@@ -460,7 +460,7 @@ def test_ambiguous_names_in_a_subgraph():
 
 
 def test_nearest_name_may_be_a_group():
-    """In a subgraph its own map's name comes first; a Route to that is invalid."""
+    """In a subgraph, a name refers to its own map before a task outside. A Route to a map fails."""
     inner, outer = TaskGraph(), TaskGraph()
     inner.add(Task(type="t"), name="begin")
     inner.map(Task(type="t"), "ab", name="page", depends_on="begin")

@@ -185,7 +185,7 @@ def test_invalid_options(options, message):
 
 
 def test_invalid_arguments():
-    """So is a name that is not a string, a non-Task, a non-iterable, and a non-graph."""
+    """A name that is not a string, a non-Task, a non-iterable and a non-graph are GraphErrors."""
     graph = TaskGraph()
     for call, message in (
         (lambda: graph.add(task(), name=5), "name= is a string, not 5"),
@@ -212,7 +212,7 @@ def test_options_of_a_map():
 
 
 def test_name_of_a_map():
-    """In depends_on it stands for all tasks of the map; no task can have the name."""
+    """In depends_on, a map's name stands for all of its tasks. No task can have the name."""
     graph = TaskGraph()
     graph.add(task(), name="merge", depends_on=["page", "none"])
     graph.map(task(), "ab", name="page")
