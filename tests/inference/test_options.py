@@ -93,7 +93,7 @@ def test_invalid_limits(name):
 )
 def test_unknown_names(misspelt, intended):
     """The error names a similar option and lists all options, also those of the client only."""
-    listed = "there are .*max_retries.*timeout.*top_p"
+    listed = "valid options: .*max_retries.*timeout.*top_p"
     for make in CONSTRUCTORS.values():
         with pytest.raises(TypeError, match=f"'{misspelt}' .did you mean {intended}.*{listed}"):
             make(**{misspelt: 1})
