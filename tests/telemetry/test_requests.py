@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import sys
 import threading
 
 import pytest
@@ -27,6 +28,7 @@ from asimov_sync import (
     tool,
 )
 from asimov_sync.inference.reply_events import RetriedEvents
+from asimov_sync.inference.stream import ObservedEvents
 from asimov_sync.telemetry import names
 from asimov_sync.testing import (
     Failure,
@@ -496,8 +498,20 @@ def test_tool_ignores_cancellation(exported):
 def test_no_wrapper_without_telemetry():
     """Without telemetry, a stream's events are the client's own, with no wrapper."""
     stream = ScriptedInferenceClient(["good evening"]).stream("hello")
-    assert stream._events.gi_code is RetriedEvents.read.__code__
-    stream.close()
+    functions, modules = set(), set()
+
+    def record(frame, event, argument):
+        functions.add(frame.f_code)
+        modules.add(frame.f_globals.get("__name__", ""))
+
+    sys.setprofile(record)
+    try:
+        list(stream)
+    finally:
+        sys.setprofile(None)
+    assert RetriedEvents.read.__code__ in functions
+    assert ObservedEvents.read.__code__ not in functions
+    assert not [name for name in modules if name.startswith("asimov_sync.telemetry")]
 
 
 def test_agents_options(with_content):
