@@ -37,8 +37,8 @@ COMPLETE_REASONS = ("end_turn", "stop_sequence")
 """The stop reasons of a complete answer."""
 
 MAX_DEPTH = 5
-"""The highest number of agents that are tools of each other. The model decides about each call, and
-an agent may be its own tool, so without a limit the nesting would end with the budget."""
+"""The highest number of agents that are nested by calls of `as_tool`. The models decide about the
+calls, and an agent may be its own tool, so without a limit the nesting might never end."""
 
 
 class Agent:
