@@ -279,7 +279,7 @@ def test_closing_from_a_callback(blocking):
 
 
 def test_inline_callbacks_run_on_the_waiting_thread():
-    """Events of time-outs, cancellations and other threads, too, are handled on that thread."""
+    """With max_workers=0, the waiting thread calls callbacks, even for other threads' events."""
     idents, types = set(), []
 
     def look(event):

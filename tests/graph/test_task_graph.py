@@ -25,7 +25,7 @@ def test_names_and_order():
 
 
 def test_iteration_gives_the_names():
-    """A graph is iterated over by name, in the order of adding; len() and `in` agree with that."""
+    """Iterating over a graph yields the names in the order of adding; len() and `in` agree."""
     graph = TaskGraph()
     assert list(graph) == [] and len(graph) == 0
     graph.add(task(), name="b")
@@ -45,7 +45,7 @@ def test_default_name_is_stable():
 
 
 def test_duplicates():
-    """A name or a task is in a graph once."""
+    """A name or a task can be added to a graph only once."""
     graph = TaskGraph()
     first = graph.add(task("get it"), name="a")
     with pytest.raises(GraphError, match="'a'"):
@@ -270,7 +270,7 @@ def test_graph_in_itself():
 
 
 def waits(graph):
-    """Return, by name, what each task depends on, and which of that is order-only."""
+    """Return the dependencies of each task, by name, and those that determine only the order."""
     plan = graph.plan()
     names = [node.name for node in plan.nodes]
     return {
@@ -404,7 +404,7 @@ def test_names_taken_by_a_subgraph():
 
 
 def test_local_names():
-    """In nested subgraphs, a task uses the shortest name of another, innermost namespace first."""
+    """In nested subgraphs, names are shortened, and the innermost namespace is searched first."""
     inner, middle, outer = fetch_and_check(), TaskGraph(), TaskGraph()
     middle.add(task(), name="begin")
     middle.add_graph(inner, name="inner", depends_on="begin")
@@ -449,7 +449,7 @@ def test_ambiguous_local_names():
 
 
 def test_empty_subgraph():
-    """A graph without tasks adds none; what depends on it has the dependencies given for it."""
+    """A graph without tasks adds none; dependents of it wait for its depends_on= instead."""
     outer = TaskGraph()
     assert outer.add_graph(TaskGraph(), name="none") == []
     outer.add(task(), name="after", depends_on="none")
