@@ -251,7 +251,7 @@ class RunEngine:
                 self._publish(TaskText, attempt, text, reply)
 
     def check_route(self, attempt: Attempt, names: Sequence[str]) -> None:
-        """Raise GraphError if a name is no target of a Route of the attempt's task."""
+        """Raise GraphError if the attempt's task cannot return a Route to these names."""
         with self.lock:
             if self.is_running(attempt):
                 self.state.resolve_targets(attempt.index, names)
