@@ -155,7 +155,7 @@ class MemoryStore(Store):
                     raise ValueError(held)
             except ValueError:
                 raise CacheValueError(
-                    "what is stored there is not an integer, so it cannot be incremented"
+                    "the stored value cannot be incremented, because it is not an integer"
                 ) from None
             if not -(2**63) <= before + by < 2**63:
                 raise CacheValueError("the sum is beyond 64 bits, and was not stored")

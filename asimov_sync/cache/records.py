@@ -53,7 +53,7 @@ class NewRecord(NamedTuple):
 
 
 class RecordChange(NamedTuple):
-    """What the holder of a lease writes in one step.
+    """A change that the holder of a lease writes in one step.
 
     fields: the fields to write, and with None those to remove.
     log: the entries to append.
@@ -165,7 +165,7 @@ class RecordStore(abc.ABC):
 
     @abc.abstractmethod
     def commit(self, id: str, owner: str, epoch: int, change: RecordChange) -> Optional[Committed]:
-        """Write a change in one step, if nobody took the lease that this owner has with this epoch.
+        """Write a change in one step, if no other owner took this lease with this epoch.
 
         A lease that has ended, but that nobody took, is renewed. Returns None if the caller lost
         the lease, gave it up, or the record is gone.

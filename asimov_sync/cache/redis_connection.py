@@ -628,7 +628,7 @@ def _translate_error(error: Optional[BaseException]) -> errors.CacheError:
             f"the key holds another program's data type: {text}. Use a prefix of your own"
         )
     if "not an integer" in text or "would overflow" in text:
-        return errors.CacheValueError(f"what is stored there cannot be incremented by that: {text}")
+        return errors.CacheValueError(f"the stored value cannot be incremented: {text}")
     if isinstance(error, redis.ResponseError):
         return errors.CacheError(f"the Redis server returned an error: {text}")
     if isinstance(error, (redis.TimeoutError, ConnectTimeout)):

@@ -108,7 +108,7 @@ class InferenceClient(abc.ABC):
     options: sent with every request, unless the call passes another value (see `RequestOptions`).
         An option that is None is not sent.
 
-    Raises TypeError for an unknown option or a value of another type, and ValueError for a value
+    Raises TypeError for an unknown option or a value of the wrong type, and ValueError for a value
     out of range.
     """
 

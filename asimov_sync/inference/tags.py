@@ -15,8 +15,8 @@ _NAMES = (
 )
 
 # Matches a "<" before the name of one of our tags, and tolerates between them what a model may
-# overlook: a slash, spaces, other characters that are no letters. It does not match a comparison in
-# a program, which has only spaces between the two, no ">" after them and no attribute of ours.
+# overlook: a slash, spaces, other characters that are not letters. It does not match a comparison
+# in a program: only spaces between "<" and the name, no ">" after them and no attribute of ours.
 _FORGED = re.compile(
     rf"<(?! +{_NAMES}(?!\s+(?:of|name)\s*=)[^<>]*(?:<|\Z))(?=[^\w<>]*{_NAMES})", re.IGNORECASE
 )

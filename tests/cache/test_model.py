@@ -13,7 +13,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from asimov_sync import MISSING, MemoryCache, RedisCache
+from asimov_sync import MISSING, Cache
+from asimov_sync.cache.keys import Namespace
+from asimov_sync.cache.memory import MemoryStore
+from asimov_sync.cache.redis_connection import RedisConnection, client_from_url
+from asimov_sync.cache.redis_store import RedisStore
 from asimov_sync.cache.store import ACKNOWLEDGED_SECONDS, ACKNOWLEDGED_SECONDS_GENERATED
 
 from ..tiers import suite
@@ -65,12 +69,11 @@ class Caches(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        prefix = "model-" + uuid.uuid4().hex
-        self.memory = MemoryCache(default_prefix=prefix, max_deliveries=2)
-        self.redis = RedisCache(url=self.url, default_prefix=prefix, max_deliveries=2)
         self.clock = Clock()
-        for cache in (self.memory, self.redis):
-            cache._store.clock = self.clock
+        connection = RedisConnection(client_from_url(self.url), owned=True)
+        self.stores = [MemoryStore(2, self.clock), RedisStore(connection, 2, self.clock)]
+        namespace = Namespace().with_prefix("model-" + uuid.uuid4().hex)
+        self.memory, self.redis = [Cache(store, namespace) for store in self.stores]
         self.deliveries = []  # for each message, the delivery of the memory and that of Redis
         self.number = 0
 
@@ -217,8 +220,8 @@ class Caches(RuleBasedStateMachine):
 
     @rule(count=st.integers(1, 3))
     def max_deliveries(self, count):
-        for cache in (self.memory, self.redis):
-            cache._store.max_deliveries = count
+        for store in self.stores:
+            store.max_deliveries = count
 
     # State
 

@@ -156,7 +156,7 @@ def test_every_loop_in_graphs_of_up_to_four_tasks():
 @hypothesis.settings(max_examples=300)
 @hypothesis.given(scenarios(), strategies.integers(0, 2**32))
 def test_any_scenario_in_any_order(specs, seed):
-    """Also with conditions, retries, several loops and spawns the end is that of the reference."""
+    """With conditions, retries, loops and spawns, too, each order ends like the reference."""
     chance, run = random.Random(seed), ByHand(specs)
     moves = run.moves()
     while moves:

@@ -243,7 +243,7 @@ def test_cancelled_futures_end_the_run(executor):
 
 
 def test_ctrl_c_in_a_synchronous_executor():
-    """Ctrl-C in a handler on the main thread ends the run and is raised; it is no task failure."""
+    """Ctrl-C in a handler on the main thread ends the run and is raised. The task does not fail."""
 
     def interrupted(task, context):
         raise KeyboardInterrupt

@@ -187,7 +187,7 @@ def waiting(task, context):
 
 
 def test_dependents_of_a_task_that_waits_are_skipped(scheduler):
-    """Also if they allow failure, and so is all that is downstream. A task with always runs."""
+    """Every task downstream is skipped, even with allow_failure. A task with always=True runs."""
     scheduler.handlers["wait"] = waiting
     graph = TaskGraph()
     graph.add(Task(type="wait"), name="pay")

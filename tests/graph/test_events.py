@@ -130,7 +130,7 @@ def test_undone_tasks(scheduler):
     assert names == {"a": False, "b": False, "c": False, **child}
     for event in undone:
         assert event.task.snapshot() == (TaskStatus.WAITING, None, None)
-        assert event.reason == "a loop went back to what came before it"
+        assert event.reason == "a loop went back to an earlier task"
         assert (event.attempt, event.visit) == (1, 1)
     last = max(event.sequence for event in undone)
     assert [describe(event) for event in events if event.sequence > last] == [

@@ -41,7 +41,7 @@ class Shelf:
 
 
 def test_handler_in_place_of_a_task():
-    """Its task has the function's qualified name as its type, and the objective and the params."""
+    """The task of a handler has its qualified name as the type, and the objective and params."""
     graph = TaskGraph()
     task = graph.add(show, objective="look", params={"a": 1}, name="x")
     method = graph.add(Shelf().put, params={"book": "b"}, depends_on=task)
@@ -65,7 +65,7 @@ def test_names_after_handlers():
 
 
 def test_own_handler_goes_first():
-    """It handles its task, whatever handler the scheduler has for the type of the task."""
+    """The handler of a task is used even if the scheduler has another for the task's type."""
     graph = TaskGraph()
     graph.add(show, name="own")
     graph.add(Task(type="show"), name="by type")
@@ -218,7 +218,7 @@ def test_call_options_keep_an_iterator_of_middleware():
 
 
 def test_plain_function_returns_what_a_handler_may():
-    """A Partial, a Route, and a generator that is run to its end."""
+    """A plain function may return a Partial or a Route. A generator is run to its end."""
 
     def generate():
         yield 1
@@ -234,7 +234,11 @@ def test_plain_function_returns_what_a_handler_may():
 
 
 def test_call_is_refused_at_the_call():
-    """So are wrong arguments, a coroutine function, no function and a task of another graph."""
+    """`call` raises GraphError at once, and adds no task.
+
+    Covered: wrong arguments, a coroutine function, a str as the function, a task of another graph,
+    and invalid options.
+    """
 
     async def wait():
         pass
