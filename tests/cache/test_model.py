@@ -1,4 +1,4 @@
-"""The memory and Redis backends compared: random operations give the same replies and state."""
+"""The backends compared: random operations give the same replies and state on each of them."""
 
 import os
 import uuid
@@ -63,7 +63,7 @@ def view(cache, affixes):
 
 
 class Caches(RuleBasedStateMachine):
-    """Runs every operation on both backends, and compares."""
+    """Runs every operation on all backends, and compares."""
 
     url = None
 
@@ -71,59 +71,65 @@ class Caches(RuleBasedStateMachine):
         super().__init__()
         self.clock = Clock()
         connection = RedisConnection(client_from_url(self.url), owned=True)
-        self.stores = [MemoryStore(2, self.clock), RedisStore(connection, 2, self.clock)]
+        self.folder = tempfile.TemporaryDirectory()
+        file = SQLiteConnection(os.path.join(self.folder.name, "cache.db"), "normal")
+        self.stores = [
+            MemoryStore(2, self.clock),
+            RedisStore(connection, 2, self.clock),
+            SQLiteStore(file, 2, self.clock),
+        ]
         namespace = Namespace().with_prefix("model-" + uuid.uuid4().hex)
-        self.memory, self.redis = [Cache(store, namespace) for store in self.stores]
-        self.deliveries = []  # for each message, the delivery of the memory and that of Redis
+        self.caches = [Cache(store, namespace) for store in self.stores]
+        self.deliveries = []  # for each message, its delivery by each cache
         self.number = 0
 
     def teardown(self):
-        self.redis.clear()
-        self.redis.close()
+        for cache in self.caches:
+            cache.clear()
+            cache.close()
+        self.folder.cleanup()
 
-    def both(self, call, affixes=("", "")):
-        """Run a call on both backends, and return their equal outcome."""
-        from_memory, from_redis = (
-            outcome(lambda: call(view(cache, affixes))) for cache in (self.memory, self.redis)
-        )
-        assert from_memory == from_redis
-        return from_memory
+    def all(self, call, affixes=("", "")):
+        """Run a call on all backends, and return their equal outcome."""
+        outcomes = [outcome(lambda cache=cache: call(view(cache, affixes))) for cache in self.caches]
+        assert outcomes[1:] == outcomes[:-1]
+        return outcomes[0]
 
     # Values
 
     @rule(key=KEYS, value=VALUES, affixes=VIEWS)
     def set(self, key, value, affixes):
-        self.both(lambda cache: cache.set(key, value), affixes)
+        self.all(lambda cache: cache.set(key, value), affixes)
 
     @rule(key=KEYS, affixes=VIEWS)
     def raw(self, key, affixes):
-        self.both(lambda cache: cache.set(key, b"\x00raw", raw=True), affixes)
-        self.both(lambda cache: cache.get(key, raw=True), affixes)
+        self.all(lambda cache: cache.set(key, b"\x00raw", raw=True), affixes)
+        self.all(lambda cache: cache.get(key, raw=True), affixes)
 
     @rule(key=KEYS, affixes=VIEWS)
     def get(self, key, affixes):
-        self.both(lambda cache: cache.get(key), affixes)
-        self.both(lambda cache: cache.get(key, type=int), affixes)
-        self.both(lambda cache: cache.get(key, raw=True), affixes)
+        self.all(lambda cache: cache.get(key), affixes)
+        self.all(lambda cache: cache.get(key, type=int), affixes)
+        self.all(lambda cache: cache.get(key, raw=True), affixes)
 
     @rule(key=KEYS, affixes=VIEWS)
     def delete(self, key, affixes):
-        self.both(lambda cache: cache.delete(key), affixes)
+        self.all(lambda cache: cache.delete(key), affixes)
 
     @rule(key=KEYS, expected=VALUES, value=VALUES, affixes=VIEWS)
     def compare_and_set(self, key, expected, value, affixes):
-        self.both(lambda cache: cache.compare_and_set(key, expected, value), affixes)
+        self.all(lambda cache: cache.compare_and_set(key, expected, value), affixes)
 
     @rule(key=KEYS, value=VALUES, affixes=VIEWS)
     def compare_with_what_is_there(self, key, value, affixes):
-        self.both(
+        self.all(
             lambda cache: cache.compare_and_set(key, cache.get(key, default=MISSING), value),
             affixes,
         )
 
     @rule(key=KEYS, by=INTEGERS, affixes=VIEWS)
     def increment(self, key, by, affixes):
-        self.both(lambda cache: cache.increment(key, by), affixes)
+        self.all(lambda cache: cache.increment(key, by), affixes)
 
     @rule(
         items=st.dictionaries(KEYS, VALUES, max_size=3),
@@ -131,8 +137,8 @@ class Caches(RuleBasedStateMachine):
         affixes=VIEWS,
     )
     def set_many(self, items, ttl, affixes):
-        self.both(lambda cache: cache.set_many(items, ttl=ttl), affixes)
-        self.both(lambda cache: cache.get_many(items), affixes)
+        self.all(lambda cache: cache.set_many(items, ttl=ttl), affixes)
+        self.all(lambda cache: cache.get_many(items), affixes)
 
     @rule(
         items=st.dictionaries(KEYS, VALUES, max_size=3),
@@ -147,16 +153,16 @@ class Caches(RuleBasedStateMachine):
                 items, guard=(guard, cache.get(guard, default=MISSING) if right else held)
             )
 
-        self.both(write, affixes)
+        self.all(write, affixes)
 
     @rule(affixes=VIEWS)
     def listing(self, affixes):
-        self.both(lambda cache: cache.get_all(), affixes)
+        self.all(lambda cache: cache.get_all(), affixes)
 
     @precondition(lambda self: self.number > 3)
     @rule(affixes=VIEWS)
     def clear(self, affixes):
-        self.both(lambda cache: cache.clear(), affixes)
+        self.all(lambda cache: cache.clear(), affixes)
         self.clock.pass_by(0.001)  # Redis takes its fences from the clock
 
     # Mailboxes
@@ -169,12 +175,12 @@ class Caches(RuleBasedStateMachine):
     @rule(box=BOXES)
     def publish(self, box):
         self.number += 1
-        self.both(lambda cache: cache.publish_to_mailbox(box, self.number))
+        self.all(lambda cache: cache.publish_to_mailbox(box, self.number))
 
     @rule(box=BOXES, id=IDS)
     def publish_with_an_id(self, box, id):
         self.number += 1
-        self.both(lambda cache: cache.publish_to_mailbox(box, self.number, message_id=id))
+        self.all(lambda cache: cache.publish_to_mailbox(box, self.number, message_id=id))
 
     @rule(box=BOXES, lease=LEASES)
     def receive(self, box, lease):
@@ -188,7 +194,7 @@ class Caches(RuleBasedStateMachine):
 
     @rule(box=BOXES)
     def get_message(self, box):
-        self.both(lambda cache: cache.get_message(box, timeout=0))
+        self.all(lambda cache: cache.get_message(box, timeout=0))
 
     def with_delivery(self, data, call):
         pair = data.draw(st.sampled_from(self.deliveries))
@@ -216,7 +222,7 @@ class Caches(RuleBasedStateMachine):
 
     @rule(box=BOXES, id=st.one_of(st.none(), IDS))
     def put_back(self, box, id):
-        self.both(lambda cache: cache.put_back(box, id))
+        self.all(lambda cache: cache.put_back(box, id))
 
     @rule(count=st.integers(1, 3))
     def max_deliveries(self, count):
@@ -227,12 +233,12 @@ class Caches(RuleBasedStateMachine):
 
     @invariant()
     def one_state(self):
-        self.both(lambda cache: cache.keys())
-        self.both(lambda cache: cache.get_all())
+        self.all(lambda cache: cache.keys())
+        self.all(lambda cache: cache.get_all())
         for box in ("box", "a:box"):
-            self.both(lambda cache: cache.mailbox_length(box))
-            self.both(lambda cache: cache.peek(box, 99))
-            self.both(lambda cache: [message[1:] for message in cache.dead_letters(box)])
+            self.all(lambda cache: cache.mailbox_length(box))
+            self.all(lambda cache: cache.peek(box, 99))
+            self.all(lambda cache: [message[1:] for message in cache.dead_letters(box)])
 
 
 def test_backends_are_equivalent(redis_url):
