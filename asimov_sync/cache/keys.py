@@ -20,6 +20,7 @@ from asimov_sync.errors import CacheKeyError
 __all__ = [
     "MAILBOX",
     "RAW",
+    "RUN",
     "VALUE",
     "Namespace",
     "candidate_ids",
@@ -33,6 +34,7 @@ _NUL = "\0"
 VALUE = ""
 RAW = _NUL + "raw"
 MAILBOX = _NUL + "mailbox"
+RUN = _NUL + "run"
 
 _GIVEN = "="
 _GENERATED = "~"

@@ -58,7 +58,7 @@ NOT_COROUTINES = {
 }
 """Methods that do not wait, or that return an awaitable."""
 
-INTERNAL = {"mark_closing", "attach_observation"}
+INTERNAL = {"mark_closing", "attach_observation", "records"}
 """Internal methods without a leading underscore."""
 
 
