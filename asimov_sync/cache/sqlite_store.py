@@ -22,6 +22,7 @@ import threading
 from typing import Any, Callable, Deque, Dict, Iterator, List, Mapping, Optional, Tuple
 
 from asimov_sync.cache.keys import MAILBOX, is_generated
+from asimov_sync.cache.records import RecordStore
 from asimov_sync.cache.sqlite_connection import SQLiteConnection, Tables, shortest
 from asimov_sync.cache.store import (
     ACKNOWLEDGED_SECONDS,
@@ -461,6 +462,12 @@ class SQLiteStore(Store):
             ),
             absent=0,
         )
+
+    # Records
+
+    def records(self, head: str, tail: str) -> RecordStore:
+        """Return the records of a namespace."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """Close the database."""

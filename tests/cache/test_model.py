@@ -1,6 +1,7 @@
 """The backends compared: random operations give the same replies and state on each of them."""
 
 import os
+import tempfile
 import uuid
 
 from hypothesis import HealthCheck, settings, strategies as st
@@ -18,6 +19,8 @@ from asimov_sync.cache.keys import Namespace
 from asimov_sync.cache.memory import MemoryStore
 from asimov_sync.cache.redis_connection import RedisConnection, client_from_url
 from asimov_sync.cache.redis_store import RedisStore
+from asimov_sync.cache.sqlite_connection import SQLiteConnection
+from asimov_sync.cache.sqlite_store import SQLiteStore
 from asimov_sync.cache.store import ACKNOWLEDGED_SECONDS, ACKNOWLEDGED_SECONDS_GENERATED
 
 from ..tiers import suite
@@ -91,7 +94,9 @@ class Caches(RuleBasedStateMachine):
 
     def all(self, call, affixes=("", "")):
         """Run a call on all backends, and return their equal outcome."""
-        outcomes = [outcome(lambda cache=cache: call(view(cache, affixes))) for cache in self.caches]
+        outcomes = [
+            outcome(lambda cache=cache: call(view(cache, affixes))) for cache in self.caches
+        ]
         assert outcomes[1:] == outcomes[:-1]
         return outcomes[0]
 
@@ -184,22 +189,20 @@ class Caches(RuleBasedStateMachine):
 
     @rule(box=BOXES, lease=LEASES)
     def receive(self, box, lease):
-        pair = [cache.receive(box, timeout=0, lease=lease) for cache in (self.memory, self.redis)]
-        from_memory, from_redis = (
-            delivery and (delivery.message, delivery.deliveries) for delivery in pair
-        )
-        assert from_memory == from_redis
-        if from_memory is not None:
-            self.deliveries.append(pair)
+        deliveries = [cache.receive(box, timeout=0, lease=lease) for cache in self.caches]
+        seen = [delivery and (delivery.message, delivery.deliveries) for delivery in deliveries]
+        assert seen[1:] == seen[:-1]
+        if seen[0] is not None:
+            self.deliveries.append(deliveries)
 
     @rule(box=BOXES)
     def get_message(self, box):
         self.all(lambda cache: cache.get_message(box, timeout=0))
 
     def with_delivery(self, data, call):
-        pair = data.draw(st.sampled_from(self.deliveries))
-        from_memory, from_redis = (outcome(lambda: call(delivery)) for delivery in pair)
-        assert from_memory == from_redis
+        deliveries = data.draw(st.sampled_from(self.deliveries))
+        outcomes = [outcome(lambda delivery=delivery: call(delivery)) for delivery in deliveries]
+        assert outcomes[1:] == outcomes[:-1]
 
     @precondition(lambda self: self.deliveries)
     @rule(data=st.data())
@@ -242,7 +245,7 @@ class Caches(RuleBasedStateMachine):
 
 
 def test_backends_are_equivalent(redis_url):
-    """MemoryCache and RedisCache return the same and hold the same after each step."""
+    """All backends return the same and hold the same after each step."""
 
     class Here(Caches):
         url = redis_url
