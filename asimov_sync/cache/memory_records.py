@@ -152,7 +152,7 @@ class MemoryRecords(RecordStore):
     def post(
         self, id: str, fields: Mapping[str, bytes], due: Optional[float] = None
     ) -> Optional[bool]:
-        """Add fields to a record without its lease, in one step, and wake those who wait."""
+        """Add fields to a record without its lease, in one step, and wake the threads in `wait`."""
         with self._lock:
             now = self._expire()
             record = self._records.get(id)
