@@ -49,7 +49,7 @@ BUSY_DELAYS = (0.0005, 0.001, 0.002, 0.004)
 """Seconds between two attempts to get that lock; the last one is repeated."""
 
 SUSPEND_SECONDS = 2 * BUSY_SECONDS
-"""Seconds that a fork and `close` wait for calls that use the database."""
+"""Seconds that a fork and `close` wait for calls that use the database, and calls for them."""
 
 POLL_SECONDS = 0.02
 """Seconds between two looks for commits of other processes, while a thread waits for them."""
@@ -60,7 +60,7 @@ CHECKPOINT_WRITES = 400
 CHECKPOINT_BYTES = 4 * 2**20
 """Growth of the WAL after which a commit makes a checkpoint. Reading a longer WAL is slower."""
 
-WAL_BYTES = 16 * 2**20
+WAL_BYTES = 8 * 2**20
 """Size to which SQLite shortens the WAL when it is written from its beginning again."""
 
 MAX_IDLE_READERS = 8
@@ -205,6 +205,7 @@ class SQLiteConnection:
         except sqlite3.Error as error:
             self._roll_back(connection)
             batch[0].error = self._translate(error)
+            self._writes = CHECKPOINT_WRITES  # if the disk is full, a checkpoint may make room
             return len(batch) == 1
 
     def _execute(self, connection: sqlite3.Connection, write: Write, nested: bool) -> None:
@@ -453,8 +454,10 @@ class SQLiteConnection:
         """
         try:
             status = os.stat(self.path)
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise translate_os_error(error, self.path) from error
         return status.st_dev, status.st_ino
 
     def _open_writer(self, create: bool = True) -> sqlite3.Connection:
@@ -615,7 +618,8 @@ class SQLiteConnection:
                 self._resumed.set()
 
     def _enter(self) -> None:
-        """Begin a call that uses connections."""
+        """Begin a call that uses connections. Waits while they are being closed."""
+        end = clock.real() + SUSPEND_SECONDS
         while True:
             with self._lock:
                 if self._is_unusable:
@@ -628,7 +632,10 @@ class SQLiteConnection:
                     self._calls += 1
                     return
                 resumed = self._resumed
-            resumed.wait(1.0)
+            if not resumed.wait(end - clock.real()):
+                raise errors.CacheUnavailable(
+                    f"{self.path} is closed: a fork or close() of this process did not end"
+                )
 
     def _leave(self) -> None:
         with self._lock:
