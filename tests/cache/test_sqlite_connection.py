@@ -199,7 +199,7 @@ def interrupt(database):
 def test_interrupted_leader(connection, path):
     """An exception from outside undoes the transaction; the writes of other threads are repeated.
 
-    They share a transaction with the one that is interrupted.
+    They share the transaction of the interrupted write.
     """
     connection.write(add("a", 0))
     token = Cancellation()
