@@ -260,9 +260,7 @@ class SQLiteConnection:
             try:
                 connection.execute("ROLLBACK")
             except sqlite3.Error as error:
-                logger.warning(
-                    "a transaction was not rolled back: %s", describe_error(self._translate(error))
-                )
+                logger.warning("a transaction was not rolled back: %s", self._describe(error))
 
     def _begin(self, limits: Limits) -> sqlite3.Connection:
         """Begin a transaction with the database's write lock, and return its connection."""
@@ -422,7 +420,7 @@ class SQLiteConnection:
                 self._leave()
         except (sqlite3.Error, errors.CacheError) as error:
             # The threads that wait find the error when they look at the database.
-            logger.debug("%s could not be watched: %s", self.path, describe_error(error))
+            logger.debug("a file could not be watched: %s", self._describe(error))
             self._wake(local=False)
         finally:
             self._queue.end_lead(leader)
@@ -580,7 +578,7 @@ class SQLiteConnection:
         except (sqlite3.Error, errors.CacheError) as error:
             # Nothing is lost, and a later commit tries again: another process may be writing.
             if not is_locked(error):
-                logger.warning("%s had no checkpoint: %s", self.path, describe_error(error))
+                logger.warning("a checkpoint failed: %s", self._describe(error))
             return
         self._writes, self._wal_bytes = 0, size
 
@@ -647,11 +645,15 @@ class SQLiteConnection:
         try:
             connection.close()
         except sqlite3.Error as error:
-            logger.warning("%s was not closed: %s", self.path, describe_error(error))
+            logger.warning("a file was not closed: %s", self._describe(error))
 
     def __del__(self) -> None:
         for connection in self._connections:
             connection.close()
+
+    def _describe(self, error: Exception) -> str:
+        """Return the text of an error for the log."""
+        return describe_error(self._translate(error) if isinstance(error, sqlite3.Error) else error)
 
     def _translate(self, error: sqlite3.Error) -> errors.CacheError:
         failure = translate_error(error, self.path)

@@ -266,7 +266,7 @@ import os, sys
 from asimov_sync import CacheFull, CacheUnavailable, SQLiteCache
 
 with open(sys.argv[1] + "-other", "wb") as other:
-    other.write(bytes(2**20))
+    other.write(bytes(5 * 2**19))
 with SQLiteCache(sys.argv[1], synchronous="normal") as cache:
     cache.set("first", "x" * 1000)
     try:
@@ -306,7 +306,7 @@ def test_full_disk(tmp_path):
     unshare = ["unshare", "--mount"] + (["--map-root-user"] if os.getuid() else [])
     if subprocess.call([*unshare, "true"], stderr=subprocess.DEVNULL):
         pytest.skip("mounting a small disk for the test is not permitted here")
-    script = f'mount -t tmpfs -o size=3m small {tmp_path} && exec "$@"'
+    script = f'mount -t tmpfs -o size=4m small {tmp_path} && exec "$@"'
     printed = run_program(
         FILL,
         tmp_path / "a.db",
