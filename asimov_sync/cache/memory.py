@@ -12,11 +12,11 @@ from asimov_sync.cache.keys import Namespace
 from asimov_sync.cache.mailbox import Mailbox
 from asimov_sync.cache.records import RecordStore
 from asimov_sync.cache.store import LeasedMessage, QueuedMessage, Store
+from asimov_sync.cache.values import add_integers
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.event import InterruptibleEvent
 from asimov_sync.concurrency.fork import reset_after_fork
-from asimov_sync.errors import CacheValueError
 
 __all__ = ["MemoryCache"]
 
@@ -147,20 +147,9 @@ class MemoryStore(Store):
         """Add to the integer under a key."""
         with self._lock:
             self._expire()
-            held = self._find(key)
-            try:
-                # As Redis reads it: digits and a minus; no blank, no plus, no leading zero.
-                before = 0 if held is None else int(held)
-                if held is not None and str(before).encode() != held:
-                    raise ValueError(held)
-            except ValueError:
-                raise CacheValueError(
-                    "the stored value cannot be incremented, because it is not an integer"
-                ) from None
-            if not -(2**63) <= before + by < 2**63:
-                raise CacheValueError("the sum is beyond 64 bits, and was not stored")
-            self._replace(key, str(before + by).encode())
-            return before + by
+            total = add_integers(self._find(key), by)
+            self._replace(key, str(total).encode())
+            return total
 
     def delete(self, keys: List[str]) -> int:
         """Remove the keys. Return how many existed."""

@@ -289,21 +289,16 @@ class SQLiteConnection:
 
     # Reading
 
-    def read(
-        self,
-        function: Callable[[sqlite3.Connection], Result],
-        absent: Optional[Result] = None,
-    ) -> Result:
+    def read(self, function: Callable[[sqlite3.Connection], Result], absent: Result) -> Result:
         """Call a function with a consistent snapshot of the database, and return its result.
 
         function: receives a connection and executes SELECT statements. It may be called again.
-        absent: returned if the file, or a table of this library in it, does not exist yet; None by
-            default.
+        absent: returned if the file, or a table of this library in it, does not exist yet.
 
         Raises what the function raises, and a CacheError for what SQLite reports.
         """
 
-        def call() -> Any:
+        def call() -> Result:
             reader = self._take_reader()
             if reader is None:
                 return absent
@@ -322,7 +317,7 @@ class SQLiteConnection:
         self._enter()
         try:
             limits = Limits(Cancellation.entered(), BUSY_SECONDS)
-            return self._retry(call, limits)  # type: ignore[no-any-return]
+            return self._retry(call, limits)
         finally:
             self._leave()
 

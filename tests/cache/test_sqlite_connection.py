@@ -79,7 +79,7 @@ def test_reading_creates_no_file(connection, path):
     assert connection.read(numbers, {"absent": 1}) == {"absent": 1}
     assert not os.path.exists(path)
     connection.write(add("a"))
-    assert connection.read(numbers) == {"a": 1}
+    assert connection.read(numbers, {}) == {"a": 1}
 
 
 def test_modes_of_the_files(connection, path):
@@ -103,7 +103,7 @@ def test_concurrent_writes_share_a_transaction(connection, path):
     assert len({write.result() for write in writes}) == 1
     with pytest.raises(KeyError, match="of the function"):
         failing.result()
-    assert connection.read(numbers) == {"a": 8}
+    assert connection.read(numbers, {}) == {"a": 8}
 
 
 def test_a_write_inside_a_write(connection):
@@ -111,7 +111,7 @@ def test_a_write_inside_a_write(connection):
     with pytest.raises(RuntimeError, match="inside another write"):
         connection.write(lambda database: connection.write(add("a")))
     connection.write(add("b"))
-    assert connection.read(numbers) == {"b": 1}
+    assert connection.read(numbers, {}) == {"b": 1}
 
 
 def test_cancelling_a_write_that_waits_for_the_lock(connection, path):
@@ -126,7 +126,7 @@ def test_cancelling_a_write_that_waits_for_the_lock(connection, path):
             writing.result()
     assert isinstance(caught.value.__cause__, CacheUnavailable)
     connection.write(add("b"))
-    assert connection.read(numbers) == {"a": 0, "b": 1}
+    assert connection.read(numbers, {}) == {"a": 0, "b": 1}
 
 
 def test_snapshot(connection):
@@ -138,8 +138,8 @@ def test_snapshot(connection):
         Background(connection.write, add("a")).result()
         return before, numbers(database)
 
-    assert connection.read(read) == ({"a": 1}, {"a": 1})
-    assert connection.read(numbers) == {"a": 2}
+    assert connection.read(read, None) == ({"a": 1}, {"a": 1})
+    assert connection.read(numbers, {}) == {"a": 2}
 
 
 @pytest.mark.parametrize("writer", ["this object", "another process"])
@@ -167,4 +167,4 @@ def test_the_file_is_replaced(connection, path):
         os.remove(name)
     assert connection.read(numbers, {}) == {}
     connection.write(add("b"))
-    assert connection.read(numbers) == {"b": 1}
+    assert connection.read(numbers, {}) == {"b": 1}

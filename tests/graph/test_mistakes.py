@@ -117,7 +117,7 @@ MISTAKES = [
         GraphError,
         "params= has a task 'y', which is not in the graph",
     ),
-    (lambda: run(params={"x": 5}), GraphError, "a dict of its params by name; for 'x' 5"),
+    (lambda: run(params={"x": 5}), GraphError, "a dict of params for each task; for 'x' it has 5"),
     # Graphs and tasks
     (lambda: Task("ok"), TypeError, r"Task takes keyword arguments, such as Task\(type=…\)"),
     (lambda: TaskGraph().add("ok"), GraphError, r"holds Tasks and handlers, .*not 'ok', a str"),
