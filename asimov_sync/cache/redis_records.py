@@ -17,6 +17,7 @@ from typing import (
 )
 
 import asimov_sync.cache.lua_records as lua
+from asimov_sync._json import loads
 from asimov_sync.cache.keys import RUN
 from asimov_sync.cache.limits import CALL_SECONDS, Limits
 from asimov_sync.cache.records import (
@@ -363,7 +364,7 @@ def _parse_head(id: str, words: List[bytes], now: bytes, fields: Sequence[bytes]
     snapshot = Snapshot(
         id,
         status.decode("utf-8"),
-        dict(json.loads(line) for line in tags.split(b"\n") if line),
+        dict(loads(line) for line in tags.split(b"\n") if line),
         summary,
         int(created) / 1000,
         int(updated) / 1000,
