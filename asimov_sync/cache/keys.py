@@ -75,7 +75,7 @@ class Namespace(NamedTuple):
         return self.head + check_key(name) + self.tail + kind
 
     def split(self, key: str) -> Optional[Tuple[str, str]]:
-        """Return the caller's key and the kind of a stored key; None if it is not in here."""
+        """Return the caller's key and the kind of a stored key; None if it is outside."""
         path, nul, kind = key.partition(_NUL)
         # Both ends of "a:a" match the prefix and the suffix "a", although no key is between them.
         if len(path) < len(self.head) + len(self.tail):

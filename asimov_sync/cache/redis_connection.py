@@ -69,7 +69,7 @@ or AttributeError that follows when another thread has closed the connection.
 """
 
 _REDIS_ERRORS = (redis.RedisError, redis.exceptions.RedisClusterException, ConnectTimeout)
-"""All errors of redis-py. RedisClusterException (no node can be reached) is no RedisError."""
+"""All errors of redis-py. RedisClusterException (no node can be reached) is not a RedisError."""
 
 _TRANSIENT_CODES = ("TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "READONLY")
 """Temporary refusals of a cluster's node: a slot is moving, or a replica is taking over.

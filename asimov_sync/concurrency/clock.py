@@ -15,7 +15,7 @@ class MonotonicClock:
 
     monotonic: returns the time of deadlines, timers, retries, leases and expiry. A test may replace
         it.
-    real: returns the time of the machine. Waits for sockets use it, since they cannot be moved.
+    real: returns the time of the machine. Waits for sockets use it, as a test cannot shorten them.
     """
 
     __slots__ = ("_epoch_seconds", "monotonic", "real")

@@ -130,7 +130,7 @@ class InferenceClient(abc.ABC):
         self.rate_limit: Optional[RateLimit] = None
         self.options = dict(self.default_options)
         self._set_options(options, type(self))
-        self._owner = True  # of the connections and workers, which the copies share
+        self._owner = True  # whether close() closes the connections and workers; False in copies
         self._closed = threading.Event()
         self._meter = UsageCounter()
         self._pause = Pause()

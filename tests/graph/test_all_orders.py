@@ -88,9 +88,10 @@ def test_every_graph_of_up_to_four_tasks():
 
 
 def test_every_graph_of_five_tasks():
-    """One task fails, is partial or routes to at most one dependent, or one fails and one does not.
+    """All tasks complete, except for one or two.
 
-    The second of two is partial or routes to none; the others complete.
+    Either one task fails, is partial or routes to at most one dependent; or one task fails, and
+    another is partial or routes to no dependent.
     """
     count = 0
     for dependencies in graphs(5):

@@ -87,7 +87,7 @@ def test_agent_in_place_of_a_task():
 
 
 def test_spawned_handler():
-    """context.spawn takes a handler, too; without a name it has its own one and a number."""
+    """context.spawn takes a handler, too; without name=, the task is named after the handler."""
 
     def parent(task, context):
         return context.spawn(show, params={"a": 1}, depends_on="parent").type
@@ -168,7 +168,7 @@ def test_tasks_as_arguments():
 
 
 def test_argument_without_a_result():
-    """The function receives None for a failed task with allow_failure, and for one routed past."""
+    """The function receives None for a failed task (allow_failure), and for one not selected."""
     graph = TaskGraph()
     bad = graph.call(int, "no number")
     graph.with_options(allow_failure=True).call(repr, bad)
@@ -202,7 +202,7 @@ def test_call_options():
 
 
 def test_call_options_keep_an_iterator_of_middleware():
-    """Each call of one with_options has its middleware, also if that was given as an iterator."""
+    """Each call of one with_options has its middleware, even if that was given as an iterator."""
     called = []
 
     def note(call_next, task, context):
@@ -326,6 +326,6 @@ def test_map_with_a_key():
     ],
 )
 def test_map_refuses_other_signatures(function):
-    """Neither a function of the item nor a handler: GraphError, with the signature."""
+    """A callable that takes neither the item nor (task, context) is a GraphError."""
     with pytest.raises(GraphError, match="is a function of the item, or a handler of .*takes"):
         TaskGraph().map(function, [1], name="x")

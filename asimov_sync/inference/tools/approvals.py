@@ -20,7 +20,7 @@ class Approved:
     call: the ToolCall that was shown to the person; None (the default) for the one in the messages.
         If the messages have another name or other arguments for it, ValueError is raised.
     arguments: the arguments of the call in place of the model's; None (the default) for the
-        model's. They are checked against the tool's schema. The result says what they are.
+        model's. They are checked against the tool's schema, and reported to the model.
     """
 
     call: Optional[ToolCall] = None
