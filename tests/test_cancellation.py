@@ -66,7 +66,10 @@ def test_a_parent_cancels_its_children():
 
 
 def test_a_long_chain_of_tokens():
-    """A chain may be longer than the stack is deep: to read, to cancel, to register and to wait."""
+    """Tokens can be nested deeper than the recursion limit.
+
+    They can still be read, cancelled and waited for, and callbacks can be registered.
+    """
     tokens = [Cancellation(parent=None)]
     for _ in range(3000):
         tokens.append(Cancellation(parent=tokens[-1]))

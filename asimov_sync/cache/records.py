@@ -44,7 +44,7 @@ class NewRecord(NamedTuple):
     """The content of a record that is created.
 
     summary: bytes that a list of records shows of each, such as its title.
-    tags: what lists can be filtered by.
+    tags: by which lists can be filtered.
     """
 
     fields: Mapping[str, bytes]

@@ -325,7 +325,7 @@ def test_request(serve):
 
 
 def test_parameters_of_converse(serve):
-    """Converse receives only the options that were given. A boto3 without it is an error."""
+    """Converse receives only the options that were given. A boto3 without Converse is an error."""
     client, server = serve(whole("converse", "a"), api="converse", betas=("b-1",))
     if "Converse" not in HAS:
         for send in (client.generate, client.stream):
@@ -470,9 +470,9 @@ ERROR_STATUSES = [
 @pytest.mark.parametrize("code, status, kind", ERROR_STATUSES, ids=str)
 @pytest.mark.parametrize("position", ["header", "type", "code"])
 def test_error_statuses(serve, code, status, kind, position):
-    """Each of Bedrock's errors has its class here, wherever the response holds its name.
+    """Each of Bedrock's errors is raised as its class, wherever the response holds its name.
 
-    No value that the error refers to holds a key.
+    No value that is reachable from the exception holds a key.
     """
     headers, body = {"x-amzn-RequestId": "req-1", "retry-after-ms": "70"}, {"message": "because"}
     if position == "header":
@@ -911,7 +911,7 @@ def test_fork_while_a_boto3_client_is_created(serve):
 def test_with_options_shares_the_boto3_client(serve):
     """Clients from with_options share boto3's client and connections, and close neither.
 
-    A client with another time-out has connections of another pool.
+    A client with another time-out has its own pool of connections.
     """
     session = RecordingSession()
     client, server = serve(whole("invoke", "fine"), session=session)

@@ -1,8 +1,8 @@
 """Recorded traffic of Bedrock, sent over a socket to boto3.
 
-An independent reading in this file, which shares no code with the codecs, joins a stream into the
-body of the same reply without streaming. The client's reply must equal it. If boto3 has no
-Converse, the codec alone decodes its records.
+Code in this file, which is independent of the codecs, joins each stream into the body that the same
+reply has without streaming. The client's reply must equal that body. If boto3 has no Converse, the
+codec alone decodes its records.
 """
 
 import base64

@@ -178,7 +178,7 @@ def test_failed_calls():
     assert all(block["is_error"] for block in blocks[1:])
     expected = [
         "do not fit",
-        "there is no tool named 'nope'; there are broken, double",
+        "there is no tool named 'nope'; known tools: broken, double",
         "it broke",
         "serialize",
         "the arguments are not a JSON object: [4]",
@@ -784,7 +784,7 @@ def test_redact():
     events = list(stream)
     contents = [block["content"] for block in client.requests[1]["messages"][-1]["content"]]
     assert contents[:2] == ['{"password": "***"}', "RuntimeError: *** is wrong"]
-    assert contents[2] == "LookupError: there is no tool named '***'; there are leak, secret"
+    assert contents[2] == "LookupError: there is no tool named '***'; known tools: leak, secret"
     assert stream.run.calls[0].result == {"password": "hunter2"}
     assert [event.result for event in events if event.type == "tool_finished"][0] == {
         "password": "hunter2"

@@ -172,7 +172,7 @@ def test_cache_write_attribute(start, generation, exported):
 
 
 def test_one_span_over_all_attempts(wire, start, exported):
-    """A retried request has one span, and the failed attempts are no error."""
+    """A retried request has one span, which the failed attempts do not mark as an error."""
     client, server = start([Failure(500, headers=NOW), Failure(429, headers=NOW), SAID], wire)
     client.generate("hello")
     assert len(server.requests) == 3
@@ -253,7 +253,7 @@ def test_cut_stream(wire, start, generation, exported):
 @suite
 @pytest.mark.parametrize("way", ["close", "drop"])
 def test_abandoned_stream(way, start, generation, exported):
-    """A stream that is closed or dropped is no error. The span has the partial reply."""
+    """A stream that is closed or dropped is not an error. The span has the partial reply."""
     client, _ = start([SAID])
     stream = client.stream("hello")
     next(stream)
@@ -303,7 +303,7 @@ def test_garbage_collected_stream(exported):
 
 
 def test_cancelled_stream(start, exported):
-    """Its reader gets Cancelled, and its span ends with that."""
+    """The reader of a cancelled stream gets Cancelled, and the stream's span ends with it."""
     client, server = start([Fault(SAID, stall=4)])
     stream = client.stream("hello")
     next(stream)
@@ -469,7 +469,7 @@ def test_tools(exported):
 
 
 def test_tool_ignores_cancellation(exported):
-    """Its span ends when it is cancelled, not when it returns."""
+    """The span of such a tool ends when the tool is cancelled, not when it returns."""
     started, release = threading.Event(), threading.Event()
 
     @tool

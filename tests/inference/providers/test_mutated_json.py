@@ -221,9 +221,8 @@ CHAT_ERROR = {
 
 REQUEST = Request("m", [ChatMessage(role="user", content="x")], None, [], {}, False)
 SESSION = boto3.Session(region_name="us-east-1")
-HAS_CONVERSE = hasattr(
-    SESSION.client("bedrock-runtime"), "converse"
-)  # boto3 for Python 3.7 has not
+# False on Python 3.7, whose last boto3 does not know Converse.
+HAS_CONVERSE = hasattr(SESSION.client("bedrock-runtime"), "converse")
 
 
 def as_chunk(event):
