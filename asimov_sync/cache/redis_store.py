@@ -281,7 +281,9 @@ class RedisStore(Store):
 
     def records(self, head: str, tail: str) -> RecordStore:
         """Return the records of a namespace."""
-        raise NotImplementedError
+        from asimov_sync.cache.redis_records import RedisRecords
+
+        return RedisRecords(self.connection, head, tail, self.clock)
 
     def close(self) -> None:
         """Close the connections."""

@@ -49,7 +49,7 @@ BUSY_DELAYS = (0.0005, 0.001, 0.002, 0.004)
 """Seconds between two attempts to get that lock; the last one is repeated."""
 
 SUSPEND_SECONDS = 2 * BUSY_SECONDS
-"""Seconds that a fork and `close` wait for calls that use the database."""
+"""Seconds that a fork and `close` wait for calls that use the database, and calls for them."""
 
 POLL_SECONDS = 0.02
 """Seconds between two looks for commits of other processes, while a thread waits for them."""
@@ -60,7 +60,7 @@ CHECKPOINT_WRITES = 400
 CHECKPOINT_BYTES = 4 * 2**20
 """Growth of the WAL after which a commit makes a checkpoint. Reading a longer WAL is slower."""
 
-WAL_BYTES = 16 * 2**20
+WAL_BYTES = 8 * 2**20
 """Size to which SQLite shortens the WAL when it is written from its beginning again."""
 
 MAX_IDLE_READERS = 8
@@ -205,6 +205,7 @@ class SQLiteConnection:
         except sqlite3.Error as error:
             self._roll_back(connection)
             batch[0].error = self._translate(error)
+            self._writes = CHECKPOINT_WRITES  # if the disk is full, a checkpoint may make room
             return len(batch) == 1
 
     def _execute(self, connection: sqlite3.Connection, write: Write, nested: bool) -> None:
@@ -259,9 +260,7 @@ class SQLiteConnection:
             try:
                 connection.execute("ROLLBACK")
             except sqlite3.Error as error:
-                logger.warning(
-                    "a transaction was not rolled back: %s", describe_error(self._translate(error))
-                )
+                logger.warning("a transaction was not rolled back: %s", self._describe(error))
 
     def _begin(self, limits: Limits) -> sqlite3.Connection:
         """Begin a transaction with the database's write lock, and return its connection."""
@@ -421,7 +420,7 @@ class SQLiteConnection:
                 self._leave()
         except (sqlite3.Error, errors.CacheError) as error:
             # The threads that wait find the error when they look at the database.
-            logger.debug("%s could not be watched: %s", self.path, describe_error(error))
+            logger.debug("a file could not be watched: %s", self._describe(error))
             self._wake(local=False)
         finally:
             self._queue.end_lead(leader)
@@ -453,8 +452,10 @@ class SQLiteConnection:
         """
         try:
             status = os.stat(self.path)
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise translate_os_error(error, self.path) from error
         return status.st_dev, status.st_ino
 
     def _open_writer(self, create: bool = True) -> sqlite3.Connection:
@@ -577,7 +578,7 @@ class SQLiteConnection:
         except (sqlite3.Error, errors.CacheError) as error:
             # Nothing is lost, and a later commit tries again: another process may be writing.
             if not is_locked(error):
-                logger.warning("%s had no checkpoint: %s", self.path, describe_error(error))
+                logger.warning("a checkpoint failed: %s", self._describe(error))
             return
         self._writes, self._wal_bytes = 0, size
 
@@ -615,7 +616,8 @@ class SQLiteConnection:
                 self._resumed.set()
 
     def _enter(self) -> None:
-        """Begin a call that uses connections."""
+        """Begin a call that uses connections. Waits while they are being closed."""
+        end = clock.real() + SUSPEND_SECONDS
         while True:
             with self._lock:
                 if self._is_unusable:
@@ -628,7 +630,10 @@ class SQLiteConnection:
                     self._calls += 1
                     return
                 resumed = self._resumed
-            resumed.wait(1.0)
+            if not resumed.wait(end - clock.real()):
+                raise errors.CacheUnavailable(
+                    f"{self.path} is closed: a fork or close() of this process did not end"
+                )
 
     def _leave(self) -> None:
         with self._lock:
@@ -640,11 +645,15 @@ class SQLiteConnection:
         try:
             connection.close()
         except sqlite3.Error as error:
-            logger.warning("%s was not closed: %s", self.path, describe_error(error))
+            logger.warning("a file was not closed: %s", self._describe(error))
 
     def __del__(self) -> None:
         for connection in self._connections:
             connection.close()
+
+    def _describe(self, error: Exception) -> str:
+        """Return the text of an error for the log."""
+        return describe_error(self._translate(error) if isinstance(error, sqlite3.Error) else error)
 
     def _translate(self, error: sqlite3.Error) -> errors.CacheError:
         failure = translate_error(error, self.path)

@@ -98,8 +98,8 @@ def translate_error(error: BaseException, path: str) -> errors.CacheError:
     if "full" in text:
         return errors.CacheFull(
             f"the disk is full, or a limit on the size of files is reached: {path} with "
-            f"{_size_of(path)} bytes cannot grow. Free space in {folder}, delete values, or give "
-            "them a ttl"
+            f"{_size_of(path)} bytes cannot grow. Free space in {folder}; then delete values, or "
+            "give them a ttl"
         )
     if "readonly" in text:
         return errors.CacheReadOnly(
@@ -127,7 +127,7 @@ def translate_error(error: BaseException, path: str) -> errors.CacheError:
 
 
 def translate_os_error(error: OSError, path: str) -> errors.CacheError:
-    """Return the CacheError for a file that could not be created.
+    """Return the CacheError for a file that could not be found or created.
 
     path: the absolute path of the database.
     """
@@ -136,12 +136,12 @@ def translate_os_error(error: OSError, path: str) -> errors.CacheError:
         return errors.CacheUnavailable(f"{path} cannot be created: create the folder {folder}")
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
         return errors.CacheReadOnly(
-            f"{path} cannot be created ({error.strerror}): give this user permission to write to "
-            f"the folder {folder}, or choose another path"
+            f"{path} cannot be used ({error.strerror}): give this user permission to write to the "
+            f"folder {folder}, or choose another path"
         )
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return errors.CacheFull(f"{path} cannot be created: the disk of {folder} is full")
-    return errors.CacheUnavailable(f"{path} cannot be created: {error.strerror}")
+    return errors.CacheUnavailable(f"{path} cannot be used: {error.strerror}")
 
 
 def _explain_open(text: str, path: str, folder: str) -> errors.CacheError:

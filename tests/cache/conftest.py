@@ -1,7 +1,7 @@
 """The caches that the contract is tested on.
 
-In memory, on fakeredis, on a real server, on a real cluster of one node, in a file, and two of them
-through their async facade.
+In memory, on fakeredis, on a real server, on a real cluster of one node, in a file, and some of
+them through their async facade.
 """
 
 import fakeredis
@@ -20,7 +20,7 @@ from asimov_sync.cache.sqlite_store import SQLiteStore
 
 from ..aio.blocking import Blocking, Loop
 from ..redis_server import RedisServer, find_server
-from ..tiers import by_tier, suite
+from ..tiers import by_tier, soak, suite
 from ..waiting import wait_for
 
 BACKENDS = [
@@ -31,6 +31,7 @@ BACKENDS = [
     "sqlite",
     "memory, async",
     pytest.param("redis, async", marks=suite),
+    pytest.param("sqlite, async", marks=soak),
 ]
 
 FEW_BACKENDS = by_tier(["memory", "redis", "sqlite"], soak=BACKENDS)

@@ -222,7 +222,22 @@ def test_view_is_independent(cache):
 
 @suite
 @pytest.mark.parametrize(
-    "prefix", ["a*[b]:", "[a", "a?", "\\", "a:b", "%", "^", "é", " ", "{tag}", "a\n"]
+    "prefix",
+    [
+        "a*[b]:",
+        "[a",
+        "a?",
+        "\\",
+        "a:b",
+        "%",
+        "^",
+        "é",
+        " ",
+        "{tag}",
+        "a\n",
+        "\ud7ff",
+        "a\U0010ffff",
+    ],
 )
 def test_prefixes_are_isolated(make_cache, prefix):
     """With any characters in its prefix, a view lists and clears its own keys only."""

@@ -4,17 +4,17 @@ import concurrent.futures
 import threading
 import time
 
+import fakeredis
 import pytest
+from redis.cluster import RedisCluster
 
-from asimov_sync import Cache, Cancellation, Cancelled, MemoryCache, testing
-from asimov_sync.cache.keys import Namespace
-from asimov_sync.cache.memory import MemoryStore
+from asimov_sync import Cancellation, Cancelled, MemoryCache, testing
 from asimov_sync.cache.records import MAX_LOG_ENTRIES, LogEntry, NewRecord, RecordChange
 
-from ..tiers import by_tier
-from .conftest import Clock
+from ..tiers import by_tier, suite
+from .conftest import create_memory_cache, create_redis_cache
 
-BACKENDS = ["memory"]
+BACKENDS = ["memory", "fakeredis", "redis", pytest.param("cluster", marks=suite)]
 
 NEW = NewRecord({"title": b"a"}, b"summary", {})
 NOTHING = RecordChange({}, [], 10.0)
@@ -28,12 +28,6 @@ def backend(request):
 
 
 @pytest.fixture
-def clock():
-    """The clock of the records. It stands still until a test advances it."""
-    return Clock()
-
-
-@pytest.fixture
 def cache(request, backend, clock, unique):
     """A cache with a namespace of its own, whose leases the manual clock measures."""
     with open_cache(request, backend, clock) as cache:
@@ -42,7 +36,16 @@ def cache(request, backend, clock, unique):
 
 def open_cache(request, backend, clock):
     """Create a cache on a backend."""
-    return Cache(MemoryStore(5, clock), Namespace())
+    if backend == "memory":
+        return create_memory_cache(5, clock)
+    if backend == "fakeredis":
+        client = fakeredis.FakeRedis(server=fakeredis.FakeServer())
+        return create_redis_cache("", 5, clock, client=client)
+    if backend == "cluster":
+        client = RedisCluster(host="127.0.0.1", port=request.getfixturevalue("cluster_port"))
+        request.addfinalizer(client.close)
+        return create_redis_cache("", 5, clock, client=client)
+    return create_redis_cache("", 5, clock, url=request.getfixturevalue("redis_url"))
 
 
 @pytest.fixture
@@ -525,12 +528,13 @@ def test_one_claim_wins(records, clock, in_thread):
 
     def compete(owner):
         won = []
-        for _ in range(rounds):
+        for number in range(rounds):
             if barrier.wait() == 0:
                 clock.pass_by(11)
             barrier.wait()
-            if claim(records, owner=owner).won:
-                won.append(records.get("run").epoch)
+            claimed = claim(records, owner=f"{owner} in round {number}")
+            if claimed.won:
+                won.append(claimed.snapshot.epoch)
             barrier.wait()
         return won
 

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from asimov_sync import CacheUnavailable, Cancellation, Cancelled
+from asimov_sync.cache import sqlite_connection
 from asimov_sync.cache.sqlite_connection import SQLiteConnection, Tables
 from asimov_sync.testing import count_callbacks
 
@@ -158,6 +159,82 @@ def test_waiting_for_a_change(connection, path, writer):
     start = time.monotonic()
     assert waiting.result() is True
     assert time.monotonic() - start < 5
+
+
+def test_a_fork_during_a_transaction(connection, monkeypatch):
+    """A fork does not wait long for a transaction. Its child then refuses to open the file."""
+    monkeypatch.setattr(sqlite_connection, "SUSPEND_SECONDS", 0.05)
+    connection.write(add("a"))
+    held, release = threading.Event(), threading.Event()
+
+    def hold(database):
+        add("a")(database)
+        held.set()
+        assert release.wait(20)
+
+    def use():
+        for call in (lambda: connection.read(numbers, {}), lambda: connection.write(add("a"))):
+            with pytest.raises(CacheUnavailable, match="when this process was forked"):
+                call()
+
+    writing = Background(connection.write, hold)
+    assert held.wait(20)
+    in_child(use)
+    release.set()
+    writing.result()
+    assert connection.read(numbers, {}) == {"a": 2}
+    in_child(lambda: connection.write(add("a")))
+    assert connection.read(numbers, {}) == {"a": 3}
+
+
+class Interrupt(BaseException):
+    """Stands for what a signal handler or a debugger raises."""
+
+
+def interrupt(database):
+    add("interrupted")(database)
+    raise Interrupt()
+
+
+def test_interrupted_leader(connection, path):
+    """An exception from outside undoes the transaction; the writes of other threads are repeated.
+
+    They share the transaction of the interrupted write.
+    """
+    connection.write(add("a", 0))
+    token = Cancellation()
+    with Locked(path):
+        leading = Background(write_under, token, connection, interrupt)
+        wait_for(lambda: count_callbacks(token) == 1, "the wait of the leader")
+        writes = [Background(write_under, token, connection, add("a")) for _ in range(4)]
+        wait_for(lambda: count_callbacks(token) == 5, "the wait of five writes")
+    with pytest.raises(Interrupt):
+        leading.result()
+    for write in writes:
+        write.result()
+    assert connection.read(numbers, {}) == {"a": 4}
+
+
+def test_interrupted_main_thread(connection, path):
+    """The main thread, where Ctrl-C strikes, executes no write of another thread."""
+    connection.write(add("a", 0))
+    token = Cancellation()
+    others = []
+
+    def submit_others_and_unlock():
+        wait_for(lambda: count_callbacks(token) == 1, "the wait of the main thread")
+        others.extend(Background(write_under, token, connection, add("a")) for _ in range(4))
+        wait_for(lambda: count_callbacks(token) == 5, "the wait of five writes")
+        locked.__exit__()
+
+    locked = Locked(path)
+    locked.__enter__()
+    unlocking = Background(submit_others_and_unlock)
+    with pytest.raises(Interrupt):
+        write_under(token, connection, interrupt)
+    unlocking.result()
+    assert threading.get_ident() not in [write.result() for write in others]
+    assert connection.read(numbers, {}) == {"a": 4}
 
 
 def test_the_file_is_replaced(connection, path):
