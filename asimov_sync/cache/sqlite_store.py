@@ -102,6 +102,8 @@ class SQLiteStore(Store):
         self.max_deliveries = max_deliveries
         self.clock = clock
         connection.add_tables(TABLES)
+        # By the head and tail of their namespace.
+        self._records: Dict[Tuple[str, str], RecordStore] = {}
         self.reset()
         reset_after_fork(self)
 
@@ -467,7 +469,14 @@ class SQLiteStore(Store):
 
     def records(self, head: str, tail: str) -> RecordStore:
         """Return the records of a namespace."""
-        raise NotImplementedError
+        from asimov_sync.cache.sqlite_records import TABLES, SQLiteRecords
+
+        with self._lock:
+            if not self._records:
+                self.connection.add_tables(TABLES)
+            if (head, tail) not in self._records:
+                self._records[head, tail] = SQLiteRecords(self.connection, head, tail, self.clock)
+            return self._records[head, tail]
 
     def close(self) -> None:
         """Close the database."""
