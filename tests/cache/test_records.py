@@ -162,6 +162,7 @@ def test_released_lease_is_free(records):
     assert committed.applied and committed.lease_until == 0
     snapshot = records.get("run")
     assert (snapshot.owner, snapshot.epoch, snapshot.lease_until) == ("a", 1, 0)
+    assert ids(records.ready()) == ["run"]
     assert records.commit("run", "a", 1, NOTHING) is None
     assert claim(records).snapshot.epoch == 2
 
