@@ -91,7 +91,7 @@ class UnreliableConnection(RedisConnection):
 
     refused: the scripts that are not run; the call fails.
     last: after this script, none is run.
-    pauses: called one by one before a record is created.
+    pauses: called one by one when the creation of a record has begun.
     delayed: the scripts that are run at `catch_up`; the call succeeds.
     lost: the number of calls that failed.
     """
@@ -114,9 +114,10 @@ class UnreliableConnection(RedisConnection):
             self.pending.append((text, arguments, named))
             return None
         self.stopped = text == self.last
-        if text == lua.CLAIM and "create" in arguments[2] and self.pauses:
+        reply = super().run_script(text, *arguments, **named)
+        if text == lua.BEGIN_CREATION and self.pauses:
             self.pauses.pop()()
-        return super().run_script(text, *arguments, **named)
+        return reply
 
     def catch_up(self):
         for text, arguments, named in self.pending:
