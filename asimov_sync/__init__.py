@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from asimov_sync.cache.delivery import Delivery as Delivery, Letter as Letter
     from asimov_sync.cache.memory import MemoryCache as MemoryCache
     from asimov_sync.cache.redis import RedisCache as RedisCache
+    from asimov_sync.cache.sqlite import SQLiteCache as SQLiteCache
     from asimov_sync.cancellation import Cancellation as Cancellation
     from asimov_sync.concurrency.log_context import LogFilter as LogFilter
     from asimov_sync.errors import (
@@ -143,6 +144,7 @@ if not TYPE_CHECKING:  # a type checker reports every name that is not imported 
             "cache.delivery": "Delivery Letter",
             "cache.memory": "MemoryCache",
             "cache.redis": "RedisCache",
+            "cache.sqlite": "SQLiteCache",
             "cancellation": "Cancellation",
             "concurrency.log_context": "LogFilter",
             "errors": (

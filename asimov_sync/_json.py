@@ -101,7 +101,7 @@ def _as_text(value: Any) -> str:
 
 
 def _without_unsafe_numbers(value: Any) -> Any:
-    """Replace the numbers that only Python writes and reads."""
+    """Replace numbers that other JSON parsers reject: infinity, NaN and very long integers."""
     if isinstance(value, str):
         return value
     if isinstance(value, float):

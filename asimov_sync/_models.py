@@ -40,7 +40,7 @@ class LazyModel(BaseModel):
 def _delay_signals() -> Iterator[None]:
     """Delay the handlers of signals that arrive in the block until the block has ended.
 
-    Does nothing on other threads than the main thread, which alone calls signal handlers.
+    Does nothing on other threads, since signal handlers are only called on the main thread.
     """
     handlers: List[Tuple[int, Callable[..., Any]]] = []
     received: List[Tuple[Callable[..., Any], Tuple[Any, ...]]] = []

@@ -1,4 +1,4 @@
-"""Cancellation: one token to cancel work, wait for that, set a deadline, and register callbacks.
+"""Cancellation: a token that cancels work, has a deadline, can be waited for and has callbacks.
 
 The current token is part of the scope of the context. Every blocking call of the library honours
 it, so a handler that only calls a model is freed when its run is cancelled::
@@ -124,8 +124,8 @@ class Cancellation:
     ) -> "Tuple[bool, Optional[Registration], List[Tuple[_Callbacks, int]]]":
         """Give the reason to the token and to all that are registered with it, at any depth.
 
-        All before the first callback, which may cancel one of them: a chain of nested runs would
-        nest the calls as deep as the runs.
+        This calls no callbacks, because a callback may cancel another of these tokens. In a chain
+        of nested runs, these calls would otherwise be nested as deep as the runs.
 
         Returns whether the token was not cancelled before, its registration, and the callbacks to
         call.
@@ -265,7 +265,7 @@ class Cancellation:
             if not first:
                 break
             token = parent
-        for registration in unneeded:  # now, so that others who rely on them are registered above
+        for registration in unneeded:  # last: until now, other threads may have relied on them
             registration.remove()
 
     def _remove(self, number: int) -> None:
@@ -287,7 +287,7 @@ class Cancellation:
     def scope_entry(self) -> "Tuple[Cancellation, None]":
         """The value of the scope's field `cancellation` that makes this token the current one.
 
-        For a context that was made for the purpose; otherwise use a `with` block.
+        For the creator of a new context. In an existing context, use a `with` block.
         """
         return (self, None)
 

@@ -277,8 +277,8 @@ class ToolDefinitionError(AsimovError, ValueError):
 class ToolError(AsimovError):
     """Raise this, or a subclass, from a tool to answer the model with an error of your own.
 
-    The model receives the message, as an error result, and nothing else of the exception. Of any
-    other exception it receives the type and the message.
+    The model receives the message, as an error result, and nothing else of the exception. For any
+    other exception, it receives the type and the message.
     """
 
 
@@ -320,7 +320,7 @@ class CacheKeyError(CacheError, ValueError):
 
 
 class CacheValueError(CacheError, ValueError):
-    """A value that JSON cannot hold, or stored bytes that are not JSON or of another type.
+    """A value that JSON cannot hold, or stored bytes that are not JSON or have the wrong type.
 
     A call that stores the value raises this before it writes anything.
     """

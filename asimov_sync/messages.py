@@ -48,7 +48,7 @@ class ChatMessage(LazyModel):
     cache_marker: ask the provider to cache the prompt up to and including this message: True or
         "5m" for five minutes, "1h" for one hour; False (the default) for no caching.
 
-    Raises ValueError for another cache_marker.
+    Raises ValueError for any other cache_marker.
     """
 
     model_config = ConfigDict(extra="forbid")

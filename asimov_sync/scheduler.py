@@ -81,7 +81,7 @@ class TaskScheduler(HandlerOwner):
         self.last_result: Optional[RunResult] = None
         """The result of the run that ended last; runs that its own tasks started do not count.
 
-        After an exception in `run()`, the result of that call: what its run had finished.
+        After an exception in `run()`, this is the result of that call, with the finished tasks.
         """
         self._cache = cache
         self._backend = make_backend(max_workers, executor)
@@ -92,7 +92,7 @@ class TaskScheduler(HandlerOwner):
         # Runs that have ended, and whose callbacks may not have had all events yet.
         self._undelivered: "weakref.WeakSet[ActiveRun]" = weakref.WeakSet()
         self._closed = False
-        self._refuses_nested = False  # whether also tasks of its runs cannot start runs any more
+        self._refuses_nested = False  # whether tasks of its runs cannot start runs any more, either
 
     @property
     def cache(self) -> Cache:
@@ -143,8 +143,9 @@ class TaskScheduler(HandlerOwner):
     def middleware(self, function: AnyMiddleware) -> AnyMiddleware:
         """Call `function(call_next, task, context)` around every handler. Also a decorator.
 
-        It calls `call_next(task, context)`, or `call_next()`, once, several times or not at all;
-        what it returns is the handler's value. The first one that is registered is the outermost.
+        The function calls `call_next(task, context)`, or `call_next()`, once, several times or not
+        at all. Its return value replaces the handler's. The function that is registered first is
+        the outermost.
 
         Returns the function. Raises TypeError if it cannot be called like this.
         """
@@ -164,9 +165,9 @@ class TaskScheduler(HandlerOwner):
     def on_event(self, callback: Optional[AnyCallback] = None, *, blocking: bool = False) -> Any:
         """Call `callback(event)` for every event of the runs that start from now on.
 
-        Also a decorator, with or without arguments. For each run the callback is called in the
-        order of the events, with one at a time. `run()` and `result()` return after it has had
-        the run's last event. What it raises is logged.
+        Also a decorator, with or without arguments. The callback receives the events of each run
+        in order, one at a time. `run()` and `result()` return after it has handled the run's last
+        event. Exceptions of the callback are logged.
 
         callback: the function.
         blocking: call it on the thread on which the event happens, which waits for it. By default
@@ -205,10 +206,10 @@ class TaskScheduler(HandlerOwner):
         graph: the graph to run.
         run_id: the id of the run; by default a generated one.
         timeout: the seconds after which the run is cancelled; by default unlimited.
-        on_failure: "continue" (the default) skips what depends on a FAILED task; "stop" starts
-            nothing more after one.
-        budget: limits what all its tasks together request from models; by default unlimited. After
-            a request that it refuses, no task is started or retried, and the run ends when the
+        on_failure: "continue" (the default) skips the dependents of a FAILED task; "stop" starts
+            no further task after a failure.
+        budget: limits the requests to models of all its tasks together; by default unlimited. When
+            it has refused a request, no task is started or retried, and the run ends when the
             tasks that are running have ended.
         cancellation: a token that ends the run; by default the current one.
         max_tasks: how many tasks the run may have, those of the graph and those that its tasks
@@ -238,8 +239,8 @@ class TaskScheduler(HandlerOwner):
         """Run a graph to its end and return the result.
 
         The arguments are those of `submit`. Failures are in the result, whose
-        `raise_for_failure()` raises them. Whatever interrupts the wait, such as Ctrl-C, cancels
-        the run and is raised again at once; `last_result` then has what was finished.
+        `raise_for_failure()` raises them. An exception that interrupts the wait, such as Ctrl-C,
+        cancels the run and is raised again at once; `last_result` then has the finished tasks.
         """
         options = RunOptions(run_id, timeout, on_failure, budget, cancellation, max_tasks, params)
         started: List[ActiveRun] = []
@@ -285,7 +286,7 @@ class TaskScheduler(HandlerOwner):
     ) -> ActiveRun:
         """Start a run.
 
-        started: receives the run as soon as it has to be ended.
+        started: a list to which the run is added as soon as it has to be ended after an exception.
         readable: whether its events may be read later.
         streamed: whether its events are kept from the first one on, for a reader that follows.
         """
@@ -352,14 +353,14 @@ class TaskScheduler(HandlerOwner):
         Runs that continue may start further runs in their tasks. An executor that was given is
         not shut down.
 
-        wait: wait until all runs have ended and callbacks have had their events; default True.
-            With max_workers=0 that runs them, on this thread.
+        wait: wait until all runs have ended and callbacks have received their events; default True.
+            With max_workers=0, this thread executes the runs while it waits.
         timeout: the seconds to wait at most; by default unlimited. The runs continue after that.
         cancel: cancel the runs; default False. Their tasks cannot start runs any more.
 
         Returns whether all runs have ended. Any exception that interrupts the wait, such as Ctrl-C,
         cancels the runs and is raised at once. Raises GraphError in a blocking callback of a run,
-        where the wait could not end. In a task of this scheduler it would wait for itself.
+        where the wait could not end. Do not wait in a task of this scheduler: it is part of a run.
         """
         require_number("timeout=", timeout)
         with self._guard.lock:
@@ -444,8 +445,8 @@ def run(
     handlers: callables `(task, context) -> value` by task type, for the tasks that were not added
         with a handler or a function; default none.
 
-    The other arguments, and what is raised, are those of `TaskScheduler.submit`. Failures are in
-    the result, as in `TaskScheduler.run`.
+    The other arguments and the exceptions are those of `TaskScheduler.submit`. Failures are in the
+    result, as in `TaskScheduler.run`.
     """
     with TaskScheduler(handlers) as scheduler:
         return scheduler.run(

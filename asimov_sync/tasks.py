@@ -90,8 +90,8 @@ class Task(LazyModel):
 
     `snapshot()`, copies, pickles, `dict(task)` and JSON show status, result and error of one
     moment, even while other threads move the task. Fields that are read one after the other, and a
-    repr, may belong to different moments. In JSON, an object that JSON cannot hold is its repr, as
-    in events.
+    repr, may belong to different moments. In JSON, an object that JSON cannot hold becomes its
+    repr, as in events.
     """
 
     model_config = ConfigDict(extra="forbid")

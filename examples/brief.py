@@ -115,7 +115,7 @@ def make_term_counter(texts: Dict[str, str]) -> Any:
         source: the document's name, as in the params. limit: the number of words.
         """
         if source not in texts:
-            raise LookupError(f"there is no source {source!r}; there are {', '.join(texts)}")
+            raise LookupError(f"there is no source {source!r}; sources: {', '.join(texts)}")
         words = re.findall(r"[^\W\d_]{4,}", texts[source].lower())
         counts = collections.Counter(word for word in words if word not in COMMON_WORDS)
         return dict(counts.most_common(limit))

@@ -6,8 +6,8 @@ python examples/quickstart.py
 from asimov_sync import Agent, Task, TaskGraph, TaskScheduler
 from asimov_sync.testing import ScriptedInferenceClient
 
-# Returns these replies in place of a model. AnthropicInferenceClient("claude-haiku-4-5") is a
-# real one: it reads the key from ANTHROPIC_API_KEY.
+# Returns these replies in place of a model. AnthropicInferenceClient("claude-haiku-4-5") calls a
+# real model: it reads the key from ANTHROPIC_API_KEY.
 client = ScriptedInferenceClient(["Bees make honey.", "Les abeilles font du miel."])
 
 handlers = {

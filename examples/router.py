@@ -90,7 +90,7 @@ def decline(task: Task, context: TaskContext) -> str:
 
 
 def join(task: Task, context: TaskContext) -> str:
-    """Return the answer of the chosen specialist. The others were skipped, and are no inputs."""
+    """Return the answer of the chosen specialist. The skipped ones are not among the inputs."""
     answers = {name: answer for name, answer in context.inputs.items() if name != "choose"}
     return "\n".join(f"{answer} ({name})" for name, answer in answers.items())
 

@@ -45,7 +45,7 @@ def open_client(models: List[str]) -> Iterator[AnthropicInferenceClient]:
         return
     for model in models:
         if model not in STAND_INS:
-            raise ValueError(f"no stand-in is called {model!r}; there are {', '.join(STAND_INS)}")
+            raise ValueError(f"no stand-in is called {model!r}; stand-ins: {', '.join(STAND_INS)}")
     print(
         "No ANTHROPIC_API_KEY is set: stand-ins on this machine repeat the question.",
         file=sys.stderr,

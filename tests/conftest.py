@@ -28,7 +28,7 @@ hypothesis.settings.load_profile("asimov")
 HANG_SECONDS = 300
 """Seconds after which a test counts as hung, and the run ends with the tracebacks of all threads.
 
-The slowest test takes some ten.
+The slowest test takes about ten seconds.
 """
 
 CLEARED_VARIABLES = (
@@ -67,8 +67,9 @@ def watch():
     root = logging.getLogger()
     root.addHandler(collector)
     level, root.level = root.level, logging.DEBUG
-    # Its records have no keys. Two for each task would slow the tests down, and a forked child
-    # would wait for the buffer of a file handler if another thread wrote to it at the fork.
+    # The records of this logger have no keys. Two for each task would slow the tests down, and a
+    # forked child would wait for the buffer of a file handler if another thread wrote to it at the
+    # fork.
     logging.getLogger("asimov_sync.graph").setLevel(logging.WARNING)
     init_client, end_span = InferenceClient.__init__, Span.end
 
@@ -144,7 +145,7 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config):
-    """Keep the real stderr for those tracebacks, and restore the handler of SIGINT.
+    """Keep the real stderr for the tracebacks of a hung test, and restore the handler of SIGINT.
 
     pytest captures stderr. A process started in the background may ignore SIGINT, and the processes
     that tests start would inherit that.

@@ -41,6 +41,7 @@ PHRASES = {
     r"(?:one|ones|those|that) of (?:its|their) own": "its own, with the noun",
     r"who (?:asks|waits|calls|reads|asked|waited|called) (?:for|is|was|has)": "the caller",
     r"nobody's": "name it, or use 'unused', 'shared'",
+    r"(?:what|that|which) (?:is|are) no(?! (?:longer|more)\b)": "an object that is not a …",
     # Passive and modal constructions
     r"(?:is|are|was|were|be|been|being) told": "receives; is passed; is notified",
     r"told": "receive, pass, report, notify; or the name of the value",
@@ -89,6 +90,12 @@ FIRST_WORDS = {
     "Whose": "start with a verb or with the name of the thing",
     "Those": "start with a verb or with the name of the thing",
     "Where": "start with a verb or with the name of the thing",
+    "It": "name the subject",
+    "Its": "name the subject",
+    "They": "name the subject",
+    "Their": "name the subject",
+    "So": "name the subject",
+    "Also": "name the subject",
     "Whether": "Return whether; or: True if",
     "How": "start with a verb or with the name of the thing",
 }

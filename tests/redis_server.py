@@ -67,7 +67,7 @@ class RedisServer:
 
     program: the path of the server program.
     folder: the directory of its files.
-    options: further words of its command line.
+    options: further arguments of its command line.
     port: its port, a free one by default.
 
     `kill()` and `start()` restart it on the same port.

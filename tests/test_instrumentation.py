@@ -45,14 +45,14 @@ def test_an_observation_ends_once():
 
 
 def test_run_ends_with_the_result():
-    """`run` returns the function's result, which is also the end's."""
+    """`run` returns the function's result, and ends the operation with it."""
     ends = []
     assert Observation(recorder(ends)).run(int, "7") == 7
     assert ends == [((), (7, None, []))]
 
 
 def test_run_ends_with_the_error():
-    """`run` and `run_step` raise the function's error, which is also the end's."""
+    """`run` and `run_step` raise the function's error, and end the operation with it."""
     for method in (Observation.run, Observation.run_step):
         ends = []
         with pytest.raises(ZeroDivisionError) as caught:
@@ -192,8 +192,9 @@ def test_a_reply_in_one_piece():
 
 
 def test_a_client_feeds_the_listeners_of_its_caller():
-    """A reply is passed on to the listeners of the context that requested it, also after it has
-    ended."""
+    """A reply is passed on to the listeners of the context that requested it, even if it is read
+    in another context.
+    """
     client = ScriptedInferenceClient(["one two", "three"])
     listener = Listener()
 

@@ -100,7 +100,7 @@ def imports(path, package):
 
 
 def resolve(name, package):
-    """The module that `name` is or that holds it; for a name that asimov_sync exports, its home."""
+    """The module that a name refers to or is defined in. Exported names are looked up."""
     parts = name.split(".")
     while parts:
         path = package.joinpath(*parts)
@@ -212,8 +212,7 @@ def test_no_two_files_import_each_other():
     ],
 )
 def test_a_planted_circle_is_found(first, tmp_path):
-    """The check finds a circle of three files, whichever form an import has, and nothing beside
-    it."""
+    """The check finds a circle of three files, in every form of import, and nothing else."""
     plant(
         tmp_path,
         {

@@ -47,7 +47,7 @@ def test_unknown_blocks_are_kept():
 
 @pytest.mark.parametrize("text", [None, 7, ["a"]], ids=repr)
 def test_text_ignores_malformed_text_blocks(text):
-    """A text block whose text is no str does not break the text of the message."""
+    """A text block whose text is not a str is left out of the text of the message."""
     blocks = [{"type": "text", "text": text}, {"type": "text", "text": "a"}, {"type": "text"}]
     assert ChatMessage(role=ChatRole.ASSISTANT, content=blocks).text == "a"
 

@@ -65,7 +65,7 @@ def test_a_misspelled_field_is_an_error():
 
 @pytest.mark.parametrize("status", list(TaskStatus), ids=str)
 def test_json_copies_and_pickles_are_complete(status):
-    """A task in any status equals its copies and what JSON and pickle give back."""
+    """A task in any status equals its copies, and the tasks read from its JSON and pickle."""
     task = task_in(status)
     for duplicate in (
         Task.model_validate_json(task.model_dump_json()),

@@ -37,8 +37,8 @@ COMPLETE_REASONS = ("end_turn", "stop_sequence")
 """The stop reasons of a complete answer."""
 
 MAX_DEPTH = 5
-"""The highest number of agents that are tools of each other. The model decides about each call, and
-an agent may be its own tool, so without a limit the nesting would end with the budget."""
+"""The highest number of agents that are nested by calls of `as_tool`. The models decide about the
+calls, and an agent may be its own tool, so without a limit the nesting might never end."""
 
 
 class Agent:
@@ -73,7 +73,7 @@ class Agent:
     options: the options of this agent's requests, which override the client's (see
         `RequestOptions`). The total of a `timeout` bounds each run, with its tools.
 
-    Raises TypeError if the client is no InferenceClient, ToolDefinitionError or TypeError for
+    Raises TypeError if the client is not an InferenceClient, ToolDefinitionError or TypeError for
     invalid tools, and ValueError for an invalid prompt or compact_at.
     """
 

@@ -1,4 +1,4 @@
-"""A router: a model is asked several times which dependent of a task runs; the most votes win."""
+"""A router: asks a model several times which dependent of a task runs, and counts the votes."""
 
 import contextlib
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
@@ -69,16 +69,16 @@ class ModelRouter:
 
     It stores no conversation; threads may share it.
 
-    As a handler it sends the same prompt as an Agent, and returns a Route to the chosen task. Its
-    result is the Decision as a dict. Outside of a graph, call `router.choose(text)`.
+    As a handler it sends the same prompt as an Agent, and returns a Route to the chosen task. The
+    task's result is the Decision as a dict. Outside of a graph, call `router.choose(text)`.
 
     client: the inference client that sends the requests.
     choices: for each task name a description or a Choice.
     voters: the number of requests, sent in parallel on threads (default: 3). The name with the
-        most votes wins. An answer that is not a name is a vote for nothing; a failed request is no
-        vote.
-    default: the choice if the voters do not agree; any name. Without a default, NoDecision is
-        raised.
+        most votes wins, if it has more votes than there are answers that are not a name. Failed
+        requests do not count.
+    default: the choice if no name wins; it need not be one of `choices`. Without a default,
+        NoDecision is raised.
     system: further instructions for the model (default: none).
     options: sent with every request, for example a temperature.
 

@@ -19,7 +19,7 @@ __all__ = ["PromptTemplate", "block", "escape_tags", "prompt"]
 
 
 class PromptTemplate:
-    """A text with names in braces, in which params replace the objective of a task.
+    """A text that replaces the objective of a task, with names in braces.
 
     text: the text. `{objective}` stands for the task's objective, and any other name for a param
         of the task. `{{` and `}}` stand for braces.
@@ -62,15 +62,15 @@ class PromptTemplate:
         hint = f" (did you mean {near[0]}?)" if near else ""
         listed = ", ".join(task.params) or "none"
         raise ValueError(
-            f"prompt= names {{{name}}}, which is no param of the task{hint}; there are {listed}"
+            f"prompt= names {{{name}}}, which the task does not have{hint}; its params are {listed}"
         )
 
 
 def prompt(task: Task, context: TaskContext, template: Optional[PromptTemplate] = None) -> str:
     """Return the prompt of a task.
 
-    It consists of the objective, the params, the results of the dependencies and what is missing of
-    them, and the feedback of a task that sent the graph back to this one.
+    It consists of the objective, the params, the results of the dependencies, the reasons why
+    results are partial or missing, and the feedback of tasks whose Route went back to this task.
 
     task: the task.
     context: its context.

@@ -60,7 +60,7 @@ def to_async(
     max_threads: the maximum number of streams, runs, replies and mailboxes that wait at the same
         time (default: 256), each on a dedicated thread. One more raises WorkersExhausted.
 
-    Raises TypeError for another object, and ValueError if max_threads is less than 1.
+    Raises TypeError for any other object, and ValueError if max_threads is less than 1.
     """
     bridge = ThreadBridge(max_threads)
     if isinstance(obj, Cache):

@@ -169,7 +169,7 @@ class AsyncInferenceClient:
     def with_options(
         self, *, model: Optional[str] = None, **options: Unpack[ClientOptions]
     ) -> "AsyncInferenceClient":
-        """Return this client with other options. See `InferenceClient.with_options`.
+        """Return a copy of this client with other options. See `InferenceClient.with_options`.
 
         Not a coroutine, since it sends nothing.
         """

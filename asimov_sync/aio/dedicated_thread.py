@@ -32,11 +32,11 @@ class DedicatedThread:
     """Makes calls one after the other, on one thread, in one context and under one token.
 
     The context is a copy of the one in which the thread was opened. `serve` is the body of the
-    thread; who starts it (see `ThreadBridge`) calls `fail` instead if there is no thread to be had.
+    thread. `ThreadBridge` starts the thread, and calls `fail` instead if none can be started.
 
     cancellation: the token that ends the calls; by default the current one.
     run_in_background: starts a call that may block on another thread; returns a future of its end.
-    defer: the same for places that must not block or take locks; returns nothing.
+    defer: does the same in places that must not block or take locks; returns nothing.
     on_end: called with this object when its thread has ended, or is about to.
 
     finished: a future that is done when the thread has ended.

@@ -17,6 +17,7 @@ from asimov_sync.cache.keys import (
     public_id,
     stored_id,
 )
+from asimov_sync.cache.records import RecordStore
 from asimov_sync.cache.store import BATCH_SIZE, LeasedMessage, Store
 from asimov_sync.cache.values import decode, encode
 from asimov_sync.cancellation import Cancellation
@@ -163,7 +164,7 @@ class Cache:
         return dict(self._read(sorted(self.keys())))
 
     def clear(self, everything: bool = False) -> int:
-        """Remove all values, raw values and mailboxes of the namespace.
+        """Remove all values, raw values and mailboxes of the namespace. Records of runs stay.
 
         everything: required for a cache without prefix and suffix. Its namespace is the whole
             database, which other programs may share.
@@ -182,8 +183,10 @@ class Cache:
         # added or removed meanwhile.
         for key in self._store.scan(self._namespace.head, self._namespace.tail):
             split = self._namespace.split(key)
-            if split is not None:
-                (values if split[1] in (VALUE, RAW) else mailboxes).add(key)
+            if split is not None and split[1] in (VALUE, RAW):
+                values.add(key)
+            elif split is not None and split[1].startswith(MAILBOX):
+                mailboxes.add(key)
         # Sorted, so that the keys of a mailbox are removed in one step.
         for batch in _batches(sorted(mailboxes)):
             self._store.delete(batch)
@@ -325,6 +328,15 @@ class Cache:
         """
         ids = [None] if message_id is None else candidate_ids(message_id)
         return sum(self._store.redrive(self._namespace.key(mailbox, MAILBOX), id) for id in ids)
+
+    # Records
+
+    def records(self) -> RecordStore:
+        """Return the records of this namespace, which `RunStore` keeps durable runs in.
+
+        Those of another view are separate, also if its namespace encloses this one.
+        """
+        return self._store.records(self._namespace.head, self._namespace.tail)
 
     # Closing
 

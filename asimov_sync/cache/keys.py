@@ -20,6 +20,7 @@ from asimov_sync.errors import CacheKeyError
 __all__ = [
     "MAILBOX",
     "RAW",
+    "RUN",
     "VALUE",
     "Namespace",
     "candidate_ids",
@@ -33,6 +34,7 @@ _NUL = "\0"
 VALUE = ""
 RAW = _NUL + "raw"
 MAILBOX = _NUL + "mailbox"
+RUN = _NUL + "run"
 
 _GIVEN = "="
 _GENERATED = "~"
@@ -73,7 +75,7 @@ class Namespace(NamedTuple):
         return self.head + check_key(name) + self.tail + kind
 
     def split(self, key: str) -> Optional[Tuple[str, str]]:
-        """Return the caller's key and the kind of a stored key; None if it is not in here."""
+        """Return the caller's key and the kind of a stored key; None if it is outside."""
         path, nul, kind = key.partition(_NUL)
         # Both ends of "a:a" match the prefix and the suffix "a", although no key is between them.
         if len(path) < len(self.head) + len(self.tail):

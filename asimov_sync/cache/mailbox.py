@@ -7,8 +7,8 @@ A mailbox is a queue: each message goes to one reader. The reader chooses betwee
   acknowledges it, and goes to the next reader when the lease ends.
 
 Every delivery has a *fence*, a number that only grows within a mailbox. An acknowledgement counts
-only with the fence that holds the lease. So a late one cannot remove a message that another reader
-is working on, even if the same id was acknowledged and published again in between.
+only with the fence that holds the lease. So a late acknowledgement cannot remove a message that
+another reader is working on, even if the same id was acknowledged and published again in between.
 
 `Mailbox` is the memory backend, and the model for the Lua scripts in `lua.py`:
 

@@ -4,23 +4,29 @@ import collections
 import heapq
 import itertools
 import threading
+import time
 from typing import Callable, Dict, Iterator, List, Mapping, Optional, Tuple
 
 from asimov_sync.cache.base import Cache
 from asimov_sync.cache.keys import Namespace
 from asimov_sync.cache.mailbox import Mailbox
+from asimov_sync.cache.records import RecordStore
 from asimov_sync.cache.store import LeasedMessage, QueuedMessage, Store
+from asimov_sync.cache.values import add_integers
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.event import InterruptibleEvent
 from asimov_sync.concurrency.fork import reset_after_fork
-from asimov_sync.errors import CacheValueError
 
 __all__ = ["MemoryCache"]
 
 
+_EPOCH = time.time() - clock.real()
+"""The time since the epoch at which the clock's count begins."""
+
+
 def _clock_ms() -> int:
-    return int(clock.monotonic() * 1000)
+    return int((_EPOCH + clock.monotonic()) * 1000)
 
 
 class MemoryCache(Cache):
@@ -49,7 +55,7 @@ class MemoryStore(Store):
     """Values and mailboxes in dicts, under one lock. A forked child gets its own copy.
 
     max_deliveries: deliveries before a message is dead.
-    read_clock: returns the milliseconds that leases are measured by.
+    read_clock: returns the milliseconds since the epoch that leases are measured by.
     """
 
     def __init__(self, max_deliveries: int, read_clock: Callable[[], int] = _clock_ms) -> None:
@@ -60,6 +66,8 @@ class MemoryStore(Store):
         # A heap. An entry may be outdated by a later write.
         self._expiries: List[Tuple[float, str]] = []
         self._mailboxes: Dict[str, Mailbox] = {}
+        # By the head and tail of their namespace.
+        self._records: Dict[Tuple[str, str], RecordStore] = {}
         # Shared by all mailboxes, so that fences keep growing when a mailbox is cleared.
         self._fences = itertools.count(1)
         self.reset()
@@ -139,20 +147,9 @@ class MemoryStore(Store):
         """Add to the integer under a key."""
         with self._lock:
             self._expire()
-            held = self._find(key)
-            try:
-                # As Redis reads it: digits and a minus; no blank, no plus, no leading zero.
-                before = 0 if held is None else int(held)
-                if held is not None and str(before).encode() != held:
-                    raise ValueError(held)
-            except ValueError:
-                raise CacheValueError(
-                    "what is stored there is not an integer, so it cannot be incremented"
-                ) from None
-            if not -(2**63) <= before + by < 2**63:
-                raise CacheValueError("the sum is beyond 64 bits, and was not stored")
-            self._replace(key, str(before + by).encode())
-            return before + by
+            total = add_integers(self._find(key), by)
+            self._replace(key, str(total).encode())
+            return total
 
     def delete(self, keys: List[str]) -> int:
         """Remove the keys. Return how many existed."""
@@ -275,6 +272,17 @@ class MemoryStore(Store):
         """Return how many messages are ready or leased."""
         with self._lock:
             return self._mailbox(mailbox).length()
+
+    # Records
+
+    def records(self, head: str, tail: str) -> RecordStore:
+        """Return the records of a namespace."""
+        from asimov_sync.cache.memory_records import MemoryRecords
+
+        with self._lock:
+            if (head, tail) not in self._records:
+                self._records[head, tail] = MemoryRecords(self.clock)
+            return self._records[head, tail]
 
     def close(self) -> None:
         """Do nothing. The values stay as long as the cache object."""

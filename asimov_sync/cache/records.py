@@ -44,7 +44,7 @@ class NewRecord(NamedTuple):
     """The content of a record that is created.
 
     summary: bytes that a list of records shows of each, such as its title.
-    tags: what lists can be filtered by.
+    tags: by which lists can be filtered.
     """
 
     fields: Mapping[str, bytes]
@@ -53,7 +53,7 @@ class NewRecord(NamedTuple):
 
 
 class RecordChange(NamedTuple):
-    """What the holder of a lease writes in one step.
+    """A change that the holder of a lease writes in one step.
 
     fields: the fields to write, and with None those to remove.
     log: the entries to append.
@@ -109,7 +109,7 @@ class Claim(NamedTuple):
     """The reply to a claim.
 
     won: whether the caller holds the lease now. Otherwise the snapshot says why: its lease has not
-        ended, or its status is none of those that were asked for.
+        ended, or its status is not one of those that were asked for.
     created: whether the record was created by this claim.
     """
 
@@ -165,7 +165,7 @@ class RecordStore(abc.ABC):
 
     @abc.abstractmethod
     def commit(self, id: str, owner: str, epoch: int, change: RecordChange) -> Optional[Committed]:
-        """Write a change in one step, if this owner's lease with this epoch was not taken by others.
+        """Write a change in one step, if no other owner took this lease with this epoch.
 
         A lease that has ended, but that nobody took, is renewed. Returns None if the caller lost
         the lease, gave it up, or the record is gone.
@@ -189,7 +189,7 @@ class RecordStore(abc.ABC):
 
     @abc.abstractmethod
     def delete(self, id: str) -> bool:
-        """Remove a record with its log, whoever holds its lease. Return whether it existed."""
+        """Remove a record with its log, even if its lease is held. Return whether it existed."""
 
     @abc.abstractmethod
     def list(

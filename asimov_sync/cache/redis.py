@@ -19,9 +19,9 @@ class RedisCache(Cache):
     host: the server's name or address; "localhost" by default.
     port: its port; 6379 by default.
     db: the number of the database; 0 by default.
-    password: the password of the default user; None (the default) logs nobody in.
+    password: the password of the default user; None (the default) does not log in.
     default_prefix: the namespace of the cache; "" (the default) adds no prefix.
-    default_suffix: the same behind the keys; "" (the default) adds no suffix.
+    default_suffix: the suffix of the cache's keys; "" (the default) adds no suffix.
     separator: the text between prefix, key and suffix; ":" by default.
     max_deliveries: how often a message is delivered without being acknowledged before it becomes a
         dead letter; 5 by default.

@@ -69,7 +69,7 @@ or AttributeError that follows when another thread has closed the connection.
 """
 
 _REDIS_ERRORS = (redis.RedisError, redis.exceptions.RedisClusterException, ConnectTimeout)
-"""All errors of redis-py. RedisClusterException (no node can be reached) is no RedisError."""
+"""All errors of redis-py. RedisClusterException (no node can be reached) is not a RedisError."""
 
 _TRANSIENT_CODES = ("TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "READONLY")
 """Temporary refusals of a cluster's node: a slot is moving, or a replica is taking over.
@@ -628,7 +628,7 @@ def _translate_error(error: Optional[BaseException]) -> errors.CacheError:
             f"the key holds another program's data type: {text}. Use a prefix of your own"
         )
     if "not an integer" in text or "would overflow" in text:
-        return errors.CacheValueError(f"what is stored there cannot be incremented by that: {text}")
+        return errors.CacheValueError(f"the stored value cannot be incremented: {text}")
     if isinstance(error, redis.ResponseError):
         return errors.CacheError(f"the Redis server returned an error: {text}")
     if isinstance(error, (redis.TimeoutError, ConnectTimeout)):

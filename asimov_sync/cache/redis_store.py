@@ -12,6 +12,7 @@ from typing import Any, Callable, Iterator, List, Mapping, Optional, Sequence, T
 import asimov_sync.cache.lua as lua
 from asimov_sync.cache.keys import MAILBOX
 from asimov_sync.cache.limits import CALL_SECONDS, GRACE_SECONDS, Limits
+from asimov_sync.cache.records import RecordStore
 from asimov_sync.cache.redis_connection import RedisConnection
 from asimov_sync.cache.store import (
     ACKNOWLEDGED_SECONDS,
@@ -275,6 +276,14 @@ class RedisStore(Store):
     ) -> Any:
         send = send or self.connection.send_idempotent
         return self.connection.run_script(text, send, keys, arguments, limits)
+
+    # Records
+
+    def records(self, head: str, tail: str) -> RecordStore:
+        """Return the records of a namespace."""
+        from asimov_sync.cache.redis_records import RedisRecords
+
+        return RedisRecords(self.connection, head, tail, self.clock)
 
     def close(self) -> None:
         """Close the connections."""

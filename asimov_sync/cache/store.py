@@ -1,4 +1,4 @@
-"""The interface of a cache backend: bytes under stored keys, and mailboxes of bytes.
+"""The interface of a cache backend: bytes under stored keys, mailboxes of bytes, and records.
 
 A `Store` knows nothing of namespaces, JSON or public message ids. `Cache` translates them.
 """
@@ -6,6 +6,7 @@ A `Store` knows nothing of namespaces, JSON or public message ids. `Cache` trans
 import abc
 from typing import Iterator, List, Mapping, NamedTuple, Optional
 
+from asimov_sync.cache.records import RecordStore
 from asimov_sync.cancellation import Cancellation
 
 __all__ = ["LeasedMessage", "QueuedMessage", "Store"]
@@ -143,6 +144,12 @@ class Store(abc.ABC):
     @abc.abstractmethod
     def length(self, mailbox: str) -> int:
         """Return how many messages are ready or leased."""
+
+    # Records
+
+    @abc.abstractmethod
+    def records(self, head: str, tail: str) -> RecordStore:
+        """Return the records of the namespace with this text before and after its keys."""
 
     @abc.abstractmethod
     def close(self) -> None:

@@ -5,14 +5,14 @@ import enum
 import functools
 import json
 import uuid
-from typing import Any
+from typing import Any, Optional
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from asimov_sync._json import MAX_DEPTH, exceeds_max_depth, loads
 from asimov_sync.errors import CacheValueError
 
-__all__ = ["decode", "encode"]
+__all__ = ["add_integers", "decode", "encode"]
 
 
 def _to_json_type(value: Any) -> Any:
@@ -79,3 +79,22 @@ def _adapter_for(type: Any) -> "TypeAdapter[Any]":
         return _cached_adapter(type)
     except TypeError:  # an unhashable annotation cannot be a key of the LRU cache
         return TypeAdapter(type)
+
+
+def add_integers(stored: Optional[bytes], by: int) -> int:
+    """Return the sum of a stored integer (None: absent, 0) and another one.
+
+    Raises CacheValueError if it is not an integer, or the sum has more than 64 bits.
+    """
+    try:
+        # As Redis reads it: digits and a minus; no blank, no plus, no leading zero.
+        before = 0 if stored is None else int(stored)
+        if stored is not None and str(before).encode() != stored:
+            raise ValueError(stored)
+    except ValueError:
+        raise CacheValueError(
+            "the stored value cannot be incremented, because it is not an integer"
+        ) from None
+    if not -(2**63) <= before + by < 2**63:
+        raise CacheValueError("the sum is beyond 64 bits, and was not stored")
+    return before + by

@@ -10,7 +10,7 @@ from asimov_sync.concurrency.pool import WorkerPool
 __all__ = ["CallFinished", "CallStarted", "fan_out"]
 
 POLL_SECONDS = 0.2
-"""Seconds between looks at the queue: on Windows, Ctrl-C does not interrupt the wait for one."""
+"""Seconds after which a wait for an event is repeated: Windows does not let Ctrl-C interrupt it."""
 
 
 @dataclass
@@ -54,7 +54,7 @@ def fan_out(
     calls: the functions to call, without arguments. They start in this order.
     pool: the pool to run them on. Each worker runs one call after the other.
     cancellation: a Cancellation made for this fan-out. The calls have to honour it.
-    max_workers: how many calls run at once at most; None (the default) for all of them.
+    max_workers: the most calls that run at once; None (the default) for all of them.
 
     The iteration ends after the last CallFinished. It ends early with Cancelled when the token is
     cancelled, by one of the calls or from outside. If the wait ends for another reason (Ctrl-C, an
@@ -78,7 +78,7 @@ def fan_out(
                 events.put(CallFinished(index, None, error))
                 if not isinstance(
                     error, Exception
-                ):  # a SystemExit, for example: begin nothing more
+                ):  # a SystemExit, for example: make no further call
                     return
             else:
                 events.put(CallFinished(index, value))

@@ -63,7 +63,7 @@ def get_logger(name: str) -> ContextLogger:
 
 
 def describe_error(error: Optional[BaseException]) -> str:
-    """Return the type of an error; for one of a provider, also what the provider called it.
+    """Return the type of an error, and the provider's status, error type and request id, if any.
 
     The message of the error is left out: it may quote prompts, replies or data of a handler.
     """

@@ -2,14 +2,15 @@
 
 `WorkerPool` is a `concurrent.futures.Executor`. It differs from ThreadPoolExecutor in four ways:
 
-- its threads do not delay the end of the process, not even one whose handler hangs;
+- its threads do not delay the end of the process, even if a call hangs;
 - it works in a forked child, where the parent's threads do not exist;
 - a call runs in a copy of its caller's context, so that a span made there has the right parent;
 - its threads end when they are idle.
 
 Terms: a job is one submitted call. A worker is *idle* while it waits for a job and *running* while
-it executes one. A running worker is *abandoned* if it was written off as stuck; it no longer
-counts. A job *yields its slot* while it waits for other jobs; its worker does not count meanwhile.
+it executes one. A running worker is *abandoned* if it was written off as stuck. A job *yields its
+slot* while it waits for other jobs. Neither an abandoned worker nor the worker of a job that yields
+its slot counts towards `max_workers`.
 
 One lock guards the state. No thread is started while the lock is held: `Thread.start` waits until
 the new thread runs, and the garbage collector may call a destructor there that needs the lock.

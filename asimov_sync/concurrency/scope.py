@@ -24,7 +24,7 @@ class Scope(NamedTuple):
         thread, one call after the other. A scheduler with `max_workers=0` sets this: for debuggers,
         and for Django's TestCase, whose transaction belongs to one thread.
     task_context: the TaskContext of the innermost task, or None.
-    agent_depth: the number of agents that are tools of each other around this work; 0 outside.
+    agent_depth: how deep agents that call agents as tools are nested here; 0 outside of agents.
     operation: which part of the innermost task this is: the names of steps and the ids of tool
         calls around it, the outermost first.
     """
@@ -96,7 +96,7 @@ def replace(**fields: Any) -> None:
 
     fields: the new values, by the names of the fields.
 
-    Raises KeyError for a name that is no field.
+    Raises KeyError for the name of an unknown field.
     """
     while True:
         before = current()
@@ -129,7 +129,7 @@ def remove(field: str, entry: Any) -> None:
 
 
 def set_cancellation(chain: Optional[Tuple[Any, Any]]) -> None:
-    """Replace the field `cancellation`; `replace` in half the time.
+    """Replace the field `cancellation`. Takes half the time of `replace`.
 
     chain: the new value.
     """

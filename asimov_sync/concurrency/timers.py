@@ -23,7 +23,7 @@ logger = get_logger("asimov_sync.concurrency")
 START_HINT = "end runs before the main thread ends, and limit the threads of the process"
 """The hint in the error of a thread that cannot start.
 
-From Python 3.12 on, none starts once the main thread has ended.
+From Python 3.12 on, no thread starts once the main thread has ended.
 """
 
 CATCH_UP_TIMEOUT = 5.0
@@ -65,7 +65,7 @@ class TimerThread:
 
         since: a `next_number`; timers with a lower number do not count.
         """
-        pending = list(self._pending)  # one step, since the thread changes it
+        pending = list(self._pending)  # copied in one step, since the thread changes the heap
         return sum(timer.function is not None and number > since for _, number, timer in pending)
 
     def call_at(self, when: float, function: Callable[[], Any]) -> "Timer":
@@ -89,8 +89,8 @@ class TimerThread:
     def is_running(self) -> bool:
         """True if the thread is running.
 
-        A function of `threading.settrace` or `threading.setprofile` that raises ends it. The next
-        timer then starts another one, which has the pending timers as well.
+        The thread ends if a function set by `threading.settrace` or `threading.setprofile` raises.
+        The next timer then starts another thread, which has the pending timers as well.
         """
         return self._thread is not None and self._thread.is_alive()
 

@@ -1,6 +1,6 @@
 """ActiveRun: one run in progress. Joins its engine, its backend and its event bus.
 
-The engine decides; this carries its effects out, after the engine's lock is released.
+The engine decides; ActiveRun carries out its effects, after the engine's lock is released.
 """
 
 import collections
@@ -47,8 +47,8 @@ __all__ = ["ActiveRun", "RunOptions"]
 logger = get_logger("asimov_sync.graph")
 
 FINALIZER_TIMEOUT = 0.2
-"""The longest wait, in seconds: of a destructor for the lock of an inline run, and of a stream that
-is closed for the end of its run.
+"""The longest wait, in seconds, of a destructor for the lock of an inline run, and of a closed
+stream for the end of its run.
 
 A destructor waits for the lock so that it can call the callbacks on its own thread.
 """
@@ -393,7 +393,7 @@ class ActiveRun(Work, RunServices, JournaledRun):
             self._apply_effects()
 
     def check_route(self, attempt: Attempt, names: Sequence[str]) -> None:
-        """Raise GraphError if a name is no target of a Route of the attempt's task."""
+        """Raise GraphError if the attempt's task cannot return a Route to these names."""
         self.engine.check_route(attempt, names)
 
     def spawn(self, attempt: Attempt, node: Node, before_dependents: bool) -> Task:
@@ -589,7 +589,7 @@ class ActiveRun(Work, RunServices, JournaledRun):
         return over and bool(self._effects.span_ends) and not self.in_forked_child
 
     def flush(self) -> None:
-        """Call the hooks and the callbacks that are still to be called after the end."""
+        """Call the hooks and the callbacks that have not been called yet after the end."""
         self._write_log()
         self._end_spans()
         self.bus.pump()
@@ -643,7 +643,7 @@ class ActiveRun(Work, RunServices, JournaledRun):
         interrupts = self._journal is not None and not keep_always
         if interrupts:
             self._last_batch = self.engine.detach() or self._last_batch
-        self.engine.end(reason, keep_always)  # first: what handlers return from now on is discarded
+        self.engine.end(reason, keep_always)  # first: later results of handlers are discarded
         self.cancellation.cancel(reason)
         self._apply_effects()
         if interrupts:
@@ -708,9 +708,9 @@ class ActiveRun(Work, RunServices, JournaledRun):
     # Effects
 
     def _apply_effects(self) -> None:
-        """Carry out what the engine's steps ask for. Called without the engine's lock."""
+        """Carry out the effects that the engine recorded. Called without the engine's lock."""
         effects = self._effects
-        effects.pending = False  # first: what is added from now on sets it again
+        effects.pending = False  # first: effects that are added from now on set it again
         try:
             if self._journal is not None and not self._write_journal():
                 return

@@ -1,4 +1,4 @@
-"""Attempt: what the engine keeps about one attempt of a task."""
+"""Attempt: the engine's record of one attempt of a task."""
 
 import itertools
 import time
@@ -27,7 +27,7 @@ class Attempt:
     node, index: the task with its options, and its index in the run's state.
     worker: the pool's job in which it runs, so that a stuck worker can be replaced; None elsewhere.
     number, visit: counted from 1.
-    inputs, partial, failed, skipped, feedback: what the handler finds in its context.
+    inputs, partial, failed, skipped, feedback: the attributes of the handler's context.
     abandoned: the error with which the run abandoned this attempt; None if it did not.
     start: the `time.perf_counter()` of its start; None until its `when` was evaluated.
     waits: what it waits for, if its handler parks.
@@ -101,8 +101,8 @@ class Attempt:
         """
         self.start = time.perf_counter()
         if self.node.timeout is not None:
-            # Its own deadline, since the token's may be the run's. Set before the token's, so that
-            # a handler that the token frees counts as overdue.
+            # The task's own deadline: that of the token may be the run's. It is computed first, so
+            # that it has passed when the token's time-out frees the handler.
             self.deadline = clock.monotonic() + self.node.timeout
             self.cancellation = Cancellation(self.node.timeout, parent=parent)
 

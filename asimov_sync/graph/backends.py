@@ -109,8 +109,8 @@ class Backend:
     """Calls the handlers of a scheduler's runs.
 
     inline: whether they are called on the thread that waits for the run.
-    worker_limit: how many workers one run may have, as far as the backend decides that.
-    threads: the identity of what it calls handlers on, for the slots that a context occupies.
+    worker_limit: the most workers that the backend allows one run.
+    threads: identifies the pool or executor that calls handlers, for the slots of a context.
     """
 
     inline = False
@@ -126,7 +126,7 @@ class Backend:
     def ensure_workers(self, work: Work) -> None:
         """Start the workers that a run needs; end the run if none can be started.
 
-        A handler or a timer may be the caller, and these cannot end the run.
+        Does not raise: the caller may be a handler or a timer, whose exception would end no run.
         """
         try:
             self.start_workers(work)
@@ -215,7 +215,7 @@ class ThreadBackend(Backend):
                 attempt = work.finish_attempt(attempt, outcome, not pool.has_backlog)
                 if work.needs_workers():
                     self.ensure_workers(work)
-        except BaseException as error:  # a bug in the scheduler: call_handler catches the handlers'
+        except BaseException as error:  # a bug in the scheduler: those of handlers are caught
             logger.exception("run %s cannot continue", work.id, extra={"run_id": work.id})
             work.interrupt(error)
             raise
@@ -233,15 +233,15 @@ class ThreadBackend(Backend):
             timers.call_at(now + WARN_AFTER, lambda: self._warn_if_stuck(attempt))
 
     def _warn_if_stuck(self, attempt: Attempt) -> None:
-        # A second attempt at the replacement: the limit of stuck threads may not be reached now.
+        # Try the replacement again: by now, fewer threads than the limit may be stuck.
         replaced = self._pool.abandon(attempt.worker)
         if self._pool.is_running(attempt.worker):
             logger.warning(
                 "the handler of task %r (run %s) ignores its cancellation; "
                 + (
-                    "another thread replaces its thread (handlers that do so now: %d)"
+                    "another thread replaces its thread (stuck threads now: %d)"
                     if replaced
-                    else "its thread is not replaced (handlers that do so now: %d, the limit)"
+                    else "its thread is not replaced (stuck threads now: %d, the limit)"
                 ),
                 attempt.name,
                 attempt.run_id,
@@ -291,7 +291,7 @@ REMOTE_PACKAGES = {"distributed", "ipyparallel", "joblib", "loky", "mpi4py", "pe
 class ExecutorBackend(Backend):
     """Calls handlers on an executor that was given, whose size limits how many run at once.
 
-    Raises TypeError for an object that is no executor, ValueError for one of other processes.
+    Raises TypeError if the object is not an executor, ValueError if it is an executor of processes.
     """
 
     def __init__(self, executor: Executor) -> None:
@@ -316,8 +316,8 @@ class ExecutorBackend(Backend):
         """Submit one call for each ready task."""
         if not work.needs_workers():
             return
-        # An executor may make the call inside submit(). What that makes ready is submitted by
-        # this loop, and not recursively.
+        # An executor may make the call inside submit(). Tasks that are ready after that call are
+        # submitted by this loop, and not recursively.
         outer = getattr(self._local, "submitting", None)
         if outer is work:
             return

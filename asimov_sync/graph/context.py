@@ -1,4 +1,4 @@
-"""TaskContext: what a handler receives beside its task."""
+"""TaskContext: the second argument of a handler, beside its task."""
 
 import contextvars
 import threading
@@ -35,7 +35,7 @@ class RunServices:
         raise NotImplementedError
 
     def check_route(self, attempt: Attempt, names: Sequence[str]) -> None:
-        """Raise GraphError if a name is no target of a Route of the attempt's task."""
+        """Raise GraphError if the attempt's task cannot return a Route to these names."""
         raise NotImplementedError
 
     def spawn(self, attempt: Attempt, node: Node, before_dependents: bool) -> Task:
@@ -283,7 +283,7 @@ class TaskContext:
         self._services.check_route(self._attempt, names)
 
     def __dir__(self) -> Iterable[str]:
-        """List what is documented; a shell completes these names."""
+        """List the documented attributes, which a shell completes."""
         private = ("_attempt", "_services")
         return [name for name in super().__dir__() if name not in private]
 
@@ -300,9 +300,9 @@ def _call_step(name: str, function: Callable[..., T], args: Any, kwargs: Any) ->
 def current_context() -> Optional[TaskContext]:
     """Return the TaskContext of the handler that is running; None outside of handlers.
 
-    It is also returned in what the handler calls: in tools, nested agents and `when` conditions,
-    on any thread that the library starts for them. On a thread that the handler starts itself, it
-    is returned only inside a copy of the handler's context (`contextvars.copy_context`).
+    It is also returned in tools, nested agents and `when` conditions, on any thread that the
+    library starts for them. On a thread that the handler starts itself, it is returned only inside
+    a copy of the handler's context (`contextvars.copy_context`).
     """
     context: Optional[TaskContext] = scope.current().task_context
     return context

@@ -1,8 +1,8 @@
-"""Effects: what the steps of a run's engine ask the outside to do.
+"""Effects: the work that the steps of a run's engine leave to ActiveRun.
 
 The engine fills an Effects under the run's lock and makes no calls; ActiveRun carries the effects
 out after the lock is released. They are kept with the run rather than returned from each step,
-because Ctrl-C may strike between a return and the use of what was returned: the effects of an
+because Ctrl-C may strike between a return and the use of the returned value: the effects of an
 interrupted step are still there when the run is ended.
 """
 
@@ -55,7 +55,7 @@ class Effects:
     publisher: receives the events. It makes no calls.
 
     pending: whether there may be something to do. Read without the lock, after each step.
-    abandoned: attempts that the run continued without: to be cancelled, and their workers replaced.
+    abandoned: attempts that the run continued without: to cancel, and to replace their workers.
     timers: timers to start.
     span_ends: the ends of observed operations, in their order.
     log_entries: failed attempts, and at the end the result, to be logged in this order.

@@ -1,15 +1,15 @@
 """RunEngine: decides what happens next in one run. It owns the run's state and its lock.
 
-Each public method is a step: it takes the lock, changes the state, records in the run's Effects
-what the outside has to do, and makes no calls.
+Each public method is a step: it takes the lock, changes the state, records the work that remains
+for ActiveRun in the run's Effects, and makes no calls.
 
 In a durable run the steps also record which tasks have changed. Nothing starts until that is
 written (`take_batch`, `mark_saved`), so that what a task does always follows from outcomes that
 will be found again.
 
-A worker that finds another worker already finishing attempts queues its outcome for that one and
-returns. If it blocked on the lock instead, the interpreter might have just switched threads inside
-it, and from then on every worker would wait for every other at each task (a lock convoy).
+A worker that finds another worker already finishing attempts queues its outcome for that worker and
+returns. If it waited for the lock instead, a thread switch while the lock is held would make every
+worker wait for every other at each task from then on (a lock convoy).
 """
 
 import collections
@@ -89,7 +89,7 @@ class RunEngine:
         may strike between the end of a `with` and the release of its lock, and the same thread then
         ends the run.
     state: the run's state, which only the engine changes.
-    effects: receives what the outside has to do.
+    effects: receives the work for ActiveRun.
     cancellation: the run's token, the parent of each attempt's.
     enclosing: the token around the run; the parent for attempts of tasks with `always`, which
         continue when the run itself is cancelled.
@@ -302,7 +302,7 @@ class RunEngine:
                 self._publish(TaskText, attempt, text, reply)
 
     def check_route(self, attempt: Attempt, names: Sequence[str]) -> None:
-        """Raise GraphError if a name is no target of a Route of the attempt's task."""
+        """Raise GraphError if the attempt's task cannot return a Route to these names."""
         with self.lock:
             if self.is_running(attempt):
                 self.state.resolve_targets(attempt.index, names)
@@ -318,7 +318,7 @@ class RunEngine:
         """Add a task on behalf of a running attempt, and return it.
 
         node: its name is local to the attempt's namespace; empty for a generated one.
-        before_dependents: whether what depends on the attempt's task waits for the new one, too.
+        before_dependents: whether dependents of the attempt's task wait for the new task, too.
         definition, digest: in a durable run, what is kept of the node, and the digest of its params.
 
         Raises GraphError if the attempt does not count any more, or if the node is invalid.
@@ -469,7 +469,7 @@ class RunEngine:
             self.state.stop(f"the run ended early: {error}", reason=str(error))
         state = self.state
         if state.changes or state.undone or state.cut_off or state.revoked:
-            self._apply_changes(self.state.stopped or "a loop went back to what came before it")
+            self._apply_changes(self.state.stopped or "a loop went back to an earlier task")
         self._record_end()
 
     def _apply_changes(self, reason: str) -> None:
@@ -570,7 +570,7 @@ class RunEngine:
         """Publish that a task is final.
 
         numbers, outcome: the numbers of its last attempt and visit, and the attempt's outcome. A
-            loop may have reset the task in the same step. By default, the state's.
+            loop may have reset the task in the same step. By default, those in the state.
         """
         if not self._publishes:
             return

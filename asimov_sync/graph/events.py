@@ -120,8 +120,8 @@ class TaskProgress(TaskEvent):
     of an attempt is kept.
 
     fraction: 0 to 1, or None if it is unknown.
-    text: what the handler said about it.
-    data: what the handler yielded or passed as `data`; None without.
+    text: the text that the handler passed.
+    data: the value that the handler yielded or passed as `data`, or None.
     """
 
     __slots__ = ("data", "fraction", "text")
@@ -210,7 +210,7 @@ class TaskUndone(TaskEvent):
     """The earlier events of a task do not count any more; it is WAITING again, without a result.
 
     reason: why: a loop went back, or the attempt that spawned the task is repeated.
-    removed: whether the task is not part of the run any more, as a spawned task is then.
+    removed: True if the task was spawned, and is not part of the run any more.
     """
 
     __slots__ = ("reason", "removed")

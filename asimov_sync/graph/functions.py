@@ -27,7 +27,7 @@ __all__ = [
     "takes_second_argument",
 ]
 
-COROUTINE_HINT = "call what blocks, or asyncio.run() inside it"
+COROUTINE_HINT = "make blocking calls, or call asyncio.run() inside it"
 
 
 class ResultOf(NamedTuple):
@@ -119,8 +119,9 @@ def takes_second_argument(function: Any) -> bool:
 def make_task(
     given: Any, objective: str, params: Optional[Mapping[str, Any]], named_after: Any = None
 ) -> Tuple[Task, Optional[Callable[..., Any]]]:
-    """Return the task of a task or a handler, and the handler if it is one.
+    """Return the task for an argument of `add`, and the handler if the argument is a handler.
 
+    given: a task or a handler.
     objective, params: those of the new task of a handler.
     named_after: the callable whose name is the type; by default the handler.
 

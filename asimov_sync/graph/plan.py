@@ -121,7 +121,7 @@ def replace_params(plan: Plan, params: RunParams) -> Plan:
         node = nodes[indexes[name]]
         if not (isinstance(new, Mapping) and all(isinstance(key, str) for key in new)):
             raise GraphError(
-                f"params= has for each task a dict of its params by name; for {name!r} {new!r}"
+                f"params= has a dict of params for each task; for {name!r} it has {new!r}"
             )
         if isinstance(node.handler, FunctionCall):
             known = node.handler.parameters

@@ -39,7 +39,7 @@ MERGE_ABOVE = 1000
 
 
 class _Merged:
-    """The unread events of one reply, or the last progress of one attempt, in place of each."""
+    """One event in place of the unread texts of one reply, or of the progress of one attempt."""
 
     __slots__ = ("first", "last", "texts")
 
@@ -217,7 +217,7 @@ class Publisher:
             if inbox.closed:
                 self._inboxes = tuple(one for one in self._inboxes if not one.closed)
             inbox.put(event)
-            if not inbox.polled:  # looked at after the event is there
+            if not inbox.polled:  # read after the event was added
                 notify = True
         if isinstance(event, RunFinished):
             self._finished = event
@@ -232,7 +232,7 @@ class Publisher:
                 return
             known = self._last.pop(event.name, None)  # so that the order is that of the last events
             if isinstance(event, TaskUndone):
-                if known is None:  # a retry after the stop takes back what it had spawned before
+                if known is None:  # a retry after the stop revokes a task that it spawned before
                     self._split_series()
                     self._last.pop(event.name, None)
             else:

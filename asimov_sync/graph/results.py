@@ -28,9 +28,8 @@ SHOWN_NAMES = 3
 """The number of failed tasks that the repr of a result names."""
 
 SHOWN_CHARACTERS = 600
-"""The length to which the message of a RunFailed shortens the text of each failure. A failed run
-inside a task is such a failure, so that otherwise the messages of nested runs would grow without
-bound.
+"""The length to which the message of a RunFailed shortens the text of each failure. Without it, the
+messages of nested runs would grow without bound, since a failed run inside a task is a failure.
 """
 
 
@@ -39,10 +38,10 @@ class Partial(NamedTuple):
 
     Dependents run, with the result as their input and the error in `context.partial`.
 
-    result: what there is of the result.
+    result: the part of the result that is available.
     error: what is missing, or why.
-    waits_for: what the task waits for, such as "approval". Its dependents are then skipped, with
-        `allow_failure=True` too, and so are theirs. Default None: dependents run.
+    waits_for: what the task waits for, such as "approval". All tasks downstream are then skipped,
+        even with `allow_failure=True`. Default None: dependents run.
     """
 
     result: Any
@@ -378,6 +377,6 @@ class RunResult:
 
 
 def _shorten(text: str) -> str:
-    """Remove the middle of a long text. The first error of nested ones is at the end."""
+    """Remove the middle of a long text. The end has the first of nested errors."""
     half = SHOWN_CHARACTERS // 2
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:half]} … {text[-half:]}"

@@ -107,10 +107,10 @@ class Run:
         """Iterate over the events of the run, to its RunFinished.
 
         Any number of iterators may be open, and each may be left at any time, which does not affect
-        the run. One that opens later than the run began starts with the present state: RunStarted,
-        then, for each task that has started or will not run, the last TaskStarted, TaskRetried,
-        TaskFinished or TaskSkipped. An exception that interrupts the wait for an event, such as
-        Ctrl-C, cancels the run, as in `result`.
+        the run. An iterator that is opened later than the start of the run first yields the present
+        state: RunStarted, then, for each task that has started or will not run, the last
+        TaskStarted, TaskRetried, TaskFinished or TaskSkipped. An exception that interrupts the wait
+        for an event, such as Ctrl-C, cancels the run, as in `result`.
 
         Raises RuntimeError for a run that was started by `scheduler.run()`, GraphError in a forked
         child.

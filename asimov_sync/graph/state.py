@@ -126,22 +126,22 @@ WAITING = Phase("WAITING", TaskStatus.WAITING, False)
 READY = Phase("READY", TaskStatus.WAITING, False)
 """A worker may start it."""
 EVALUATING = Phase("EVALUATING", TaskStatus.WAITING, False)
-"""Its `when` is being called."""
+"""The `when` of the task is being called."""
 EXECUTING = Phase("EXECUTING", TaskStatus.EXECUTING, False)
-"""Its handler is being called."""
+"""The handler is being called."""
 PARKED = Phase("PARKED", TaskStatus.WAITING, False)
 """It waits for an answer."""
 DELAYED = Phase("DELAYED", TaskStatus.WAITING, False)
-"""It waits for the moment of its next attempt."""
+"""The task waits for the moment of its next attempt."""
 COMPLETE = Phase("COMPLETE", TaskStatus.COMPLETE, True)
 PARTIAL = Phase("PARTIAL", TaskStatus.PARTIAL, True)
 FAILED = Phase("FAILED", TaskStatus.FAILED, True)
 SKIPPED = Phase("SKIPPED", TaskStatus.WAITING, True)
-"""It does not run, because of a failure or the early end of the run."""
+"""The task does not run, because of a failure or the early end of the run."""
 NOT_SELECTED = Phase("NOT_SELECTED", TaskStatus.WAITING, True)
-"""It does not run, because of a Route or a `when`. It does not count for the run's status."""
+"""The task does not run, because of a Route or `when`, and does not count for the run's status."""
 REVOKED = Phase("REVOKED", TaskStatus.WAITING, True)
-"""It was spawned by an attempt that was undone, and is not part of the run any more."""
+"""The attempt that spawned the task was undone. The task is not part of the run any more."""
 
 _FINAL_PHASES = {
     TaskStatus.COMPLETE: COMPLETE,

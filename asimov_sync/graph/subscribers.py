@@ -42,7 +42,7 @@ class Subscriber:
         self._inbox = inbox
         # Its holder calls the callback. Events that a callback itself causes come after it.
         self._delivering = threading.Lock()
-        self._thread = 0  # that calls the callback
+        self._thread = 0  # the thread that calls the callback
 
     @property
     def has_pending(self) -> bool:
@@ -126,9 +126,9 @@ class EventBus:
         self._call_in_background = call_in_background
         self._occupy_slot = occupy_slot
         self._context = contextvars.copy_context()  # that of submit(), in which callbacks run
-        self._waiting_thread = threading.get_ident()  # that submitted the run, or waits for it
+        self._waiting_thread = threading.get_ident()  # the submitting or waiting thread
         self._waiters: Set[InterruptibleEvent] = set()
-        self._readers: Set[InterruptibleEvent] = set()  # of those that wait, which wait for events
+        self._readers: Set[InterruptibleEvent] = set()  # those waiters that wait for events
 
     def pump_here(self) -> None:
         """Deliver events before the calling thread waits; inline, on this thread."""
@@ -181,7 +181,7 @@ class EventBus:
     def wait(self, timeout: float, is_done: Callable[[], bool], for_event: bool = False) -> None:
         """Wait until something happens, at most `timeout` seconds; not at all if `is_done()`.
 
-        for_event: whether an event counts; by default only the end and what `wake` tells.
+        for_event: whether an event ends the wait, too; by default only `wake` and the end do.
         """
         waiter = InterruptibleEvent()
         self._waiters.add(waiter)  # before `is_done`, so that nothing after it is missed

@@ -168,7 +168,7 @@ class TaskGraph(GraphBase):
             "timeout": timeout,
             "max_visits": max_visits,
             "always": always,
-            # A tuple, since `call` may use it several times; make_node refuses what is no iterable.
+            # A tuple, since `call` may use it several times. make_node refuses other objects.
             "middleware": tuple(middleware) if isinstance(middleware, Iterable) else middleware,
         }
         return CallOptions(self, name, check_dependencies(depends_on, name or "call"), options)

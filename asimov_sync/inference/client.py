@@ -108,7 +108,7 @@ class InferenceClient(abc.ABC):
     options: sent with every request, unless the call passes another value (see `RequestOptions`).
         An option that is None is not sent.
 
-    Raises TypeError for an unknown option or a value of another type, and ValueError for a value
+    Raises TypeError for an unknown option or a value of the wrong type, and ValueError for a value
     out of range.
     """
 
@@ -130,7 +130,7 @@ class InferenceClient(abc.ABC):
         self.rate_limit: Optional[RateLimit] = None
         self.options = dict(self.default_options)
         self._set_options(options, type(self))
-        self._owner = True  # of the connections and workers, which the copies share
+        self._owner = True  # whether close() closes the connections and workers; False in copies
         self._closed = threading.Event()
         self._meter = UsageCounter()
         self._pause = Pause()

@@ -160,7 +160,7 @@ def check_names(
     client_only = "" if of_client else f"; {', '.join(sorted(CLIENT_ONLY))} of the client"
     raise TypeError(
         f"unknown option {', '.join(map(repr, unknown))}{hint}; "
-        f"there are {', '.join(sorted(accepted))}{client_only}, "
+        f"valid options: {', '.join(sorted(accepted))}{client_only}, "
         "and extra={…} for parameters that are sent unchanged"
     )
 
@@ -168,7 +168,7 @@ def check_names(
 def check_values(options: Mapping[str, Any]) -> None:
     """Check the values of options; None is valid for each.
 
-    Raises TypeError for a value of another type, and ValueError for one out of range.
+    Raises TypeError for a value of the wrong type, and ValueError for a value out of range.
     """
     for name, value in options.items():
         if value is None:

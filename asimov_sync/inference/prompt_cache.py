@@ -13,8 +13,8 @@ __all__ = ["with_cache_markers"]
 TURNS = 2
 """The number of the user's last turns that are marked.
 
-The next request reads from the last marker; this request finds the previous one's entry at the one
-before.
+The marker before the last is where the previous request stored its cache entry, which this request
+reads. The next request reads the entry that this request stores at the last marker.
 """
 
 MAX_MARKERS = 4

@@ -136,8 +136,9 @@ def wait_for_slot(
     deadline: the `clock.monotonic()` moment by which the request must be sent; None for none.
     provider: the provider's name, for the error.
 
-    Returns the reservation; None without a limit. Raises Cancelled, or DeadlineExceeded, without
-    waiting, if the slot is after the deadline; the reservation is then removed.
+    Returns the reservation; None without a limit. Raises Cancelled if the wait is cancelled, and
+    DeadlineExceeded, without waiting, if the slot is after the deadline. The reservation is then
+    removed.
     """
     while True:
         _wait_out(pause, cancellation, deadline, provider)

@@ -50,7 +50,7 @@ class ReplyEvents(NamedTuple):
     """A provider's response that is being received.
 
     events: the events that the caller receives (no pings). They end with ReplyDone, or raise.
-    partial: returns the reply as far as it has arrived; None if the provider cannot tell.
+    partial: returns the reply as far as it has arrived; None if that is unknown.
     """
 
     events: Iterator[Event]
@@ -220,7 +220,7 @@ class RetriedEvents(EventSource):
     """The events of a reply over all its attempts.
 
     open_attempt: sends the request once.
-    retries: the policy; it must refuse a retry after an event that the caller cannot take back.
+    retries: the policy; it must refuse a retry once the caller has received content.
 
     Raises the error of the last attempt.
     """

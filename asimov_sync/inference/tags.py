@@ -15,15 +15,15 @@ _NAMES = (
 )
 
 # Matches a "<" before the name of one of our tags, and tolerates between them what a model may
-# overlook: a slash, spaces, other characters that are no letters. It does not match a comparison in
-# a program, which has only spaces between the two, no ">" after them and no attribute of ours.
+# overlook: a slash, spaces, other characters that are not letters. It does not match a comparison
+# in a program: only spaces between "<" and the name, no ">" after them and no attribute of ours.
 _FORGED = re.compile(
     rf"<(?! +{_NAMES}(?!\s+(?:of|name)\s*=)[^<>]*(?:<|\Z))(?=[^\w<>]*{_NAMES})", re.IGNORECASE
 )
 
-# Matches characters that show nothing, of which a model may not notice that they are there: those
-# that Unicode calls ignorable or format characters, control characters, and the marks that are
-# drawn on top of another character. White space is not among them.
+# Matches invisible characters, which a model may overlook: those that Unicode calls ignorable or
+# format characters, control characters, and the marks that are drawn on top of another character.
+# White space is not among them.
 _INVISIBLE = re.compile(
     "["
     "\0-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u0300-\u036f\u0600-\u0605\u061c\u06dd\u070f"

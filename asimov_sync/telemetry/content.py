@@ -45,7 +45,7 @@ def input_messages(messages: List[ChatMessage]) -> str:
 def output_messages(reply: Reply) -> str:
     """Encode the message of a reply, with its finish reason.
 
-    The newest conventions only allow the reason there, but backends leave a message without it out.
+    The reason is optional in the newest conventions, but backends ignore a message without it.
     """
     reason = reply.stop_reason
     encoded = {
@@ -102,7 +102,7 @@ def tool_call_result(text: str, as_object: bool) -> str:
 
 
 def message_value(message: ChatMessage) -> Any:
-    """Return the text of a message; its parts if it has none."""
+    """Return the text of a message, or its parts if it has no text."""
     return message.text or _parts(message.blocks)
 
 

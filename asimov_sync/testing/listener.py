@@ -25,7 +25,7 @@ CLOSE_TIMEOUT = 1.0
 CONNECT_TIMEOUT = 0.1
 """Seconds after which a loopback connect() is taken to be blocked by a full backlog."""
 MAX_FILLERS = 300
-"""Connections to open at most to fill the backlog."""
+"""The most connections that are opened to fill the backlog."""
 
 
 class HttpListener(socketserver.TCPServer):

@@ -25,9 +25,9 @@ __all__ = ["ModelServer"]
 class ModelServer:
     """Serves the Messages API, chat completions and Bedrock on a free loopback port.
 
-    Each request decides whether its reply is streamed. Use it in a `with`. `url`, `chat_url` and
-    `bedrock_url` are its addresses; `requests` lists the requests it received; `usage` is the sum
-    of the replies that it sent whole.
+    Each request decides whether its reply is streamed. Use the server in a `with` block. `url`,
+    `chat_url` and `bedrock_url` are its addresses; `requests` lists the requests it received;
+    `usage` is the sum of the replies that it sent whole.
 
     answers: a list with one answer for each request, or a function from a request's Messages body
         to its answer (see `asimov_sync.testing.script`).

@@ -24,14 +24,14 @@ from ..waiting import Background
 
 
 def ask_reply(name="ask", question="What is it?"):
-    """A model that asks another agent, and repeats its answer."""
+    """Return a client whose model asks another agent, and repeats its answer."""
     return ScriptedInferenceClient(
         lambda body: tool_results(body).get(name) or calls((name, {"question": question}))
     )
 
 
 def result_of(run):
-    """The one result that the model received, and True if it is an error."""
+    """Return the one result that the model received, and True if it is an error."""
     (block,) = run.messages[2].blocks
     return block["content"], block.get("is_error", False)
 

@@ -103,8 +103,9 @@ def route_of(router, task=None):
 
 
 def test_router_as_handler():
-    """As a handler it returns a Route to the task with the most votes. The result is JSON and has
-    the reasons.
+    """As a handler, a router returns a Route to the task with the most votes.
+
+    The task's result is JSON and has the reasons.
     """
     client = ScriptedInferenceClient(
         [vote("billing", "money"), vote("sales"), vote("billing", "an invoice")]
@@ -193,8 +194,9 @@ A, B, NOTHING, FAILED = vote("billing"), vote("sales"), "I do not know", Failure
 )
 @pytest.mark.parametrize("inline", [False, True])
 def test_votes(script, chosen, inline, caplog):
-    """The most votes win. A tie, or as many invalid votes, leads to the default or to NoDecision.
-    No voter is asked twice.
+    """The choice with the most votes wins. No voter is asked twice.
+
+    A tie, or an equal number of invalid votes, leads to the default or to NoDecision.
     """
 
     def decide(default):
@@ -821,15 +823,13 @@ def test_similar_names():
     ],
 )
 def test_plurality(votes, nothing, winner):
-    """The most votes win, unless there is a tie or there are as many invalid votes."""
+    """The name with the most votes wins, unless another name or the invalid votes equal it."""
     assert plurality(votes, nothing) == winner
 
 
 @given(st.dictionaries(st.sampled_from("abcd"), st.integers(1, 4)), st.integers(0, 4))
 def test_winner_leads(votes, nothing):
-    """The winner has more votes than every other name and than the invalid ones; such a name always
-    wins.
-    """
+    """A name wins if and only if it has more votes than each other name, and than are invalid."""
     winner = plurality(votes, nothing)
     leaders = [
         name

@@ -210,7 +210,10 @@ def test_results_cannot_forge_blocks():
 
 
 def test_run_as_input():
-    """The prompt of the next agent has the text of a run, and the tools that wait for approval."""
+    """For an input that is a ToolRun, the prompt has its text and its tools that wait for approval.
+
+    A run that waits for nothing has its text only.
+    """
 
     @tool(requires_approval=True)
     def guarded() -> None:
@@ -341,5 +344,5 @@ def test_invalid_templates(prompt):
 
 def test_unknown_names_in_a_template():
     """A task without the param fails; the error names a similar one."""
-    with pytest.raises(ValueError, match=r"names \{itm\}.*did you mean item\?\); there are item"):
+    with pytest.raises(ValueError, match=r"names \{itm\}.*did you mean item\?\); its params are"):
         sent_prompt("Digest {itm}.", params={"item": "a"})

@@ -35,8 +35,6 @@ class Blocking:
         self._loop = loop
 
     def __getattr__(self, name):
-        if name.startswith("_"):
-            return getattr(self._facade.sync, name)  # for tests that use private attributes
         value = getattr(self._facade, name)
         if not inspect.ismethod(value):
             return value

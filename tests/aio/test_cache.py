@@ -1,6 +1,6 @@
 """Caches for coroutines: cancelled waits, deliveries and threads.
 
-tests/cache has the tests of what all caches do.
+tests/cache has the tests that apply to every cache.
 """
 
 import asyncio

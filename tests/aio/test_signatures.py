@@ -58,7 +58,7 @@ NOT_COROUTINES = {
 }
 """Methods that do not wait, or that return an awaitable."""
 
-INTERNAL = {"mark_closing", "attach_observation"}
+INTERNAL = {"mark_closing", "attach_observation", "records"}
 """Internal methods without a leading underscore."""
 
 
@@ -100,7 +100,7 @@ def test_properties(sync, facade):
 def test_protocols(sync, facade):
     """A context manager becomes an async one, and an iterator becomes an async iterator.
 
-    The facade of an agent is one, too, because it has threads.
+    The facade of an agent is an async context manager, too, because it has threads.
     """
     assert (hasattr(sync, "__enter__") or sync is Agent) is hasattr(facade, "__aenter__")
     assert hasattr(sync, "__next__") is hasattr(facade, "__anext__")

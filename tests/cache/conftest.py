@@ -1,7 +1,7 @@
 """The caches that the contract is tested on.
 
-In memory, on fakeredis, on a real server, on a real cluster of one node, and two of them through
-their async facade.
+In memory, on fakeredis, on a real server, on a real cluster of one node, in a file, and some of
+them through their async facade.
 """
 
 import fakeredis
@@ -9,12 +9,18 @@ import pytest
 import redis
 from redis.cluster import RedisCluster
 
-from asimov_sync import MemoryCache, RedisCache
+from asimov_sync import Cache, MemoryCache, RedisCache, SQLiteCache
 from asimov_sync.aio import to_async
+from asimov_sync.cache.keys import Namespace
+from asimov_sync.cache.memory import MemoryStore
+from asimov_sync.cache.redis_connection import RedisConnection, client_from_url
+from asimov_sync.cache.redis_store import RedisStore
+from asimov_sync.cache.sqlite_connection import SQLiteConnection
+from asimov_sync.cache.sqlite_store import SQLiteStore
 
 from ..aio.blocking import Blocking, Loop
 from ..redis_server import RedisServer, find_server
-from ..tiers import by_tier, suite
+from ..tiers import by_tier, soak, suite
 from ..waiting import wait_for
 
 BACKENDS = [
@@ -22,11 +28,13 @@ BACKENDS = [
     "fakeredis",
     "redis",
     pytest.param("cluster", marks=suite),
+    "sqlite",
     "memory, async",
     pytest.param("redis, async", marks=suite),
+    pytest.param("sqlite, async", marks=soak),
 ]
 
-FEW_BACKENDS = by_tier(["memory", "redis"], soak=BACKENDS)
+FEW_BACKENDS = by_tier(["memory", "redis", "sqlite"], soak=BACKENDS)
 """The backends of tests that wait for a time to pass; the soak tier runs them on all."""
 
 
@@ -71,20 +79,60 @@ def wrap(request, backend):
     loop.close()
 
 
+def create_memory_cache(max_deliveries, clock):
+    """Create a MemoryCache, or if there is a clock, a cache whose leases it measures."""
+    if clock is None:
+        return MemoryCache(max_deliveries=max_deliveries)
+    return Cache(MemoryStore(max_deliveries, clock), Namespace())
+
+
+def create_redis_cache(prefix, max_deliveries, clock, url=None, client=None):
+    """Create a RedisCache, or if there is a clock, a cache whose leases it measures."""
+    if clock is None:
+        return RedisCache(
+            default_prefix=prefix, max_deliveries=max_deliveries, url=url, client=client
+        )
+    owned = client is None
+    connection = RedisConnection(client_from_url(url) if owned else client, owned)
+    return Cache(RedisStore(connection, max_deliveries, clock), Namespace().with_prefix(prefix))
+
+
+def create_sqlite_cache(path, prefix, max_deliveries, clock):
+    """Create a SQLiteCache, or if there is a clock, a cache whose leases it measures."""
+    if clock is None:
+        return SQLiteCache(
+            path, default_prefix=prefix, max_deliveries=max_deliveries, synchronous="normal"
+        )
+    connection = SQLiteConnection(str(path), "normal")
+    return Cache(SQLiteStore(connection, max_deliveries, clock), Namespace().with_prefix(prefix))
+
+
 @pytest.fixture
 def make_cache(request, backend, wrap, unique):
-    """Creates caches on one backend; `prefix` and `suffix` are inside those of the test."""
+    """Creates caches on one backend; `prefix` and `suffix` are inside those of the test.
+
+    If the test uses the fixture `clock`, that clock measures the leases.
+    """
     created = []
+    clock = request.getfixturevalue("clock") if "clock" in request.fixturenames else None
     if backend == "memory":
         stores = {}
 
         def make(bounded=True, prefix="", suffix="", max_deliveries=5):
-            store = stores.setdefault(max_deliveries, MemoryCache(max_deliveries=max_deliveries))
+            store = stores.setdefault(max_deliveries, create_memory_cache(max_deliveries, clock))
             return (
                 wrap(store.with_prefix(unique) if bounded else store)
                 .with_prefix(prefix)
                 .with_suffix(suffix)
             )
+
+    elif backend == "sqlite":
+        path = request.getfixturevalue("tmp_path") / "cache.db"
+
+        def make(bounded=True, prefix="", suffix="", max_deliveries=5):
+            namespace = unique if bounded else ""
+            created.append(wrap(create_sqlite_cache(path, namespace, max_deliveries, clock)))
+            return created[-1].with_prefix(prefix).with_suffix(suffix)
 
     else:
         if backend == "fakeredis":
@@ -98,8 +146,8 @@ def make_cache(request, backend, wrap, unique):
         whole = "{" + unique + "}" if backend == "cluster" else unique
 
         def make(bounded=True, prefix="", suffix="", max_deliveries=5):
-            options["max_deliveries"] = max_deliveries
-            created.append(wrap(RedisCache(default_prefix=whole if bounded else "", **options)))
+            namespace = whole if bounded else ""
+            created.append(wrap(create_redis_cache(namespace, max_deliveries, clock, **options)))
             return created[-1].with_prefix(prefix).with_suffix(suffix)
 
     yield make
@@ -127,7 +175,6 @@ class Clock:
 
 
 @pytest.fixture
-def clock(cache):
-    """The clock of the cache's leases, which stands still."""
-    cache._store.clock = Clock()
-    return cache._store.clock
+def clock():
+    """The clock that measures the leases of the test's caches. It stands still."""
+    return Clock()

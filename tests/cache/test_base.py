@@ -222,7 +222,22 @@ def test_view_is_independent(cache):
 
 @suite
 @pytest.mark.parametrize(
-    "prefix", ["a*[b]:", "[a", "a?", "\\", "a:b", "%", "^", "é", " ", "{tag}", "a\n"]
+    "prefix",
+    [
+        "a*[b]:",
+        "[a",
+        "a?",
+        "\\",
+        "a:b",
+        "%",
+        "^",
+        "é",
+        " ",
+        "{tag}",
+        "a\n",
+        "\ud7ff",
+        "a\U0010ffff",
+    ],
 )
 def test_prefixes_are_isolated(make_cache, prefix):
     """With any characters in its prefix, a view lists and clears its own keys only."""
@@ -411,7 +426,7 @@ def test_sixteen_threads_on_one_cache(cache):
 
 
 @pytest.mark.parametrize(
-    "backend", ["memory", "redis"], indirect=True
+    "backend", ["memory", "redis", "sqlite"], indirect=True
 )  # fakeredis exists in one process only
 def test_cache_works_in_a_forked_child(cache, backend):
     """A cache used before a fork works in the child while a reader waits in the parent."""
@@ -431,7 +446,7 @@ def test_cache_works_in_a_forked_child(cache, backend):
     with pytest.raises(Cancelled):
         reading.result()
     assert cache.get("key") == "value"
-    if backend == "redis":
+    if backend != "memory":
         assert cache.get("child") == 1
 
 
@@ -447,7 +462,8 @@ def test_missing_is_a_singleton():
 
 
 def test_package_exports_its_nouns_lazily():
-    """asimov_sync.cache exports the public names of the cache; MemoryCache does not load redis."""
+    """asimov_sync.cache exports the public names of the cache; MemoryCache loads neither redis
+    nor sqlite3."""
     program = (
         "import sys, asimov_sync\n"
         "from asimov_sync.cache import MISSING, Cache, Delivery, Letter, MemoryCache\n"
@@ -455,7 +471,11 @@ def test_package_exports_its_nouns_lazily():
         "assert 'redis' not in sys.modules and 'asimov_sync.cache.redis' not in sys.modules\n"
         "from asimov_sync.cache import RedisCache\n"
         "assert RedisCache is asimov_sync.RedisCache and 'redis' in sys.modules\n"
-        "names = ['Cache', 'Delivery', 'Letter', 'MISSING', 'MemoryCache', 'RedisCache']\n"
+        "assert 'sqlite3' not in sys.modules\n"
+        "from asimov_sync.cache import SQLiteCache\n"
+        "assert SQLiteCache is asimov_sync.SQLiteCache and 'sqlite3' in sys.modules\n"
+        "names = ['Cache', 'Delivery', 'Letter', 'MISSING', 'MemoryCache', 'RedisCache',\n"
+        "    'SQLiteCache']\n"
         "assert sorted(asimov_sync.cache.__all__) == names\n"
         "assert set(names) <= set(dir(asimov_sync.cache))\n"
     )

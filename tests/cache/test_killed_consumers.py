@@ -8,9 +8,9 @@ import signal
 import time
 import traceback
 
-import redis
+import pytest
 
-from asimov_sync import RedisCache
+from asimov_sync import RedisCache, SQLiteCache
 
 from ..tiers import by_tier, suite
 from ..waiting import DEADLINE, wait_for
@@ -19,7 +19,7 @@ pytestmark = suite
 
 CONSUMERS = 8
 MESSAGES = by_tier(600, soak=5000)
-KILLS = by_tier(25, soak=205)
+KILLS = by_tier(20, soak=205)
 KILLS_WITH_LEASE = by_tier(8, soak=100)
 WORK_SECONDS = 0.008
 LEASE_SECONDS = 0.5
@@ -29,38 +29,46 @@ HOLDS = b"\x01"
 FREE = b"\x00"
 
 
-def consume(url, prefix, shared, index):
+@pytest.fixture(params=["redis", "sqlite"])
+def open_cache(request, unique, tmp_path):
+    """Opens the cache; each process calls it for itself."""
+    options = {"default_prefix": unique, "max_deliveries": 100}
+    if request.param == "redis":
+        url = request.getfixturevalue("redis_url")
+        return lambda: RedisCache(url=url, **options)
+    return lambda: SQLiteCache(tmp_path / "cache.db", synchronous="normal", **options)
+
+
+def consume(open_cache, handled, shared, index):
     """Handle messages until none arrives for a while: record each, then acknowledge it.
 
+    handled: the file of the records; each is appended in one step.
     shared: one byte for each consumer, HOLDS while it holds a lease.
     index: the consumer's index.
     """
-    with RedisCache(
-        url=url, default_prefix=prefix, max_deliveries=100
-    ) as cache, redis.Redis.from_url(url) as plain:
+    with open_cache() as cache, open(handled, "ab", buffering=0) as records:
         while True:
-            delivery = cache.receive("box", timeout=5 * LEASE_SECONDS, lease=LEASE_SECONDS)
+            delivery = cache.receive("box", timeout=2 * LEASE_SECONDS, lease=LEASE_SECONDS)
             if delivery is None:
                 if cache.mailbox_length("box") == 0:
                     return
                 continue
             shared[index : index + 1] = HOLDS
             time.sleep(WORK_SECONDS)  # stands for the work
-            plain.rpush(prefix + ":handled", f"{delivery.id} {delivery.deliveries}")
+            records.write(f"{delivery.id} {delivery.deliveries}\n".encode())
             shared[index : index + 1] = FREE
             delivery.ack()
 
 
-def start(url, prefix, shared, index):
+def start(*args):
     """Start a consumer, and return its process id."""
-    shared[index : index + 1] = FREE
     pid = os.fork()
     if pid:
         return pid
     status = 1
     try:
         signal.alarm(LIMIT_SECONDS)
-        consume(url, prefix, shared, index)
+        consume(*args)
         status = 0
     except BaseException:
         traceback.print_exc()
@@ -80,7 +88,7 @@ def kill(pid, shared, index):
     return held
 
 
-def test_killed_consumers(redis_url, unique):
+def test_killed_consumers(open_cache, tmp_path):
     """Consumers are killed at random, some while they hold a lease.
 
     Each message is handled and none is left. A message that is handled twice has different
@@ -92,7 +100,13 @@ def test_killed_consumers(redis_url, unique):
     shared = mmap.mmap(-1, CONSUMERS)  # shared with the children
     consumers = {}
     kills = kills_with_lease = 0
-    with RedisCache(url=redis_url, default_prefix=unique, max_deliveries=100) as cache:
+    handled = tmp_path / "handled"
+
+    def start_consumer(index):
+        shared[index : index + 1] = FREE
+        consumers[index] = start(open_cache, handled, shared, index)
+
+    with open_cache() as cache:
 
         def publish(messages):
             for number in messages:
@@ -102,7 +116,7 @@ def test_killed_consumers(redis_url, unique):
         publish(range(published))
         try:
             for index in range(CONSUMERS):
-                consumers[index] = start(redis_url, unique, shared, index)
+                start_consumer(index)
             while kills < KILLS or kills_with_lease < KILLS_WITH_LEASE:
                 # Kills are spaced by messages, not by time, so a slow machine may need more.
                 if cache.mailbox_length("box") < 8 * CONSUMERS:
@@ -113,7 +127,7 @@ def test_killed_consumers(redis_url, unique):
                 index = chance.randrange(CONSUMERS)
                 kills_with_lease += kill(consumers.pop(index), shared, index)
                 kills += 1
-                consumers[index] = start(redis_url, unique, shared, index)
+                start_consumer(index)
             end = time.monotonic() + 3 * DEADLINE
             while consumers:
                 for index, pid in list(consumers.items()):
@@ -130,11 +144,7 @@ def test_killed_consumers(redis_url, unique):
             shared.close()
         print(f"killed: {kills}, with a lease: {kills_with_lease}")
         assert kills >= KILLS and kills_with_lease >= KILLS_WITH_LEASE
-        with redis.Redis.from_url(redis_url) as plain:
-            records = [
-                record.decode().split() for record in plain.lrange(unique + ":handled", 0, -1)
-            ]
-            plain.delete(unique + ":handled")
+        records = [record.split() for record in handled.read_text().splitlines()]
         deliveries = collections.defaultdict(list)
         for id, count in records:
             deliveries[id].append(int(count))

@@ -1,6 +1,7 @@
-"""The memory and Redis backends compared: random operations give the same replies and state."""
+"""The backends compared: random operations give the same replies and state on each of them."""
 
 import os
+import tempfile
 import uuid
 
 from hypothesis import HealthCheck, settings, strategies as st
@@ -13,7 +14,13 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from asimov_sync import MISSING, MemoryCache, RedisCache
+from asimov_sync import MISSING, Cache
+from asimov_sync.cache.keys import Namespace
+from asimov_sync.cache.memory import MemoryStore
+from asimov_sync.cache.redis_connection import RedisConnection, client_from_url
+from asimov_sync.cache.redis_store import RedisStore
+from asimov_sync.cache.sqlite_connection import SQLiteConnection
+from asimov_sync.cache.sqlite_store import SQLiteStore
 from asimov_sync.cache.store import ACKNOWLEDGED_SECONDS, ACKNOWLEDGED_SECONDS_GENERATED
 
 from ..tiers import suite
@@ -59,68 +66,75 @@ def view(cache, affixes):
 
 
 class Caches(RuleBasedStateMachine):
-    """Runs every operation on both backends, and compares."""
+    """Runs every operation on all backends, and compares."""
 
     url = None
 
     def __init__(self):
         super().__init__()
-        prefix = "model-" + uuid.uuid4().hex
-        self.memory = MemoryCache(default_prefix=prefix, max_deliveries=2)
-        self.redis = RedisCache(url=self.url, default_prefix=prefix, max_deliveries=2)
         self.clock = Clock()
-        for cache in (self.memory, self.redis):
-            cache._store.clock = self.clock
-        self.deliveries = []  # for each message, the delivery of the memory and that of Redis
+        connection = RedisConnection(client_from_url(self.url), owned=True)
+        self.folder = tempfile.TemporaryDirectory()
+        file = SQLiteConnection(os.path.join(self.folder.name, "cache.db"), "normal")
+        self.stores = [
+            MemoryStore(2, self.clock),
+            RedisStore(connection, 2, self.clock),
+            SQLiteStore(file, 2, self.clock),
+        ]
+        namespace = Namespace().with_prefix("model-" + uuid.uuid4().hex)
+        self.caches = [Cache(store, namespace) for store in self.stores]
+        self.deliveries = []  # for each message, its delivery by each cache
         self.number = 0
 
     def teardown(self):
-        self.redis.clear()
-        self.redis.close()
+        for cache in self.caches:
+            cache.clear()
+            cache.close()
+        self.folder.cleanup()
 
-    def both(self, call, affixes=("", "")):
-        """Run a call on both backends, and return their equal outcome."""
-        from_memory, from_redis = (
-            outcome(lambda: call(view(cache, affixes))) for cache in (self.memory, self.redis)
-        )
-        assert from_memory == from_redis
-        return from_memory
+    def all(self, call, affixes=("", "")):
+        """Run a call on all backends, and return their equal outcome."""
+        outcomes = [
+            outcome(lambda cache=cache: call(view(cache, affixes))) for cache in self.caches
+        ]
+        assert outcomes[1:] == outcomes[:-1]
+        return outcomes[0]
 
     # Values
 
     @rule(key=KEYS, value=VALUES, affixes=VIEWS)
     def set(self, key, value, affixes):
-        self.both(lambda cache: cache.set(key, value), affixes)
+        self.all(lambda cache: cache.set(key, value), affixes)
 
     @rule(key=KEYS, affixes=VIEWS)
     def raw(self, key, affixes):
-        self.both(lambda cache: cache.set(key, b"\x00raw", raw=True), affixes)
-        self.both(lambda cache: cache.get(key, raw=True), affixes)
+        self.all(lambda cache: cache.set(key, b"\x00raw", raw=True), affixes)
+        self.all(lambda cache: cache.get(key, raw=True), affixes)
 
     @rule(key=KEYS, affixes=VIEWS)
     def get(self, key, affixes):
-        self.both(lambda cache: cache.get(key), affixes)
-        self.both(lambda cache: cache.get(key, type=int), affixes)
-        self.both(lambda cache: cache.get(key, raw=True), affixes)
+        self.all(lambda cache: cache.get(key), affixes)
+        self.all(lambda cache: cache.get(key, type=int), affixes)
+        self.all(lambda cache: cache.get(key, raw=True), affixes)
 
     @rule(key=KEYS, affixes=VIEWS)
     def delete(self, key, affixes):
-        self.both(lambda cache: cache.delete(key), affixes)
+        self.all(lambda cache: cache.delete(key), affixes)
 
     @rule(key=KEYS, expected=VALUES, value=VALUES, affixes=VIEWS)
     def compare_and_set(self, key, expected, value, affixes):
-        self.both(lambda cache: cache.compare_and_set(key, expected, value), affixes)
+        self.all(lambda cache: cache.compare_and_set(key, expected, value), affixes)
 
     @rule(key=KEYS, value=VALUES, affixes=VIEWS)
     def compare_with_what_is_there(self, key, value, affixes):
-        self.both(
+        self.all(
             lambda cache: cache.compare_and_set(key, cache.get(key, default=MISSING), value),
             affixes,
         )
 
     @rule(key=KEYS, by=INTEGERS, affixes=VIEWS)
     def increment(self, key, by, affixes):
-        self.both(lambda cache: cache.increment(key, by), affixes)
+        self.all(lambda cache: cache.increment(key, by), affixes)
 
     @rule(
         items=st.dictionaries(KEYS, VALUES, max_size=3),
@@ -128,8 +142,8 @@ class Caches(RuleBasedStateMachine):
         affixes=VIEWS,
     )
     def set_many(self, items, ttl, affixes):
-        self.both(lambda cache: cache.set_many(items, ttl=ttl), affixes)
-        self.both(lambda cache: cache.get_many(items), affixes)
+        self.all(lambda cache: cache.set_many(items, ttl=ttl), affixes)
+        self.all(lambda cache: cache.get_many(items), affixes)
 
     @rule(
         items=st.dictionaries(KEYS, VALUES, max_size=3),
@@ -144,16 +158,16 @@ class Caches(RuleBasedStateMachine):
                 items, guard=(guard, cache.get(guard, default=MISSING) if right else held)
             )
 
-        self.both(write, affixes)
+        self.all(write, affixes)
 
     @rule(affixes=VIEWS)
     def listing(self, affixes):
-        self.both(lambda cache: cache.get_all(), affixes)
+        self.all(lambda cache: cache.get_all(), affixes)
 
     @precondition(lambda self: self.number > 3)
     @rule(affixes=VIEWS)
     def clear(self, affixes):
-        self.both(lambda cache: cache.clear(), affixes)
+        self.all(lambda cache: cache.clear(), affixes)
         self.clock.pass_by(0.001)  # Redis takes its fences from the clock
 
     # Mailboxes
@@ -166,31 +180,29 @@ class Caches(RuleBasedStateMachine):
     @rule(box=BOXES)
     def publish(self, box):
         self.number += 1
-        self.both(lambda cache: cache.publish_to_mailbox(box, self.number))
+        self.all(lambda cache: cache.publish_to_mailbox(box, self.number))
 
     @rule(box=BOXES, id=IDS)
     def publish_with_an_id(self, box, id):
         self.number += 1
-        self.both(lambda cache: cache.publish_to_mailbox(box, self.number, message_id=id))
+        self.all(lambda cache: cache.publish_to_mailbox(box, self.number, message_id=id))
 
     @rule(box=BOXES, lease=LEASES)
     def receive(self, box, lease):
-        pair = [cache.receive(box, timeout=0, lease=lease) for cache in (self.memory, self.redis)]
-        from_memory, from_redis = (
-            delivery and (delivery.message, delivery.deliveries) for delivery in pair
-        )
-        assert from_memory == from_redis
-        if from_memory is not None:
-            self.deliveries.append(pair)
+        deliveries = [cache.receive(box, timeout=0, lease=lease) for cache in self.caches]
+        seen = [delivery and (delivery.message, delivery.deliveries) for delivery in deliveries]
+        assert seen[1:] == seen[:-1]
+        if seen[0] is not None:
+            self.deliveries.append(deliveries)
 
     @rule(box=BOXES)
     def get_message(self, box):
-        self.both(lambda cache: cache.get_message(box, timeout=0))
+        self.all(lambda cache: cache.get_message(box, timeout=0))
 
     def with_delivery(self, data, call):
-        pair = data.draw(st.sampled_from(self.deliveries))
-        from_memory, from_redis = (outcome(lambda: call(delivery)) for delivery in pair)
-        assert from_memory == from_redis
+        deliveries = data.draw(st.sampled_from(self.deliveries))
+        outcomes = [outcome(lambda delivery=delivery: call(delivery)) for delivery in deliveries]
+        assert outcomes[1:] == outcomes[:-1]
 
     @precondition(lambda self: self.deliveries)
     @rule(data=st.data())
@@ -213,27 +225,27 @@ class Caches(RuleBasedStateMachine):
 
     @rule(box=BOXES, id=st.one_of(st.none(), IDS))
     def put_back(self, box, id):
-        self.both(lambda cache: cache.put_back(box, id))
+        self.all(lambda cache: cache.put_back(box, id))
 
     @rule(count=st.integers(1, 3))
     def max_deliveries(self, count):
-        for cache in (self.memory, self.redis):
-            cache._store.max_deliveries = count
+        for store in self.stores:
+            store.max_deliveries = count
 
     # State
 
     @invariant()
     def one_state(self):
-        self.both(lambda cache: cache.keys())
-        self.both(lambda cache: cache.get_all())
+        self.all(lambda cache: cache.keys())
+        self.all(lambda cache: cache.get_all())
         for box in ("box", "a:box"):
-            self.both(lambda cache: cache.mailbox_length(box))
-            self.both(lambda cache: cache.peek(box, 99))
-            self.both(lambda cache: [message[1:] for message in cache.dead_letters(box)])
+            self.all(lambda cache: cache.mailbox_length(box))
+            self.all(lambda cache: cache.peek(box, 99))
+            self.all(lambda cache: [message[1:] for message in cache.dead_letters(box)])
 
 
 def test_backends_are_equivalent(redis_url):
-    """MemoryCache and RedisCache return the same and hold the same after each step."""
+    """All backends return the same and hold the same after each step."""
 
     class Here(Caches):
         url = redis_url

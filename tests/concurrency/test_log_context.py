@@ -83,7 +83,7 @@ def test_attributes_of_a_record_are_kept():
 
 
 def test_descriptions_of_errors():
-    """An error is described by its type and the provider's words, never by its message."""
+    """An error is described by its type, status and request id, never by its message."""
     assert describe_error(ValueError("swordfish")) == "ValueError"
     error = RateLimitError("swordfish", status=429, error_type="rate_limit_error", request_id="r-1")
     assert describe_error(error) == (

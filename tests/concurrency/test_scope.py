@@ -98,7 +98,7 @@ def test_blocks_of_different_kinds_interleave():
 
 
 class Interfering:
-    """Closes a generator when it is compared, once; equals nothing."""
+    """Equals nothing. Comparing it closes a generator, unless that is running."""
 
     def __init__(self, generator):
         self.generator = generator

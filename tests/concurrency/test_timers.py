@@ -90,7 +90,7 @@ def test_other_timers_survive():
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_dead_thread_is_replaced():
-    """A trace function that raises ends the thread; the next timer starts another for all."""
+    """If a trace function ends the thread, the next timer starts another, which fires them all."""
     timers, called = TimerThread(), queue.SimpleQueue()
     threading.settrace(lambda *arguments: 1 / 0)
     try:
@@ -103,7 +103,7 @@ def test_a_dead_thread_is_replaced():
 
 
 def test_cancelled_timers_are_freed():
-    """Timers that are cancelled long before their time do not accumulate what they would call."""
+    """A timer that is cancelled long before its time frees the function that it would call."""
 
     class Thing:
         def fire(self):

@@ -34,4 +34,4 @@ def test_unknown_stand_in():
     """An unknown stand-in is an error that lists the known ones."""
     done = run("side_by_side.py", QUESTION, "tall")
     assert done.returncode == 2
-    assert "there are short, long, slow" in done.stderr
+    assert "stand-ins: short, long, slow" in done.stderr

@@ -21,7 +21,7 @@ class ByHand:
     def __init__(self, specs, stop_on_failure=False):
         self.specs = {spec.name: spec for spec in specs}
         self.state = RunState(graph_of(specs).plan(), stop_on_failure)
-        self.steps = {}  # by index: what running tasks have left to do
+        self.steps = {}  # the remaining steps of running tasks, by index
         self._outcomes = []
         self._keep()
 
@@ -156,7 +156,7 @@ class ByHand:
     # The end
 
     def compare(self, expected):
-        """Check that the run has ended, and as the reference says."""
+        """Check that the run has ended, with the result of the reference."""
         state = self.state
         assert state.finished and not self.steps
         last = {
@@ -197,7 +197,7 @@ def _fork_object(original):
 
 
 def in_every_order(specs, expected):
-    """Run the scenario in every possible order, and compare each end with what is expected."""
+    """Run the scenario in every possible order, and compare each end with the expected result."""
     runs = [ByHand(specs)]
     seen = {runs[0].key()}
     while runs:

@@ -75,7 +75,7 @@ class Seen(NamedTuple):
 
     @classmethod
     def of(cls, inputs, partial, failed, skipped):
-        """Return what a context shows: four dicts."""
+        """Return a Seen for the four dicts of a context."""
         return cls(dict(inputs), sorted(partial), sorted(failed), sorted(skipped))
 
 

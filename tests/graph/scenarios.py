@@ -11,8 +11,8 @@ that:
   because the two would race
 - a spawned task that loops depends on its spawner, and so on, so that it starts after the attempt
 - the dependencies of a spawned task exist whenever its spawner does: tasks of the graph, its
-  spawner, and what that has spawned
-- only one task spawns each name, and a Route names no spawned tasks but its own task's
+  spawner, and other tasks of the same spawner
+- only one task spawns each name, and a Route may name only those that its own task spawned
 - a spawned task that loops has visits to spare, since its own loop may revoke it, and the next one
   starts at visit 1
 """

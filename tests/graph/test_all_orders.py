@@ -88,9 +88,10 @@ def test_every_graph_of_up_to_four_tasks():
 
 
 def test_every_graph_of_five_tasks():
-    """One task fails, is partial or routes to at most one dependent, or one fails and one does not.
+    """All tasks complete, except for one or two.
 
-    The second of two is partial or routes to none; the others complete.
+    Either one task fails, is partial or routes to at most one dependent; or one task fails, and
+    another is partial or routes to no dependent.
     """
     count = 0
     for dependencies in graphs(5):
@@ -156,7 +157,7 @@ def test_every_loop_in_graphs_of_up_to_four_tasks():
 @hypothesis.settings(max_examples=300)
 @hypothesis.given(scenarios(), strategies.integers(0, 2**32))
 def test_any_scenario_in_any_order(specs, seed):
-    """Also with conditions, retries, several loops and spawns the end is that of the reference."""
+    """With conditions, retries, loops and spawns, too, each order ends like the reference."""
     chance, run = random.Random(seed), ByHand(specs)
     moves = run.moves()
     while moves:

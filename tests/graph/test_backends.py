@@ -199,7 +199,7 @@ def test_executor_shut_down_during_a_run(cancel_futures):
 
 
 def test_nested_runs_on_an_executor(executor):
-    """Runs nested three deep, also on an executor of one thread."""
+    """Runs can be nested three deep, even on an executor of one thread."""
     with TaskScheduler({"quick": quick}, executor=executor) as scheduler:
         scheduler.handlers["inner"] = lambda task, context: scheduler.run(diamond()).results["d"]
         scheduler.handlers["outer"] = lambda task, context: list(
@@ -243,7 +243,7 @@ def test_cancelled_futures_end_the_run(executor):
 
 
 def test_ctrl_c_in_a_synchronous_executor():
-    """Ctrl-C in a handler on the main thread ends the run and is raised; it is no task failure."""
+    """Ctrl-C in a handler on the main thread ends the run and is raised. The task does not fail."""
 
     def interrupted(task, context):
         raise KeyboardInterrupt

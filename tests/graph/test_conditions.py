@@ -55,12 +55,14 @@ EVERY_KIND = {
 
 
 def test_context_shows_how_each_dependency_ended(scheduler):
-    """The results, the errors of partial ones, the failures, and what did not run."""
+    """The context has the results, the errors of partial results, the failures, and the reasons
+    of tasks that did not run.
+    """
     assert scheduler.run(every_kind(allow_failure=True))["x"] == EVERY_KIND
 
 
 def test_context_of_a_task_that_allows_no_failure(scheduler):
-    """partial and skipped are there without allow_failure, and all are empty without cause."""
+    """partial and skipped are set without allow_failure, too. Attributes may be empty."""
     graph = TaskGraph()
     graph.add(Task(type="half"), name="partial")
     graph.add(Task(type="done"), name="out", when=lambda inputs: False)
@@ -174,7 +176,7 @@ def test_condition_that_returns_a_coroutine(scheduler):
 
 
 def test_condition_cannot_spawn(scheduler):
-    """A condition's context shows the task; spawning is for its handler."""
+    """A condition cannot spawn tasks with its context; only a handler can."""
     when = lambda inputs, context: context.spawn(Task(type="done"))  # noqa: E731
     assert "cannot spawn" in scheduler.run(single("done", when=when)).errors["x"]
 
@@ -187,7 +189,7 @@ def waiting(task, context):
 
 
 def test_dependents_of_a_task_that_waits_are_skipped(scheduler):
-    """Also if they allow failure, and so is all that is downstream. A task with always runs."""
+    """Every task downstream is skipped, even with allow_failure. A task with always=True runs."""
     scheduler.handlers["wait"] = waiting
     graph = TaskGraph()
     graph.add(Task(type="wait"), name="pay")
@@ -210,7 +212,7 @@ def test_dependents_of_a_task_that_waits_are_skipped(scheduler):
 
 
 def test_a_loop_undoes_the_wait(scheduler):
-    """A task that waited at its first visit holds nothing at the next one."""
+    """If a task waits at its first visit but not at the next one, its dependents run."""
     from asimov_sync import Route
 
     def maybe(task, context):

@@ -130,7 +130,7 @@ def test_undone_tasks(scheduler):
     assert names == {"a": False, "b": False, "c": False, **child}
     for event in undone:
         assert event.task.snapshot() == (TaskStatus.WAITING, None, None)
-        assert event.reason == "a loop went back to what came before it"
+        assert event.reason == "a loop went back to an earlier task"
         assert (event.attempt, event.visit) == (1, 1)
     last = max(event.sequence for event in undone)
     assert [describe(event) for event in events if event.sequence > last] == [
@@ -145,7 +145,7 @@ def test_undone_tasks(scheduler):
 
 
 def test_retry_undoes_spawned_tasks():
-    """A retry publishes TaskUndone for what the failed attempt had spawned, and started."""
+    """A retry publishes TaskUndone for tasks that the failed attempt spawned and that started."""
     started = threading.Event()
 
     def child(task, context):
@@ -239,7 +239,7 @@ def test_many_skipped_tasks(scheduler):
 
 
 def test_late_reader_after_a_loop_over_many_skipped_tasks():
-    """Tasks that were ruled out, all at once, and that a loop ran after all, are not skipped."""
+    """A late reader does not see many ruled-out tasks as skipped if a loop ran them after all."""
 
     def choose(task, context):
         return Route("page[0]") if context.visit == 1 else "all"
@@ -298,7 +298,7 @@ def test_late_reader_after_a_retry_in_a_stopped_run():
 
 
 def test_reader_waits_after_tasks_that_were_cut_off():
-    """A reader that has had the events of tasks cut off by a stop waits for what follows."""
+    """After the events of tasks that a stop cut off, a reader waits for the following events."""
     gate = threading.Event()
 
     def wait(task, context):

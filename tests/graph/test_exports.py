@@ -1,4 +1,4 @@
-"""asimov_sync.graph: exports its nouns, and loads them on first use."""
+"""asimov_sync.graph: exports its public names, and loads them on first use."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ import asimov_sync.graph
 
 
 @pytest.mark.parametrize("name", asimov_sync.graph.__all__)
-def test_exports_its_nouns(name):
+def test_exports_public_names(name):
     """Each name can be imported, and is the same object as in asimov_sync, if that exports it."""
     value = getattr(asimov_sync.graph, name)
     assert name in dir(asimov_sync.graph)

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no for
 
 
 def test_parents_runs_in_a_child():
-    """A child can close, cancel, drop events and ask; the parent's run continues."""
+    """In a child, calls for a run of the parent raise or do not affect it; none of them hangs."""
     gate, registered, touched = threading.Event(), threading.Event(), []
 
     def wait(task, context):

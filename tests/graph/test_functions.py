@@ -41,7 +41,7 @@ class Shelf:
 
 
 def test_handler_in_place_of_a_task():
-    """Its task has the function's qualified name as its type, and the objective and the params."""
+    """The task of a handler has its qualified name as the type, and the objective and params."""
     graph = TaskGraph()
     task = graph.add(show, objective="look", params={"a": 1}, name="x")
     method = graph.add(Shelf().put, params={"book": "b"}, depends_on=task)
@@ -65,7 +65,7 @@ def test_names_after_handlers():
 
 
 def test_own_handler_goes_first():
-    """It handles its task, whatever handler the scheduler has for the type of the task."""
+    """The handler of a task is used even if the scheduler has another for the task's type."""
     graph = TaskGraph()
     graph.add(show, name="own")
     graph.add(Task(type="show"), name="by type")
@@ -87,7 +87,7 @@ def test_agent_in_place_of_a_task():
 
 
 def test_spawned_handler():
-    """context.spawn takes a handler, too; without a name it has its own one and a number."""
+    """context.spawn takes a handler, too; without name=, the task is named after the handler."""
 
     def parent(task, context):
         return context.spawn(show, params={"a": 1}, depends_on="parent").type
@@ -168,7 +168,7 @@ def test_tasks_as_arguments():
 
 
 def test_argument_without_a_result():
-    """The function receives None for a failed task with allow_failure, and for one routed past."""
+    """The function receives None for a failed task (allow_failure), and for one not selected."""
     graph = TaskGraph()
     bad = graph.call(int, "no number")
     graph.with_options(allow_failure=True).call(repr, bad)
@@ -202,7 +202,7 @@ def test_call_options():
 
 
 def test_call_options_keep_an_iterator_of_middleware():
-    """Each call of one with_options has its middleware, also if that was given as an iterator."""
+    """Each call of one with_options has its middleware, even if that was given as an iterator."""
     called = []
 
     def note(call_next, task, context):
@@ -218,7 +218,7 @@ def test_call_options_keep_an_iterator_of_middleware():
 
 
 def test_plain_function_returns_what_a_handler_may():
-    """A Partial, a Route, and a generator that is run to its end."""
+    """A plain function may return a Partial or a Route. A generator is run to its end."""
 
     def generate():
         yield 1
@@ -234,7 +234,11 @@ def test_plain_function_returns_what_a_handler_may():
 
 
 def test_call_is_refused_at_the_call():
-    """So are wrong arguments, a coroutine function, no function and a task of another graph."""
+    """`call` raises GraphError at once, and adds no task.
+
+    Covered: wrong arguments, a coroutine function, a str as the function, a task of another graph,
+    and invalid options.
+    """
 
     async def wait():
         pass
@@ -322,6 +326,6 @@ def test_map_with_a_key():
     ],
 )
 def test_map_refuses_other_signatures(function):
-    """Neither a function of the item nor a handler: GraphError, with the signature."""
+    """A callable that takes neither the item nor (task, context) is a GraphError."""
     with pytest.raises(GraphError, match="is a function of the item, or a handler of .*takes"):
         TaskGraph().map(function, [1], name="x")

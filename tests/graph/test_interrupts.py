@@ -165,7 +165,7 @@ except KeyboardInterrupt:
 
 @pytest.mark.parametrize("workers", [2, 0], ids=["threads", "calling thread"])
 def test_sigint_with_a_nested_run(workers):
-    """last_result is that of the interrupted call, not of the nested run."""
+    """last_result is the result of the interrupted call, not of the nested run."""
     command = [sys.executable, "-c", NESTED, str(workers)]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True
@@ -253,7 +253,7 @@ print(struck, during_nested * 2 > struck, wrong, flush=True)
 
 @pytest.mark.parametrize("workers", [2, 0], ids=["threads", "calling thread"])
 def test_sigint_at_random_moments_of_nested_runs(workers):
-    """last_result is that of the interrupted call at once, and after its nested runs have ended."""
+    """At once, and after all nested runs, last_result is the result of the interrupted call."""
     count = by_tier(10, soak=200)
     process = subprocess.run(
         [sys.executable, "-c", NESTED_AT_RANDOM_MOMENTS, str(workers), str(count)],
@@ -324,7 +324,7 @@ if sys.version_info >= (3, 10):
 
 @suite
 def test_signal_handler_cancels_a_token():
-    """No deadlock with a registration that it interrupts on the same thread."""
+    """A signal handler that interrupts a registration on the same thread does not deadlock."""
     token = Cancellation()
     stop = time.monotonic() + 0.5
     before = signal.signal(
@@ -345,7 +345,7 @@ def test_signal_handler_cancels_a_token():
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no timers here")
 @pytest.mark.parametrize("workers", [3, 0], ids=["threads", "calling thread"])
 def test_signal_handler_cancels_the_run(workers):
-    """Whatever step it interrupts, every task is accounted for."""
+    """A signal handler may cancel at any step of a run; no task is missing from the result."""
     runs, graph = [], wide("t", 300)
 
     def cancel(number, frame):

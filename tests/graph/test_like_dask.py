@@ -58,7 +58,7 @@ GRAPH = {"x": 1, "y": 2, "z": (add, "x", "y"), "w": (add, "z", "y"), "alias": "w
 
 
 def test_results_have_the_shape_of_the_keys(scheduler):
-    """One key gives one result; lists of keys, nested too, give lists alike."""
+    """One key gives one result; a list of keys, even a nested one, gives a list of that shape."""
     assert get(scheduler, GRAPH, "w") == 5
     assert get(scheduler, GRAPH, "alias") == 5
     assert get(scheduler, GRAPH, ["w", "z"]) == [5, 3]

@@ -117,7 +117,7 @@ MISTAKES = [
         GraphError,
         "params= has a task 'y', which is not in the graph",
     ),
-    (lambda: run(params={"x": 5}), GraphError, "a dict of its params by name; for 'x' 5"),
+    (lambda: run(params={"x": 5}), GraphError, "a dict of params for each task; for 'x' it has 5"),
     # Graphs and tasks
     (lambda: Task("ok"), TypeError, r"Task takes keyword arguments, such as Task\(type=…\)"),
     (lambda: TaskGraph().add("ok"), GraphError, r"holds Tasks and handlers, .*not 'ok', a str"),
@@ -164,7 +164,7 @@ def test_mistake(call, error, words):
     assert caught.type is error
 
 
-def test_multiprocessing_pool_is_no_executor():
+def test_multiprocessing_pool():
     """A ThreadPool of multiprocessing is refused when the scheduler is made."""
     pool = multiprocessing.pool.ThreadPool(1)
     try:
@@ -245,7 +245,7 @@ def test_param_that_cannot_be_copied(use):
     assert len(outer) == 0
 
 
-def test_cancelled_token_is_no_mistake():
+def test_cancelled_token_is_accepted():
     """A token that was cancelled before the run ends the run; that is not an error of the call."""
     token = Cancellation(parent=None)
     token.cancel("enough")

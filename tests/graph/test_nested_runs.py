@@ -152,7 +152,7 @@ def test_nested_stream(make):
 
 
 def test_stubborn_task_of_a_nested_run():
-    """A handler that ignores its cancellation delays no run around it."""
+    """A handler that ignores its cancellation does not delay the runs around it."""
     release = threading.Event()
     with TaskScheduler(
         {"stubborn": lambda task, context: release.wait(20)}, max_workers=1
@@ -241,7 +241,7 @@ def test_cancelled_wait_for_another_run(way):
 
 
 def test_run_under_a_token():
-    """A token given to run, submit or stream ends the run, which has a result."""
+    """The deadline of a token given to run, submit or stream ends the run, which has a result."""
     with TaskScheduler({"wait": lambda task, context: context.cancellation.wait(20)}) as scheduler:
         for start in (
             scheduler.run,

@@ -156,7 +156,7 @@ class Poller:
 
 @pytest.mark.parametrize("workers", [0, 2], ids=["calling thread", "threads"])
 def test_readers_see_whole_states(hurried, workers):
-    """In many runs, with every kind of transition, readers see each status, and none torn."""
+    """In many runs with every kind of transition, readers see each status, and no torn state."""
     graph = busy_graph()
     pollers = [Poller(read, list(graph.tasks.values())) for read in READERS]
     runs, end = 0, time.monotonic() + DEADLINE

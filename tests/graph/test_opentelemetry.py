@@ -126,7 +126,7 @@ def test_handlers_and_tools(scheduler, spans):
 
 
 def test_span_left_open_by_a_handler(scheduler, spans):
-    """It is not the parent of the next task's span, nor current for the caller."""
+    """A span left open is not the parent of the next task's span, nor current for the caller."""
     with spans.span("caller") as caller:
         scheduler.run(chain("leak", "plain")).raise_for_failure()
         assert trace.get_current_span() is caller
@@ -153,7 +153,7 @@ def test_parallel_callers(scheduler, spans):
 
 @pytest.mark.parametrize("way", ["submit", "stream"])
 def test_parent_is_the_span_around_submit(way, scheduler, spans):
-    """It does not matter where the result or the events are waited for."""
+    """The parent is the span that is current at the start, not while waiting for the result."""
     with spans.span("caller"):
         run = getattr(scheduler, way)(chain("plain", "ask"))
     with spans.span("waiting"):

@@ -66,7 +66,7 @@ def spawn(task, context):
     ids=["copy", "deepcopy", "pickle"],
 )
 def test_copies_and_pickles_show_the_same(result, duplicate):
-    """They keep every result, error, reason, duration and task, and the status."""
+    """A duplicate keeps every result, error, reason, duration and task, and the status."""
     restored = duplicate(result)
     assert restored.results == result.results
     assert set(restored.results) == {"good", "half", "choose", "chosen", "spawn", "from attempt 2"}
@@ -129,7 +129,10 @@ def test_item_of_a_task_with_a_result(result):
     ],
 )
 def test_item_of_a_task_without_a_result(result, name, message, cause):
-    """It raises RunFailed with the reason, the result, and the failed task's error as the cause."""
+    """The lookup raises RunFailed with the reason and the RunResult.
+
+    The error's cause is the exception of the failed task.
+    """
     for task in (name, result.tasks[name]):
         with pytest.raises(RunFailed) as caught:
             result[task]
@@ -149,7 +152,7 @@ def test_item_far_behind_a_failure_names_its_cause():
 
 
 def test_item_of_an_unknown_task(result):
-    """It raises KeyError, which lists similar names; a revoked task is unknown."""
+    """The lookup raises a KeyError that lists similar names; a revoked task is unknown."""
     with pytest.raises(KeyError, match=r"no task named 'godo' in the run; similar names: 'good'"):
         result["godo"]
     with pytest.raises(KeyError, match=r"no task named 'xyzzy' in the run\W*$"):
@@ -233,7 +236,10 @@ def scheduler(request):
 
 
 def test_result_that_json_cannot_hold(scheduler):
-    """It becomes its repr and does not affect the others; events are JSON-safe, too."""
+    """to_dict() shows such a result as its repr, and the other results unchanged.
+
+    The same holds for the events.
+    """
     cycle = ["x"]
     cycle.append(cycle)
     scheduler.handlers["cycle"] = lambda task, context: cycle
@@ -288,7 +294,7 @@ def exceed_budget(scheduler, graph):
     ],
 )
 def test_reason_of_a_run_that_ended_early(end_early, reason):
-    """It is in the result, first in the message of RunFailed, in the repr, JSON and a pickle."""
+    """The reason is in the result, its repr, JSON and pickle, and first in RunFailed's message."""
     graph = TaskGraph()
     graph.add(Task(type="wait"), name="first")
     graph.add(Task(type="wait"), name="second", depends_on="first")
@@ -303,7 +309,7 @@ def test_reason_of_a_run_that_ended_early(end_early, reason):
 
 
 def test_run_that_ended_by_itself_has_no_reason(result):
-    """A failed task, too, is no reason; nor is a budget or a time-out that was not reached."""
+    """The reason is None, even if a task failed, or a budget or time-out was not reached."""
     assert result.reason is None and result.to_dict()["reason"] is None
     scheduler = TaskScheduler({"echo": echo}, max_workers=0)
     complete = scheduler.run(diamond(), timeout=DEADLINE, budget=Budget(tokens=5))
@@ -316,7 +322,7 @@ def test_run_that_ended_by_itself_has_no_reason(result):
     [(1, "'t[0]'"), (3, "'t[0]', 't[1]', 't[2]'"), (10, "'t[0]', 't[1]', 't[2]' and 7 more")],
 )
 def test_repr_names_failed_tasks(count, names):
-    """It names three at most, and counts the others."""
+    """The repr names at most three failed tasks, and counts the others."""
     graph = TaskGraph()
     graph.map(Task(type="bad"), range(count), name="t")
     result = TaskScheduler({"bad": fail}, max_workers=0).run(graph)
@@ -326,7 +332,7 @@ def test_repr_names_failed_tasks(count, names):
 
 
 def test_to_dict_describes_each_task(result):
-    """It has the type, status, seconds, usage, last attempt and last visit of each task."""
+    """to_dict() has the type, status, seconds, usage, last attempt and last visit of each task."""
     tasks = json.loads(json.dumps(result.to_dict(), allow_nan=False))["tasks"]
     assert {name: task["status"] for name, task in tasks.items()} == {
         name: task.status.value for name, task in result.tasks.items()
@@ -342,7 +348,7 @@ def test_to_dict_describes_each_task(result):
 
 
 def test_message_of_deeply_nested_runs_is_short():
-    """It has the first error and the last, however deep the runs are nested."""
+    """The message has the first and the last error, however deep the runs are nested."""
 
     def descend(task, context):
         if task.params["level"] == 0:

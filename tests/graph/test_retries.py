@@ -201,7 +201,7 @@ def test_programming_errors_are_not_retried_by_default():
 
 
 def test_predicate_that_raises(scheduler):
-    """An `on` that raises fails the task with its own error; the attempt's error is its cause."""
+    """If `on` raises, the task fails with that error, whose cause is the attempt's error."""
     result = scheduler.run(
         single("fails", retry=Retry(attempts=3, wait=at_once, on=lambda error: 1 / 0))
     )
@@ -218,7 +218,7 @@ def test_invalid_on(on):
 
 @suite
 def test_cancel_during_the_wait(scheduler):
-    """Cancelling a run with delayed tasks ends it at once; they are skipped and WAITING."""
+    """Cancelling a run with delayed tasks ends it at once; they are skipped and stay WAITING."""
     graph = single("fails", retry=Retry(attempts=3, wait=tenacity.wait_fixed(60)))
     run = scheduler.submit(graph)
     timer = threading.Timer(0.1, run.cancel)

@@ -56,7 +56,7 @@ def test_wrapped_budget_error_ends_the_run(scheduler):
 
 
 def test_budget_error_is_not_retried(scheduler):
-    """Not even by a Retry that covers every exception."""
+    """A task that fails with BudgetExceeded is not retried, even if its Retry is on=Exception."""
     retry = Retry(attempts=3, wait=lambda state: 60.0)
     result = scheduler.run(single("ask", retry=retry), budget=Budget(requests=0), timeout=10)
     assert isinstance(result.exceptions["x"], BudgetExceeded)
@@ -133,7 +133,7 @@ def test_budget_of_a_client_fails_its_task_only(scheduler):
 
 
 def test_budgets_of_nested_runs(scheduler):
-    """A nested run charges both budgets; its own ends it alone, the outer one ends both."""
+    """A nested run charges both budgets. Its own budget ends it alone; the outer one ends both."""
     seen = []
 
     def outer(task, context):

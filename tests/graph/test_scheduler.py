@@ -571,7 +571,7 @@ def test_context_cache_is_part_of_the_given_cache():
 
 
 def test_usage(scheduler):
-    """A task's usage is that of all its clients, wherever they are called; the run's is the sum."""
+    """A task's usage counts all clients that it calls, on any thread; the run's is their sum."""
     client = ScriptedInferenceClient(lambda body: "fine")
 
     def ask(task, context):
@@ -677,7 +677,7 @@ def test_ten_thousand_tasks(threads):
 
 
 def test_run_under_a_cancelled_token(scheduler):
-    """The run starts nothing, and says why."""
+    """A run under a cancelled token starts no task, and its result has the reason."""
     with Cancellation() as token:
         token.cancel("before")
         result = scheduler.run(single())
@@ -686,7 +686,7 @@ def test_run_under_a_cancelled_token(scheduler):
 
 
 def test_infinite_timeouts_are_refused(scheduler):
-    """An infinite time-out is a ValueError, and does not affect those of other runs."""
+    """An infinite time-out is a ValueError, and does not affect the time-outs of other runs."""
     scheduler.handlers["wait"] = lambda task, context: context.cancellation.wait(20)
     for infinite in (math.inf, -math.inf):
         for call in (scheduler.run, scheduler.submit, scheduler.stream):

@@ -54,7 +54,7 @@ def test_from_several_threads_of_one_handler(scheduler):
 
 
 def test_from_tools(scheduler):
-    """A tool of a handler's tool loop can spawn, on whatever thread it is called."""
+    """A tool of a handler's tool loop can spawn, on any thread."""
 
     def handler(task, context):
         def plan(topic: str) -> str:
@@ -113,7 +113,7 @@ def test_at_the_moment_of_a_cancel():
 
 
 def test_spawned_task_runs_beside_its_spawner():
-    """It starts at once if a worker is free, and otherwise after its spawner."""
+    """A spawned task starts at once if a worker is free, and otherwise after its spawner."""
     met = threading.Barrier(2)
 
     def spawner(task, context):
@@ -148,7 +148,7 @@ def test_chain_of_spawns(scheduler):
 
 
 def test_running_spawned_task_is_revoked():
-    """It is cancelled when its spawner is retried, and its late result is discarded."""
+    """A retry of the spawner cancels the spawned task, and its late result is discarded."""
     started, cancelled = threading.Event(), threading.Event()
 
     def child(task, context):
@@ -281,7 +281,7 @@ def test_before_dependents(scheduler):
 
 
 def test_failure_before_dependents(scheduler):
-    """A task inserted before the dependents that fails has them skipped, like any dependency."""
+    """If a task that was inserted before the dependents fails, they are skipped."""
 
     def plan(task, context):
         context.spawn(Task(type="broken"), name="page", before_dependents=True)
@@ -296,7 +296,7 @@ def test_failure_before_dependents(scheduler):
 
 
 def test_retry_takes_inserted_tasks_back(scheduler):
-    """The dependents wait for what the last attempt inserted, and not for what it took back."""
+    """The dependents wait for the tasks that the last attempt inserted, not for revoked tasks."""
 
     def plan(task, context):
         name = f"page of attempt {context.attempt}"
@@ -313,7 +313,7 @@ def test_retry_takes_inserted_tasks_back(scheduler):
 
 
 def test_loop_takes_inserted_tasks_back(scheduler):
-    """A loop over the spawner: the dependents see what its last visit inserted."""
+    """After a loop over the spawner, its dependents see the tasks that its last visit inserted."""
 
     def plan(task, context):
         context.spawn(Task(type="quick"), name=f"page {context.visit}", before_dependents=True)
@@ -336,7 +336,7 @@ def test_loop_takes_inserted_tasks_back(scheduler):
 
 
 def test_task_that_would_wait_for_itself(scheduler):
-    """A task before the dependents that depends on one of them is a GraphError."""
+    """Inserting a task that itself depends on one of the dependents is a GraphError."""
 
     def plan(task, context):
         with pytest.raises(GraphError, match="'page' would wait for 'merge', which waits for it"):
@@ -353,7 +353,10 @@ def test_task_that_would_wait_for_itself(scheduler):
 
 
 def test_inserted_tasks_depend_on_each_other(scheduler):
-    """Tasks inserted before the dependents are no dependents themselves: they may form a chain."""
+    """Inserted tasks are not among the dependents before which others are inserted.
+
+    So inserted tasks may form a chain.
+    """
 
     def plan(task, context):
         before = context.name
@@ -382,7 +385,7 @@ ENDS = ("returns", "fails", "is partial")
 )
 @settings(max_examples=by_tier(30, 2000), deadline=None)
 def test_inserted_tasks_are_like_tasks_of_the_graph(dependencies, ends, spawners, brave):
-    """A run that inserts tasks ends like that of a graph that has them from the beginning."""
+    """A run that inserts tasks ends like the run of a graph that had them from the beginning."""
 
     def handler(task, context):
         if inserting and task.params["number"] in spawners and task.params["number"] < 6:
@@ -428,7 +431,7 @@ def test_inserted_tasks_are_like_tasks_of_the_graph(dependencies, ends, spawners
 
 
 def test_max_tasks(scheduler):
-    """A task that spawns the next one for ever ends once the run has `max_tasks`."""
+    """A chain of tasks that each spawn another one ends once the run has `max_tasks` tasks."""
 
     def again(task, context):
         context.spawn(Task(type="again"))

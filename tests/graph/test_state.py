@@ -129,7 +129,7 @@ def test_stop_on_failure():
 
 
 def test_end():
-    """Ending a run fails running tasks and skips the rest, whatever it waited for."""
+    """Ending a run fails running tasks and skips all other tasks, whatever they waited for."""
     state = state_of([[], [], [1], [], []], retry={3: Retry()}, when={4: bool})
     take(state)
     complete(state, 0)
@@ -222,7 +222,10 @@ def test_route_to_nothing():
 
 
 def test_unselected_direct_dependent():
-    """It is NOT_SELECTED whatever its other dependencies do, in any order."""
+    """A dependent that a Route does not name is NOT_SELECTED, whatever its other dependencies do.
+
+    The order in which the dependencies finish does not matter.
+    """
     for order in ([0, 1], [1, 0]):
         state = state_of([[], [], [0, 1], [0]])
         take(state)
@@ -233,7 +236,7 @@ def test_unselected_direct_dependent():
 
 @pytest.mark.parametrize("route", [["nobody"], ["1", "0"], ["3"], [7]])
 def test_invalid_route(route):
-    """A Route to no task, in both directions, or to an unrelated task fails its task."""
+    """A task fails if its Route names unknown or unrelated tasks, or tasks in both directions."""
     state = state_of([[], [0], [0], []])
     take(state)
     complete(state, 3)
@@ -280,7 +283,7 @@ def test_route_to_itself():
     assert state.visits[0] == 2 and state.feedback[0] == {"0": 1}
 
 
-def test_one_visit_too_many():
+def test_max_visits():
     """The routing task fails if its Route would exceed its own max_visits or the target's."""
     state = state_of([[], [0]], max_visits={1: 2})
     for visit in (1, 2):
@@ -293,8 +296,8 @@ def test_one_visit_too_many():
     assert state.finished and state.phases == [COMPLETE, FAILED]
 
 
-def test_one_visit_too_many_of_another():
-    """A task between the two that has used up its visits fails without a start."""
+def test_max_visits_of_another_task():
+    """A task between target and router fails, without a start, if its visits are used up."""
     state = state_of([[], [0], [1], [2]], max_visits={1: 1})
     for index in (0, 1):
         assert take(state) == [index]
@@ -309,7 +312,7 @@ def test_one_visit_too_many_of_another():
 
 
 def test_loop_after_stop():
-    """After a stop, a Route backwards ends its task."""
+    """After a stop, a Route backwards starts no loop: the routing task is COMPLETE."""
     state = state_of([[], [0], [], [1]], stop_on_failure=True)
     state.start_next(0.0), state.start_next(0.0)
     complete(state, 0)
@@ -344,7 +347,7 @@ def edges_of_a_loop(size):
 
 
 def test_loop_with_many_targets():
-    """A Route backwards costs time in proportion to what it resets, however many it names."""
+    """The time of a Route backwards grows with the number of reset tasks, not of named tasks."""
     assert edges_of_a_loop(400) <= 2 * edges_of_a_loop(200) <= 2 * 200 * 8
 
 
@@ -381,7 +384,10 @@ def test_spawn_after_a_group():
 
 
 def after_an_empty_map(*after, **options):
-    """Return 0, an empty map "page" after it, a task after each other name, and an unrelated 9."""
+    """Return a state of "0", an empty map "page" that depends on it, and an unrelated "9".
+
+    after: the dependencies of further tasks, which are named "1", "2" …
+    """
     graph = TaskGraph()
     graph.add(Task(type="t"), name="0")
     graph.map(Task(type="t"), "", name="page", depends_on="0")
@@ -408,7 +414,7 @@ def test_after_an_empty_map():
 
 
 def test_empty_map_after_a_failure():
-    """Its dependent is skipped; with allow_failure it runs and sees the failure."""
+    """A dependent of the empty map is skipped; with allow_failure it runs and sees the failure."""
     state = after_an_empty_map("page")
     take(state)
     fail(state, 0)
@@ -420,7 +426,7 @@ def test_empty_map_after_a_failure():
 
 
 def test_empty_map_after_a_route():
-    """The Route selected none of its tasks: what depends on the map is NOT_SELECTED."""
+    """A Route selects no task of an empty map, so dependents of the map are NOT_SELECTED."""
     state = after_an_empty_map("0", "page", ["page", "9"], ["page", "0"])
     take(state)
     complete(state, 5, result="nine")
@@ -434,7 +440,10 @@ def test_empty_map_after_a_route():
 
 
 def test_ambiguous_names_in_a_subgraph():
-    """A task spawned there sees the inner one of two equal short names under its full name."""
+    """A task that depends on two tasks with one short name sees the inner one under its full name.
+
+    The task is spawned in the subgraph.
+    """
     inner, outer = TaskGraph(), TaskGraph()
     inner.add(Task(type="t"), name="fetch")
     fetch = outer.add(Task(type="t"), name="fetch")
@@ -457,7 +466,7 @@ def test_ambiguous_names_in_a_subgraph():
 
 
 def test_nearest_name_may_be_a_group():
-    """In a subgraph its own map's name comes first; a Route to that is invalid."""
+    """In a subgraph, a name refers to its own map before a task outside. A Route to a map fails."""
     inner, outer = TaskGraph(), TaskGraph()
     inner.add(Task(type="t"), name="begin")
     inner.map(Task(type="t"), "ab", name="page", depends_on="begin")
@@ -494,7 +503,7 @@ def test_invalid_spawn():
 
 
 def test_spawn_after_a_failure():
-    """The task is resolved at once from the phases of its dependencies."""
+    """A spawned task is resolved at once from the phases of its dependencies."""
     state = state_of([[], []])
     take(state)
     fail(state, 1)
@@ -523,7 +532,7 @@ def test_retry_revokes_spawned_tasks():
 
 
 def test_loop_revokes_spawned_tasks():
-    """Tasks that an undone visit spawned are revoked; their dependents are resolved without it."""
+    """Tasks that an undone visit spawned are revoked. Other tasks treat them as ruled out."""
     state = state_of([[], [0], []])
     take(state)
     state.spawn(0, node("child", "0"))
@@ -536,7 +545,7 @@ def test_loop_revokes_spawned_tasks():
 
 
 def test_task_that_a_handler_moved():
-    """A task that something else moved ends as the run decides."""
+    """If a handler moved a task itself, the task still ends with the outcome of its attempt."""
     state = state_of([[], []])
     take(state)
     state.nodes[0].task.move(TaskStatus.COMPLETE, 1)

@@ -220,7 +220,7 @@ def test_blocking_callback_cannot_wait_for_its_run(scheduler):
 
 
 def test_callback_that_runs_another_graph(scheduler, blocking):
-    """It can run a graph on the same scheduler, even if it occupies the only worker."""
+    """A callback can run a graph on the same scheduler, even if it occupies the only worker."""
     results = []
 
     def react(event):
@@ -255,7 +255,7 @@ def test_cancelling_from_a_callback(scheduler, blocking):
 
 
 def test_closing_from_a_callback(blocking):
-    """A callback can close the scheduler; the run ends, and it gets the remaining events."""
+    """A callback can close the scheduler. The run ends, and the callback gets the other events."""
     seen = []
 
     def close(event):
@@ -279,7 +279,7 @@ def test_closing_from_a_callback(blocking):
 
 
 def test_inline_callbacks_run_on_the_waiting_thread():
-    """With max_workers=0 that holds for events of time-outs, cancels and other threads, too."""
+    """With max_workers=0, the waiting thread calls callbacks, even for other threads' events."""
     idents, types = set(), []
 
     def look(event):
@@ -316,7 +316,7 @@ def test_inline_callbacks_run_on_the_waiting_thread():
 
 
 def test_inline_callbacks_are_not_behind_a_reader():
-    """With max_workers=0, callbacks have had each event that a reader of a stream has."""
+    """With max_workers=0, callbacks receive each event before a reader of the stream does."""
     seen = []
     with TaskScheduler(
         {"late": lambda task, context: context.cancellation.wait(20)}, max_workers=0

@@ -25,7 +25,7 @@ def test_names_and_order():
 
 
 def test_iteration_gives_the_names():
-    """A graph is iterated over by name, in the order of adding; len() and `in` agree with that."""
+    """Iterating over a graph yields the names in the order of adding; len() and `in` agree."""
     graph = TaskGraph()
     assert list(graph) == [] and len(graph) == 0
     graph.add(task(), name="b")
@@ -37,7 +37,7 @@ def test_iteration_gives_the_names():
 
 
 def test_default_name_is_stable():
-    """It is made of type and number, so the same program makes the same names."""
+    """A default name consists of type and number, so each run of a program has the same names."""
     graph = TaskGraph()
     graph.add(task(), name="x")
     graph.add(task())
@@ -45,7 +45,7 @@ def test_default_name_is_stable():
 
 
 def test_duplicates():
-    """A name or a task is in a graph once."""
+    """A name or a task can be added to a graph only once."""
     graph = TaskGraph()
     first = graph.add(task("get it"), name="a")
     with pytest.raises(GraphError, match="'a'"):
@@ -185,7 +185,7 @@ def test_invalid_options(options, message):
 
 
 def test_invalid_arguments():
-    """So is a name that is not a string, a non-Task, a non-iterable, and a non-graph."""
+    """A name that is not a string, a non-Task, a non-iterable and a non-graph are GraphErrors."""
     graph = TaskGraph()
     for call, message in (
         (lambda: graph.add(task(), name=5), "name= is a string, not 5"),
@@ -212,7 +212,7 @@ def test_options_of_a_map():
 
 
 def test_name_of_a_map():
-    """In depends_on it stands for all tasks of the map; no task can have the name."""
+    """In depends_on, a map's name stands for all of its tasks. No task can have the name."""
     graph = TaskGraph()
     graph.add(task(), name="merge", depends_on=["page", "none"])
     graph.map(task(), "ab", name="page")
@@ -270,7 +270,7 @@ def test_graph_in_itself():
 
 
 def waits(graph):
-    """Return, by name, what each task depends on, and which of that is order-only."""
+    """Return the dependencies of each task, by name, and those that determine only the order."""
     plan = graph.plan()
     names = [node.name for node in plan.nodes]
     return {
@@ -283,7 +283,10 @@ def waits(graph):
 
 
 def test_name_of_an_empty_map():
-    """It stands, transitively, for the map's dependencies, which are order-only."""
+    """In depends_on, the name of an empty map stands for the map's dependencies, transitively.
+
+    They determine the order only; their results are not inputs.
+    """
     graph = TaskGraph()
     graph.add(task(), name="total", depends_on="page")
     graph.add(task(), name="both", depends_on=["page", "fetch"])
@@ -302,7 +305,7 @@ def test_name_of_an_empty_map():
 
 @pytest.mark.parametrize("order", [1, -1], ids=["forwards", "backwards"])
 def test_long_chain_of_empty_maps(order):
-    """It stands for the dependencies of its first map, whichever end was added first."""
+    """The last map's name stands for the first map's dependencies, in any order of adding."""
     graph = TaskGraph()
     graph.add(task(), name="fetch")
     for link in list(range(300))[::order]:
@@ -314,7 +317,7 @@ def test_long_chain_of_empty_maps(order):
 
 
 def test_empty_map_in_a_subgraph():
-    """It stands for its dependencies in the subgraph, or else for those of the subgraph."""
+    """The map's name stands for its dependencies; if it has none, for those of the subgraph."""
     inner, outer = TaskGraph(), TaskGraph()
     fetch = inner.add(task(), name="fetch")
     inner.map(task(), "", name="page", depends_on=fetch)
@@ -332,7 +335,7 @@ def test_empty_map_in_a_subgraph():
 
 
 def test_empty_map_is_checked_too():
-    """Its unknown dependencies, and a cycle through it, are errors."""
+    """Unknown dependencies of an empty map, and a cycle through it, are errors."""
     graph = TaskGraph()
     graph.map(task(), "", name="page", depends_on="nobody")
     with pytest.raises(GraphError, match="'page' depends on 'nobody'"):
@@ -353,8 +356,9 @@ def fetch_and_check():
 
 
 def test_subgraph():
-    """Its tasks are copies with prefixed names; depends_on applies to the first, its name to the
-    last.
+    """A subgraph's tasks are added as copies with prefixed names.
+
+    depends_on= applies to its first tasks, and its name stands for its last tasks.
     """
     inner, outer = fetch_and_check(), TaskGraph()
     first = outer.add(task(), name="first")
@@ -400,7 +404,7 @@ def test_names_taken_by_a_subgraph():
 
 
 def test_local_names():
-    """In nested subgraphs, a task uses the shortest name of another, innermost namespace first."""
+    """In nested subgraphs, names are shortened, and the innermost namespace is searched first."""
     inner, middle, outer = fetch_and_check(), TaskGraph(), TaskGraph()
     middle.add(task(), name="begin")
     middle.add_graph(inner, name="inner", depends_on="begin")
@@ -445,7 +449,7 @@ def test_ambiguous_local_names():
 
 
 def test_empty_subgraph():
-    """A graph without tasks adds none; what depends on it has the dependencies given for it."""
+    """A graph without tasks adds none; dependents of it wait for its depends_on= instead."""
     outer = TaskGraph()
     assert outer.add_graph(TaskGraph(), name="none") == []
     outer.add(task(), name="after", depends_on="none")

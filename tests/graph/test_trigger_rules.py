@@ -116,7 +116,7 @@ def test_each_rule_in_each_state(count, number):
 
 
 def test_decided_when_the_last_dependency_is_settled():
-    """A rule about one task does not start early: the condition sees all of them."""
+    """A rule about one dependency is not decided early: the condition sees all dependencies."""
     order = []
 
     def step(task, context):

@@ -121,7 +121,7 @@ def test_each_event_is_yielded_when_it_arrives(serve, framing):
     for number, text in ((3, "one "), (4, "two "), (5, "three")):
         wait_for(lambda: gates.reached == number, f"the server at event {number}")
         next_event = Background(next, events)
-        assert not next_event._outcome
+        assert next_event.thread.is_alive()
         gates.let(number)
         assert next_event.result() == TextDelta(text)
         assert server.requests[0].sent <= number + 1

@@ -162,7 +162,7 @@ def test_process_without_the_tool(process):
         result = process(server, {first: True, second: "no"}, known_tools="some")
         assert result["stop"] == "end_turn"
         assert result["text"].split(" | ")[1:] == [
-            "LookupError: there is no tool named 'delete'; there are read",
+            "LookupError: there is no tool named 'delete'; known tools: read",
             "ToolRefused: no",
         ]
         assert [tool_name for _, tool_name, _ in process.log()] == ["read"]
@@ -408,7 +408,7 @@ def test_edited_arguments_for_a_shared_id():
 
 
 def spending(requires_approval):
-    """A run of a model that wants to spend 5 and 500."""
+    """Run a model that wants to spend 5 and 500. Returns the client, tool, run and made calls."""
 
     @tool(requires_approval=requires_approval)
     def spend(amount: int) -> str:
@@ -449,7 +449,10 @@ def test_a_function_that_fails(caplog):
 
 
 def test_invalid_values_of_requires_approval():
-    """A value that is no bool and no plain function is a TypeError; an unknown name, too."""
+    """A value that is neither a bool nor a plain function is a TypeError.
+
+    A misspelled keyword argument is one, too.
+    """
 
     async def decide(call):
         return False
@@ -465,7 +468,7 @@ def test_invalid_values_of_requires_approval():
 
 
 def forged(*names):
-    """A history that ends in calls that no model made."""
+    """Return a history that ends in calls that no model made."""
     blocks = [
         {"type": "tool_use", "id": f"t{number}", "name": name, "input": {"name": "x"}}
         for number, name in enumerate(names)
@@ -487,7 +490,7 @@ def test_a_history_that_is_not_trusted():
 
 
 def test_a_history_with_decisions():
-    """Calls that wait for an approval, have one, or name no tool are no reason for a ValueError."""
+    """Calls that wait for an approval, have one, or name no tool do not cause a ValueError."""
     files = Files()
     client = ScriptedInferenceClient(["done"])
     run = client.run_tools(forged("delete", "nope"), files.tools)

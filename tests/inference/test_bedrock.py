@@ -42,10 +42,9 @@ from asimov_sync.inference.providers.bedrock.invoke import InvokeFold
 from asimov_sync.inference.providers.bedrock.runtime import read_events
 from asimov_sync.inference.providers.fold import fold_stream
 from asimov_sync.inference.request import Request
-from asimov_sync.messages import as_messages
 
 from ..tiers import positions, suite, within
-from ..waiting import Background, in_child
+from ..waiting import DEADLINE, Background, in_child
 from .byte_server import ByteServer, RawResponse
 from .event_stream import chunk, event, exception, frame
 
@@ -60,6 +59,24 @@ STREAM = {"content-type": "application/vnd.amazon.eventstream", "x-amzn-RequestI
 SESSION = boto3.Session("AKIDEXAMPLE", SECRET, TOKEN, region_name="us-east-1")
 HAS = SESSION.client("bedrock-runtime").meta.service_model.operation_names
 APIS = ["invoke", "converse"] if "Converse" in HAS else ["invoke"]
+
+
+class RecordingSession(boto3.Session):
+    """A session with credentials that records the boto3 clients created from it.
+
+    before_client: called before each is created.
+    """
+
+    def __init__(self, before_client=lambda: None):
+        super().__init__("AKIDEXAMPLE", SECRET, TOKEN, region_name="us-east-1")
+        self.before_client = before_client
+        self.clients = []
+
+    def client(self, *args, **kwargs):
+        self.before_client()
+        client = super().client(*args, **kwargs)
+        self.clients.append(client)
+        return client
 
 
 def invoke_events(*texts, stop="end_turn"):
@@ -177,18 +194,27 @@ def test_invalid_arguments():
     assert "key-" not in str(caught.value)
 
 
-def test_no_region(without_credentials, monkeypatch):
+def test_no_region(without_credentials):
     """Without a region the error names the settings: an argument, $AWS_REGION or the session."""
     with pytest.raises(ValueError, match="region_name.*AWS_REGION"):
         BedrockInferenceClient(MODEL, api_key=KEY).generate("hello")
-    session = boto3.Session("a", "b", region_name="eu-west-3")
-    with_session = BedrockInferenceClient(MODEL, session=session)
-    assert with_session._runtime.client().meta.region_name == "eu-west-3"
+
+
+def test_region(serve, without_credentials, monkeypatch):
+    """The region is the argument's, else the session's, else $AWS_REGION."""
+
+    def signed_region(**options):
+        client, server = serve(whole("invoke", "fine"), api_key=None, **options)
+        client.generate("hello")
+        return server.requests[0].headers["authorization"].split("/")[2]
+
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
     monkeypatch.setenv("AWS_REGION", "eu-central-1")
-    assert (
-        BedrockInferenceClient(MODEL, api_key=KEY)._runtime.client().meta.region_name
-        == "eu-central-1"
-    )
+    session = boto3.Session(region_name="eu-west-3")
+    assert signed_region(session=session, region_name="eu-south-2") == "eu-south-2"
+    assert signed_region(session=session) == "eu-west-3"
+    assert signed_region(session=None) == "eu-central-1"
 
 
 @pytest.mark.parametrize("profile", [None, "not-there"])
@@ -299,7 +325,7 @@ def test_request(serve):
 
 
 def test_parameters_of_converse(serve):
-    """Converse receives only the options that were given. A boto3 without it is an error."""
+    """Converse receives only the options that were given. A boto3 without Converse is an error."""
     client, server = serve(whole("converse", "a"), api="converse", betas=("b-1",))
     if "Converse" not in HAS:
         for send in (client.generate, client.stream):
@@ -444,9 +470,9 @@ ERROR_STATUSES = [
 @pytest.mark.parametrize("code, status, kind", ERROR_STATUSES, ids=str)
 @pytest.mark.parametrize("position", ["header", "type", "code"])
 def test_error_statuses(serve, code, status, kind, position):
-    """Each of Bedrock's errors has its class here, wherever the response holds its name.
+    """Each of Bedrock's errors is raised as its class, wherever the response holds its name.
 
-    No value that the error refers to holds a key.
+    No value that is reachable from the exception holds a key.
     """
     headers, body = {"x-amzn-RequestId": "req-1", "retry-after-ms": "70"}, {"message": "because"}
     if position == "header":
@@ -500,15 +526,16 @@ def test_boto3_does_not_retry(serve):
         status=429,
         headers={"x-amzn-errortype": "ThrottlingException", "retry-after-ms": "1"},
     )
+    session = RecordingSession()
     client, server = serve(
-        throttled, throttled, whole("invoke", "at last"), throttled, max_retries=2
+        throttled, throttled, whole("invoke", "at last"), throttled, max_retries=2, session=session
     )
     assert client.generate("hello").text == "at last"
     assert len(server.requests) == 3
     with pytest.raises(RateLimitError) as caught:
         client.stream("hello")
     assert (len(server.requests), caught.value.attempts) == (6, 3)
-    assert client._runtime.client().meta.config.retries["total_max_attempts"] == 1
+    assert [made.meta.config.retries["total_max_attempts"] for made in session.clients] == [1]
 
 
 # Streams that fail
@@ -831,40 +858,63 @@ def test_idle_limit_of_generate():
 
 def test_threads_share_one_boto3_client(serve):
     """Threads that send the first requests at once share one boto3 client."""
-    client, server = serve(whole("invoke", "fine"))
+    session = RecordingSession()
+    client, server = serve(whole("invoke", "fine"), session=session)
     barrier = threading.Barrier(8)
 
     def send():
         barrier.wait()
-        assert client.generate("hello").text == "fine"
-        return id(client._runtime.client())
+        return client.generate("hello").text
 
-    assert len({call.result() for call in [Background(send) for _ in range(8)]}) == 1
+    assert [call.result() for call in [Background(send) for _ in range(8)]] == ["fine"] * 8
+    assert len(session.clients) == 1
 
 
 def test_boto3_client_of_a_forked_child(serve):
-    """A forked child creates its own boto3 client, even if the parent was creating one."""
-    client, server = serve(whole("invoke", "fine"))
+    """A forked child creates its own boto3 client."""
+    session = RecordingSession()
+    client, server = serve(whole("invoke", "fine"), session=session)
     client.generate("hello")
-    parents = client._runtime.client()
+    (parents,) = session.clients
 
     def send():
-        assert client._runtime._client is None
-        assert client.generate("hello").text == "fine"
-        assert client._runtime.client() is not parents
+        assert client.generate("hello").text == client.generate("hello").text == "fine"
+        assert len(session.clients) == 2
 
     in_child(send)
-    with client._runtime._lock:
-        in_child(send)
     assert client.generate("hello").text == "fine"
+    assert session.clients == [parents]
+
+
+def test_fork_while_a_boto3_client_is_created(serve):
+    """A child creates its own boto3 client if a thread of the parent was creating one."""
+    creating, forked, parent = threading.Event(), threading.Event(), os.getpid()
+
+    def wait_in_parent():
+        creating.set()
+        assert os.getpid() != parent or forked.wait(DEADLINE)
+
+    session = RecordingSession(before_client=wait_in_parent)
+    client, server = serve(whole("invoke", "fine"), session=session)
+    sending = Background(client.generate, "hello")
+    assert creating.wait(DEADLINE)
+
+    def send():
+        assert client.generate("hello").text == "fine"
+        assert len(session.clients) == 1
+
+    in_child(send)
+    forked.set()
+    assert sending.result().text == "fine"
 
 
 def test_with_options_shares_the_boto3_client(serve):
     """Clients from with_options share boto3's client and connections, and close neither.
 
-    A client with another time-out has connections of another pool.
+    A client with another time-out has its own pool of connections.
     """
-    client, server = serve(whole("invoke", "fine"))
+    session = RecordingSession()
+    client, server = serve(whole("invoke", "fine"), session=session)
     client.generate("hello")
     variant = client.with_options(temperature=0.5)
     variant.generate("hello")
@@ -872,7 +922,7 @@ def test_with_options_shares_the_boto3_client(serve):
     with_timeout = client.with_options(timeout=Timeout(idle=7))
     with_timeout.generate("hello")
     assert server.connections == 1
-    assert with_timeout._runtime is client._runtime
+    assert len(session.clients) == 1
     assert client.usage.requests == 3
 
 
@@ -940,12 +990,15 @@ def test_counting_tokens(serve, api):
     A boto3 without CountTokens is an error that names the version.
     """
     client, server = serve(RawResponse(b'{"inputTokens": 17}'), api=api)
-    request = Request(MODEL, as_messages("hello"), "be brief", [], {"max_tokens": 9})
+
+    def count():
+        return client.count_tokens("hello", system="be brief", max_tokens=9)
+
     if "CountTokens" not in HAS:
         with pytest.raises(InvalidRequestError, match=r"count_tokens.*1\.40\.14"):
-            client._count_tokens(request, Cancellation(), None)
+            count()
         return
-    assert client._count_tokens(request, Cancellation(), None) == 17
+    assert count() == 17
     assert server.requests[0].path.endswith("/count-tokens")
     counted = json.loads(server.requests[0].body.decode())["input"]
     if api == "invoke":
@@ -966,4 +1019,4 @@ def test_counting_tokens(serve, api):
     ):
         server.set_responses(RawResponse(invalid))
         with pytest.raises(ProviderError, match="count"):
-            client._count_tokens(request, Cancellation(), None)
+            count()

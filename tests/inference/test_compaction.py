@@ -203,7 +203,7 @@ def test_nothing_to_compact():
 
 
 def test_a_limit_that_is_not_reached():
-    """Below the limit the requests are those without a limit."""
+    """A limit that is not reached does not change the requests."""
     plain, limited = ScriptedInferenceClient(reader(3)), ScriptedInferenceClient(reader(3))
     plain.run_tools(QUESTION, [read])
     limited.run_tools(QUESTION, [read], compact_at=100_000)

@@ -27,6 +27,7 @@ from asimov_sync.inference.http.errors import Target
 from asimov_sync.inference.http.response import Response, SendOptions
 from asimov_sync.inference.http.transport import HttpTransport
 from asimov_sync.inference.request import Request
+from asimov_sync.testing import count_callbacks
 
 from ..tiers import suite
 from ..waiting import Background, in_child, wait_for
@@ -234,7 +235,7 @@ def test_hook_that_fails(kind):
     sockets = []
 
     def fail(response, **_):
-        sockets.append(response.raw._connection.sock)
+        sockets.append(response.raw.connection.sock)
         raise kind("mine")
 
     session.hooks["response"].append(fail)
@@ -244,15 +245,23 @@ def test_hook_that_fails(kind):
         assert sockets[0].fileno() == -1
 
 
-def test_interrupted_drain():
+def test_interrupted_drain(monkeypatch):
     """Ctrl-C in a drain closes the connection and removes the registration for cancellation."""
+    sockets, register_socket = [], Response.register_socket
+
+    def record_socket(response, sock):
+        sockets.append(sock)
+        register_socket(response, sock)
+
+    monkeypatch.setattr(Response, "register_socket", record_socket)
     cancellation = Cancellation()
     transport = HttpTransport("anthropic")
     with ByteServer(RawResponse(b"all", b"more", hold=1)) as server:
         request = Request("m", [], None, [], {})
         response = transport.post(server.url, {}, b"{}", request, cancellation, None)
         assert next(response.chunks()) == b"all"
-        sock = response._socket
+        (sock,) = sockets
+        assert sock.fileno() != -1 and count_callbacks(cancellation) == 1
 
         def interrupted():
             raise KeyboardInterrupt
@@ -260,8 +269,7 @@ def test_interrupted_drain():
         response.is_body_done = interrupted
         with pytest.raises(KeyboardInterrupt):
             response.close()
-        assert sock.fileno() == -1
-        cancellation.cancel()  # no socket is registered
+        assert sock.fileno() == -1 and count_callbacks(cancellation) == 0
 
 
 def test_media_type_ignores_case():

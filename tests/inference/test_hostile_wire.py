@@ -318,7 +318,7 @@ def test_closing_a_client_from_with_options(serve):
 
 @suite
 def test_a_large_request_is_not_bounded_by_the_connect_timeout(serve):
-    """timeout.connect ends with the connection. A server that reads slowly has timeout.idle."""
+    """timeout.connect bounds only the connect; timeout.idle bounds a server that reads slowly."""
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     listener.bind(("127.0.0.1", 0))

@@ -26,7 +26,7 @@ def without_seconds(message):
 
 
 def test_requests(caplog):
-    """Each attempt has its model, outcome, seconds and tokens; INFO has the wait between two."""
+    """DEBUG has each attempt's model, outcome, seconds and tokens; INFO has waits between them."""
     caplog.set_level(logging.DEBUG, "asimov_sync.inference")
     with ModelServer([Failure(529, headers=NOW, message=SECRET), SECRET]) as server:
         with AnthropicInferenceClient("m", api_key="none", api_url=server.url) as client:
@@ -46,7 +46,7 @@ def test_requests(caplog):
 
 
 def test_failed_stream(caplog):
-    """A request that fails for good is logged once, without the provider's words."""
+    """A request that fails for good is logged once, without the provider's message."""
     caplog.set_level(logging.DEBUG, "asimov_sync.inference")
     client = ScriptedInferenceClient([Failure(400, message=SECRET)])
     with pytest.raises(InvalidRequestError, match=SECRET):
@@ -73,7 +73,9 @@ def test_rate_limit_pause(caplog, monkeypatch):
 
 @pytest.mark.parametrize("max_workers", [0, None])
 def test_tool_calls(max_workers, caplog):
-    """Each tool call has two records. The name of an unknown tool is the model's, and left out."""
+    """Each tool call has two records. The name of an unknown tool, which the model made up, is
+    left out.
+    """
     caplog.set_level(logging.DEBUG, "asimov_sync.inference")
 
     @tool

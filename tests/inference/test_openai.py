@@ -5,10 +5,12 @@ import json
 import re
 
 import pytest
+import requests
 
 from asimov_sync import (
     AuthenticationError,
     Cancelled,
+    ConnectionFailed,
     InvalidRequestError,
     NotFoundError,
     OpenAIInferenceClient,
@@ -187,12 +189,32 @@ def test_tool_loop():
     ]
 
 
+class RecordingAdapter(requests.adapters.BaseAdapter):
+    """Records the bodies of requests, and sends none of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.bodies = []
+
+    def send(self, request, **options):
+        self.bodies.append(json.loads(request.body.decode()))
+        raise requests.ConnectionError("not sent")
+
+    def close(self):
+        pass
+
+
 def encode(url, **options):
     """Return the request body for an address, with reasoning in the history."""
-    client = OpenAIInferenceClient("m", api_key=KEY, api_url=url)
+    adapter, session = RecordingAdapter(), requests.Session()
+    session.mount(url, adapter)
+    client = OpenAIInferenceClient("m", api_key=KEY, api_url=url, session=session, max_retries=0)
     make_response = {"type": "thinking", "thinking": "hm", "field": "reasoning_content"}
     history = [{"role": "user", "content": "x"}, {"role": "assistant", "content": [make_response]}]
-    return client._encode(client._request(history, None, (), options))
+    with pytest.raises(ConnectionFailed):
+        client.generate(history, **options)
+    (body,) = adapter.bodies
+    return body
 
 
 @pytest.mark.parametrize(

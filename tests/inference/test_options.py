@@ -63,7 +63,7 @@ MISTAKES = [
 
 @pytest.mark.parametrize("options, kind, message", MISTAKES, ids=str)
 def test_invalid_values(options, kind, message):
-    """A value of another type, or out of range, is an error of the constructor and of each call."""
+    """Constructor and calls raise an error for a value of the wrong type or out of range."""
     for make in CONSTRUCTORS.values():
         with pytest.raises(kind, match=message):
             make(**options)
@@ -75,7 +75,7 @@ def test_invalid_values(options, kind, message):
 
 @pytest.mark.parametrize("name", ["budget", "rate_limit"])
 def test_invalid_limits(name):
-    """A limit of another type is an error of the constructor and of with_options."""
+    """The constructor and with_options raise an error for a limit of the wrong type."""
     for make in (*CONSTRUCTORS.values(), ScriptedInferenceClient([]).with_options):
         with pytest.raises(TypeError, match=f"{name} must be a (Budget|RateLimit), not 5"):
             make(**{name: 5})
@@ -93,7 +93,7 @@ def test_invalid_limits(name):
 )
 def test_unknown_names(misspelt, intended):
     """The error names a similar option and lists all options, also those of the client only."""
-    listed = "there are .*max_retries.*timeout.*top_p"
+    listed = "valid options: .*max_retries.*timeout.*top_p"
     for make in CONSTRUCTORS.values():
         with pytest.raises(TypeError, match=f"'{misspelt}' .did you mean {intended}.*{listed}"):
             make(**{misspelt: 1})

@@ -92,7 +92,7 @@ def test_system_message():
 
 
 def test_unmarked_blocks():
-    """Empty text and thinking are never marked. A request without any other block is no error."""
+    """Empty text and thinking are never marked. A request with no other block is still valid."""
     messages = [
         ChatMessage(
             role="user", content=[{"type": "text", "text": "x"}, {"type": "text", "text": ""}]

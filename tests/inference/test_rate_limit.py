@@ -89,14 +89,15 @@ def test_the_usage_replaces_the_estimate():
     first = limit.take(0.0, 90)
     first.tokens = 10
     assert limit.take(1.0, 50).moment == 1.0
-    client = ScriptedInferenceClient(["hello"], rate_limit=RateLimit(tokens_per_minute=1000))
-    reply = client.generate("x" * 400)
-    assert [slot.tokens for slot in client.rate_limit._reservations] == [reply.usage.total_tokens]
+    limit, now = RateLimit(tokens_per_minute=1000), library_clock.monotonic()
+    client = ScriptedInferenceClient(["hello"], rate_limit=limit)
+    left = 1000 - client.generate("x" * 400).usage.total_tokens
+    assert next_moment(limit, left) < now + 50 < next_moment(limit, left + 1)
 
 
-def next_moment(limit):
-    """Return the moment of the next slot, without taking it."""
-    slot = limit.take(library_clock.monotonic(), 1)
+def next_moment(limit, tokens=1):
+    """Return the moment of the next slot for a number of tokens, without taking it."""
+    slot = limit.take(library_clock.monotonic(), tokens)
     limit.give_back(slot)
     return slot.moment
 
@@ -172,32 +173,31 @@ def test_each_attempt_counts(serve, monkeypatch):
 # What a provider asks for
 
 
-@suite
-def test_a_429_pauses_every_thread(serve):
+def test_a_429_pauses_every_thread(serve, clock):
     """After a 429 with Retry-After, the client and its copies send nothing until that moment."""
     seen, lock = [], threading.Lock()
 
     def model(body):
         with lock:
-            seen.append(time.monotonic())
+            seen.append(library_clock.monotonic())
             return (
-                Failure(429, "rate_limit_error", headers={"retry-after-ms": "400"})
+                Failure(429, "rate_limit_error", headers={"retry-after": "40"})
                 if len(seen) == 1
                 else "hello"
             )
 
     client, server = serve(model)
     first = Background(client.generate, "x")
-    wait_for(lambda: client._pause.until > 0)
-    until = client._pause.until
+    clock.block_until(1)
     twin = client.with_options(temperature=0)
     asking = [Background(one.generate, "y") for one in (client, twin) for _ in range(4)] + [first]
     counting = Background(client.count_tokens, "y", cancellation=Cancellation(timeout=0.05))
     with pytest.raises(Cancelled):
         counting.result()
+    clock.block_until(9)
+    clock.advance(40)
     assert [one.result().text for one in asking] == ["hello"] * 9
-    assert len(seen) == 10 and min(seen[1:]) >= until
-    assert time.monotonic() >= until
+    assert len(seen) == 10 and min(seen[1:]) >= seen[0] + 40
 
 
 def test_long_retry_after(serve):

@@ -1,8 +1,8 @@
 """Recorded traffic of Bedrock, sent over a socket to boto3.
 
-An independent reading in this file, which shares no code with the codecs, joins a stream into the
-body of the same reply without streaming. The client's reply must equal it. If boto3 has no
-Converse, the codec alone decodes its records.
+Code in this file, which is independent of the codecs, joins each stream into the body that the same
+reply has without streaming. The client's reply must equal that body. If boto3 has no Converse, the
+codec alone decodes its records.
 """
 
 import base64
@@ -350,8 +350,8 @@ def check_converse(record, body, reply):
     ]
 
 
-def model_of(client):
-    return client._runtime.client().meta.service_model
+MODEL = boto3.client("bedrock-runtime", region_name="us-east-1").meta.service_model
+"""boto3's description of Bedrock's operations."""
 
 
 def is_known(shape, value):
@@ -373,9 +373,7 @@ def test_converse(server, record):
     Each reply can be sent back. If boto3 has no Converse, the error names the version that has it
     and the other API.
     """
-    client = server.clients["converse"]
-    model = model_of(client)
-    if "Converse" not in model.operation_names:
+    if "Converse" not in MODEL.operation_names:
         with pytest.raises(InvalidRequestError, match=r"1\.34\.116.*api=\"invoke\""):
             replay(server, "converse", record, [record.body], is_stream(record))
         return
@@ -397,7 +395,7 @@ def test_converse(server, record):
     if record.status == 200 and not record.name.startswith("midstream"):
         history = ["question", reply.message, "and now?"]
         blocks = list(sent_back(body["output"]["message"]["content"]))
-        if not all(is_known(model.shape_for("ContentBlock"), block) for block in blocks):
+        if not all(is_known(MODEL.shape_for("ContentBlock"), block) for block in blocks):
             # A block that an old boto3 does not support is an error; it is not omitted.
             with pytest.raises(InvalidRequestError, match="boto3 does not make the request"):
                 replay(server, "converse", record, pieces, is_stream(record), history)

@@ -1,8 +1,8 @@
 """Recorded chat-completions traffic, served by a real socket.
 
-An independent reading in this file, which shares no code with the codec, merges the deltas of a
-stream as JSON. The client's reply has to equal it. Every stream is served as recorded, in three
-framings; a record without a reply must give the right error.
+Code in this file, which is independent of the codec, merges the deltas of a stream as JSON. The
+client's reply has to equal the merged JSON. Every stream is served as recorded, in three framings;
+a record without a reply must give the right error.
 """
 
 import collections

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 
+import boto3
 import pytest
 
 from asimov_sync import (
@@ -48,6 +49,9 @@ SENT = {
 
 WIRES = sorted(SENT)
 
+SESSION = boto3.Session(region_name="us-east-1")
+SESSION.client("bedrock-runtime")  # loads Bedrock's description before a test measures time
+
 
 def silent(point, wire="anthropic"):
     return SilentServer(point, *SENT[wire])
@@ -59,15 +63,9 @@ def make_client(server, wire="anthropic", **timeout):
     if wire == "openai":
         return OpenAIInferenceClient("m", api_key=KEY, api_url=server.url, **options)
     if wire == "bedrock":
-        client = BedrockInferenceClient(
-            "m",
-            region_name="us-east-1",
-            api_key=KEY,
-            endpoint_url=server.url.rstrip("/"),
-            **options,
+        return BedrockInferenceClient(
+            "m", session=SESSION, api_key=KEY, endpoint_url=server.url.rstrip("/"), **options
         )
-        client._runtime.client()  # loads boto3 before the time is measured
-        return client
     return AnthropicInferenceClient("m", api_key=KEY, api_url=server.url, **options)
 
 

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 
@@ -22,6 +23,7 @@ from asimov_sync import (
     OverloadedError,
     Reply,
     ToolCall,
+    ToolStarted,
     Usage,
     tool,
 )
@@ -176,7 +178,7 @@ def test_failed_calls():
     assert all(block["is_error"] for block in blocks[1:])
     expected = [
         "do not fit",
-        "there is no tool named 'nope'; there are broken, double",
+        "there is no tool named 'nope'; known tools: broken, double",
         "it broke",
         "serialize",
         "the arguments are not a JSON object: [4]",
@@ -520,11 +522,12 @@ def test_negative_max_workers():
 
 
 def test_limit_of_threads():
-    """A turn of 300 calls is executed on at most 100 threads."""
-    release = threading.Event()
+    """A turn of 300 calls is executed on 100 threads."""
+    release, threads = threading.Event(), set()
 
     @tool
     def count(number: int) -> int:
+        threads.add(threading.current_thread())
         assert release.wait(20)
         return number
 
@@ -534,9 +537,10 @@ def test_limit_of_threads():
     stream = client.stream_tools("go", [count])
     while next(stream).type != "tool_started":
         pass
-    assert client._tool_workers.thread_count == 100
+    wait_for(lambda: len(threads) >= 100, "the start of 100 threads")
     release.set()
     list(stream)
+    assert len(threads) == 100
     assert [result.result for result in stream.run.calls] == list(range(300))
 
 
@@ -610,7 +614,7 @@ def test_ctrl_c():
     wait_for(lambda: results == [True])
 
 
-def test_ctrl_c_between_two_events(monkeypatch):
+def test_ctrl_c_between_two_events():
     """Ctrl-C in the reader cancels the tools at once, although the traceback keeps all frames."""
     results, started = [], threading.Event()
 
@@ -621,34 +625,25 @@ def test_ctrl_c_between_two_events(monkeypatch):
         return ""
 
     client = ScriptedInferenceClient([calls(("slow", {})), "done"])
-    loop = client._tool_loop
+    read = []
 
-    class Interrupted:
-        """The events of a loop, with a KeyboardInterrupt in the reader when a tool starts."""
+    def interrupt(frame, event, argument):
+        """Trace function: raise KeyboardInterrupt once run_tools has read that the tool started."""
+        if event == "return" and isinstance(argument, ToolStarted):
+            read.append(argument)
+        elif event == "line" and read and frame.f_code is client.run_tools.__func__.__code__:
+            assert started.wait(10)
+            raise KeyboardInterrupt
+        return interrupt
 
-        def __init__(self, source):
-            self.source, self.close = source, source.close
-
-        def read(self):
-            return InterruptedReader(self.source.read())
-
-    class InterruptedReader:
-        def __init__(self, events):
-            self.events, self.close = events, events.close
-
-        def __iter__(self):
-            for event in self.events:
-                if event.type == "tool_started":
-                    assert started.wait(10)
-                    raise KeyboardInterrupt
-                yield event
-
-    monkeypatch.setattr(
-        client, "_tool_loop", lambda *args, **options: Interrupted(loop(*args, **options))
-    )
-    with pytest.raises(KeyboardInterrupt) as caught:
-        client.run_tools("go", [slow])
-    assert caught.tb is not None  # it refers to all frames
+    previous = sys.gettrace()
+    sys.settrace(interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt) as caught:
+            client.run_tools("go", [slow])
+    finally:
+        sys.settrace(previous)
+    assert read and caught.tb is not None  # the traceback refers to all frames
     wait_for(lambda: results == [True])
 
 
@@ -789,7 +784,7 @@ def test_redact():
     events = list(stream)
     contents = [block["content"] for block in client.requests[1]["messages"][-1]["content"]]
     assert contents[:2] == ['{"password": "***"}', "RuntimeError: *** is wrong"]
-    assert contents[2] == "LookupError: there is no tool named '***'; there are leak, secret"
+    assert contents[2] == "LookupError: there is no tool named '***'; known tools: leak, secret"
     assert stream.run.calls[0].result == {"password": "hunter2"}
     assert [event.result for event in events if event.type == "tool_finished"][0] == {
         "password": "hunter2"

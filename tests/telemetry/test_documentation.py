@@ -1,4 +1,4 @@
-"""docs/telemetry.rst matches the code: its example prints its picture, and it lists all names."""
+"""docs/telemetry.rst matches the code: its example prints the tree, and all names are listed."""
 
 import logging
 import re
@@ -15,8 +15,8 @@ GUIDE = ROOT / "docs" / "telemetry.rst"
 
 
 @suite
-def test_picture():
-    """The tree in the guide is what its example prints."""
+def test_tree_of_spans():
+    """The guide's example prints the tree that the guide shows."""
     namespace = {}
     try:
         for block in blocks("python", GUIDE):

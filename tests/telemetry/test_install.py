@@ -1,4 +1,4 @@
-"""install() and uninstall(): nothing by importing, providers, replacement, failing hooks."""
+"""install() and uninstall(): imports install nothing; providers, replacement, failing hooks."""
 
 import logging
 import os

@@ -237,7 +237,7 @@ def test_agents_and_tools(generation, exported):
 
 @pytest.mark.parametrize("generation", ["gen_ai_latest_experimental"], indirect=True)
 def test_nested_agent(generation, exported):
-    """Agents count their own requests only; the tokens of the outer one include the inner one."""
+    """Agents count only their own requests; the outer agent's tokens include the inner agent's."""
     inner = Agent(ScriptedInferenceClient(["found"], model="m"), name="inner")
 
     @tool

@@ -96,7 +96,7 @@ def wait_until_healthy(process, address, log):
         except requests.ConnectionError:
             return False
 
-    for _ in range(6):  # each waits for twenty seconds at most: its first start makes a database
+    for _ in range(6):  # twenty seconds each at most: Phoenix makes a database first
         try:
             return wait_for(healthy)
         except AssertionError:

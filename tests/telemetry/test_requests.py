@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import sys
 import threading
 
 import pytest
@@ -27,6 +28,7 @@ from asimov_sync import (
     tool,
 )
 from asimov_sync.inference.reply_events import RetriedEvents
+from asimov_sync.inference.stream import ObservedEvents
 from asimov_sync.telemetry import names
 from asimov_sync.testing import (
     Failure,
@@ -170,7 +172,7 @@ def test_cache_write_attribute(start, generation, exported):
 
 
 def test_one_span_over_all_attempts(wire, start, exported):
-    """A retried request has one span, and the failed attempts are no error."""
+    """A retried request has one span, which the failed attempts do not mark as an error."""
     client, server = start([Failure(500, headers=NOW), Failure(429, headers=NOW), SAID], wire)
     client.generate("hello")
     assert len(server.requests) == 3
@@ -251,7 +253,7 @@ def test_cut_stream(wire, start, generation, exported):
 @suite
 @pytest.mark.parametrize("way", ["close", "drop"])
 def test_abandoned_stream(way, start, generation, exported):
-    """A stream that is closed or dropped is no error. The span has the partial reply."""
+    """A stream that is closed or dropped is not an error. The span has the partial reply."""
     client, _ = start([SAID])
     stream = client.stream("hello")
     next(stream)
@@ -301,7 +303,7 @@ def test_garbage_collected_stream(exported):
 
 
 def test_cancelled_stream(start, exported):
-    """Its reader gets Cancelled, and its span ends with that."""
+    """The reader of a cancelled stream gets Cancelled, and the stream's span ends with it."""
     client, server = start([Fault(SAID, stall=4)])
     stream = client.stream("hello")
     next(stream)
@@ -467,7 +469,7 @@ def test_tools(exported):
 
 
 def test_tool_ignores_cancellation(exported):
-    """Its span ends when it is cancelled, not when it returns."""
+    """The span of such a tool ends when the tool is cancelled, not when it returns."""
     started, release = threading.Event(), threading.Event()
 
     @tool
@@ -496,8 +498,20 @@ def test_tool_ignores_cancellation(exported):
 def test_no_wrapper_without_telemetry():
     """Without telemetry, a stream's events are the client's own, with no wrapper."""
     stream = ScriptedInferenceClient(["good evening"]).stream("hello")
-    assert stream._events.gi_code is RetriedEvents.read.__code__
-    stream.close()
+    functions, modules = set(), set()
+
+    def record(frame, event, argument):
+        functions.add(frame.f_code)
+        modules.add(frame.f_globals.get("__name__", ""))
+
+    sys.setprofile(record)
+    try:
+        list(stream)
+    finally:
+        sys.setprofile(None)
+    assert RetriedEvents.read.__code__ in functions
+    assert ObservedEvents.read.__code__ not in functions
+    assert not [name for name in modules if name.startswith("asimov_sync.telemetry")]
 
 
 def test_agents_options(with_content):

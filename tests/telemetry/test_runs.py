@@ -38,14 +38,17 @@ def options(request):
     return options
 
 
-def one_task(handler=None, **options):
+def one_task(**options):
     graph = TaskGraph("one")
     graph.add(Task(type="work"), name="work", **options)
     return graph
 
 
 def test_documented_tree(options, exported):
-    """A run with an agent, parallel tools, a retried request, a retried task and a failure."""
+    """The spans of a run form the documented tree.
+
+    The run has an agent, parallel tools, a retried request, a retried task and a failure.
+    """
     inline = options.get("max_workers") == 0
     barrier = threading.Barrier(1 if inline else 2)
     refusals = iter([Failure(529, headers={"retry-after": "0"})])
@@ -116,7 +119,7 @@ def test_documented_tree(options, exported):
 
 
 def test_task_attributes(exported):
-    """Run, name, type, id, attempt, visit and status, but no exception message."""
+    """A task's span has run, name, type, id, attempt, visit and status, but no error message."""
     graph = one_task()
     with TaskScheduler(
         {"work": lambda task, context: Partial(1, "the rest is secret")}
@@ -167,7 +170,7 @@ def test_failed_run(exported):
 
 
 def test_invalid_route(exported):
-    """The task fails with the GraphError of the run, although its handler returned."""
+    """The span of a task that returns an invalid Route has the GraphError as its error."""
     with TaskScheduler({"work": lambda task, context: Route("nowhere")}) as scheduler:
         result = scheduler.run(one_task())
     assert result.status.name == "FAILED"
@@ -342,7 +345,7 @@ def test_parent_is_submitter(way, options, exported):
 
 
 def test_span_left_current(options, exported):
-    """A span that a handler leaves current is no parent of the next task."""
+    """A span that a handler leaves current is not the parent of the next task's span."""
 
     def work(task, context):
         contexts.attach(trace.set_span_in_context(exported.tracer.start_span("left")))

@@ -109,7 +109,7 @@ def test_the_wait_for_a_result(clock, run_graph):
 
 
 def test_tokens(clock):
-    """A token's deadline passes, for those who look at it and for those who wait."""
+    """At its deadline a token is cancelled, and a thread that waits for it wakes up."""
     token = Cancellation(timeout=HOUR, parent=None)
     waiting = Background(token.wait)
     clock.block_until(1)
@@ -184,7 +184,7 @@ def test_time_passes_by_itself():
 
 
 def test_after_the_block():
-    """The time is the machine's again; a wait that began in the block keeps the time it had."""
+    """After the block, new deadlines follow the machine's clock, and advance() is an error."""
     with Clock() as clock:
         clock.advance(HOUR)
         token = Cancellation(timeout=HOUR, parent=None)
@@ -195,7 +195,7 @@ def test_after_the_block():
 
 
 def test_misuse(clock):
-    """One Clock at a time; time does not go back; a wait for waits is bounded."""
+    """A second Clock, a negative step, and too few waits for block_until() are errors."""
     with pytest.raises(RuntimeError, match="another"):
         Clock().__enter__()
     for seconds in (-1, float("nan")):

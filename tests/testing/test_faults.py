@@ -472,7 +472,7 @@ def test_pause_accepting():
             assert session.post(server.url, json=HELLO).ok
             waiting = Background(socket.create_connection, (host, int(port)), 20)
             waiting.thread.join(0.3)
-            assert not waiting._outcome
+            assert waiting.thread.is_alive()
         waiting.result().close()
         assert requests.post(server.url, json=HELLO).ok
         session.close()

@@ -172,7 +172,7 @@ def test_close_breaks_connections():
 
 
 def test_scripted_client():
-    """It encodes requests, decodes replies and raises the errors of failures."""
+    """A ScriptedInferenceClient encodes requests, decodes replies and raises failures as errors."""
     client = ScriptedInferenceClient(
         [calls(("f", {"a": 1})), Failure(400, "invalid_request_error", "no"), "fine"], max_retries=0
     )

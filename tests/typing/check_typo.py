@@ -13,7 +13,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 def check(name):
     """Check one file strictly, and return the exit status and the output.
 
-    It is checked outside the checkout, so that mypy uses the installed package, as a user does.
+    The check runs outside the checkout, so that mypy uses the installed package, as for a user.
     """
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(str(HERE / name), folder)

@@ -72,7 +72,7 @@ def connect(
             if isinstance(error, ConnectAborted) or not isinstance(error, OSError):
                 raise
             if error.errno is not None:
-                error.filename = f"{host}:{port}"  # part of its text; it may be a proxy's
+                error.filename = f"{host}:{port}"  # the error's text shows it: it may be a proxy
             last_error = error
     raise last_error
 

@@ -90,7 +90,7 @@ def truncated_error(target: Target, missing: int) -> ConnectionFailed:
 def proxy_error(target: Target, proxies: Mapping[str, str]) -> Optional[ConnectionFailed]:
     """Return the error of a proxy whose address has no host, or None if every address has one.
 
-    proxies: by scheme; they go before those of the environment.
+    proxies: addresses by scheme; they take precedence over those of the environment.
     """
     every = dict(getproxies(), **proxies)
     every.pop("no", None)  # no_proxy, which is not an address

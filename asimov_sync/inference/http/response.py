@@ -49,7 +49,7 @@ class SendOptions(NamedTuple):
 
     target: its destination.
     timeout: its limits.
-    proxies: by scheme; they go before those of the session and the environment.
+    proxies: addresses by scheme; they take precedence over those of the session and environment.
     certificates: file of trusted authorities; None for those of the session.
     """
 

@@ -2,9 +2,9 @@
 
 Written for the streams that servers really send (the specification is
 https://html.spec.whatwg.org/multipage/server-sent-events.html): any chunking, LF, CRLF or CR,
-comments, data of several lines, a byte order mark. Only those three end a line; U+2028 is an
-ordinary character inside JSON. So an event is decoded once it is complete, and lines are split as
-bytes.
+comments, data of several lines, a byte order mark. Only LF, CRLF and CR end a line; U+2028 is an
+ordinary character inside JSON. So lines are split as bytes, and an event is decoded once it is
+complete.
 """
 
 from typing import List, Tuple

@@ -1,6 +1,6 @@
 """Structured output at the end of a tool loop: recognizes the final answer, or asks for it.
 
-The model has one more tool besides the caller's, whose arguments are the answer. It calls that tool
+Besides the caller's tools, the model has a tool whose arguments are the answer. It calls that tool
 when it is done, so most loops take no more requests than they would for text. Only a model that
 ends with text is asked again, with the tool forced.
 

@@ -15,7 +15,7 @@ DECODE_ERRORS = (
     ValueError,
     RecursionError,
 )
-"""The exceptions that a decoder may raise for data that is not of its wire."""
+"""The exceptions that a decoder may raise for data that does not have its wire's format."""
 
 MAX_TOKENS = 10**15
 """The largest usage figure that is accepted. A number of hundreds of digits could not even be

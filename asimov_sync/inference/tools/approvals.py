@@ -20,7 +20,7 @@ class Approved:
     call: the ToolCall that was shown to the person; None (the default) for the one in the messages.
         If the messages have another name or other arguments for it, ValueError is raised.
     arguments: the arguments of the call in place of the model's; None (the default) for the
-        model's. They are checked against the tool's schema. The result says what they are.
+        model's. They are checked against the tool's schema, and reported to the model.
     """
 
     call: Optional[ToolCall] = None
@@ -50,7 +50,7 @@ Approvals = Mapping[str, Approval]
 reason for a refusal as a str. False is a refusal without a reason."""
 
 MISTAKEN = ("yes", "true", "ok")
-"""Texts that are no reason for a refusal, whatever their case."""
+"""Texts that are not accepted as the reason for a refusal, in upper or lower case."""
 
 
 def read_approvals(
@@ -67,7 +67,7 @@ def read_approvals(
         history has no effect.
     tools: the tools by name.
 
-    Raises TypeError for a value that is no decision. Raises ValueError for an unknown call, for a
+    Raises TypeError for a value that is not a decision. Raises ValueError for an unknown call, a
     call other than the shown one, and for arguments that do not fit the tool.
     """
     if not isinstance(approvals, collections.abc.Mapping):

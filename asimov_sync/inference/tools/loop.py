@@ -1,7 +1,7 @@
 """The tool loop without IO: ask the model, call the tools it wants, send the results, repeat.
 
-`tool_loop` is a generator: it yields what to do next, and is sent the result. `runner` does it, on
-threads.
+`tool_loop` is a generator of steps: its caller carries out each step and sends the result back.
+`runner` is that caller. It makes the calls on threads.
 """
 
 import json
@@ -69,7 +69,7 @@ Redact = Callable[[str], str]
 class CalledTool:
     """One tool call and its outcome.
 
-    call: the model's call, with the arguments of the approval if that has some.
+    call: the model's call; if the approval changed the arguments, with the changed ones.
     result: the function's return value; None if it raised.
     exception: the exception that it raised, or None. ToolRefused for a call that was refused.
     seconds: the duration of the call.
@@ -106,7 +106,7 @@ class ToolRun:
     """The outcome of a tool loop.
 
     messages: the whole history, with a result for every call that is not in `pending`; it can be
-        sent again as it is. After a compaction it begins with what was kept, and the summary.
+        sent again as it is. After a compaction it begins with the kept messages and the summary.
     reply: the last reply.
     usage: the usage of all requests together, those of the tools and for summaries included.
     iterations: the number of requests, without those of the tools and for summaries.
@@ -248,9 +248,9 @@ def tool_loop(
     Calls are made only after the stop reason "tool_use". The calls of any other reply (cut short by
     max_tokens, or a refusal) are answered with an error.
 
-    Raises ValueError or TypeError for an invalid approval (see `read_approvals`), ValueError for a
-    history that is not trusted and ends in unanswered calls that need neither an approval nor have
-    one, and OutputInvalid, with the history in `.messages`, if the loop ends without valid data.
+    Raises ValueError or TypeError for an invalid approval (see `read_approvals`), ValueError if an
+    untrusted history ends in unanswered calls that neither need nor have an approval, and
+    OutputInvalid, with the history in `.messages`, if the loop ends without valid data.
     """
     if max_iterations < 1:
         raise ValueError(
@@ -343,7 +343,7 @@ def _refuse_unguarded(
     decisions: Mapping[str, Union[Approved, Refused]],
     tools: Mapping[str, Tool],
 ) -> None:
-    """Raise ValueError if calls of a history would be made that nobody has approved."""
+    """Raise ValueError if unanswered calls of a history would be made without an approval."""
     names = [
         call.name
         for call in unanswered

@@ -42,7 +42,7 @@ __all__ = ["ToolLoopEvents", "execute_calls"]
 logger = get_logger("asimov_sync.inference")
 
 MAX_PARALLEL = 100
-"""The most parallel calls of one turn without max_workers. The model chooses their number."""
+"""The most parallel calls if max_workers is None: the model chooses how many calls it makes."""
 
 
 class ToolLoopEvents(EventSource):
@@ -198,7 +198,10 @@ def execute_calls(
 
 
 def _group_calls(calls: List[ToolCall], tools: Dict[str, Tool]) -> List[Dict[int, ToolCall]]:
-    """Split the calls into groups that may run in parallel, in order; each by position."""
+    """Split the calls into groups of parallel calls, which run one after the other.
+
+    Each group has its calls by position.
+    """
     groups: List[Dict[int, ToolCall]] = []
     after_sequential = True
     for index, call in enumerate(calls):
@@ -300,7 +303,7 @@ def _execute(call: ToolCall, tools: Dict[str, Tool], cancellation: Cancellation)
     try:
         if call.name not in tools:
             names = ", ".join(sorted(tools)) or "none"
-            raise LookupError(f"there is no tool named {call.name!r}; there are {names}")
+            raise LookupError(f"there is no tool named {call.name!r}; known tools: {names}")
         if call.malformed is not None:
             raise ValueError(f"the arguments are not a JSON object: {call.malformed[:500]}")
         with counter:

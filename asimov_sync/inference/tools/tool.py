@@ -182,8 +182,8 @@ def tool(
         returns False.
     sequential: whether no other call of the same turn runs during a call of this tool (False).
 
-    Raises ToolDefinitionError if no schema can be made, and TypeError if requires_approval is
-    neither a bool nor a function that is not async.
+    Raises ToolDefinitionError if no schema can be made, and TypeError unless requires_approval is
+    a bool or a function that is not async.
     """
     if not isinstance(requires_approval, bool) and not _is_function(requires_approval):
         raise TypeError(

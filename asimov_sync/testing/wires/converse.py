@@ -164,7 +164,7 @@ def _decode_tool(tool: Block) -> Dict[str, Any]:
 
 
 def _decode_block(block: Block) -> Block:
-    """Translate a block to the Messages API. A block that it does not have is kept."""
+    """Translate a block to the Messages API. A block without a counterpart there is kept."""
     if "text" in block:
         return {"type": "text", "text": block["text"]}
     if "toolUse" in block:

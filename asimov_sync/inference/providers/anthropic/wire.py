@@ -57,8 +57,8 @@ def encode_request(request: Request, keep_cited: bool = False) -> Dict[str, Any]
 
     keep_cited: send blank text if it has citations, as Converse does.
 
-    Raises ValueError if no message is left, or if the user's last message is left out, so that the
-    reply before it would be continued.
+    Raises ValueError if no message is left, or if the user's last message would be left out: the
+    model would continue the reply before it.
     """
     if not request.messages:
         raise ValueError("there is no message to answer: messages is empty")
@@ -191,7 +191,8 @@ _FIELDS: Dict[Any, Tuple[str, ...]] = {
 def _check_block(block: Any) -> Block:
     """Return a copy of a received block.
 
-    Raises ValueError if its type is not a string, or the text of a text or thinking block.
+    Raises ValueError if its type is not a string, or if it is a text or thinking block whose text
+    is not a string.
     """
     block = dict(block)
     kind = block.get("type")

@@ -47,7 +47,7 @@ _FORMATS = {
 def from_converse(block: Mapping[str, Any]) -> Block:
     """Return a block of a reply.
 
-    Raises KeyError, TypeError or ValueError if it is not of the wire.
+    Raises KeyError, TypeError or ValueError if it does not have the wire's format.
     """
     block = without_nulls(block)
     (kind, value), *others = block.items()

@@ -1,15 +1,15 @@
 """Bedrock's runtime through boto3. Only this file imports boto3 and botocore, on the first request.
 
 boto3 builds and signs the requests, and finds addresses and credentials. It does not send them:
-its HTTP exchange cannot be cancelled and has no total time. botocore's event `before-send` passes
-the signed request to a handler and accepts a response in return, so the request is sent by the same
-transport as for every other provider. botocore receives an empty response; the real one is read
-here. botocore would drop fields that its version does not know (citations, the type of a tool call,
-the name of an exception in a stream), and its parser raises arbitrary exceptions for malformed
-bytes.
+its HTTP exchange cannot be cancelled and has no total time-out. botocore's event `before-send`
+passes the signed request to a handler and accepts a response in return, so the request is sent by
+the same transport as for every other provider. botocore receives an empty response; the real one is
+read here. botocore would drop fields that its version does not know (citations, the type of a tool
+call, the name of an exception in a stream), and its parser raises arbitrary exceptions for
+malformed bytes.
 
-Bearer keys are added there as well, to a copy of the headers. So they work with a boto3 that is
-older than they are, and botocore, which logs its headers, never sees them.
+The handler also adds bearer keys, to a copy of the headers. So they work with releases of boto3
+that do not support them, and botocore, which logs its headers, never sees them.
 """
 
 import logging

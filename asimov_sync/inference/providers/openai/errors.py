@@ -1,8 +1,8 @@
-"""Chat completions, the errors, in all the shapes that this wire's servers use. Pure.
+"""Decodes errors of chat completions, in all the forms that servers of this wire use. Pure.
 
 Facts: https://platform.openai.com/docs/guides/error-codes for OpenAI's error codes; recorded
 traffic of OpenAI, Azure, Groq, OpenRouter, Ollama and Perplexity, and public reports, for the
-shapes and for the other servers' codes.
+forms and for the other servers' codes.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Chat completions, the reply: stream chunks or a JSON body to a Reply. Pure: no IO, no clock.
+"""Decodes replies of chat completions, streamed or whole, to a Reply. Pure: no IO, no clock.
 
 Facts of the wire: https://platform.openai.com/docs/api-reference/chat-streaming, and recorded
 traffic of many servers, which adds:

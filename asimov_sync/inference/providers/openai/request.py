@@ -1,4 +1,4 @@
-"""Chat completions, the request: a Request to a JSON body. Pure: no IO, no clock.
+"""Encodes a Request as the JSON body of a chat completion. Pure: no IO, no clock.
 
 Messages come as Anthropic's blocks and are encoded as this wire's messages.
 
