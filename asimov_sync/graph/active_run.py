@@ -312,18 +312,24 @@ class ActiveRun(Work, RunServices, JournaledRun):
 
     def _failed_outcome(self, attempt: Attempt, error: BaseException) -> Outcome:
         outcome = failed_outcome(attempt, error)
-        if self._journal is not None:
-            outcome = outcome._replace(exception_record=self._journal.keep_error(error))
-        return outcome
+        return outcome if self._journal is None else self._keep_error(outcome, error)
+
+    def _keep_error(self, outcome: Outcome, error: BaseException) -> Outcome:
+        """Return a failed outcome with the text of its error as the journal gives it back."""
+        assert self._journal is not None
+        record = self._journal.keep_error(error)
+        text = f"{record.type}: {record.message}" if record.message else record.type
+        return outcome._replace(exception_record=record, error=text)
 
     def _keep_outcome(self, attempt: Attempt, outcome: Outcome) -> Outcome:
         """Return an outcome as the journal gives it back later."""
         assert self._journal is not None
         try:
             if outcome.exception is not None:
-                record = self._journal.keep_error(outcome.exception)
-                return outcome._replace(exception_record=record)
-            return outcome._replace(result=self._journal.keep_value(outcome.result))
+                return self._keep_error(outcome, outcome.exception)
+            result = self._journal.keep_value(outcome.result)
+            error = self._journal.keep_text(outcome.error)
+            return outcome._replace(result=result, error=error)
         except Exception as error:
             return self._failed_outcome(attempt, error)
 
@@ -401,7 +407,8 @@ class ActiveRun(Work, RunServices, JournaledRun):
         if self._journal is None:
             task = self.engine.spawn(attempt, node, before_dependents)
         else:
-            definition = self._journal.define(node, before_dependents)
+            dependencies = self.engine.names_of(node.depends_on)
+            definition = self._journal.define(node, dependencies, before_dependents)
             digest = self._journal.digest(node.task.params)
             task = self.engine.spawn(attempt, node, before_dependents, definition, digest)
         if self._effects.pending:
@@ -529,7 +536,7 @@ class ActiveRun(Work, RunServices, JournaledRun):
     def _save_batch(self, batch: Batch) -> None:
         assert self._journal is not None
         try:
-            written = self._journal.save(batch, self._take_log())
+            written = self._journal.save(batch)
         except BaseException:
             self.engine.put_back(batch, False)
             raise
@@ -538,8 +545,8 @@ class ActiveRun(Work, RunServices, JournaledRun):
             self._unpark_answered()
             self.engine.retry_end()
 
-    def _take_log(self) -> List[Dict[str, Any]]:
-        """Return the events since the last call, with the pieces of a text joined."""
+    def take_events(self) -> List[Dict[str, Any]]:
+        """Return the events since the last call, for the log, with the pieces of a text joined."""
         inbox, events = self._log_inbox, []
         texts: Dict[Any, Dict[str, Any]] = {}
         while inbox:

@@ -60,7 +60,7 @@ from asimov_sync.graph.journal import (
     TaskRecord,
     Wait,
 )
-from asimov_sync.graph.node import Node
+from asimov_sync.graph.node import Dependency, Node
 from asimov_sync.graph.results import Outcome, RunResult
 from asimov_sync.graph.state import (
     EXECUTING,
@@ -777,6 +777,19 @@ class RunEngine:
         )
 
     # Spawned tasks of a durable run
+
+    def names_of(self, dependencies: Sequence[Dependency]) -> List[str]:
+        """Return the names of tasks that a spawned task depends on."""
+        with self.lock:
+            state = self.state
+            names = []
+            for one in dependencies:
+                index = state.indexes.get(one.id) if isinstance(one, Task) else None
+                if isinstance(index, int):
+                    names.append(state.nodes[index].name)
+                elif isinstance(one, str):
+                    names.append(one)  # otherwise the state raises
+            return names
 
     def _note_spawned(
         self, index: int, spawner: str, definition: Mapping[str, Any], digest: str

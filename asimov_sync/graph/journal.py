@@ -178,6 +178,13 @@ class JournaledRun(abc.ABC):
         """Cancel the run, for good."""
 
     @abc.abstractmethod
+    def take_events(self) -> List[Dict[str, Any]]:
+        """Return the events since the last call, for the log, with the pieces of a text joined.
+
+        Called by one thread at a time.
+        """
+
+    @abc.abstractmethod
     def fail(self, error: BaseException) -> None:
         """End the drive, because the journal cannot keep the run any more."""
 
@@ -203,10 +210,8 @@ class RunJournal(abc.ABC):
         """Begin to renew the lease, and to tell the run what others ask of it."""
 
     @abc.abstractmethod
-    def save(self, batch: Batch, events: List[Dict[str, Any]]) -> bool:
+    def save(self, batch: Batch) -> bool:
         """Write a batch in one step. The last batch of a drive gives up the lease.
-
-        events: the events since the batch before, for the log.
 
         Returns False, and has written nothing, if the batch parks the run and there is news.
         """
@@ -227,6 +232,10 @@ class RunJournal(abc.ABC):
         """
 
     @abc.abstractmethod
+    def keep_text(self, text: Optional[str]) -> Optional[str]:
+        """Return a text as it is stored."""
+
+    @abc.abstractmethod
     def keep_error(self, error: BaseException) -> ErrorRecord:
         """Return an exception as it is stored. It may call the `__str__` of its class."""
 
@@ -235,8 +244,12 @@ class RunJournal(abc.ABC):
         """Return a digest of a task's params, equal for params with the same JSON."""
 
     @abc.abstractmethod
-    def define(self, node: Node, before_dependents: bool) -> Mapping[str, Any]:
+    def define(
+        self, node: Node, dependencies: List[str], before_dependents: bool
+    ) -> Mapping[str, Any]:
         """Return the definition of a spawned task.
+
+        dependencies: the names of the tasks that it depends on.
 
         Raises GraphError if it cannot be stored.
         """

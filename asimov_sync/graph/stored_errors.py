@@ -6,14 +6,14 @@ never decides what is imported or called.
 
 import builtins
 import traceback
-from typing import Dict, Type
+from typing import Dict, Optional, Type
 
 from asimov_sync import errors
 from asimov_sync._json import format_error
 from asimov_sync.errors import RemoteError
 from asimov_sync.graph.journal import ErrorRecord
 
-__all__ = ["describe_exception", "rebuild_exception"]
+__all__ = ["class_name", "describe_exception", "find_class", "rebuild_exception"]
 
 MAX_TRACEBACK = 20000
 """The longest traceback that is kept, in characters. The beginning of a longer one is removed."""
@@ -34,6 +34,16 @@ def _table() -> Dict[str, Type[Exception]]:
 
 
 _CLASSES = _table()
+
+
+def class_name(kind: object) -> Optional[str]:
+    """Return the name of a class of the table; None for anything else."""
+    return next((name for name, value in _CLASSES.items() if value is kind), None)
+
+
+def find_class(name: str) -> Optional[Type[Exception]]:
+    """Return the class of the table with this name; None without."""
+    return _CLASSES.get(name)
 
 
 def describe_exception(error: BaseException) -> ErrorRecord:
