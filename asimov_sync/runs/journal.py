@@ -152,7 +152,8 @@ class StoredJournal(RunJournal):
         self._writer: Optional[int] = None  # the thread that holds it
         self._changed = dict(changed)
         self._entries = contents.entries
-        self._usages = contents.usages
+        self._carried = dict(contents.usages)  # of earlier drives, by task
+        self._usage_fields = set(contents.usages)  # the tasks whose usage has a field
         self._posts = contents.posts
         self._phases = {name: record.phase for name, record in restored.records.items()}
         self._waits = {name: record.waits for name, record in restored.records.items()}
@@ -385,7 +386,9 @@ class StoredJournal(RunJournal):
         self, task: str, record: Optional[TaskRecord], fields: Dict[str, Optional[bytes]]
     ) -> None:
         """Remove what was kept of attempts, as far as the task's record replaces it."""
-        if self._usages.pop(task, None) is not None:
+        self._carried.pop(task, None)
+        if task in self._usage_fields:
+            self._usage_fields.discard(task)
             fields[field_name("usage", task)] = None
         keeps = record is not None and not PHASES[record.phase].is_final and record.attempt > 0
         for key in [key for key in self._entries if key[0] == task]:
@@ -481,6 +484,7 @@ class StoredJournal(RunJournal):
             number = len(entries)
             fields: Dict[str, Optional[bytes]] = dict(self._changed)
             fields[field_name("entry", task, visit, kind, number)] = data
+            usage = self._carried.get(task, Usage()) + usage
             if usage != Usage():
                 fields[field_name("usage", task)] = self._codec.dump_usage(usage)
             head = self._head
@@ -491,7 +495,7 @@ class StoredJournal(RunJournal):
             self._changed, self._head = {}, head
             entries[number] = data
             if usage != Usage():
-                self._usages[task] = usage
+                self._usage_fields.add(task)
 
     # Answers
 
