@@ -195,10 +195,10 @@ class ActiveRun(Work, RunServices, JournaledRun):
             graph = "" if self._name is None else f" of {self._name!r}"
             count = len(self.engine.state.nodes)
             logger.info("run %s%s started: %d tasks", self.id, graph, count, extra=self._extra())
+        self._unpark_answered()  # before the run is found to be parked
         self.engine.begin_run()  # first: the token or a time-out may end the run at once
         if self._journal is not None:
             self._journal.start(self)
-            self.check_waits()
         self._registration = self.enclosing.on_cancel(self._on_cancel)
         if self._timeout is not None:
             reason = f"the run's time-out of {self._given_timeout} s passed"

@@ -119,6 +119,7 @@ class StoredJournal(RunJournal):
     handlers: finds the handlers that spawned tasks may have.
     news: the number of posts that `contents` has.
     changed: fields to be written with the first batch.
+    now: the present moment by the store's clock.
     """
 
     def __init__(
@@ -136,6 +137,7 @@ class StoredJournal(RunJournal):
         handlers: Handlers,
         news: int,
         changed: Mapping[str, Optional[bytes]],
+        now: float,
     ) -> None:
         self.id = id
         self.restored = restored
@@ -165,7 +167,7 @@ class StoredJournal(RunJournal):
         self._closed = epoch == 0
         self._run: Optional[JournaledRun] = None
         self._stop = Cancellation()
-        self._clock_offset = 0.0
+        self._clock_offset = now - clock.monotonic()
 
     # The lease
 
@@ -193,8 +195,6 @@ class StoredJournal(RunJournal):
                     self._records.wait(
                         self.id, self._news, None, min(beat, LOG_SECONDS), self._stop
                     )
-                    if self._closed:
-                        return
                     self._read_news()
                     self._beat(beat)
                 except (CacheUnavailable, OutcomeUnknown):
@@ -296,7 +296,7 @@ class StoredJournal(RunJournal):
             self._lost = self._lease_lost()
             raise self._lost
         self._last_contact = clock.real()
-        self._clock_offset = reply.now - self._last_contact
+        self._clock_offset = reply.now - clock.monotonic()
         self._seen_news = max(self._seen_news, reply.news)
         return reply
 
@@ -525,7 +525,7 @@ class StoredJournal(RunJournal):
 
     def now(self) -> float:
         """Return the present moment by the store's clock, as of its last reply."""
-        return clock.real() + self._clock_offset
+        return clock.monotonic() + self._clock_offset
 
 
 def _status_of(end: RunEnd) -> RunStatus:

@@ -256,6 +256,7 @@ class RunStore:
             handlers,
             snapshot.news,
             changed,
+            snapshot.now,
         )
         return Opened(journal, plan, digests)
 
@@ -370,9 +371,14 @@ class RunStore:
             handlers,
             snapshot.news,
             {},
+            snapshot.now,
         )
         digests = [records[node.name].params for node in stored_plan.nodes]
         return Opened(journal, stored_plan, digests)
+
+    def keep_value(self, value: Any) -> Any:
+        """Return a value as it is read back later. Raises CacheValueError if it cannot be stored."""
+        return self._codec.keep_value(value)
 
     # Reading
 
@@ -435,14 +441,14 @@ class RunStore:
         found: "List[RunRecord]" = []
         while len(found) < limit:
             page = self._records.list(
-                stored, tags, _timestamp(since), _timestamp(until), cursor, limit - len(found)
+                stored, tags, _timestamp(since), _timestamp(until), cursor, limit
             )
             records = [RunRecord(self, snapshot) for snapshot in page]
             found += [one for one in records if wanted is None or one.status in wanted]
-            if not page or len(page) < limit - len(found) + len(records) and len(page) < limit:
+            if len(page) < limit:
                 break
             cursor = (page[-1].created, page[-1].id)
-        return found
+        return found[:limit]
 
     def ready(self, *, limit: int = 100) -> "List[RunRecord]":
         """Return the runs that have something to do and no driver.
