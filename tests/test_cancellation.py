@@ -2,6 +2,7 @@
 
 import contextvars
 import gc
+import itertools
 import threading
 import weakref
 
@@ -12,6 +13,7 @@ from asimov_sync.concurrency import scope
 from asimov_sync.concurrency.clock import clock
 from asimov_sync.testing import count_callbacks
 
+from .tracing import at_each_line, holding_lock
 from .waiting import Background, in_child, wait_for
 
 
@@ -229,26 +231,17 @@ def test_a_finished_token_is_freed():
 def test_locks_are_free_in_a_forked_child():
     """A child forked while another thread holds the tokens' lock can cancel and wait."""
     token = Cancellation()
-    held, release = threading.Event(), threading.Event()
-
-    def hold():
-        with cancellation._lock.lock:
-            held.set()
-            release.wait(20)
-
-    holder = Background(hold)
-    assert held.wait(5)
 
     def use():
         token.on_cancel(print)
         token.cancel("in the child")
         token.wait(1)
 
-    try:
+    def lock():
+        Cancellation().on_cancel(print).remove()
+
+    with holding_lock(cancellation, lock, probe=lock):
         in_child(use)
-    finally:
-        release.set()
-        holder.result()
     assert not token.cancelled
 
 
@@ -273,25 +266,23 @@ def test_a_cancelled_child_is_unregistered():
     assert not count_callbacks(parent) and not parent.cancelled
 
 
-@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
-def test_a_signal_handler_cancels_during_on_cancel(before):
-    """A signal handler that cancels during on_cancel causes exactly one call of the callback."""
-    token = Cancellation()
-    called = []
+def test_a_signal_handler_cancels_during_on_cancel():
+    """A signal handler that cancels at any line of on_cancel causes one call of the callback."""
+    for signal_at in itertools.count():
+        token, called, lines = Cancellation(), [], []
 
-    class Interrupted(dict):
-        """Cancels just before or just after the callback is stored."""
-
-        def __setitem__(self, number, callback):
-            if before:
-                token.cancel("signal")
-            super().__setitem__(number, callback)
-            if not before:
+        def handle_signal(number, token=token, signal_at=signal_at, lines=lines):
+            lines.append(number)
+            if number == signal_at:
                 token.cancel("signal")
 
-    token._callbacks = Interrupted()
-    token.on_cancel(lambda: called.append(token.reason)).remove()
-    assert called == ["signal"]
+        with at_each_line(cancellation, handle_signal):
+            registration = token.on_cancel(lambda: called.append(token.reason))
+        if signal_at not in lines:
+            break
+        registration.remove()
+        assert called == ["signal"], f"signal at line {signal_at}"
+    assert signal_at > 5
 
 
 def test_nan_is_rejected():

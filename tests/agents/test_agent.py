@@ -9,6 +9,7 @@ from asimov_sync import (
     Agent,
     AnthropicInferenceClient,
     AuthenticationError,
+    Cache,
     CacheUnavailable,
     Cancellation,
     Cancelled,
@@ -24,6 +25,8 @@ from asimov_sync import (
     tool,
 )
 from asimov_sync.aio import to_async
+from asimov_sync.cache.keys import Namespace
+from asimov_sync.cache.memory import MemoryStore
 from asimov_sync.testing import (
     Failure,
     ModelServer,
@@ -419,16 +422,17 @@ def test_transcript_of_failed_task(script, roles):
     assert [message.role.value for message in transcript(cache)] == roles
 
 
-@pytest.fixture
-def broken_cache(monkeypatch):
-    """A cache that stores nothing."""
+class BrokenStore(MemoryStore):
+    """A store that refuses to write."""
 
-    def refuse(*args):
+    def set_many(self, items, ttl):
         raise CacheUnavailable("no cache today")
 
-    cache = MemoryCache()
-    monkeypatch.setattr(cache._store, "set_many", refuse)
-    return cache
+
+@pytest.fixture
+def broken_cache():
+    """A cache that stores nothing."""
+    return Cache(BrokenStore(max_deliveries=5), Namespace())
 
 
 @pytest.mark.parametrize(

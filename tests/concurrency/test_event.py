@@ -10,6 +10,7 @@ import pytest
 
 from asimov_sync.concurrency.event import InterruptibleEvent
 
+from ..tracing import around_builtin
 from ..waiting import Background, wait_for
 
 
@@ -112,23 +113,13 @@ def test_ctrl_c_that_another_thread_receives():
 def test_wake_up_is_passed_on_after_ctrl_c():
     """If Ctrl-C interrupts a waiter just after it took the wake-up, the next waiter is woken."""
     event = InterruptibleEvent()
-    wake_ups = event._wake_ups
 
-    class Interrupted:
-        """Takes the wake-up, then fails as if Ctrl-C had struck."""
-
-        def get(self, timeout):
-            event.set()
-            wake_ups.get(timeout=timeout)
-            raise KeyboardInterrupt
-
-        def put(self, item):
-            wake_ups.put(item)
+    def interrupt():
+        raise KeyboardInterrupt
 
     waiting = Background(event.wait)
     wait_for(waiting.thread.is_alive)
-    event._wake_ups = Interrupted()
     with pytest.raises(KeyboardInterrupt):
-        event.wait(10)
-    event._wake_ups = wake_ups
+        with around_builtin(InterruptibleEvent.wait, "get", before=event.set, after=interrupt):
+            event.wait(10)
     assert waiting.result() is True

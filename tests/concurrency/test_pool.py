@@ -14,6 +14,7 @@ from asimov_sync.concurrency import pool as pool_module
 from asimov_sync.concurrency.pool import WorkerPool
 
 from ..tiers import suite
+from ..tracing import around_builtin
 from ..waiting import in_child, wait_for
 
 variable = contextvars.ContextVar("variable", default="default")
@@ -76,8 +77,8 @@ def test_idle_workers_end(monkeypatch):
     """Threads without work end, and new ones start with new work."""
     monkeypatch.setattr(pool_module, "IDLE_SECONDS", 0.02)
     pool = WorkerPool(3)
-    pool.submit(int).result(5)
-    wait_for(lambda: pool.thread_count == 0 and not pool._threads)
+    thread = pool.submit(threading.current_thread).result(5)
+    wait_for(lambda: pool.thread_count == 0 and not thread.is_alive())
     assert pool.submit(int).result(5) == 0
 
 
@@ -229,19 +230,25 @@ def test_a_pool_works_in_a_forked_child(pool):
 
 @suite
 def test_an_interrupted_notify_fails_no_later_job(monkeypatch):
-    """The state that Ctrl-C leaves behind in the middle of `notify` does not fail later jobs."""
+    """Ctrl-C in the middle of `notify` fails neither later jobs nor the shutdown."""
     monkeypatch.setattr(pool_module, "IDLE_SECONDS", 0.5)
-    pool = WorkerPool(2)
-    pool.submit(int).result(10)
-    wait_for(lambda: pool.idle_count == 1 and len(pool._wake_up._waiters) == 1)
-    with pool._lock:
-        pool._wake_up._waiters[0].release()  # the first half of a notify
-    wait_for(lambda: len(pool._wake_up._waiters) == 2)  # the worker found no job and waits again
+    pool, executed = WorkerPool(2), []
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    def submit_interrupted():
+        pool.submit(int).result(10)
+        wait_for(lambda: pool.idle_count == pool.thread_count == 1)
+        with pytest.raises(KeyboardInterrupt):
+            with around_builtin(threading.Condition.notify, "release", after=interrupt):
+                pool.submit(executed.append, 1)
+        wait_for(lambda: executed and pool.idle_count == pool.thread_count == 1)
+        executed.clear()
+
+    submit_interrupted()
     assert [pool.submit(int).result(10) for _ in range(3)] == [0, 0, 0]
-    wait_for(lambda: pool.idle_count == 1 and len(pool._wake_up._waiters) == 1)
-    with pool._lock:
-        pool._wake_up._waiters[0].release()
-    wait_for(lambda: len(pool._wake_up._waiters) == 2)
+    submit_interrupted()
     pool.shutdown()
 
 
