@@ -313,12 +313,17 @@ def make_file_rows(plain: sqlite3.Connection, cache: Cache, synchronous: str) ->
     full = synchronous == "full"
     rows: List[Row] = [
         (
-            "set of 1 KB",
+            f"set of 1 KB, {synchronous}",
             1.5 if full else 0,
             write_by_hand,
             lambda: time_call(CALLS, lambda: cache.set("key-0", make_value())),
         ),
-        ("set of 1 KB, 4 threads", 1 if full else 0, write_by_hand, write_from_threads),
+        (
+            f"set of 1 KB, {synchronous}, 4 threads",
+            1 if full else 0,
+            write_by_hand,
+            write_from_threads,
+        ),
         (
             "mailbox, waiting: get_message",
             0,
