@@ -57,6 +57,11 @@ POLL_SECONDS = 0.02
 CHECKPOINT_WRITES = 400
 """Writes of this process after which it makes a checkpoint: some 4 MB of small ones."""
 
+SIZE_CHECK_WRITES = 16
+"""Writes between two looks at the size of the WAL. Linux can make the commit after a look slower:
+the time of the file's change becomes more precise, and is written to the disk.
+"""
+
 CHECKPOINT_BYTES = 4 * 2**20
 """Growth of the WAL after which a commit makes a checkpoint. Reading a longer WAL is slower."""
 
@@ -205,7 +210,7 @@ class SQLiteConnection:
         except sqlite3.Error as error:
             self._roll_back(connection)
             batch[0].error = self._translate(error)
-            self._writes = CHECKPOINT_WRITES  # if the disk is full, a checkpoint may make room
+            self._writes += CHECKPOINT_WRITES  # if the disk is full, a checkpoint may make room
             return len(batch) == 1
 
     def _execute(self, connection: sqlite3.Connection, write: Write, nested: bool) -> None:
@@ -560,7 +565,9 @@ class SQLiteConnection:
 
     def _checkpoint_if_due(self, writer: sqlite3.Connection, writes: int) -> None:
         """Copy a WAL that has grown into the database. Its file is then written from the start."""
-        self._writes += writes
+        before, self._writes = self._writes, self._writes + writes
+        if self._writes // SIZE_CHECK_WRITES == before // SIZE_CHECK_WRITES:
+            return
         size = find_size(self.path + "-wal")
         self._wal_bytes = min(self._wal_bytes, size)
         if self._writes < CHECKPOINT_WRITES and size - self._wal_bytes < CHECKPOINT_BYTES:
