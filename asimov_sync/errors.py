@@ -24,10 +24,10 @@
     ├── ToolError                   for tools to raise: the message is the answer to the model
     ├── ToolRefused                 a tool call that waited for approval was refused
     ├── CacheError
-    │   ├── CacheUnavailable        (ConnectionError) the cache server cannot be reached
+    │   ├── CacheUnavailable        (ConnectionError) the cache server or file cannot be used
     │   ├── CacheAuthenticationError  the cache server rejected the user or password
-    │   ├── CacheReadOnly           the cache server does not accept writes
-    │   ├── CacheFull               the cache server has no memory left
+    │   ├── CacheReadOnly           the cache does not accept writes
+    │   ├── CacheFull               the cache has no memory or disk space left
     │   ├── CacheKeyError           (ValueError) an invalid key, prefix or suffix
     │   ├── CacheValueError         (ValueError) a value, given or stored, that is not JSON
     │   ├── CrossSlotError          (ValueError) a guarded write to several slots of a Redis Cluster
@@ -297,7 +297,7 @@ class CacheError(AsimovError):
 
 
 class CacheUnavailable(CacheError, ConnectionError):
-    """The cache server cannot be reached, or the connection broke.
+    """The cache server cannot be reached, the connection broke, or the cache's file is unusable.
 
     The cache object remains usable.
     """
@@ -308,11 +308,14 @@ class CacheAuthenticationError(CacheError):
 
 
 class CacheReadOnly(CacheError):
-    """The cache server does not accept writes: it is a replica, or it cannot persist."""
+    """The cache server does not accept writes: it is a replica, or it cannot persist.
+
+    For a cache in a file: this user has no permission to write to the file or its folder.
+    """
 
 
 class CacheFull(CacheError):
-    """The cache server reached its memory limit and evicts nothing."""
+    """The cache server reached its memory limit and evicts nothing, or the disk is full."""
 
 
 class CacheKeyError(CacheError, ValueError):
@@ -331,7 +334,7 @@ class CrossSlotError(CacheError, ValueError):
 
 
 class OutcomeUnknown(CacheError):
-    """The connection broke before the reply arrived, so the command may or may not have run.
+    """The call was cut off before its outcome was known: the command may or may not have run.
 
     Check before you repeat it.
     """

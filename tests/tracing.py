@@ -63,9 +63,10 @@ def around_builtin(function, name, before=None, after=None):
 def holding_lock(module, call, probe):
     """Stop another thread in the middle of `call()`, where it holds a lock, for the block.
 
-    module: its line is the first one at which `probe()`, on a third thread, blocks.
-    call: may be made several times.
-    probe: may be made several times.
+    module: the thread stops at the first line of this module at which `probe()`, called on a third
+        thread, blocks.
+    call: a function; it may be called several times.
+    probe: a function; it may be called several times.
     """
     for stop_at in itertools.count():
         stopped, release = threading.Event(), threading.Event()

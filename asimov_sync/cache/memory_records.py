@@ -6,6 +6,7 @@ import heapq
 import threading
 from typing import Callable, Collection, Dict, List, Mapping, Optional, Set, Tuple
 
+from asimov_sync.cache.record_values import to_duration_ms, to_moment_ms
 from asimov_sync.cache.records import (
     MAX_LOG_ENTRIES,
     Claim,
@@ -103,7 +104,7 @@ class MemoryRecords(RecordStore):
                 record.epoch += 1
                 record.untouched = False
             record.owner, record.status = owner, status
-            record.lease_until = now + _milliseconds(lease)
+            record.lease_until = now + to_duration_ms(lease)
             record.updated, record.expires = now, None
             self._set_due(record, now)
             return Claim(True, record.untouched, record.snapshot(now))
@@ -126,7 +127,7 @@ class MemoryRecords(RecordStore):
                 record.lease_until = 0
                 record.released = (owner, epoch, change)
             else:
-                record.lease_until = now + _milliseconds(change.lease)
+                record.lease_until = now + to_duration_ms(change.lease)
             if change.log:
                 self._wake_waiters(id)
             return Committed(True, record.lease_until / 1000, now / 1000, record.news)
@@ -143,16 +144,16 @@ class MemoryRecords(RecordStore):
             record.summary = change.summary
         if change.status is not None:
             record.status = change.status
-            self._set_due(record, None if change.due is None else _to_milliseconds(change.due))
+            self._set_due(record, None if change.due is None else to_moment_ms(change.due))
             record.expires = None
             if change.ttl is not None:
-                record.expires = now + _milliseconds(change.ttl)
+                record.expires = now + to_duration_ms(change.ttl)
                 heapq.heappush(self._expiries, (record.expires, record.id))
 
     def post(
         self, id: str, fields: Mapping[str, bytes], due: Optional[float] = None
     ) -> Optional[bool]:
-        """Add fields to a record without its lease, in one step, and wake those who wait."""
+        """Add fields to a record without its lease, in one step, and wake the threads in `wait`."""
         with self._lock:
             now = self._expire()
             record = self._records.get(id)
@@ -164,7 +165,7 @@ class MemoryRecords(RecordStore):
             record.news += 1
             record.updated = now
             if due is not None:
-                moment = _to_milliseconds(due)
+                moment = to_moment_ms(due)
                 self._set_due(record, moment if record.due is None else min(moment, record.due))
             self._wake_waiters(id)
             return True
@@ -203,13 +204,13 @@ class MemoryRecords(RecordStore):
             now = self._expire()
             end = len(self._order)
             if until is not None:
-                end = bisect.bisect_left(self._order, (_to_milliseconds(until), ""))
+                end = bisect.bisect_left(self._order, (to_moment_ms(until), ""))
             if after is not None:
-                last = (_to_milliseconds(after[0]), after[1])
+                last = (to_moment_ms(after[0]), after[1])
                 end = min(end, bisect.bisect_left(self._order, last))
             start = 0
             if since is not None:
-                start = bisect.bisect_left(self._order, (_to_milliseconds(since), ""))
+                start = bisect.bisect_left(self._order, (to_moment_ms(since), ""))
             for index in range(end - 1, start - 1, -1):
                 if len(found) >= limit:
                     break
@@ -365,11 +366,3 @@ class _Record:
             now / 1000,
             dict(self.fields) if with_fields else {},
         )
-
-
-def _milliseconds(seconds: float) -> int:
-    return max(1, int(seconds * 1000))
-
-
-def _to_milliseconds(moment: float) -> int:
-    return round(moment * 1000)

@@ -175,7 +175,7 @@ class RecordStore(abc.ABC):
     def post(
         self, id: str, fields: Mapping[str, bytes], due: Optional[float] = None
     ) -> Optional[bool]:
-        """Add fields to a record without its lease, in one step, and wake those who wait for news.
+        """Add fields to a record without its lease, in one step, and wake the threads in `wait`.
 
         fields: all of them are written, or none if one of them is present already.
         due: when there is something to do; the earlier of this and the record's own moment counts.

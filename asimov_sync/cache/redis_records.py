@@ -1,7 +1,5 @@
 """Records on a Redis server or cluster: the scripts behind each method of `RecordStore`."""
 
-import hashlib
-import json
 import uuid
 from typing import (
     Any,
@@ -17,9 +15,15 @@ from typing import (
 )
 
 import asimov_sync.cache.lua_records as lua
-from asimov_sync._json import loads
 from asimov_sync.cache.keys import RUN
 from asimov_sync.cache.limits import CALL_SECONDS, Limits
+from asimov_sync.cache.record_values import (
+    decode_tags,
+    encode_tags,
+    identify_commit,
+    to_duration_ms,
+    to_moment_ms,
+)
 from asimov_sync.cache.records import (
     MAX_LOG_ENTRIES,
     Claim,
@@ -103,11 +107,11 @@ class RedisRecords(RecordStore):
         dead_owner: Optional[str] = None,
     ) -> Optional[Claim]:
         """Take the lease of a record, or create the record and take its lease, in one step."""
-        fixed = [owner, _milliseconds(lease), status, dead_owner or ""]
+        fixed = [owner, to_duration_ms(lease), status, dead_owner or ""]
         asked = [len(claimable), *claimable]
         content: List[Any] = []
         if new is not None:
-            content = [_encode_tags(new.tags), new.summary, *_pairs(new.fields)]
+            content = [encode_tags(new.tags), new.summary, *_pairs(new.fields)]
         if self.connection.clustered or new is None:
             reply = self._run_on_record(lua.CLAIM, id, *fixed, "", "", *asked)
             while not reply and new is not None:
@@ -135,14 +139,14 @@ class RedisRecords(RecordStore):
         arguments = [
             owner,
             epoch,
-            "" if change.lease is None else _milliseconds(change.lease),
+            "" if change.lease is None else to_duration_ms(change.lease),
             change.status or "",
-            "" if change.due is None else _to_milliseconds(change.due),
+            "" if change.due is None else to_moment_ms(change.due),
             "" if change.summary is None else "summary",
             change.summary or b"",
-            "" if change.ttl is None else _milliseconds(change.ttl),
+            "" if change.ttl is None else to_duration_ms(change.ttl),
             "" if change.news is None else change.news,
-            _digest(owner, epoch, change) if change.lease is None else "",
+            identify_commit(owner, epoch, change) if change.lease is None else "",
             MAX_LOG_ENTRIES,
             len(written),
             len(removed),
@@ -162,7 +166,7 @@ class RedisRecords(RecordStore):
         self, id: str, fields: Mapping[str, bytes], due: Optional[float] = None
     ) -> Optional[bool]:
         """Add fields to a record without its lease, in one step, and wake those who wait."""
-        moment = "" if due is None else _to_milliseconds(due)
+        moment = "" if due is None else to_moment_ms(due)
         token = uuid.uuid4().hex[:16]  # identifies this post if it is sent again
         reply = self._run_on_record(lua.POST, id, token, moment, *_pairs(fields))
         if not reply:
@@ -222,7 +226,7 @@ class RedisRecords(RecordStore):
         )
         lower: bytes = b"-" if since is None else b"[" + _member(since)
         filters = [""] if statuses is None else [len(statuses), *statuses]
-        lines = _encode_tags(tags or {})
+        lines = encode_tags(tags or {})
         filters += lines.split("\n") if lines else []
         found: List[Snapshot] = []
         while upper and len(found) < limit:
@@ -364,7 +368,7 @@ def _parse_head(id: str, words: List[bytes], now: bytes, fields: Sequence[bytes]
     snapshot = Snapshot(
         id,
         status.decode("utf-8"),
-        dict(loads(line) for line in tags.split(b"\n") if line),
+        decode_tags(tags.decode("utf-8")),
         summary,
         int(created) / 1000,
         int(updated) / 1000,
@@ -386,29 +390,10 @@ def _parse_entry(entry: bytes) -> Tuple[bytes, bytes]:
     return created, version
 
 
-def _encode_tags(tags: Mapping[str, str]) -> str:
-    """Return a line for each tag."""
-    return "\n".join(json.dumps(tag) for tag in tags.items())
-
-
 def _member(moment: float, id: str = "") -> bytes:
     """Return the member of the index for a record that was created at this moment."""
-    return f"{_to_milliseconds(moment):0{lua.MOMENT_WIDTH}d}{id}".encode("utf-8")
+    return f"{to_moment_ms(moment):0{lua.MOMENT_WIDTH}d}{id}".encode("utf-8")
 
 
 def _pairs(fields: Mapping[str, bytes]) -> List[Any]:
     return [word for pair in fields.items() for word in pair]
-
-
-def _digest(owner: str, epoch: int, change: RecordChange) -> str:
-    """Return what identifies a commit."""
-    content = repr((owner, epoch, sorted(change.fields.items()), change._replace(fields={})))
-    return hashlib.sha256(content.encode("utf-8")).hexdigest()
-
-
-def _milliseconds(seconds: float) -> int:
-    return max(1, int(seconds * 1000))
-
-
-def _to_milliseconds(moment: float) -> int:
-    return round(moment * 1000)

@@ -11,9 +11,9 @@ begins a checkpoint. So SQLite's automatic checkpoints are off. The library make
 second connection, while the first one holds the database's write lock: no process commits then.
 
 Forks: SQLite keeps a table of the open files of the process, with their locks. A child would
-inherit the table, but not the locks, and what it opens then would have no locks: another process
-could remove the WAL while the child uses it. So all connections are closed before a fork, when no
-call uses them, and both processes open new ones.
+inherit the table, but not the locks, and a database that it opens would have no locks: another
+process could remove the WAL while the child uses it. So all connections are closed before a fork,
+when no call uses them, and both processes open new ones.
 """
 
 import os
@@ -56,6 +56,11 @@ POLL_SECONDS = 0.02
 
 CHECKPOINT_WRITES = 400
 """Writes of this process after which it makes a checkpoint: some 4 MB of small ones."""
+
+SIZE_CHECK_WRITES = 16
+"""Writes between two looks at the size of the WAL. Linux can make the commit after a look slower:
+the time of the file's change becomes more precise, and is written to the disk.
+"""
 
 CHECKPOINT_BYTES = 4 * 2**20
 """Growth of the WAL after which a commit makes a checkpoint. Reading a longer WAL is slower."""
@@ -205,7 +210,7 @@ class SQLiteConnection:
         except sqlite3.Error as error:
             self._roll_back(connection)
             batch[0].error = self._translate(error)
-            self._writes = CHECKPOINT_WRITES  # if the disk is full, a checkpoint may make room
+            self._writes += CHECKPOINT_WRITES  # if the disk is full, a checkpoint may make room
             return len(batch) == 1
 
     def _execute(self, connection: sqlite3.Connection, write: Write, nested: bool) -> None:
@@ -407,7 +412,7 @@ class SQLiteConnection:
         return changed.is_set()
 
     def _poll(self) -> None:
-        """Look for commits of other processes. A write that is in progress does it at its end."""
+        """Look for commits of other processes. A write in progress does this at its end instead."""
         leader = Write(_do_nothing)
         if not self._queue.try_lead(leader):
             return
@@ -436,7 +441,7 @@ class SQLiteConnection:
     def _wake(self, local: bool) -> None:
         """Set the watches.
 
-        local: because of a commit of this object; otherwise of another one.
+        local: True for a commit of this object, False for one of another.
         """
         with self._lock:
             for watch in self._watches:
@@ -559,8 +564,10 @@ class SQLiteConnection:
         self._created_tables = count
 
     def _checkpoint_if_due(self, writer: sqlite3.Connection, writes: int) -> None:
-        """Copy the WAL into the database if it has grown, so that it can be used from its start."""
-        self._writes += writes
+        """Copy a WAL that has grown into the database. Its file is then written from the start."""
+        before, self._writes = self._writes, self._writes + writes
+        if self._writes // SIZE_CHECK_WRITES == before // SIZE_CHECK_WRITES:
+            return
         size = find_size(self.path + "-wal")
         self._wal_bytes = min(self._wal_bytes, size)
         if self._writes < CHECKPOINT_WRITES and size - self._wal_bytes < CHECKPOINT_BYTES:

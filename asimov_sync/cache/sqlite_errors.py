@@ -70,12 +70,12 @@ def _unescape(field: str) -> str:
 
 
 def check_file_system(path: str) -> None:
-    """Raise CacheUnavailable if a path is on a network file system, as far as Linux tells."""
+    """Raise CacheUnavailable if Linux reports that a path is on a network file system."""
     try:
         with open(MOUNTS, encoding="utf-8", errors="surrogateescape") as file:
             kind = find_file_system(os.path.realpath(path), file.read())
     except OSError:
-        return  # another system: SQLite's own errors have to do
+        return  # not Linux: a network file system is noticed by SQLite's errors only
     if kind in NETWORK_FILE_SYSTEMS:
         raise errors.CacheUnavailable(
             f"{path} is on a network file system ({kind}), where SQLite can lose or damage data: "

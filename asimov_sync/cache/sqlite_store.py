@@ -1,7 +1,7 @@
 """The SQLite backend: the statements behind each method of `Store`.
 
-Values are rows of one table, messages are rows of another. `state` and `rank` of a message are its
-place in its mailbox, and one index serves all of them:
+Values are rows of one table, messages are rows of another. The columns `state` and `rank` give the
+place of a message in its mailbox. One index serves all states:
 
 ============  ==================================================================
 state         rank
@@ -47,7 +47,7 @@ TABLES = Tables(
     1,
     (
         "CREATE TABLE IF NOT EXISTS asimov_sync_values "
-        "(key TEXT PRIMARY KEY, data BLOB NOT NULL, expires INTEGER) WITHOUT ROWID",
+        "(key TEXT NOT NULL PRIMARY KEY, data BLOB NOT NULL, expires INTEGER)",
         "CREATE INDEX IF NOT EXISTS asimov_sync_expiry ON asimov_sync_values (expires) "
         "WHERE expires IS NOT NULL",
         "CREATE TABLE IF NOT EXISTS asimov_sync_messages "
@@ -72,8 +72,8 @@ LEASES_PER_STEP = 1000
 """Ended leases that one step puts back into the mailbox."""
 
 PURGED_ROWS = 4
-"""Expired rows that each write removes, and as many again for each row that it writes: more than
-can expire meanwhile.
+"""Expired rows that each write removes, and two more for each row that it writes: over time, fewer
+rows can expire.
 """
 
 OUTAGE_PAUSE = 0.2
@@ -102,6 +102,8 @@ class SQLiteStore(Store):
         self.max_deliveries = max_deliveries
         self.clock = clock
         connection.add_tables(TABLES)
+        # By the head and tail of their namespace.
+        self._records: Dict[Tuple[str, str], RecordStore] = {}
         self.reset()
         reset_after_fork(self)
 
@@ -275,7 +277,7 @@ class SQLiteStore(Store):
         waited = False
         while True:
             with self.connection.watch(local=False) as watch:
-                # Registered before it looks, so that it misses no message.
+                # The reader is registered before it looks for a message, so that it misses none.
                 self._add_reader(mailbox, watch.changed)
                 retrying = False
                 try:
@@ -322,7 +324,7 @@ class SQLiteStore(Store):
             return _take(database, mailbox, milliseconds, self.max_deliveries, now)
 
         leased = self.connection.write(write)
-        # Without one, another reader was faster. Look again at once, for the leases' ends.
+        # If there is none, another reader was faster. Look again at once for the end of a lease.
         return leased, None if leased is not None else 0.001
 
     def _add_reader(self, mailbox: str, woken: InterruptibleEvent) -> None:
@@ -467,7 +469,14 @@ class SQLiteStore(Store):
 
     def records(self, head: str, tail: str) -> RecordStore:
         """Return the records of a namespace."""
-        raise NotImplementedError
+        from asimov_sync.cache.sqlite_records import TABLES, SQLiteRecords
+
+        with self._lock:
+            if not self._records:
+                self.connection.add_tables(TABLES)
+            if (head, tail) not in self._records:
+                self._records[head, tail] = SQLiteRecords(self.connection, head, tail, self.clock)
+            return self._records[head, tail]
 
     def close(self) -> None:
         """Close the database."""
@@ -489,10 +498,18 @@ def _find(database: Database, key: str) -> Optional[bytes]:
 def _write(database: Database, items: Mapping[str, bytes], ttl: Optional[float]) -> None:
     now = clock.epoch_ms()
     expires = None if ttl is None else now + _milliseconds(ttl)
-    database.executemany(
-        "INSERT OR REPLACE INTO asimov_sync_values (key, data, expires) VALUES (?, ?, ?)",
-        [(key, data, expires) for key, data in items.items()],
-    )
+    updated = 0
+    if len(items) == 1:  # writes fewer pages than a replacement, if the key exists
+        ((key, data),) = items.items()
+        updated = database.execute(
+            "UPDATE asimov_sync_values SET data = ?, expires = ? WHERE key = ?",
+            (data, expires, key),
+        ).rowcount
+    if not updated:
+        database.executemany(
+            "INSERT OR REPLACE INTO asimov_sync_values (key, data, expires) VALUES (?, ?, ?)",
+            [(key, data, expires) for key, data in items.items()],
+        )
     database.execute(
         "DELETE FROM asimov_sync_values WHERE key IN (SELECT key FROM asimov_sync_values "
         "WHERE expires IS NOT NULL AND expires <= ? ORDER BY expires LIMIT ?)",
@@ -503,7 +520,7 @@ def _write(database: Database, items: Mapping[str, bytes], ttl: Optional[float])
 def _replace(database: Database, key: str, data: bytes, absent: bool) -> None:
     """Write a value and keep its expiry.
 
-    absent: there is none, or it has expired.
+    absent: the key has no value, or an expired one.
     """
     if absent:
         _write(database, {key: data}, None)

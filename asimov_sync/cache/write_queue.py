@@ -82,7 +82,7 @@ class WriteQueue:
                         raise limits.wrap_error(
                             CacheUnavailable("the writes of other threads took too long")
                         )
-                # A leader executes it. Its transaction ends by itself, or makes it pending again.
+                # A leader executes this write. That ends in time, or makes the write pending again.
                 write.turn = InterruptibleEvent()
                 if not write.done:
                     write.turn.wait(POLL_SECONDS)

@@ -28,6 +28,8 @@ from ..tiers import suite
 from .coroutines import async_test, wait_until, waiting_threads
 
 WORDS = "one two three four five six seven eight"
+HELD_EVENT = 6
+WORDS_BEFORE_HOLD = HELD_EVENT - 3  # three events precede the first word
 
 
 @pytest.fixture
@@ -38,7 +40,7 @@ def holding_server():
     release = threading.Event()
 
     def before_event(request, number):
-        return release if number >= 6 else None
+        return release if number >= HELD_EVENT else None
 
     with ModelServer(lambda body: WORDS, api_key="key", before_event=before_event) as server:
         server.release = release
@@ -205,6 +207,10 @@ async def test_cancelled_coroutine(holding_server, phase):
         await wait_until(lambda: not count_threads(client), "the end of the thread")
 
 
+async def open_stream(client):
+    return await client.stream("go")
+
+
 @async_test
 async def test_cancelled_while_opening():
     """Cancelling a coroutine that waits for the response headers ends the request and the
@@ -212,7 +218,7 @@ async def test_cancelled_while_opening():
     """
     with ModelServer([Fault(WORDS, stall="headers")]) as stalling:
         async with to_async(client_of(stalling)) as client:
-            task = asyncio.ensure_future(client.stream("go")._open())
+            task = asyncio.ensure_future(open_stream(client))
             await wait_until(lambda: stalling.requests)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -255,16 +261,27 @@ async def test_two_readers_of_one_stream(holding_server):
     """A second reader raises an error, and the first one continues."""
     async with to_async(client_of(holding_server)) as client:
         stream = await client.stream("go")
-        text = asyncio.ensure_future(read_text(stream))
-        await wait_until(lambda: stream._busy)
+        text = await start_reader(stream)
         with pytest.raises(RuntimeError, match="two coroutines"):
             await stream.__anext__()
         holding_server.release.set()
         assert await text == WORDS
 
 
-async def read_text(stream):
-    return "".join([text async for text in stream.text_stream])
+async def read_text(stream, received=None):
+    """Return the text of a stream. `received` receives each piece."""
+    received = [] if received is None else received
+    async for text in stream.text_stream:
+        received.append(text)
+    return "".join(received)
+
+
+async def start_reader(stream):
+    """Return a task that reads the text of a stream of `holding_server`, and waits for more."""
+    received = []
+    reader = asyncio.ensure_future(read_text(stream, received))
+    await wait_until(lambda: len(received) == WORDS_BEFORE_HOLD, "the words before the hold")
+    return reader
 
 
 @async_test
@@ -284,9 +301,7 @@ async def test_too_many_streams(holding_server):
 async def test_closing_the_client_ends_its_streams(holding_server):
     """close() ends the streams with Cancelled and leaves no thread."""
     client = to_async(client_of(holding_server))
-    stream = await client.stream("go")
-    reader = asyncio.ensure_future(read_text(stream))
-    await wait_until(lambda: stream._busy)
+    reader = await start_reader(await client.stream("go"))
     await client.close()
     with pytest.raises(Cancelled):
         await reader
@@ -298,9 +313,7 @@ async def test_a_token_ends_a_stream(holding_server):
     """A given token, and the token that is current when the stream opens, both end it."""
     async with to_async(client_of(holding_server)) as client:
         token = Cancellation()
-        stream = await client.stream("go", cancellation=token)
-        reader = asyncio.ensure_future(read_text(stream))
-        await wait_until(lambda: stream._busy)
+        reader = await start_reader(await client.stream("go", cancellation=token))
         token.cancel("given")
         with pytest.raises(Cancelled, match="given"):
             await reader
@@ -395,12 +408,16 @@ async def test_close_agent():
 async def test_no_thread_available(server, monkeypatch):
     """If no thread can be started, the call raises an error."""
 
-    def no_thread(*args):
-        raise ClosedError("no worker thread could be started: can't start new thread")
+    start = threading.Thread.start
+
+    def no_thread(thread):
+        if thread.name == "asimov-aio-wait":
+            raise RuntimeError("can't start new thread")
+        start(thread)
 
     async with to_async(client_of(server)) as client:
         with monkeypatch.context() as patch:
-            patch.setattr(client._bridge._dedicated_pool, "submit", no_thread)
+            patch.setattr(threading.Thread, "start", no_thread)
             for _ in range(2):
                 with pytest.raises(ClosedError, match="can't start new thread"):
                     await client.generate("go")

@@ -12,9 +12,15 @@ from asimov_sync import Cancellation, Cancelled, MemoryCache, testing
 from asimov_sync.cache.records import MAX_LOG_ENTRIES, LogEntry, NewRecord, RecordChange
 
 from ..tiers import by_tier, suite
-from .conftest import create_memory_cache, create_redis_cache
+from .conftest import create_memory_cache, create_redis_cache, create_sqlite_cache
 
-BACKENDS = ["memory", "fakeredis", "redis", pytest.param("cluster", marks=suite)]
+BACKENDS = [
+    "memory",
+    pytest.param("fakeredis", marks=suite),
+    "redis",
+    pytest.param("cluster", marks=suite),
+    "sqlite",
+]
 
 NEW = NewRecord({"title": b"a"}, b"summary", {})
 NOTHING = RecordChange({}, [], 10.0)
@@ -38,6 +44,9 @@ def open_cache(request, backend, clock):
     """Create a cache on a backend."""
     if backend == "memory":
         return create_memory_cache(5, clock)
+    if backend == "sqlite":
+        path = request.getfixturevalue("tmp_path") / "cache.db"
+        return create_sqlite_cache(path, "", 5, clock)
     if backend == "fakeredis":
         client = fakeredis.FakeRedis(server=fakeredis.FakeServer())
         return create_redis_cache("", 5, clock, client=client)

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-import weakref
 
 import pytest
 
@@ -21,6 +20,7 @@ from asimov_sync import (
     TaskScheduler,
     TaskStatus,
 )
+from asimov_sync.graph.active_run import ActiveRun
 from asimov_sync.graph.state import RunState
 from asimov_sync.testing import count_runs
 
@@ -153,26 +153,27 @@ def test_many_eventful_runs_at_once(workers):
     )
 
 
+def count_active_runs():
+    """Return the number of runs in memory."""
+    gc.collect()
+    return sum(type(one) is ActiveRun for one in gc.get_objects())
+
+
 def left_over():
     """Return how many of a hundred runs stay in memory. Requires a separate process."""
-    references = []
     with TaskScheduler({"act": act, "leaf": lambda task, context: 1}, max_workers=4) as scheduler:
         for number in range(100):
             run = scheduler.submit(eventful(number), timeout=0.01 if number % 5 == 0 else None)
-            references.append(weakref.ref(run._active_run))
             if number % 7 == 0:
                 run.cancel()
             run.result(DEADLINE)
+        assert count_active_runs() > 0
         del run
         scheduler.run(single("leaf"))  # the last result is kept
         end = time.monotonic() + DEADLINE  # timers for stuck workers keep a run for a second
-        while (
-            gc.collect() >= 0
-            and any(reference() is not None for reference in references)
-            and time.monotonic() < end
-        ):
+        while count_active_runs() and time.monotonic() < end:
             time.sleep(0.05)
-    return sum(reference() is not None for reference in references)
+    return count_active_runs()
 
 
 @suite

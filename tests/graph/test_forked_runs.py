@@ -7,7 +7,9 @@ import threading
 import pytest
 
 from asimov_sync import Cancellation, GraphError, Retry, TaskScheduler, TaskStatus
+from asimov_sync.graph import engine
 
+from ..tracing import holding_lock
 from ..waiting import Background, in_child
 from .graphs import single, wide
 
@@ -16,9 +18,10 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no for
 
 def test_parents_runs_in_a_child():
     """In a child, calls for a run of the parent raise or do not affect it; none of them hangs."""
-    gate, registered, touched = threading.Event(), threading.Event(), []
+    gate, registered, touched, contexts = threading.Event(), threading.Event(), [], []
 
     def wait(task, context):
+        contexts.append(context)
         context.cancellation.on_cancel(lambda: touched.append(os.getpid()))
         registered.set()
         gate.wait(20)
@@ -32,26 +35,26 @@ def test_parents_runs_in_a_child():
             run = scheduler.submit(single("wait"))
             events = [run.events()]
         assert registered.wait(20)
-        with run._active_run.engine.lock:  # another thread may hold it at the moment of the fork
 
-            def use():
-                def on_another_thread():  # since this one holds the lock
-                    assert run.cancel() is False
-                    with pytest.raises(GraphError, match="forked"):
-                        run.result(1)
-                    with pytest.raises(GraphError, match="forked"):
-                        for _ in run.events():
-                            pass
-                    assert scheduler.run(wide("quick", 3)).status is TaskStatus.COMPLETE
-                    del events[:]
-                    gc.collect()
-                    scheduler.close()
-                    assert touched == []
-                    token.cancel("in the child")  # which the callbacks of the token itself receive
+        def use():
+            assert run.cancel() is False
+            with pytest.raises(GraphError, match="forked"):
+                run.result(1)
+            with pytest.raises(GraphError, match="forked"):
+                for _ in run.events():
+                    pass
+            assert scheduler.run(wide("quick", 3)).status is TaskStatus.COMPLETE
+            del events[:]
+            gc.collect()
+            scheduler.close()
+            assert touched == []
+            token.cancel("in the child")  # which the callbacks of the token itself receive
+            assert touched == [os.getpid()]
 
-                Background(on_another_thread).result(10)
-                assert touched == [os.getpid()]
+        def report():
+            contexts[0].report(0.5)
 
+        with holding_lock(engine, report, probe=run.events):  # the lock of the run
             in_child(use)
         gate.set()
         assert run.result(20).results == {"x": "done"}

@@ -4,6 +4,8 @@ import contextvars
 import gc
 import json
 import math
+import os
+import signal
 import threading
 import time
 import weakref
@@ -493,18 +495,20 @@ def test_interruption_cancels_and_is_raised_again(threads):
     class Interruption(BaseException):
         pass
 
-    threads.handlers["wait"] = lambda task, context: context.cancellation.wait(20)
+    def interrupt(number, frame):
+        raise Interruption()
 
-    graph = diamond(a="wait")
+    def send_signal(task, context):
+        os.kill(os.getpid(), signal.SIGINT)
+        context.cancellation.wait(20)
 
-    def interrupt(run, tasks=None):
-        if executing(graph):
-            raise Interruption()
-
-    threads._backend.help_run, plain = interrupt, threads._backend.help_run
-    with pytest.raises(Interruption):
-        threads.run(graph)
-    threads._backend.help_run = plain
+    threads.handlers["wait"] = send_signal
+    previous = signal.signal(signal.SIGINT, interrupt)
+    try:
+        with pytest.raises(Interruption):
+            threads.run(diamond(a="wait"))
+    finally:
+        signal.signal(signal.SIGINT, previous)
     assert "interrupted by Interruption" in threads.last_result.errors["a"]
 
 

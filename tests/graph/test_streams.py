@@ -16,8 +16,10 @@ from asimov_sync import (
     TaskScheduler,
     TaskStatus,
 )
+from asimov_sync.concurrency import pool
 
 from ..tiers import suite
+from ..tracing import holding_lock
 from ..waiting import Background, wait_for
 from .graphs import single, wide
 from .test_scheduler import diamond, echo
@@ -169,7 +171,11 @@ def test_stream_dropped_while_a_worker_starts(around):
         dropped = [around(scheduler.stream(graph))]
         next(dropped[0])
         wait_for(lambda: graph["x"].status is TaskStatus.EXECUTING)
-        with scheduler._backend._pool._lock:
+
+        def submit():
+            scheduler.submit(single())
+
+        with holding_lock(pool, submit, probe=submit):  # the lock of the workers
             Background(dropped.clear).result()
         scheduler.handlers["wait"] = echo
         assert scheduler.run(graph).status is TaskStatus.COMPLETE

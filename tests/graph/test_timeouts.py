@@ -20,6 +20,7 @@ from asimov_sync import (
     TaskTimeout,
 )
 from asimov_sync.concurrency.pool import ABANDONED_LIMIT
+from asimov_sync.graph.backends import WARN_AFTER
 from asimov_sync.testing import ModelServer
 
 from ..tiers import suite
@@ -335,17 +336,25 @@ def test_slow_cancel_callback_delays_no_other_timeout(gate):
         first.result(20)
 
 
-def test_cooperative_handlers_are_not_logged_as_stuck(caplog):
+def test_cooperative_handlers_are_not_logged_as_stuck(caplog, clock):
     """Nothing is logged for two hundred handlers that return when cancelled."""
+    ended, barrier = [], threading.Barrier(200)
+
+    def wait(task, context):
+        context.cancellation.wait(20)
+        ended.append(task)
+
     with TaskScheduler(
-        {"wait": lambda task, context: context.cancellation.wait(20)}, max_workers=200
+        {"wait": wait, "meet": lambda task, context: barrier.wait(20)}, max_workers=200
     ) as scheduler:
         graph = wide("wait", 200)
         run = scheduler.submit(graph)
         wait_for(lambda: all(task.status is TaskStatus.EXECUTING for task in graph.tasks.values()))
         run.cancel()
         run.result(20)
-        wait_for(lambda: not scheduler._backend._pool.running_count, "the end of the handlers")
+        wait_for(lambda: len(ended) == 200, "the end of the handlers")
+        assert scheduler.run(wide("meet", 200)).status is TaskStatus.COMPLETE  # no worker is busy
+        clock.advance(WARN_AFTER)
     assert [record for record in caplog.records if record.name.startswith("asimov_sync")] == []
 
 
