@@ -20,7 +20,7 @@ Every byte goes through the serializer, and every text and value of the user thr
 import json
 from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Tuple
 
-from asimov_sync import _json
+from asimov_sync._json import loads
 from asimov_sync.cache.values import encode
 from asimov_sync.errors import CacheValueError, StoredFormatError
 from asimov_sync.graph.journal import Answer, ErrorRecord, TaskRecord, Wait
@@ -81,7 +81,7 @@ def field_name(*parts: Any) -> str:
 def parse_field_name(name: str) -> Tuple[Any, ...]:
     """Return the parts of the name of a field; empty for a name of another form."""
     try:
-        parts = _json.loads(name)
+        parts = loads(name)
     except ValueError:
         return ()
     return tuple(parts) if isinstance(parts, list) else ()
@@ -131,7 +131,7 @@ class Codec:
         if value is None:
             return None
         try:
-            data = self.dumps(value)
+            data = self.encode(value)
         except CacheValueError as error:
             raise CacheValueError(
                 f"a durable run stores JSON, and {type(value).__name__} is not: return what JSON "
@@ -142,22 +142,22 @@ class Codec:
                 f"the value has {len(data)} bytes, more than max_result_bytes="
                 f"{self._max_bytes}: store it elsewhere, and return where it is"
             )
-        return self.loads(data)
+        return self.decode(data)
 
-    def dumps(self, value: Any) -> bytes:
+    def encode(self, value: Any) -> bytes:
         """Return the bytes of a value."""
         return encode(value) if self._serializer is None else self._serializer.dumps(value)
 
-    def loads(self, data: bytes) -> Any:
+    def decode(self, data: bytes) -> Any:
         """Return the value of bytes."""
-        return _json.loads(data) if self._serializer is None else self._serializer.loads(data)
+        return loads(data) if self._serializer is None else self._serializer.loads(data)
 
     # Heads
 
     def dump_head(self, head: Head) -> bytes:
         """Return the bytes of a head."""
         values = dict(head._asdict(), usage=_dump_usage(head.usage), format=FORMAT)
-        return self.dumps(values)
+        return self.encode(values)
 
     def load_head(self, data: bytes) -> Head:
         """Return the head of a record. Raises StoredFormatError for one of a newer format."""
@@ -166,7 +166,7 @@ class Codec:
         return Head(**dict(known, usage=_load_usage(known.get("usage"))))
 
     def _load_format(self, data: bytes) -> Dict[str, Any]:
-        values = self.loads(data)
+        values = self.decode(data)
         if not isinstance(values, dict) or not isinstance(values.get("format"), int):
             raise CacheValueError("this is not a run that this library has stored")
         if values["format"] > FORMAT:
@@ -201,7 +201,7 @@ class Codec:
             values["route"] = list(record.route)
         if record.waits:
             values["waits"] = [_dump_wait(wait) for wait in record.waits]
-        return self.dumps(values)
+        return self.encode(values)
 
     def load_task(self, data: bytes, run_id: str) -> TaskRecord:
         """Return the task of bytes. Raises StoredFormatError for a newer format."""
@@ -221,19 +221,19 @@ class Codec:
 
     def dump_answer(self, answer: Answer) -> bytes:
         """Return the bytes of an answer."""
-        return self.dumps(dict(answer._asdict(), message=self.redact(answer.message)))
+        return self.encode(dict(answer._asdict(), message=self.redact(answer.message)))
 
     def load_answer(self, data: bytes) -> Answer:
         """Return the answer of bytes."""
-        return Answer(**self.loads(data))
+        return Answer(**self.decode(data))
 
     def dump_usage(self, usage: Usage) -> bytes:
         """Return the bytes of a usage."""
-        return self.dumps(_dump_usage(usage))
+        return self.encode(_dump_usage(usage))
 
     def load_usage(self, data: bytes) -> Usage:
         """Return the usage of bytes."""
-        return _load_usage(self.loads(data))
+        return _load_usage(self.decode(data))
 
     # The log
 
@@ -244,11 +244,11 @@ class Codec:
             for name in ("text", "data"):
                 if name in values:
                     values[name] = self._redact(values[name])
-        return self.dumps(values)
+        return self.encode(values)
 
     def load_event(self, data: bytes) -> Dict[str, Any]:
         """Return the event of bytes."""
-        values: Dict[str, Any] = self.loads(data)
+        values: Dict[str, Any] = self.decode(data)
         return values
 
 

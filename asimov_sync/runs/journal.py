@@ -261,7 +261,7 @@ class StoredJournal(RunJournal):
 
     def _cancel_reason(self) -> Optional[str]:
         data = self._posts.get(field_name("cancel"))
-        return None if data is None else str(self._codec.loads(data))
+        return None if data is None else str(self._codec.decode(data))
 
     @contextlib.contextmanager
     def _writing(self, timeout: float = -1.0) -> Iterator[bool]:
@@ -416,7 +416,7 @@ class StoredJournal(RunJournal):
             "status": status.value,
             "reason": reason,
         }
-        return LogEntry(self._sequence, self._codec.dumps(event))
+        return LogEntry(self._sequence, self._codec.encode(event))
 
     def release(self, batch: Optional[Batch], reason: str) -> None:
         """Give up the lease of a run that is interrupted, without waiting long."""
@@ -472,11 +472,11 @@ class StoredJournal(RunJournal):
         """Return the values that were appended for a visit of a task, in their order."""
         with self._writing():
             entries = sorted(self._entries.get((task, visit, kind), {}).items())
-        return [self._codec.loads(data) for _, data in entries]
+        return [self._codec.decode(data) for _, data in entries]
 
     def append_entry(self, task: str, visit: int, kind: str, value: Any, usage: Usage) -> None:
         """Write a value for a visit of a task, before this returns."""
-        data = self._codec.dumps(value)
+        data = self._codec.encode(value)
         with self._writing():
             if self._closed:
                 raise self._lost or Cancelled(f"run {self.id} has ended")

@@ -329,7 +329,7 @@ class RunStore:
         }
         change = RecordChange(
             fields,
-            [LogEntry(sequence, self._codec.dumps(event))],
+            [LogEntry(sequence, self._codec.encode(event))],
             None,
             status.value,
             None,
@@ -631,7 +631,7 @@ class RunStore:
         Returns False if the run has ended. Raises KeyError if there is no such run.
         """
         self._get(run_id)
-        data = self._codec.dumps(self._codec.redact_text(reason))
+        data = self._codec.encode(self._codec.redact_text(reason))
         self._records.post(run_id, {field_name("cancel"): data}, due=0.0)
         snapshot = self._claim_idle(run_id, CONTINUABLE)
         if snapshot is None:
