@@ -201,7 +201,7 @@ class TaskContext:
         crash, a retry or a wait, gets it without a call of the function. What is returned is what
         JSON makes of the result, the first time, too.
 
-        name: the name of the step; each step of a visit needs one of its own.
+        name: the name of the step; the steps of a visit have different names.
         function, args, kwargs: what is called.
 
         Raises what the function raises, and CacheValueError if the result cannot be stored.
@@ -238,8 +238,8 @@ class TaskContext:
         timeout: the seconds to wait, from the first call on; by default unlimited.
 
         Raises WaitTimeout if they have passed, GraphError in a run that is not durable and on a
-        thread that is not the handler's own; and, to end the handler, Parked, which is no
-        Exception.
+        thread that is not the handler's own; and, to end the handler, Parked, which
+        derives from BaseException.
         """
         if not isinstance(name, str) or not name:
             raise GraphError(f"a wait is named by a text, as in wait_for('review'); not {name!r}")

@@ -319,7 +319,8 @@ class RunEngine:
 
         node: its name is local to the attempt's namespace; empty for a generated one.
         before_dependents: whether dependents of the attempt's task wait for the new task, too.
-        definition, digest: in a durable run, what is kept of the node, and the digest of its params.
+        definition, digest: in a durable run, the stored form of the node, and the digest of its
+            params.
 
         Raises GraphError if the attempt does not count any more, or if the node is invalid.
         """

@@ -26,7 +26,7 @@ __all__ = [
 
 
 class Wait(NamedTuple):
-    """What a parked task waits for.
+    """A question that a parked task waits for.
 
     run_id, task: the run, and the name of the task in it.
     name: the name of the wait; for an approval, the id of the tool call.
@@ -57,7 +57,7 @@ class Answer(NamedTuple):
     """An answer to a wait.
 
     message: a JSON value.
-    by, time: who answered, if that was said; and when, in seconds since the epoch.
+    by, time: who answered, if that is recorded; and when, in seconds since the epoch.
     """
 
     message: Any
@@ -74,7 +74,7 @@ class ErrorRecord(NamedTuple):
 
 
 class TaskRecord(NamedTuple):
-    """What is kept of one task.
+    """The stored state of one task.
 
     position: the index of the task in the run.
     phase: the name of its phase; for a task that is not final, that in which it continues.
@@ -123,7 +123,7 @@ class RunEnd(NamedTuple):
     status: the name of the run's TaskStatus.
     reason: why the run ended early; None if it ended by itself.
     cancelled: whether `cancel` or the run's time-out ended it.
-    parked: whether the run waits for answers, and is to be continued.
+    parked: whether the run waits for answers, and another drive will continue it.
     """
 
     status: str
@@ -133,7 +133,7 @@ class RunEnd(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What changed in a run since the batch before.
+    """The changes in a run since the batch before.
 
     records: the tasks that changed, as they are now.
     removed: the names of tasks that are not part of the run any more.
@@ -149,7 +149,7 @@ class Batch(NamedTuple):
 
 
 class Restored(NamedTuple):
-    """What earlier drives of a run have written.
+    """The state of a run that earlier drives have written.
 
     records: the tasks by name; empty for a new run.
     nodes: the nodes of the spawned tasks among them, by name.
@@ -203,7 +203,7 @@ class RunJournal(abc.ABC):
     @property
     @abc.abstractmethod
     def is_busy_here(self) -> bool:
-        """Whether the calling thread is writing, as a signal handler may find it."""
+        """True if the calling thread is writing, as a signal handler may find it."""
 
     @abc.abstractmethod
     def start(self, run: JournaledRun) -> None:

@@ -130,7 +130,7 @@ EVALUATING = Phase("EVALUATING", TaskStatus.WAITING, False)
 EXECUTING = Phase("EXECUTING", TaskStatus.EXECUTING, False)
 """The handler is being called."""
 PARKED = Phase("PARKED", TaskStatus.WAITING, False)
-"""It waits for an answer."""
+"""The task waits for an answer."""
 DELAYED = Phase("DELAYED", TaskStatus.WAITING, False)
 """The task waits for the moment of its next attempt."""
 COMPLETE = Phase("COMPLETE", TaskStatus.COMPLETE, True)

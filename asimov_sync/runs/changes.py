@@ -1,4 +1,4 @@
-"""What a graph has in common with the stored run that it is to continue.
+"""Compares a graph with the stored run that it continues.
 
 Tasks are compared by structure: type, objective, params and dependencies. New tasks and changed
 tasks that have not finished are accepted; for a finished one that was changed or removed, the
@@ -15,7 +15,7 @@ from asimov_sync.graph.state import PHASES
 __all__ = ["Adapted", "IfChanged", "adapt_records", "undo"]
 
 IfChanged = Union[str, Mapping[str, str]]
-"""What to do with a finished task that was changed or removed: "raise", "keep" or "rerun"."""
+"""The policy for finished tasks that were changed or removed: "raise", "keep" or "rerun"."""
 
 
 class Adapted(NamedTuple):

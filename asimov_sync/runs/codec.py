@@ -1,4 +1,4 @@
-"""How a run is written into a record: the names of the fields, and their bytes.
+"""Codec: writes a run into a record, as named fields of bytes.
 
 The name of a field is a JSON list, such as `["task","fetch"]`, so that no name of a task can be
 mistaken for another field:
@@ -8,7 +8,8 @@ mistaken for another field:
 ["entry", task, visit, kind, number]   a value that was appended for a visit: a step, or a turn of
                                        an agent
 ["usage", task]                        what attempts used that are not in the task's record yet
-["answer", task, visit, wait]          an answer; task and visit may be null: whoever asks first
+["answer", task, visit, wait]          an answer; task and visit are null if it came before
+                                       the wait: then it answers the first wait of the name
 ["cancel"]                             a request to cancel the run
 =====================================  ============================================================
 
@@ -37,7 +38,7 @@ MAX_ERROR = 10000
 
 
 class Serializer:
-    """What `RunStore(serializer=…)` takes: an object with these two methods."""
+    """The interface of the object that `RunStore(serializer=…)` takes."""
 
     def dumps(self, value: Any) -> bytes:
         """Return a value as bytes."""
@@ -49,7 +50,7 @@ class Serializer:
 
 
 class Head(NamedTuple):
-    """What a list shows of a run.
+    """The summary of a run, which lists show.
 
     status: the RunStatus that was written last.
     flow, args: the registered flow that builds its graph, and the arguments of it.
@@ -107,7 +108,7 @@ class Codec:
 
     @property
     def redacts(self) -> bool:
-        """Whether values are changed before they are stored."""
+        """True if values are changed before they are stored."""
         return self._redact is not None
 
     # Values

@@ -59,7 +59,7 @@ _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
 class Contents(NamedTuple):
-    """What the fields of a record hold.
+    """The decoded fields of a record.
 
     tasks: the tasks by name.
     entries: for each task, visit and kind, the appended bytes by their number.
@@ -173,7 +173,7 @@ class StoredJournal(RunJournal):
 
     @property
     def is_busy_here(self) -> bool:
-        """Whether the calling thread is writing, as a signal handler may find it."""
+        """True if the calling thread is writing, as a signal handler may find it."""
         return self._writer == threading.get_ident()
 
     def start(self, run: JournaledRun) -> None:

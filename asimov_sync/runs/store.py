@@ -377,7 +377,10 @@ class RunStore:
         return Opened(journal, stored_plan, digests)
 
     def keep_value(self, value: Any) -> Any:
-        """Return a value as it is read back later. Raises CacheValueError if it cannot be stored."""
+        """Return a value as it is read back later.
+
+        Raises CacheValueError if it cannot be stored.
+        """
         return self._codec.keep_value(value)
 
     # Reading
@@ -454,7 +457,7 @@ class RunStore:
         """Return the runs that have something to do and no driver.
 
         Their driver died or was interrupted, a wait of theirs was answered or is past its deadline,
-        or they are to be retried. `scheduler.resume(run.run_id)` continues one.
+        or `retry` was called. `scheduler.resume(run.run_id)` continues one.
 
         limit: the most runs to return; default 100.
         """
@@ -700,7 +703,7 @@ class RunStore:
 
 
 class RunRecord:
-    """What is stored of a run, as of the moment when it was read.
+    """The record of a stored run, as of the moment when it was read.
 
     run_id: the id of the run.
     status: its RunStatus.
