@@ -410,7 +410,7 @@ class TaskScheduler(HandlerOwner):
         readable: whether its events may be read later.
         streamed: whether its events are kept from the first one on, for a reader that follows.
         """
-        if isinstance(graph, str):
+        if isinstance(graph, str) and self.flows:
             args = stored.args
             if args is not None and self._runs_store is not None:
                 args = self._runs_store.keep_value(args)
