@@ -7,7 +7,14 @@
     ├── GraphError                  (ValueError) the graph cannot be run as it is
     ├── IllegalTransition           (ValueError) the status table does not allow this change
     ├── RunFailed                   a run failed, or the requested task has no result; .result
+    │   └── RunParked               it has none yet, because the run waits for answers; .waiting
     ├── RunTimeout                  (TimeoutError) the run did not end within the given time
+    ├── RunInProgress               another process drives this run; .owner, .lease_until
+    ├── LeaseLost                   another process has taken over this run
+    ├── GraphChanged                (ValueError) the graph contradicts the stored run; .changes
+    ├── WaitTimeout                 (TimeoutError) nobody answered a wait in time
+    ├── StoredFormatError           a newer release of this library has written this
+    ├── RemoteError                 an exception of another process; .type_name, .message
     ├── TaskTimeout                 (TimeoutError) the task took longer than its timeout
     ├── NoDecision                  the voters of a ModelRouter did not agree on a choice
     ├── NonRetryableError           for handlers to raise: do not retry this failure
@@ -17,10 +24,10 @@
     ├── ToolError                   for tools to raise: the message is the answer to the model
     ├── ToolRefused                 a tool call that waited for approval was refused
     ├── CacheError
-    │   ├── CacheUnavailable        (ConnectionError) the cache server cannot be reached
+    │   ├── CacheUnavailable        (ConnectionError) the cache server or file cannot be used
     │   ├── CacheAuthenticationError  the cache server rejected the user or password
-    │   ├── CacheReadOnly           the cache server does not accept writes
-    │   ├── CacheFull               the cache server has no memory left
+    │   ├── CacheReadOnly           the cache does not accept writes
+    │   ├── CacheFull               the cache has no memory or disk space left
     │   ├── CacheKeyError           (ValueError) an invalid key, prefix or suffix
     │   ├── CacheValueError         (ValueError) a value, given or stored, that is not JSON
     │   ├── CrossSlotError          (ValueError) a guarded write to several slots of a Redis Cluster
@@ -71,28 +78,36 @@ __all__ = [
     "ContextLengthExceeded",
     "CrossSlotError",
     "DeadlineExceeded",
+    "GraphChanged",
     "GraphError",
     "IdleTimeout",
     "IllegalTransition",
     "InferenceError",
     "InvalidRequestError",
+    "LeaseLost",
     "NoDecision",
     "NonRetryableError",
     "NotFoundError",
     "OutcomeUnknown",
     "OutputInvalid",
     "OverloadedError",
+    "Parked",
     "PermissionDeniedError",
     "ProviderError",
     "RateLimitError",
+    "RemoteError",
     "RunFailed",
+    "RunInProgress",
+    "RunParked",
     "RunTimeout",
+    "StoredFormatError",
     "StreamInterrupted",
     "TaskTimeout",
     "ToolDefinitionError",
     "ToolError",
     "ToolRefused",
     "UnboundedClear",
+    "WaitTimeout",
     "WorkersExhausted",
     "WrongKeyType",
 ]
@@ -161,6 +176,69 @@ def _restore_run_failed(
     return error
 
 
+class RunParked(RunFailed):
+    """A durable run waits for answers, so that it, or the requested task, has no result yet.
+
+    Raised by `RunResult.raise_for_failure` and `result["name"]`.
+
+    waiting: for each task that waits, by name, the names of its waits or the ids of its calls.
+    """
+
+    waiting: Dict[str, List[str]] = {}
+
+
+class RunInProgress(AsimovError):
+    """Another process, or another thread, drives this durable run.
+
+    owner: the host and the process id of the driver.
+    lease_until: when its lease ends unless it is renewed, in seconds since the epoch.
+    """
+
+    owner: str = ""
+    lease_until: float = 0.0
+
+
+class LeaseLost(AsimovError):
+    """Another process has taken over this durable run. Nothing more of this drive is kept."""
+
+
+class GraphChanged(AsimovError, ValueError):
+    """The graph contradicts what was stored of the run: a finished task was changed or removed.
+
+    changes: for each such task, by name, what has changed.
+    """
+
+    changes: Dict[str, str] = {}
+
+
+class Parked(BaseException):
+    """Raised by `context.wait_for` to end the handler until the answer is there.
+
+    Not an Exception, so that handlers do not catch it by mistake. Let it pass.
+    """
+
+
+class WaitTimeout(AsimovError, TimeoutError):
+    """Nobody answered a wait within its time-out."""
+
+
+class StoredFormatError(AsimovError):
+    """A newer release of this library has written this; upgrade to read it."""
+
+
+class RemoteError(AsimovError):
+    """An exception that was raised in another process, and whose class is not known in this one.
+
+    type_name: the name of its class.
+    message: its message.
+    traceback_text: its traceback; empty if it is not known.
+    """
+
+    type_name: str = ""
+    message: str = ""
+    traceback_text: str = ""
+
+
 class RunTimeout(AsimovError, TimeoutError):
     """The run did not end within the timeout of `Run.result(timeout)`. The run itself continues."""
 
@@ -219,7 +297,7 @@ class CacheError(AsimovError):
 
 
 class CacheUnavailable(CacheError, ConnectionError):
-    """The cache server cannot be reached, or the connection broke.
+    """The cache server cannot be reached, the connection broke, or the cache's file is unusable.
 
     The cache object remains usable.
     """
@@ -230,11 +308,14 @@ class CacheAuthenticationError(CacheError):
 
 
 class CacheReadOnly(CacheError):
-    """The cache server does not accept writes: it is a replica, or it cannot persist."""
+    """The cache server does not accept writes: it is a replica, or it cannot persist.
+
+    For a cache in a file: this user has no permission to write to the file or its folder.
+    """
 
 
 class CacheFull(CacheError):
-    """The cache server reached its memory limit and evicts nothing."""
+    """The cache server reached its memory limit and evicts nothing, or the disk is full."""
 
 
 class CacheKeyError(CacheError, ValueError):
@@ -253,7 +334,7 @@ class CrossSlotError(CacheError, ValueError):
 
 
 class OutcomeUnknown(CacheError):
-    """The connection broke before the reply arrived, so the command may or may not have run.
+    """The call was cut off before its outcome was known: the command may or may not have run.
 
     Check before you repeat it.
     """

@@ -139,14 +139,14 @@ def _look_up_cost(usage: Usage, model: str, provider: str) -> Optional[float]:
         price = genai_prices.calc_price(
             genai_prices.Usage(**figures),
             model_ref=model,
-            provider_id=_GENAI_PRICES_PROVIDERS.get(provider),
+            provider_id=GENAI_PRICES_PROVIDERS.get(provider),
         )
     except LookupError:
         return None
     return float(price.total_price)
 
 
-_GENAI_PRICES_PROVIDERS = {"anthropic": "anthropic", "bedrock": "aws", "openai": "openai"}
+GENAI_PRICES_PROVIDERS = {"anthropic": "anthropic", "bedrock": "aws", "openai": "openai"}
 """Provider ids of genai-prices. For other providers it finds the model by name alone."""
 
 

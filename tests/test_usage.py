@@ -26,7 +26,7 @@ from asimov_sync import (
 )
 from asimov_sync.concurrency import scope
 from asimov_sync.testing import Clock, Failure, ModelServer, ScriptedInferenceClient, calls
-from asimov_sync.usage import _GENAI_PRICES_PROVIDERS, UsageCounter, cost_usd
+from asimov_sync.usage import GENAI_PRICES_PROVIDERS, UsageCounter, cost_usd
 
 from .optional_packages import import_or_skip
 from .waiting import Background, wait_for
@@ -211,7 +211,7 @@ if sys.version_info >= (3, 9):
 
     def test_every_provider_has_a_known_model():
         """KNOWN has a model for each provider that is translated."""
-        assert {provider for provider, _ in KNOWN} == set(_GENAI_PRICES_PROVIDERS)
+        assert {provider for provider, _ in KNOWN} == set(GENAI_PRICES_PROVIDERS)
 
     @pytest.mark.parametrize("provider, model", KNOWN)
     def test_the_real_package(provider, model):
@@ -220,7 +220,7 @@ if sys.version_info >= (3, 9):
         alone = package.calc_price(
             package.Usage(input_tokens=1000),
             model_ref=model,
-            provider_id=_GENAI_PRICES_PROVIDERS[provider],
+            provider_id=GENAI_PRICES_PROVIDERS[provider],
         )
         cost = cost_usd(Usage(input_tokens=1000), model, provider)
         assert cost == pytest.approx(float(alone.total_price))

@@ -46,7 +46,8 @@ MISSING: Any = _Missing()
 class Cache:
     """Values under keys, and mailboxes, in a namespace.
 
-    Create a MemoryCache or a RedisCache, or a view of one with `with_prefix` or `with_suffix`.
+    Create a MemoryCache, a SQLiteCache or a RedisCache, or a view of one with `with_prefix` or
+    `with_suffix`.
 
     Values are JSON. A pydantic model, UUID, datetime or Enum is read back as a dict or str, or
     validated as its type with `get(key, type=…)`. `raw=True` stores and returns bytes unchanged,

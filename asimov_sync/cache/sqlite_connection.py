@@ -36,7 +36,7 @@ from asimov_sync.cancellation import Cancellation
 from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.event import InterruptibleEvent
 from asimov_sync.concurrency.fork import suspend_during_fork
-from asimov_sync.concurrency.log_context import describe_error, get_logger
+from asimov_sync.concurrency.log_context import get_logger
 
 __all__ = ["SQLiteConnection", "Tables", "Watch"]
 
@@ -56,6 +56,11 @@ POLL_SECONDS = 0.02
 
 CHECKPOINT_WRITES = 400
 """Writes of this process after which it makes a checkpoint: some 4 MB of small ones."""
+
+SIZE_CHECK_WRITES = 16
+"""Writes between two looks at the size of the WAL. Linux can make the commit after a look slower:
+the time of the file's change becomes more precise, and is written to the disk.
+"""
 
 CHECKPOINT_BYTES = 4 * 2**20
 """Growth of the WAL after which a commit makes a checkpoint. Reading a longer WAL is slower."""
@@ -188,8 +193,13 @@ class SQLiteConnection:
             self._settle_interrupted(connection, batch)
         if connection.total_changes != changes:
             self._wake(local=True)
-        self._look_for_changes(connection)
-        self._checkpoint_if_due(connection, len(batch))
+        try:
+            self._look_for_changes(connection)
+            self._checkpoint_if_due(connection, len(batch))
+        except (sqlite3.Error, errors.CacheError) as error:
+            # The writes are committed. A later one tries again.
+            if not is_locked(error):
+                logger.warning("a checkpoint of %s failed: %s", self.path, error)
 
     def _commit(self, connection: sqlite3.Connection, batch: List[Write]) -> bool:
         """Execute writes in the transaction that was begun, and commit it.
@@ -260,7 +270,7 @@ class SQLiteConnection:
             try:
                 connection.execute("ROLLBACK")
             except sqlite3.Error as error:
-                logger.warning("a transaction was not rolled back: %s", self._describe(error))
+                logger.warning("a transaction of %s was not rolled back: %s", self.path, error)
 
     def _begin(self, limits: Limits) -> sqlite3.Connection:
         """Begin a transaction with the database's write lock, and return its connection."""
@@ -414,13 +424,14 @@ class SQLiteConnection:
         try:
             self._enter()
             try:
-                if self._find_file() is not None:
-                    self._look_for_changes(self._open_writer(create=False))
+                writer = self._find_writer()
+                if writer is not None:
+                    self._look_for_changes(writer)
             finally:
                 self._leave()
         except (sqlite3.Error, errors.CacheError) as error:
             # The threads that wait find the error when they look at the database.
-            logger.debug("a file could not be watched: %s", self._describe(error))
+            logger.debug("%s could not be watched: %s", self.path, error)
             self._wake(local=False)
         finally:
             self._queue.end_lead(leader)
@@ -458,23 +469,28 @@ class SQLiteConnection:
             raise translate_os_error(error, self.path) from error
         return status.st_dev, status.st_ino
 
-    def _open_writer(self, create: bool = True) -> sqlite3.Connection:
-        """Return the connection for writing. The caller is the leader of the queue.
+    def _find_writer(self) -> Optional[sqlite3.Connection]:
+        """Return the connection for writing; None if the file does not exist.
 
-        create: create the file and the tables that do not exist.
+        The caller is the leader of the queue.
         """
         file = self._find_file()
         if self._writer is not None and self._writer_file != file:
             self._close(self._writer)
             self._forget_writer()
-        if self._writer is None:
-            if file is None:
-                self._create_file()
-                file = self._find_file()
+        if self._writer is None and file is not None:
             self._writer, self._writer_file = self._connect(), file
-        if create and self._created_tables < len(self._tables):
-            self._create_tables(self._writer)
         return self._writer
+
+    def _open_writer(self) -> sqlite3.Connection:
+        """Return the connection for writing, with a file and tables. The caller leads the queue."""
+        writer = self._find_writer()
+        while writer is None:
+            self._create_file()
+            writer = self._find_writer()
+        if self._created_tables < len(self._tables):
+            self._create_tables(writer)
+        return writer
 
     def _create_file(self) -> None:
         """Create the file with mode 0600, which SQLite applies to the files beside it, too."""
@@ -560,27 +576,24 @@ class SQLiteConnection:
 
     def _checkpoint_if_due(self, writer: sqlite3.Connection, writes: int) -> None:
         """Copy a WAL that has grown into the database. Its file is then written from the start."""
-        self._writes += writes
-        size = find_size(self.path + "-wal")
-        self._wal_bytes = min(self._wal_bytes, size)
-        if self._writes < CHECKPOINT_WRITES and size - self._wal_bytes < CHECKPOINT_BYTES:
+        before, self._writes = self._writes, self._writes + writes
+        if self._writes < CHECKPOINT_WRITES:
+            if self._writes // SIZE_CHECK_WRITES == before // SIZE_CHECK_WRITES:
+                return
+            size = find_size(self.path + "-wal")
+            self._wal_bytes = min(self._wal_bytes, size)
+            if size - self._wal_bytes < CHECKPOINT_BYTES:
+                return
+        reader = self._take_reader()
+        if reader is None:
             return
         try:
-            reader = self._take_reader()
-            if reader is None:
-                return
-            try:
-                writer.execute("BEGIN IMMEDIATE")
-                reader[1].execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-            finally:
-                self._roll_back(writer)
-                self._return_reader(reader)
-        except (sqlite3.Error, errors.CacheError) as error:
-            # Nothing is lost, and a later commit tries again: another process may be writing.
-            if not is_locked(error):
-                logger.warning("a checkpoint failed: %s", self._describe(error))
-            return
-        self._writes, self._wal_bytes = 0, size
+            writer.execute("BEGIN IMMEDIATE")
+            reader[1].execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        finally:
+            self._roll_back(writer)
+            self._return_reader(reader)
+        self._writes, self._wal_bytes = 0, find_size(self.path + "-wal")
 
     def close(self) -> None:
         """Wait for the calls that use the database, and close the file."""
@@ -645,15 +658,11 @@ class SQLiteConnection:
         try:
             connection.close()
         except sqlite3.Error as error:
-            logger.warning("a file was not closed: %s", self._describe(error))
+            logger.warning("%s was not closed: %s", self.path, error)
 
     def __del__(self) -> None:
         for connection in self._connections:
             connection.close()
-
-    def _describe(self, error: Exception) -> str:
-        """Return the text of an error for the log."""
-        return describe_error(self._translate(error) if isinstance(error, sqlite3.Error) else error)
 
     def _translate(self, error: sqlite3.Error) -> errors.CacheError:
         failure = translate_error(error, self.path)

@@ -47,7 +47,7 @@ TABLES = Tables(
     1,
     (
         "CREATE TABLE IF NOT EXISTS asimov_sync_values "
-        "(key TEXT PRIMARY KEY, data BLOB NOT NULL, expires INTEGER) WITHOUT ROWID",
+        "(key TEXT NOT NULL PRIMARY KEY, data BLOB NOT NULL, expires INTEGER)",
         "CREATE INDEX IF NOT EXISTS asimov_sync_expiry ON asimov_sync_values (expires) "
         "WHERE expires IS NOT NULL",
         "CREATE TABLE IF NOT EXISTS asimov_sync_messages "
@@ -498,10 +498,18 @@ def _find(database: Database, key: str) -> Optional[bytes]:
 def _write(database: Database, items: Mapping[str, bytes], ttl: Optional[float]) -> None:
     now = clock.epoch_ms()
     expires = None if ttl is None else now + _milliseconds(ttl)
-    database.executemany(
-        "INSERT OR REPLACE INTO asimov_sync_values (key, data, expires) VALUES (?, ?, ?)",
-        [(key, data, expires) for key, data in items.items()],
-    )
+    updated = 0
+    if len(items) == 1:  # writes fewer pages than a replacement, if the key exists
+        ((key, data),) = items.items()
+        updated = database.execute(
+            "UPDATE asimov_sync_values SET data = ?, expires = ? WHERE key = ?",
+            (data, expires, key),
+        ).rowcount
+    if not updated:
+        database.executemany(
+            "INSERT OR REPLACE INTO asimov_sync_values (key, data, expires) VALUES (?, ?, ?)",
+            [(key, data, expires) for key, data in items.items()],
+        )
     database.execute(
         "DELETE FROM asimov_sync_values WHERE key IN (SELECT key FROM asimov_sync_values "
         "WHERE expires IS NOT NULL AND expires <= ? ORDER BY expires LIMIT ?)",

@@ -23,10 +23,10 @@ class Clock:
             assert run.result().status is TaskStatus.FAILED
 
     It drives the time-outs of runs, tasks and Cancellation tokens; the waits of retries, rate
-    limits and `Cancellation.wait`; and the expiry and leases of a MemoryCache. Time also passes by
-    itself, so nothing waits longer than without a Clock. Waits for a socket keep real time: connect
-    and idle time-outs of requests, and calls of a RedisCache, whose leases and expiry the server
-    measures.
+    limits and `Cancellation.wait`; and the expiry and leases of a MemoryCache or SQLiteCache. Time
+    also passes by itself, so nothing waits longer than without a Clock. Waits for a socket keep
+    real time: connect and idle time-outs of requests, and calls of a RedisCache, whose leases and
+    expiry the server measures.
 
     It moves the time of the whole process, and restores it at the end of the block. End all runs
     and waits of the block before that.

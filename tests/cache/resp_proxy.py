@@ -62,12 +62,15 @@ class RespProxy:
     executes it, but the reply is dropped and the connection closed. Mode "command": the connection
     is closed before the command is forwarded.
 
+    tls: the SSLContext with which it accepts connections; None (the default) for no TLS.
+
     commands: the commands counted since `arm`, each a list of words.
     faulted: those of them that were lost.
     """
 
-    def __init__(self, host, port):
+    def __init__(self, host, port, tls=None):
         self._target = (host, port)
+        self._tls = tls
         self._lock = threading.Lock()
         self._listener = socket.socket()
         self._listener.bind(("127.0.0.1", 0))
@@ -96,6 +99,8 @@ class RespProxy:
 
     def _connection(self, client):
         try:
+            if self._tls is not None:
+                client = self._tls.wrap_socket(client, server_side=True)
             with client, socket.create_connection(self._target) as server:
                 # Nagle's algorithm would delay each reply by 40 ms.
                 for peer in (client, server):

@@ -1,11 +1,14 @@
 """RedisCache only: errors, settings, and a server that becomes unavailable."""
 
+import re
+import socket
 import ssl
 
 import fakeredis
 import pytest
 import redis
 import redis.cluster
+import trustme
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
@@ -219,19 +222,36 @@ def test_flushed_script_cache(redis_url, unique):
         cache.clear()
 
 
-def test_tls_verifies():
+@suite
+@pytest.mark.parametrize(
+    "certified, options, error",
+    [
+        ("localhost", "?ssl_ca_certs={authority}", None),
+        ("localhost", "", "CERTIFICATE_VERIFY_FAILED"),
+        ("other.test", "?ssl_ca_certs={authority}", "(?i)hostname"),
+        ("other.test", "?ssl_cert_reqs=none", None),
+    ],
+    ids=["trusted", "untrusted", "another host", "not verified"],
+)
+def test_tls_verifies(redis_url, tmp_path, certified, options, error):
     """rediss:// verifies certificate and host name, unless the url says otherwise."""
-
-    def connection(url):
-        pool = RedisCache(url=url)._store.connection._client.connection_pool
-        return pool.connection_class(**pool.connection_kwargs)
-
-    verifying = connection("rediss://user:secret@localhost:1/0")
-    assert isinstance(verifying, redis.SSLConnection)
-    assert verifying.cert_reqs == ssl.CERT_REQUIRED
-    assert verifying.check_hostname is True
-    assert connection("rediss://localhost:1/0?ssl_cert_reqs=none").cert_reqs == ssl.CERT_NONE
-    assert not isinstance(connection("redis://localhost:1/0"), redis.SSLConnection)
+    authority, bundle = trustme.CA(), tmp_path / "authority.pem"
+    authority.cert_pem.write_to_path(str(bundle))
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(certified).configure_cert(tls)
+    settings = redis.Redis.from_url(redis_url).connection_pool.connection_kwargs
+    proxy = RespProxy(settings["host"], settings["port"], tls)
+    url = f"rediss://localhost:{proxy.port}/0" + options.format(authority=bundle)
+    with RedisCache(url=url) as cache:
+        if error is None:
+            assert cache.get("nothing", default=None) is None
+            assert [words[0] for words in proxy.commands] == [b"GET"]
+        else:
+            with pytest.raises(CacheUnavailable) as caught:
+                cache.get("nothing")
+            assert re.search(error, str(caught.value.__cause__))
+            assert proxy.commands == []
+    proxy.close()
 
 
 @suite
@@ -391,10 +411,21 @@ def test_url_and_client_conflict():
     RedisCache(client=fakeredis.FakeRedis(), password=None, **rest)
 
 
-def test_default_address():
+def test_default_address(redis_url, unique, monkeypatch):
     """Without arguments a RedisCache connects to database 0 of localhost, port 6379."""
-    settings = RedisCache()._store.connection._client.connection_pool.connection_kwargs
-    assert (settings["host"], settings["port"], settings["db"]) == ("localhost", 6379, 0)
+    settings = redis.Redis.from_url(redis_url, db=0).connection_pool.connection_kwargs
+    getaddrinfo, addresses = socket.getaddrinfo, []
+
+    def find_test_server(host, port, *args, **kwargs):
+        addresses.append((host, port))
+        return getaddrinfo(settings["host"], settings["port"], *args, **kwargs)
+
+    with RedisCache() as cache, monkeypatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", find_test_server)
+        cache.with_prefix(unique).set("key", 1)
+    assert set(addresses) == {("localhost", 6379)}
+    with redis.Redis.from_url(redis_url, db=0) as plain:
+        assert plain.getdel(f"{unique}:key") == b"1"
 
 
 def test_decoding_client_is_refused():
@@ -406,10 +437,10 @@ def test_decoding_client_is_refused():
 def test_given_client_is_not_closed(redis_url, unique):
     """Closing the cache leaves the application's client open."""
     with redis.Redis.from_url(redis_url) as client:
+        connection = client.client_id()
         with RedisCache(client=client, default_prefix=unique) as cache:
             cache.set("key", 1)
-        connections = client.connection_pool._available_connections
-        assert connections and connections[0]._sock is not None
+        assert client.client_id() == connection
 
 
 def test_closed_cache_reconnects(redis_url, unique):

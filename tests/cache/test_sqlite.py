@@ -322,7 +322,7 @@ def test_limited_file_size(path):
 
     def limit():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2**21, 2**21))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3 * 2**20, 3 * 2**20))
 
     printed = run_program(
         FILL,

@@ -338,18 +338,18 @@ def test_slow_cancel_callback_delays_no_other_timeout(gate):
 
 def test_cooperative_handlers_are_not_logged_as_stuck(caplog, clock):
     """Nothing is logged for two hundred handlers that return when cancelled."""
-    ended, barrier = [], threading.Barrier(200)
+    started, ended, barrier = [], [], threading.Barrier(200)
 
     def wait(task, context):
+        started.append(task)
         context.cancellation.wait(20)
         ended.append(task)
 
     with TaskScheduler(
         {"wait": wait, "meet": lambda task, context: barrier.wait(20)}, max_workers=200
     ) as scheduler:
-        graph = wide("wait", 200)
-        run = scheduler.submit(graph)
-        wait_for(lambda: all(task.status is TaskStatus.EXECUTING for task in graph.tasks.values()))
+        run = scheduler.submit(wide("wait", 200))
+        wait_for(lambda: len(started) == 200, "the start of the handlers")
         run.cancel()
         run.result(20)
         wait_for(lambda: len(ended) == 200, "the end of the handlers")
