@@ -44,28 +44,36 @@ if TYPE_CHECKING:
         ContextLengthExceeded as ContextLengthExceeded,
         CrossSlotError as CrossSlotError,
         DeadlineExceeded as DeadlineExceeded,
+        GraphChanged as GraphChanged,
         GraphError as GraphError,
         IdleTimeout as IdleTimeout,
         IllegalTransition as IllegalTransition,
         InferenceError as InferenceError,
         InvalidRequestError as InvalidRequestError,
+        LeaseLost as LeaseLost,
         NoDecision as NoDecision,
         NonRetryableError as NonRetryableError,
         NotFoundError as NotFoundError,
         OutcomeUnknown as OutcomeUnknown,
         OutputInvalid as OutputInvalid,
         OverloadedError as OverloadedError,
+        Parked as Parked,
         PermissionDeniedError as PermissionDeniedError,
         ProviderError as ProviderError,
         RateLimitError as RateLimitError,
+        RemoteError as RemoteError,
         RunFailed as RunFailed,
+        RunInProgress as RunInProgress,
+        RunParked as RunParked,
         RunTimeout as RunTimeout,
+        StoredFormatError as StoredFormatError,
         StreamInterrupted as StreamInterrupted,
         TaskTimeout as TaskTimeout,
         ToolDefinitionError as ToolDefinitionError,
         ToolError as ToolError,
         ToolRefused as ToolRefused,
         UnboundedClear as UnboundedClear,
+        WaitTimeout as WaitTimeout,
         WorkersExhausted as WorkersExhausted,
         WrongKeyType as WrongKeyType,
     )
@@ -79,6 +87,7 @@ if TYPE_CHECKING:
         RunStarted as RunStarted,
         TaskEvent as TaskEvent,
         TaskFinished as TaskFinished,
+        TaskParked as TaskParked,
         TaskProgress as TaskProgress,
         TaskRetried as TaskRetried,
         TaskSkipped as TaskSkipped,
@@ -86,6 +95,7 @@ if TYPE_CHECKING:
         TaskText as TaskText,
         TaskUndone as TaskUndone,
     )
+    from asimov_sync.graph.journal import Wait as Wait
     from asimov_sync.graph.results import Partial as Partial, Route as Route, RunResult as RunResult
     from asimov_sync.graph.retry import Retry as Retry
     from asimov_sync.graph.run import Run as Run
@@ -126,6 +136,8 @@ if TYPE_CHECKING:
         ToolCallReady as ToolCallReady,
         Usage as Usage,
     )
+    from asimov_sync.runs.status import RunStatus as RunStatus
+    from asimov_sync.runs.store import RunRecord as RunRecord, RunStore as RunStore
     from asimov_sync.scheduler import TaskScheduler as TaskScheduler, run as run
     from asimov_sync.tasks import (
         Task as Task,
@@ -151,18 +163,20 @@ if not TYPE_CHECKING:  # a type checker reports every name that is not imported 
                 "AsimovError AuthenticationError BudgetExceeded CacheAuthenticationError "
                 "CacheError CacheFull CacheKeyError CacheReadOnly CacheUnavailable "
                 "CacheValueError Cancelled ClosedError ConnectionFailed ConnectTimeout "
-                "ContextLengthExceeded CrossSlotError DeadlineExceeded GraphError IdleTimeout "
-                "IllegalTransition InferenceError InvalidRequestError NoDecision "
-                "NonRetryableError NotFoundError OutcomeUnknown OutputInvalid OverloadedError "
-                "PermissionDeniedError ProviderError RateLimitError RunFailed RunTimeout "
+                "ContextLengthExceeded CrossSlotError DeadlineExceeded GraphChanged GraphError "
+                "IdleTimeout IllegalTransition InferenceError InvalidRequestError LeaseLost "
+                "NoDecision NonRetryableError NotFoundError OutcomeUnknown OutputInvalid "
+                "OverloadedError Parked PermissionDeniedError ProviderError RateLimitError "
+                "RemoteError RunFailed RunInProgress RunParked RunTimeout StoredFormatError "
                 "StreamInterrupted TaskTimeout ToolDefinitionError ToolError ToolRefused "
-                "UnboundedClear WorkersExhausted WrongKeyType"
+                "UnboundedClear WaitTimeout WorkersExhausted WrongKeyType"
             ),
             "graph.context": "TaskContext current_context",
             "graph.events": (
-                "RunEvent RunFinished RunStarted TaskEvent TaskFinished TaskProgress TaskRetried "
-                "TaskSkipped TaskStarted TaskText TaskUndone"
+                "RunEvent RunFinished RunStarted TaskEvent TaskFinished TaskParked TaskProgress "
+                "TaskRetried TaskSkipped TaskStarted TaskText TaskUndone"
             ),
+            "graph.journal": "Wait",
             "graph.results": "Partial Route RunResult",
             "graph.retry": "Retry",
             "graph.run": "Run",
@@ -184,6 +198,8 @@ if not TYPE_CHECKING:  # a type checker reports every name that is not imported 
                 "ChatMessage ChatRole Event Reply ReplyDone TextDelta ThinkingDelta ToolCall "
                 "ToolCallReady Usage"
             ),
+            "runs.status": "RunStatus",
+            "runs.store": "RunRecord RunStore",
             "scheduler": "TaskScheduler run",
             "tasks": "Task TaskSnapshot TaskStatus",
             "usage": "Budget Price",

@@ -7,7 +7,14 @@
     ├── GraphError                  (ValueError) the graph cannot be run as it is
     ├── IllegalTransition           (ValueError) the status table does not allow this change
     ├── RunFailed                   a run failed, or the requested task has no result; .result
+    │   └── RunParked               it has none yet, because the run waits for answers; .waiting
     ├── RunTimeout                  (TimeoutError) the run did not end within the given time
+    ├── RunInProgress               another process drives this run; .owner, .lease_until
+    ├── LeaseLost                   another process has taken over this run
+    ├── GraphChanged                (ValueError) the graph contradicts the stored run; .changes
+    ├── WaitTimeout                 (TimeoutError) nobody answered a wait in time
+    ├── StoredFormatError           a newer release of this library has written this
+    ├── RemoteError                 an exception of another process; .type_name, .message
     ├── TaskTimeout                 (TimeoutError) the task took longer than its timeout
     ├── NoDecision                  the voters of a ModelRouter did not agree on a choice
     ├── NonRetryableError           for handlers to raise: do not retry this failure
@@ -71,28 +78,36 @@ __all__ = [
     "ContextLengthExceeded",
     "CrossSlotError",
     "DeadlineExceeded",
+    "GraphChanged",
     "GraphError",
     "IdleTimeout",
     "IllegalTransition",
     "InferenceError",
     "InvalidRequestError",
+    "LeaseLost",
     "NoDecision",
     "NonRetryableError",
     "NotFoundError",
     "OutcomeUnknown",
     "OutputInvalid",
     "OverloadedError",
+    "Parked",
     "PermissionDeniedError",
     "ProviderError",
     "RateLimitError",
+    "RemoteError",
     "RunFailed",
+    "RunInProgress",
+    "RunParked",
     "RunTimeout",
+    "StoredFormatError",
     "StreamInterrupted",
     "TaskTimeout",
     "ToolDefinitionError",
     "ToolError",
     "ToolRefused",
     "UnboundedClear",
+    "WaitTimeout",
     "WorkersExhausted",
     "WrongKeyType",
 ]
@@ -159,6 +174,69 @@ def _restore_run_failed(
         with contextlib.suppress(Exception):
             error.result = loads(pickled)
     return error
+
+
+class RunParked(RunFailed):
+    """A durable run waits for answers, so that it, or the requested task, has no result yet.
+
+    Raised by `RunResult.raise_for_failure` and `result["name"]`.
+
+    waiting: for each task that waits, by name, the names of its waits or the ids of its calls.
+    """
+
+    waiting: Dict[str, List[str]] = {}
+
+
+class RunInProgress(AsimovError):
+    """Another process, or another thread, drives this durable run.
+
+    owner: the host and the process id of the driver.
+    lease_until: when its lease ends unless it is renewed, in seconds since the epoch.
+    """
+
+    owner: str = ""
+    lease_until: float = 0.0
+
+
+class LeaseLost(AsimovError):
+    """Another process has taken over this durable run. Nothing more of this drive is kept."""
+
+
+class GraphChanged(AsimovError, ValueError):
+    """The graph contradicts what was stored of the run: a finished task was changed or removed.
+
+    changes: for each such task, by name, what has changed.
+    """
+
+    changes: Dict[str, str] = {}
+
+
+class Parked(BaseException):
+    """Raised by `context.wait_for` to end the handler until the answer is there.
+
+    Not an Exception, so that handlers do not catch it by mistake. Let it pass.
+    """
+
+
+class WaitTimeout(AsimovError, TimeoutError):
+    """Nobody answered a wait within its time-out."""
+
+
+class StoredFormatError(AsimovError):
+    """A newer release of this library has written this; upgrade to read it."""
+
+
+class RemoteError(AsimovError):
+    """An exception that was raised in another process, and whose class is not known in this one.
+
+    type_name: the name of its class.
+    message: its message.
+    traceback_text: its traceback; empty if it is not known.
+    """
+
+    type_name: str = ""
+    message: str = ""
+    traceback_text: str = ""
 
 
 class RunTimeout(AsimovError, TimeoutError):

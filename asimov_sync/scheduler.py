@@ -28,11 +28,14 @@ from asimov_sync.graph.context import Handler, Middleware
 from asimov_sync.graph.functions import find_fault
 from asimov_sync.graph.graph_lock import RunLock, acquire, release
 from asimov_sync.graph.handlers import HandlerOwner, HandlerRegistry, check_handler
-from asimov_sync.graph.plan import RunParams, replace_params
+from asimov_sync.graph.journal import RunJournal
+from asimov_sync.graph.plan import Plan, RunParams, replace_params
 from asimov_sync.graph.results import RunResult
 from asimov_sync.graph.run import Run, RunEvents, require_stack
 from asimov_sync.graph.subscribers import Callback
 from asimov_sync.graph.task_graph import TaskGraph
+from asimov_sync.runs.changes import IfChanged
+from asimov_sync.runs.store import Opened, RunStore, StoreOptions
 from asimov_sync.usage import Budget
 
 __all__ = ["TaskScheduler", "run"]
@@ -40,6 +43,8 @@ __all__ = ["TaskScheduler", "run"]
 AnyHandler = TypeVar("AnyHandler", bound=Handler)
 AnyMiddleware = TypeVar("AnyMiddleware", bound=Middleware)
 AnyCallback = TypeVar("AnyCallback", bound=Callback)
+Flow = Callable[..., TaskGraph]
+AnyFlow = TypeVar("AnyFlow", bound=Flow)
 
 
 class TaskScheduler(HandlerOwner):
@@ -58,6 +63,7 @@ class TaskScheduler(HandlerOwner):
     executor: a `concurrent.futures.Executor` of threads to call the handlers on. Its size then
         limits how many tasks run at once, and the thread of a handler that ignores its
         cancellation is not replaced. By default the scheduler has threads of its own.
+    runs: keeps the runs that have a `run_id`, so that they survive this process. Default none.
     """
 
     def __init__(
@@ -67,6 +73,7 @@ class TaskScheduler(HandlerOwner):
         max_workers: int = 8,
         cache: Optional[Cache] = None,
         executor: Optional[Executor] = None,
+        runs: Optional[RunStore] = None,
     ) -> None:
         if handlers is not None and not isinstance(handlers, Mapping):
             raise TypeError(
@@ -74,6 +81,7 @@ class TaskScheduler(HandlerOwner):
                 "threads is TaskScheduler(max_workers=8)"
             )
         _require("cache", cache, Cache, "a cache, such as MemoryCache()")
+        _require("runs", runs, RunStore, "a store, such as RunStore(SQLiteCache('runs.db'))")
         self.handlers: Dict[str, Handler] = dict(handlers or {})
         for type, handler in self.handlers.items():
             check_handler(type, handler, TypeError)
@@ -83,6 +91,9 @@ class TaskScheduler(HandlerOwner):
 
         After an exception in `run()`, this is the result of that call, with the finished tasks.
         """
+        self.flows: Dict[str, Flow] = {}
+        """The functions that build graphs, by their names; see `flow`."""
+        self._runs_store = runs
         self._cache = cache
         self._backend = make_backend(max_workers, executor)
         self._registry = HandlerRegistry(self.handlers)
@@ -156,6 +167,26 @@ class TaskScheduler(HandlerOwner):
             self._registry.middleware += (function,)
         return function
 
+    def flow(self, name: str) -> Callable[[AnyFlow], AnyFlow]:
+        """Return a decorator that registers a function which builds a graph.
+
+        `run(name, args={…}, run_id=…)` builds the graph and runs it, and `resume(run_id)` in any
+        process in which the flow is registered continues the run. Only the name and the arguments
+        are stored.
+
+        name: the name of the flow.
+
+        Raises TypeError if the name is not a string.
+        """
+        if not isinstance(name, str):
+            raise TypeError(f"a flow has a name, as in flow('report'); not {name!r}")
+
+        def register(function: AnyFlow) -> AnyFlow:
+            self.flows[name] = function
+            return function
+
+        return register
+
     @overload
     def on_event(self, callback: AnyCallback, *, blocking: bool = False) -> AnyCallback: ...
 
@@ -189,7 +220,7 @@ class TaskScheduler(HandlerOwner):
 
     def submit(
         self,
-        graph: TaskGraph,
+        graph: Union[TaskGraph, str],
         *,
         run_id: Optional[str] = None,
         timeout: Optional[float] = None,
@@ -198,13 +229,20 @@ class TaskScheduler(HandlerOwner):
         cancellation: Optional[Cancellation] = None,
         max_tasks: Optional[int] = None,
         params: Optional[RunParams] = None,
+        args: Optional[Mapping[str, Any]] = None,
+        tags: Optional[Mapping[str, str]] = None,
+        restart: bool = False,
+        retry_failed: bool = False,
+        if_running: str = "raise",
+        if_changed: IfChanged = "raise",
     ) -> Run:
         """Start a run and return its handle.
 
         With max_workers=0 it makes progress while a thread waits for its result or its events.
 
-        graph: the graph to run.
-        run_id: the id of the run; by default a generated one.
+        graph: the graph to run, or the name of a flow that builds it.
+        run_id: the id of the run; by default a generated one. With `runs=`, a run with an id is
+            durable: the same call continues it where it was, or returns its stored result.
         timeout: the seconds after which the run is cancelled; by default unlimited.
         on_failure: "continue" (the default) skips the dependents of a FAILED task; "stop" starts
             no further task after a failure.
@@ -216,17 +254,31 @@ class TaskScheduler(HandlerOwner):
             spawn; by default unlimited. A spawn beyond it is a GraphError in its handler.
         params: for this run alone, new params by task name, which are merged over the params of
             these tasks; by default none. The graph does not change.
+        args: the arguments of the flow, by name; default none.
+
+        The others are for durable runs:
+
+        tags: strings by name, to find the run by; they count when it is created. Default none.
+        restart: delete what is stored of the run, and start anew; default False.
+        retry_failed: run FAILED tasks again, and what follows from them; default False.
+        if_running: "raise" (the default) raises RunInProgress if another driver has the run; "wait"
+            waits for that driver, and continues the run or returns its result.
+        if_changed: what to do if a finished task was changed or removed: "raise" (the default)
+            raises GraphChanged, "keep" keeps its result, "rerun" runs it again; or a dict of these
+            by task name.
 
         Raises GraphError, before any task runs, for a cycle, an unknown dependency, a type without
         a handler, a graph that is in another run or has more than `max_tasks`; TypeError or
-        ValueError for an unsuitable argument; ClosedError after `shutdown()` or `close()`.
+        ValueError for an unsuitable argument; ClosedError after `shutdown()` or `close()`. For a
+        durable run also RunInProgress, GraphChanged, StoredFormatError and CacheError.
         """
         options = RunOptions(run_id, timeout, on_failure, budget, cancellation, max_tasks, params)
-        return Run(self._start(graph, options, [], readable=True))
+        stored = StoreOptions(tags, restart, retry_failed, if_running, if_changed, None, args)
+        return Run(self._start(graph, options, stored, [], readable=True))
 
     def run(
         self,
-        graph: TaskGraph,
+        graph: Union[TaskGraph, str],
         *,
         run_id: Optional[str] = None,
         timeout: Optional[float] = None,
@@ -235,6 +287,12 @@ class TaskScheduler(HandlerOwner):
         cancellation: Optional[Cancellation] = None,
         max_tasks: Optional[int] = None,
         params: Optional[RunParams] = None,
+        args: Optional[Mapping[str, Any]] = None,
+        tags: Optional[Mapping[str, str]] = None,
+        restart: bool = False,
+        retry_failed: bool = False,
+        if_running: str = "raise",
+        if_changed: IfChanged = "raise",
     ) -> RunResult:
         """Run a graph to its end and return the result.
 
@@ -243,9 +301,10 @@ class TaskScheduler(HandlerOwner):
         cancels the run and is raised again at once; `last_result` then has the finished tasks.
         """
         options = RunOptions(run_id, timeout, on_failure, budget, cancellation, max_tasks, params)
+        stored = StoreOptions(tags, restart, retry_failed, if_running, if_changed, None, args)
         started: List[ActiveRun] = []
         try:
-            return Run(self._start(graph, options, started)).result()
+            return Run(self._start(graph, options, stored, started)).result()
         except BaseException as interruption:  # anywhere between the first line and the last
             for active_run in started:
                 active_run.interrupt(interruption)
@@ -256,7 +315,7 @@ class TaskScheduler(HandlerOwner):
 
     def stream(
         self,
-        graph: TaskGraph,
+        graph: Union[TaskGraph, str],
         *,
         run_id: Optional[str] = None,
         timeout: Optional[float] = None,
@@ -265,6 +324,12 @@ class TaskScheduler(HandlerOwner):
         cancellation: Optional[Cancellation] = None,
         max_tasks: Optional[int] = None,
         params: Optional[RunParams] = None,
+        args: Optional[Mapping[str, Any]] = None,
+        tags: Optional[Mapping[str, str]] = None,
+        restart: bool = False,
+        retry_failed: bool = False,
+        if_running: str = "raise",
+        if_changed: IfChanged = "raise",
     ) -> RunEvents:
         """Run a graph and iterate over its events; the last one is RunFinished.
 
@@ -272,14 +337,69 @@ class TaskScheduler(HandlerOwner):
         or dropping it, cancels the run.
         """
         options = RunOptions(run_id, timeout, on_failure, budget, cancellation, max_tasks, params)
-        active_run = self._start(graph, options, [], streamed=True)
+        stored = StoreOptions(tags, restart, retry_failed, if_running, if_changed, None, args)
+        active_run = self._start(graph, options, stored, [], streamed=True)
         assert active_run.first_inbox is not None
         return RunEvents(Run(active_run), active_run.first_inbox, owns_run=True)
 
+    def resume(self, run_id: str, **options: Any) -> RunResult:
+        """Continue a stored run that a flow has built, and return its result.
+
+        options: those of `run`, but for run_id and args.
+
+        Raises KeyError if there is no such run; GraphError if it was started with a graph, or if
+        its flow is not registered here; and what `run` raises.
+        """
+        store = self._require_store("resume()")
+        record = store.get(run_id)
+        if record.flow is None:
+            raise GraphError(
+                f"run {run_id!r} was started with a graph: run that graph again, with its run_id; "
+                "resume() is for runs that a flow has built"
+            )
+        return self.run(record.flow, args=record.args, run_id=run_id, **options)
+
+    def _require_store(self, what: str) -> RunStore:
+        if self._runs_store is None:
+            raise ValueError(f"{what} needs a store: TaskScheduler(…, runs=RunStore(…))")
+        return self._runs_store
+
+    def _build(self, name: str, args: Optional[Mapping[str, Any]]) -> TaskGraph:
+        """Return the graph of a flow."""
+        flow = self.flows.get(name)
+        if flow is None:
+            known = ", ".join(map(repr, self.flows)) or "none"
+            raise GraphError(f"there is no flow named {name!r}; these are registered: {known}")
+        graph = flow(**(args or {}))
+        if not isinstance(graph, TaskGraph):
+            raise GraphError(f"the flow {name!r} returned {graph!r}, not a TaskGraph")
+        return graph
+
+    def _open_journal(
+        self, plan: Plan, options: RunOptions, stored: StoreOptions
+    ) -> Optional[Opened]:
+        """Open a durable run; None for a run that is not durable."""
+        if self._runs_store is None or options.run_id is None:
+            given = stored._replace(flow=None, args=None) != StoreOptions()
+            if given:
+                raise ValueError(
+                    "tags=, restart=, retry_failed=, if_running= and if_changed= are for durable "
+                    "runs: give the scheduler runs=RunStore(…), and the run a run_id="
+                )
+            return None
+        for node in plan.nodes:
+            if "<lambda>" in node.name:
+                raise GraphError(
+                    f"the task {node.name!r} of a durable run needs a name of its own: name="
+                )
+        cancellation = options.cancellation or Cancellation.current()
+        return self._runs_store.open(options.run_id, plan, stored, self.handlers, cancellation)
+
     def _start(
         self,
-        graph: TaskGraph,
+        graph: Union[TaskGraph, str],
         options: RunOptions,
+        stored: StoreOptions,
         started: List[ActiveRun],
         readable: bool = False,
         streamed: bool = False,
@@ -290,6 +410,14 @@ class TaskScheduler(HandlerOwner):
         readable: whether its events may be read later.
         streamed: whether its events are kept from the first one on, for a reader that follows.
         """
+        if isinstance(graph, str) and self.flows:
+            args = stored.args
+            if args is not None and self._runs_store is not None:
+                args = self._runs_store.keep_value(args)
+            stored = stored._replace(flow=graph, args=args)
+            graph = self._build(graph, args)
+        elif stored.args is not None:
+            raise ValueError("args= are the arguments of a flow, and this is a graph")
         if not isinstance(graph, TaskGraph):
             raise TypeError(
                 f"a scheduler runs a TaskGraph, not {graph!r}: graph = TaskGraph(); graph.add(…)"
@@ -304,6 +432,11 @@ class TaskScheduler(HandlerOwner):
         if options.params is not None:
             plan = replace_params(plan, options.params)
         self._registry.check(plan.nodes)
+        opened = self._open_journal(plan, options, stored)
+        journal: Optional[RunJournal] = None
+        digests: List[str] = []
+        if opened is not None:
+            journal, plan, digests = opened
         graph_lock = RunLock()
         try:
             acquire(plan.nodes, graph_lock)
@@ -320,6 +453,8 @@ class TaskScheduler(HandlerOwner):
                 streamed,
                 lambda: self.cache,
                 self._on_finished,
+                journal,
+                digests,
             )
             started.append(active_run)
             with self._guard.lock:
@@ -333,6 +468,8 @@ class TaskScheduler(HandlerOwner):
             for active_run in started:
                 active_run.interrupt(interruption)
             release(plan.nodes, graph_lock)
+            if journal is not None:
+                journal.release(None, "it could not be started")
             raise
 
     def _on_finished(self, active_run: ActiveRun, result: RunResult) -> None:

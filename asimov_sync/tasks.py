@@ -5,8 +5,9 @@ from        to                                     when
 ==========  =====================================  ==========================================
 WAITING     EXECUTING                              its dependencies have finished
 WAITING     FAILED                                 it cannot be started at all
+WAITING     COMPLETE, PARTIAL, FAILED              its stored outcome is restored
 EXECUTING   COMPLETE, PARTIAL, FAILED              its handler returned or raised
-EXECUTING   WAITING                                it is retried, or a loop undoes it
+EXECUTING   WAITING                                it is retried or parks, or a loop undoes it
 final       WAITING                                a new run or a loop starts it again
 ==========  =====================================  ==========================================
 """
@@ -59,7 +60,7 @@ class TaskStatus(str, enum.Enum):
 _FINAL = frozenset([TaskStatus.COMPLETE, TaskStatus.FAILED, TaskStatus.PARTIAL])
 
 TRANSITIONS: Dict[TaskStatus, FrozenSet[TaskStatus]] = {
-    TaskStatus.WAITING: frozenset([TaskStatus.EXECUTING, TaskStatus.FAILED]),
+    TaskStatus.WAITING: _FINAL | {TaskStatus.EXECUTING},
     TaskStatus.EXECUTING: _FINAL | {TaskStatus.WAITING},
     TaskStatus.COMPLETE: frozenset([TaskStatus.WAITING]),
     TaskStatus.FAILED: frozenset([TaskStatus.WAITING]),

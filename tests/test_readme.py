@@ -26,7 +26,17 @@ README = ROOT / "README.rst"
 
 
 DOCS = ROOT / "docs"
-GUIDES = {"agents", "async", "cache", "graph", "inference", "recipes", "telemetry", "testing"}
+GUIDES = {
+    "agents",
+    "async",
+    "cache",
+    "durability",
+    "graph",
+    "inference",
+    "recipes",
+    "telemetry",
+    "testing",
+}
 OTHER_PAGES = {"changes", "contributing", "errors", "index", "migrating", "start"}
 
 

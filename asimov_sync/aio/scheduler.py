@@ -2,7 +2,7 @@
 threads.
 """
 
-from typing import Any, Callable, Optional, Type, TypeVar, Union, overload
+from typing import Any, Callable, Dict, Mapping, Optional, Type, TypeVar, Union, overload
 
 from asimov_sync.aio.cache import AsyncCache
 from asimov_sync.aio.dedicated_thread import COROUTINE_CANCELLED
@@ -16,7 +16,8 @@ from asimov_sync.graph.results import RunResult
 from asimov_sync.graph.run import Run
 from asimov_sync.graph.subscribers import Callback
 from asimov_sync.graph.task_graph import TaskGraph
-from asimov_sync.scheduler import TaskScheduler
+from asimov_sync.runs.changes import IfChanged
+from asimov_sync.scheduler import AnyFlow, Flow, TaskScheduler
 from asimov_sync.usage import Budget
 
 __all__ = ["AsyncRun", "AsyncTaskScheduler"]
@@ -76,7 +77,7 @@ class AsyncTaskScheduler:
 
     async def submit(
         self,
-        graph: TaskGraph,
+        graph: Union[TaskGraph, str],
         *,
         run_id: Optional[str] = None,
         timeout: Optional[float] = None,
@@ -85,6 +86,12 @@ class AsyncTaskScheduler:
         cancellation: Optional[Cancellation] = None,
         max_tasks: Optional[int] = None,
         params: Optional[RunParams] = None,
+        args: Optional[Mapping[str, Any]] = None,
+        tags: Optional[Mapping[str, str]] = None,
+        restart: bool = False,
+        retry_failed: bool = False,
+        if_running: str = "raise",
+        if_changed: IfChanged = "raise",
     ) -> "AsyncRun":
         """Start a run and return its handle. See `TaskScheduler.submit`."""
         run = await self._bridge.run_short(
@@ -97,6 +104,12 @@ class AsyncTaskScheduler:
                 cancellation=cancellation,
                 max_tasks=max_tasks,
                 params=params,
+                args=args,
+                tags=tags,
+                restart=restart,
+                retry_failed=retry_failed,
+                if_running=if_running,
+                if_changed=if_changed,
             ),
             on_orphan=lambda run: run.cancel(COROUTINE_CANCELLED),
         )
@@ -104,7 +117,7 @@ class AsyncTaskScheduler:
 
     async def run(
         self,
-        graph: TaskGraph,
+        graph: Union[TaskGraph, str],
         *,
         run_id: Optional[str] = None,
         timeout: Optional[float] = None,
@@ -113,6 +126,12 @@ class AsyncTaskScheduler:
         cancellation: Optional[Cancellation] = None,
         max_tasks: Optional[int] = None,
         params: Optional[RunParams] = None,
+        args: Optional[Mapping[str, Any]] = None,
+        tags: Optional[Mapping[str, str]] = None,
+        restart: bool = False,
+        retry_failed: bool = False,
+        if_running: str = "raise",
+        if_changed: IfChanged = "raise",
     ) -> RunResult:
         """Run a graph to its end. See `TaskScheduler.run`.
 
@@ -127,13 +146,19 @@ class AsyncTaskScheduler:
                 budget=budget,
                 max_tasks=max_tasks,
                 params=params,
+                args=args,
+                tags=tags,
+                restart=restart,
+                retry_failed=retry_failed,
+                if_running=if_running,
+                if_changed=if_changed,
             ),
             cancellation=cancellation,
         )
 
     def stream(
         self,
-        graph: TaskGraph,
+        graph: Union[TaskGraph, str],
         *,
         run_id: Optional[str] = None,
         timeout: Optional[float] = None,
@@ -142,6 +167,12 @@ class AsyncTaskScheduler:
         cancellation: Optional[Cancellation] = None,
         max_tasks: Optional[int] = None,
         params: Optional[RunParams] = None,
+        args: Optional[Mapping[str, Any]] = None,
+        tags: Optional[Mapping[str, str]] = None,
+        restart: bool = False,
+        retry_failed: bool = False,
+        if_running: str = "raise",
+        if_changed: IfChanged = "raise",
     ) -> AsyncRunEvents:
         """Return the events of a run, which starts when they are awaited or iterated over. See
         `TaskScheduler.stream`.
@@ -156,9 +187,31 @@ class AsyncTaskScheduler:
                 budget=budget,
                 max_tasks=max_tasks,
                 params=params,
+                args=args,
+                tags=tags,
+                restart=restart,
+                retry_failed=retry_failed,
+                if_running=if_running,
+                if_changed=if_changed,
             ),
             cancellation,
         )
+
+    async def resume(self, run_id: str, **options: Any) -> RunResult:
+        """Continue a stored run that a flow has built. See `TaskScheduler.resume`."""
+        cancellation = options.pop("cancellation", None)
+        return await self._bridge.run_blocking(
+            lambda: self.sync.resume(run_id, **options), cancellation=cancellation
+        )
+
+    def flow(self, name: str) -> Callable[[AnyFlow], AnyFlow]:
+        """Register a function that builds a graph. See `TaskScheduler.flow`."""
+        return self.sync.flow(name)
+
+    @property
+    def flows(self) -> Dict[str, Flow]:
+        """The functions that build graphs, by their names. See `TaskScheduler.flows`."""
+        return self.sync.flows
 
     @property
     def last_result(self) -> Optional[RunResult]:

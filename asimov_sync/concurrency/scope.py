@@ -25,6 +25,8 @@ class Scope(NamedTuple):
         and for Django's TestCase, whose transaction belongs to one thread.
     task_context: the TaskContext of the innermost task, or None.
     agent_depth: how deep agents that call agents as tools are nested here; 0 outside of agents.
+    operation: which part of the innermost task this is: the names of steps and the ids of tool
+        calls around it, the outermost first.
     """
 
     cancellation: Optional[Tuple[Any, Any]] = None  # first: Cancellation reads it by position
@@ -35,6 +37,7 @@ class Scope(NamedTuple):
     run_inline: bool = False
     task_context: Any = None
     agent_depth: int = 0
+    operation: Tuple[str, ...] = ()
 
 
 _EMPTY = Scope()
@@ -63,11 +66,12 @@ def extend(
 
     usage_counter, budget, text_listener, worker_slot: the new innermost entry of the field; None
         (the default) adds none.
-    task_context, cancellation: replace those of the scope; None (the default) keeps them.
+    task_context, cancellation: replace those of the scope; None (the default) keeps them. A new
+        task_context begins a new operation.
     """
     while True:
         before = current()
-        chain, counters, budgets, listeners, slots, run_inline, task, depth = before
+        chain, counters, budgets, listeners, slots, run_inline, task, depth, operation = before
         after = _make(
             Scope,
             (
@@ -79,6 +83,7 @@ def extend(
                 run_inline,
                 task if task_context is None else task_context,
                 depth,
+                operation if task_context is None else (),
             ),
         )
         if current() is before:

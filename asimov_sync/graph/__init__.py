@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         RunStarted as RunStarted,
         TaskEvent as TaskEvent,
         TaskFinished as TaskFinished,
+        TaskParked as TaskParked,
         TaskProgress as TaskProgress,
         TaskRetried as TaskRetried,
         TaskSkipped as TaskSkipped,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         TaskText as TaskText,
         TaskUndone as TaskUndone,
     )
+    from asimov_sync.graph.journal import Wait as Wait
     from asimov_sync.graph.results import Partial as Partial, Route as Route, RunResult as RunResult
     from asimov_sync.graph.retry import Retry as Retry
     from asimov_sync.graph.run import Run as Run, RunEvents as RunEvents
@@ -38,9 +40,10 @@ if not TYPE_CHECKING:  # a type checker reports every name that is not imported 
         {
             "context": "Handler Middleware TaskContext current_context",
             "events": (
-                "RunEvent RunFinished RunStarted TaskEvent TaskFinished TaskProgress TaskRetried "
-                "TaskSkipped TaskStarted TaskText TaskUndone"
+                "RunEvent RunFinished RunStarted TaskEvent TaskFinished TaskParked TaskProgress "
+                "TaskRetried TaskSkipped TaskStarted TaskText TaskUndone"
             ),
+            "journal": "Wait",
             "results": "Partial Route RunResult",
             "retry": "Retry",
             "run": "Run RunEvents",

@@ -22,14 +22,16 @@ from asimov_sync.concurrency import scope
 from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.log_context import describe_error, get_logger
 from asimov_sync.concurrency.timers import Timer, timers
+from asimov_sync.errors import Cancelled, LeaseLost, Parked
 from asimov_sync.graph.attempt import Attempt, failed_outcome
 from asimov_sync.graph.backends import Backend, Work, on_main_thread
 from asimov_sync.graph.context import RunServices, TaskContext
 from asimov_sync.graph.effects import AttemptFailure, Effects
 from asimov_sync.graph.engine import RunEngine
-from asimov_sync.graph.events import RunFinished
+from asimov_sync.graph.events import RunFinished, TaskText
 from asimov_sync.graph.graph_lock import RunLock, release
 from asimov_sync.graph.handlers import HandlerRegistry, outcome_of, run_generator
+from asimov_sync.graph.journal import Batch, JournaledRun, Restored, RunJournal, Wait
 from asimov_sync.graph.node import Node
 from asimov_sync.graph.plan import Plan, RunParams
 from asimov_sync.graph.publisher import Publisher
@@ -64,7 +66,7 @@ class RunOptions(NamedTuple):
     params: Optional[RunParams]
 
 
-class ActiveRun(Work, RunServices):
+class ActiveRun(Work, RunServices, JournaledRun):
     """One run in progress.
 
     plan: the graph with its names resolved.
@@ -78,7 +80,10 @@ class ActiveRun(Work, RunServices):
     streamed: whether to open one now.
     open_cache: returns the scheduler's cache.
     on_finished: called with this run and its result when the run is over.
+    journal: keeps the run, if it is durable.
+    digests: for a durable run, the digests of the tasks' params.
 
+    failure: what ended a durable run that cannot be kept any more; `Run.result` raises it.
     cancellation: the run's token.
     enclosing: the token around the run, which ends it.
     publisher: makes its events, and opens inboxes for them.
@@ -100,6 +105,8 @@ class ActiveRun(Work, RunServices):
         streamed: bool,
         open_cache: Callable[[], Cache],
         on_finished: Callable[["ActiveRun", RunResult], None],
+        journal: Optional[RunJournal] = None,
+        digests: Sequence[str] = (),
     ) -> None:
         self.id = options.run_id if options.run_id is not None else uuid.uuid4().hex
         self.backend = backend
@@ -109,7 +116,13 @@ class ActiveRun(Work, RunServices):
         self.enclosing = options.cancellation or Cancellation.current()
         self.cancellation = Cancellation(parent=self.enclosing)
         lock = threading.RLock()
-        self.publisher = Publisher(self.id, lock, keeps_state=readable)
+        self.failure: Optional[BaseException] = None
+        self._journal = journal
+        restored = Restored() if journal is None else journal.restored
+        self.publisher = Publisher(self.id, lock, readable, restored.sequence)
+        self._log_inbox = None if journal is None else self.publisher.open_inbox()
+        if self._log_inbox is not None:
+            self._log_inbox.polled = True
         self.first_inbox = self.publisher.open_inbox() if streamed else None
         self.bus = EventBus(
             self.publisher,
@@ -127,8 +140,14 @@ class ActiveRun(Work, RunServices):
         self._registration: Optional[Registration] = None
         self._ending_spans = threading.Lock()  # its holder reports the ends of spans
         self._logging = threading.Lock()  # its holder logs the entries of the effects
+        self._saving = threading.Lock()  # its holder writes to the journal
+        self._last_batch: Optional[Batch] = None
+        self._wait_deadline: Optional[float] = None
         self._name = name
         self._timeout = options.timeout
+        self._given_timeout = options.timeout
+        if self._timeout is not None:
+            self._timeout -= restored.seconds
         usage_counter = UsageCounter()
         self._scope = contextvars.copy_context()  # handlers run in copies of it
         self._scope.run(self._enter_scope, usage_counter, options.budget)
@@ -155,6 +174,8 @@ class ActiveRun(Work, RunServices):
             backend.worker_limit,
             options.budget,
             self._hooks is not None,
+            journal,
+            digests,
         )
         self.needs_workers = self.engine.needs_workers  # type: ignore[method-assign]
 
@@ -174,11 +195,16 @@ class ActiveRun(Work, RunServices):
             graph = "" if self._name is None else f" of {self._name!r}"
             count = len(self.engine.state.nodes)
             logger.info("run %s%s started: %d tasks", self.id, graph, count, extra=self._extra())
+        self._unpark_answered()  # before the run is found to be parked
         self.engine.begin_run()  # first: the token or a time-out may end the run at once
+        if self._journal is not None:
+            self._journal.start(self)
         self._registration = self.enclosing.on_cancel(self._on_cancel)
         if self._timeout is not None:
-            reason = f"the run's time-out of {self._timeout} s passed"
-            self._add_timer(clock.monotonic() + self._timeout, lambda: self.cancel(reason))
+            reason = f"the run's time-out of {self._given_timeout} s passed"
+            self._add_timer(
+                clock.monotonic() + max(0.0, self._timeout), lambda: self.cancel(reason)
+            )
         if self.enclosing.deadline is not None:
             # Reading `cancelled` after the deadline cancels the token.
             self._add_timer(self.enclosing.deadline, lambda: self.enclosing.cancelled)
@@ -225,6 +251,10 @@ class ActiveRun(Work, RunServices):
         following = self.engine.finish_attempt(attempt, outcome, take_next)
         if self._effects.pending:
             self._apply_effects()
+        if self._journal is not None and following is None and take_next:
+            # Nothing could start before the outcome was written.
+            if attempt.abandoned is None and self.engine.reserve_workers(1):
+                following = self.next_attempt(attempt.worker)
         return following
 
     def call_handler(self, attempt: Attempt) -> Optional[Outcome]:
@@ -236,6 +266,7 @@ class ActiveRun(Work, RunServices):
         scope = self._scope.copy()
         context = TaskContext(attempt, self)
         logs = logger.isEnabledFor(logging.DEBUG)
+        attempt.thread = threading.get_ident()
         try:
             if node.when is not None and attempt.start is None:
                 arguments: Tuple[Any, ...] = (dict(attempt.inputs),)
@@ -262,18 +293,45 @@ class ActiveRun(Work, RunServices):
             if type(result) is types.GeneratorType:
                 result = scope.run(run_generator, result, context)
         except BaseException as error:
+            if isinstance(error, Parked) and attempt.waits:
+                return Outcome(TaskStatus.WAITING, waits=attempt.waits)
             if not isinstance(error, Exception) and (self.inline or on_main_thread()):
                 raise  # Ctrl-C on the calling thread
             if attempt.is_overdue:
                 timeout_error = attempt.timeout_error()
                 timeout_error.__cause__, error = error, timeout_error
-            return failed_outcome(attempt, error)
+            return self._failed_outcome(attempt, error)
         if attempt.is_overdue:  # the deadline freed the handler before the timer fired
-            return failed_outcome(attempt, attempt.timeout_error())
+            return self._failed_outcome(attempt, attempt.timeout_error())
         outcome = outcome_of(attempt, result)
+        if self._journal is not None:
+            outcome = self._keep_outcome(attempt, outcome)
         if logs:
             self._log_return(attempt, outcome)
         return outcome
+
+    def _failed_outcome(self, attempt: Attempt, error: BaseException) -> Outcome:
+        outcome = failed_outcome(attempt, error)
+        return outcome if self._journal is None else self._keep_error(outcome, error)
+
+    def _keep_error(self, outcome: Outcome, error: BaseException) -> Outcome:
+        """Return a failed outcome with the text of its error as the journal gives it back."""
+        assert self._journal is not None
+        record = self._journal.keep_error(error)
+        text = f"{record.type}: {record.message}" if record.message else record.type
+        return outcome._replace(exception_record=record, error=text)
+
+    def _keep_outcome(self, attempt: Attempt, outcome: Outcome) -> Outcome:
+        """Return an outcome as the journal gives it back later."""
+        assert self._journal is not None
+        try:
+            if outcome.exception is not None:
+                return self._keep_error(outcome, outcome.exception)
+            result = self._journal.keep_value(outcome.result)
+            error = self._journal.keep_text(outcome.error)
+            return outcome._replace(result=result, error=error)
+        except Exception as error:
+            return self._failed_outcome(attempt, error)
 
     def _call_in_scope(
         self, function: Callable[..., Any], attempt: Attempt, context: TaskContext, *args: Any
@@ -346,11 +404,164 @@ class ActiveRun(Work, RunServices):
 
     def spawn(self, attempt: Attempt, node: Node, before_dependents: bool) -> Task:
         """Add a task on behalf of an attempt, and start a worker for it if needed."""
-        task = self.engine.spawn(attempt, node, before_dependents)
+        if self._journal is None:
+            task = self.engine.spawn(attempt, node, before_dependents)
+        else:
+            dependencies = self.engine.names_of(node.depends_on)
+            definition = self._journal.define(node, dependencies, before_dependents)
+            digest = self._journal.digest(node.task.params)
+            task = self.engine.spawn(attempt, node, before_dependents, definition, digest)
         if self._effects.pending:
             self._apply_effects()
         self.backend.ensure_workers(self)
         return task
+
+    # For handlers of a durable run
+
+    def run_step(self, attempt: Attempt, name: str, call: Callable[[], Any]) -> Any:
+        """Call a function once for a visit of a task, and return its result."""
+        journal = self._journal
+        if journal is None:
+            return call()
+        kind = f"step:{name}"
+        for value in journal.read_entries(attempt.name, attempt.visit, kind):
+            return value
+        value = journal.keep_value(call())
+        self.append_entry(attempt, kind, value)
+        return value
+
+    def read_entries(self, attempt: Attempt, kind: str) -> Optional[List[Any]]:
+        """Return what was appended for this visit of a task; None if the run is not durable."""
+        if self._journal is None:
+            return None
+        return self._journal.read_entries(attempt.name, attempt.visit, kind)
+
+    def append_entry(self, attempt: Attempt, kind: str, value: Any) -> None:
+        """Keep a value for this visit of a task, before this returns."""
+        assert self._journal is not None
+        if not self.engine.is_running(attempt):
+            attempt.cancellation.raise_if_cancelled()
+            raise Cancelled(f"{attempt.name!r} has ended")
+        try:
+            self._journal.append_entry(
+                attempt.name, attempt.visit, kind, value, attempt.usage_counter.usage
+            )
+        except LeaseLost as error:
+            self.fail(error)
+            raise
+
+    def keep_value(self, value: Any) -> Any:
+        """Return a value as it is given back later."""
+        return value if self._journal is None else self._journal.keep_value(value)
+
+    def find_answers(self, attempt: Attempt, waits: Sequence[Wait]) -> Optional[List[Any]]:
+        """Return the answers to waits of a task, each None without; None for all if not durable."""
+        if self._journal is None:
+            return None
+        return [self._journal.find_answer(wait) for wait in waits]
+
+    def open_waits(self, attempt: Attempt, waits: Sequence[Wait]) -> None:
+        """Note what the task waits for. Its handler raises Parked next."""
+        attempt.waits = tuple(waits)
+
+    def known_wait(self, attempt: Attempt, name: str) -> Optional[Wait]:
+        """Return the wait of this name that an earlier call of the handler has opened."""
+        return self.engine.known_wait(attempt, name)
+
+    def now(self) -> float:
+        """Return the present moment by the clock of the store."""
+        assert self._journal is not None
+        return self._journal.now()
+
+    # For the journal
+
+    def check_waits(self) -> None:
+        """Continue the parked tasks whose answer is there, or whose deadline has passed."""
+        if self.result is None and self._unpark_answered():
+            self._apply_effects()
+            self.backend.ensure_workers(self)
+
+    def _unpark_answered(self) -> bool:
+        journal = self._journal
+        if journal is None:
+            return False
+        now, answered, deadlines = journal.now(), [], []
+        for index, waits in self.engine.parked_waits():
+            due = [wait.deadline for wait in waits if wait.deadline is not None]
+            deadlines += due
+            if any(moment <= now for moment in due) or any(map(journal.find_answer, waits)):
+                answered.append(index)
+        if answered:
+            return self.engine.unpark(answered)
+        if deadlines:
+            self._call_at_deadline(min(deadlines), now)
+        return False
+
+    def _call_at_deadline(self, deadline: float, now: float) -> None:
+        """Look at the waits again at the deadline of the first one."""
+        if self._wait_deadline is None or not now < self._wait_deadline <= deadline:
+            self._wait_deadline = deadline
+            self._add_timer(clock.monotonic() + max(0.0, deadline - now), self.check_waits)
+
+    def fail(self, error: BaseException) -> None:
+        """End the drive, because the journal cannot keep the run any more."""
+        if self.result is None:
+            if self.failure is None:
+                self.failure = error
+            self.end(str(error))
+
+    def _save(self) -> bool:
+        """Write what has changed. Return whether nothing is left to write.
+
+        One thread writes at a time; another one that comes meanwhile leaves its changes, and its
+        effects, to that one.
+        """
+        assert self._journal is not None
+        engine = self.engine
+        if self._journal.is_busy_here:  # a signal handler, in the middle of another write
+            return False
+        while engine.needs_saving:
+            if not self._saving.acquire(False):
+                return False
+            try:
+                batch = engine.take_batch()
+                while batch is not None:
+                    self._save_batch(batch)
+                    batch = engine.take_batch()
+                engine.mark_saved()
+            finally:
+                self._saving.release()
+        return True
+
+    def _save_batch(self, batch: Batch) -> None:
+        assert self._journal is not None
+        try:
+            written = self._journal.save(batch)
+        except BaseException:
+            self.engine.put_back(batch, False)
+            raise
+        if not written:  # the run was about to park, and something was posted meanwhile
+            self.engine.put_back(batch, True)
+            self._unpark_answered()
+            self.engine.retry_end()
+
+    def take_events(self) -> List[Dict[str, Any]]:
+        """Return the events since the last call, for the log, with the pieces of a text joined."""
+        inbox, events = self._log_inbox, []
+        texts: Dict[Any, Dict[str, Any]] = {}
+        while inbox:
+            event = inbox.take()
+            values = event.to_dict()
+            if isinstance(event, TaskText):
+                key = (event.name, event.visit, event.attempt, event.reply)
+                if key in texts:
+                    texts[key]["text"] += event.text
+                    continue
+                texts[key] = values
+            elif isinstance(event, RunFinished):
+                continue  # the journal writes how the drive ended
+            events.append(values)
+        return events
 
     # For timers
 
@@ -436,9 +647,29 @@ class ActiveRun(Work, RunServices):
         self.end(self.enclosing.reason or "cancelled")
 
     def _end_now(self, reason: str, keep_always: bool = False) -> None:
+        interrupts = self._journal is not None and not keep_always
+        if interrupts:
+            self._last_batch = self.engine.detach() or self._last_batch
         self.engine.end(reason, keep_always)  # first: later results of handlers are discarded
         self.cancellation.cancel(reason)
         self._apply_effects()
+        if interrupts:
+            self._release(reason)
+        elif self._journal is not None and self.engine.needs_workers():
+            self._add_timer(clock.monotonic(), self._release_due)
+
+    def _release(self, reason: str) -> None:
+        """Give up the lease of a durable run that is interrupted."""
+        assert self._journal is not None
+        try:
+            self._journal.release(self._last_batch, reason)
+        except Exception as error:
+            logger.warning(
+                "run %s: its lease could not be given up, and ends by itself: %s",
+                self.id,
+                describe_error(error),
+                extra=self._extra(),
+            )
 
     @property
     def in_forked_child(self) -> bool:
@@ -469,6 +700,8 @@ class ActiveRun(Work, RunServices):
             if wait and not self.engine.in_step:
                 self._graph_lock.released.wait(FINALIZER_TIMEOUT)
             return
+        if self._journal is not None:
+            self._last_batch = self.engine.detach() or self._last_batch
         try:
             self.engine.end(reason)
             self._finish()
@@ -476,6 +709,8 @@ class ActiveRun(Work, RunServices):
             self.engine.lock.release()
         self.cancellation.cancel(reason)
         self._apply_effects()
+        if self._journal is not None:
+            self._release(reason)
 
     # Effects
 
@@ -484,6 +719,8 @@ class ActiveRun(Work, RunServices):
         effects = self._effects
         effects.pending = False  # first: effects that are added from now on set it again
         try:
+            if self._journal is not None and not self._write_journal():
+                return
             if effects.result is not None and self.result is None:
                 self._finish()
             if effects.log_entries:
@@ -513,6 +750,24 @@ class ActiveRun(Work, RunServices):
                 self._registration.remove()
             for timer in self._timers:
                 timer.cancel()
+
+    def _write_journal(self) -> bool:
+        """Write what has changed in a durable run. Return whether to carry out the effects.
+
+        They follow what is written. Only the cancellation of attempts does not wait for it.
+        """
+        if not self.engine.needs_saving:
+            return True
+        if self._effects.abandoned:
+            self._cancel_abandoned()
+        try:
+            saved = self._save()
+        except Exception as error:
+            self.fail(error)
+            return True
+        if saved and self.engine.state.parked:
+            self.check_waits()
+        return saved
 
     def _cancel_abandoned(self) -> None:
         """Cancel abandoned attempts, and have their workers replaced."""

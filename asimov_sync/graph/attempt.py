@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Tuple
 
 from asimov_sync._json import format_error
 from asimov_sync.cancellation import Cancellation
@@ -10,6 +10,7 @@ from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.timers import Timer
 from asimov_sync.errors import TaskTimeout
 from asimov_sync.graph.inputs import Inputs
+from asimov_sync.graph.journal import Wait
 from asimov_sync.graph.results import Outcome
 from asimov_sync.graph.state import RunState
 from asimov_sync.instrumentation import Observation
@@ -29,6 +30,8 @@ class Attempt:
     inputs, partial, failed, skipped, feedback: the attributes of the handler's context.
     abandoned: the error with which the run abandoned this attempt; None if it did not.
     start: the `time.perf_counter()` of its start; None until its `when` was evaluated.
+    waits: what it waits for, if its handler parks.
+    thread: the thread on which its handler was called, by `threading.get_ident()`.
     deadline: the `clock.monotonic()` moment at which its own time-out expires.
     """
 
@@ -48,9 +51,11 @@ class Attempt:
         "run_id",
         "skipped",
         "start",
+        "thread",
         "timer",
         "usage_counter",
         "visit",
+        "waits",
         "watch",
         "worker",
     )
@@ -82,6 +87,8 @@ class Attempt:
         self.usage_counter = UsageCounter()
         self.abandoned: Optional[BaseException] = None
         self.start: Optional[float] = None
+        self.thread = 0
+        self.waits: Tuple[Wait, ...] = ()
         self.deadline: Optional[float] = None
         self.timer: Optional[Timer] = None
         self.watch: Optional[Observation] = None

@@ -1,17 +1,24 @@
 """TaskContext: the second argument of a handler, beside its task."""
 
-from typing import Any, Callable, Iterable, Mapping, Optional, Sequence, Union
+import contextvars
+import threading
+import urllib.parse
+from typing import Any, Callable, Iterable, List, Mapping, Optional, Sequence, TypeVar, Union
 
 from asimov_sync.cache.base import Cache
+from asimov_sync.cancellation import require_number
 from asimov_sync.concurrency import scope
+from asimov_sync.errors import GraphError, Parked, WaitTimeout
 from asimov_sync.graph.attempt import Attempt
 from asimov_sync.graph.functions import make_task
+from asimov_sync.graph.journal import Answer, Wait
 from asimov_sync.graph.node import DEFAULT_MAX_VISITS, Dependencies, Node, When, make_node
 from asimov_sync.graph.retry import Retry
 from asimov_sync.tasks import Task
 
 __all__ = ["Handler", "Middleware", "RunServices", "TaskContext", "current_context"]
 
+T = TypeVar("T")
 Handler = Callable[[Task, "TaskContext"], Any]
 Middleware = Callable[[Callable[..., Any], Task, "TaskContext"], Any]
 
@@ -33,6 +40,42 @@ class RunServices:
 
     def spawn(self, attempt: Attempt, node: Node, before_dependents: bool) -> Task:
         """Add a task on behalf of an attempt, and return it."""
+        raise NotImplementedError
+
+    # Of a durable run
+
+    def run_step(self, attempt: Attempt, name: str, call: Callable[[], Any]) -> Any:
+        """Call a function once for a visit of a task, and return its result."""
+        raise NotImplementedError
+
+    def read_entries(self, attempt: Attempt, kind: str) -> Optional[List[Any]]:
+        """Return what was appended for this visit of a task; None if the run is not durable."""
+        raise NotImplementedError
+
+    def append_entry(self, attempt: Attempt, kind: str, value: Any) -> None:
+        """Keep a value for this visit of a task, before this returns."""
+        raise NotImplementedError
+
+    def keep_value(self, value: Any) -> Any:
+        """Return a value as it is given back later."""
+        raise NotImplementedError
+
+    def find_answers(
+        self, attempt: Attempt, waits: Sequence[Wait]
+    ) -> "Optional[List[Optional[Answer]]]":
+        """Return the answer to each wait, None without one; None for all if not durable."""
+        raise NotImplementedError
+
+    def open_waits(self, attempt: Attempt, waits: Sequence[Wait]) -> None:
+        """Note what the task waits for. Its handler raises Parked next."""
+        raise NotImplementedError
+
+    def known_wait(self, attempt: Attempt, name: str) -> Optional[Wait]:
+        """Return the wait of this name that an earlier call of the handler has opened."""
+        raise NotImplementedError
+
+    def now(self) -> float:
+        """Return the present moment by the clock of the store."""
         raise NotImplementedError
 
 
@@ -139,6 +182,97 @@ class TaskContext:
         """
         self._services.report(self._attempt, fraction, text, data)
 
+    # Durable runs
+
+    @property
+    def idempotency_key(self) -> str:
+        """A text for side effects that must not happen twice, such as a payment.
+
+        The same for every attempt of this visit of the task, also after a crash; in a tool it
+        contains the id of the call, and in a step the name of the step.
+        """
+        parts = [self.run_id, self.name, str(self.visit), *scope.current().operation]
+        return "/".join(urllib.parse.quote(part, safe="") for part in parts)
+
+    def step(self, name: str, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Call a function and return its result. In a durable run, call it only once.
+
+        There, the result is stored before this returns, and another call of the handler, after a
+        crash, a retry or a wait, gets it without a call of the function. What is returned is what
+        JSON makes of the result, the first time, too.
+
+        name: the name of the step; the steps of a visit have different names.
+        function, args, kwargs: what is called.
+
+        Raises what the function raises, and CacheValueError if the result cannot be stored.
+        """
+        if not isinstance(name, str) or not name:
+            raise GraphError(f"a step is named by a text, as in step('pay', pay); not {name!r}")
+
+        def call() -> T:
+            # A context of its own: the name must not outlive this call.
+            return contextvars.copy_context().run(_call_step, name, function, args, kwargs)
+
+        result: T = self._services.run_step(self._attempt, name, call)
+        return result
+
+    def wait_for(
+        self,
+        name: str,
+        *,
+        prompt: Optional[str] = None,
+        data: Any = None,
+        type: Any = None,
+        timeout: Optional[float] = None,
+    ) -> Any:
+        """Return the answer to a question. Without one yet, end the handler until it is there.
+
+        In a durable run only. The task waits without a thread, also in another process, and its
+        handler starts again from the top when `store.answer` has brought the answer: what must not
+        run twice goes into a `step`.
+
+        name: the name of the wait, for `store.answer`. A wait belongs to this visit of the task.
+        prompt: what to ask; default none.
+        data: a JSON value to show with it; default none.
+        type: a type that pydantic validates the answer as; default any JSON value.
+        timeout: the seconds to wait, from the first call on; by default unlimited.
+
+        Raises WaitTimeout if they have passed, GraphError in a run that is not durable and on a
+        thread that is not the handler's own; and, to end the handler, Parked, which
+        derives from BaseException.
+        """
+        if not isinstance(name, str) or not name:
+            raise GraphError(f"a wait is named by a text, as in wait_for('review'); not {name!r}")
+        if threading.get_ident() != self._attempt.thread:
+            raise GraphError("wait_for() works on the handler's own thread only")
+        from pydantic import TypeAdapter  # imported here, because most programs never need it
+
+        adapter = None if type is None else TypeAdapter(type)
+        schema = None if adapter is None else adapter.json_schema()
+        services = self._services
+        wait = services.known_wait(self._attempt, name)
+        if wait is None:
+            deadline = None
+            require_number("timeout=", timeout)
+            wait = Wait(self.run_id, self.name, name, self.visit, prompt, None, schema, deadline)
+        answers = services.find_answers(self._attempt, [wait])
+        if answers is None:
+            raise GraphError(
+                f"{self.name!r} waits for {name!r}, and the run is not durable: give the scheduler "
+                "runs=RunStore(…) and the run a run_id="
+            )
+        (answer,) = answers
+        if answer is not None:
+            return answer.message if adapter is None else adapter.validate_python(answer.message)
+        now = services.now()
+        if wait.deadline is None and timeout is not None:
+            wait = wait._replace(deadline=now + timeout)
+        if wait.deadline is not None and wait.deadline <= now:
+            raise WaitTimeout(f"nobody answered {name!r} within {timeout} s")
+        wait = wait._replace(prompt=prompt, data=services.keep_value(data), type=schema)
+        services.open_waits(self._attempt, [wait])
+        raise Parked(name)
+
     def check_route(self, names: Sequence[str]) -> None:
         """Raise GraphError if a Route to one of these tasks would be invalid.
 
@@ -155,6 +289,12 @@ class TaskContext:
 
     def __repr__(self) -> str:
         return f"<TaskContext of {self.name!r}, attempt {self.attempt}>"
+
+
+def _call_step(name: str, function: Callable[..., T], args: Any, kwargs: Any) -> T:
+    """Call the function of a step, for the rest of the current context."""
+    scope.replace(operation=scope.current().operation + (name,))
+    return function(*args, **kwargs)
 
 
 def current_context() -> Optional[TaskContext]:

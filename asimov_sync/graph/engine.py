@@ -3,6 +3,10 @@
 Each public method is a step: it takes the lock, changes the state, records the work that remains
 for ActiveRun in the run's Effects, and makes no calls.
 
+In a durable run the steps also record which tasks have changed. Nothing starts until that is
+written (`take_batch`, `mark_saved`), so that what a task does always follows from outcomes that
+will be found again.
+
 A worker that finds another worker already finishing attempts queues its outcome for that worker and
 returns. If it waited for the lock instead, a thread switch while the lock is held would make every
 worker wait for every other at each task from then on (a lock convoy).
@@ -19,6 +23,7 @@ from typing import (
     Dict,
     Iterator,
     List,
+    Mapping,
     Optional,
     Sequence,
     Set,
@@ -36,6 +41,7 @@ from asimov_sync.graph.events import (
     RunStarted,
     TaskEvent,
     TaskFinished,
+    TaskParked,
     TaskProgress,
     TaskRetried,
     TaskSkipped,
@@ -45,16 +51,29 @@ from asimov_sync.graph.events import (
 )
 from asimov_sync.graph.functions import describe
 from asimov_sync.graph.graph_lock import RunLock, acquire, release
-from asimov_sync.graph.node import Node
+from asimov_sync.graph.journal import (
+    Batch,
+    ErrorRecord,
+    Restored,
+    RunEnd,
+    RunJournal,
+    TaskRecord,
+    Wait,
+)
+from asimov_sync.graph.node import Dependency, Node
 from asimov_sync.graph.results import Outcome, RunResult
 from asimov_sync.graph.state import (
     EXECUTING,
     FAILED,
     NOT_SELECTED,
+    PARKED,
+    PHASES,
+    REVOKED,
     SKIPPED,
     Change,
     RunState,
 )
+from asimov_sync.graph.stored_errors import rebuild_exception
 from asimov_sync.messages import Usage
 from asimov_sync.tasks import Task, TaskStatus
 from asimov_sync.usage import Budget, UsageCounter
@@ -80,6 +99,8 @@ class RunEngine:
     worker_limit: how many workers may work on the run at once.
     budget: the run's budget; after a request that it refuses, nothing more starts.
     observed: whether attempts are observed, so that the ends of their spans are recorded.
+    journal: keeps the run, if it is durable.
+    digests: for a durable run, the digests of the tasks' params.
 
     workers: the number of workers on the run, those that are starting included.
     """
@@ -98,6 +119,8 @@ class RunEngine:
         worker_limit: int,
         budget: Optional[Budget],
         observed: bool,
+        journal: Optional[RunJournal] = None,
+        digests: Sequence[str] = (),
     ) -> None:
         self.id = id
         self.state = state
@@ -122,6 +145,26 @@ class RunEngine:
         self._usages: Dict[int, Usage] = {}
         self._no_usage = Usage()
         self._start = time.perf_counter()
+        # For a durable run:
+        self.has_unsaved = False  # whether nothing may start. Read without the lock.
+        self._restored = Restored() if journal is None else journal.restored
+        self._is_kept = journal is not None and self._restored.end is None
+        self._digests = list(digests)
+        self._unsaved: Dict[int, None] = {}
+        self._removed: Dict[str, None] = {}
+        self._end_is_saved = self._restored.end is not None
+        self._cancelled = False
+        self._waits: Dict[int, Tuple[Wait, ...]] = {}
+        self._waits_for: Dict[int, str] = {}
+        self._error_records: Dict[int, ErrorRecord] = {}
+        self._times: Dict[int, Tuple[Optional[float], Optional[float]]] = {}
+        self._spawners: Dict[int, str] = {}
+        self._definitions: Dict[int, Mapping[str, Any]] = {}
+        # The finished children of spawners that have not finished, by their names.
+        self._adoptable: Dict[str, TaskRecord] = {}
+        self._closed_usage = self._restored.usage
+        if journal is not None:
+            self._restore()
 
     @property
     def in_step(self) -> bool:
@@ -137,6 +180,8 @@ class RunEngine:
 
     def needs_workers(self) -> bool:
         """Return whether the run could use more workers. Takes no lock: call it after a step."""
+        if self.has_unsaved:
+            return False
         return self.workers < self._worker_limit and len(self.state.ready) > self._starting
 
     def reserve_workers(self, limit: int) -> int:
@@ -145,7 +190,7 @@ class RunEngine:
         Each of them then calls `next_attempt` once.
         """
         with self.lock:
-            missing = len(self.state.ready) - self._starting
+            missing = 0 if self.has_unsaved else len(self.state.ready) - self._starting
             count = max(0, min(missing, self._worker_limit - self.workers, limit))
             self.workers += count
             self._starting += count
@@ -169,6 +214,9 @@ class RunEngine:
 
     def _start_next(self, worker: Any) -> Optional[Attempt]:
         state = self.state
+        if self.has_unsaved:
+            self.workers -= 1
+            return None
         index = state.start_next(clock.monotonic() if state.delayed else 0.0)
         if state.changes:
             self._apply_changes("")
@@ -185,6 +233,8 @@ class RunEngine:
 
     def _begin(self, attempt: Attempt) -> None:
         attempt.begin(self._enclosing if attempt.node.always else self._cancellation)
+        if self._is_kept:
+            self._times[attempt.index] = (time.time(), None)
         if attempt.deadline is not None:
             self.effects.start_timer(attempt.deadline, attempt)
         if self._publishes:
@@ -200,6 +250,7 @@ class RunEngine:
                 self._begin(attempt)
             else:
                 self._close_attempt(attempt)
+                self._mark(attempt.index)
                 self._apply_changes("")
                 self._record_end()
             return started
@@ -256,11 +307,20 @@ class RunEngine:
             if self.is_running(attempt):
                 self.state.resolve_targets(attempt.index, names)
 
-    def spawn(self, attempt: Attempt, node: Node, before_dependents: bool) -> Task:
+    def spawn(
+        self,
+        attempt: Attempt,
+        node: Node,
+        before_dependents: bool,
+        definition: Optional[Mapping[str, Any]] = None,
+        digest: str = "",
+    ) -> Task:
         """Add a task on behalf of a running attempt, and return it.
 
         node: its name is local to the attempt's namespace; empty for a generated one.
         before_dependents: whether dependents of the attempt's task wait for the new task, too.
+        definition, digest: in a durable run, the stored form of the node, and the digest of its
+            params.
 
         Raises GraphError if the attempt does not count any more, or if the node is invalid.
         """
@@ -269,25 +329,32 @@ class RunEngine:
                 raise GraphError(f"{attempt.name!r} has ended, and cannot spawn tasks")
             if attempt.start is None:
                 raise GraphError(f"the condition (when) of {attempt.name!r} cannot spawn tasks")
-            node = node._replace(name=self._full_name(node))
+            node = node._replace(name=self._full_name(node, attempt))
             self._check_node(node)
             is_new = node.task.id not in self.state.indexes  # otherwise the state raises
             if is_new:
                 # Without waiting: this lock is held, and the end of another run may need it.
                 acquire([node], self._graph_lock, wait_if_closing=False)
             try:
-                self.state.spawn(attempt.index, node, before_dependents)
+                index = self.state.spawn(attempt.index, node, before_dependents)
             except BaseException:
                 if is_new:
                     release([node], self._graph_lock)
                 raise
+            if definition is not None:
+                self._note_spawned(index, attempt.name, definition, digest)
+                self._adopt(index)
             self._apply_changes("")
+            self._record_end()
         return node.task
 
-    def _full_name(self, node: Node) -> str:
+    def _full_name(self, node: Node, attempt: Attempt) -> str:
         prefix = node.namespaces[0] if node.namespaces else ""
         if node.name:
             return prefix + node.name
+        if self._is_kept:  # a name that the next drive generates, too
+            names = (f"{attempt.name}/{number}" for number in itertools.count(1))
+            return next(name for name in names if name not in self.state.indexes)
         base = node.task.type if node.handler is None else describe(node.handler)[1]
         numbers = itertools.count(len(self.state.nodes) + 1)
         generated = (f"{prefix}{base}-{number}" for number in numbers)
@@ -299,7 +366,13 @@ class RunEngine:
         """Publish the start of the run, and end a run without tasks."""
         with self.lock:
             if self._publishes:
-                self.effects.publish(RunStarted, ())
+                names = [
+                    self.state.nodes[index].name
+                    for index, phase in enumerate(self.state.phases)
+                    if phase.status.is_final
+                ]
+                self.effects.publish(RunStarted, tuple(names))
+            self._apply_changes("")
             self._record_end()
 
     def expire(self, attempt: Attempt) -> None:
@@ -326,6 +399,7 @@ class RunEngine:
         with self.lock:
             if self.effects.result is not None:
                 return
+            self._cancelled = keep_always
             state, cancelled = self.state, Cancelled(reason)
             why = f"the run ended early: {reason}"
             failed = state.end(why, format_error(cancelled), keep_always, reason)
@@ -336,6 +410,7 @@ class RunEngine:
             for index in failed:
                 self._exceptions.pop(index, None)  # of an earlier visit
                 self._exceptions[index] = cancelled
+                self._mark(index)
                 self._publish_finished(index)
             self._apply_changes(reason)
             if state.ready:
@@ -354,7 +429,10 @@ class RunEngine:
             isinstance(cause, BudgetExceeded) and cause.budget is self._budget
             for cause in _causes(error)
         )
-        if outcome.wait is not None and not over_budget and self.state.can_retry(index):
+        self._mark(index)
+        if outcome.waits and self.state.stopped is None:
+            self._park(attempt, outcome.waits)
+        elif outcome.wait is not None and not over_budget and self.state.can_retry(index):
             moment = clock.monotonic() + outcome.wait
             self.state.retry(index, moment)
             self.effects.start_timer(moment)
@@ -374,9 +452,15 @@ class RunEngine:
                 outcome.route,
                 outcome.waits_for,
             )
+            if self._is_kept:
+                if outcome.waits_for is not None:
+                    self._waits_for[index] = outcome.waits_for
+                self._finish_children(index)
             if status is TaskStatus.FAILED:
                 self._exceptions.pop(index, None)  # of an earlier visit
                 error = self._exceptions[index] = error or self.state.engine_errors[index]
+                if outcome.exception_record is not None:
+                    self._error_records[index] = outcome.exception_record
                 self.effects.log(AttemptFailure(attempt, error, None))
             if self._observed:
                 self.effects.end_span(attempt, status, error)
@@ -384,7 +468,8 @@ class RunEngine:
             self._publish_finished(index, numbers, outcome if route_was_valid else None)
         if over_budget:  # in this step, before a task that waited for this one can start
             self.state.stop(f"the run ended early: {error}", reason=str(error))
-        if self.state.changes or self.state.undone or self.state.cut_off:
+        state = self.state
+        if state.changes or state.undone or state.cut_off or state.revoked:
             self._apply_changes(self.state.stopped or "a loop went back to an earlier task")
         self._record_end()
 
@@ -394,6 +479,11 @@ class RunEngine:
         reason: why they are abandoned.
         """
         changes, self.state.changes = self.state.changes, []
+        if self._is_kept:
+            self._mark(*(index for index, _ in changes))
+            self._mark(*self.state.undone)
+            self._mark(*self.state.cut_off)
+            self._mark(*self.state.revoked)
         for index, phase in changes:
             if index in self._attempts:
                 self._abandon(self._attempts[index], Cancelled(reason))
@@ -404,6 +494,7 @@ class RunEngine:
         if self._publishes:
             self._publish_changes(changes, reason)
         self.state.undone.clear()
+        self.state.revoked.clear()
         self.state.cut_off = []
 
     def _publish_changes(self, changes: List[Change], reason: str) -> None:
@@ -458,6 +549,9 @@ class RunEngine:
         usage = attempt.usage_counter.usage_or_none
         if usage is not None:
             self._usages[index] = self._usages.get(index, Usage()) + usage
+            self._closed_usage = self._closed_usage + usage
+        if self._is_kept:
+            self._times[index] = (self._times.get(index, (None, None))[0], time.time())
 
     def _abandon(self, attempt: Attempt, error: BaseException) -> None:
         """Continue without an attempt: cancel it, ignore its outcome, replace its worker."""
@@ -500,19 +594,295 @@ class RunEngine:
 
     def _record_end(self) -> None:
         """Record the result, if the run is over."""
-        if self.effects.result is not None or not self.state.finished:
+        if self.effects.result is not None:
             return
-        seconds = time.perf_counter() - self._start
+        if not self.state.finished and (not self.state.parked or not self._is_parked()):
+            return
+        usage = self._usage_counter.usage
         self.effects.result = RunResult(
             self.state,
             self._exceptions,
             self._seconds,
             self._usages,
             self.id,
-            self._usage_counter.usage,
-            seconds,
+            usage if self._restored.usage == self._no_usage else usage + self._restored.usage,
+            self._elapsed(),
+            {index: self._waits[index] for index in self.state.parked},
+            self._restored.end is not None,
         )
         self.effects.pending = True
+
+    def _elapsed(self) -> float:
+        return self._restored.seconds + time.perf_counter() - self._start
+
+    # A durable run
+
+    def _is_parked(self) -> bool:
+        """Return whether nothing happens before a wait is answered."""
+        return not self._attempts and not self.state.can_progress
+
+    def _mark(self, *indexes: int) -> None:
+        """Note that tasks have changed, so that nothing starts until that is saved."""
+        if self._is_kept and indexes:
+            self._unsaved.update(dict.fromkeys(indexes))
+            self.has_unsaved = True
+            self.effects.pending = True
+
+    def _park(self, attempt: Attempt, waits: Tuple[Wait, ...]) -> None:
+        """Interrupt an attempt until one of its waits is answered."""
+        index = attempt.index
+        self._waits[index] = waits
+        walk = [index]
+        for one in walk:  # grows during the walk
+            for child in self.state.spawned.get(one, ()):
+                walk.append(child)
+                if self.state.phases[child].status.is_final:
+                    # Its handler starts from the top, and may spawn the task again.
+                    self._adoptable[self.state.nodes[child].name] = self._make_record(child)
+        self.state.park(index)
+        if self._observed:
+            self.effects.end_span(attempt, None, None)
+        for wait in waits:
+            if self._publishes:
+                self._publish(TaskParked, attempt, wait)
+        self._apply_changes("the task that spawned it waits for an answer")
+
+    @property
+    def needs_saving(self) -> bool:
+        """Return whether there is something to write."""
+        ends = self.effects.result is not None and not self._end_is_saved
+        return self._is_kept and (self.has_unsaved or ends)
+
+    def known_wait(self, attempt: Attempt, name: str) -> Optional[Wait]:
+        """Return the wait of this name that an earlier call of the handler has opened."""
+        with self.lock:
+            for wait in self._waits.get(attempt.index, ()):
+                if wait.name == name and wait.visit == attempt.visit:
+                    return wait
+        return None
+
+    def parked_waits(self) -> List[Tuple[int, Tuple[Wait, ...]]]:
+        """Return what the parked tasks wait for, by their indexes."""
+        with self.lock:
+            return [(index, self._waits[index]) for index in self.state.parked]
+
+    def unpark(self, indexes: Sequence[int]) -> bool:
+        """Continue parked tasks. Return whether one of them was parked."""
+        with self.lock:
+            parked = [index for index in indexes if index in self.state.parked]
+            for index in parked:
+                self.state.unpark(index)
+            if parked:
+                self.effects.wake_waiters()
+            return bool(parked)
+
+    def take_batch(self) -> Optional[Batch]:
+        """Return what has to be written; None for nothing. `mark_saved` follows, or `put_back`."""
+        with self.lock:
+            result, end = self.effects.result, None
+            if result is not None and not self._end_is_saved:
+                self._end_is_saved = True
+                parked = result.status is TaskStatus.WAITING
+                end = RunEnd(result.status.name, result.reason, self._cancelled, parked)
+            if not self._is_kept or not (self._unsaved or self._removed or end):
+                return None
+            indexes, self._unsaved = list(self._unsaved), {}
+            names, self._removed = self._removed, {}
+            records = []
+            for index in indexes:
+                if self.state.phases[index] is not REVOKED:
+                    records.append(self._make_record(index))
+                elif self.state.nodes[index].name not in self._adoptable:
+                    names[self.state.nodes[index].name] = None
+            if end is not None and not end.parked:
+                names.update(dict.fromkeys(self._adoptable))
+            for record in records:  # a name may have been spawned again
+                names.pop(record.name, None)
+            self.has_unsaved = True
+            return Batch(records, list(names), self._closed_usage, self._elapsed(), end)
+
+    def mark_saved(self) -> None:
+        """Let tasks start again, unless there is more to write."""
+        with self.lock:
+            self.has_unsaved = bool(self._unsaved or self._removed)
+            if not self.has_unsaved:
+                self.effects.wake_waiters()
+
+    def put_back(self, batch: Batch, reopen: bool) -> None:
+        """Take back a batch that was not written.
+
+        reopen: the run was about to park, and does not end yet.
+        """
+        with self.lock:
+            for record in batch.records:
+                self._unsaved[record.position] = None
+            self._removed.update(dict.fromkeys(batch.removed))
+            if batch.end is not None:
+                self._end_is_saved = False
+                if reopen:
+                    self.effects.result = None
+
+    def retry_end(self) -> None:
+        """End or park the run, if it is still about to, after `put_back`."""
+        with self.lock:
+            self._record_end()
+
+    def detach(self) -> Optional[Batch]:
+        """Keep nothing of what happens from now on. Return what is still to be written."""
+        with self.lock:
+            batch = self.take_batch() if self._is_kept else None
+            self._is_kept = self.has_unsaved = False
+            return batch
+
+    def _make_record(self, index: int) -> TaskRecord:
+        state, node = self.state, self.state.nodes[index]
+        phase, attempt, visit = state.phases[index], state.attempts[index], state.visits[index]
+        if phase is EXECUTING:  # its attempt is not kept before it ends
+            attempt -= 1
+            visit -= not attempt
+        dependencies = [
+            state.nodes[one].name
+            for one in state.dependencies[index]
+            if index not in state.inserted.get(one, ())
+        ]
+        selected = state.routes.get(index)
+        error = self._exceptions.get(index) if phase is FAILED else None
+        exception = self._error_records.get(index) if phase is FAILED else None
+        if error is not None and exception is None:  # the library's own error
+            exception = ErrorRecord(type(error).__name__, str(error), "")
+        started, ended = self._times.get(index, (None, None))
+        task = node.task
+        return TaskRecord(
+            name=node.name,
+            position=index,
+            phase=phase.name if phase.name in PHASES else "WAITING",
+            type=task.type,
+            objective=task.objective,
+            params=self._digests[index],
+            depends_on=tuple(dependencies),
+            visit=visit,
+            attempt=attempt,
+            result=state.results[index],
+            error=state.errors[index],
+            exception=exception,
+            route=None if selected is None else tuple(state.nodes[one].name for one in selected),
+            waits_for=self._waits_for.get(index) if index in state.held else None,
+            feedback=dict(state.feedback.get(index, {})),
+            usage=self._usages.get(index) or self._no_usage,
+            seconds=self._seconds.get(index, 0.0),
+            started=started,
+            ended=ended,
+            spawned_by=self._spawners.get(index),
+            spawn=self._definitions.get(index),
+            waits=self._waits.get(index, ()) if phase is PARKED else (),
+        )
+
+    # Spawned tasks of a durable run
+
+    def names_of(self, dependencies: Sequence[Dependency]) -> List[str]:
+        """Return the names of tasks that a spawned task depends on."""
+        with self.lock:
+            state = self.state
+            names = []
+            for one in dependencies:
+                index = state.indexes.get(one.id) if isinstance(one, Task) else None
+                if isinstance(index, int):
+                    names.append(state.nodes[index].name)
+                elif isinstance(one, str):
+                    names.append(one)  # otherwise the state raises
+            return names
+
+    def _note_spawned(
+        self, index: int, spawner: str, definition: Mapping[str, Any], digest: str
+    ) -> None:
+        self._spawners[index] = spawner
+        self._definitions[index] = definition
+        self._digests += [""] * (index + 1 - len(self._digests))
+        self._digests[index] = digest
+
+    def _finish_children(self, index: int) -> None:
+        """Keep what a task has spawned, now that its handler will not run again.
+
+        Drop what an earlier drive of it had spawned, and this one has not.
+        """
+        name = self.state.nodes[index].name
+        if self.state.phases[index].is_final:
+            self._mark(*self.state.spawned.get(index, ()))
+        spawners = [name]
+        for spawner in spawners:  # grows during the walk
+            for record in list(self._adoptable.values()):
+                if record.spawned_by == spawner:
+                    del self._adoptable[record.name]
+                    self._removed[record.name] = None
+                    spawners.append(record.name)
+
+    def _adopt(self, index: int) -> None:
+        """Restore the outcome that an earlier drive has kept of a task that is spawned again."""
+        node = self.state.nodes[index]
+        record = self._adoptable.get(node.name)
+        if record is None:
+            return
+        same = (
+            record.spawned_by == self._spawners[index]
+            and record.type == node.task.type
+            and record.objective == node.task.objective
+            and record.params == self._digests[index]
+            and record.spawn == self._definitions[index]
+        )
+        if not same or not PHASES[record.phase].status.is_final:
+            return
+        del self._adoptable[node.name]
+        self.state.restore_finished(index, record)
+        self._restore_details(index, record)
+        self._spawn_restored(record.name)
+
+    def _restore(self) -> None:
+        """Put what earlier drives have kept in place, before the first step."""
+        records, state = self._restored.records, self.state
+        self._adoptable = {
+            name: record for name, record in records.items() if record.spawned_by is not None
+        }
+        everything = self._restored.end is not None
+        if everything:
+            self.state.reason = self._restored.end.reason if self._restored.end else None
+        for name in [node.name for node in state.nodes]:
+            record = records.get(name)
+            if record is not None and (everything or PHASES[record.phase].status.is_final):
+                self._spawn_restored(name)
+        by_index: Dict[int, TaskRecord] = {}
+        for name, record in records.items():
+            index = state.indexes.get(name)
+            if isinstance(index, int):
+                by_index[index] = record
+                self._restore_details(index, record)
+        state.restore(by_index, everything)
+
+    def _spawn_restored(self, spawner: str) -> None:
+        """Spawn again what a finished task had spawned, and what those tasks had."""
+        parent = self.state.indexes[spawner]
+        assert isinstance(parent, int)
+        children = [one for one in self._adoptable.values() if one.spawned_by == spawner]
+        for record in sorted(children, key=lambda one: one.position):
+            del self._adoptable[record.name]
+            node = self._restored.nodes[record.name]
+            assert record.spawn is not None
+            index = self.state.spawn(parent, node, bool(record.spawn.get("before_dependents")))
+            self._note_spawned(index, spawner, record.spawn, record.params)
+            if self._restored.end is not None or PHASES[record.phase].status.is_final:
+                self._spawn_restored(record.name)
+
+    def _restore_details(self, index: int, record: TaskRecord) -> None:
+        """Restore what the engine knows of a task beside its state."""
+        if record.usage != self._no_usage:
+            self._usages[index] = record.usage
+        if record.started is not None:
+            self._seconds[index] = record.seconds
+            self._times[index] = (record.started, record.ended)
+        if record.waits:
+            self._waits[index] = record.waits
+        if record.exception is not None:
+            self._error_records[index] = record.exception
+            self._exceptions[index] = rebuild_exception(record.exception)
 
 
 def _causes(error: Optional[BaseException]) -> Iterator[BaseException]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Dict, FrozenSet, Optional, Tuple
 
 from asimov_sync._json import to_jsonable
+from asimov_sync.graph.journal import Wait
 from asimov_sync.messages import Event, Usage
 from asimov_sync.tasks import Task
 
@@ -21,6 +22,7 @@ __all__ = [
     "RunStarted",
     "TaskEvent",
     "TaskFinished",
+    "TaskParked",
     "TaskProgress",
     "TaskRetried",
     "TaskSkipped",
@@ -68,7 +70,8 @@ class RunEvent(Event):
 class RunStarted(RunEvent):
     """The run started. Always the first event.
 
-    restored: the names of the tasks whose outcome was restored from a store; so far always empty.
+    restored: in a durable run that is continued, the names of the tasks that an earlier drive has
+        finished. They have no other events in this drive.
     """
 
     __slots__ = ("restored",)
@@ -162,6 +165,21 @@ class TaskRetried(TaskEvent):
 
 
 @dataclass
+class TaskParked(TaskEvent):
+    """A task waits for an answer, and no thread waits with it; it is WAITING until then.
+
+    wait: what it waits for.
+    """
+
+    __slots__ = ("wait",)
+    type = "task_parked"
+    wait: Wait
+
+    def _jsonable(self, name: str, full: bool) -> Any:
+        return self.wait.to_dict() if name == "wait" else super()._jsonable(name, full)
+
+
+@dataclass
 class TaskFinished(TaskEvent):
     """A task is COMPLETE, PARTIAL or FAILED. A loop may start it again.
 
@@ -203,7 +221,7 @@ class TaskUndone(TaskEvent):
 
 @dataclass
 class RunFinished(RunEvent):
-    """The run ended. Always the last event.
+    """The run ended, or is parked: `result.status` is WAITING then. Always the last event.
 
     result: the result of the run.
     """

@@ -156,13 +156,14 @@ class Publisher:
     run_id: the id of the run.
     lock: the run's lock.
     keeps_state: whether a reader may open later than the run began.
+    sequence: the number of the last event of an earlier drive; default 0.
     """
 
-    def __init__(self, run_id: str, lock: Any, keeps_state: bool) -> None:
+    def __init__(self, run_id: str, lock: Any, keeps_state: bool, sequence: int = 0) -> None:
         self.keeps_state = keeps_state
         self._run_id = run_id
         self._lock = lock
-        self._sequence = 0
+        self._sequence = sequence
         self._inboxes: Tuple[Inbox, ...] = ()
         # For readers that open later.
         self._started: Optional[RunStarted] = None

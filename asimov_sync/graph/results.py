@@ -1,10 +1,11 @@
 """Partial, Route and RunResult: the values that handlers and runs return."""
 
 import uuid
-from typing import Any, Dict, Iterator, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 from asimov_sync._json import to_jsonable
-from asimov_sync.errors import RunFailed
+from asimov_sync.errors import RunFailed, RunParked
+from asimov_sync.graph.journal import ErrorRecord, Wait
 from asimov_sync.graph.state import (
     COMPLETE,
     FAILED,
@@ -82,6 +83,8 @@ class Outcome(NamedTuple):
     route: the names of a Route, if the handler returned one.
     wait: the seconds until the next attempt, if the task's Retry allows one.
     waits_for: that of the Partial, if the handler returned one.
+    waits: what the task waits for, if its handler parked.
+    exception_record: in a durable run, the exception as it is stored.
     """
 
     status: TaskStatus
@@ -91,6 +94,8 @@ class Outcome(NamedTuple):
     route: Optional[Sequence[str]] = None
     wait: Optional[float] = None
     waits_for: Optional[str] = None
+    waits: Tuple[Wait, ...] = ()
+    exception_record: Optional[ErrorRecord] = None
 
 
 class RunResult:
@@ -104,11 +109,14 @@ class RunResult:
     A RunResult can be copied, and can be pickled if the results and exceptions in it can.
 
     status: COMPLETE if every selected task is COMPLETE, FAILED if no task produced a result,
-        otherwise PARTIAL.
+        otherwise PARTIAL; WAITING if a durable run is parked.
+    waiting: for each task of a parked run that waits for answers, by name, the names of its waits
+        or the ids of its tool calls.
+    restored: whether this is the stored result of a durable run that had ended before.
     run_id: the id of the run.
     reason: why the run ended early, such as "cancelled"; None if it ended by itself.
     usage: the tokens that the whole run used.
-    duration: the seconds from submit to the end.
+    duration: the seconds from submit to the end; for a durable run, of all its drives together.
     """
 
     def __init__(
@@ -120,6 +128,8 @@ class RunResult:
         run_id: str,
         usage: Usage,
         duration: float,
+        waits: Mapping[int, Sequence[Wait]] = {},
+        restored: bool = False,
     ) -> None:
         # The properties are computed when they are read, so that a run of many tasks ends at once.
         self._nodes = state.nodes
@@ -142,6 +152,10 @@ class RunResult:
         self.run_id = run_id
         self.usage = usage
         self.duration = duration
+        self.waiting: Dict[str, List[str]] = {
+            state.nodes[index].name: [wait.name for wait in waits[index]] for index in sorted(waits)
+        }
+        self.restored = restored
 
     def __getstate__(self) -> Dict[str, Any]:
         """Leave out conditions, retry policies and functions: unused, and lambdas do not pickle."""
@@ -156,6 +170,8 @@ class RunResult:
         phase = self._phases[index]
         if phase is COMPLETE or phase is PARTIAL:
             return self._results[index]
+        if not phase.is_final:
+            raise self._make_parked(f"{self._nodes[index].name!r} has no result yet")
         happened = {FAILED: "failed", SKIPPED: "was skipped"}.get(phase, "was ruled out")
         why = _shorten(self._errors[index] or "")
         text = f"{self._nodes[index].name!r} has no result: it {happened}: {why}"
@@ -223,6 +239,16 @@ class RunResult:
             if phase in phases:
                 yield self._nodes[index].name, index
 
+    def _make_parked(self, text: str) -> RunParked:
+        waits = "; ".join(f"{task!r}: {', '.join(names)}" for task, names in self.waiting.items())
+        error = RunParked(
+            f"{text}: run {self.run_id} waits for answers ({waits}); answer them with "
+            "store.answer() or store.approve(), and run it again"
+        )
+        error.result = self
+        error.waiting = self.waiting
+        return error
+
     @property
     def results(self) -> Dict[str, Any]:
         """The result of each COMPLETE and PARTIAL task."""
@@ -281,11 +307,15 @@ class RunResult:
     def raise_for_failure(self) -> None:
         """Raise RunFailed, chained to the first exception, if the run is FAILED or PARTIAL.
 
+        For a parked run it raises RunParked.
+
         Its message says why the run ended early, if it did, and how tasks failed. Its `result` is
         this RunResult.
         """
         if self.status is TaskStatus.COMPLETE:
             return
+        if self.status is TaskStatus.WAITING:
+            raise self._make_parked("the run is not over")
         failures = [f"{name}: {error}" for name, error in self.errors.items()]
         failures += [
             f"{name}: skipped, {self._errors[index]}" for name, index in self._in_phase(SKIPPED)
@@ -308,6 +338,7 @@ class RunResult:
             "run_id": self.run_id,
             "status": self.status,
             "reason": self.reason,
+            "waiting": self.waiting,
             "results": None,
             "errors": self.errors,
             "skipped": self.skipped,
@@ -334,6 +365,8 @@ class RunResult:
         count = len(self._phases) - self._phases.count(REVOKED)
         text = f"{self.status.name}, {len(self.results)} of {count} tasks with a result"
         failed = [name for name, _ in self._in_phase(FAILED)]
+        if self.waiting:
+            text += f"; waiting: {', '.join(map(repr, list(self.waiting)[:SHOWN_NAMES]))}"
         if failed:
             text += f"; failed: {', '.join(map(repr, failed[:SHOWN_NAMES]))}"
         if len(failed) > SHOWN_NAMES:

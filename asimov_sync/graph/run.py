@@ -6,7 +6,7 @@ from typing import Any, Callable, Iterator, Optional
 
 from asimov_sync.cancellation import Cancellation, require_number
 from asimov_sync.concurrency.clock import clock
-from asimov_sync.errors import Cancelled, GraphError, RunTimeout
+from asimov_sync.errors import CacheError, Cancelled, GraphError, LeaseLost, RunTimeout
 from asimov_sync.graph.active_run import ActiveRun
 from asimov_sync.graph.backends import yield_worker_slots
 from asimov_sync.graph.events import RunFinished
@@ -74,6 +74,8 @@ class Run:
                     self._check_can_wait(token)
                     run.help()
                     if run.delivered:
+                        if run.failure is not None:
+                            raise run.failure
                         assert run.result is not None
                         return run.result
                     left = POLL_SECONDS
@@ -87,6 +89,8 @@ class Run:
                         run.flush()  # Ctrl-C may have prevented it
                     run.bus.wait(left, lambda: run.delivered)
         except (RunTimeout, GraphError, Cancelled):  # these do not cancel the run
+            raise
+        except (LeaseLost, CacheError):  # the run has ended because of it
             raise
         except BaseException as interruption:
             run.interrupt(interruption)
@@ -189,9 +193,14 @@ class RunEvents(Iterator[Event]):
         self._inbox = inbox
         self._owns_run = owns_run
         self._ended = False
+        self._finished = False
 
     def __next__(self) -> Event:
         if self._ended:
+            failure = self._run._active_run.failure
+            if failure is not None and self._finished:
+                self._finished = False
+                raise failure
             raise StopIteration
         if not self._inbox:
             require_stack()
@@ -206,6 +215,7 @@ class RunEvents(Iterator[Event]):
         if event is None:
             raise StopIteration
         if isinstance(event, RunFinished):
+            self._finished = True
             self._end()
         return event
 

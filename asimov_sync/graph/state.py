@@ -20,6 +20,9 @@ unfinished   the number of tasks that are not final; the run is finished at 0
 changes      side effects on other tasks; the engine publishes them and cancels running attempts
 cut_off      tasks that were skipped because the run stopped; the engine publishes that
 undone       tasks whose earlier events do not count any more; the engine publishes that
+revoked      tasks that are not part of the run any more since the engine last looked
+parked       the tasks that wait for an answer
+resuming     tasks that were parked, and continue the attempt in which they parked
 
 ==============================  ==============================  ===================================
 what happens                    the task                        other tasks
@@ -38,6 +41,9 @@ finish, Route backwards         EXECUTING → WAITING             targets, and a
                                                                 targets → READY
 finish, invalid Route           EXECUTING → FAILED              as after a failure
 retry                           EXECUTING → DELAYED             what it spawned → REVOKED
+park                            EXECUTING → PARKED              what it spawned → REVOKED
+unpark                          PARKED → READY                  none
+restore                         (new) → any                     as after the steps that led there
 release_due                     DELAYED → READY                 none
 spawn                           (new) → WAITING                 before_dependents: the spawner's
                                                                 dependents: pending + 1
@@ -74,6 +80,7 @@ from typing import (
     FrozenSet,
     Iterable,
     List,
+    Mapping,
     NamedTuple,
     Optional,
     Sequence,
@@ -84,6 +91,7 @@ from typing import (
 
 from asimov_sync._json import format_error
 from asimov_sync.errors import GraphError, IllegalTransition
+from asimov_sync.graph.journal import TaskRecord
 from asimov_sync.graph.node import Node
 from asimov_sync.graph.plan import GroupRefs, Plan, unknown_dependency
 from asimov_sync.tasks import Task, TaskStatus
@@ -121,6 +129,8 @@ EVALUATING = Phase("EVALUATING", TaskStatus.WAITING, False)
 """The `when` of the task is being called."""
 EXECUTING = Phase("EXECUTING", TaskStatus.EXECUTING, False)
 """The handler is being called."""
+PARKED = Phase("PARKED", TaskStatus.WAITING, False)
+"""The task waits for an answer."""
 DELAYED = Phase("DELAYED", TaskStatus.WAITING, False)
 """The task waits for the moment of its next attempt."""
 COMPLETE = Phase("COMPLETE", TaskStatus.COMPLETE, True)
@@ -138,6 +148,15 @@ _FINAL_PHASES = {
     TaskStatus.PARTIAL: PARTIAL,
     TaskStatus.FAILED: FAILED,
 }
+
+
+PHASES = {
+    phase.name: phase
+    for phase in (WAITING, READY, PARKED, DELAYED, COMPLETE, PARTIAL, FAILED, SKIPPED, NOT_SELECTED)
+}
+"""The phases that a stored task may have, by name."""
+
+CONDITION_NOT_MET = "its condition (when) was not met"
 
 
 class Change(NamedTuple):
@@ -203,7 +222,10 @@ class RunState:
         self.changes: List[Change] = []
         self.undone: Dict[int, Undone] = {}
         self.cut_off: List[int] = []
+        self.revoked: List[int] = []
         self.held: Dict[int, str] = {}
+        self.parked: Set[int] = set()
+        self.resuming: Set[int] = set()
         self.order_only = plan.order_only
         self._groups = plan.groups
         self._moments: Dict[int, float] = {}
@@ -258,7 +280,10 @@ class RunState:
                 self._fail(index, format_error(error))
                 return False
             self.visits[index] += 1
-        self.attempts[index] += 1
+        if index in self.resuming:
+            self.resuming.discard(index)
+        else:
+            self.attempts[index] += 1
         self.phases[index] = EXECUTING
         _move(node.task, TaskStatus.EXECUTING)
         return True
@@ -270,7 +295,7 @@ class RunState:
         """
         if met:
             return self._start(index)
-        self._skip(index, NOT_SELECTED, "its condition (when) was not met")
+        self._skip(index, NOT_SELECTED, CONDITION_NOT_MET)
         self._propagate(index)
         return False
 
@@ -328,6 +353,27 @@ class RunState:
         heapq.heappush(self.delayed, (moment, index))
         _move(self.nodes[index].task, TaskStatus.WAITING)
         self._revoke_spawned(index)
+
+    def park(self, index: int) -> None:
+        """Interrupt an attempt until `unpark`."""
+        self.phases[index] = PARKED
+        self.parked.add(index)
+        _move(self.nodes[index].task, TaskStatus.WAITING)
+        self._revoke_spawned(index)
+
+    def unpark(self, index: int) -> None:
+        """Continue the attempt of a parked task: its handler is called again."""
+        self.parked.discard(index)
+        self.resuming.add(index)
+        self._make_ready(index)
+
+    @property
+    def can_progress(self) -> bool:
+        """Return whether a task is ready, or is about to be repeated."""
+        phases = self.phases
+        return any(phases[index] is READY for index in self.ready) or any(
+            phases[index] is DELAYED for _, index in self.delayed
+        )
 
     def release_due(self, now: float) -> None:
         """Make the delayed tasks ready whose moment has come."""
@@ -502,6 +548,8 @@ class RunState:
             self.routes.pop(index, None)
             self.feedback.pop(index, None)
             self.held.pop(index, None)
+            self.parked.discard(index)
+            self.resuming.discard(index)
             _move(self.nodes[index].task, TaskStatus.WAITING)
         for index in reset:
             self._revoke_spawned(index)
@@ -628,7 +676,9 @@ class RunState:
                 unfinished.append(child)
                 self.unfinished -= 1
             self.phases[child] = REVOKED
+            self.revoked.append(child)
             self.held.pop(child, None)
+            self.parked.discard(child)
             self.results[child] = None
             self._size -= 1
             for dependent in self.inserted.pop(child, ()):
@@ -637,6 +687,73 @@ class RunState:
                 )
         for child in unfinished:  # after all are revoked, so that none of them is resolved
             self._propagate(child)
+
+    # Restoring
+
+    def restore(self, records: Mapping[int, TaskRecord], everything: bool = False) -> None:
+        """Put the outcomes of an earlier drive in place. Called before the first step.
+
+        What follows from them is decided anew: which tasks are ready, skipped or ruled out.
+
+        records: what was kept of each task.
+        everything: whether the run has ended, and its tasks stay as they are.
+        """
+        skipped: Dict[int, Optional[str]] = {}
+        for index, record in records.items():
+            self._restore_task(index, record, everything)
+            if not self.phases[index].is_final:
+                skipped[index] = record.error if PHASES[record.phase].is_final else None
+        phases = self.phases
+        for index, phase in enumerate(phases):
+            if phase is READY:
+                phases[index] = WAITING
+            self.pending[index] = sum(not phases[one].is_final for one in self.dependencies[index])
+        self.ready = []
+        if everything:
+            return
+        if self.stop_on_failure:
+            failed = next((index for index in records if phases[index] is FAILED), None)
+            if failed is not None:
+                self.stop(f"the run stopped after {self.nodes[failed].name!r} failed")
+        waiting = [index for index, count in enumerate(self.pending) if not count]
+        for index in waiting:
+            if phases[index] is WAITING and self._resolve_ready(index):
+                self._propagate(index)
+        # Readers of the earlier drives know these already.
+        self.changes = [
+            change
+            for change in self.changes
+            if change.task_index not in skipped
+            or skipped[change.task_index] != self.errors[change.task_index]
+        ]
+
+    def restore_finished(self, index: int, record: TaskRecord) -> None:
+        """Put the final outcome of an earlier drive in place of a task that was just spawned."""
+        self._restore_task(index, record, False)
+        self._propagate(index)
+
+    def _restore_task(self, index: int, record: TaskRecord, everything: bool) -> None:
+        """Restore one task, without its effects on others."""
+        phase = PHASES[record.phase]
+        self.visits[index], self.attempts[index] = record.visit, record.attempt
+        if record.feedback:
+            self.feedback[index] = dict(record.feedback)
+        if phase is PARKED:
+            self.phases[index] = PARKED
+            self.parked.add(index)
+        derived = phase is SKIPPED or (phase is NOT_SELECTED and record.error != CONDITION_NOT_MET)
+        if not phase.is_final or (derived and not everything):
+            return
+        if phase.status.is_final:
+            _move(self.nodes[index].task, phase.status, record.result, record.error)
+        self._finalize(index, phase, record.result, record.error)
+        if record.route is not None:
+            names = (self.indexes.get(name) for name in record.route)
+            self.routes[index] = frozenset(name for name in names if isinstance(name, int))
+        if record.waits_for is not None:
+            self.held[index] = (
+                f"its dependency {self.nodes[index].name!r} waits for {record.waits_for}"
+            )
 
     # The end
 
@@ -707,7 +824,8 @@ class RunState:
     def status(self) -> TaskStatus:
         """The status of the run, derived from the phases of its tasks."""
         if not self.finished:
-            return TaskStatus.EXECUTING
+            idle = self.parked and EXECUTING not in self.phases and not self.can_progress
+            return TaskStatus.WAITING if idle else TaskStatus.EXECUTING
         statuses = {phase.status for phase in set(self.phases) - {NOT_SELECTED, REVOKED}}
         if statuses <= {TaskStatus.COMPLETE}:
             return TaskStatus.COMPLETE

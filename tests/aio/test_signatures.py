@@ -54,6 +54,7 @@ NOT_COROUTINES = {
     "middleware",
     "on_event",
     "events",
+    "flow",
     "done",
 }
 """Methods that do not wait, or that return an awaitable."""

@@ -13,6 +13,7 @@ DOCUMENTED = [
     "check_route",
     "failed",
     "feedback",
+    "idempotency_key",
     "inputs",
     "name",
     "partial",
@@ -20,7 +21,9 @@ DOCUMENTED = [
     "run_id",
     "skipped",
     "spawn",
+    "step",
     "visit",
+    "wait_for",
 ]
 
 

@@ -322,6 +322,12 @@ def test_options_have_one_order():
         "cancellation",
         "max_tasks",
         "params",
+        "args",
+        "tags",
+        "restart",
+        "retry_failed",
+        "if_running",
+        "if_changed",
     ]
     of_map = [name for name in options(TaskGraph.map) if name != "key"]
     assert options(TaskGraph.add) == of_map

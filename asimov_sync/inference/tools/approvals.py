@@ -10,7 +10,7 @@ from typing import Any, Dict, List, Mapping, Optional, Union
 from asimov_sync.inference.tools.tool import Tool
 from asimov_sync.messages import ChatMessage, ToolCall
 
-__all__ = ["Approval", "Approvals", "Approved", "Refused", "read_approvals"]
+__all__ = ["Approval", "Approvals", "Approved", "Refused", "as_decision", "read_approvals"]
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def read_approvals(
     for call_id, approval in approvals.items():
         if call_id not in known:
             raise ValueError(f"there is no call {call_id!r} in the messages to be approved")
-        decision = _as_decision(approval)
+        decision = as_decision(approval)
         if isinstance(decision, Approved):
             calls = [call for call in unanswered if call.id == call_id]
             _check_shown(call_id, decision, calls)
@@ -91,7 +91,8 @@ def read_approvals(
     return decisions
 
 
-def _as_decision(approval: Any) -> Union[Approved, Refused]:
+def as_decision(approval: Any) -> Union[Approved, Refused]:
+    """Return a decision as an Approved or a Refused. Raises TypeError for anything else."""
     if isinstance(approval, (Approved, Refused)):
         _check_fields(approval)
         return approval

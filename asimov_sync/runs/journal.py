@@ -1,0 +1,536 @@
+"""StoredJournal: keeps one drive of a run in a record, while it holds the record's lease."""
+
+import contextlib
+import hashlib
+import re
+import threading
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
+
+from asimov_sync._json import to_jsonable
+from asimov_sync.cache.records import Committed, LogEntry, RecordChange, RecordStore
+from asimov_sync.cache.values import encode
+from asimov_sync.cancellation import Cancellation
+from asimov_sync.concurrency.clock import clock
+from asimov_sync.concurrency.log_context import get_logger
+from asimov_sync.errors import (
+    CacheError,
+    CacheUnavailable,
+    Cancelled,
+    ClosedError,
+    GraphError,
+    LeaseLost,
+    OutcomeUnknown,
+)
+from asimov_sync.graph.journal import (
+    Answer,
+    Batch,
+    ErrorRecord,
+    JournaledRun,
+    Restored,
+    RunEnd,
+    RunJournal,
+    TaskRecord,
+    Wait,
+)
+from asimov_sync.graph.node import Node
+from asimov_sync.graph.state import PHASES
+from asimov_sync.messages import Usage
+from asimov_sync.runs.codec import Codec, Head, field_name, parse_field_name
+from asimov_sync.runs.spawned import Handlers, define_node
+from asimov_sync.runs.status import ENDED, RunStatus
+
+__all__ = ["Contents", "StoredJournal", "digest", "read_contents"]
+
+logger = get_logger("asimov_sync.runs")
+
+MAX_BEAT = 5.0
+"""The longest time between two renewals of a lease, in seconds."""
+
+LOG_SECONDS = 1.0
+"""The longest time that an event waits before it is in the log, in seconds."""
+
+RELEASE_SECONDS = 2.0
+"""The longest wait of an interrupted run for another thread that is writing, in seconds."""
+
+RETRY_SECONDS = 0.1
+"""Seconds between two attempts to reach a store that does not answer."""
+
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+
+
+class Contents(NamedTuple):
+    """The decoded fields of a record.
+
+    tasks: the tasks by name.
+    entries: for each task, visit and kind, the appended bytes by their number.
+    usages: what attempts used that is not in the task's record.
+    posts: the answers and the request to cancel, by the names of their fields.
+    """
+
+    tasks: Dict[str, TaskRecord]
+    entries: Dict[Tuple[str, int, str], Dict[int, bytes]]
+    usages: Dict[str, Usage]
+    posts: Dict[str, bytes]
+
+
+def read_contents(fields: Mapping[str, bytes], codec: Codec, run_id: str) -> Contents:
+    """Read the fields of a record."""
+    contents = Contents({}, {}, {}, {})
+    for name, data in fields.items():
+        parts = parse_field_name(name)
+        kind = parts[0] if parts else None
+        if kind == "task" and len(parts) == 2:
+            contents.tasks[parts[1]] = codec.load_task(data, run_id)
+        elif kind == "entry" and len(parts) == 5:
+            contents.entries.setdefault(parts[1:4], {})[parts[4]] = data
+        elif kind == "usage" and len(parts) == 2:
+            contents.usages[parts[1]] = codec.load_usage(data)
+        elif kind in ("answer", "cancel"):
+            contents.posts[name] = data
+    return contents
+
+
+def digest(params: Mapping[str, Any]) -> str:
+    """Return a digest of a task's params, equal for params with the same JSON."""
+    text = encode(to_jsonable(_sorted(dict(params)))).decode("utf-8")
+    # The repr of an object that JSON cannot hold may contain its address.
+    return hashlib.sha256(_ADDRESS.sub("", text).encode("utf-8")).hexdigest()[:32]
+
+
+def _sorted(value: Any) -> Any:
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {key: _sorted(value[key]) for key in sorted(value)}
+    if isinstance(value, (list, tuple)):
+        return [_sorted(item) for item in value]
+    return value
+
+
+class StoredJournal(RunJournal):
+    """Keeps one drive of a run.
+
+    records, codec: where the run is stored, and how.
+    id: the id of the run.
+    owner, epoch: the name of this driver, and the number of its lease; 0 for a run that has ended.
+    lease: the length of the lease, in seconds.
+    keep_for: how long the record is kept after the end of the run, in seconds; None for ever.
+    head: the head of the record.
+    contents: the fields of the record.
+    restored: what earlier drives have written.
+    handlers: finds the handlers that spawned tasks may have.
+    news: the number of posts that `contents` has.
+    changed: fields to be written with the first batch.
+    now: the present moment by the store's clock.
+    """
+
+    def __init__(
+        self,
+        records: RecordStore,
+        codec: Codec,
+        id: str,
+        owner: str,
+        epoch: int,
+        lease: float,
+        keep_for: Optional[float],
+        head: Head,
+        contents: Contents,
+        restored: Restored,
+        handlers: Handlers,
+        news: int,
+        changed: Mapping[str, Optional[bytes]],
+        now: float,
+    ) -> None:
+        self.id = id
+        self.restored = restored
+        self._records = records
+        self._codec = codec
+        self._owner = owner
+        self._epoch = epoch
+        self._lease = lease
+        self._keep_for = keep_for
+        self._head = head
+        self._handlers = handlers
+        # Guards everything below, and is held while a change is written.
+        self._lock = threading.Lock()
+        self._writer: Optional[int] = None  # the thread that holds it
+        self._changed = dict(changed)
+        self._entries = contents.entries
+        self._carried = dict(contents.usages)  # of earlier drives, by task
+        self._usage_fields = set(contents.usages)  # the tasks whose usage has a field
+        self._posts = contents.posts
+        self._phases = {name: record.phase for name, record in restored.records.items()}
+        self._waits = {name: record.waits for name, record in restored.records.items()}
+        self._news = news
+        self._seen_news = news  # of the last reply; more than `_news` if there are unread posts
+        self._sequence = restored.sequence
+        self._last_contact = clock.real()
+        self._lost: Optional[BaseException] = None
+        self._closed = epoch == 0
+        self._run: Optional[JournaledRun] = None
+        self._stop = Cancellation()
+        self._clock_offset = now - clock.monotonic()
+
+    # The lease
+
+    @property
+    def is_busy_here(self) -> bool:
+        """True if the calling thread is writing, as a signal handler may find it."""
+        return self._writer == threading.get_ident()
+
+    def start(self, run: JournaledRun) -> None:
+        """Begin to renew the lease, and to tell the run what others ask of it."""
+        self._run = run
+        if self._closed:
+            return
+        thread = threading.Thread(
+            target=self._keep_lease, name=f"asimov-run-{self.id}", daemon=True
+        )
+        thread.start()
+
+    def _keep_lease(self) -> None:
+        """Renew the lease and read posts, until the drive ends."""
+        beat = min(self._lease / 3, MAX_BEAT)
+        try:
+            while not self._closed:
+                try:
+                    self._records.wait(
+                        self.id, self._news, None, min(beat, LOG_SECONDS), self._stop
+                    )
+                    self._read_news()
+                    self._beat(beat)
+                except (CacheUnavailable, OutcomeUnknown):
+                    self._check_contact()
+                    self._stop.wait(RETRY_SECONDS)
+        except Cancelled:
+            pass
+        except BaseException as error:
+            if not self._closed and self._run is not None:
+                self._run.fail(error)
+
+    def _beat(self, beat: float) -> None:
+        """Renew the lease if it is time, and write events that wait."""
+        with self._writing():
+            if self._closed:
+                return
+            log = self._take_log()
+            if log or clock.real() - self._last_contact >= beat:
+                self._commit(RecordChange({}, log, self._lease), retry=False)
+
+    def _check_contact(self) -> None:
+        """Raise CacheUnavailable if the store has not answered for as long as the lease."""
+        silent = clock.real() - self._last_contact
+        if silent > self._lease:
+            raise CacheUnavailable(
+                f"run {self.id}: the store of the run has not answered for {silent:.0f} s, so the "
+                "lease may be lost; run it again when the store is back"
+            )
+
+    def _read_news(self) -> None:
+        """Read what others have posted, and tell the run."""
+        if self._seen_news <= self._news:
+            snapshot = self._records.get(self.id, with_fields=False)
+            if snapshot is None:
+                raise LeaseLost(f"run {self.id} was deleted")
+            if snapshot.epoch != self._epoch or snapshot.owner != self._owner:
+                raise self._lease_lost()
+            if snapshot.news <= self._news:
+                return
+        with self._writing():
+            self._refresh_posts()
+        reason = self._cancel_reason()
+        run = self._run
+        if run is not None:
+            if reason is not None:
+                run.cancel(reason)
+            run.check_waits()
+
+    def _refresh_posts(self) -> None:
+        snapshot = self._records.get(self.id)
+        if snapshot is None:
+            raise LeaseLost(f"run {self.id} was deleted")
+        self._posts = read_contents(
+            {
+                name: data
+                for name, data in snapshot.fields.items()
+                if name.startswith(('["answer"', '["cancel"'))
+            },
+            self._codec,
+            self.id,
+        ).posts
+        self._news = snapshot.news
+        self._seen_news = max(self._seen_news, snapshot.news)
+
+    def _cancel_reason(self) -> Optional[str]:
+        data = self._posts.get(field_name("cancel"))
+        return None if data is None else str(self._codec.decode(data))
+
+    @contextlib.contextmanager
+    def _writing(self, timeout: float = -1.0) -> Iterator[bool]:
+        """Hold the lock. Yields whether it could be had within the time-out, in seconds."""
+        held = self._lock.acquire(timeout=timeout)
+        if held:
+            self._writer = threading.get_ident()
+        try:
+            yield held
+        finally:
+            if held:
+                self._writer = None
+                self._lock.release()
+
+    def _commit(self, change: RecordChange, retry: bool = True) -> Committed:
+        """Write a change. The caller holds the lock.
+
+        retry: whether to try again, while the lease may be ours, if the store does not answer.
+        """
+        if self._lost is not None:
+            raise self._lost
+        while True:
+            try:
+                reply = self._records.commit(self.id, self._owner, self._epoch, change)
+                break
+            except (CacheUnavailable, OutcomeUnknown):
+                if not retry:
+                    raise
+                self._check_contact()
+                self._stop.wait(RETRY_SECONDS)
+        if reply is None:
+            self._lost = self._lease_lost()
+            raise self._lost
+        self._last_contact = clock.real()
+        self._clock_offset = reply.now - clock.monotonic()
+        self._seen_news = max(self._seen_news, reply.news)
+        return reply
+
+    def _lease_lost(self) -> LeaseLost:
+        return LeaseLost(
+            f"another driver has taken over run {self.id}, or it was deleted; nothing more of this "
+            "one is kept"
+        )
+
+    # Writing
+
+    def save(self, batch: Batch) -> bool:
+        """Write a batch in one step. The last batch of a drive gives up the lease."""
+        with self._writing():
+            if self._closed:
+                if self._lost is not None:
+                    raise self._lost
+                raise ClosedError(f"run {self.id} was interrupted")
+            return self._save(batch, retry=True)
+
+    def _save(self, batch: Batch, retry: bool, interrupted: Optional[str] = None) -> bool:
+        fields = dict(self._changed)
+        for record in batch.records:
+            fields[field_name("task", record.name)] = self._codec.dump_task(record)
+            self._forget_progress(record.name, record, fields)
+        for name in batch.removed:
+            fields[field_name("task", name)] = None
+            self._forget_progress(name, None, fields)
+        phases = dict(self._phases, **{record.name: record.phase for record in batch.records})
+        waits = dict(self._waits, **{record.name: record.waits for record in batch.records})
+        for name in batch.removed:
+            phases.pop(name, None)
+            waits.pop(name, None)
+        log = self._take_log()
+        end = batch.end
+        change = RecordChange(fields, log, self._lease)
+        status, due = RunStatus.RUNNING, None  # type: RunStatus, Optional[float]
+        error = self._head.error
+        for record in batch.records:
+            if record.phase == "FAILED" and error is None:
+                error = record.error
+        if end is not None:
+            status = _status_of(end)
+            moments = [one.deadline for many in waits.values() for one in many if one.deadline]
+            due = min(moments, default=None) if end.parked else None
+            self._sequence += 1
+            log.append(self._end_event(status, end.reason))
+        elif interrupted is not None:
+            status, due = RunStatus.INTERRUPTED, 0.0
+            self._sequence += 1
+            log.append(self._end_event(status, interrupted))
+        counts: Dict[str, int] = {}
+        for phase in phases.values():
+            counts[phase] = counts.get(phase, 0) + 1
+        head = self._head._replace(
+            status=status.value,
+            usage=batch.usage,
+            seconds=batch.seconds,
+            sequence=self._sequence,
+            starts=0,
+            reason=end.reason if end is not None else interrupted,
+            error=error,
+            counts=counts,
+        )
+        change = change._replace(summary=self._codec.dump_head(head))
+        if status is not RunStatus.RUNNING:
+            parked = end is not None and end.parked
+            change = change._replace(
+                lease=None,
+                status=status.value,
+                due=due,
+                ttl=self._keep_for if status in ENDED else None,
+                news=self._news if parked else None,
+            )
+        reply = self._commit(change, retry)
+        if not reply.applied:
+            self._sequence -= 1
+            self._refresh_posts()
+            return False
+        self._changed = {}
+        self._head, self._phases, self._waits = head, phases, waits
+        if status is not RunStatus.RUNNING:
+            self._close()
+        return True
+
+    def _forget_progress(
+        self, task: str, record: Optional[TaskRecord], fields: Dict[str, Optional[bytes]]
+    ) -> None:
+        """Remove what was kept of attempts, as far as the task's record replaces it."""
+        self._carried.pop(task, None)
+        if task in self._usage_fields:
+            self._usage_fields.discard(task)
+            fields[field_name("usage", task)] = None
+        keeps = record is not None and not PHASES[record.phase].is_final and record.attempt > 0
+        for key in [key for key in self._entries if key[0] == task]:
+            if keeps and record is not None and key[1] == record.visit:
+                continue
+            for number in self._entries.pop(key):
+                fields[field_name("entry", *key, number)] = None
+
+    def _take_log(self) -> List[LogEntry]:
+        """Return the events of the run since the last call, encoded."""
+        events = [] if self._run is None else self._run.take_events()
+        log = []
+        for event in events:
+            self._sequence = max(self._sequence, event["sequence"])
+            if not (self._codec.redacts and event["type"] == "task_text"):
+                log.append(LogEntry(event["sequence"], self._codec.dump_event(event)))
+        return log
+
+    def _end_event(self, status: RunStatus, reason: Optional[str]) -> LogEntry:
+        event = {
+            "type": "run_finished",
+            "run_id": self.id,
+            "sequence": self._sequence,
+            "time": self.now(),
+            "status": status.value,
+            "reason": reason,
+        }
+        return LogEntry(self._sequence, self._codec.encode(event))
+
+    def release(self, batch: Optional[Batch], reason: str) -> None:
+        """Give up the lease of a run that is interrupted, without waiting long."""
+        with self._writing(RELEASE_SECONDS) as held:
+            if not held or self._closed or self._lost is not None:
+                self._close()
+                return
+            try:
+                if batch is None:
+                    usage, seconds = self._head.usage, self._head.seconds
+                    batch = Batch([], [], usage, seconds, None)
+                end = batch.end
+                self._save(batch, False, None if end is not None and not end.parked else reason)
+            finally:
+                self._close()
+
+    def _close(self) -> None:
+        self._closed = True
+        self._stop.cancel("the drive has ended")
+
+    # Values
+
+    def keep_value(self, value: Any) -> Any:
+        """Return a value as the store gives it back later."""
+        return self._codec.keep_value(value)
+
+    def keep_text(self, text: Optional[str]) -> Optional[str]:
+        """Return a text as it is stored."""
+        return self._codec.redact_text(text)
+
+    def keep_error(self, error: BaseException) -> ErrorRecord:
+        """Return an exception as it is stored."""
+        return self._codec.describe_error(error)
+
+    def digest(self, params: Mapping[str, Any]) -> str:
+        """Return a digest of a task's params."""
+        return digest(params)
+
+    def define(
+        self, node: Node, dependencies: List[str], before_dependents: bool
+    ) -> Mapping[str, Any]:
+        """Return the definition of a spawned task. Raises GraphError if it cannot be stored."""
+        definition = define_node(node, dependencies, before_dependents, self._handlers)
+        try:
+            definition["params"] = self._codec.keep_value(dict(node.task.params))
+        except CacheError as error:
+            raise GraphError(f"the params of {node.name!r} cannot be stored: {error}") from error
+        return definition
+
+    # Entries
+
+    def read_entries(self, task: str, visit: int, kind: str) -> List[Any]:
+        """Return the values that were appended for a visit of a task, in their order."""
+        with self._writing():
+            entries = sorted(self._entries.get((task, visit, kind), {}).items())
+        return [self._codec.decode(data) for _, data in entries]
+
+    def append_entry(self, task: str, visit: int, kind: str, value: Any, usage: Usage) -> None:
+        """Write a value for a visit of a task, before this returns."""
+        data = self._codec.encode(value)
+        with self._writing():
+            if self._closed:
+                raise self._lost or Cancelled(f"run {self.id} has ended")
+            entries = self._entries.setdefault((task, visit, kind), {})
+            number = len(entries)
+            fields: Dict[str, Optional[bytes]] = dict(self._changed)
+            fields[field_name("entry", task, visit, kind, number)] = data
+            usage = self._carried.get(task, Usage()) + usage
+            if usage != Usage():
+                fields[field_name("usage", task)] = self._codec.dump_usage(usage)
+            head = self._head
+            if head.starts:
+                head = head._replace(starts=0)
+            summary = None if head is self._head else self._codec.dump_head(head)
+            self._commit(RecordChange(fields, self._take_log(), self._lease, summary=summary))
+            self._changed, self._head = {}, head
+            entries[number] = data
+            if usage != Usage():
+                self._usage_fields.add(task)
+
+    # Answers
+
+    def find_answer(self, wait: Wait) -> Optional[Answer]:
+        """Return the answer to a wait, if there is one."""
+        exact = field_name("answer", wait.task, wait.visit, wait.name)
+        data = self._posts.get(exact)
+        if data is None:
+            early = (
+                field_name("answer", wait.task, None, wait.name),
+                field_name("answer", None, None, wait.name),
+            )
+            if not any(name in self._posts for name in early):
+                return None
+            with self._writing():
+                data = self._posts.get(exact)
+                if data is None:
+                    name = next((one for one in early if one in self._posts), None)
+                    if name is None or self._closed:
+                        return None
+                    # It answers this wait, and no later one of the same name.
+                    data = self._posts[name]
+                    self._commit(RecordChange({exact: data, name: None}, [], self._lease))
+                    del self._posts[name]
+                    self._posts[exact] = data
+        return self._codec.load_answer(data)
+
+    def now(self) -> float:
+        """Return the present moment by the store's clock, as of its last reply."""
+        return clock.monotonic() + self._clock_offset
+
+
+def _status_of(end: RunEnd) -> RunStatus:
+    if end.parked:
+        return RunStatus.PARKED
+    if end.cancelled:
+        return RunStatus.CANCELLED
+    return RunStatus(end.status.lower())
