@@ -17,7 +17,7 @@ RETRY_SECONDS = 60.0
 """The seconds before a run that could not be continued is tried again."""
 
 PAGE = 100
-"""How many ready runs are read at once, beside those that this worker leaves alone."""
+"""The number of ready runs that are read at once, beside those that this worker leaves alone."""
 
 
 class Worker:
