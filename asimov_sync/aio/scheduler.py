@@ -16,7 +16,7 @@ from asimov_sync.graph.results import RunResult
 from asimov_sync.graph.run import Run
 from asimov_sync.graph.subscribers import Callback
 from asimov_sync.graph.task_graph import TaskGraph
-from asimov_sync.runs.changes import IfChanged
+from asimov_sync.runs.options import IfChanged
 from asimov_sync.scheduler import AnyFlow, Flow, TaskScheduler
 from asimov_sync.usage import Budget
 

@@ -87,7 +87,7 @@ class TaskRecord(NamedTuple):
     route: for a task that returned a Route forwards, the names that it selected.
     waits_for: that of its Partial.
     feedback: the results of the Routes that went back to it.
-    usage, seconds: what all its attempts together used and took.
+    usage, seconds: what all its attempts together used and took; None without requests.
     started, ended: when its last attempt did, in seconds since the epoch; None before.
     spawned_by, spawn: for a spawned task, the name of its spawner, and its definition.
     waits: for a parked task, what it waits for.
@@ -108,7 +108,7 @@ class TaskRecord(NamedTuple):
     route: Optional[Tuple[str, ...]] = None
     waits_for: Optional[str] = None
     feedback: Mapping[str, Any] = {}
-    usage: Usage = Usage()
+    usage: Optional[Usage] = None
     seconds: float = 0.0
     started: Optional[float] = None
     ended: Optional[float] = None
@@ -153,14 +153,14 @@ class Restored(NamedTuple):
 
     records: the tasks by name; empty for a new run.
     nodes: the nodes of the spawned tasks among them, by name.
-    usage, seconds: what the run used and took so far.
+    usage, seconds: what the run used and took so far; None without requests.
     sequence: the number of the last event.
     end: how the run ended, if it has ended for good; then nothing is run.
     """
 
     records: Mapping[str, TaskRecord] = {}
     nodes: Mapping[str, Node] = {}
-    usage: Usage = Usage()
+    usage: Optional[Usage] = None
     seconds: float = 0.0
     sequence: int = 0
     end: Optional[RunEnd] = None

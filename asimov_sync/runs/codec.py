@@ -194,7 +194,7 @@ class Codec:
         }
         values["format"] = FORMAT
         values["depends_on"] = list(record.depends_on)
-        if "usage" in values:
+        if record.usage is not None:
             values["usage"] = _dump_usage(record.usage)
         if record.exception is not None:
             values["exception"] = dict(record.exception._asdict())
