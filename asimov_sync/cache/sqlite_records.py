@@ -55,6 +55,7 @@ TABLES = Tables(
         "created INTEGER NOT NULL, updated INTEGER NOT NULL, owner TEXT NOT NULL, "
         "epoch INTEGER NOT NULL, lease_until INTEGER NOT NULL, due INTEGER, ready INTEGER, "
         "news INTEGER NOT NULL, expires INTEGER, last_number INTEGER NOT NULL, "
+        "entries INTEGER NOT NULL, "
         "untouched INTEGER NOT NULL, released TEXT NOT NULL)",
         "CREATE UNIQUE INDEX IF NOT EXISTS asimov_sync_record_ids "
         "ON asimov_sync_records (namespace, id)",
@@ -104,6 +105,7 @@ class _Row(NamedTuple):
     news: int
     expires: Optional[int]
     last_number: int
+    entries: int
     untouched: int
     released: str
 
@@ -484,7 +486,7 @@ class SQLiteRecords(RecordStore):
 
 # Steps of a transaction
 
-_NEW: Any = ("", 1, 0, None, 0, None, 0, 1, "")
+_NEW: Any = ("", 1, 0, None, 0, None, 0, 0, 1, "")
 """The columns of a new record from the owner on."""
 
 
@@ -493,7 +495,7 @@ def _write_row(database: Database, row: _Row) -> None:
     database.execute(
         "UPDATE asimov_sync_records SET status = ?, summary = ?, updated = ?, owner = ?, "
         "epoch = ?, lease_until = ?, due = ?, ready = ?, news = ?, expires = ?, last_number = ?, "
-        "untouched = ?, released = ? WHERE number = ?",
+        "entries = ?, untouched = ?, released = ? WHERE number = ?",
         (
             row.status,
             row.summary,
@@ -506,6 +508,7 @@ def _write_row(database: Database, row: _Row) -> None:
             row.news,
             row.expires,
             row.last_number,
+            row.entries,
             row.untouched,
             row.released,
             row.number,
@@ -521,21 +524,22 @@ def _apply(database: Database, row: _Row, change: RecordChange, now: int) -> _Ro
     )
     written = {name: data for name, data in change.fields.items() if data is not None}
     _write_fields(database, row.number, written)
-    last_number = row.last_number
-    entries = []
+    row = row._replace(updated=now, untouched=0)
     for entry in change.log:
-        if entry.number > last_number:
-            entries.append((row.number, *entry))
-            last_number = entry.number
-    if entries:
-        database.executemany("INSERT INTO asimov_sync_record_log VALUES (?, ?, ?)", entries)
+        if entry.number > row.last_number:
+            database.execute(
+                "INSERT INTO asimov_sync_record_log VALUES (?, ?, ?)", (row.number, *entry)
+            )
+            row = row._replace(last_number=entry.number, entries=row.entries + 1)
+    excess = row.entries - MAX_LOG_ENTRIES
+    if excess > 0:
         database.execute(
             "DELETE FROM asimov_sync_record_log WHERE record = ? AND number <= "
             "(SELECT number FROM asimov_sync_record_log WHERE record = ? "
-            "ORDER BY number DESC LIMIT 1 OFFSET ?)",
-            (row.number, row.number, MAX_LOG_ENTRIES),
+            "ORDER BY number LIMIT 1 OFFSET ?)",
+            (row.number, row.number, excess - 1),
         )
-    row = row._replace(updated=now, untouched=0, last_number=last_number)
+        row = row._replace(entries=MAX_LOG_ENTRIES)
     if change.summary is not None:
         row = row._replace(summary=change.summary)
     if change.status is not None:

@@ -27,6 +27,10 @@ NOTHING = RecordChange({}, [], 10.0)
 RELEASE = RecordChange({}, [], None)
 
 
+REAL_BACKENDS = by_tier(["memory", "redis", "sqlite"], soak=BACKENDS)
+"""The backends of tests of large records, for which fakeredis takes long."""
+
+
 @pytest.fixture(params=BACKENDS)
 def backend(request):
     """The name of the backend that a test runs on."""
@@ -158,6 +162,7 @@ def test_released_lease_is_free(records):
     assert committed.applied and committed.lease_until == 0
     snapshot = records.get("run")
     assert (snapshot.owner, snapshot.epoch, snapshot.lease_until) == ("a", 1, 0)
+    assert ids(records.ready()) == ["run"]
     assert records.commit("run", "a", 1, NOTHING) is None
     assert claim(records).snapshot.epoch == 2
 
@@ -178,6 +183,8 @@ def test_commit_writes_fields(records, clock):
     assert snapshot.updated == now and snapshot.created == now - 2
 
 
+@suite
+@pytest.mark.parametrize("backend", REAL_BACKENDS, indirect=True)
 def test_many_fields_in_one_commit(records):
     """A commit writes and removes thousands of fields."""
     claim(records)
@@ -311,6 +318,8 @@ def test_log(records):
     assert records.read_log("run", after=6) == [] == records.read_log("absent")
 
 
+@suite
+@pytest.mark.parametrize("backend", REAL_BACKENDS, indirect=True)
 def test_log_is_bounded(records):
     """The oldest entries of a long log are removed; their numbers stay used."""
     claim(records)
@@ -492,16 +501,18 @@ def test_wait_returns_at_once_if_there_is_more(records):
     records.commit("run", "a", 1, NOTHING._replace(log=[LogEntry(3, b"")]))
     assert wait(records, news=0) < 5
     assert wait(records, news=None, log_number=2) < 5
-    assert wait(records, news=1, log_number=3, timeout=0.1) >= 0.09
+    assert wait(records, news=1, log_number=3, timeout=0.02) >= 0.019
 
 
-@pytest.mark.parametrize("cause", ["post", "log", "delete"])
+@pytest.mark.parametrize(
+    "cause", ["post", pytest.param("log", marks=suite), pytest.param("delete", marks=suite)]
+)
 def test_all_waiting_threads_are_woken(records, in_thread, cause):
     """A post, a log entry and the removal of the record end all waits for it."""
     claim(records)
     news, number = (0, None) if cause == "post" else (None, 0)
     waits = [in_thread(wait, records, news, number) for _ in range(3)]
-    time.sleep(0.05)
+    time.sleep(0.02)
     assert not any(one.done() for one in waits)
     if cause == "post":
         records.post("run", {"answer": b""})
@@ -513,6 +524,7 @@ def test_all_waiting_threads_are_woken(records, in_thread, cause):
         assert one.result(10) < by_tier(5, soak=0.7)
 
 
+@pytest.mark.parametrize("backend", REAL_BACKENDS, indirect=True)
 def test_wait_is_cancelled(records, in_thread):
     """A cancelled token ends a wait with Cancelled."""
     claim(records)

@@ -22,8 +22,8 @@ from .conftest import Clock, create_memory_cache, create_redis_cache, create_sql
 pytestmark = suite
 
 SETTINGS = settings(
-    max_examples=by_tier(15, soak=200),
-    stateful_step_count=by_tier(30, soak=50),
+    max_examples=by_tier(5, soak=200),
+    stateful_step_count=by_tier(40, soak=50),
     deadline=None,
     derandomize=bool(os.environ.get("CI")),
     suppress_health_check=list(HealthCheck),

@@ -1,6 +1,8 @@
 """SQLiteConnection: atomic steps that share commits, snapshots, and waiting for commits."""
 
+import ctypes
 import os
+import random
 import sqlite3
 import stat
 import threading
@@ -8,11 +10,12 @@ import time
 
 import pytest
 
-from asimov_sync import CacheUnavailable, Cancellation, Cancelled
+from asimov_sync import CacheUnavailable, Cancellation, Cancelled, OutcomeUnknown
 from asimov_sync.cache import sqlite_connection
 from asimov_sync.cache.sqlite_connection import SQLiteConnection, Tables
 from asimov_sync.testing import count_callbacks
 
+from ..tiers import by_tier, suite
 from ..waiting import Background, in_child, wait_for
 
 NUMBERS = Tables(
@@ -234,6 +237,70 @@ def test_main_thread(connection, path):
     unlocking.result()
     assert threading.get_ident() not in [write.result() for write in others]
     assert connection.read(numbers, {}) == {"a": 5}
+
+
+@suite
+def test_exceptions_at_any_line(connection):
+    """An exception that strikes a thread at any line of a write blocks no other thread.
+
+    Each write that returned was executed, and none was executed twice.
+    """
+    stop = threading.Event()
+    returned, uncertain = [0] * 4, [0] * 4
+
+    def write(number):
+        while not stop.is_set():
+            try:
+                connection.write(add("a"))
+                returned[number] += 1
+            except OutcomeUnknown:
+                uncertain[number] += 1
+
+    def write_until_the_end(number):
+        while not stop.is_set():
+            try:
+                write(number)
+            except Interrupt:
+                uncertain[number] += 1
+
+    connection.write(add("a", 0))
+    writing = [Background(write_until_the_end, number) for number in range(4)]
+    chance = random.Random(7)
+    struck = 0
+    end = time.monotonic() + by_tier(0.3, soak=20)
+    while time.monotonic() < end:
+        thread = ctypes.c_ulong(chance.choice(writing).thread.ident)
+        struck += ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(Interrupt))
+        time.sleep(0.001 * chance.random())
+    stop.set()
+    for call in writing:
+        try:
+            call.result()
+        except Interrupt:
+            pass  # it struck after the last write
+    assert struck > 50 and sum(uncertain) > 10 and sum(returned) > 10
+    number = connection.read(numbers, {})["a"]
+    assert sum(returned) <= number <= sum(returned) + sum(uncertain) + len(writing)
+    connection.write(add("b"))
+
+
+def test_a_write_that_waits_too_long_for_others(connection, monkeypatch):
+    """A write that another thread's write delays for too long is given up, and not executed."""
+    connection.write(add("a"))
+    held, release = threading.Event(), threading.Event()
+
+    def hold(database):
+        held.set()
+        assert release.wait(20)
+
+    holding = Background(connection.write, hold)
+    assert held.wait(20)
+    monkeypatch.setattr(sqlite_connection, "BUSY_SECONDS", 0.05)
+    with pytest.raises(CacheUnavailable, match="other threads"):
+        connection.write(add("a"))
+    release.set()
+    holding.result()
+    assert connection.read(numbers, {}) == {"a": 1}
 
 
 def test_the_file_is_replaced(connection, path):
