@@ -122,7 +122,7 @@ class TaskScheduler(HandlerOwner):
             return self._cache
 
     @property
-    def runs(self) -> Optional[RunStore]:
+    def runs(self) -> "Optional[RunStore]":
         """The store of durable runs that was given; None without."""
         return self._runs_store
 

@@ -11,6 +11,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 from asimov_sync._json import to_jsonable
 from asimov_sync.graph.node import Node
 from asimov_sync.messages import ToolCall, Usage
+from asimov_sync.usage import BudgetUsage
 
 __all__ = [
     "Answer",
@@ -139,6 +140,7 @@ class Batch(NamedTuple):
     removed: the names of tasks that are not part of the run any more.
     usage, seconds: what the whole run used and took so far, all drives included.
     end: the end of the drive, if this is the last batch.
+    spent: what the run has spent of its budget so far, in all drives; None without a budget.
     """
 
     records: List[TaskRecord]
@@ -146,6 +148,7 @@ class Batch(NamedTuple):
     usage: Usage
     seconds: float
     end: Optional[RunEnd]
+    spent: Optional[BudgetUsage] = None
 
 
 class Restored(NamedTuple):
@@ -155,6 +158,7 @@ class Restored(NamedTuple):
     nodes: the nodes of the spawned tasks among them, by name.
     usage, seconds: what the run used and took so far; None without requests.
     sequence: the number of the last event.
+    spent: what the run has spent of its budget; None without a budget.
     end: how the run ended, if it has ended for good; then nothing is run.
     """
 
@@ -164,6 +168,7 @@ class Restored(NamedTuple):
     seconds: float = 0.0
     sequence: int = 0
     end: Optional[RunEnd] = None
+    spent: Optional[BudgetUsage] = None
 
 
 class JournaledRun(abc.ABC):

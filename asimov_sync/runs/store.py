@@ -226,6 +226,7 @@ class RunStore:
             sum(contents.usages.values(), head.usage),
             head.seconds,
             head.sequence,
+            spent=head.spent,
         )
         if not created:
             head = head._replace(status=RunStatus.RUNNING.value, starts=head.starts + 1)
