@@ -116,6 +116,11 @@ class TaskScheduler(HandlerOwner):
             return self._cache
 
     @property
+    def runs(self) -> Optional[RunStore]:
+        """The store of durable runs that was given; None without."""
+        return self._runs_store
+
+    @property
     def stuck_threads(self) -> int:
         """The number of threads that were replaced because their handler ignored its cancellation.
 
