@@ -153,9 +153,10 @@ class RecordStore(abc.ABC):
         """Take the lease of a record, or create the record and take its lease, in one step.
 
         owner: names the caller; no other process or thread uses the same name. If it holds the
-            lease already, the claim is won, without a new epoch.
+            lease already, and nobody took it, the claim is won, without a new epoch.
         lease: seconds until the lease ends.
-        status: the status of the record if the claim is won. It is due at once then.
+        status: the status of the record if the claim is won. It is due at once then, and is not
+            removed after the `ttl` of an earlier change.
         claimable: the statuses in which the record may be claimed.
         new: the record to create if there is none; by default none is created.
         dead_owner: an owner that is known to be dead, whose lease counts as ended.
@@ -180,7 +181,8 @@ class RecordStore(abc.ABC):
         fields: all of them are written, or none if one of them is present already.
         due: when there is something to do; the earlier of this and the record's own moment counts.
 
-        Returns whether they were written; None if there is no record.
+        Returns whether they were written; None if there is no record. If it raises, they may have
+        been written; the same post then returns False.
         """
 
     @abc.abstractmethod

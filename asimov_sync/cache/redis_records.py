@@ -243,15 +243,17 @@ class RedisRecords(RecordStore):
 
     def ready(self, limit: int = 100) -> List[Snapshot]:
         """Return the heads of records that are due and whose lease has ended."""
+        # At least a batch, because the index may show the records of many live drivers as ready.
+        count = max(limit, BATCH_SIZE)
         while True:
-            reply = self._run_on_index(lua.READY, limit)
+            reply = self._run_on_index(lua.READY, count)
             candidates = [
                 _Candidate(id.decode("utf-8"), *_parse_entry(entry), score)
                 for id, score, entry in zip(*[iter(reply)] * 3)
             ]
             heads, is_exact = self._read_candidates(candidates)
             if is_exact:
-                return [head.snapshot for head in heads]
+                return [head.snapshot for head in heads[:limit]]
 
     def _read_candidates(self, candidates: "List[_Candidate]") -> "Tuple[List[_Head], bool]":
         """Return the records that exist, and correct the index where it shows something else.

@@ -125,7 +125,7 @@ class SQLiteConnection:
         self._lock = threading.RLock()
         self._queue = WriteQueue()
         self._idle_readers: List[Tuple[File, sqlite3.Connection]] = []
-        self._calls = 0  # that use connections at the moment
+        self._calls: Set[Any] = set()  # that use connections at the moment
         self._suspensions = 0
         self._resumed = InterruptibleEvent()
         self._watches: List[Watch] = []  # all
@@ -162,18 +162,34 @@ class SQLiteConnection:
         """
         limits = Limits(Cancellation.entered(), BUSY_SECONDS)
         write = Write(function)
-        if self._queue.submit(write, limits):
-            try:
-                self._enter()
-                try:
-                    self._lead(write, limits)
-                finally:
-                    self._leave()
-            finally:
-                self._queue.end_lead(write)
+        try:
+            if self._queue.submit(write, limits):
+                self._enter(write)
+                self._lead(write, limits)
+        finally:
+            self._end_lead(write)
         if write.error is not None:
             raise write.error
         return write.result  # type: ignore[no-any-return]
+
+    def _end_lead(self, write: Write) -> None:
+        """Leave the queue. Has no effect if the write is not in it.
+
+        Without this, no other thread could write any more. So it is repeated if the exception of a
+        signal handler strikes here.
+        """
+
+        def end() -> None:
+            if write in self._calls and self._queue.is_leader(write) and self._writer is not None:
+                self._roll_back(self._writer)  # if the write was interrupted
+            self._leave(write)
+            self._queue.end_lead(write)
+
+        try:
+            end()
+        except BaseException:
+            end()
+            raise
 
     def _lead(self, own: Write, limits: Limits) -> None:
         """Commit the leader's write, together with all that are pending."""
@@ -209,7 +225,7 @@ class SQLiteConnection:
         try:
             for write in batch:
                 self._execute(connection, write, nested=len(batch) > 1)
-            if connection.in_transaction:  # a lone write that failed was undone
+            if len(batch) > 1 or batch[0].error is None:  # otherwise it was undone
                 connection.execute("COMMIT")
             return True
         except sqlite3.Error as error:
@@ -225,6 +241,7 @@ class SQLiteConnection:
 
         Raises sqlite3.Error if the whole transaction failed.
         """
+        write.error = None  # of an earlier attempt
         if nested:
             connection.execute("SAVEPOINT asimov_sync_write")
         try:
@@ -241,7 +258,6 @@ class SQLiteConnection:
             connection.execute("RELEASE asimov_sync_write")
 
     def _commit_alone(self, write: Write, limits: Limits) -> None:
-        write.error = None
         try:
             connection = self._begin(limits)
         except errors.AsimovError as error:
@@ -323,12 +339,12 @@ class SQLiteConnection:
             self._return_reader(reader)
             return result
 
-        self._enter()
+        limits = Limits(Cancellation.entered(), BUSY_SECONDS)
         try:
-            limits = Limits(Cancellation.entered(), BUSY_SECONDS)
+            self._enter(call)
             return self._retry(call, limits)
         finally:
-            self._leave()
+            self._leave(call)
 
     def _take_reader(self) -> Optional[Tuple[File, sqlite3.Connection]]:
         """Return a connection for reading, with its file; None if the file does not exist."""
@@ -381,6 +397,7 @@ class SQLiteConnection:
 
     def remove_watch(self, watch: "Watch") -> None:
         """Stop notifying a watch."""
+        self._stop_waiting(watch)  # an exception of a signal handler may have prevented it
         with self._lock:
             if watch in self._watches:
                 self._watches.remove(watch)
@@ -392,9 +409,9 @@ class SQLiteConnection:
         cancellation = cancellation or Cancellation.current()
         end = None if seconds is None else clock.monotonic() + seconds
         changed = watch.changed
-        with self._lock:
-            self._waiting.append(watch)
         try:
+            with self._lock:
+                self._waiting.append(watch)
             with cancellation.on_cancel(changed.set):
                 while not changed.is_set():
                     # The first thread polls for all. When it leaves, it wakes the next one.
@@ -408,33 +425,34 @@ class SQLiteConnection:
                     if not changed.wait(pause, follow_clock=True) and polls:
                         self._poll()
         finally:
-            with self._lock:
-                polls = self._waiting[0] is watch
-                self._waiting.remove(watch)
-                if polls and self._waiting:
-                    self._waiting[0].changed.set()
+            self._stop_waiting(watch)
         cancellation.raise_if_cancelled()
         return changed.is_set()
+
+    def _stop_waiting(self, watch: "Watch") -> None:
+        with self._lock:
+            if watch in self._waiting:
+                polled = self._waiting[0] is watch
+                self._waiting.remove(watch)
+                if polled and self._waiting:
+                    self._waiting[0].changed.set()
 
     def _poll(self) -> None:
         """Look for commits of other processes. A write in progress does this at its end instead."""
         leader = Write(_do_nothing)
-        if not self._queue.try_lead(leader):
-            return
         try:
-            self._enter()
-            try:
-                writer = self._find_writer()
-                if writer is not None:
-                    self._look_for_changes(writer)
-            finally:
-                self._leave()
+            if not self._queue.try_lead(leader):
+                return
+            self._enter(leader)
+            writer = self._find_writer()
+            if writer is not None:
+                self._look_for_changes(writer)
         except (sqlite3.Error, errors.CacheError) as error:
             # The threads that wait find the error when they look at the database.
             logger.debug("%s could not be watched: %s", self.path, error)
             self._wake(local=False)
         finally:
-            self._queue.end_lead(leader)
+            self._end_lead(leader)
 
     def _look_for_changes(self, writer: sqlite3.Connection) -> None:
         """Wake the threads that wait if another connection than the writer's has committed."""
@@ -628,19 +646,22 @@ class SQLiteConnection:
             if not self._suspensions:
                 self._resumed.set()
 
-    def _enter(self) -> None:
-        """Begin a call that uses connections. Waits while they are being closed."""
+    def _enter(self, call: Any) -> None:
+        """Begin a call that uses connections. Waits while they are being closed.
+
+        call: any object that stands for the call.
+        """
         end = clock.real() + SUSPEND_SECONDS
         while True:
             with self._lock:
                 if self._is_unusable:
                     raise errors.CacheUnavailable(
                         f"{self.path} was in use when this process was forked from another one, so "
-                        "SQLite cannot open it safely here: use the cache in the parent after the "
-                        "fork, or fork with os.fork while no transaction is running"
+                        "SQLite cannot open it safely here: fork with os.fork, while no call of "
+                        "the cache is in progress"
                     )
                 if not self._suspensions:
-                    self._calls += 1
+                    self._calls.add(call)
                     return
                 resumed = self._resumed
             if not resumed.wait(end - clock.real()):
@@ -648,9 +669,10 @@ class SQLiteConnection:
                     f"{self.path} is closed: a fork or close() of this process did not end"
                 )
 
-    def _leave(self) -> None:
+    def _leave(self, call: Any) -> None:
+        """End a call. Has no effect if it has not begun."""
         with self._lock:
-            self._calls -= 1
+            self._calls.discard(call)
 
     def _close(self, connection: sqlite3.Connection) -> None:
         with self._lock:

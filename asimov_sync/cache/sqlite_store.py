@@ -76,6 +76,9 @@ PURGED_ROWS = 4
 rows can expire.
 """
 
+MAX_WAIT_SECONDS = 1.0
+"""Longest single wait of a blocked reader, and the cost of a lost wake-up."""
+
 OUTAGE_PAUSE = 0.2
 """Seconds before a blocked reader tries again after the database was not available."""
 
@@ -277,10 +280,10 @@ class SQLiteStore(Store):
         waited = False
         while True:
             with self.connection.watch(local=False) as watch:
-                # The reader is registered before it looks for a message, so that it misses none.
-                self._add_reader(mailbox, watch.changed)
                 retrying = False
                 try:
+                    # The reader is registered before it looks for a message, so it misses none.
+                    self._add_reader(mailbox, watch.changed)
                     outage: Optional[CacheUnavailable] = None
                     leased: Optional[LeasedMessage] = None
                     pause: Optional[float] = OUTAGE_PAUSE
@@ -297,7 +300,7 @@ class SQLiteStore(Store):
                         if outage is not None:
                             raise outage
                         return None
-                    watch.wait(shortest(remaining, pause), cancellation)
+                    watch.wait(shortest(remaining, pause, MAX_WAIT_SECONDS), cancellation)
                     waited = retrying = True
                 finally:
                     self._remove_reader(mailbox, watch.changed, retrying)

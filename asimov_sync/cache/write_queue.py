@@ -99,6 +99,10 @@ class WriteQueue:
                 return True
             return False
 
+    def is_leader(self, write: Write) -> bool:
+        """Return whether a write leads."""
+        return self._leader is write
+
     def take_batch(self, own: Write, alone: bool) -> List[Write]:
         """Return the writes to execute in one transaction, in the order of their submission.
 

@@ -163,7 +163,7 @@ class RunEngine:
         self._definitions: Dict[int, Mapping[str, Any]] = {}
         # The finished children of spawners that have not finished, by their names.
         self._adoptable: Dict[str, TaskRecord] = {}
-        self._closed_usage = self._restored.usage
+        self._closed_usage = self._restored.usage or self._no_usage
         if journal is not None:
             self._restore()
 
@@ -606,7 +606,7 @@ class RunEngine:
             self._seconds,
             self._usages,
             self.id,
-            usage if self._restored.usage == self._no_usage else usage + self._restored.usage,
+            usage if self._restored.usage is None else usage + self._restored.usage,
             self._elapsed(),
             {index: self._waits[index] for index in self.state.parked},
             self._restored.end is not None,
@@ -769,7 +769,7 @@ class RunEngine:
             route=None if selected is None else tuple(state.nodes[one].name for one in selected),
             waits_for=self._waits_for.get(index) if index in state.held else None,
             feedback=dict(state.feedback.get(index, {})),
-            usage=self._usages.get(index) or self._no_usage,
+            usage=self._usages.get(index),
             seconds=self._seconds.get(index, 0.0),
             started=started,
             ended=ended,
@@ -905,7 +905,7 @@ class RunEngine:
 
     def _restore_details(self, index: int, record: TaskRecord) -> None:
         """Restore what the engine knows of a task beside its state."""
-        if record.usage != self._no_usage:
+        if record.usage is not None:
             self._usages[index] = record.usage
         if record.started is not None:
             self._seconds[index] = record.seconds

@@ -1,18 +1,24 @@
 """SQLiteConnection: atomic steps that share commits, snapshots, and waiting for commits."""
 
+import ctypes
 import os
+import random
 import sqlite3
 import stat
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 
-from asimov_sync import CacheUnavailable, Cancellation, Cancelled
+import asimov_sync
+from asimov_sync import CacheUnavailable, Cancellation, Cancelled, OutcomeUnknown
 from asimov_sync.cache import sqlite_connection
 from asimov_sync.cache.sqlite_connection import SQLiteConnection, Tables
 from asimov_sync.testing import count_callbacks
 
+from ..tiers import by_tier, suite
 from ..waiting import Background, in_child, wait_for
 
 NUMBERS = Tables(
@@ -161,30 +167,63 @@ def test_waiting_for_a_change(connection, path, writer):
     assert time.monotonic() - start < 5
 
 
-def test_a_fork_during_a_transaction(connection, monkeypatch):
-    """A fork does not wait long for a transaction. Its child then refuses to open the file."""
-    monkeypatch.setattr(sqlite_connection, "SUSPEND_SECONDS", 0.05)
-    connection.write(add("a"))
-    held, release = threading.Event(), threading.Event()
+FORK_DURING_A_TRANSACTION = """
+import os, sys, threading
+import asimov_sync
+from asimov_sync import CacheUnavailable
+from asimov_sync.cache import sqlite_connection
 
-    def hold(database):
-        add("a")(database)
-        held.set()
-        assert release.wait(20)
+sqlite_connection.SUSPEND_SECONDS = 0.05
+connection = sqlite_connection.SQLiteConnection(sys.argv[1], "normal")
+held, release = threading.Event(), threading.Event()
 
-    def use():
-        for call in (lambda: connection.read(numbers, {}), lambda: connection.write(add("a"))):
-            with pytest.raises(CacheUnavailable, match="when this process was forked"):
-                call()
+def hold(database):
+    database.execute("CREATE TABLE IF NOT EXISTS asimov_sync_numbers (name, number)")
+    database.executemany(
+        "INSERT INTO asimov_sync_numbers VALUES (?, ?)", [("x" * 1000, n) for n in range(10000)]
+    )  # more than SQLite keeps in memory: a part is in the WAL
+    held.set()
+    release.wait(20)
 
-    writing = Background(connection.write, hold)
-    assert held.wait(20)
-    in_child(use)
-    release.set()
-    writing.result()
-    assert connection.read(numbers, {}) == {"a": 2}
-    in_child(lambda: connection.write(add("a")))
-    assert connection.read(numbers, {}) == {"a": 3}
+def count(database):
+    return database.execute("SELECT count(*) FROM asimov_sync_numbers").fetchone()[0]
+
+writing = threading.Thread(target=connection.write, args=(hold,))
+writing.start()
+held.wait(20)
+child = os.fork()
+if not child:
+    for call in (lambda: connection.read(count, 0), lambda: connection.write(count)):
+        try:
+            call()
+        except CacheUnavailable as error:
+            assert "when this process was forked" in str(error)
+        else:
+            os._exit(1)
+    sys.exit(0)
+assert os.waitpid(child, 0)[1] == 0
+release.set()
+writing.join()
+assert connection.read(count, 0) == 10000
+if not os.fork():  # now that no call is in progress
+    assert connection.read(count, 0) == 10000
+    connection.write(lambda database: database.execute("DELETE FROM asimov_sync_numbers"))
+    sys.exit(0)
+assert os.wait()[1] == 0
+assert connection.read(count, 0) == 0
+"""
+
+
+def test_a_fork_during_a_transaction(path):
+    """A fork does not wait long for a transaction. Its child then refuses to use the file.
+
+    The end of the child does not affect the transaction.
+    """
+    subprocess.check_call(
+        [sys.executable, "-c", FORK_DURING_A_TRANSACTION, path],
+        env=dict(os.environ, PYTHONPATH=os.path.dirname(os.path.dirname(asimov_sync.__file__))),
+        timeout=60,
+    )
 
 
 class Interrupt(BaseException):
@@ -234,6 +273,70 @@ def test_main_thread(connection, path):
     unlocking.result()
     assert threading.get_ident() not in [write.result() for write in others]
     assert connection.read(numbers, {}) == {"a": 5}
+
+
+@suite
+def test_exceptions_at_any_line(connection):
+    """An exception that strikes a thread at any line of a write blocks no other thread.
+
+    Each write that returned was executed, and none was executed twice.
+    """
+    stop = threading.Event()
+    returned, uncertain = [0] * 4, [0] * 4
+
+    def write(number):
+        while not stop.is_set():
+            try:
+                connection.write(add("a"))
+                returned[number] += 1
+            except OutcomeUnknown:
+                uncertain[number] += 1
+
+    def write_until_the_end(number):
+        while not stop.is_set():
+            try:
+                write(number)
+            except Interrupt:
+                uncertain[number] += 1
+
+    connection.write(add("a", 0))
+    writing = [Background(write_until_the_end, number) for number in range(4)]
+    chance = random.Random(7)
+    struck = 0
+    end = time.monotonic() + by_tier(0.3, soak=20)
+    while time.monotonic() < end:
+        thread = ctypes.c_ulong(chance.choice(writing).thread.ident)
+        struck += ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(Interrupt))
+        time.sleep(0.001 * chance.random())
+    stop.set()
+    for call in writing:
+        try:
+            call.result()
+        except Interrupt:
+            pass  # it struck after the last write
+    assert struck > 50 and sum(uncertain) > 10 and sum(returned) > 10
+    number = connection.read(numbers, {})["a"]
+    assert sum(returned) <= number <= sum(returned) + sum(uncertain) + len(writing)
+    connection.write(add("b"))
+
+
+def test_a_write_that_waits_too_long_for_others(connection, monkeypatch):
+    """A write that another thread's write delays for too long is given up, and not executed."""
+    connection.write(add("a"))
+    held, release = threading.Event(), threading.Event()
+
+    def hold(database):
+        held.set()
+        assert release.wait(20)
+
+    holding = Background(connection.write, hold)
+    assert held.wait(20)
+    monkeypatch.setattr(sqlite_connection, "BUSY_SECONDS", 0.05)
+    with pytest.raises(CacheUnavailable, match="other threads"):
+        connection.write(add("a"))
+    release.set()
+    holding.result()
+    assert connection.read(numbers, {}) == {"a": 1}
 
 
 def test_the_file_is_replaced(connection, path):

@@ -1,0 +1,1 @@
+"""The command `asimov-sync`. Only this package prints."""
