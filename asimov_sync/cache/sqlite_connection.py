@@ -225,7 +225,7 @@ class SQLiteConnection:
         try:
             for write in batch:
                 self._execute(connection, write, nested=len(batch) > 1)
-            if connection.in_transaction:  # a lone write that failed was undone
+            if len(batch) > 1 or batch[0].error is None:  # otherwise it was undone
                 connection.execute("COMMIT")
             return True
         except sqlite3.Error as error:
@@ -241,6 +241,7 @@ class SQLiteConnection:
 
         Raises sqlite3.Error if the whole transaction failed.
         """
+        write.error = None  # of an earlier attempt
         if nested:
             connection.execute("SAVEPOINT asimov_sync_write")
         try:
@@ -257,7 +258,6 @@ class SQLiteConnection:
             connection.execute("RELEASE asimov_sync_write")
 
     def _commit_alone(self, write: Write, limits: Limits) -> None:
-        write.error = None
         try:
             connection = self._begin(limits)
         except errors.AsimovError as error:
@@ -397,6 +397,7 @@ class SQLiteConnection:
 
     def remove_watch(self, watch: "Watch") -> None:
         """Stop notifying a watch."""
+        self._stop_waiting(watch)  # an exception of a signal handler may have prevented it
         with self._lock:
             if watch in self._watches:
                 self._watches.remove(watch)
@@ -408,9 +409,9 @@ class SQLiteConnection:
         cancellation = cancellation or Cancellation.current()
         end = None if seconds is None else clock.monotonic() + seconds
         changed = watch.changed
-        with self._lock:
-            self._waiting.append(watch)
         try:
+            with self._lock:
+                self._waiting.append(watch)
             with cancellation.on_cancel(changed.set):
                 while not changed.is_set():
                     # The first thread polls for all. When it leaves, it wakes the next one.
@@ -424,13 +425,17 @@ class SQLiteConnection:
                     if not changed.wait(pause, follow_clock=True) and polls:
                         self._poll()
         finally:
-            with self._lock:
-                polls = self._waiting[0] is watch
-                self._waiting.remove(watch)
-                if polls and self._waiting:
-                    self._waiting[0].changed.set()
+            self._stop_waiting(watch)
         cancellation.raise_if_cancelled()
         return changed.is_set()
+
+    def _stop_waiting(self, watch: "Watch") -> None:
+        with self._lock:
+            if watch in self._waiting:
+                polled = self._waiting[0] is watch
+                self._waiting.remove(watch)
+                if polled and self._waiting:
+                    self._waiting[0].changed.set()
 
     def _poll(self) -> None:
         """Look for commits of other processes. A write in progress does this at its end instead."""
@@ -652,8 +657,8 @@ class SQLiteConnection:
                 if self._is_unusable:
                     raise errors.CacheUnavailable(
                         f"{self.path} was in use when this process was forked from another one, so "
-                        "SQLite cannot open it safely here: use the cache in the parent after the "
-                        "fork, or fork with os.fork while no transaction is running"
+                        "SQLite cannot open it safely here: fork with os.fork, while no call of "
+                        "the cache is in progress"
                     )
                 if not self._suspensions:
                     self._calls.add(call)

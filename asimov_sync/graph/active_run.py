@@ -40,7 +40,7 @@ from asimov_sync.graph.state import RunState
 from asimov_sync.graph.subscribers import Callback, EventBus
 from asimov_sync.instrumentation import Observation
 from asimov_sync.tasks import Task, TaskStatus
-from asimov_sync.usage import Budget, UsageCounter
+from asimov_sync.usage import Budget, BudgetUsage, UsageCounter
 
 __all__ = ["ActiveRun", "RunOptions"]
 
@@ -151,6 +151,11 @@ class ActiveRun(Work, RunServices, JournaledRun):
         usage_counter = UsageCounter()
         self._scope = contextvars.copy_context()  # handlers run in copies of it
         self._scope.run(self._enter_scope, usage_counter, options.budget)
+        self._budget = options.budget
+        if journal is not None and self._budget is not None:
+            self._spent_before = restored.spent or BudgetUsage(0, 0, 0.0)
+            self._budget.carry_over(self.id, self._spent_before)
+            self._spent_at_start = self._budget.spent
         self._hooks = instrumentation.installed
         self.watch: Optional[Observation] = None
         if self._hooks is not None:
@@ -536,7 +541,7 @@ class ActiveRun(Work, RunServices, JournaledRun):
     def _save_batch(self, batch: Batch) -> None:
         assert self._journal is not None
         try:
-            written = self._journal.save(batch)
+            written = self._journal.save(self._add_spent(batch))
         except BaseException:
             self.engine.put_back(batch, False)
             raise
@@ -544,6 +549,15 @@ class ActiveRun(Work, RunServices, JournaledRun):
             self.engine.put_back(batch, True)
             self._unpark_answered()
             self.engine.retry_end()
+
+    def _add_spent(self, batch: Batch) -> Batch:
+        """Add what the run has spent of its budget."""
+        budget = self._budget
+        if budget is None:
+            return batch
+        spent = self._spent_before.plus(budget.spent.beyond(self._spent_at_start))
+        budget.note_run(self.id, spent)
+        return batch._replace(spent=spent)
 
     def take_events(self) -> List[Dict[str, Any]]:
         """Return the events since the last call, for the log, with the pieces of a text joined."""
@@ -662,7 +676,8 @@ class ActiveRun(Work, RunServices, JournaledRun):
         """Give up the lease of a durable run that is interrupted."""
         assert self._journal is not None
         try:
-            self._journal.release(self._last_batch, reason)
+            batch = self._last_batch
+            self._journal.release(None if batch is None else self._add_spent(batch), reason)
         except Exception as error:
             logger.warning(
                 "run %s: its lease could not be given up, and ends by itself: %s",
@@ -762,12 +777,12 @@ class ActiveRun(Work, RunServices, JournaledRun):
             self._cancel_abandoned()
         try:
             saved = self._save()
+            if saved and self.engine.state.parked:
+                self.check_waits()
+            return saved
         except Exception as error:
             self.fail(error)
             return True
-        if saved and self.engine.state.parked:
-            self.check_waits()
-        return saved
 
     def _cancel_abandoned(self) -> None:
         """Cancel abandoned attempts, and have their workers replaced."""

@@ -19,6 +19,7 @@ from asimov_sync.tasks import Task
 __all__ = ["Handler", "Middleware", "RunServices", "TaskContext", "current_context"]
 
 T = TypeVar("T")
+_Class = type
 Handler = Callable[[Task, "TaskContext"], Any]
 Middleware = Callable[[Callable[..., Any], Task, "TaskContext"], Any]
 
@@ -120,6 +121,22 @@ class TaskContext:
         self.attempt = attempt.number
         self.visit = attempt.visit
         self.cancellation = attempt.cancellation
+
+    def input(self, name: str, type: Any = None) -> Any:
+        """Return the result of a dependency.
+
+        name: the name of the dependency.
+        type: a type that pydantic validates the result as; default None, as it is. In a durable
+            run, results are what JSON gives back, so that a model arrives as a dict.
+
+        Raises KeyError if there is no such result, and ValidationError of pydantic.
+        """
+        value = self.inputs[name]
+        if type is None or (isinstance(type, _Class) and isinstance(value, type)):
+            return value
+        from pydantic import TypeAdapter  # imported here, because most programs never need it
+
+        return TypeAdapter(type).validate_python(value)
 
     @property
     def cache(self) -> Cache:

@@ -360,6 +360,7 @@ class StoredJournal(RunJournal):
             reason=end.reason if end is not None else interrupted,
             error=error,
             counts=counts,
+            spent=batch.spent or self._head.spent,
         )
         change = change._replace(summary=self._codec.dump_head(head))
         if status is not RunStatus.RUNNING:

@@ -28,17 +28,19 @@ from asimov_sync.graph.plan import Plan
 from asimov_sync.graph.results import RunResult
 from asimov_sync.graph.state import PHASES
 from asimov_sync.inference.tools.approvals import Approvals
+from asimov_sync.messages import Usage
 from asimov_sync.runs.approvals import encode_decision
-from asimov_sync.runs.changes import IfChanged, adapt_records
+from asimov_sync.runs.changes import adapt_records
 from asimov_sync.runs.codec import Codec, Head, Serializer, field_name, parse_field_name
 from asimov_sync.runs.journal import Contents, StoredJournal, digest, read_contents
+from asimov_sync.runs.options import StoreOptions
 from asimov_sync.runs.owner import describe_owner, is_dead, make_owner
 from asimov_sync.runs.results import make_plan, make_result
 from asimov_sync.runs.schema import check_answer
 from asimov_sync.runs.spawned import Handlers, restore_node
 from asimov_sync.runs.status import ENDED, RunStatus
 
-__all__ = ["Opened", "RunRecord", "RunStore", "StoreOptions"]
+__all__ = ["Opened", "RunRecord", "RunStore"]
 
 logger = get_logger("asimov_sync.runs")
 
@@ -49,18 +51,6 @@ WAIT_SECONDS = 0.5
 
 CONTINUABLE = (RunStatus.RUNNING.value, RunStatus.PARKED.value, RunStatus.INTERRUPTED.value)
 """The stored statuses of runs that a driver continues."""
-
-
-class StoreOptions(NamedTuple):
-    """The arguments of `TaskScheduler.submit` that are about the store."""
-
-    tags: Optional[Mapping[str, str]] = None
-    restart: bool = False
-    retry_failed: bool = False
-    if_running: str = "raise"
-    if_changed: IfChanged = "raise"
-    flow: Optional[str] = None
-    args: Optional[Mapping[str, Any]] = None
 
 
 class Opened(NamedTuple):
@@ -236,6 +226,7 @@ class RunStore:
             sum(contents.usages.values(), head.usage),
             head.seconds,
             head.sequence,
+            spent=head.spent,
         )
         if not created:
             head = head._replace(status=RunStatus.RUNNING.value, starts=head.starts + 1)
@@ -803,7 +794,7 @@ def _with_usages(contents: Contents, plan: Plan, digests: Sequence[str]) -> Dict
                 name, index, "WAITING", task.type, task.objective, digests[index], ()
             )
         if record is not None:
-            records[name] = record._replace(usage=record.usage + used)
+            records[name] = record._replace(usage=used + (record.usage or Usage()))
     return records
 
 

@@ -7,6 +7,7 @@ import pytest
 from redis.cluster import RedisCluster, key_slot
 
 from asimov_sync import MISSING, CacheUnavailable, OutcomeUnknown, RedisCache
+from asimov_sync.cache.records import NewRecord, RecordChange
 
 from ..redis_server import RedisClusterOfSix, find_server
 from ..tiers import by_tier, suite
@@ -329,3 +330,27 @@ def test_cluster_down(cluster, cache, slot, blocked):
     assert results[3].ack() is True
     wait_for(cluster.healthy, "a healthy cluster")
     blocked()
+
+
+def test_records_are_spread(cluster, unique):
+    """The records of a namespace are on several nodes, and one index lists them."""
+    client = connect(cluster)
+    records = RedisCache(client=client, default_prefix=unique).records()
+    new = NewRecord({"field": b"1"}, b"", {"tag": "1"})
+    names = [f"run-{number:02d}" for number in range(12)]
+    for name in names:
+        assert records.claim(name, "a", 30.0, "RUNNING", [], new).created
+        assert records.post(name, {"answer": b"1"})
+    for name in names[:6]:
+        assert records.commit(name, "a", 1, RecordChange({}, [], None, "DONE")).applied
+    slots = {name: key_slot(name.encode()) for name in names}
+    owners = {name: cluster.owner(slot) for name, slot in slots.items()}
+    assert len(set(owners.values())) > 1
+    for name in names:
+        assert cluster.call(owners[name], "CLUSTER", "COUNTKEYSINSLOT", slots[name]) >= 2
+    assert {record.id for record in records.list(["DONE"], {"tag": "1"})} == set(names[:6])
+    assert len(records.list()) == 12 and records.count() == {"DONE": 6, "RUNNING": 6}
+    assert records.ready() == []
+    assert all(records.get(name).news == 1 and records.delete(name) for name in names)
+    assert records.count() == {}
+    client.close()

@@ -5,11 +5,14 @@ import os
 import random
 import sqlite3
 import stat
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 
+import asimov_sync
 from asimov_sync import CacheUnavailable, Cancellation, Cancelled, OutcomeUnknown
 from asimov_sync.cache import sqlite_connection
 from asimov_sync.cache.sqlite_connection import SQLiteConnection, Tables
@@ -164,30 +167,63 @@ def test_waiting_for_a_change(connection, path, writer):
     assert time.monotonic() - start < 5
 
 
-def test_a_fork_during_a_transaction(connection, monkeypatch):
-    """A fork does not wait long for a transaction. Its child then refuses to open the file."""
-    monkeypatch.setattr(sqlite_connection, "SUSPEND_SECONDS", 0.05)
-    connection.write(add("a"))
-    held, release = threading.Event(), threading.Event()
+FORK_DURING_A_TRANSACTION = """
+import os, sys, threading
+import asimov_sync
+from asimov_sync import CacheUnavailable
+from asimov_sync.cache import sqlite_connection
 
-    def hold(database):
-        add("a")(database)
-        held.set()
-        assert release.wait(20)
+sqlite_connection.SUSPEND_SECONDS = 0.05
+connection = sqlite_connection.SQLiteConnection(sys.argv[1], "normal")
+held, release = threading.Event(), threading.Event()
 
-    def use():
-        for call in (lambda: connection.read(numbers, {}), lambda: connection.write(add("a"))):
-            with pytest.raises(CacheUnavailable, match="when this process was forked"):
-                call()
+def hold(database):
+    database.execute("CREATE TABLE IF NOT EXISTS asimov_sync_numbers (name, number)")
+    database.executemany(
+        "INSERT INTO asimov_sync_numbers VALUES (?, ?)", [("x" * 1000, n) for n in range(10000)]
+    )  # more than SQLite keeps in memory: a part is in the WAL
+    held.set()
+    release.wait(20)
 
-    writing = Background(connection.write, hold)
-    assert held.wait(20)
-    in_child(use)
-    release.set()
-    writing.result()
-    assert connection.read(numbers, {}) == {"a": 2}
-    in_child(lambda: connection.write(add("a")))
-    assert connection.read(numbers, {}) == {"a": 3}
+def count(database):
+    return database.execute("SELECT count(*) FROM asimov_sync_numbers").fetchone()[0]
+
+writing = threading.Thread(target=connection.write, args=(hold,))
+writing.start()
+held.wait(20)
+child = os.fork()
+if not child:
+    for call in (lambda: connection.read(count, 0), lambda: connection.write(count)):
+        try:
+            call()
+        except CacheUnavailable as error:
+            assert "when this process was forked" in str(error)
+        else:
+            os._exit(1)
+    sys.exit(0)
+assert os.waitpid(child, 0)[1] == 0
+release.set()
+writing.join()
+assert connection.read(count, 0) == 10000
+if not os.fork():  # now that no call is in progress
+    assert connection.read(count, 0) == 10000
+    connection.write(lambda database: database.execute("DELETE FROM asimov_sync_numbers"))
+    sys.exit(0)
+assert os.wait()[1] == 0
+assert connection.read(count, 0) == 0
+"""
+
+
+def test_a_fork_during_a_transaction(path):
+    """A fork does not wait long for a transaction. Its child then refuses to use the file.
+
+    The end of the child does not affect the transaction.
+    """
+    subprocess.check_call(
+        [sys.executable, "-c", FORK_DURING_A_TRANSACTION, path],
+        env=dict(os.environ, PYTHONPATH=os.path.dirname(os.path.dirname(asimov_sync.__file__))),
+        timeout=60,
+    )
 
 
 class Interrupt(BaseException):
