@@ -85,8 +85,8 @@ from asimov_sync.inference.tools.loop import (
     tool_loop,
 )
 from asimov_sync.inference.tools.runner import ToolLoopEvents
-from asimov_sync.inference.tools.transcript import take_transcript
 from asimov_sync.inference.tools.tool import AnyTool, as_tools
+from asimov_sync.inference.tools.transcript import take_transcript
 from asimov_sync.instrumentation import Observation
 from asimov_sync.messages import Messages, Reply, ReplyDone, Usage, as_messages
 from asimov_sync.usage import Budget, UsageCounter

@@ -255,7 +255,7 @@ def test_a_dead_process_is_replaced(tmp_path):
 
 
 class Finding(BaseModel):
-    """What the agent found."""
+    """The answer of the agent."""
 
     claim: str
 

@@ -14,7 +14,7 @@ __all__ = ["Transcript", "take_transcript"]
 class Transcript(abc.ABC):
     """Keeps the steps of one tool loop, and gives back those that an earlier loop has kept.
 
-    A loop asks for what was kept before it carries out a step. It goes on with what the methods
+    A loop asks for what was kept before it carries out a step. It continues with what the methods
     return. It calls them one after the other.
     """
 
