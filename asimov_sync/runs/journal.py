@@ -515,6 +515,8 @@ class StoredJournal(RunJournal):
         exact = field_name("answer", wait.task, wait.visit, wait.name)
         data = self._posts.get(exact)
         if data is None:
+            if wait.call is not None:  # nobody can approve a call before it is shown
+                return None
             early = (
                 field_name("answer", wait.task, None, wait.name),
                 field_name("answer", None, None, wait.name),

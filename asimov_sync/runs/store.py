@@ -584,7 +584,7 @@ class RunStore:
             field_name("answer", wait.task, None, wait.name),
             field_name("answer", None, None, wait.name),
         )
-        if any(name in contents.posts for name in early):
+        if wait.call is None and any(name in contents.posts for name in early):
             return False
         data = self._codec.dump_answer(Answer(message, by, snapshot.now))
         name = field_name("answer", wait.task, wait.visit, wait.name)
@@ -603,14 +603,20 @@ class RunStore:
         and TypeError for a value that is not a decision.
         """
         snapshot, contents = self._read(run_id)
-        waits = {one.name: one for one in _open_waits(contents) if one.call is not None}
+        waits = {
+            wait.name: wait
+            for record in contents.tasks.values()
+            for wait in record.waits
+            if wait.call is not None
+        }
         if RunStatus(snapshot.status) in ENDED:
             waits = {}
         messages = {}
         for call_id, approval in approvals.items():
             wait = waits.get(call_id)
             if wait is None or wait.call is None:
-                known = ", ".join(map(repr, waits)) or "none"
+                undecided = [one.name for one in _open_waits(contents) if one.name in waits]
+                known = ", ".join(map(repr, undecided)) or "none"
                 raise ValueError(
                     f"no call {call_id!r} of run {run_id!r} waits for approval; these do: {known}"
                 )
