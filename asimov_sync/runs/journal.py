@@ -320,11 +320,11 @@ class StoredJournal(RunJournal):
         for name in batch.removed:
             fields[field_name("task", name)] = None
             self._forget_progress(name, None, fields)
-        phases = dict(self._phases, **{record.name: record.phase for record in batch.records})
-        waits = dict(self._waits, **{record.name: record.waits for record in batch.records})
+        counts = dict(self._head.counts)  # adjusted, because a run may have many tasks
+        for record in batch.records:
+            _count(counts, self._phases.get(record.name), record.phase)
         for name in batch.removed:
-            phases.pop(name, None)
-            waits.pop(name, None)
+            _count(counts, self._phases.get(name), None)
         log = self._take_log()
         end = batch.end
         change = RecordChange(fields, log, self._lease)
@@ -335,17 +335,13 @@ class StoredJournal(RunJournal):
                 error = record.error
         if end is not None:
             status = _status_of(end)
-            moments = [one.deadline for many in waits.values() for one in many if one.deadline]
-            due = min(moments, default=None) if end.parked else None
+            due = self._first_deadline(batch) if end.parked else None
             self._sequence += 1
             log.append(self._end_event(status, end.reason))
         elif interrupted is not None:
             status, due = RunStatus.INTERRUPTED, 0.0
             self._sequence += 1
             log.append(self._end_event(status, interrupted))
-        counts: Dict[str, int] = {}
-        for phase in phases.values():
-            counts[phase] = counts.get(phase, 0) + 1
         head = self._head._replace(
             status=status.value,
             usage=batch.usage,
@@ -373,10 +369,24 @@ class StoredJournal(RunJournal):
             self._refresh_posts()
             return False
         self._changed = {}
-        self._head, self._phases, self._waits = head, phases, waits
+        self._head = head
+        for record in batch.records:
+            self._phases[record.name] = record.phase
+            self._waits[record.name] = record.waits
+        for name in batch.removed:
+            self._phases.pop(name, None)
+            self._waits.pop(name, None)
         if status is not RunStatus.RUNNING:
             self._close()
         return True
+
+    def _first_deadline(self, batch: Batch) -> Optional[float]:
+        """Return the first deadline of a wait, as of after the batch."""
+        waits = dict(self._waits, **{record.name: record.waits for record in batch.records})
+        for name in batch.removed:
+            waits.pop(name, None)
+        deadlines = (wait.deadline for many in waits.values() for wait in many)
+        return min((one for one in deadlines if one is not None), default=None)
 
     def _forget_progress(
         self, task: str, record: Optional[TaskRecord], fields: Dict[str, Optional[bytes]]
@@ -501,6 +511,8 @@ class StoredJournal(RunJournal):
         exact = field_name("answer", wait.task, wait.visit, wait.name)
         data = self._posts.get(exact)
         if data is None:
+            if wait.call is not None:  # nobody can approve a call before it is shown
+                return None
             early = (
                 field_name("answer", wait.task, None, wait.name),
                 field_name("answer", None, None, wait.name),
@@ -523,6 +535,16 @@ class StoredJournal(RunJournal):
     def now(self) -> float:
         """Return the present moment by the store's clock, as of its last reply."""
         return clock.monotonic() + self._clock_offset
+
+
+def _count(counts: Dict[str, int], before: Optional[str], after: Optional[str]) -> None:
+    """Move one task from a phase to another in the numbers of tasks by phase."""
+    if before is not None:
+        counts[before] = counts.get(before, 0) - 1
+        if counts[before] <= 0:
+            del counts[before]
+    if after is not None:
+        counts[after] = counts.get(after, 0) + 1
 
 
 def _status_of(end: RunEnd) -> RunStatus:

@@ -1,5 +1,6 @@
 """RunStore: keeps durable runs in a cache, and shows and changes them from any process."""
 
+import collections
 import datetime
 import re
 from typing import (
@@ -229,7 +230,10 @@ class RunStore:
             spent=head.spent,
         )
         if not created:
-            head = head._replace(status=RunStatus.RUNNING.value, starts=head.starts + 1)
+            counts = collections.Counter(record.phase for record in contents.tasks.values())
+            head = head._replace(
+                status=RunStatus.RUNNING.value, starts=head.starts + 1, counts=counts
+            )
             change = RecordChange({}, [], self._lease, summary=self._codec.dump_head(head))
             if self._records.commit(run_id, snapshot.owner, snapshot.epoch, change) is None:
                 raise _in_progress(run_id, snapshot)
@@ -580,7 +584,7 @@ class RunStore:
             field_name("answer", wait.task, None, wait.name),
             field_name("answer", None, None, wait.name),
         )
-        if any(name in contents.posts for name in early):
+        if wait.call is None and any(name in contents.posts for name in early):
             return False
         data = self._codec.dump_answer(Answer(message, by, snapshot.now))
         name = field_name("answer", wait.task, wait.visit, wait.name)
@@ -599,14 +603,20 @@ class RunStore:
         and TypeError for a value that is not a decision.
         """
         snapshot, contents = self._read(run_id)
-        waits = {one.name: one for one in _open_waits(contents) if one.call is not None}
+        waits = {
+            wait.name: wait
+            for record in contents.tasks.values()
+            for wait in record.waits
+            if wait.call is not None
+        }
         if RunStatus(snapshot.status) in ENDED:
             waits = {}
         messages = {}
         for call_id, approval in approvals.items():
             wait = waits.get(call_id)
             if wait is None or wait.call is None:
-                known = ", ".join(map(repr, waits)) or "none"
+                undecided = [one.name for one in _open_waits(contents) if one.name in waits]
+                known = ", ".join(map(repr, undecided)) or "none"
                 raise ValueError(
                     f"no call {call_id!r} of run {run_id!r} waits for approval; these do: {known}"
                 )
