@@ -77,7 +77,7 @@ class AgentTranscript(Transcript):
 
     @property
     def operation(self) -> Tuple[str, ...]:
-        """What tells this conversation from others of the same visit: models reuse ids of calls."""
+        """A name for this conversation, if the visit has several: models reuse the ids of calls."""
         numbers = (self._entries.number, self._conversations)
         return () if numbers == (1, 1) else (".".join(map(str, numbers)),)
 

@@ -515,7 +515,7 @@ def test_an_early_answer_approves_nothing(bench):
 
 
 def test_two_agents_in_one_handler(bench, power):
-    """Each agent that a handler calls with its context has a transcript and approvals of its own."""
+    """Agents that a handler calls with its context have transcripts and approvals of their own."""
 
     def model(body):
         return "done" if tool_results(body) else wants(("call_0", "pay", {"amount": 1}))
