@@ -3,6 +3,7 @@
 import weakref
 from concurrent.futures import Executor
 from typing import (
+    TYPE_CHECKING,
     Any,
     Callable,
     Dict,
@@ -34,9 +35,11 @@ from asimov_sync.graph.results import RunResult
 from asimov_sync.graph.run import Run, RunEvents, require_stack
 from asimov_sync.graph.subscribers import Callback
 from asimov_sync.graph.task_graph import TaskGraph
-from asimov_sync.runs.changes import IfChanged
-from asimov_sync.runs.store import Opened, RunStore, StoreOptions
+from asimov_sync.runs.options import IfChanged, StoreOptions
 from asimov_sync.usage import Budget
+
+if TYPE_CHECKING:
+    from asimov_sync.runs.store import Opened, RunStore
 
 __all__ = ["TaskScheduler", "run"]
 
@@ -73,7 +76,7 @@ class TaskScheduler(HandlerOwner):
         max_workers: int = 8,
         cache: Optional[Cache] = None,
         executor: Optional[Executor] = None,
-        runs: Optional[RunStore] = None,
+        runs: "Optional[RunStore]" = None,
     ) -> None:
         if handlers is not None and not isinstance(handlers, Mapping):
             raise TypeError(
@@ -81,7 +84,10 @@ class TaskScheduler(HandlerOwner):
                 "threads is TaskScheduler(max_workers=8)"
             )
         _require("cache", cache, Cache, "a cache, such as MemoryCache()")
-        _require("runs", runs, RunStore, "a store, such as RunStore(SQLiteCache('runs.db'))")
+        if runs is not None:
+            from asimov_sync.runs.store import RunStore  # here: most programs never need it
+
+            _require("runs", runs, RunStore, "a store, such as RunStore(SQLiteCache('runs.db'))")
         self.handlers: Dict[str, Handler] = dict(handlers or {})
         for type, handler in self.handlers.items():
             check_handler(type, handler, TypeError)
@@ -116,7 +122,7 @@ class TaskScheduler(HandlerOwner):
             return self._cache
 
     @property
-    def runs(self) -> Optional[RunStore]:
+    def runs(self) -> "Optional[RunStore]":
         """The store of durable runs that was given; None without."""
         return self._runs_store
 
@@ -364,7 +370,7 @@ class TaskScheduler(HandlerOwner):
             )
         return self.run(record.flow, args=record.args, run_id=run_id, **options)
 
-    def _require_store(self, what: str) -> RunStore:
+    def _require_store(self, what: str) -> "RunStore":
         if self._runs_store is None:
             raise ValueError(f"{what} needs a store: TaskScheduler(…, runs=RunStore(…))")
         return self._runs_store
@@ -382,7 +388,7 @@ class TaskScheduler(HandlerOwner):
 
     def _open_journal(
         self, plan: Plan, options: RunOptions, stored: StoreOptions
-    ) -> Optional[Opened]:
+    ) -> "Optional[Opened]":
         """Open a durable run; None for a run that is not durable."""
         if self._runs_store is None or options.run_id is None:
             given = stored._replace(flow=None, args=None) != StoreOptions()

@@ -5,7 +5,7 @@ was made. A client has a counter for its lifetime. A task runs with a counter of
 usage of all clients, agents and tools that it calls, on any thread, is the usage of the task.
 """
 
-from typing import Any, Iterable, Mapping, NamedTuple, Optional
+from typing import Any, Dict, Iterable, Mapping, NamedTuple, Optional
 
 from asimov_sync.concurrency import scope
 from asimov_sync.concurrency.fork import ForkSafeLock
@@ -165,6 +165,22 @@ class BudgetUsage(NamedTuple):
     requests: int
     dollars: float
 
+    def plus(self, other: "BudgetUsage") -> "BudgetUsage":
+        """Return the sum of both."""
+        return BudgetUsage(
+            self.tokens + other.tokens,
+            self.requests + other.requests,
+            self.dollars + other.dollars,
+        )
+
+    def beyond(self, other: "BudgetUsage") -> "BudgetUsage":
+        """Return how far each number exceeds that of the other; 0 where it does not."""
+        return BudgetUsage(
+            max(0, self.tokens - other.tokens),
+            max(0, self.requests - other.requests),
+            max(0.0, self.dollars - other.dollars),
+        )
+
 
 class Budget:
     """Limits tokens, requests and dollars. Once one limit is reached, no further request is sent.
@@ -196,6 +212,7 @@ class Budget:
         self.dollars = dollars
         self._prices = dict(prices or {})
         self._spent = BudgetUsage(0, 0, 0.0)
+        self._spent_by_run: Dict[str, BudgetUsage] = {}
 
     @property
     def spent(self) -> BudgetUsage:
@@ -248,6 +265,26 @@ class Budget:
         with _budget_lock.lock:
             tokens, requests, dollars = self._spent
             self._spent = BudgetUsage(tokens + usage.total_tokens, requests, dollars + cost)
+
+    def carry_over(self, run_id: str, spent: BudgetUsage) -> None:
+        """Charge what a durable run has spent before, unless it was charged to this object.
+
+        run_id: the id of the run.
+        spent: what the run has spent so far, in all processes.
+        """
+        with _budget_lock.lock:
+            known = self._spent_by_run.get(run_id, BudgetUsage(0, 0, 0.0))
+            self._spent = self._spent.plus(spent.beyond(known))
+            self._spent_by_run[run_id] = spent
+
+    def note_run(self, run_id: str, spent: BudgetUsage) -> None:
+        """Note what a durable run has spent, which was charged to this object.
+
+        run_id: the id of the run.
+        spent: what the run has spent so far, in all processes.
+        """
+        with _budget_lock.lock:
+            self._spent_by_run[run_id] = spent
 
     def __enter__(self) -> "Budget":
         scope.extend(budget=self)

@@ -9,11 +9,12 @@ from typing_extensions import Unpack
 from asimov_sync import instrumentation
 from asimov_sync._json import format_error
 from asimov_sync.agents.prompt import PromptTemplate, prompt
+from asimov_sync.agents.transcript import AgentTranscript
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.concurrency import scope
 from asimov_sync.concurrency.log_context import get_logger
 from asimov_sync.errors import CacheError, InferenceError, ToolDefinitionError, ToolError
-from asimov_sync.graph.context import TaskContext
+from asimov_sync.graph.context import TaskContext, open_entries
 from asimov_sync.graph.results import Partial
 from asimov_sync.inference.client import InferenceClient
 from asimov_sync.inference.options import RequestOptions
@@ -264,9 +265,19 @@ class Agent:
         - The answer is complete, but the transcript could not be stored.
 
         The task is FAILED with the InferenceError if a request fails or the data is invalid.
+
+        In a durable run, each reply and each tool result is stored when it is there. A task that is
+        continued does not ask or call for it again. If tool calls wait for approval, the task is
+        parked until `RunStore.approve`; a decision about other arguments than the shown ones is a
+        ValueError.
         """
+        question = prompt(task, context, self._template)
+        entries = open_entries(context, "agent")
+        transcript = None
+        if entries is not None:
+            transcript = AgentTranscript(entries, context, question)
         try:
-            run = self.run(prompt(task, context, self._template))
+            run = self.run(question) if transcript is None else self._run_kept(question, transcript)
         except InferenceError as error:
             if error.messages is not None:
                 problem = self._store_transcript(context, error.messages)
@@ -274,12 +285,20 @@ class Agent:
                     logger.error("task %r: %s", context.name, problem)
             raise
         problem = self._store_transcript(context, run.messages)
+        if run.pending and transcript is not None:
+            transcript.park()
         result = self._result(run)
         if problem is None:
             return result
         if isinstance(result, Partial):
             return result._replace(error=f"{result.error}; {problem}")
         return Partial(result, problem)
+
+    def _run_kept(self, question: str, transcript: AgentTranscript) -> ToolRun:
+        """Run, or continue, the conversation that a transcript keeps."""
+        context = contextvars.copy_context()
+        context.run(scope.replace, transcript=transcript)
+        return context.run(self.run, question)
 
     def _result(self, run: ToolRun) -> Any:
         """Return the task's result for a run."""

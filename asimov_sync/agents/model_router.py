@@ -15,7 +15,7 @@ from asimov_sync.concurrency.fan_out import CallFinished, fan_out
 from asimov_sync.concurrency.log_context import describe_error, get_logger
 from asimov_sync.concurrency.pool import WorkerPool
 from asimov_sync.errors import NoDecision, OutputInvalid
-from asimov_sync.graph.context import TaskContext
+from asimov_sync.graph.context import TaskContext, open_entries
 from asimov_sync.graph.results import Route
 from asimov_sync.inference.client import InferenceClient
 from asimov_sync.inference.request import System
@@ -112,11 +112,16 @@ class ModelRouter:
 
         The task is FAILED with GraphError, before the first request, if a choice is neither a
         dependent of the task nor a task before it; with NoDecision; or with the first error if
-        every request failed.
+        every request failed. In a durable run the decision is stored at once.
         """
         default = [] if self.default is None else [self.default]
         context.check_route(list(self.choices) + default)
+        entries = open_entries(context, "choice")
+        for kept in entries.read() if entries is not None else ():
+            return Route(kept["choice"], result=kept)
         decision = self._decide(prompt(task, context) or "Choose.", Cancellation.current())
+        if entries is not None:
+            entries.append(dict(decision._asdict()))
         return Route(decision.choice, result=dict(decision._asdict()))
 
     def choose(self, text: Any, cancellation: Optional[Cancellation] = None) -> Decision:

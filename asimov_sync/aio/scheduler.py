@@ -16,7 +16,8 @@ from asimov_sync.graph.results import RunResult
 from asimov_sync.graph.run import Run
 from asimov_sync.graph.subscribers import Callback
 from asimov_sync.graph.task_graph import TaskGraph
-from asimov_sync.runs.changes import IfChanged
+from asimov_sync.runs.options import IfChanged
+from asimov_sync.runs.store import RunStore
 from asimov_sync.scheduler import AnyFlow, Flow, TaskScheduler
 from asimov_sync.usage import Budget
 
@@ -207,6 +208,11 @@ class AsyncTaskScheduler:
     def flow(self, name: str) -> Callable[[AnyFlow], AnyFlow]:
         """Register a function that builds a graph. See `TaskScheduler.flow`."""
         return self.sync.flow(name)
+
+    @property
+    def runs(self) -> Optional[RunStore]:
+        """The store of durable runs, whose methods block. See `TaskScheduler.runs`."""
+        return self.sync.runs
 
     @property
     def flows(self) -> Dict[str, Flow]:

@@ -27,6 +27,7 @@ class Scope(NamedTuple):
     agent_depth: how deep agents that call agents as tools are nested here; 0 outside of agents.
     operation: which part of the innermost task this is: the names of steps and the ids of tool
         calls around it, the outermost first.
+    transcript: the Transcript that the next tool loop takes, or None.
     """
 
     cancellation: Optional[Tuple[Any, Any]] = None  # first: Cancellation reads it by position
@@ -38,6 +39,7 @@ class Scope(NamedTuple):
     task_context: Any = None
     agent_depth: int = 0
     operation: Tuple[str, ...] = ()
+    transcript: Any = None
 
 
 _EMPTY = Scope()
@@ -71,7 +73,18 @@ def extend(
     """
     while True:
         before = current()
-        chain, counters, budgets, listeners, slots, run_inline, task, depth, operation = before
+        (
+            chain,
+            counters,
+            budgets,
+            listeners,
+            slots,
+            run_inline,
+            task,
+            depth,
+            operation,
+            transcript,
+        ) = before
         after = _make(
             Scope,
             (
@@ -84,6 +97,7 @@ def extend(
                 task if task_context is None else task_context,
                 depth,
                 operation if task_context is None else (),
+                transcript,
             ),
         )
         if current() is before:

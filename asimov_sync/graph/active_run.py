@@ -40,7 +40,7 @@ from asimov_sync.graph.state import RunState
 from asimov_sync.graph.subscribers import Callback, EventBus
 from asimov_sync.instrumentation import Observation
 from asimov_sync.tasks import Task, TaskStatus
-from asimov_sync.usage import Budget, UsageCounter
+from asimov_sync.usage import Budget, BudgetUsage, UsageCounter
 
 __all__ = ["ActiveRun", "RunOptions"]
 
@@ -51,6 +51,13 @@ FINALIZER_TIMEOUT = 0.2
 stream for the end of its run.
 
 A destructor waits for the lock so that it can call the callbacks on its own thread.
+"""
+
+RELEASE_SECONDS = 0.4
+"""The longest wait, in seconds, of an interrupted run for the release of its lease.
+
+A store that is busy or silent must not delay the end of a program. The release continues in the
+background; if the process ends first, other processes of this machine find its owner dead.
 """
 
 
@@ -142,6 +149,8 @@ class ActiveRun(Work, RunServices, JournaledRun):
         self._logging = threading.Lock()  # its holder logs the entries of the effects
         self._saving = threading.Lock()  # its holder writes to the journal
         self._last_batch: Optional[Batch] = None
+        self._released: Optional[threading.Event] = None
+        self._releases = False  # whether it is about to release its lease, and ends after that
         self._wait_deadline: Optional[float] = None
         self._name = name
         self._timeout = options.timeout
@@ -151,6 +160,11 @@ class ActiveRun(Work, RunServices, JournaledRun):
         usage_counter = UsageCounter()
         self._scope = contextvars.copy_context()  # handlers run in copies of it
         self._scope.run(self._enter_scope, usage_counter, options.budget)
+        self._budget = options.budget
+        if journal is not None and self._budget is not None:
+            self._spent_before = restored.spent or BudgetUsage(0, 0, 0.0)
+            self._budget.carry_over(self.id, self._spent_before)
+            self._spent_at_start = self._budget.spent
         self._hooks = instrumentation.installed
         self.watch: Optional[Observation] = None
         if self._hooks is not None:
@@ -189,7 +203,8 @@ class ActiveRun(Work, RunServices, JournaledRun):
 
     def begin(self) -> None:
         """Register with the cancellation and start the time-out. Ends a run without tasks."""
-        if self.publisher.keeps_state or self.first_inbox is not None:
+        keeps_events = self.publisher.keeps_state or self.first_inbox is not None
+        if keeps_events or self._journal is not None:
             timers.start()  # a destructor may need the timer thread, and cannot start it
         if logger.isEnabledFor(logging.INFO):
             graph = "" if self._name is None else f" of {self._name!r}"
@@ -536,7 +551,7 @@ class ActiveRun(Work, RunServices, JournaledRun):
     def _save_batch(self, batch: Batch) -> None:
         assert self._journal is not None
         try:
-            written = self._journal.save(batch)
+            written = self._journal.save(self._add_spent(batch))
         except BaseException:
             self.engine.put_back(batch, False)
             raise
@@ -545,13 +560,22 @@ class ActiveRun(Work, RunServices, JournaledRun):
             self._unpark_answered()
             self.engine.retry_end()
 
+    def _add_spent(self, batch: Batch) -> Batch:
+        """Add what the run has spent of its budget."""
+        budget = self._budget
+        if budget is None:
+            return batch
+        spent = self._spent_before.plus(budget.spent.beyond(self._spent_at_start))
+        budget.note_run(self.id, spent)
+        return batch._replace(spent=spent)
+
     def take_events(self) -> List[Dict[str, Any]]:
         """Return the events since the last call, for the log, with the pieces of a text joined."""
         inbox, events = self._log_inbox, []
         texts: Dict[Any, Dict[str, Any]] = {}
         while inbox:
             event = inbox.take()
-            values = event.to_dict()
+            values = event.to_log()
             if isinstance(event, TaskText):
                 key = (event.name, event.visit, event.attempt, event.reply)
                 if key in texts:
@@ -649,20 +673,49 @@ class ActiveRun(Work, RunServices, JournaledRun):
     def _end_now(self, reason: str, keep_always: bool = False) -> None:
         interrupts = self._journal is not None and not keep_always
         if interrupts:
-            self._last_batch = self.engine.detach() or self._last_batch
+            self._detach()
         self.engine.end(reason, keep_always)  # first: later results of handlers are discarded
         self.cancellation.cancel(reason)
-        self._apply_effects()
         if interrupts:
-            self._release(reason)
-        elif self._journal is not None and self.engine.needs_workers():
+            try:
+                self._release_in_background(reason)
+            finally:
+                self._releases = False
+        self._apply_effects()
+        if self._journal is not None and not interrupts and self.engine.needs_workers():
             self._add_timer(clock.monotonic(), self._release_due)
+
+    def _detach(self) -> None:
+        """Keep nothing of what happens from now on in a durable run."""
+        # Another thread that sees the end of the run may run it again, so the lease is released
+        # before.
+        self._releases = True
+        with self.engine.lock:
+            self._last_batch = self.engine.detach() or self._last_batch
+            if self._log_inbox is not None:
+                self._log_inbox.closed = True  # what is in it is still taken
+
+    def _release_in_background(self, reason: str) -> None:
+        """Release the lease on another thread, and wait for that at most RELEASE_SECONDS."""
+        if self._released is not None:  # a second interruption does not wait again
+            return
+        released = self._released = threading.Event()
+
+        def release() -> None:
+            try:
+                self._release(reason)
+            finally:
+                released.set()
+
+        self._start_timer(clock.monotonic(), release)
+        released.wait(RELEASE_SECONDS)
 
     def _release(self, reason: str) -> None:
         """Give up the lease of a durable run that is interrupted."""
         assert self._journal is not None
         try:
-            self._journal.release(self._last_batch, reason)
+            batch = self._last_batch
+            self._journal.release(None if batch is None else self._add_spent(batch), reason)
         except Exception as error:
             logger.warning(
                 "run %s: its lease could not be given up, and ends by itself: %s",
@@ -689,7 +742,8 @@ class ActiveRun(Work, RunServices, JournaledRun):
         of the graph waits for that. An inline run has no other thread, and its callbacks have to
         be called on this one.
 
-        wait: whether to wait for the end, at most FINALIZER_TIMEOUT seconds.
+        wait: whether to wait for the end, at most FINALIZER_TIMEOUT seconds; for that of a durable
+            run also RELEASE_SECONDS.
         """
         if self.in_forked_child or self.result is not None:
             return
@@ -698,10 +752,12 @@ class ActiveRun(Work, RunServices, JournaledRun):
         if not here or not self.engine.lock.acquire(timeout=FINALIZER_TIMEOUT):
             self._start_timer(0.0, lambda: self.end(reason))
             if wait and not self.engine.in_step:
-                self._graph_lock.released.wait(FINALIZER_TIMEOUT)
+                longer = RELEASE_SECONDS if self._journal is not None else 0.0
+                self._graph_lock.released.wait(FINALIZER_TIMEOUT + longer)
             return
         if self._journal is not None:
-            self._last_batch = self.engine.detach() or self._last_batch
+            self._detach()
+            self._releases = False  # no other thread sees the end of an inline run
         try:
             self.engine.end(reason)
             self._finish()
@@ -710,7 +766,7 @@ class ActiveRun(Work, RunServices, JournaledRun):
         self.cancellation.cancel(reason)
         self._apply_effects()
         if self._journal is not None:
-            self._release(reason)
+            self._release_in_background(reason)
 
     # Effects
 
@@ -721,7 +777,7 @@ class ActiveRun(Work, RunServices, JournaledRun):
         try:
             if self._journal is not None and not self._write_journal():
                 return
-            if effects.result is not None and self.result is None:
+            if effects.result is not None and self.result is None and not self._releases:
                 self._finish()
             if effects.log_entries:
                 self._write_log()
@@ -762,12 +818,12 @@ class ActiveRun(Work, RunServices, JournaledRun):
             self._cancel_abandoned()
         try:
             saved = self._save()
+            if saved and self.engine.state.parked:
+                self.check_waits()
+            return saved
         except Exception as error:
             self.fail(error)
             return True
-        if saved and self.engine.state.parked:
-            self.check_waits()
-        return saved
 
     def _cancel_abandoned(self) -> None:
         """Cancel abandoned attempts, and have their workers replaced."""

@@ -3,7 +3,7 @@
 import contextvars
 import threading
 import urllib.parse
-from typing import Any, Callable, Iterable, List, Mapping, Optional, Sequence, TypeVar, Union
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, TypeVar, Union
 
 from asimov_sync.cache.base import Cache
 from asimov_sync.cancellation import require_number
@@ -16,9 +16,18 @@ from asimov_sync.graph.node import DEFAULT_MAX_VISITS, Dependencies, Node, When,
 from asimov_sync.graph.retry import Retry
 from asimov_sync.tasks import Task
 
-__all__ = ["Handler", "Middleware", "RunServices", "TaskContext", "current_context"]
+__all__ = [
+    "Entries",
+    "Handler",
+    "Middleware",
+    "RunServices",
+    "TaskContext",
+    "current_context",
+    "open_entries",
+]
 
 T = TypeVar("T")
+_Class = type
 Handler = Callable[[Task, "TaskContext"], Any]
 Middleware = Callable[[Callable[..., Any], Task, "TaskContext"], Any]
 
@@ -94,6 +103,7 @@ class TaskContext:
 
     __slots__ = (
         "_attempt",
+        "_lists",
         "_services",
         "attempt",
         "cancellation",
@@ -109,6 +119,7 @@ class TaskContext:
 
     def __init__(self, attempt: Attempt, services: RunServices) -> None:
         self._attempt = attempt
+        self._lists: Optional[Dict[str, int]] = None  # how many of each kind were opened
         self._services = services
         self.name = attempt.name
         self.run_id = attempt.run_id
@@ -120,6 +131,22 @@ class TaskContext:
         self.attempt = attempt.number
         self.visit = attempt.visit
         self.cancellation = attempt.cancellation
+
+    def input(self, name: str, type: Any = None) -> Any:
+        """Return the result of a dependency.
+
+        name: the name of the dependency.
+        type: a type that pydantic validates the result as; default None, as it is. In a durable
+            run, results are what JSON gives back, so that a model arrives as a dict.
+
+        Raises KeyError if there is no such result, and ValidationError of pydantic.
+        """
+        value = self.inputs[name]
+        if type is None or (isinstance(type, _Class) and isinstance(value, type)):
+            return value
+        from pydantic import TypeAdapter  # imported here, because most programs never need it
+
+        return TypeAdapter(type).validate_python(value)
 
     @property
     def cache(self) -> Cache:
@@ -284,11 +311,69 @@ class TaskContext:
 
     def __dir__(self) -> Iterable[str]:
         """List the documented attributes, which a shell completes."""
-        private = ("_attempt", "_services")
+        private = ("_attempt", "_lists", "_services")
         return [name for name in super().__dir__() if name not in private]
 
     def __repr__(self) -> str:
         return f"<TaskContext of {self.name!r}, attempt {self.attempt}>"
+
+
+class Entries:
+    """A list that a durable run keeps for one visit of a task. Library code uses it in handlers.
+
+    attempt, services: those of the handler's context.
+    kind: the name of the list.
+    """
+
+    def __init__(self, attempt: Attempt, services: RunServices, kind: str) -> None:
+        self._attempt = attempt
+        self._services = services
+        self._kind = kind
+
+    def read(self) -> List[Any]:
+        """Return the values that were appended so far, in earlier drives too."""
+        return self._services.read_entries(self._attempt, self._kind) or []
+
+    def append(self, value: Any) -> Any:
+        """Keep a value before this returns, and return it as `read` does.
+
+        value: a value that JSON can hold.
+
+        Raises CacheValueError if it cannot be stored.
+        """
+        kept = self._services.keep_value(value)
+        self._services.append_entry(self._attempt, self._kind, kept)
+        return kept
+
+    def find_answers(self, waits: Sequence[Wait]) -> List[Optional[Answer]]:
+        """Return the answer to each wait, None without one."""
+        return self._services.find_answers(self._attempt, waits) or [None for _ in waits]
+
+    def park(self, waits: Sequence[Wait]) -> None:
+        """End the handler until one of the waits is answered.
+
+        Raises Parked, which derives from BaseException.
+        """
+        self._services.open_waits(self._attempt, waits)
+        raise Parked(", ".join(wait.name for wait in waits))
+
+
+def open_entries(context: TaskContext, kind: str) -> Optional[Entries]:
+    """Return a list that the run keeps for this visit of a task; None if the run is not durable.
+
+    A handler that starts again gets the same lists in the same order. None is also returned on
+    another thread than the handler's own, where that order is not certain.
+
+    context: the handler's context.
+    kind: what the list is for.
+    """
+    attempt, services = context._attempt, context._services
+    if attempt.thread != threading.get_ident() or services.read_entries(attempt, kind) is None:
+        return None
+    if context._lists is None:
+        context._lists = {}
+    number = context._lists[kind] = context._lists.get(kind, 0) + 1
+    return Entries(attempt, services, f"{kind}:{number}")
 
 
 def _call_step(name: str, function: Callable[..., T], args: Any, kwargs: Any) -> T:

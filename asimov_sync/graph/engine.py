@@ -21,6 +21,7 @@ from typing import (
     Callable,
     Deque,
     Dict,
+    Iterable,
     Iterator,
     List,
     Mapping,
@@ -162,7 +163,7 @@ class RunEngine:
         self._definitions: Dict[int, Mapping[str, Any]] = {}
         # The finished children of spawners that have not finished, by their names.
         self._adoptable: Dict[str, TaskRecord] = {}
-        self._closed_usage = self._restored.usage
+        self._closed_usage = self._restored.usage or self._no_usage
         if journal is not None:
             self._restore()
 
@@ -605,7 +606,7 @@ class RunEngine:
             self._seconds,
             self._usages,
             self.id,
-            usage if self._restored.usage == self._no_usage else usage + self._restored.usage,
+            usage if self._restored.usage is None else usage + self._restored.usage,
             self._elapsed(),
             {index: self._waits[index] for index in self.state.parked},
             self._restored.end is not None,
@@ -768,7 +769,7 @@ class RunEngine:
             route=None if selected is None else tuple(state.nodes[one].name for one in selected),
             waits_for=self._waits_for.get(index) if index in state.held else None,
             feedback=dict(state.feedback.get(index, {})),
-            usage=self._usages.get(index) or self._no_usage,
+            usage=self._usages.get(index),
             seconds=self._seconds.get(index, 0.0),
             started=started,
             ended=ended,
@@ -834,7 +835,7 @@ class RunEngine:
         del self._adoptable[node.name]
         self.state.restore_finished(index, record)
         self._restore_details(index, record)
-        self._spawn_restored(record.name)
+        self._spawn_restored([record.name])
 
     def _restore(self) -> None:
         """Put what earlier drives have kept in place, before the first step."""
@@ -845,10 +846,12 @@ class RunEngine:
         everything = self._restored.end is not None
         if everything:
             self.state.reason = self._restored.end.reason if self._restored.end else None
-        for name in [node.name for node in state.nodes]:
-            record = records.get(name)
-            if record is not None and (everything or PHASES[record.phase].status.is_final):
-                self._spawn_restored(name)
+        self._spawn_restored(
+            node.name
+            for node in state.nodes
+            if node.name in records
+            and (everything or PHASES[records[node.name].phase].status.is_final)
+        )
         by_index: Dict[int, TaskRecord] = {}
         for name, record in records.items():
             index = state.indexes.get(name)
@@ -857,23 +860,52 @@ class RunEngine:
                 self._restore_details(index, record)
         state.restore(by_index, everything)
 
-    def _spawn_restored(self, spawner: str) -> None:
-        """Spawn again what a finished task had spawned, and what those tasks had."""
-        parent = self.state.indexes[spawner]
-        assert isinstance(parent, int)
-        children = [one for one in self._adoptable.values() if one.spawned_by == spawner]
-        for record in sorted(children, key=lambda one: one.position):
-            del self._adoptable[record.name]
-            node = self._restored.nodes[record.name]
-            assert record.spawn is not None
-            index = self.state.spawn(parent, node, bool(record.spawn.get("before_dependents")))
-            self._note_spawned(index, spawner, record.spawn, record.params)
-            if self._restored.end is not None or PHASES[record.phase].status.is_final:
-                self._spawn_restored(record.name)
+    def _spawn_restored(self, spawners: Iterable[str]) -> None:
+        """Spawn again what finished tasks had spawned, and what those tasks had.
+
+        A task comes after those that it depends on, which other tasks may have spawned. A
+        dependency that is not part of the run any more counts as revoked.
+        """
+        state, everything = self.state, self._restored.end is not None
+        children: Dict[Optional[str], List[TaskRecord]] = {}
+        for record in self._adoptable.values():
+            children.setdefault(record.spawned_by, []).append(record)
+        walk = list(spawners)
+        found: Dict[str, TaskRecord] = {}
+        for spawner in walk:  # grows during the walk
+            for record in children.get(spawner, ()):
+                found[record.name] = record
+                if everything or PHASES[record.phase].status.is_final:
+                    walk.append(record.name)
+        left = sorted(found.values(), key=lambda record: record.position)
+        while left:
+            later = []
+            for record in left:
+                is_early = record.spawned_by not in state.indexes
+                if is_early or not found.keys().isdisjoint(record.depends_on):
+                    later.append(record)
+                else:
+                    self._spawn_again(record)
+                    del found[record.name]
+            if len(later) == len(left):  # they depend on each other: the record is broken
+                raise GraphError(f"the stored tasks {sorted(found)} wait for each other")
+            left = later
+
+    def _spawn_again(self, record: TaskRecord) -> None:
+        del self._adoptable[record.name]
+        state, node = self.state, self._restored.nodes[record.name]
+        known = [
+            one for one in node.depends_on if node.resolve(str(one), state.indexes) is not None
+        ]
+        parent = state.indexes[record.spawned_by]
+        assert isinstance(parent, int) and record.spawn is not None
+        node = node._replace(depends_on=tuple(known))
+        index = state.spawn(parent, node, bool(record.spawn.get("before_dependents")))
+        self._note_spawned(index, str(record.spawned_by), record.spawn, record.params)
 
     def _restore_details(self, index: int, record: TaskRecord) -> None:
         """Restore what the engine knows of a task beside its state."""
-        if record.usage != self._no_usage:
+        if record.usage is not None:
             self._usages[index] = record.usage
         if record.started is not None:
             self._seconds[index] = record.seconds

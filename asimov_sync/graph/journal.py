@@ -11,6 +11,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 from asimov_sync._json import to_jsonable
 from asimov_sync.graph.node import Node
 from asimov_sync.messages import ToolCall, Usage
+from asimov_sync.usage import BudgetUsage
 
 __all__ = [
     "Answer",
@@ -87,7 +88,7 @@ class TaskRecord(NamedTuple):
     route: for a task that returned a Route forwards, the names that it selected.
     waits_for: that of its Partial.
     feedback: the results of the Routes that went back to it.
-    usage, seconds: what all its attempts together used and took.
+    usage, seconds: what all its attempts together used and took; None without requests.
     started, ended: when its last attempt did, in seconds since the epoch; None before.
     spawned_by, spawn: for a spawned task, the name of its spawner, and its definition.
     waits: for a parked task, what it waits for.
@@ -108,7 +109,7 @@ class TaskRecord(NamedTuple):
     route: Optional[Tuple[str, ...]] = None
     waits_for: Optional[str] = None
     feedback: Mapping[str, Any] = {}
-    usage: Usage = Usage()
+    usage: Optional[Usage] = None
     seconds: float = 0.0
     started: Optional[float] = None
     ended: Optional[float] = None
@@ -139,6 +140,7 @@ class Batch(NamedTuple):
     removed: the names of tasks that are not part of the run any more.
     usage, seconds: what the whole run used and took so far, all drives included.
     end: the end of the drive, if this is the last batch.
+    spent: what the run has spent of its budget so far, in all drives; None without a budget.
     """
 
     records: List[TaskRecord]
@@ -146,6 +148,7 @@ class Batch(NamedTuple):
     usage: Usage
     seconds: float
     end: Optional[RunEnd]
+    spent: Optional[BudgetUsage] = None
 
 
 class Restored(NamedTuple):
@@ -153,17 +156,19 @@ class Restored(NamedTuple):
 
     records: the tasks by name; empty for a new run.
     nodes: the nodes of the spawned tasks among them, by name.
-    usage, seconds: what the run used and took so far.
+    usage, seconds: what the run used and took so far; None without requests.
     sequence: the number of the last event.
+    spent: what the run has spent of its budget; None without a budget.
     end: how the run ended, if it has ended for good; then nothing is run.
     """
 
     records: Mapping[str, TaskRecord] = {}
     nodes: Mapping[str, Node] = {}
-    usage: Usage = Usage()
+    usage: Optional[Usage] = None
     seconds: float = 0.0
     sequence: int = 0
     end: Optional[RunEnd] = None
+    spent: Optional[BudgetUsage] = None
 
 
 class JournaledRun(abc.ABC):
@@ -218,7 +223,7 @@ class RunJournal(abc.ABC):
 
     @abc.abstractmethod
     def release(self, batch: Optional[Batch], reason: str) -> None:
-        """Give up the lease of a run that is interrupted, without waiting long.
+        """Give up the lease of a run that is interrupted. It waits for the store, but once.
 
         batch: what changed before the interruption; None for nothing.
         """

@@ -86,6 +86,7 @@ from asimov_sync.inference.tools.loop import (
 )
 from asimov_sync.inference.tools.runner import ToolLoopEvents
 from asimov_sync.inference.tools.tool import AnyTool, as_tools
+from asimov_sync.inference.tools.transcript import take_transcript
 from asimov_sync.instrumentation import Observation
 from asimov_sync.messages import Messages, Reply, ReplyDone, Usage, as_messages
 from asimov_sync.usage import Budget, UsageCounter
@@ -389,6 +390,7 @@ class InferenceClient(abc.ABC):
         options: RequestOptions,
         streamed: bool,
     ) -> EventSource:
+        transcript = take_transcript()
         check_limit(compact_at, compact_with is not None)
         named = as_tools(tools)
         request = self._request([], system, named.values(), options)._replace(streamed=streamed)
@@ -406,6 +408,7 @@ class InferenceClient(abc.ABC):
             trusted_history,
             compact_at,
             lambda history: estimate_tokens(request._replace(messages=history)),
+            transcript is not None,
         )
         if final is not None and named:
             request = request._replace(tools=request.tools + [final.definition])
@@ -446,6 +449,7 @@ class InferenceClient(abc.ABC):
             cancellation,
             deadline,
             redact,
+            transcript,
         )
 
     def count_tokens(

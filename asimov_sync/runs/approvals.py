@@ -31,8 +31,17 @@ def encode_decision(approval: Approval, call: ToolCall) -> Dict[str, Any]:
 
 
 def decode_decision(message: Any) -> Union[Approved, Refused]:
-    """Return the decision of a stored answer. Anything but an approval is a refusal."""
+    """Return the decision of a stored answer. Anything but an approval is a refusal.
+
+    Raises ValueError for an approval without the call that was shown.
+    """
     if not isinstance(message, dict) or message.get("approved") is not True:
         reason = message.get("reason") if isinstance(message, dict) else ""
         return Refused(reason if isinstance(reason, str) else "")
-    return Approved(ToolCall(**message["call"]), message.get("arguments"))
+    try:
+        call = ToolCall.model_validate(message.get("call"))
+    except ValueError:
+        raise ValueError(
+            "the stored approval does not say which call was shown; approve the call anew"
+        ) from None
+    return Approved(call, message.get("arguments"))

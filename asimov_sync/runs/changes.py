@@ -11,11 +11,9 @@ from asimov_sync.errors import GraphChanged
 from asimov_sync.graph.journal import TaskRecord
 from asimov_sync.graph.plan import Plan
 from asimov_sync.graph.state import PHASES
+from asimov_sync.runs.options import IfChanged
 
-__all__ = ["Adapted", "IfChanged", "adapt_records", "undo"]
-
-IfChanged = Union[str, Mapping[str, str]]
-"""The policy for finished tasks that were changed or removed: "raise", "keep" or "rerun"."""
+__all__ = ["Adapted", "adapt_records", "undo"]
 
 
 class Adapted(NamedTuple):

@@ -27,6 +27,7 @@ from asimov_sync.errors import CacheValueError, StoredFormatError
 from asimov_sync.graph.journal import Answer, ErrorRecord, TaskRecord, Wait
 from asimov_sync.graph.stored_errors import describe_exception
 from asimov_sync.messages import ToolCall, Usage
+from asimov_sync.usage import BudgetUsage
 
 __all__ = ["FORMAT", "Codec", "Head", "Serializer", "field_name", "parse_field_name"]
 
@@ -60,6 +61,7 @@ class Head(NamedTuple):
     reason: why it ended early; None if it ended by itself.
     error: the text of the first error; None without.
     counts: the number of tasks by phase.
+    spent: what it has spent of its budget: tokens, requests and dollars; None without a budget.
     """
 
     status: str
@@ -72,6 +74,7 @@ class Head(NamedTuple):
     reason: Optional[str] = None
     error: Optional[str] = None
     counts: Mapping[str, int] = {}
+    spent: Optional[BudgetUsage] = None
 
 
 def field_name(*parts: Any) -> str:
@@ -164,6 +167,8 @@ class Codec:
         """Return the head of a record. Raises StoredFormatError for one of a newer format."""
         values = self._load_format(data)
         known = {name: values[name] for name in Head._fields if name in values}
+        if known.get("spent") is not None:
+            known["spent"] = BudgetUsage(*known["spent"])
         return Head(**dict(known, usage=_load_usage(known.get("usage"))))
 
     def _load_format(self, data: bytes) -> Dict[str, Any]:
@@ -194,7 +199,7 @@ class Codec:
         }
         values["format"] = FORMAT
         values["depends_on"] = list(record.depends_on)
-        if "usage" in values:
+        if record.usage is not None:
             values["usage"] = _dump_usage(record.usage)
         if record.exception is not None:
             values["exception"] = dict(record.exception._asdict())

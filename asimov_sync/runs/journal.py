@@ -49,9 +49,6 @@ MAX_BEAT = 5.0
 LOG_SECONDS = 1.0
 """The longest time that an event waits before it is in the log, in seconds."""
 
-RELEASE_SECONDS = 2.0
-"""The longest wait of an interrupted run for another thread that is writing, in seconds."""
-
 RETRY_SECONDS = 0.1
 """Seconds between two attempts to reach a store that does not answer."""
 
@@ -165,6 +162,7 @@ class StoredJournal(RunJournal):
         self._last_contact = clock.real()
         self._lost: Optional[BaseException] = None
         self._closed = epoch == 0
+        self._releasing = False
         self._run: Optional[JournaledRun] = None
         self._stop = Cancellation()
         self._clock_offset = now - clock.monotonic()
@@ -264,17 +262,14 @@ class StoredJournal(RunJournal):
         return None if data is None else str(self._codec.decode(data))
 
     @contextlib.contextmanager
-    def _writing(self, timeout: float = -1.0) -> Iterator[bool]:
-        """Hold the lock. Yields whether it could be had within the time-out, in seconds."""
-        held = self._lock.acquire(timeout=timeout)
-        if held:
+    def _writing(self) -> Iterator[None]:
+        """Hold the lock."""
+        with self._lock:
             self._writer = threading.get_ident()
-        try:
-            yield held
-        finally:
-            if held:
+            try:
+                yield
+            finally:
                 self._writer = None
-                self._lock.release()
 
     def _commit(self, change: RecordChange, retry: bool = True) -> Committed:
         """Write a change. The caller holds the lock.
@@ -288,7 +283,7 @@ class StoredJournal(RunJournal):
                 reply = self._records.commit(self.id, self._owner, self._epoch, change)
                 break
             except (CacheUnavailable, OutcomeUnknown):
-                if not retry:
+                if not retry or self._releasing:
                     raise
                 self._check_contact()
                 self._stop.wait(RETRY_SECONDS)
@@ -325,11 +320,11 @@ class StoredJournal(RunJournal):
         for name in batch.removed:
             fields[field_name("task", name)] = None
             self._forget_progress(name, None, fields)
-        phases = dict(self._phases, **{record.name: record.phase for record in batch.records})
-        waits = dict(self._waits, **{record.name: record.waits for record in batch.records})
+        counts = dict(self._head.counts)  # adjusted, because a run may have many tasks
+        for record in batch.records:
+            _count(counts, self._phases.get(record.name), record.phase)
         for name in batch.removed:
-            phases.pop(name, None)
-            waits.pop(name, None)
+            _count(counts, self._phases.get(name), None)
         log = self._take_log()
         end = batch.end
         change = RecordChange(fields, log, self._lease)
@@ -340,17 +335,13 @@ class StoredJournal(RunJournal):
                 error = record.error
         if end is not None:
             status = _status_of(end)
-            moments = [one.deadline for many in waits.values() for one in many if one.deadline]
-            due = min(moments, default=None) if end.parked else None
+            due = self._first_deadline(batch) if end.parked else None
             self._sequence += 1
             log.append(self._end_event(status, end.reason))
         elif interrupted is not None:
             status, due = RunStatus.INTERRUPTED, 0.0
             self._sequence += 1
             log.append(self._end_event(status, interrupted))
-        counts: Dict[str, int] = {}
-        for phase in phases.values():
-            counts[phase] = counts.get(phase, 0) + 1
         head = self._head._replace(
             status=status.value,
             usage=batch.usage,
@@ -360,6 +351,7 @@ class StoredJournal(RunJournal):
             reason=end.reason if end is not None else interrupted,
             error=error,
             counts=counts,
+            spent=batch.spent or self._head.spent,
         )
         change = change._replace(summary=self._codec.dump_head(head))
         if status is not RunStatus.RUNNING:
@@ -377,10 +369,24 @@ class StoredJournal(RunJournal):
             self._refresh_posts()
             return False
         self._changed = {}
-        self._head, self._phases, self._waits = head, phases, waits
+        self._head = head
+        for record in batch.records:
+            self._phases[record.name] = record.phase
+            self._waits[record.name] = record.waits
+        for name in batch.removed:
+            self._phases.pop(name, None)
+            self._waits.pop(name, None)
         if status is not RunStatus.RUNNING:
             self._close()
         return True
+
+    def _first_deadline(self, batch: Batch) -> Optional[float]:
+        """Return the first deadline of a wait, as of after the batch."""
+        waits = dict(self._waits, **{record.name: record.waits for record in batch.records})
+        for name in batch.removed:
+            waits.pop(name, None)
+        deadlines = (wait.deadline for many in waits.values() for wait in many)
+        return min((one for one in deadlines if one is not None), default=None)
 
     def _forget_progress(
         self, task: str, record: Optional[TaskRecord], fields: Dict[str, Optional[bytes]]
@@ -419,9 +425,10 @@ class StoredJournal(RunJournal):
         return LogEntry(self._sequence, self._codec.encode(event))
 
     def release(self, batch: Optional[Batch], reason: str) -> None:
-        """Give up the lease of a run that is interrupted, without waiting long."""
-        with self._writing(RELEASE_SECONDS) as held:
-            if not held or self._closed or self._lost is not None:
+        """Give up the lease of a run that is interrupted. It waits for the store, but once."""
+        self._releasing = True  # first: a thread that writes does not try again
+        with self._writing():
+            if self._closed or self._lost is not None:
                 self._close()
                 return
             try:
@@ -504,6 +511,8 @@ class StoredJournal(RunJournal):
         exact = field_name("answer", wait.task, wait.visit, wait.name)
         data = self._posts.get(exact)
         if data is None:
+            if wait.call is not None:  # nobody can approve a call before it is shown
+                return None
             early = (
                 field_name("answer", wait.task, None, wait.name),
                 field_name("answer", None, None, wait.name),
@@ -526,6 +535,16 @@ class StoredJournal(RunJournal):
     def now(self) -> float:
         """Return the present moment by the store's clock, as of its last reply."""
         return clock.monotonic() + self._clock_offset
+
+
+def _count(counts: Dict[str, int], before: Optional[str], after: Optional[str]) -> None:
+    """Move one task from a phase to another in the numbers of tasks by phase."""
+    if before is not None:
+        counts[before] = counts.get(before, 0) - 1
+        if counts[before] <= 0:
+            del counts[before]
+    if after is not None:
+        counts[after] = counts.get(after, 0) + 1
 
 
 def _status_of(end: RunEnd) -> RunStatus:

@@ -51,7 +51,7 @@ def make_result(run_id: str, head: Head, records: Mapping[str, TaskRecord]) -> R
     for index, record in by_index.items():
         if record.exception is not None and PHASES[record.phase].name == "FAILED":
             exceptions[index] = rebuild_exception(record.exception)
-        if record.usage != Usage():
+        if record.usage is not None:
             usages[index] = record.usage
         if record.started is not None:
             seconds[index] = record.seconds

@@ -1,5 +1,6 @@
 """RunStore: keeps durable runs in a cache, and shows and changes them from any process."""
 
+import collections
 import datetime
 import re
 from typing import (
@@ -28,17 +29,19 @@ from asimov_sync.graph.plan import Plan
 from asimov_sync.graph.results import RunResult
 from asimov_sync.graph.state import PHASES
 from asimov_sync.inference.tools.approvals import Approvals
+from asimov_sync.messages import Usage
 from asimov_sync.runs.approvals import encode_decision
-from asimov_sync.runs.changes import IfChanged, adapt_records
+from asimov_sync.runs.changes import adapt_records
 from asimov_sync.runs.codec import Codec, Head, Serializer, field_name, parse_field_name
 from asimov_sync.runs.journal import Contents, StoredJournal, digest, read_contents
+from asimov_sync.runs.options import StoreOptions
 from asimov_sync.runs.owner import describe_owner, is_dead, make_owner
 from asimov_sync.runs.results import make_plan, make_result
 from asimov_sync.runs.schema import check_answer
 from asimov_sync.runs.spawned import Handlers, restore_node
 from asimov_sync.runs.status import ENDED, RunStatus
 
-__all__ = ["Opened", "RunRecord", "RunStore", "StoreOptions"]
+__all__ = ["Opened", "RunRecord", "RunStore"]
 
 logger = get_logger("asimov_sync.runs")
 
@@ -49,18 +52,6 @@ WAIT_SECONDS = 0.5
 
 CONTINUABLE = (RunStatus.RUNNING.value, RunStatus.PARKED.value, RunStatus.INTERRUPTED.value)
 """The stored statuses of runs that a driver continues."""
-
-
-class StoreOptions(NamedTuple):
-    """The arguments of `TaskScheduler.submit` that are about the store."""
-
-    tags: Optional[Mapping[str, str]] = None
-    restart: bool = False
-    retry_failed: bool = False
-    if_running: str = "raise"
-    if_changed: IfChanged = "raise"
-    flow: Optional[str] = None
-    args: Optional[Mapping[str, Any]] = None
 
 
 class Opened(NamedTuple):
@@ -236,9 +227,13 @@ class RunStore:
             sum(contents.usages.values(), head.usage),
             head.seconds,
             head.sequence,
+            spent=head.spent,
         )
         if not created:
-            head = head._replace(status=RunStatus.RUNNING.value, starts=head.starts + 1)
+            counts = collections.Counter(record.phase for record in contents.tasks.values())
+            head = head._replace(
+                status=RunStatus.RUNNING.value, starts=head.starts + 1, counts=counts
+            )
             change = RecordChange({}, [], self._lease, summary=self._codec.dump_head(head))
             if self._records.commit(run_id, snapshot.owner, snapshot.epoch, change) is None:
                 raise _in_progress(run_id, snapshot)
@@ -477,8 +472,8 @@ class RunStore:
         """Iterate over the events of a run, as dicts, and wait for new ones while it is driven.
 
         The last event of a drive is "run_finished", with the status of the run. The iteration ends
-        with it, unless another drive has begun. The log keeps the last 10,000 events; the pieces of
-        a text are joined.
+        with it, unless another drive has begun. The log keeps the last 10,000 events,
+        without the results of tasks; the pieces of a text are joined.
 
         after: the "sequence" of the last event that is known; by default from the beginning.
         cancellation: ends the iteration; by default the current one.
@@ -589,7 +584,7 @@ class RunStore:
             field_name("answer", wait.task, None, wait.name),
             field_name("answer", None, None, wait.name),
         )
-        if any(name in contents.posts for name in early):
+        if wait.call is None and any(name in contents.posts for name in early):
             return False
         data = self._codec.dump_answer(Answer(message, by, snapshot.now))
         name = field_name("answer", wait.task, wait.visit, wait.name)
@@ -608,14 +603,20 @@ class RunStore:
         and TypeError for a value that is not a decision.
         """
         snapshot, contents = self._read(run_id)
-        waits = {one.name: one for one in _open_waits(contents) if one.call is not None}
+        waits = {
+            wait.name: wait
+            for record in contents.tasks.values()
+            for wait in record.waits
+            if wait.call is not None
+        }
         if RunStatus(snapshot.status) in ENDED:
             waits = {}
         messages = {}
         for call_id, approval in approvals.items():
             wait = waits.get(call_id)
             if wait is None or wait.call is None:
-                known = ", ".join(map(repr, waits)) or "none"
+                undecided = [one.name for one in _open_waits(contents) if one.name in waits]
+                known = ", ".join(map(repr, undecided)) or "none"
                 raise ValueError(
                     f"no call {call_id!r} of run {run_id!r} waits for approval; these do: {known}"
                 )
@@ -803,7 +804,7 @@ def _with_usages(contents: Contents, plan: Plan, digests: Sequence[str]) -> Dict
                 name, index, "WAITING", task.type, task.objective, digests[index], ()
             )
         if record is not None:
-            records[name] = record._replace(usage=record.usage + used)
+            records[name] = record._replace(usage=used + (record.usage or Usage()))
     return records
 
 

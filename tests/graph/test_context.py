@@ -14,6 +14,7 @@ DOCUMENTED = [
     "failed",
     "feedback",
     "idempotency_key",
+    "input",
     "inputs",
     "name",
     "partial",

@@ -2,8 +2,10 @@
 
 import pytest
 import tenacity
+from pydantic import BaseModel
 
 from asimov_sync import (
+    Budget,
     Partial,
     Retry,
     Route,
@@ -14,6 +16,7 @@ from asimov_sync import (
     TaskScheduler,
     TaskStatus,
 )
+from asimov_sync.testing import ScriptedInferenceClient
 
 
 @pytest.fixture(params=[2, 0], ids=["threads", "calling thread"])
@@ -192,3 +195,50 @@ def test_retries_partials_and_spawned_tasks_are_stored(scheduler, store):
         assert sorted(result.results) == ["after", "flaky", "partial", "spawner", "spawner/1"]
     assert first.to_dict()["tasks"].keys() == third.to_dict()["tasks"].keys()
     assert store.get("r").tasks["flaky"].attempt == 2
+
+
+def test_a_budget_counts_earlier_drives(scheduler):
+    """A budget is charged with what the run has spent in earlier drives, once for each object."""
+
+    @scheduler.handler("work")
+    def handle(task, context):
+        if context.name == "a":
+            return ScriptedInferenceClient(["hello"]).generate("question").text
+        return context.wait_for("ok")
+
+    first = Budget(requests=10)
+    scheduler.run(chain("a", "b"), run_id="r", budget=first)
+    scheduler.run(chain("a", "b"), run_id="r", budget=first)
+    second = Budget(requests=10)
+    result = scheduler.run(chain("a", "b"), run_id="r", budget=second)
+    assert first.spent == second.spent
+    assert second.spent.requests == result.usage.requests == 1
+
+
+def test_input_validates_a_result(scheduler):
+    """context.input returns a result of a dependency as an instance of a type."""
+
+    class Page(BaseModel):
+        title: str
+
+    @scheduler.handler("work")
+    def handle(task, context):
+        return context.input("a", type=Page).title if context.inputs else Page(title="one")
+
+    assert scheduler.run(chain("a", "b"), run_id="r").results == {"a": {"title": "one"}, "b": "one"}
+
+
+def test_the_log_leaves_results_out(scheduler, store):
+    """Results are in the record of the run, and not once more in the events of its log."""
+    record_calls(scheduler, result="a long result")
+    scheduler.run(chain("a"), run_id="r")
+    events = list(store.events("r"))
+    assert [event["type"] for event in events] == [
+        "run_started",
+        "task_started",
+        "task_finished",
+        "run_finished",
+    ]
+    assert "a long result" not in repr(events)
+    assert events[2]["task"]["status"] == "complete"
+    assert [event["sequence"] for event in store.events("r", after=2)] == [3, 4]

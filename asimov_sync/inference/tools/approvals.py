@@ -10,7 +10,16 @@ from typing import Any, Dict, List, Mapping, Optional, Union
 from asimov_sync.inference.tools.tool import Tool
 from asimov_sync.messages import ChatMessage, ToolCall
 
-__all__ = ["Approval", "Approvals", "Approved", "Refused", "as_decision", "read_approvals"]
+__all__ = [
+    "Approval",
+    "Approvals",
+    "Approved",
+    "Decision",
+    "Refused",
+    "as_decision",
+    "check_decision",
+    "read_approvals",
+]
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,8 @@ class Refused:
 
 Approval = Union[bool, str, Approved, Refused]
 
+Decision = Union[Approved, Refused]
+
 Approvals = Mapping[str, Approval]
 """Decisions about calls that require approval, by call id: True, Approved(…), Refused(…), or the
 reason for a refusal as a str. False is a refusal without a reason."""
@@ -58,7 +69,7 @@ def read_approvals(
     history: List[ChatMessage],
     unanswered: List[ToolCall],
     tools: Mapping[str, Tool],
-) -> Dict[str, Union[Approved, Refused]]:
+) -> Dict[str, Decision]:
     """Check decisions, and return each as an Approved or a Refused.
 
     approvals: the decisions.
@@ -91,7 +102,19 @@ def read_approvals(
     return decisions
 
 
-def as_decision(approval: Any) -> Union[Approved, Refused]:
+def check_decision(approval: Approval, call: ToolCall, tools: Mapping[str, Tool]) -> Decision:
+    """Check the decision about a call, and return it as an Approved or a Refused.
+
+    Raises the errors of `read_approvals`.
+    """
+    decision = as_decision(approval)
+    if isinstance(decision, Approved):
+        _check_shown(call.id, decision, [call])
+        _check_arguments(call.id, decision, [call], tools)
+    return decision
+
+
+def as_decision(approval: Any) -> Decision:
     """Return a decision as an Approved or a Refused. Raises TypeError for anything else."""
     if isinstance(approval, (Approved, Refused)):
         _check_fields(approval)

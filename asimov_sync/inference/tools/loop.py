@@ -15,6 +15,8 @@ from typing import (
     Mapping,
     NamedTuple,
     Optional,
+    Set,
+    Tuple,
     Union,
     cast,
 )
@@ -23,7 +25,14 @@ from asimov_sync._json import format_error
 from asimov_sync.concurrency.log_context import get_logger
 from asimov_sync.errors import ToolError, ToolRefused
 from asimov_sync.inference.output.final_answer import FinalAnswer
-from asimov_sync.inference.tools.approvals import Approvals, Approved, Refused, read_approvals
+from asimov_sync.inference.tools.approvals import (
+    Approval,
+    Approvals,
+    Decision,
+    Refused,
+    check_decision,
+    read_approvals,
+)
 from asimov_sync.inference.tools.compaction import (
     check_limit,
     input_tokens,
@@ -35,9 +44,11 @@ from asimov_sync.inference.tools.tool import Tool, result_text
 from asimov_sync.messages import Block, ChatMessage, Event, Reply, ToolCall, Usage
 
 __all__ = [
+    "AskForApproval",
     "CallTools",
     "CalledTool",
     "HistoryCompacted",
+    "KeptCall",
     "Redact",
     "SendMessages",
     "Summarize",
@@ -47,6 +58,7 @@ __all__ = [
     "ToolStarted",
     "WITHHELD",
     "apply_redact",
+    "result_block",
     "tool_loop",
 ]
 
@@ -92,6 +104,19 @@ class CalledTool:
             self.text = _message(self.exception) or "the tool failed"
         else:
             self.text = format_error(self.exception)
+
+
+@dataclass
+class KeptCall(CalledTool):
+    """A tool call whose result was stored, perhaps by an earlier process.
+
+    block: the result as the model reads it.
+    """
+
+    block: Block = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.text = str(self.block.get("content"))
 
 
 def _message(error: BaseException) -> str:
@@ -193,9 +218,26 @@ class SendMessages(NamedTuple):
 
 
 class CallTools(NamedTuple):
-    """A step: make these calls, and answer with a CalledTool for each, in the same order."""
+    """A step: make these calls, and answer with a CalledTool for each, in the same order.
+
+    calls: the calls as they are approved.
+    asked: the same calls as the model wrote them.
+    keys: a text for each call that no other call of the loop has (see `tool_loop`).
+    """
 
     calls: List[ToolCall]
+    asked: List[ToolCall]
+    keys: List[str]
+
+
+class AskForApproval(NamedTuple):
+    """A step: answer with the decision about each call, in the same order; None without one.
+
+    calls, keys: as in CallTools.
+    """
+
+    calls: List[ToolCall]
+    keys: List[str]
 
 
 class Summarize(NamedTuple):
@@ -210,7 +252,7 @@ class Summarize(NamedTuple):
     messages: List[ChatMessage]
 
 
-Step = Union[SendMessages, CallTools, Summarize]
+Step = Union[SendMessages, CallTools, AskForApproval, Summarize]
 
 
 # The loop
@@ -226,10 +268,14 @@ def tool_loop(
     trusted_history: bool = False,
     compact_at: Optional[int] = None,
     estimate: Callable[[List[ChatMessage]], int] = len,
+    asks: bool = False,
 ) -> Generator[Step, Any, ToolRun]:
     """Run the loop as a generator of steps; returns the ToolRun.
 
-    Send it a Reply for each SendMessages, and a list of CalledTool for each CallTools.
+    Send it a Reply for each SendMessages, and a list of CalledTool for each CallTools. The steps
+    depend on nothing but the arguments and what was sent.
+
+    The key of a call is its id, with a number after it if an earlier call has the same.
 
     messages: the history. Unanswered calls at its end are made first.
     max_iterations: the most requests, at least 1. The calls of the last reply are still made, so
@@ -244,6 +290,7 @@ def tool_loop(
     compact_at: the number of input tokens of a request above which a summary replaces old messages
         before the next request; None for no limit.
     estimate: returns the number of input tokens of a history that was not sent yet.
+    asks: whether an AskForApproval comes before the loop ends because calls wait for approval.
 
     Calls are made only after the stop reason "tool_use". The calls of any other reply (cut short by
     max_tokens, or a refusal) are answered with an error.
@@ -265,7 +312,8 @@ def tool_loop(
     tokens: Optional[int] = None  # the input of the last request, if it is known
     reply = unanswered_calls(history)
     unanswered = reply.tool_calls if reply is not None else []
-    decisions: Dict[str, Union[Approved, Refused]] = {}
+    decisions: Dict[str, Decision] = {}
+    used_keys = _answered_ids(history, unanswered)
     if approvals is not None:
         decisions = read_approvals(approvals, history, unanswered, tools)
     if not trusted_history:
@@ -275,28 +323,18 @@ def tool_loop(
         answer_calls = [call for call in calls if final is not None and final.is_answer(call)]
         calls = [call for call in calls if call not in answer_calls]
         if calls and reply is not None and reply.stop_reason == "tool_use":
-            pending: List[ToolCall] = []
-            to_make: Dict[int, ToolCall] = {}
-            outcomes: Dict[int, CalledTool] = {}
-            for index, call in enumerate(calls):
-                decision = decisions.get(call.id)
-                if isinstance(decision, Refused):
-                    refusal = ToolRefused(decision.reason or "the call was not approved")
-                    outcomes[index] = CalledTool(call, None, refusal, 0.0)
-                elif decision is not None:
-                    to_make[index] = decision.apply(call)
-                elif _needs_approval(call, tools):
-                    pending.append(call)
-                else:
-                    to_make[index] = call
-            if to_make:
-                made = cast(List[CalledTool], (yield CallTools(list(to_make.values()))))
-                outcomes.update(zip(to_make, made))
+            keys = [_unused_key(call.id, used_keys) for call in calls]
+            decided = {
+                index: decisions[call.id]
+                for index, call in enumerate(calls)
+                if call.id in decisions
+            }
+            outcomes, pending = yield from _make_calls(calls, keys, decided, tools, asks)
             results = []
             for index in sorted(outcomes):
                 called.append(outcomes[index])
                 usage = usage + outcomes[index].usage
-                results.append(_result_block(calls[index], outcomes[index], redact))
+                results.append(result_block(calls[index], outcomes[index], redact))
             deferred = final.defer(answer_calls) if final is not None else []
             append_results(history, results + deferred)
             if pending:
@@ -332,6 +370,79 @@ def tool_loop(
         history.append(reply.message)
 
 
+def _make_calls(
+    calls: List[ToolCall],
+    keys: List[str],
+    decisions: Dict[int, Decision],
+    tools: Mapping[str, Tool],
+    asks: bool,
+) -> Generator[Step, Any, Tuple[Dict[int, CalledTool], List[ToolCall]]]:
+    """Make the calls of a reply that may be made, as steps.
+
+    calls, keys: the calls, and their keys.
+    decisions: the decisions about calls, by position.
+    tools: the tools by name.
+    asks: whether to ask for the decisions that are missing.
+
+    Returns the outcomes by position, and the calls that wait for approval.
+    """
+    outcomes: Dict[int, CalledTool] = {}
+    undecided = [
+        index
+        for index, call in enumerate(calls)
+        if index not in decisions and _needs_approval(call, tools)
+    ]
+    ready = [index for index in range(len(calls)) if index not in undecided]
+    while True:
+        to_make: Dict[int, ToolCall] = {}
+        for index in ready:
+            call, decision = calls[index], decisions.get(index)
+            if isinstance(decision, Refused):
+                refusal = ToolRefused(decision.reason or "the call was not approved")
+                outcomes[index] = CalledTool(call, None, refusal, 0.0)
+            else:
+                to_make[index] = call if decision is None else decision.apply(call)
+        if to_make:
+            asked, their_keys = [calls[one] for one in to_make], [keys[one] for one in to_make]
+            made = yield CallTools(list(to_make.values()), asked, their_keys)
+            outcomes.update(zip(to_make, cast(List[CalledTool], made)))
+        if not (undecided and asks):
+            break
+        answers = yield AskForApproval(
+            [calls[index] for index in undecided], [keys[index] for index in undecided]
+        )
+        ready = []
+        for index, answer in zip(undecided, cast(List[Optional[Approval]], answers)):
+            if answer is not None:
+                decisions[index] = check_decision(answer, calls[index], tools)
+                ready.append(index)
+        if not ready:
+            break
+        undecided = [index for index in undecided if index not in decisions]
+    return outcomes, [calls[index] for index in undecided]
+
+
+def _answered_ids(history: List[ChatMessage], unanswered: List[ToolCall]) -> Set[str]:
+    """Return the ids of the calls of a history that have a result."""
+    ids = {
+        str(block.get("tool_use_id"))
+        for message in history
+        for block in message.blocks
+        if block.get("type") == "tool_result"
+    }
+    return ids - {call.id for call in unanswered}
+
+
+def _unused_key(call_id: str, used: Set[str]) -> str:
+    """Return a key for a call that is not in `used`, and add it."""
+    key, number = call_id, 1
+    while key in used:
+        number += 1
+        key = f"{call_id}#{number}"
+    used.add(key)
+    return key
+
+
 def _needs_approval(call: ToolCall, tools: Mapping[str, Tool]) -> bool:
     # A malformed call is never pending: nobody could tell what an approval would permit.
     tool = tools.get(call.name)
@@ -340,7 +451,7 @@ def _needs_approval(call: ToolCall, tools: Mapping[str, Tool]) -> bool:
 
 def _refuse_unguarded(
     unanswered: List[ToolCall],
-    decisions: Mapping[str, Union[Approved, Refused]],
+    decisions: Mapping[str, Decision],
     tools: Mapping[str, Tool],
 ) -> None:
     """Raise ValueError if unanswered calls of a history would be made without an approval."""
@@ -361,8 +472,15 @@ def _refuse_unguarded(
         )
 
 
-def _result_block(call: ToolCall, called: CalledTool, redact: Optional[Redact]) -> Block:
-    """Return the result of a model's call as a block."""
+def result_block(call: ToolCall, called: CalledTool, redact: Optional[Redact]) -> Block:
+    """Return the result of a model's call as a block.
+
+    call: the call as the model wrote it.
+    called: its outcome.
+    redact: applied to the text, unless the result was stored.
+    """
+    if isinstance(called, KeptCall):
+        return called.block
     text = called.text
     if called.call is not call:
         arguments = json.dumps(called.call.arguments, ensure_ascii=False)

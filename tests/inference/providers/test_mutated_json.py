@@ -26,7 +26,7 @@ from asimov_sync.inference.providers.openai import request as chat_request
 from asimov_sync.inference.providers.openai.reply import ChatFold
 from asimov_sync.inference.request import Request
 
-from ...tiers import by_tier
+from ...tiers import by_tier, suite
 from ..byte_server import ByteServer, RawResponse
 from ..conftest import KEY
 
@@ -382,6 +382,7 @@ def test_mutated_streams(wire):
     check()
 
 
+@suite
 @pytest.mark.parametrize("wire", sorted(BODIES))
 def test_mutated_replies(wire):
     """A whole reply with arbitrary values can be sent back, or is an InferenceError."""

@@ -1,0 +1,91 @@
+"""Drivers that crash at each write in turn: the next driver ends the run as if nothing happened."""
+
+import collections
+
+import pytest
+
+from asimov_sync import RedisCache, RunStore, SQLiteCache
+
+from ..tiers import by_tier, soak, suite
+from .drivers import CRASH, RUN_ID, Driver, crash_at, drive, tokens
+
+pytestmark = suite
+
+LEASE = 600.0
+"""Longer than any test: the next driver must not wait for the end of the lease."""
+
+
+@pytest.fixture(params=["sqlite", pytest.param("redis", marks=soak)])
+def open_cache(request, unique, tmp_path):
+    """Opens the cache; each process calls it for itself."""
+    if request.param == "redis":
+        url = request.getfixturevalue("redis_url")
+        return lambda run=0: RedisCache(url=url, default_prefix=f"{unique}-{run}")
+    return lambda run=0: SQLiteCache(
+        tmp_path / "runs.db", default_prefix=f"run-{run}", synchronous="normal"
+    )
+
+
+def effects_of(path):
+    """Return how often each effect happened, by its key and attempt."""
+    return collections.Counter(path.read_text().splitlines())
+
+
+def check_effects(effects, expected, crashes):
+    """Check that effects were repeated only for the tasks that the crashes hit."""
+    assert effects.keys() == expected.keys()
+    repeated = effects - expected
+    visits = {tuple(key.split(" ")[0].split("/")[1:3]) for key in repeated}
+    assert len(visits) <= crashes
+    assert all(count <= crashes for count in repeated.values())
+
+
+@pytest.fixture
+def undisturbed(open_cache, tmp_path):
+    """The outcome of a run that nothing disturbs, and its effects."""
+    path = tmp_path / "undisturbed"
+    outcome = Driver(drive, lambda: open_cache("undisturbed"), path).result()
+    return outcome, effects_of(path)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_a_crash_at_each_write(open_cache, undisturbed, tmp_path, after):
+    """A driver crashes before or after its n-th write; another process ends the run."""
+    expected, expected_effects = undisturbed
+    number, crashes = 1, 0
+    while True:
+        path = tmp_path / f"effects-{number}"
+        options = {"lease": LEASE}
+
+        def reopen():
+            return open_cache(number)
+
+        crashing = Driver(drive, reopen, path, crash_at(number, after), 0, "Ann", options)
+        status = crashing.wait()
+        if status == 0:
+            break
+        assert status == CRASH
+        crashes += 1
+        assert Driver(drive, reopen, path, None, 0, "Ann", options).result() == expected
+        check_effects(effects_of(path), expected_effects, crashes=1)
+        number += by_tier(8, soak=1)
+    assert crashes >= by_tier(5, soak=35)
+
+
+def test_a_crash_after_each_outcome(open_cache, undisturbed, tmp_path):
+    """Each driver crashes after it has written one outcome; together they end the run."""
+    expected, expected_effects = undisturbed
+    path, crashes = tmp_path / "effects", 0
+    while True:
+        # It claims the run, from a driver that is found to be dead, and notes that it started.
+        driver = Driver(drive, open_cache, path, crash_at(4, True), 0, "Ann", {"lease": LEASE})
+        status = driver.wait()
+        if status == 0:
+            break
+        assert status == CRASH
+        crashes += 1
+    assert crashes >= 20
+    assert Driver(drive, open_cache, path).result() == expected
+    check_effects(effects_of(path), expected_effects, crashes)
+    with open_cache() as cache:
+        assert tokens(RunStore(cache).get(RUN_ID).usage) == expected["usage"]
