@@ -682,7 +682,8 @@ class RunStore:
             return False
         head = self._codec.load_head(snapshot.summary)
         contents = read_contents(snapshot.fields, self._codec, run_id)
-        plan = make_plan(contents.tasks, {})
+        added = {name: one for name, one in contents.tasks.items() if one.spawned_by is None}
+        plan = make_plan(added, {})
         digests = [contents.tasks[node.name].params for node in plan.nodes]
         adapted = adapt_records(plan, digests, contents.tasks, "keep", True)
         has_failed = bool(adapted.updated) or head.reason is not None
