@@ -158,7 +158,12 @@ class StoredJournal(RunJournal):
         self._usage_fields = set(contents.usages)  # the tasks whose usage has a field
         self._posts = contents.posts
         self._phases = {name: record.phase for name, record in restored.records.items()}
-        self._waits = {name: record.waits for name, record in restored.records.items()}
+        self._counts: Dict[str, int] = {}  # of the tasks, by phase
+        for phase in self._phases.values():
+            self._counts[phase] = self._counts.get(phase, 0) + 1
+        self._waits = {
+            name: record.waits for name, record in restored.records.items() if record.waits
+        }
         self._news = news
         self._seen_news = news  # of the last reply; more than `_news` if there are unread posts
         self._sequence = restored.sequence
@@ -325,11 +330,7 @@ class StoredJournal(RunJournal):
         for name in batch.removed:
             fields[field_name("task", name)] = None
             self._forget_progress(name, None, fields)
-        phases = dict(self._phases, **{record.name: record.phase for record in batch.records})
-        waits = dict(self._waits, **{record.name: record.waits for record in batch.records})
-        for name in batch.removed:
-            phases.pop(name, None)
-            waits.pop(name, None)
+        counts = self._count_phases(batch)
         log = self._take_log()
         end = batch.end
         change = RecordChange(fields, log, self._lease)
@@ -340,17 +341,13 @@ class StoredJournal(RunJournal):
                 error = record.error
         if end is not None:
             status = _status_of(end)
-            moments = [one.deadline for many in waits.values() for one in many if one.deadline]
-            due = min(moments, default=None) if end.parked else None
+            due = self._first_deadline(batch) if end.parked else None
             self._sequence += 1
             log.append(self._end_event(status, end.reason))
         elif interrupted is not None:
             status, due = RunStatus.INTERRUPTED, 0.0
             self._sequence += 1
             log.append(self._end_event(status, interrupted))
-        counts: Dict[str, int] = {}
-        for phase in phases.values():
-            counts[phase] = counts.get(phase, 0) + 1
         head = self._head._replace(
             status=status.value,
             usage=batch.usage,
@@ -377,11 +374,39 @@ class StoredJournal(RunJournal):
             self._sequence -= 1
             self._refresh_posts()
             return False
-        self._changed = {}
-        self._head, self._phases, self._waits = head, phases, waits
+        self._changed, self._head, self._counts = {}, head, counts
+        for record in batch.records:
+            self._phases[record.name] = record.phase
+            self._waits.pop(record.name, None)
+            if record.waits:
+                self._waits[record.name] = record.waits
+        for name in batch.removed:
+            self._phases.pop(name, None)
+            self._waits.pop(name, None)
         if status is not RunStatus.RUNNING:
             self._close()
         return True
+
+    def _count_phases(self, batch: Batch) -> Dict[str, int]:
+        """Return the number of tasks by phase after a batch. Its cost is that of the batch."""
+        counts = dict(self._counts)
+        phases: Dict[str, Optional[str]] = {one.name: one.phase for one in batch.records}
+        phases.update(dict.fromkeys(batch.removed))
+        for name, phase in phases.items():
+            before = self._phases.get(name)
+            if before is not None:
+                counts[before] -= 1
+            if phase is not None:
+                counts[phase] = counts.get(phase, 0) + 1
+        return {phase: number for phase, number in counts.items() if number}
+
+    def _first_deadline(self, batch: Batch) -> Optional[float]:
+        """Return the first deadline of the waits after a batch; None without."""
+        waits = dict(self._waits)
+        waits.update({record.name: record.waits for record in batch.records})
+        waits.update(dict.fromkeys(batch.removed, ()))
+        moments = [one.deadline for many in waits.values() for one in many if one.deadline]
+        return min(moments, default=None)
 
     def _forget_progress(
         self, task: str, record: Optional[TaskRecord], fields: Dict[str, Optional[bytes]]
