@@ -414,7 +414,7 @@ class SQLiteConnection:
                 self._waiting.append(watch)
             with cancellation.on_cancel(changed.set):
                 while not changed.is_set():
-                    # The first thread polls for all. When it leaves, it wakes the next one.
+                    # The first thread polls for all. When it leaves, it nudges the next one.
                     polls = self._waiting[0] is watch
                     left = shortest(
                         None if end is None else end - clock.monotonic(), cancellation.remaining
@@ -435,7 +435,7 @@ class SQLiteConnection:
                 polled = self._waiting[0] is watch
                 self._waiting.remove(watch)
                 if polled and self._waiting:
-                    self._waiting[0].changed.set()
+                    self._waiting[0].changed.nudge()
 
     def _poll(self) -> None:
         """Look for commits of other processes. A write in progress does this at its end instead."""

@@ -76,7 +76,7 @@ PURGED_ROWS = 4
 rows can expire.
 """
 
-MAX_WAIT_SECONDS = 1.0
+MAX_WAIT_SECONDS = 10.0
 """Longest single wait of a blocked reader, and the cost of a lost wake-up."""
 
 OUTAGE_PAUSE = 0.2

@@ -31,10 +31,11 @@ class InterruptibleEvent:
     is safe in signal handlers and destructors.
     """
 
-    __slots__ = ("__weakref__", "_is_set", "_wake_ups")
+    __slots__ = ("__weakref__", "_is_nudged", "_is_set", "_wake_ups")
 
     def __init__(self) -> None:
         self._is_set = False
+        self._is_nudged = False
         self._wake_ups: "queue.SimpleQueue[None]" = queue.SimpleQueue()
 
     def set(self) -> None:
@@ -42,19 +43,24 @@ class InterruptibleEvent:
         self._is_set = True
         self._wake_ups.put(None)
 
+    def nudge(self) -> None:
+        """End the wait of one waiter, or the next one, without setting the event."""
+        self._is_nudged = True
+        self._wake_ups.put(None)
+
     def is_set(self) -> bool:
         """Return True if the event is set."""
         return self._is_set
 
     def wait(self, timeout: Optional[float] = None, *, follow_clock: bool = False) -> bool:
-        """Wait until the event is set.
+        """Wait until the event is set, or until `nudge` ends the wait early.
 
         timeout: seconds to wait at most; a negative number counts as 0. None (the default): no
             limit.
         follow_clock: measure the time-out on the library's clock, which a test may move forward;
             False by default: in real time.
 
-        Returns True if the event is set, False on timeout.
+        Returns True if the event is set, False on timeout and after a nudge.
         """
         if self.is_set():
             return True
@@ -67,13 +73,14 @@ class InterruptibleEvent:
                 _waits[thread] = self._wake_ups
             while not self.is_set():
                 left = longest if end is None else min(longest, end - now())
-                if left <= 0:
+                if left <= 0 or self._is_nudged:
                     break
                 try:
                     self._wake_ups.get(timeout=left)
                 except queue.Empty:
                     pass
         finally:
+            self._is_nudged = False
             _waits.pop(thread, None)
             if self.is_set():  # pass the wake-up on to the next waiter, also on Ctrl-C
                 self._wake_ups.put(None)

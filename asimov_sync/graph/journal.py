@@ -223,7 +223,7 @@ class RunJournal(abc.ABC):
 
     @abc.abstractmethod
     def release(self, batch: Optional[Batch], reason: str) -> None:
-        """Give up the lease of a run that is interrupted, without waiting long.
+        """Give up the lease of a run that is interrupted. It waits for the store, but once.
 
         batch: what changed before the interruption; None for nothing.
         """

@@ -49,9 +49,6 @@ MAX_BEAT = 5.0
 LOG_SECONDS = 1.0
 """The longest time that an event waits before it is in the log, in seconds."""
 
-RELEASE_SECONDS = 2.0
-"""The longest wait of an interrupted run for another thread that is writing, in seconds."""
-
 RETRY_SECONDS = 0.1
 """Seconds between two attempts to reach a store that does not answer."""
 
@@ -158,18 +155,14 @@ class StoredJournal(RunJournal):
         self._usage_fields = set(contents.usages)  # the tasks whose usage has a field
         self._posts = contents.posts
         self._phases = {name: record.phase for name, record in restored.records.items()}
-        self._counts: Dict[str, int] = {}  # of the tasks, by phase
-        for phase in self._phases.values():
-            self._counts[phase] = self._counts.get(phase, 0) + 1
-        self._waits = {
-            name: record.waits for name, record in restored.records.items() if record.waits
-        }
+        self._waits = {name: record.waits for name, record in restored.records.items()}
         self._news = news
         self._seen_news = news  # of the last reply; more than `_news` if there are unread posts
         self._sequence = restored.sequence
         self._last_contact = clock.real()
         self._lost: Optional[BaseException] = None
         self._closed = epoch == 0
+        self._releasing = False
         self._run: Optional[JournaledRun] = None
         self._stop = Cancellation()
         self._clock_offset = now - clock.monotonic()
@@ -269,17 +262,14 @@ class StoredJournal(RunJournal):
         return None if data is None else str(self._codec.decode(data))
 
     @contextlib.contextmanager
-    def _writing(self, timeout: float = -1.0) -> Iterator[bool]:
-        """Hold the lock. Yields whether it could be had within the time-out, in seconds."""
-        held = self._lock.acquire(timeout=timeout)
-        if held:
+    def _writing(self) -> Iterator[None]:
+        """Hold the lock."""
+        with self._lock:
             self._writer = threading.get_ident()
-        try:
-            yield held
-        finally:
-            if held:
+            try:
+                yield
+            finally:
                 self._writer = None
-                self._lock.release()
 
     def _commit(self, change: RecordChange, retry: bool = True) -> Committed:
         """Write a change. The caller holds the lock.
@@ -293,7 +283,7 @@ class StoredJournal(RunJournal):
                 reply = self._records.commit(self.id, self._owner, self._epoch, change)
                 break
             except (CacheUnavailable, OutcomeUnknown):
-                if not retry:
+                if not retry or self._releasing:
                     raise
                 self._check_contact()
                 self._stop.wait(RETRY_SECONDS)
@@ -330,7 +320,11 @@ class StoredJournal(RunJournal):
         for name in batch.removed:
             fields[field_name("task", name)] = None
             self._forget_progress(name, None, fields)
-        counts = self._count_phases(batch)
+        counts = dict(self._head.counts)  # adjusted, because a run may have many tasks
+        for record in batch.records:
+            _count(counts, self._phases.get(record.name), record.phase)
+        for name in batch.removed:
+            _count(counts, self._phases.get(name), None)
         log = self._take_log()
         end = batch.end
         change = RecordChange(fields, log, self._lease)
@@ -374,12 +368,11 @@ class StoredJournal(RunJournal):
             self._sequence -= 1
             self._refresh_posts()
             return False
-        self._changed, self._head, self._counts = {}, head, counts
+        self._changed = {}
+        self._head = head
         for record in batch.records:
             self._phases[record.name] = record.phase
-            self._waits.pop(record.name, None)
-            if record.waits:
-                self._waits[record.name] = record.waits
+            self._waits[record.name] = record.waits
         for name in batch.removed:
             self._phases.pop(name, None)
             self._waits.pop(name, None)
@@ -387,26 +380,13 @@ class StoredJournal(RunJournal):
             self._close()
         return True
 
-    def _count_phases(self, batch: Batch) -> Dict[str, int]:
-        """Return the number of tasks by phase after a batch. Its cost is that of the batch."""
-        counts = dict(self._counts)
-        phases: Dict[str, Optional[str]] = {one.name: one.phase for one in batch.records}
-        phases.update(dict.fromkeys(batch.removed))
-        for name, phase in phases.items():
-            before = self._phases.get(name)
-            if before is not None:
-                counts[before] -= 1
-            if phase is not None:
-                counts[phase] = counts.get(phase, 0) + 1
-        return {phase: number for phase, number in counts.items() if number}
-
     def _first_deadline(self, batch: Batch) -> Optional[float]:
-        """Return the first deadline of the waits after a batch; None without."""
-        waits = dict(self._waits)
-        waits.update({record.name: record.waits for record in batch.records})
-        waits.update(dict.fromkeys(batch.removed, ()))
-        moments = [one.deadline for many in waits.values() for one in many if one.deadline]
-        return min(moments, default=None)
+        """Return the first deadline of a wait, as of after the batch."""
+        waits = dict(self._waits, **{record.name: record.waits for record in batch.records})
+        for name in batch.removed:
+            waits.pop(name, None)
+        deadlines = (wait.deadline for many in waits.values() for wait in many)
+        return min((one for one in deadlines if one is not None), default=None)
 
     def _forget_progress(
         self, task: str, record: Optional[TaskRecord], fields: Dict[str, Optional[bytes]]
@@ -445,9 +425,10 @@ class StoredJournal(RunJournal):
         return LogEntry(self._sequence, self._codec.encode(event))
 
     def release(self, batch: Optional[Batch], reason: str) -> None:
-        """Give up the lease of a run that is interrupted, without waiting long."""
-        with self._writing(RELEASE_SECONDS) as held:
-            if not held or self._closed or self._lost is not None:
+        """Give up the lease of a run that is interrupted. It waits for the store, but once."""
+        self._releasing = True  # first: a thread that writes does not try again
+        with self._writing():
+            if self._closed or self._lost is not None:
                 self._close()
                 return
             try:
@@ -554,6 +535,16 @@ class StoredJournal(RunJournal):
     def now(self) -> float:
         """Return the present moment by the store's clock, as of its last reply."""
         return clock.monotonic() + self._clock_offset
+
+
+def _count(counts: Dict[str, int], before: Optional[str], after: Optional[str]) -> None:
+    """Move one task from a phase to another in the numbers of tasks by phase."""
+    if before is not None:
+        counts[before] = counts.get(before, 0) - 1
+        if counts[before] <= 0:
+            del counts[before]
+    if after is not None:
+        counts[after] = counts.get(after, 0) + 1
 
 
 def _status_of(end: RunEnd) -> RunStatus:

@@ -1,5 +1,6 @@
 """RunStore: keeps durable runs in a cache, and shows and changes them from any process."""
 
+import collections
 import datetime
 import re
 from typing import (
@@ -229,7 +230,10 @@ class RunStore:
             spent=head.spent,
         )
         if not created:
-            head = head._replace(status=RunStatus.RUNNING.value, starts=head.starts + 1)
+            counts = collections.Counter(record.phase for record in contents.tasks.values())
+            head = head._replace(
+                status=RunStatus.RUNNING.value, starts=head.starts + 1, counts=counts
+            )
             change = RecordChange({}, [], self._lease, summary=self._codec.dump_head(head))
             if self._records.commit(run_id, snapshot.owner, snapshot.epoch, change) is None:
                 raise _in_progress(run_id, snapshot)

@@ -14,8 +14,9 @@ import time
 import pytest
 
 import asimov_sync
-from asimov_sync import CacheReadOnly, CacheUnavailable, SQLiteCache
+from asimov_sync import CacheReadOnly, CacheUnavailable, Cancellation, Cancelled, SQLiteCache
 from asimov_sync.cache import sqlite_connection, sqlite_errors
+from asimov_sync.testing import count_callbacks
 
 from ..tiers import by_tier, suite
 from ..waiting import Background, in_child, wait_for
@@ -462,6 +463,28 @@ def test_readers_in_other_processes_wake(cache):
     assert sorted(os.read(results[0], 10)) == sorted(b"012")
     for end in results:
         os.close(end)
+
+
+@suite
+def test_many_idle_readers(cache):
+    """A hundred readers that wait take little CPU time, before and after the first has left."""
+    cache.set("key", 1)
+    token = Cancellation()
+    readers = [
+        Background(cache.get_message, f"box-{number}", cancellation=token) for number in range(100)
+    ]
+    wait_for(lambda: count_callbacks(token) == 100, "the wait of the readers")
+    for number in range(2):
+        start = time.process_time()
+        time.sleep(0.2)
+        assert time.process_time() - start < 0.1
+        # From another process, which only a reader that polls notices.
+        in_child(lambda number=number: cache.publish_to_mailbox(f"box-{number}", number))
+        assert readers[number].result() == number
+    token.cancel()
+    for reader in readers[2:]:
+        with pytest.raises(Cancelled):
+            reader.result()
 
 
 def test_a_stopped_writer(cache, path, monkeypatch):
