@@ -575,7 +575,7 @@ class ActiveRun(Work, RunServices, JournaledRun):
         texts: Dict[Any, Dict[str, Any]] = {}
         while inbox:
             event = inbox.take()
-            values = event.to_dict()
+            values = event.to_log()
             if isinstance(event, TaskText):
                 key = (event.name, event.visit, event.attempt, event.reply)
                 if key in texts:

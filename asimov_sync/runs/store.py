@@ -472,8 +472,8 @@ class RunStore:
         """Iterate over the events of a run, as dicts, and wait for new ones while it is driven.
 
         The last event of a drive is "run_finished", with the status of the run. The iteration ends
-        with it, unless another drive has begun. The log keeps the last 10,000 events; the pieces of
-        a text are joined.
+        with it, unless another drive has begun. The log keeps the last 10,000 events,
+        without the results of tasks; the pieces of a text are joined.
 
         after: the "sequence" of the last event that is known; by default from the beginning.
         cancellation: ends the iteration; by default the current one.

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import shutil
 import signal
 import sqlite3
@@ -203,6 +204,15 @@ def test_network_file_systems(tmp_path, monkeypatch, kind):
             cache.set("key", 1)
     with SQLiteCache(tmp_path / "a.db") as cache:
         cache.set("key", 1)
+
+
+def test_statements_of_old_releases():
+    """The statements use nothing that SQLite got after 3.22, such as an upsert."""
+    newer = (
+        "ON CONFLICT|RETURNING|OVER *\\(|FILTER *\\(|NULLS (FIRST|LAST)|\\) STRICT|MATERIALIZED|->>"
+    )
+    for path in pathlib.Path(sqlite_connection.__file__).parent.glob("sqlite*.py"):
+        assert not re.search(newer, path.read_text("utf-8")), path
 
 
 # Permissions and full disks

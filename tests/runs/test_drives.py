@@ -258,3 +258,19 @@ def test_tasks_are_counted_by_phase(scheduler, store):
     assert store.retry("r")
     scheduler.run(build(), run_id="r")
     assert store.get("r").counts == {"COMPLETE": 4, "FAILED": 1, "SKIPPED": 1}
+
+
+def test_the_log_leaves_results_out(scheduler, store):
+    """Results are in the record of the run, and not once more in the events of its log."""
+    record_calls(scheduler, result="a long result")
+    scheduler.run(chain("a"), run_id="r")
+    events = list(store.events("r"))
+    assert [event["type"] for event in events] == [
+        "run_started",
+        "task_started",
+        "task_finished",
+        "run_finished",
+    ]
+    assert "a long result" not in repr(events)
+    assert events[2]["task"]["status"] == "complete"
+    assert [event["sequence"] for event in store.events("r", after=2)] == [3, 4]
