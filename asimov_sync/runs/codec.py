@@ -150,7 +150,10 @@ class Codec:
 
     def encode(self, value: Any) -> bytes:
         """Return the bytes of a value."""
-        return encode(value) if self._serializer is None else self._serializer.dumps(value)
+        if self._serializer is not None:
+            return self._serializer.dumps(value)
+        # A stream may cut a character of a model's text in two.
+        return encode(value, "backslashreplace")
 
     def decode(self, data: bytes) -> Any:
         """Return the value of bytes."""

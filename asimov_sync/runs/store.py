@@ -595,12 +595,14 @@ class RunStore:
 
         A decision is bound to the call as `waits` shows it: its name and its arguments.
 
-        approvals: decisions by call id: True, Approved(…), Refused(…), or the reason for a refusal.
+        approvals: decisions by the name of the wait, which is the call's id unless the model used
+            it before: True, Approved(…), Refused(…), or the reason for a refusal.
         by: who decides, to be stored with the decisions.
 
         Returns False if one of them was decided already: the first decision counts. Raises KeyError
         if there is no such run, ValueError for a call that does not wait or is not the shown one,
-        and TypeError for a value that is not a decision.
+        and for arguments that do not fit the tool, and TypeError for a value that is not a
+        decision.
         """
         snapshot, contents = self._read(run_id)
         waits = {
@@ -621,6 +623,9 @@ class RunStore:
                     f"no call {call_id!r} of run {run_id!r} waits for approval; these do: {known}"
                 )
             messages[call_id] = encode_decision(approval, wait.call)
+            arguments = messages[call_id].get("arguments")
+            if arguments is not None:
+                check_answer(wait.type, arguments)
         posted = [
             self._post_answer(snapshot, contents, waits[call_id], message, by)
             for call_id, message in messages.items()
