@@ -79,7 +79,7 @@ def adapt_records(
     spawners = set()
     for name in _downstream(plan, [indexes[one] for one in rerun]):
         if name in kept:
-            kept[name] = undo(kept[name])
+            kept[name] = (retry if name in failed else undo)(kept[name])
             updated.append(name)
             if name not in failed:  # otherwise its handler may spawn them again
                 spawners.add(name)
@@ -92,7 +92,7 @@ def adapt_records(
     if retry_failed:
         for name, record in list(kept.items()):
             if record.phase == "FAILED" and record.spawned_by is not None:
-                kept[name] = undo(record)
+                kept[name] = retry(record)
                 updated.append(name)
     return Adapted(kept, list(dict.fromkeys(updated)), list(dict.fromkeys(removed)))
 
@@ -110,6 +110,15 @@ def undo(record: TaskRecord) -> TaskRecord:
         feedback={},
         waits=(),
     )
+
+
+def retry(record: TaskRecord) -> TaskRecord:
+    """Return the record of a FAILED task that is to run again.
+
+    It continues its visit, so that its steps are not repeated, and its idempotency key is the same.
+    """
+    visit = record.visit - (record.attempt > 0)  # the visit is counted again when it starts
+    return undo(record)._replace(visit=visit, feedback=record.feedback)
 
 
 def _describe_change(

@@ -16,7 +16,7 @@ from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.fan_out import CallStarted, fan_out
 from asimov_sync.concurrency.log_context import describe_error, get_logger
 from asimov_sync.concurrency.pool import WorkerPool
-from asimov_sync.errors import Cancelled, InferenceError
+from asimov_sync.errors import Cancelled, InferenceError, Parked
 from asimov_sync.inference.reply_events import EventReader, EventSource
 from asimov_sync.inference.stream import ReplyStream
 from asimov_sync.inference.tools.loop import (
@@ -381,7 +381,7 @@ def _execute(
     except Cancelled as cancelled:
         cancellation.raise_if_cancelled()
         exception = cancelled  # from a token that the tool made itself
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Parked):  # Parked: of a tool on the handler's own thread
         raise
     except BaseException as error:
         # Includes SystemExit, of argparse for example: it must not end the agent's program.
