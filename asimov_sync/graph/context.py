@@ -308,7 +308,8 @@ class TaskContext:
             wait = wait._replace(deadline=now + timeout)
         if wait.deadline is not None and wait.deadline <= now:
             raise WaitTimeout(f"nobody answered {name!r} within {timeout} s")
-        wait = wait._replace(prompt=prompt, data=services.keep_value(data), type=schema)
+        prompt, data = services.keep_value(prompt), services.keep_value(data)
+        wait = wait._replace(prompt=prompt, data=data, type=schema)
         services.open_waits(self._attempt, [wait])
         raise Parked(name)
 

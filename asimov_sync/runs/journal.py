@@ -469,6 +469,7 @@ class StoredJournal(RunJournal):
     ) -> Mapping[str, Any]:
         """Return the definition of a spawned task. Raises GraphError if it cannot be stored."""
         definition = define_node(node, dependencies, before_dependents, self._handlers)
+        definition["objective"] = self._codec.redact_text(node.task.objective)
         try:
             definition["params"] = self._codec.keep_value(dict(node.task.params))
         except CacheError as error:

@@ -40,6 +40,7 @@ from asimov_sync.runs.results import make_plan, make_result
 from asimov_sync.runs.schema import check_answer
 from asimov_sync.runs.spawned import Handlers, restore_node
 from asimov_sync.runs.status import ENDED, RunStatus
+from asimov_sync.tasks import Task
 
 __all__ = ["Opened", "RunRecord", "RunStore"]
 
@@ -209,7 +210,11 @@ class RunStore:
         changed: Dict[str, Optional[bytes]] = {}
         if not created:
             adapted = adapt_records(
-                plan, digests, contents.tasks, options.if_changed, options.retry_failed
+                self._as_stored(plan),
+                digests,
+                contents.tasks,
+                options.if_changed,
+                options.retry_failed,
             )
             contents = contents._replace(tasks=adapted.records)
             for name in adapted.removed:
@@ -254,6 +259,21 @@ class RunStore:
             snapshot.now,
         )
         return Opened(journal, plan, digests)
+
+    def _as_stored(self, plan: Plan) -> Plan:
+        """Return a graph with the texts of its tasks as they are stored."""
+        if not self._codec.redacts:
+            return plan
+        nodes = [
+            node._replace(
+                task=Task(
+                    type=node.task.type,
+                    objective=self._codec.redact_text(node.task.objective) or "",
+                )
+            )
+            for node in plan.nodes
+        ]
+        return plan._replace(nodes=nodes)
 
     def _give_back(self, run_id: str, snapshot: Snapshot, created: bool) -> None:
         """Leave a record as it was before the claim."""
@@ -662,7 +682,8 @@ class RunStore:
             return False
         head = self._codec.load_head(snapshot.summary)
         contents = read_contents(snapshot.fields, self._codec, run_id)
-        plan = make_plan(contents.tasks, {})
+        added = {name: one for name, one in contents.tasks.items() if one.spawned_by is None}
+        plan = make_plan(added, {})
         digests = [contents.tasks[node.name].params for node in plan.nodes]
         adapted = adapt_records(plan, digests, contents.tasks, "keep", True)
         has_failed = bool(adapted.updated) or head.reason is not None
