@@ -21,9 +21,9 @@ class AgentTranscript(Transcript):
 
     An entry of the list is a dict with one of these keys:
 
-    reply: a reply, the next one `after` so many replies. The first one of a conversation also has a
-        digest of the `question`.
-    summary: a summary, which was made after `after` replies.
+    reply: a reply; `after` is the number of replies before it. The first reply of a conversation
+        also has a digest of the `question`.
+    summary: a summary; `after` is the number of replies before it.
     call: the key of a call, with its `block`, `usage` and `seconds`.
     discarded: True; the last reply or summary does not count.
 

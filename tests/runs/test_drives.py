@@ -174,7 +174,7 @@ def test_failed_tasks_run_again_on_demand(scheduler, store):
 
 
 def test_a_failed_task_that_runs_again_continues_its_visit(scheduler, store):
-    """Its steps are not repeated, its key is the same, and its attempts are counted anew."""
+    """Steps are not repeated, the key is the same, and attempts are counted anew."""
 
     @scheduler.handler("work")
     def handle(task, context):
