@@ -414,9 +414,11 @@ class StoredJournal(RunJournal):
         if task in self._usage_fields:
             self._usage_fields.discard(task)
             fields[field_name("usage", task)] = None
-        keeps = record is not None and not PHASES[record.phase].is_final and record.attempt > 0
+        visit = None  # that in which the task continues; a FAILED task may be run again
+        if record is not None and not (PHASES[record.phase].is_final and record.phase != "FAILED"):
+            visit = record.visit + (record.attempt == 0)
         for key in [key for key in self._entries if key[0] == task]:
-            if keeps and record is not None and key[1] == record.visit:
+            if key[1] == visit:
                 continue
             for number in self._entries.pop(key):
                 fields[field_name("entry", *key, number)] = None
