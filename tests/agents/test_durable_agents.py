@@ -562,7 +562,7 @@ def test_a_tool_on_the_handlers_thread_may_wait(bench):
 
 
 def test_results_are_stored_as_the_model_reads_them(bench, power):
-    """What `redact=` of the agent takes out of a result is not in the store either."""
+    """Text that `redact=` of the agent takes out of a result is not in the store either."""
     bench.employ(
         lambda body: "done" if tool_results(body) else wants(("a", "look", {"word": "x"})),
         redact=lambda text: text.replace("result", "[withheld]"),
