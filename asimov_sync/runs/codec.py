@@ -200,6 +200,7 @@ class Codec:
             for name, value in record._asdict().items()
             if value != TaskRecord._field_defaults.get(name, ...)
         }
+        values.pop("running", None)
         values["format"] = FORMAT
         values["depends_on"] = list(record.depends_on)
         if record.usage is not None:

@@ -10,7 +10,8 @@ from asimov_sync.graph.state import PHASES, RunState
 from asimov_sync.graph.stored_errors import rebuild_exception
 from asimov_sync.messages import Usage
 from asimov_sync.runs.codec import Head
-from asimov_sync.tasks import Task
+from asimov_sync.runs.status import ENDED, RunStatus
+from asimov_sync.tasks import Task, TaskStatus
 
 __all__ = ["make_plan", "make_result"]
 
@@ -57,6 +58,12 @@ def make_result(run_id: str, head: Head, records: Mapping[str, TaskRecord]) -> R
             seconds[index] = record.seconds
         if record.waits:
             waits[index] = record.waits
-    return RunResult(
+    result = RunResult(
         state, exceptions, seconds, usages, run_id, head.usage, head.seconds, waits, True
     )
+    if result.status is TaskStatus.COMPLETE and head.status != RunStatus.COMPLETE:
+        # There are other tasks, of which nothing is stored, because they have not started.
+        ended = head.status in ENDED
+        result.status = TaskStatus.PARTIAL if ended else TaskStatus.EXECUTING
+        result.reason = head.reason if ended else None
+    return result

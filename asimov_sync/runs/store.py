@@ -221,10 +221,19 @@ class RunStore:
                 contents.posts.pop(field_name("cancel"), None)
             if head.starts >= self._max_recoveries:
                 return self._give_up(run_id, snapshot, head, contents, plan, handlers)
+        if contents.usages:
+            # What unfinished attempts used becomes a part of their tasks' records.
+            head = head._replace(usage=sum(contents.usages.values(), head.usage))
+            contents = contents._replace(tasks=_with_usages(contents, plan, digests))
+            for name in contents.usages:
+                changed[field_name("usage", name)] = None
+                if name in contents.tasks:
+                    dumped = self._codec.dump_task(contents.tasks[name])
+                    changed[field_name("task", name)] = dumped
         restored = Restored(
-            _with_usages(contents, plan, digests),
+            contents.tasks,
             _restore_nodes(contents.tasks, handlers),
-            sum(contents.usages.values(), head.usage),
+            head.usage,
             head.seconds,
             head.sequence,
             spent=head.spent,
@@ -234,7 +243,7 @@ class RunStore:
             head = head._replace(
                 status=RunStatus.RUNNING.value, starts=head.starts + 1, counts=counts
             )
-            change = RecordChange({}, [], self._lease, summary=self._codec.dump_head(head))
+            change = RecordChange(changed, [], self._lease, summary=self._codec.dump_head(head))
             if self._records.commit(run_id, snapshot.owner, snapshot.epoch, change) is None:
                 raise _in_progress(run_id, snapshot)
         journal = StoredJournal(
@@ -250,7 +259,6 @@ class RunStore:
             restored,
             handlers,
             snapshot.news,
-            changed,
             snapshot.now,
         )
         return Opened(journal, plan, digests)
@@ -349,6 +357,10 @@ class RunStore:
             name: record._replace(spawned_by=None, spawn=None)
             for name, record in contents.tasks.items()
         }
+        if head.reason is not None:  # it may have ended without a driver that knew all tasks
+            for index, node in enumerate(plan.nodes):
+                if node.name not in records:
+                    records[node.name] = _skipped(node, index, head.reason)
         end = RunEnd(head.status, head.reason, head.status == RunStatus.CANCELLED, False)
         restored = Restored(records, {}, head.usage, head.seconds, head.sequence, end)
         stored_plan = make_plan(records, {node.name: node.task for node in plan.nodes})
@@ -365,7 +377,6 @@ class RunStore:
             restored,
             handlers,
             snapshot.news,
-            {},
             snapshot.now,
         )
         digests = [records[node.name].params for node in stored_plan.nodes]
@@ -811,6 +822,13 @@ def _with_usages(contents: Contents, plan: Plan, digests: Sequence[str]) -> Dict
         if record is not None:
             records[name] = record._replace(usage=used + (record.usage or Usage()))
     return records
+
+
+def _skipped(node: Node, index: int, reason: str) -> TaskRecord:
+    """Return the record of a task that had not started when its run ended early."""
+    error = f"the run ended early: {reason}"
+    task = node.task
+    return TaskRecord(node.name, index, "SKIPPED", task.type, task.objective, "", (), error=error)
 
 
 def _restore_nodes(records: Mapping[str, TaskRecord], handlers: Handlers) -> Dict[str, Node]:
