@@ -298,7 +298,8 @@ class TaskContext:
             return answer.message if adapter is None else adapter.validate_python(answer.message)
         if timeout is not None:
             wait = wait._replace(deadline=self._find_deadline(name, timeout))
-        wait = wait._replace(data=services.keep_value(data))
+        prompt, data = services.keep_value(prompt), services.keep_value(data)
+        wait = wait._replace(prompt=prompt, data=data)
         services.open_waits(self._attempt, [wait])
         raise Parked(name)
 

@@ -21,10 +21,11 @@ Every byte goes through the serializer, and every text and value of the user thr
 import json
 from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Tuple
 
-from asimov_sync._json import loads
+from asimov_sync._json import format_error, loads
 from asimov_sync.cache.values import encode
-from asimov_sync.errors import CacheValueError, StoredFormatError
+from asimov_sync.errors import CacheError, CacheValueError, StoredFormatError
 from asimov_sync.graph.journal import Answer, ErrorRecord, TaskRecord, Wait
+from asimov_sync.graph.state import PHASES
 from asimov_sync.graph.stored_errors import describe_exception
 from asimov_sync.messages import ToolCall, Usage
 from asimov_sync.usage import BudgetUsage
@@ -138,8 +139,8 @@ class Codec:
             data = self.encode(value)
         except CacheValueError as error:
             raise CacheValueError(
-                f"a durable run stores JSON, and {type(value).__name__} is not: return what JSON "
-                "can hold, a pydantic model, or give the store a serializer="
+                f"a durable run cannot store this {type(value).__name__}: {error.__cause__}; "
+                "return what JSON can hold, a pydantic model, or give the store a serializer="
             ) from error
         if len(data) > self._max_bytes:
             raise CacheValueError(
@@ -167,12 +168,23 @@ class Codec:
         return self.encode(values)
 
     def load_head(self, data: bytes) -> Head:
-        """Return the head of a record. Raises StoredFormatError for one of a newer format."""
-        values = self._load_format(data)
-        known = {name: values[name] for name in Head._fields if name in values}
-        if known.get("spent") is not None:
-            known["spent"] = BudgetUsage(*known["spent"])
-        return Head(**dict(known, usage=_load_usage(known.get("usage"))))
+        """Return the head of a record.
+
+        Raises StoredFormatError for one of a newer format, and CacheValueError for a damaged one.
+        """
+        try:
+            values = self._load_format(data)
+            known = {name: values[name] for name in Head._fields if name in values}
+            if known.get("spent") is not None:
+                known["spent"] = BudgetUsage(*known["spent"])
+            return Head(**dict(known, usage=_load_usage(known.get("usage"))))
+        except (CacheError, StoredFormatError):
+            raise
+        except Exception as error:
+            raise CacheValueError(
+                f"what is stored of a run cannot be read: {format_error(error)}. It is damaged, or "
+                "was stored with another serializer="
+            ) from error
 
     def _load_format(self, data: bytes) -> Dict[str, Any]:
         values = self.decode(data)
@@ -202,6 +214,7 @@ class Codec:
         }
         values.pop("running", None)
         values["format"] = FORMAT
+        values["objective"] = self.redact_text(record.objective)
         values["depends_on"] = list(record.depends_on)
         if record.usage is not None:
             values["usage"] = _dump_usage(record.usage)
@@ -217,6 +230,8 @@ class Codec:
         """Return the task of bytes. Raises StoredFormatError for a newer format."""
         values = self._load_format(data)
         known = {name: values[name] for name in TaskRecord._fields if name in values}
+        if known["phase"] not in PHASES:
+            raise CacheValueError(f"no task has the phase {known['phase']!r}")
         if "usage" in known:
             known["usage"] = _load_usage(known["usage"])
         if known.get("exception") is not None:
@@ -254,6 +269,9 @@ class Codec:
             for name in ("text", "data"):
                 if name in values:
                     values[name] = self._redact(values[name])
+            task = values.get("task")
+            if isinstance(task, dict):
+                values["task"] = dict(task, objective=self.redact_text(task["objective"]))
         return self.encode(values)
 
     def load_event(self, data: bytes) -> Dict[str, Any]:

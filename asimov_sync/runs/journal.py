@@ -5,7 +5,7 @@ import re
 import threading
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
-from asimov_sync._json import to_jsonable
+from asimov_sync._json import format_error, to_jsonable
 from asimov_sync.cache.records import Committed, LogEntry, RecordChange, RecordStore
 from asimov_sync.cache.values import encode
 from asimov_sync.cancellation import Cancellation
@@ -14,11 +14,13 @@ from asimov_sync.concurrency.log_context import get_logger
 from asimov_sync.errors import (
     CacheError,
     CacheUnavailable,
+    CacheValueError,
     Cancelled,
     ClosedError,
     GraphError,
     LeaseLost,
     OutcomeUnknown,
+    StoredFormatError,
 )
 from asimov_sync.graph.journal import (
     Answer,
@@ -70,20 +72,36 @@ class Contents(NamedTuple):
 
 
 def read_contents(fields: Mapping[str, bytes], codec: Codec, run_id: str) -> Contents:
-    """Read the fields of a record."""
+    """Read the fields of a record.
+
+    Raises StoredFormatError for a newer format, and CacheValueError for a field that is damaged.
+    """
     contents = Contents({}, {}, {}, {})
     for name, data in fields.items():
-        parts = parse_field_name(name)
-        kind = parts[0] if parts else None
-        if kind == "task" and len(parts) == 2:
-            contents.tasks[parts[1]] = codec.load_task(data, run_id)
-        elif kind == "entry" and len(parts) == 5:
-            contents.entries.setdefault(parts[1:4], {})[parts[4]] = data
-        elif kind == "usage" and len(parts) == 2:
-            contents.usages[parts[1]] = codec.load_usage(data)
-        elif kind in ("answer", "cancel"):
-            contents.posts[name] = data
+        try:
+            _read_field(contents, parse_field_name(name), name, data, codec, run_id)
+        except StoredFormatError:
+            raise
+        except Exception as error:
+            raise CacheValueError(
+                f"the stored run {run_id!r} is damaged: its field {name} cannot be read: "
+                f"{format_error(error)}"
+            ) from error
     return contents
+
+
+def _read_field(
+    contents: Contents, parts: Tuple[Any, ...], name: str, data: bytes, codec: Codec, run_id: str
+) -> None:
+    kind = parts[0] if parts else None
+    if kind == "task" and len(parts) == 2:
+        contents.tasks[parts[1]] = codec.load_task(data, run_id)
+    elif kind == "entry" and len(parts) == 5:
+        contents.entries.setdefault(parts[1:4], {})[parts[4]] = data
+    elif kind == "usage" and len(parts) == 2:
+        contents.usages[parts[1]] = codec.load_usage(data)
+    elif kind in ("answer", "cancel"):
+        contents.posts[name] = data
 
 
 def digest(params: Mapping[str, Any]) -> str:
@@ -398,13 +416,15 @@ class StoredJournal(RunJournal):
         self, task: str, record: Optional[TaskRecord], fields: Dict[str, Optional[bytes]]
     ) -> None:
         """Remove what was kept of attempts, as far as the task's record replaces it."""
-        visit = None  # that for which entries are still read
-        if record is not None and not PHASES[record.phase].is_final:
-            visit = record.visit if record.attempt else record.visit + 1
+        visit = None  # that in which the task continues; a FAILED task may be run again
+        if record is not None and not (PHASES[record.phase].is_final and record.phase != "FAILED"):
+            visit = record.visit + (record.attempt == 0)
         for key in [key for key in self._entries if key[0] == task]:
-            if key[1] != visit:
-                for number in self._entries.pop(key):
-                    fields[field_name("entry", *key, number)] = None
+            timed_out = key[2].startswith("deadline:") and record and record.phase == "FAILED"
+            if key[1] == visit and not timed_out:
+                continue
+            for number in self._entries.pop(key):
+                fields[field_name("entry", *key, number)] = None
         if task in self._usages and not (record is not None and record.running):
             del self._usages[task]
             fields[field_name("usage", task)] = None
@@ -481,6 +501,7 @@ class StoredJournal(RunJournal):
     ) -> Mapping[str, Any]:
         """Return the definition of a spawned task. Raises GraphError if it cannot be stored."""
         definition = define_node(node, dependencies, before_dependents, self._handlers)
+        definition["objective"] = self._codec.redact_text(node.task.objective)
         try:
             definition["params"] = self._codec.keep_value(dict(node.task.params))
         except CacheError as error:

@@ -45,6 +45,8 @@ def make_result(run_id: str, head: Head, records: Mapping[str, TaskRecord]) -> R
     by_index = {index: records[node.name] for index, node in enumerate(plan.nodes)}
     state.restore(by_index, everything=True)
     state.reason = head.reason
+    if RunStatus(head.status) not in ENDED:
+        state.unfinished += 1  # there may be tasks that are not stored yet
     exceptions: Dict[int, BaseException] = {}
     usages: Dict[int, Usage] = {}
     seconds: Dict[int, float] = {}
@@ -62,8 +64,6 @@ def make_result(run_id: str, head: Head, records: Mapping[str, TaskRecord]) -> R
         state, exceptions, seconds, usages, run_id, head.usage, head.seconds, waits, True
     )
     if result.status is TaskStatus.COMPLETE and head.status != RunStatus.COMPLETE:
-        # There are other tasks, of which nothing is stored, because they have not started.
-        ended = head.status in ENDED
-        result.status = TaskStatus.PARTIAL if ended else TaskStatus.EXECUTING
-        result.reason = head.reason if ended else None
+        # It was ended before other tasks, of which nothing is stored, could start.
+        result.status, result.reason = TaskStatus.PARTIAL, head.reason
     return result

@@ -70,21 +70,21 @@ def test_restart_begins_anew(scheduler, store):
 
 def test_an_interrupted_run_goes_on(scheduler, store):
     """A closed stream interrupts: what was finished is kept, the rest runs in the next drive."""
-    interrupted = []
 
     @scheduler.handler("work")
     def handle(task, context):
         scheduler.calls.append(context.name)
-        if context.name == "b" and not interrupted:
+        if context.name == "b" and not closed:
             context.cancellation.wait(30)
             context.cancellation.raise_if_cancelled()
         return context.name
 
+    closed = []
     events = scheduler.stream(chain("a", "b", "c"), run_id="r")
     for event in events:
         if event.type == "task_finished":
             events.close()
-            interrupted.append(event)
+            closed.append(True)
     assert store.get("r").status is RunStatus.INTERRUPTED
     assert [record.run_id for record in store.ready()] == ["r"]
     result = scheduler.run(chain("a", "b", "c"), run_id="r")
@@ -173,6 +173,27 @@ def test_failed_tasks_run_again_on_demand(scheduler, store):
     assert scheduler.calls == ["a", "b", "b", "c"]
 
 
+def test_a_failed_task_that_runs_again_continues_its_visit(scheduler, store):
+    """Steps are not repeated, the key is the same, and attempts are counted anew."""
+
+    @scheduler.handler("work")
+    def handle(task, context):
+        scheduler.calls.append((context.idempotency_key, context.attempt))
+        context.step("pay", scheduler.calls.append, "paid")
+        if len(scheduler.calls) < 4:
+            raise ValueError("not yet")
+
+    def build():
+        graph = TaskGraph()
+        graph.add(Task(type="work"), name="a", retry=Retry(attempts=2, wait=tenacity.wait_none()))
+        return graph
+
+    assert scheduler.run(build(), run_id="r").status is TaskStatus.FAILED
+    assert store.retry("r")
+    assert scheduler.run(build(), run_id="r").status is TaskStatus.COMPLETE
+    assert scheduler.calls == [("r/a/1", 1), "paid", ("r/a/1", 2), ("r/a/1", 1)]
+
+
 def test_retries_partials_and_spawned_tasks_are_stored(scheduler, store):
     """A PARTIAL result, a retried task and a spawned task are found again."""
 
@@ -228,6 +249,38 @@ def test_input_validates_a_result(scheduler):
         return context.input("a", type=Page).title if context.inputs else Page(title="one")
 
     assert scheduler.run(chain("a", "b"), run_id="r").results == {"a": {"title": "one"}, "b": "one"}
+
+
+def test_tasks_are_counted_by_phase(scheduler, store):
+    """The head of a run has the number of its tasks by phase, over drives and spawned tasks."""
+    record_calls(scheduler)
+
+    @scheduler.handler("ask")
+    def ask(task, context):
+        context.step("announce", lambda: None)
+        answer = context.wait_for("word")
+        context.spawn(Task(type="work"), name="spawned")
+        return answer
+
+    @scheduler.handler("fail")
+    def fail(task, context):
+        raise ValueError("for good")
+
+    def build():
+        graph = chain("a", "b")
+        graph.add(Task(type="ask"), name="asking")
+        graph.add(Task(type="fail"), name="failing")
+        graph.add(Task(type="work"), name="after", depends_on=["failing"])
+        return graph
+
+    assert scheduler.run(build(), run_id="r").waiting
+    assert store.get("r").counts == {"COMPLETE": 2, "PARKED": 1, "FAILED": 1, "SKIPPED": 1}
+    store.answer("r", "word", 1)
+    scheduler.run(build(), run_id="r")
+    assert store.get("r").counts == {"COMPLETE": 4, "FAILED": 1, "SKIPPED": 1}
+    assert store.retry("r")
+    scheduler.run(build(), run_id="r")
+    assert store.get("r").counts == {"COMPLETE": 4, "FAILED": 1, "SKIPPED": 1}
 
 
 def test_the_log_leaves_results_out(scheduler, store):
