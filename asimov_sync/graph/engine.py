@@ -400,7 +400,7 @@ class RunEngine:
         """
         with self.lock:
             if self.effects.result is not None:
-                if self.effects.result.status is TaskStatus.WAITING:  # it may have to go on
+                if self.effects.result.status is TaskStatus.WAITING:  # it may have to continue
                     self._end_request = (reason, keep_always)
                 return
             self._cancelled = keep_always

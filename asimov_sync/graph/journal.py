@@ -144,7 +144,7 @@ class Batch(NamedTuple):
     removed: the names of tasks that are not part of the run any more.
     usage, seconds: what the whole run used and took so far, all drives included.
     end: the end of the drive, if this is the last batch.
-    cancelled: why the run was cancelled, if it was; it may go on with its tasks with `always`.
+    cancelled: why the run was cancelled, or None; its tasks with `always` may still run.
     spent: what the run has spent of its budget so far, in all drives; None without a budget.
     """
 
@@ -282,7 +282,7 @@ class RunJournal(abc.ABC):
     @property
     @abc.abstractmethod
     def cancel_reason(self) -> Optional[str]:
-        """Why the run is to be cancelled, as far as it has read that; None if it is not."""
+        """The reason of a request to cancel the run, as far as it was read; None without."""
 
     @abc.abstractmethod
     def find_answer(self, wait: Wait) -> Optional[Answer]:

@@ -275,7 +275,7 @@ class StoredJournal(RunJournal):
 
     @property
     def cancel_reason(self) -> Optional[str]:
-        """Why the run is to be cancelled, as far as it has read that; None if it is not."""
+        """The reason of a request to cancel the run, as far as it was read; None without."""
         data = self._posts.get(field_name("cancel"))
         return None if data is None else str(self._codec.decode(data))
 
