@@ -23,39 +23,34 @@ def scheduler(request, store):
         yield scheduler
 
 
-def test_a_committed_step_of_a_spawned_task_is_not_repeated(scheduler, store):
+def test_a_committed_step_of_a_spawned_task_is_not_repeated(store):
     """A spawner that ends while its child runs does not take the child's committed steps away."""
-    calls = []
-    spawner_ended = threading.Event()
-    scheduler.on_event(
-        lambda event: (
-            spawner_ended.set()
-            if event.type == "task_finished" and event.name == "spawner"
-            else None
-        )
-    )
-    if scheduler.max_workers == 0:
-        pytest.skip("one thread runs the child after its spawner")
-    stepped = threading.Event()
+    calls, stepped, ended = [], threading.Event(), threading.Event()
+    with TaskScheduler(runs=store) as scheduler:
 
-    @scheduler.handler("spawner")
-    def spawn(task, context):
-        context.spawn(Task(type="child"), name="child")
-        assert stepped.wait(DEADLINE)
+        @scheduler.on_event
+        def note_end(event):
+            if event.type == "task_finished" and event.name == "spawner":
+                ended.set()
 
-    @scheduler.handler("child")
-    def child(task, context):
-        context.step("pay", calls.append, "paid")
-        stepped.set()
-        assert spawner_ended.wait(DEADLINE)
-        return context.wait_for("ok")
+        @scheduler.handler("spawner")
+        def spawn(task, context):
+            context.spawn(Task(type="child"), name="child")
+            assert stepped.wait(DEADLINE)
 
-    graph = TaskGraph()
-    graph.add(Task(type="spawner"), name="spawner")
-    assert scheduler.run(graph, run_id="r").waiting == {"child": ["ok"]}
-    store.answer("r", "ok", "yes")
-    assert scheduler.run(graph, run_id="r")["child"] == "yes"
-    assert calls == ["paid"]
+        @scheduler.handler("child")
+        def child(task, context):
+            context.step("pay", calls.append, "paid")
+            stepped.set()
+            assert ended.wait(DEADLINE)
+            return context.wait_for("ok")
+
+        graph = TaskGraph()
+        graph.add(Task(type="spawner"), name="spawner")
+        assert scheduler.run(graph, run_id="r").waiting == {"child": ["ok"]}
+        store.answer("r", "ok", "yes")
+        assert scheduler.run(graph, run_id="r")["child"] == "yes"
+        assert calls == ["paid"]
 
 
 def test_a_wait_after_the_run_stopped_fails_its_task(scheduler, store):
