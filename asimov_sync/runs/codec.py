@@ -281,7 +281,7 @@ class Codec:
 
 
 def _dump_usage(usage: Usage) -> Dict[str, int]:
-    return {name: value for name, value in dict(usage).items() if value}
+    return {name: value for name, value in vars(usage).items() if value}
 
 
 def _load_usage(values: Any) -> Usage:
