@@ -212,6 +212,7 @@ class Codec:
             for name, value in record._asdict().items()
             if value != TaskRecord._field_defaults.get(name, ...)
         }
+        values.pop("running", None)
         values["format"] = FORMAT
         values["objective"] = self.redact_text(record.objective)
         values["depends_on"] = list(record.depends_on)
@@ -280,7 +281,7 @@ class Codec:
 
 
 def _dump_usage(usage: Usage) -> Dict[str, int]:
-    return {name: value for name, value in dict(usage).items() if value}
+    return {name: value for name, value in vars(usage).items() if value}
 
 
 def _load_usage(values: Any) -> Usage:
