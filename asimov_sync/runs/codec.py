@@ -212,6 +212,7 @@ class Codec:
             for name, value in record._asdict().items()
             if value != TaskRecord._field_defaults.get(name, ...)
         }
+        values.pop("running", None)
         values["format"] = FORMAT
         values["objective"] = self.redact_text(record.objective)
         values["depends_on"] = list(record.depends_on)
