@@ -297,7 +297,8 @@ class Agent:
     def _run_kept(self, question: str, transcript: AgentTranscript) -> ToolRun:
         """Run, or continue, the conversation that a transcript keeps."""
         context = contextvars.copy_context()
-        context.run(scope.replace, transcript=transcript)
+        operation = scope.current().operation + transcript.operation
+        context.run(scope.replace, transcript=transcript, operation=operation)
         return context.run(self.run, question)
 
     def _result(self, run: ToolRun) -> Any:

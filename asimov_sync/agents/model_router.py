@@ -118,7 +118,8 @@ class ModelRouter:
         context.check_route(list(self.choices) + default)
         entries = open_entries(context, "choice")
         for kept in entries.read() if entries is not None else ():
-            return Route(kept["choice"], result=kept)
+            if kept["choice"] in [*self.choices, *default]:
+                return Route(kept["choice"], result=kept)
         decision = self._decide(prompt(task, context) or "Choose.", Cancellation.current())
         if entries is not None:
             entries.append(dict(decision._asdict()))

@@ -1,13 +1,14 @@
 """AgentTranscript: keeps what an agent does in a durable run, step by step."""
 
 import hashlib
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, NoReturn, Optional, Tuple
 
 from asimov_sync.errors import CacheValueError
 from asimov_sync.graph.context import Entries, TaskContext
 from asimov_sync.graph.journal import Wait
 from asimov_sync.inference.tools.approvals import Approval
 from asimov_sync.inference.tools.loop import AskForApproval, CalledTool, KeptCall
+from asimov_sync.inference.tools.tool import Tool
 from asimov_sync.inference.tools.transcript import Transcript
 from asimov_sync.messages import Block, Reply, ToolCall, Usage
 from asimov_sync.runs.approvals import decode_decision
@@ -50,7 +51,7 @@ class AgentTranscript(Transcript):
         self._conversations += 1
         self._replies: List[Reply] = []
         self._summaries: Dict[int, Reply] = {}  # by the number of replies before them
-        self._calls: Dict[str, Dict[str, Any]] = {}  # the entries by the keys of the calls
+        self._calls: Dict[str, Tuple[Block, float, Usage]] = {}  # by the keys of the calls
         self._sent = 0  # the number of requests that were answered in this drive
 
     def _add(self, entry: Any) -> None:
@@ -61,7 +62,8 @@ class AgentTranscript(Transcript):
             elif "summary" in entry:
                 self._summaries[entry["after"]] = Reply.model_validate(entry["summary"])
             elif "call" in entry:
-                self._calls[entry["call"]] = entry
+                usage = Usage(**entry["usage"])
+                self._calls[entry["call"]] = (dict(entry["block"]), float(entry["seconds"]), usage)
             elif self._summaries.pop(len(self._replies), None) is None:
                 self._replies.pop()
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
@@ -72,6 +74,12 @@ class AgentTranscript(Transcript):
 
     def _append(self, entry: Dict[str, Any]) -> None:
         self._add(self._entries.append(entry))
+
+    @property
+    def operation(self) -> Tuple[str, ...]:
+        """A name for this conversation, if the visit has several: models reuse the ids of calls."""
+        numbers = (self._entries.number, self._conversations)
+        return () if numbers == (1, 1) else (".".join(map(str, numbers)),)
 
     # Replies and summaries
 
@@ -108,37 +116,41 @@ class AgentTranscript(Transcript):
 
     def find_call(self, key: str, call: ToolCall) -> Optional[KeptCall]:
         """Return the outcome of a call, if it was kept."""
-        entry = self._calls.get(key)
-        if entry is None:
+        if key not in self._calls:
             return None
-        usage = Usage(**entry["usage"])
-        return KeptCall(call, None, None, entry["seconds"], usage, entry["block"])
+        block, seconds, usage = self._calls[key]
+        return KeptCall(call, None, None, seconds, usage, block)
 
     def keep_call(self, key: str, called: CalledTool, block: Block) -> KeptCall:
         """Keep the outcome of a call, before this returns."""
         usage = {name: number for name, number in dict(called.usage).items() if number}
         self._append({"call": key, "block": block, "usage": usage, "seconds": called.seconds})
-        block = self._calls[key]["block"]
         outcome = (called.result, called.exception, called.seconds, called.usage)
-        return KeptCall(called.call, *outcome, block=block)
+        return KeptCall(called.call, *outcome, block=self._calls[key][0])
 
     # Approvals
 
     def find_approvals(self, step: AskForApproval) -> List[Optional[Approval]]:
         """Return the decision about each call, None without one."""
-        waits = [self._wait(key, call) for key, call in zip(step.keys, step.calls)]
+        calls = zip(step.keys, step.calls, step.tools)
+        waits = [self._wait(key, call, tool) for key, call, tool in calls]
         answers = self._entries.find_answers(waits)
         self._undecided = [wait for wait, answer in zip(waits, answers) if answer is None]
         return [None if answer is None else decode_decision(answer.message) for answer in answers]
 
-    def _wait(self, key: str, call: ToolCall) -> Wait:
-        # The answers to an earlier conversation do not apply to this one.
-        name = key if self._conversations <= 1 else f"{key}@{self._conversations}"
+    def _wait(self, key: str, call: ToolCall, tool: Tool) -> Wait:
         context = self._context
-        prompt = f"May {context.name!r} call {call.name}?"
-        return Wait(context.run_id, context.name, name, context.visit, prompt, call=call)
+        return Wait(
+            context.run_id,
+            context.name,
+            "@".join((key,) + self.operation),
+            context.visit,
+            f"May {context.name!r} call {call.name}?",
+            type=tool.input_schema,
+            call=call,
+        )
 
-    def park(self) -> None:
+    def park(self) -> NoReturn:
         """End the handler until one of the calls that wait for approval is decided."""
         self._entries.park(self._undecided)
 

@@ -249,12 +249,14 @@ local function write_head(is_indexed)
     end
 end
 
+-- The server removes records by its own clock. If another one is given, they only become invisible.
 local function set_expiry(had_expiry)
+    if ARGV[1] ~= '' then
+        return
+    end
     for _, key in ipairs(record_keys) do
-        if head.expires ~= '' and ARGV[1] == '' then
+        if head.expires ~= '' then
             redis.call('PEXPIREAT', key, head.expires)
-        elseif head.expires ~= '' then
-            redis.call('PEXPIRE', key, integer(head.expires - now))
         elseif had_expiry then
             redis.call('PERSIST', key)
         end

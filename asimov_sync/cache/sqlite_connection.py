@@ -460,7 +460,10 @@ class SQLiteConnection:
             version = writer.execute("PRAGMA data_version").fetchone()[0]
             if version != self._version:
                 self._version = version
-                self._wake(local=False)
+                with self._lock:
+                    watches = list(self._watches)
+                for watch in watches:
+                    watch.notice(writer)
 
     def _wake(self, local: bool) -> None:
         """Set the watches.
@@ -700,11 +703,15 @@ class Watch:
 
     changed: the event that a commit sets. It may be set by others, too, to end the wait.
     local: whether it notices commits of its own SQLiteConnection.
+    concerns: tells whether a commit of another connection concerns the thread that waits, which is
+        not woken otherwise. It receives a connection and executes SELECT statements, on any thread.
+        None (the default): every commit does.
     """
 
     def __init__(self, connection: SQLiteConnection, local: bool) -> None:
         self.changed = InterruptibleEvent()
         self.local = local
+        self.concerns: Optional[Callable[[sqlite3.Connection], bool]] = None
         self._connection = connection
 
     def __enter__(self) -> "Watch":
@@ -713,6 +720,14 @@ class Watch:
 
     def __exit__(self, *exc_info: Any) -> None:
         self._connection.remove_watch(self)
+
+    def notice(self, connection: sqlite3.Connection) -> None:
+        """Set the event, if a commit of another connection concerns it."""
+        try:
+            if self.concerns is None or self.concerns(connection):
+                self.changed.set()
+        except sqlite3.Error:
+            self.changed.set()  # the thread that waits finds the error
 
     def wait(
         self, seconds: Optional[float] = None, cancellation: Optional[Cancellation] = None

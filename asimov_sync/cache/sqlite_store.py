@@ -23,7 +23,7 @@ from typing import Any, Callable, Deque, Dict, Iterator, List, Mapping, Optional
 
 from asimov_sync.cache.keys import MAILBOX, is_generated
 from asimov_sync.cache.records import RecordStore
-from asimov_sync.cache.sqlite_connection import SQLiteConnection, Tables, shortest
+from asimov_sync.cache.sqlite_connection import SQLiteConnection, Tables, Watch, shortest
 from asimov_sync.cache.store import (
     ACKNOWLEDGED_SECONDS,
     ACKNOWLEDGED_SECONDS_GENERATED,
@@ -288,7 +288,7 @@ class SQLiteStore(Store):
                     leased: Optional[LeasedMessage] = None
                     pause: Optional[float] = OUTAGE_PAUSE
                     try:
-                        leased, pause = self._try_take(mailbox, lease)
+                        leased, pause = self._try_take(mailbox, lease, watch)
                     except CacheUnavailable as error:
                         if not waited:
                             raise
@@ -306,18 +306,23 @@ class SQLiteStore(Store):
                     self._remove_reader(mailbox, watch.changed, retrying)
 
     def _try_take(
-        self, mailbox: str, lease: Optional[float]
+        self, mailbox: str, lease: Optional[float], watch: Watch
     ) -> Tuple[Optional[LeasedMessage], Optional[float]]:
-        """Return a message; or None, and the seconds until a lease ends if there is one."""
-        # Reading first: a look at an empty mailbox needs no lock and no commit.
-        nothing: Tuple[Optional[int], Optional[int]] = (None, None)
-        ready, lease_end = self.connection.read(
-            lambda database: (
+        """Return a message; or None, and the seconds until a lease ends if there is one.
+
+        watch: notices what changes in the mailbox from then on.
+        """
+
+        def look(database: Database) -> Tuple[Optional[int], Optional[int]]:
+            return (
                 _first_rank(database, mailbox, READY),
                 _first_rank(database, mailbox, LEASED),
-            ),
-            absent=nothing,
-        )
+            )
+
+        # Reading first: a look at an empty mailbox needs no lock and no commit.
+        nothing: Tuple[Optional[int], Optional[int]] = (None, None)
+        seen = ready, lease_end = self.connection.read(look, absent=nothing)
+        watch.concerns = lambda database: look(database) != seen
         now = self.clock()
         if ready is None and (lease_end is None or lease_end > now):
             return None, None if lease_end is None else max(0.001, (lease_end - now) / 1000)

@@ -34,8 +34,11 @@ _json_text = json.JSONEncoder(
 _cached_adapter = functools.lru_cache(maxsize=256)(TypeAdapter)
 
 
-def encode(value: Any) -> bytes:
+def encode(value: Any, errors: str = "strict") -> bytes:
     """Return the JSON text of a value.
+
+    errors: "backslashreplace" writes halves of surrogate pairs, which UTF-8 cannot encode, as
+        escapes of JSON. By default they are refused, as `decode` may not read them.
 
     Accepts pydantic models, UUIDs, dates, times and enums, and the types of JSON. Raises
     CacheValueError for everything else.
@@ -44,7 +47,7 @@ def encode(value: Any) -> bytes:
         text = _json_text(value)
         if exceeds_max_depth(text):  # reading it again would fail
             raise ValueError(f"it has more than {MAX_DEPTH} levels")
-        return text.encode("utf-8")
+        return text.encode("utf-8", errors)
     except (TypeError, ValueError, RecursionError) as error:
         raise CacheValueError(
             f"{type(value).__name__} cannot be stored: {error}. "

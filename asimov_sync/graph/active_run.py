@@ -53,6 +53,13 @@ stream for the end of its run.
 A destructor waits for the lock so that it can call the callbacks on its own thread.
 """
 
+RELEASE_SECONDS = 0.4
+"""The longest wait, in seconds, of an interrupted run for the release of its lease.
+
+A store that is busy or silent must not delay the end of a program. The release continues in the
+background; if the process ends first, other processes of this machine find its owner dead.
+"""
+
 
 class RunOptions(NamedTuple):
     """The arguments of `TaskScheduler.submit`, which documents them, without the graph."""
@@ -142,6 +149,8 @@ class ActiveRun(Work, RunServices, JournaledRun):
         self._logging = threading.Lock()  # its holder logs the entries of the effects
         self._saving = threading.Lock()  # its holder writes to the journal
         self._last_batch: Optional[Batch] = None
+        self._released: Optional[threading.Event] = None
+        self._releases = False  # whether it is about to release its lease, and ends after that
         self._wait_deadline: Optional[float] = None
         self._name = name
         self._timeout = options.timeout
@@ -194,7 +203,8 @@ class ActiveRun(Work, RunServices, JournaledRun):
 
     def begin(self) -> None:
         """Register with the cancellation and start the time-out. Ends a run without tasks."""
-        if self.publisher.keeps_state or self.first_inbox is not None:
+        keeps_events = self.publisher.keeps_state or self.first_inbox is not None
+        if keeps_events or self._journal is not None:
             timers.start()  # a destructor may need the timer thread, and cannot start it
         if logger.isEnabledFor(logging.INFO):
             graph = "" if self._name is None else f" of {self._name!r}"
@@ -565,7 +575,7 @@ class ActiveRun(Work, RunServices, JournaledRun):
         texts: Dict[Any, Dict[str, Any]] = {}
         while inbox:
             event = inbox.take()
-            values = event.to_dict()
+            values = event.to_log()
             if isinstance(event, TaskText):
                 key = (event.name, event.visit, event.attempt, event.reply)
                 if key in texts:
@@ -663,14 +673,42 @@ class ActiveRun(Work, RunServices, JournaledRun):
     def _end_now(self, reason: str, keep_always: bool = False) -> None:
         interrupts = self._journal is not None and not keep_always
         if interrupts:
-            self._last_batch = self.engine.detach() or self._last_batch
+            self._detach()
         self.engine.end(reason, keep_always)  # first: later results of handlers are discarded
         self.cancellation.cancel(reason)
-        self._apply_effects()
         if interrupts:
-            self._release(reason)
-        elif self._journal is not None and self.engine.needs_workers():
+            try:
+                self._release_in_background(reason)
+            finally:
+                self._releases = False
+        self._apply_effects()
+        if self._journal is not None and not interrupts and self.engine.needs_workers():
             self._add_timer(clock.monotonic(), self._release_due)
+
+    def _detach(self) -> None:
+        """Keep nothing of what happens from now on in a durable run."""
+        # Another thread that sees the end of the run may run it again, so the lease is released
+        # before.
+        self._releases = True
+        with self.engine.lock:
+            self._last_batch = self.engine.detach() or self._last_batch
+            if self._log_inbox is not None:
+                self._log_inbox.closed = True  # what is in it is still taken
+
+    def _release_in_background(self, reason: str) -> None:
+        """Release the lease on another thread, and wait for that at most RELEASE_SECONDS."""
+        if self._released is not None:  # a second interruption does not wait again
+            return
+        released = self._released = threading.Event()
+
+        def release() -> None:
+            try:
+                self._release(reason)
+            finally:
+                released.set()
+
+        self._start_timer(clock.monotonic(), release)
+        released.wait(RELEASE_SECONDS)
 
     def _release(self, reason: str) -> None:
         """Give up the lease of a durable run that is interrupted."""
@@ -704,7 +742,8 @@ class ActiveRun(Work, RunServices, JournaledRun):
         of the graph waits for that. An inline run has no other thread, and its callbacks have to
         be called on this one.
 
-        wait: whether to wait for the end, at most FINALIZER_TIMEOUT seconds.
+        wait: whether to wait for the end, at most FINALIZER_TIMEOUT seconds; for that of a durable
+            run also RELEASE_SECONDS.
         """
         if self.in_forked_child or self.result is not None:
             return
@@ -713,10 +752,12 @@ class ActiveRun(Work, RunServices, JournaledRun):
         if not here or not self.engine.lock.acquire(timeout=FINALIZER_TIMEOUT):
             self._start_timer(0.0, lambda: self.end(reason))
             if wait and not self.engine.in_step:
-                self._graph_lock.released.wait(FINALIZER_TIMEOUT)
+                longer = RELEASE_SECONDS if self._journal is not None else 0.0
+                self._graph_lock.released.wait(FINALIZER_TIMEOUT + longer)
             return
         if self._journal is not None:
-            self._last_batch = self.engine.detach() or self._last_batch
+            self._detach()
+            self._releases = False  # no other thread sees the end of an inline run
         try:
             self.engine.end(reason)
             self._finish()
@@ -725,7 +766,7 @@ class ActiveRun(Work, RunServices, JournaledRun):
         self.cancellation.cancel(reason)
         self._apply_effects()
         if self._journal is not None:
-            self._release(reason)
+            self._release_in_background(reason)
 
     # Effects
 
@@ -736,7 +777,7 @@ class ActiveRun(Work, RunServices, JournaledRun):
         try:
             if self._journal is not None and not self._write_journal():
                 return
-            if effects.result is not None and self.result is None:
+            if effects.result is not None and self.result is None and not self._releases:
                 self._finish()
             if effects.log_entries:
                 self._write_log()

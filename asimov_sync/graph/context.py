@@ -3,7 +3,19 @@
 import contextvars
 import threading
 import urllib.parse
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, TypeVar, Union
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    List,
+    Mapping,
+    NoReturn,
+    Optional,
+    Sequence,
+    TypeVar,
+    Union,
+)
 
 from asimov_sync.cache.base import Cache
 from asimov_sync.cancellation import require_number
@@ -296,7 +308,8 @@ class TaskContext:
             wait = wait._replace(deadline=now + timeout)
         if wait.deadline is not None and wait.deadline <= now:
             raise WaitTimeout(f"nobody answered {name!r} within {timeout} s")
-        wait = wait._replace(prompt=prompt, data=services.keep_value(data), type=schema)
+        prompt, data = services.keep_value(prompt), services.keep_value(data)
+        wait = wait._replace(prompt=prompt, data=data, type=schema)
         services.open_waits(self._attempt, [wait])
         raise Parked(name)
 
@@ -322,13 +335,15 @@ class Entries:
     """A list that a durable run keeps for one visit of a task. Library code uses it in handlers.
 
     attempt, services: those of the handler's context.
-    kind: the name of the list.
+    kind: what the list is for.
+    number: the number of the list among those of its kind, from 1.
     """
 
-    def __init__(self, attempt: Attempt, services: RunServices, kind: str) -> None:
+    def __init__(self, attempt: Attempt, services: RunServices, kind: str, number: int) -> None:
+        self.number = number
         self._attempt = attempt
         self._services = services
-        self._kind = kind
+        self._kind = f"{kind}:{number}"
 
     def read(self) -> List[Any]:
         """Return the values that were appended so far, in earlier drives too."""
@@ -349,7 +364,7 @@ class Entries:
         """Return the answer to each wait, None without one."""
         return self._services.find_answers(self._attempt, waits) or [None for _ in waits]
 
-    def park(self, waits: Sequence[Wait]) -> None:
+    def park(self, waits: Sequence[Wait]) -> NoReturn:
         """End the handler until one of the waits is answered.
 
         Raises Parked, which derives from BaseException.
@@ -373,7 +388,7 @@ def open_entries(context: TaskContext, kind: str) -> Optional[Entries]:
     if context._lists is None:
         context._lists = {}
     number = context._lists[kind] = context._lists.get(kind, 0) + 1
-    return Entries(attempt, services, f"{kind}:{number}")
+    return Entries(attempt, services, kind, number)
 
 
 def _call_step(name: str, function: Callable[..., T], args: Any, kwargs: Any) -> T:

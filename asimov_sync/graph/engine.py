@@ -826,7 +826,6 @@ class RunEngine:
         same = (
             record.spawned_by == self._spawners[index]
             and record.type == node.task.type
-            and record.objective == node.task.objective
             and record.params == self._digests[index]
             and record.spawn == self._definitions[index]
         )

@@ -32,6 +32,9 @@ __all__ = [
 ]
 
 
+_JSON_TYPES = frozenset([str, int, bool, type(None)])
+
+
 @dataclass
 class RunEvent(Event):
     """Base of all events of a run.
@@ -65,6 +68,10 @@ class RunEvent(Event):
     def _jsonable(self, name: str, full: bool) -> Any:
         return to_jsonable(getattr(self, name))
 
+    def to_log(self) -> Dict[str, Any]:
+        """Return `to_dict()` for the log of a durable run, which keeps results in its tasks."""
+        return self.to_dict()
+
 
 @dataclass
 class RunStarted(RunEvent):
@@ -94,6 +101,26 @@ class TaskEvent(RunEvent):
     task: Task
     attempt: int
     visit: int
+
+    def to_log(self) -> Dict[str, Any]:
+        """Return `to_dict()` without the result and the params of the task."""
+        task = self.task
+        values: Dict[str, Any] = {"type": self.type}
+        for field in dataclasses.fields(self):
+            name = field.name
+            value = getattr(self, name)
+            if name == "task":
+                value = {
+                    "id": str(task.id),
+                    "type": task.type,
+                    "objective": task.objective,
+                    "status": task.status.value,
+                    "error": task.error,
+                }
+            elif type(value) not in _JSON_TYPES:
+                value = self._jsonable(name, False)
+            values[name] = value
+        return values
 
     def _jsonable(self, name: str, full: bool) -> Any:
         if name != "task":

@@ -30,11 +30,13 @@ class Wait(NamedTuple):
     """A question that a parked task waits for.
 
     run_id, task: the run, and the name of the task in it.
-    name: the name of the wait; for an approval, the id of the tool call.
+    name: the name of the wait; for an approval, the id of the tool call, with more behind it if an
+        earlier call of the task has the same id.
     visit: the visit of the task that waits.
     prompt: what to ask; None without.
     data: what to show with it: a JSON value.
-    type: the JSON schema of the answer; None accepts any JSON value.
+    type: the JSON schema of the answer; None accepts any JSON value. For an approval, the schema of
+        the tool's arguments.
     deadline: when the wait ends without an answer, in seconds since the epoch; None for never.
     call: for an approval, the ToolCall that waits.
     """
@@ -223,7 +225,7 @@ class RunJournal(abc.ABC):
 
     @abc.abstractmethod
     def release(self, batch: Optional[Batch], reason: str) -> None:
-        """Give up the lease of a run that is interrupted, without waiting long.
+        """Give up the lease of a run that is interrupted. It waits for the store, but once.
 
         batch: what changed before the interruption; None for nothing.
         """

@@ -75,25 +75,26 @@ def adapt_records(
     failed: Set[str] = set()
     if retry_failed:
         failed = {name for name, one in records.items() if one.phase == "FAILED"}
-        rerun += [name for name in failed if name in indexes]
     spawners = set()
-    for name in _downstream(plan, [indexes[one] for one in rerun]):
-        if name in kept:
-            kept[name] = undo(kept[name])
-            updated.append(name)
-            if name not in failed:  # otherwise its handler may spawn them again
-                spawners.add(name)
+    for name in _downstream(plan, kept, [*rerun, *failed]):
+        if name not in kept:
+            continue
+        visit = kept[name].visit
+        if name in failed:
+            # It repeats its visit, as after a retry: the idempotency key stays the same. Its
+            # handler may spawn the same tasks again, which have an outcome then.
+            visit = max(0, visit - 1)
+        else:
+            spawners.add(name)
+        kept[name] = undo(kept[name])._replace(visit=visit)
+        updated.append(name)
     for name, record in records.items():
         if record.spawned_by in spawners and name in kept:
             removed.append(name)
     for name in removed:
         kept.pop(name, None)
-    _drop_orphans(kept, removed, {plan.nodes[index].name for index in indexes.values()})
-    if retry_failed:
-        for name, record in list(kept.items()):
-            if record.phase == "FAILED" and record.spawned_by is not None:
-                kept[name] = undo(record)
-                updated.append(name)
+    _drop_orphans(kept, removed, set(indexes))
+    updated = [name for name in updated if name in kept]
     return Adapted(kept, list(dict.fromkeys(updated)), list(dict.fromkeys(removed)))
 
 
@@ -148,16 +149,29 @@ def _with_structure(
     )
 
 
-def _downstream(plan: Plan, indexes: List[int]) -> List[str]:
-    """Return the names of these tasks and of all tasks downstream of them."""
-    walk = list(dict.fromkeys(indexes))
+def _downstream(plan: Plan, records: Mapping[str, TaskRecord], names: List[str]) -> List[str]:
+    """Return these names and those of all tasks downstream of them, spawned ones included."""
+    dependents: Dict[str, List[str]] = {
+        node.name: [plan.nodes[one].name for one in plan.dependents[index]]
+        for index, node in enumerate(plan.nodes)
+    }
+    spawned = [record for record in records.values() if record.spawn is not None]
+    for record in spawned:
+        for before in record.depends_on:
+            dependents.setdefault(before, []).append(record.name)
+    for record in spawned:
+        if record.spawn is not None and record.spawn.get("before_dependents"):
+            for name in dependents.get(str(record.spawned_by), ()):
+                if name not in records or records[name].spawned_by != record.spawned_by:
+                    dependents.setdefault(record.name, []).append(name)
+    walk = list(dict.fromkeys(names))
     seen = set(walk)
-    for index in walk:  # grows during the walk
-        for dependent in plan.dependents[index]:
+    for one in walk:  # grows during the walk
+        for dependent in dependents.get(one, ()):
             if dependent not in seen:
                 seen.add(dependent)
                 walk.append(dependent)
-    return [plan.nodes[index].name for index in walk]
+    return walk
 
 
 def _drop_orphans(kept: Dict[str, TaskRecord], removed: List[str], names: Set[str]) -> None:

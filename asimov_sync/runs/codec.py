@@ -138,8 +138,8 @@ class Codec:
             data = self.encode(value)
         except CacheValueError as error:
             raise CacheValueError(
-                f"a durable run stores JSON, and {type(value).__name__} is not: return what JSON "
-                "can hold, a pydantic model, or give the store a serializer="
+                f"a durable run cannot store this {type(value).__name__}: {error.__cause__}; "
+                "return what JSON can hold, a pydantic model, or give the store a serializer="
             ) from error
         if len(data) > self._max_bytes:
             raise CacheValueError(
@@ -150,7 +150,10 @@ class Codec:
 
     def encode(self, value: Any) -> bytes:
         """Return the bytes of a value."""
-        return encode(value) if self._serializer is None else self._serializer.dumps(value)
+        if self._serializer is not None:
+            return self._serializer.dumps(value)
+        # A stream may cut a character of a model's text in two.
+        return encode(value, "backslashreplace")
 
     def decode(self, data: bytes) -> Any:
         """Return the value of bytes."""
@@ -198,6 +201,7 @@ class Codec:
             if value != TaskRecord._field_defaults.get(name, ...)
         }
         values["format"] = FORMAT
+        values["objective"] = self.redact_text(record.objective)
         values["depends_on"] = list(record.depends_on)
         if record.usage is not None:
             values["usage"] = _dump_usage(record.usage)
@@ -250,6 +254,9 @@ class Codec:
             for name in ("text", "data"):
                 if name in values:
                     values[name] = self._redact(values[name])
+            task = values.get("task")
+            if isinstance(task, dict):
+                values["task"] = dict(task, objective=self.redact_text(task["objective"]))
         return self.encode(values)
 
     def load_event(self, data: bytes) -> Dict[str, Any]:

@@ -49,9 +49,6 @@ MAX_BEAT = 5.0
 LOG_SECONDS = 1.0
 """The longest time that an event waits before it is in the log, in seconds."""
 
-RELEASE_SECONDS = 2.0
-"""The longest wait of an interrupted run for another thread that is writing, in seconds."""
-
 RETRY_SECONDS = 0.1
 """Seconds between two attempts to reach a store that does not answer."""
 
@@ -165,6 +162,7 @@ class StoredJournal(RunJournal):
         self._last_contact = clock.real()
         self._lost: Optional[BaseException] = None
         self._closed = epoch == 0
+        self._releasing = False
         self._run: Optional[JournaledRun] = None
         self._stop = Cancellation()
         self._clock_offset = now - clock.monotonic()
@@ -264,17 +262,14 @@ class StoredJournal(RunJournal):
         return None if data is None else str(self._codec.decode(data))
 
     @contextlib.contextmanager
-    def _writing(self, timeout: float = -1.0) -> Iterator[bool]:
-        """Hold the lock. Yields whether it could be had within the time-out, in seconds."""
-        held = self._lock.acquire(timeout=timeout)
-        if held:
+    def _writing(self) -> Iterator[None]:
+        """Hold the lock."""
+        with self._lock:
             self._writer = threading.get_ident()
-        try:
-            yield held
-        finally:
-            if held:
+            try:
+                yield
+            finally:
                 self._writer = None
-                self._lock.release()
 
     def _commit(self, change: RecordChange, retry: bool = True) -> Committed:
         """Write a change. The caller holds the lock.
@@ -288,7 +283,7 @@ class StoredJournal(RunJournal):
                 reply = self._records.commit(self.id, self._owner, self._epoch, change)
                 break
             except (CacheUnavailable, OutcomeUnknown):
-                if not retry:
+                if not retry or self._releasing:
                     raise
                 self._check_contact()
                 self._stop.wait(RETRY_SECONDS)
@@ -430,9 +425,10 @@ class StoredJournal(RunJournal):
         return LogEntry(self._sequence, self._codec.encode(event))
 
     def release(self, batch: Optional[Batch], reason: str) -> None:
-        """Give up the lease of a run that is interrupted, without waiting long."""
-        with self._writing(RELEASE_SECONDS) as held:
-            if not held or self._closed or self._lost is not None:
+        """Give up the lease of a run that is interrupted. It waits for the store, but once."""
+        self._releasing = True  # first: a thread that writes does not try again
+        with self._writing():
+            if self._closed or self._lost is not None:
                 self._close()
                 return
             try:
@@ -471,6 +467,7 @@ class StoredJournal(RunJournal):
     ) -> Mapping[str, Any]:
         """Return the definition of a spawned task. Raises GraphError if it cannot be stored."""
         definition = define_node(node, dependencies, before_dependents, self._handlers)
+        definition["objective"] = self._codec.redact_text(node.task.objective)
         try:
             definition["params"] = self._codec.keep_value(dict(node.task.params))
         except CacheError as error:

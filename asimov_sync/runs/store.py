@@ -40,6 +40,7 @@ from asimov_sync.runs.results import make_plan, make_result
 from asimov_sync.runs.schema import check_answer
 from asimov_sync.runs.spawned import Handlers, restore_node
 from asimov_sync.runs.status import ENDED, RunStatus
+from asimov_sync.tasks import Task
 
 __all__ = ["Opened", "RunRecord", "RunStore"]
 
@@ -209,7 +210,11 @@ class RunStore:
         changed: Dict[str, Optional[bytes]] = {}
         if not created:
             adapted = adapt_records(
-                plan, digests, contents.tasks, options.if_changed, options.retry_failed
+                self._as_stored(plan),
+                digests,
+                contents.tasks,
+                options.if_changed,
+                options.retry_failed,
             )
             contents = contents._replace(tasks=adapted.records)
             for name in adapted.removed:
@@ -254,6 +259,21 @@ class RunStore:
             snapshot.now,
         )
         return Opened(journal, plan, digests)
+
+    def _as_stored(self, plan: Plan) -> Plan:
+        """Return a graph with the texts of its tasks as they are stored."""
+        if not self._codec.redacts:
+            return plan
+        nodes = [
+            node._replace(
+                task=Task(
+                    type=node.task.type,
+                    objective=self._codec.redact_text(node.task.objective) or "",
+                )
+            )
+            for node in plan.nodes
+        ]
+        return plan._replace(nodes=nodes)
 
     def _give_back(self, run_id: str, snapshot: Snapshot, created: bool) -> None:
         """Leave a record as it was before the claim."""
@@ -472,8 +492,8 @@ class RunStore:
         """Iterate over the events of a run, as dicts, and wait for new ones while it is driven.
 
         The last event of a drive is "run_finished", with the status of the run. The iteration ends
-        with it, unless another drive has begun. The log keeps the last 10,000 events; the pieces of
-        a text are joined.
+        with it, unless another drive has begun. The log keeps the last 10,000 events,
+        without the results of tasks; the pieces of a text are joined.
 
         after: the "sequence" of the last event that is known; by default from the beginning.
         cancellation: ends the iteration; by default the current one.
@@ -595,12 +615,14 @@ class RunStore:
 
         A decision is bound to the call as `waits` shows it: its name and its arguments.
 
-        approvals: decisions by call id: True, Approved(…), Refused(…), or the reason for a refusal.
+        approvals: decisions by the name of the wait, which is the call's id unless the model used
+            it before: True, Approved(…), Refused(…), or the reason for a refusal.
         by: who decides, to be stored with the decisions.
 
         Returns False if one of them was decided already: the first decision counts. Raises KeyError
         if there is no such run, ValueError for a call that does not wait or is not the shown one,
-        and TypeError for a value that is not a decision.
+        and for arguments that do not fit the tool, and TypeError for a value that is not a
+        decision.
         """
         snapshot, contents = self._read(run_id)
         waits = {
@@ -621,6 +643,9 @@ class RunStore:
                     f"no call {call_id!r} of run {run_id!r} waits for approval; these do: {known}"
                 )
             messages[call_id] = encode_decision(approval, wait.call)
+            arguments = messages[call_id].get("arguments")
+            if arguments is not None:
+                check_answer(wait.type, arguments)
         posted = [
             self._post_answer(snapshot, contents, waits[call_id], message, by)
             for call_id, message in messages.items()
@@ -657,7 +682,8 @@ class RunStore:
             return False
         head = self._codec.load_head(snapshot.summary)
         contents = read_contents(snapshot.fields, self._codec, run_id)
-        plan = make_plan(contents.tasks, {})
+        added = {name: one for name, one in contents.tasks.items() if one.spawned_by is None}
+        plan = make_plan(added, {})
         digests = [contents.tasks[node.name].params for node in plan.nodes]
         adapted = adapt_records(plan, digests, contents.tasks, "keep", True)
         has_failed = bool(adapted.updated) or head.reason is not None

@@ -6,7 +6,8 @@ import threading
 
 import pytest
 import tenacity
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel
+from typing_extensions import Annotated
 
 from asimov_sync import (
     Agent,
@@ -363,6 +364,13 @@ def test_a_routers_decision_is_kept(bench, power):
     assert len(bench.client.requests) == 3
 
 
+@pytest.fixture
+def scheduler_without_store():
+    """A scheduler whose runs are not durable."""
+    with TaskScheduler() as scheduler:
+        yield scheduler
+
+
 # Approvals
 
 
@@ -424,13 +432,33 @@ def test_a_crash_after_an_approval(bench, power):
         assert bench.made.count("look x") == 1
 
 
-def test_invalid_edited_arguments_fail_the_task(bench):
-    """Edited arguments are validated before the tool is called."""
+def test_invalid_edited_arguments_are_refused(bench):
+    """Edited arguments that do not fit the tool are refused at once, and decide nothing."""
     bench.employ(pays_twice)
     bench.drive()
-    bench.store.approve("r", {"a": Approved(arguments={"amount": "much"})})
-    assert "amount" in bench.drive().errors["t"]
-    assert bench.made == ["look x"]
+    with pytest.raises(ValueError, match="'much' is not of the type 'integer'"):
+        bench.store.approve("r", {"a": Approved(arguments={"amount": "much"})})
+    assert bench.drive().waiting == {"t": ["a", "c"]}
+
+
+def test_edited_arguments_are_validated_by_the_tool(bench):
+    """A rule that the schema does not express fails the task before the tool is called."""
+
+    def refuse_thirteen(number):
+        if number == 13:
+            raise ValueError("not thirteen")
+        return number
+
+    @tool(requires_approval=True)
+    def order(count: Annotated[int, AfterValidator(refuse_thirteen)]) -> str:
+        """Order some."""
+        return bench.record("order")
+
+    bench.employ(lambda body: wants(("a", "order", {"count": 1})), tools=[order])
+    bench.drive()
+    bench.store.approve("r", {"a": Approved(arguments={"count": 13})})
+    assert "not thirteen" in bench.drive().errors["t"]
+    assert bench.made == []
 
 
 def test_a_call_that_was_changed_in_the_store_is_refused(bench, power):
@@ -487,14 +515,56 @@ def test_an_early_answer_approves_nothing(bench):
 
 
 def test_two_agents_in_one_handler(bench, power):
-    """Each agent that a handler calls with its context has a transcript of its own."""
-    other = Agent(ScriptedInferenceClient(lambda body: "from the other"))
-    agent = bench.employ(lambda body: "from the first")
+    """Agents that a handler calls with its context have transcripts and approvals of their own."""
 
-    bench.agent = lambda task, context: [agent(task, context), other(task, context)]
-    power.left = 2
+    def model(body):
+        return "done" if tool_results(body) else wants(("call_0", "pay", {"amount": 1}))
+
+    agent = bench.employ(model)
+    bench.agent = lambda task, context: [agent(task, context), agent(task, context)]
+    assert bench.drive().waiting == {"t": ["call_0"]}
+    bench.store.approve("r", {"call_0": True})
+    assert bench.drive().waiting == {"t": ["call_0@2.1"]}
+    bench.store.approve("r", {"call_0@2.1": True})
+    power.left = 1
     with pytest.raises(LeaseLost):
         bench.drive()
     power.restore()
-    assert bench.drive()["t"] == ["from the first", "from the other"]
-    assert len(bench.client.requests) == 1
+    assert bench.drive()["t"] == ["done", "done"]
+    assert len(bench.client.requests) == 4
+    assert set(bench.keys) == {"r/t/1/call_0", "r/t/1/2.1/call_0"}
+
+
+# Other agents
+
+
+def test_the_key_of_a_call(bench, scheduler_without_store):
+    """An idempotency key names the steps and the calls around it, in runs of every kind."""
+    look = wants(("a", "look", {"word": "x"}))
+    inner = bench.employ(lambda body: "done" if tool_results(body) else look)
+    ask = wants(("o", "ask", {"question": "why"}))
+    client = ScriptedInferenceClient(lambda body: "done" if tool_results(body) else ask)
+    outer = Agent(client, tools=[inner.as_tool("ask", "Ask.")])
+
+    def handle(task, context):
+        inner.run("Why?")
+        context.step("twice", lambda: inner.run("Why?").text)
+        outer.run("Why?")
+        return context.idempotency_key
+
+    graph = TaskGraph()
+    graph.add(handle, name="t")
+    result = scheduler_without_store.run(graph, run_id="r")
+    assert result["t"] == "r/t/1"
+    assert bench.keys == ["r/t/1/a", "r/t/1/twice/a", "r/t/1/o/a"]
+
+
+def test_a_character_that_a_stream_has_cut(bench):
+    """Halves of a character, as a stream may deliver them, end neither the task nor the run."""
+    bench.employ(
+        lambda body: (
+            "\ud83d\ude00" if tool_results(body) else wants(("a", "look", {"word": "\ud83d"}))
+        )
+    )
+    assert bench.drive()["t"] == "\U0001f600"
+    assert bench.drive()["t"] == "\U0001f600"

@@ -19,7 +19,7 @@ pytestmark = suite
 
 CONSUMERS = 8
 MESSAGES = by_tier(600, soak=5000)
-KILLS = by_tier(20, soak=205)
+KILLS = by_tier(14, soak=205)
 KILLS_WITH_LEASE = by_tier(8, soak=100)
 WORK_SECONDS = 0.008
 LEASE_SECONDS = 0.5

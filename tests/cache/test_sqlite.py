@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import shutil
 import signal
 import sqlite3
@@ -203,6 +204,15 @@ def test_network_file_systems(tmp_path, monkeypatch, kind):
             cache.set("key", 1)
     with SQLiteCache(tmp_path / "a.db") as cache:
         cache.set("key", 1)
+
+
+def test_statements_of_old_releases():
+    """The statements use nothing that SQLite got after 3.22, such as an upsert."""
+    newer = (
+        "ON CONFLICT|RETURNING|OVER *\\(|FILTER *\\(|NULLS (FIRST|LAST)|\\) STRICT|MATERIALIZED|->>"
+    )
+    for path in pathlib.Path(sqlite_connection.__file__).parent.glob("sqlite*.py"):
+        assert not re.search(newer, path.read_text("utf-8")), path
 
 
 # Permissions and full disks
@@ -467,17 +477,17 @@ def test_readers_in_other_processes_wake(cache):
 
 @suite
 def test_many_idle_readers(cache):
-    """A hundred readers that wait take little CPU time, before and after the first has left."""
+    """Fifty readers that wait take little CPU time, before and after the first has left."""
     cache.set("key", 1)
     token = Cancellation()
     readers = [
-        Background(cache.get_message, f"box-{number}", cancellation=token) for number in range(100)
+        Background(cache.get_message, f"box-{number}", cancellation=token) for number in range(50)
     ]
-    wait_for(lambda: count_callbacks(token) == 100, "the wait of the readers")
+    wait_for(lambda: count_callbacks(token) == 50, "the wait of the readers")
     for number in range(2):
         start = time.process_time()
-        time.sleep(0.2)
-        assert time.process_time() - start < 0.1
+        time.sleep(0.1)
+        assert time.process_time() - start < 0.05
         # From another process, which only a reader that polls notices.
         in_child(lambda number=number: cache.publish_to_mailbox(f"box-{number}", number))
         assert readers[number].result() == number

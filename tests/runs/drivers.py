@@ -62,6 +62,12 @@ class Driver:
         """Send a signal."""
         os.kill(self.pid, number)
 
+    @property
+    def has_ended(self):
+        """True if the process has ended."""
+        options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        return os.waitid(os.P_PID, self.pid, options) is not None
+
     def wait(self):
         """Wait for the end of the process. Returns its exit status, or minus the signal."""
         self.reply = b""

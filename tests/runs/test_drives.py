@@ -74,15 +74,17 @@ def test_an_interrupted_run_goes_on(scheduler, store):
     @scheduler.handler("work")
     def handle(task, context):
         scheduler.calls.append(context.name)
-        if context.name == "b" and scheduler.calls.count("b") == 1:
+        if context.name == "b" and not closed:
             context.cancellation.wait(30)
             context.cancellation.raise_if_cancelled()
         return context.name
 
+    closed = []
     events = scheduler.stream(chain("a", "b", "c"), run_id="r")
     for event in events:
         if event.type == "task_finished":
             events.close()
+            closed.append(True)
     assert store.get("r").status is RunStatus.INTERRUPTED
     assert [record.run_id for record in store.ready()] == ["r"]
     result = scheduler.run(chain("a", "b", "c"), run_id="r")
@@ -226,3 +228,51 @@ def test_input_validates_a_result(scheduler):
         return context.input("a", type=Page).title if context.inputs else Page(title="one")
 
     assert scheduler.run(chain("a", "b"), run_id="r").results == {"a": {"title": "one"}, "b": "one"}
+
+
+def test_tasks_are_counted_by_phase(scheduler, store):
+    """The head of a run has the number of its tasks by phase, over drives and spawned tasks."""
+    record_calls(scheduler)
+
+    @scheduler.handler("ask")
+    def ask(task, context):
+        context.step("announce", lambda: None)
+        answer = context.wait_for("word")
+        context.spawn(Task(type="work"), name="spawned")
+        return answer
+
+    @scheduler.handler("fail")
+    def fail(task, context):
+        raise ValueError("for good")
+
+    def build():
+        graph = chain("a", "b")
+        graph.add(Task(type="ask"), name="asking")
+        graph.add(Task(type="fail"), name="failing")
+        graph.add(Task(type="work"), name="after", depends_on=["failing"])
+        return graph
+
+    assert scheduler.run(build(), run_id="r").waiting
+    assert store.get("r").counts == {"COMPLETE": 2, "PARKED": 1, "FAILED": 1, "SKIPPED": 1}
+    store.answer("r", "word", 1)
+    scheduler.run(build(), run_id="r")
+    assert store.get("r").counts == {"COMPLETE": 4, "FAILED": 1, "SKIPPED": 1}
+    assert store.retry("r")
+    scheduler.run(build(), run_id="r")
+    assert store.get("r").counts == {"COMPLETE": 4, "FAILED": 1, "SKIPPED": 1}
+
+
+def test_the_log_leaves_results_out(scheduler, store):
+    """Results are in the record of the run, and not once more in the events of its log."""
+    record_calls(scheduler, result="a long result")
+    scheduler.run(chain("a"), run_id="r")
+    events = list(store.events("r"))
+    assert [event["type"] for event in events] == [
+        "run_started",
+        "task_started",
+        "task_finished",
+        "run_finished",
+    ]
+    assert "a long result" not in repr(events)
+    assert events[2]["task"]["status"] == "complete"
+    assert [event["sequence"] for event in store.events("r", after=2)] == [3, 4]

@@ -234,10 +234,12 @@ class AskForApproval(NamedTuple):
     """A step: answer with the decision about each call, in the same order; None without one.
 
     calls, keys: as in CallTools.
+    tools: the tool of each call.
     """
 
     calls: List[ToolCall]
     keys: List[str]
+    tools: List[Tool]
 
 
 class Summarize(NamedTuple):
@@ -409,7 +411,9 @@ def _make_calls(
         if not (undecided and asks):
             break
         answers = yield AskForApproval(
-            [calls[index] for index in undecided], [keys[index] for index in undecided]
+            [calls[index] for index in undecided],
+            [keys[index] for index in undecided],
+            [tools[calls[index].name] for index in undecided],
         )
         ready = []
         for index, answer in zip(undecided, cast(List[Optional[Approval]], answers)):
