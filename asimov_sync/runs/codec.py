@@ -21,10 +21,11 @@ Every byte goes through the serializer, and every text and value of the user thr
 import json
 from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Tuple
 
-from asimov_sync._json import loads
+from asimov_sync._json import format_error, loads
 from asimov_sync.cache.values import encode
 from asimov_sync.errors import CacheValueError, StoredFormatError
 from asimov_sync.graph.journal import Answer, ErrorRecord, TaskRecord, Wait
+from asimov_sync.graph.state import PHASES
 from asimov_sync.graph.stored_errors import describe_exception
 from asimov_sync.messages import ToolCall, Usage
 from asimov_sync.usage import BudgetUsage
@@ -36,6 +37,45 @@ FORMAT = 1
 
 MAX_ERROR = 10000
 """The longest text of an error that is kept, in characters."""
+
+
+_TASK_TYPES: Mapping[str, Any] = {
+    "name": str,
+    "position": int,
+    "phase": str,
+    "type": str,
+    "objective": str,
+    "params": str,
+    "depends_on": list,
+    "visit": int,
+    "attempt": int,
+    "error": (str, type(None)),
+    "exception": (dict, type(None)),
+    "route": (list, type(None)),
+    "waits_for": (str, type(None)),
+    "feedback": dict,
+    "seconds": (int, float),
+    "started": (int, float, type(None)),
+    "ended": (int, float, type(None)),
+    "spawned_by": (str, type(None)),
+    "spawn": (dict, type(None)),
+    "waits": list,
+}
+"""The types of the fields of a stored task."""
+
+_HEAD_TYPES: Mapping[str, Any] = {
+    "status": str,
+    "flow": (str, type(None)),
+    "args": (dict, type(None)),
+    "seconds": (int, float),
+    "sequence": int,
+    "starts": int,
+    "reason": (str, type(None)),
+    "error": (str, type(None)),
+    "counts": dict,
+    "spent": (list, type(None)),
+}
+"""The types of the fields of a head."""
 
 
 class Serializer:
@@ -167,12 +207,23 @@ class Codec:
         return self.encode(values)
 
     def load_head(self, data: bytes) -> Head:
-        """Return the head of a record. Raises StoredFormatError for one of a newer format."""
-        values = self._load_format(data)
-        known = {name: values[name] for name in Head._fields if name in values}
-        if known.get("spent") is not None:
-            known["spent"] = BudgetUsage(*known["spent"])
-        return Head(**dict(known, usage=_load_usage(known.get("usage"))))
+        """Return the head of a record.
+
+        Raises StoredFormatError for one of a newer format, and CacheValueError if it is no head.
+        """
+        try:
+            values = self._load_format(data)
+            known = {name: values[name] for name in Head._fields if name in values}
+            _check_types(known, _HEAD_TYPES)
+            if known.get("spent") is not None:
+                known["spent"] = BudgetUsage(*known["spent"])
+            return Head(**dict(known, usage=_load_usage(known.get("usage"))))
+        except StoredFormatError:
+            raise
+        except Exception as error:  # of the serializer, or because somebody has changed the bytes
+            raise CacheValueError(
+                f"the summary of a stored run cannot be read: {format_error(error)}"
+            ) from error
 
     def _load_format(self, data: bytes) -> Dict[str, Any]:
         values = self.decode(data)
@@ -213,10 +264,29 @@ class Codec:
             values["waits"] = [_dump_wait(wait) for wait in record.waits]
         return self.encode(values)
 
-    def load_task(self, data: bytes, run_id: str) -> TaskRecord:
-        """Return the task of bytes. Raises StoredFormatError for a newer format."""
+    def load_task(self, name: str, data: bytes, run_id: str) -> TaskRecord:
+        """Return the task of bytes.
+
+        Raises StoredFormatError for a newer format, and CacheValueError if it is not the stored
+        task of that name.
+        """
+        try:
+            return self._load_task(name, data, run_id)
+        except StoredFormatError:
+            raise
+        except Exception as error:  # of the serializer, or because somebody has changed the bytes
+            raise CacheValueError(
+                f"the stored task {name!r} of run {run_id!r} cannot be read: {format_error(error)}"
+            ) from error
+
+    def _load_task(self, name: str, data: bytes, run_id: str) -> TaskRecord:
         values = self._load_format(data)
-        known = {name: values[name] for name in TaskRecord._fields if name in values}
+        known = {field: values[field] for field in TaskRecord._fields if field in values}
+        _check_types(known, _TASK_TYPES)
+        if known["name"] != name or known["phase"] not in PHASES:
+            raise ValueError(f"its name is {known['name']!r}, its phase {known['phase']!r}")
+        if (known.get("spawned_by") is None) != (known.get("spawn") is None):
+            raise ValueError("it was spawned, and its definition is missing")
         if "usage" in known:
             known["usage"] = _load_usage(known["usage"])
         if known.get("exception") is not None:
@@ -263,6 +333,13 @@ class Codec:
         """Return the event of bytes."""
         values: Dict[str, Any] = self.decode(data)
         return values
+
+
+def _check_types(values: Mapping[str, Any], types: Mapping[str, Any]) -> None:
+    """Raise ValueError for a value of another type than its field has."""
+    for field, wanted in types.items():
+        if field in values and not isinstance(values[field], wanted):
+            raise ValueError(f"its {field} is a {type(values[field]).__name__}")
 
 
 def _dump_usage(usage: Usage) -> Dict[str, int]:

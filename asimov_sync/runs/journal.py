@@ -77,7 +77,7 @@ def read_contents(fields: Mapping[str, bytes], codec: Codec, run_id: str) -> Con
         parts = parse_field_name(name)
         kind = parts[0] if parts else None
         if kind == "task" and len(parts) == 2:
-            contents.tasks[parts[1]] = codec.load_task(data, run_id)
+            contents.tasks[parts[1]] = codec.load_task(parts[1], data, run_id)
         elif kind == "entry" and len(parts) == 5:
             contents.entries.setdefault(parts[1:4], {})[parts[4]] = data
         elif kind == "usage" and len(parts) == 2:

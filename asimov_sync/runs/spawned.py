@@ -6,7 +6,8 @@ among those that the scheduler and the graph have.
 
 from typing import Any, Callable, Dict, List, Mapping, Optional
 
-from asimov_sync.errors import GraphError
+from asimov_sync._json import format_error
+from asimov_sync.errors import CacheValueError, GraphError
 from asimov_sync.graph.functions import FunctionCall
 from asimov_sync.graph.node import Node, make_node
 from asimov_sync.graph.plan import Plan
@@ -104,16 +105,37 @@ def _refusal(name: str, part: str, way_out: str) -> GraphError:
     )
 
 
-def restore_node(name: str, definition: Mapping[str, Any], handlers: Handlers) -> Node:
-    """Return the node of a stored definition. Raises GraphError if its handler is unknown."""
-    handler = None
-    if definition["own_handler"]:
-        handler = handlers.find(definition["type"])
-        if handler is None:
+def restore_node(
+    name: str, definition: Mapping[str, Any], handlers: Handlers, runs_again: bool
+) -> Node:
+    """Return the node of a stored definition.
+
+    runs_again: whether the task has not finished, so that it needs a handler.
+
+    Raises GraphError if its handler is unknown, and CacheValueError if it is not a definition.
+    """
+    try:
+        handler = None
+        if definition["own_handler"]:
+            handler = handlers.find(definition["type"])
+        node = _make_node(name, definition, handler)
+    except Exception as error:
+        raise CacheValueError(
+            f"the definition of the stored task {name!r} cannot be read: {format_error(error)}"
+        ) from error
+    type = node.task.type
+    if handler is None and (definition["own_handler"] or runs_again):
+        if definition["own_handler"] or not handlers.registered(type):
             raise GraphError(
-                f"the stored task {name!r} has the type {definition['type']!r}, for which the "
-                "graph has no handler any more"
+                f"the stored task {name!r} has the type {type!r}, for which there is no handler "
+                "any more: register it again"
             )
+    return node
+
+
+def _make_node(
+    name: str, definition: Mapping[str, Any], handler: Optional[Callable[..., Any]]
+) -> Node:
     retry = None
     if definition["retry"] is not None:
         names = definition["retry"]["on"]

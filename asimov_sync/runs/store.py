@@ -836,7 +836,7 @@ def _with_usages(contents: Contents, plan: Plan, digests: Sequence[str]) -> Dict
 
 def _restore_nodes(records: Mapping[str, TaskRecord], handlers: Handlers) -> Dict[str, Node]:
     return {
-        name: restore_node(name, record.spawn, handlers)
+        name: restore_node(name, record.spawn, handlers, not PHASES[record.phase].status.is_final)
         for name, record in records.items()
         if record.spawn is not None
     }
