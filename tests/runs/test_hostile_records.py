@@ -28,7 +28,7 @@ NAMES = ["os:system", "os.system", "payload:attack", "payload", "builtins:eval",
 
 @pytest.fixture(autouse=True)
 def attacks(tmp_path, monkeypatch):
-    """What a record has caused to be called. A module `payload` can be imported."""
+    """Collect what a record causes to be called. A module `payload` can be imported."""
     caught = []
     (tmp_path / "payload.py").write_text("def attack(*args, **kwargs): raise SystemExit\n")
     monkeypatch.syspath_prepend(str(tmp_path))
