@@ -21,8 +21,9 @@ class AgentTranscript(Transcript):
 
     An entry of the list is a dict with one of these keys:
 
-    reply: a reply. The first one of a conversation also has a digest of the `question`.
-    summary: a summary, which was made after `after` replies.
+    reply: a reply; `after` is the number of replies before it. The first reply of a conversation
+        also has a digest of the `question`.
+    summary: a summary; `after` is the number of replies before it.
     call: the key of a call, with its `block`, `usage` and `seconds`.
     discarded: True; the last reply or summary does not count.
 
@@ -58,6 +59,8 @@ class AgentTranscript(Transcript):
         try:
             self._begin(entry.get("question", self._asked))
             if "reply" in entry:
+                # An attempt that has timed out may have written one more reply.
+                del self._replies[entry["after"] :]
                 self._replies.append(Reply.model_validate(entry["reply"]))
             elif "summary" in entry:
                 self._summaries[entry["after"]] = Reply.model_validate(entry["summary"])
@@ -92,7 +95,7 @@ class AgentTranscript(Transcript):
 
     def keep_reply(self, reply: Reply) -> Reply:
         """Keep the reply to the next request, before this returns."""
-        entry: Dict[str, Any] = {"reply": _dump_reply(reply)}
+        entry: Dict[str, Any] = {"reply": _dump_reply(reply), "after": self._sent}
         if not self._replies:
             entry["question"] = self._question
         self._append(entry)

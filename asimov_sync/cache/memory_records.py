@@ -45,7 +45,8 @@ class MemoryRecords(RecordStore):
     def reset(self) -> None:
         """Create a new lock, as a forked child needs it, and forget the parent's threads."""
         self._lock = threading.RLock()
-        self._waiters: Dict[str, List[InterruptibleEvent]] = {}
+        # By the id of the record, and whether a commit of log entries wakes them.
+        self._waiters: Dict[Tuple[str, bool], List[InterruptibleEvent]] = {}
 
     # Inside the lock
 
@@ -72,9 +73,11 @@ class MemoryRecords(RecordStore):
         else:
             self._open.add(record.id)
 
-    def _wake_waiters(self, id: str) -> None:
-        for woken in self._waiters.get(id, ()):
-            woken.set()
+    def _wake_waiters(self, id: str, log_only: bool = False) -> None:
+        """Wake the threads that wait for a record; with `log_only`, those that wait for its log."""
+        for for_log in (True,) if log_only else (True, False):
+            for woken in self._waiters.get((id, for_log), ()):
+                woken.set()
 
     # Writing
 
@@ -129,7 +132,7 @@ class MemoryRecords(RecordStore):
             else:
                 record.lease_until = now + to_duration_ms(change.lease)
             if change.log:
-                self._wake_waiters(id)
+                self._wake_waiters(id, log_only=True)
             return Committed(True, record.lease_until / 1000, now / 1000, record.news)
 
     def _write(self, record: "_Record", change: RecordChange, now: int) -> None:
@@ -272,17 +275,18 @@ class MemoryRecords(RecordStore):
             limits = [timeout, cancellation.remaining]
             if record.expires is not None:
                 limits.append((record.expires - now) / 1000)
-            self._waiters.setdefault(id, []).append(woken)
+            key = id, log_number is not None
+            self._waiters.setdefault(key, []).append(woken)
         try:
             with cancellation.on_cancel(woken.set):
                 woken.wait(min(limit for limit in limits if limit is not None), follow_clock=True)
         finally:
             with self._lock:
-                waiters = self._waiters.get(id, [])
+                waiters = self._waiters.get(key, [])
                 if woken in waiters:
                     waiters.remove(woken)
                 if not waiters:
-                    self._waiters.pop(id, None)
+                    self._waiters.pop(key, None)
         cancellation.raise_if_cancelled()
 
     def now(self) -> float:

@@ -156,8 +156,8 @@ class SQLiteRecords(RecordStore):
     def reset(self) -> None:
         """Create a new lock, as a forked child needs it, and forget the parent's threads."""
         self._lock = threading.RLock()
-        # By the id of the record.
-        self._waiters: Dict[str, List[InterruptibleEvent]] = {}
+        # By the id of the record, and whether a commit of log entries wakes them.
+        self._waiters: Dict[Tuple[str, bool], List[InterruptibleEvent]] = {}
 
     def _find(self, database: Database, id: str, now: int) -> Optional[_Row]:
         """Return a record that has not expired."""
@@ -256,7 +256,7 @@ class SQLiteRecords(RecordStore):
 
         committed = self.connection.write(write)
         if committed is not None and change.log:
-            self._wake_waiters(id)
+            self._wake_waiters(id, log_only=True)
         return committed
 
     def post(
@@ -437,7 +437,8 @@ class SQLiteRecords(RecordStore):
         while True:
             with self.connection.watch(local=False) as watch:
                 # Registered before it looks, so that it misses nothing.
-                self._add_waiter(id, watch.changed)
+                key = id, log_number is not None
+                self._add_waiter(key, watch.changed)
                 try:
                     now = self.clock()
                     row = self.connection.read(
@@ -455,29 +456,35 @@ class SQLiteRecords(RecordStore):
                         return
                     watch.wait(shortest(remaining, until_expiry), cancellation)
                 finally:
-                    was_woken = self._remove_waiter(id, watch.changed)
+                    was_woken = self._remove_waiter(key, watch.changed)
             if not was_woken:
                 cancellation.wait(min(UNFRUITFUL_PAUSE, max(0.0, end - clock.monotonic())))
 
-    def _add_waiter(self, id: str, woken: InterruptibleEvent) -> None:
+    def _add_waiter(self, key: Tuple[str, bool], woken: InterruptibleEvent) -> None:
         with self._lock:
-            self._waiters.setdefault(id, []).append(woken)
+            self._waiters.setdefault(key, []).append(woken)
 
-    def _remove_waiter(self, id: str, woken: InterruptibleEvent) -> bool:
+    def _remove_waiter(self, key: Tuple[str, bool], woken: InterruptibleEvent) -> bool:
         """Remove a waiting thread. Return whether this process has written to its record."""
         with self._lock:
-            waiters = self._waiters.get(id, [])
+            waiters = self._waiters.get(key, [])
             was_woken = woken not in waiters
             if not was_woken:
                 waiters.remove(woken)
                 if not waiters:
-                    del self._waiters[id]
+                    del self._waiters[key]
             return was_woken
 
-    def _wake_waiters(self, id: str) -> None:
+    def _wake_waiters(self, id: str, log_only: bool = False) -> None:
+        """Wake the threads that wait for this record.
+
+        log_only: only those that wait for its log. The thread that renews the lease of a run waits
+            for posts alone, and would be woken by each commit of the run itself.
+        """
         with self._lock:
-            for woken in self._waiters.pop(id, ()):
-                woken.set()
+            for for_log in (True,) if log_only else (True, False):
+                for woken in self._waiters.pop((id, for_log), ()):
+                    woken.set()
 
     def now(self) -> float:
         """Return the present moment by the store's clock."""
@@ -518,10 +525,11 @@ def _write_row(database: Database, row: _Row) -> None:
 
 def _apply(database: Database, row: _Row, change: RecordChange, now: int) -> _Row:
     """Write the fields and the log of a change. Return the row with its other parts."""
-    database.executemany(
-        "DELETE FROM asimov_sync_record_fields WHERE record = ? AND name = ?",
-        [(row.number, name) for name, data in change.fields.items() if data is None],
-    )
+    removed = [(row.number, name) for name, data in change.fields.items() if data is None]
+    if removed:
+        database.executemany(
+            "DELETE FROM asimov_sync_record_fields WHERE record = ? AND name = ?", removed
+        )
     written = {name: data for name, data in change.fields.items() if data is not None}
     _write_fields(database, row.number, written)
     row = row._replace(updated=now, untouched=0)

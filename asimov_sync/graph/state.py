@@ -827,7 +827,7 @@ class RunState:
             idle = self.parked and EXECUTING not in self.phases and not self.can_progress
             return TaskStatus.WAITING if idle else TaskStatus.EXECUTING
         statuses = {phase.status for phase in set(self.phases) - {NOT_SELECTED, REVOKED}}
-        if statuses <= {TaskStatus.COMPLETE}:
+        if statuses <= {TaskStatus.COMPLETE} and (statuses or self.reason is None):
             return TaskStatus.COMPLETE
         if statuses & {TaskStatus.COMPLETE, TaskStatus.PARTIAL}:
             return TaskStatus.PARTIAL

@@ -79,14 +79,15 @@ def adapt_records(
     for name in _downstream(plan, kept, [*rerun, *failed]):
         if name not in kept:
             continue
-        visit = kept[name].visit
+        before, kept[name] = kept[name], undo(kept[name])
         if name in failed:
-            # It repeats its visit, as after a retry: the idempotency key stays the same. Its
-            # handler may spawn the same tasks again, which have an outcome then.
-            visit = max(0, visit - 1)
+            # It repeats its visit, as after a retry: the idempotency key, the steps and the
+            # feedback stay the same. Its handler may spawn the same tasks again, which have an
+            # outcome then.
+            visit = max(0, before.visit - 1)
+            kept[name] = kept[name]._replace(visit=visit, feedback=before.feedback)
         else:
             spawners.add(name)
-        kept[name] = undo(kept[name])._replace(visit=visit)
         updated.append(name)
     for name, record in records.items():
         if record.spawned_by in spawners and name in kept:

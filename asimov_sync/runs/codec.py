@@ -23,7 +23,7 @@ from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Tuple
 
 from asimov_sync._json import format_error, loads
 from asimov_sync.cache.values import encode
-from asimov_sync.errors import CacheValueError, StoredFormatError
+from asimov_sync.errors import CacheError, CacheValueError, StoredFormatError
 from asimov_sync.graph.journal import Answer, ErrorRecord, TaskRecord, Wait
 from asimov_sync.graph.state import PHASES
 from asimov_sync.graph.stored_errors import describe_exception
@@ -209,7 +209,7 @@ class Codec:
     def load_head(self, data: bytes) -> Head:
         """Return the head of a record.
 
-        Raises StoredFormatError for one of a newer format, and CacheValueError if it is no head.
+        Raises StoredFormatError for one of a newer format, and CacheValueError for a damaged one.
         """
         try:
             values = self._load_format(data)
@@ -218,11 +218,12 @@ class Codec:
             if known.get("spent") is not None:
                 known["spent"] = BudgetUsage(*known["spent"])
             return Head(**dict(known, usage=_load_usage(known.get("usage"))))
-        except StoredFormatError:
+        except (CacheError, StoredFormatError):
             raise
-        except Exception as error:  # of the serializer, or because somebody has changed the bytes
+        except Exception as error:
             raise CacheValueError(
-                f"the summary of a stored run cannot be read: {format_error(error)}"
+                f"what is stored of a run cannot be read: {format_error(error)}. It is damaged, or "
+                "was stored with another serializer="
             ) from error
 
     def _load_format(self, data: bytes) -> Dict[str, Any]:
@@ -264,29 +265,15 @@ class Codec:
             values["waits"] = [_dump_wait(wait) for wait in record.waits]
         return self.encode(values)
 
-    def load_task(self, name: str, data: bytes, run_id: str) -> TaskRecord:
-        """Return the task of bytes.
-
-        Raises StoredFormatError for a newer format, and CacheValueError if it is not the stored
-        task of that name.
-        """
-        try:
-            return self._load_task(name, data, run_id)
-        except StoredFormatError:
-            raise
-        except Exception as error:  # of the serializer, or because somebody has changed the bytes
-            raise CacheValueError(
-                f"the stored task {name!r} of run {run_id!r} cannot be read: {format_error(error)}"
-            ) from error
-
-    def _load_task(self, name: str, data: bytes, run_id: str) -> TaskRecord:
+    def load_task(self, data: bytes, run_id: str) -> TaskRecord:
+        """Return the task of bytes. Raises StoredFormatError for a newer format."""
         values = self._load_format(data)
-        known = {field: values[field] for field in TaskRecord._fields if field in values}
+        known = {name: values[name] for name in TaskRecord._fields if name in values}
         _check_types(known, _TASK_TYPES)
-        if known["name"] != name or known["phase"] not in PHASES:
-            raise ValueError(f"its name is {known['name']!r}, its phase {known['phase']!r}")
+        if known["phase"] not in PHASES:
+            raise CacheValueError(f"no task has the phase {known['phase']!r}")
         if (known.get("spawned_by") is None) != (known.get("spawn") is None):
-            raise ValueError("it was spawned, and its definition is missing")
+            raise CacheValueError("a spawned task has a spawner and a definition")
         if "usage" in known:
             known["usage"] = _load_usage(known["usage"])
         if known.get("exception") is not None:
@@ -339,7 +326,7 @@ def _check_types(values: Mapping[str, Any], types: Mapping[str, Any]) -> None:
     """Raise ValueError for a value of another type than its field has."""
     for field, wanted in types.items():
         if field in values and not isinstance(values[field], wanted):
-            raise ValueError(f"its {field} is a {type(values[field]).__name__}")
+            raise ValueError(f"its {field} is of the type {type(values[field]).__name__}")
 
 
 def _dump_usage(usage: Usage) -> Dict[str, int]:

@@ -6,7 +6,7 @@ import re
 import threading
 from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
 
-from asimov_sync._json import to_jsonable
+from asimov_sync._json import format_error, to_jsonable
 from asimov_sync.cache.records import Committed, LogEntry, RecordChange, RecordStore
 from asimov_sync.cache.values import encode
 from asimov_sync.cancellation import Cancellation
@@ -15,11 +15,13 @@ from asimov_sync.concurrency.log_context import get_logger
 from asimov_sync.errors import (
     CacheError,
     CacheUnavailable,
+    CacheValueError,
     Cancelled,
     ClosedError,
     GraphError,
     LeaseLost,
     OutcomeUnknown,
+    StoredFormatError,
 )
 from asimov_sync.graph.journal import (
     Answer,
@@ -71,20 +73,39 @@ class Contents(NamedTuple):
 
 
 def read_contents(fields: Mapping[str, bytes], codec: Codec, run_id: str) -> Contents:
-    """Read the fields of a record."""
+    """Read the fields of a record.
+
+    Raises StoredFormatError for a newer format, and CacheValueError for a field that is damaged.
+    """
     contents = Contents({}, {}, {}, {})
     for name, data in fields.items():
-        parts = parse_field_name(name)
-        kind = parts[0] if parts else None
-        if kind == "task" and len(parts) == 2:
-            contents.tasks[parts[1]] = codec.load_task(parts[1], data, run_id)
-        elif kind == "entry" and len(parts) == 5:
-            contents.entries.setdefault(parts[1:4], {})[parts[4]] = data
-        elif kind == "usage" and len(parts) == 2:
-            contents.usages[parts[1]] = codec.load_usage(data)
-        elif kind in ("answer", "cancel"):
-            contents.posts[name] = data
+        try:
+            _read_field(contents, parse_field_name(name), name, data, codec, run_id)
+        except StoredFormatError:
+            raise
+        except Exception as error:
+            raise CacheValueError(
+                f"the stored run {run_id!r} is damaged: its field {name} cannot be read: "
+                f"{format_error(error)}"
+            ) from error
     return contents
+
+
+def _read_field(
+    contents: Contents, parts: Tuple[Any, ...], name: str, data: bytes, codec: Codec, run_id: str
+) -> None:
+    kind = parts[0] if parts else None
+    if kind == "task" and len(parts) == 2:
+        task = codec.load_task(data, run_id)
+        if task.name != parts[1]:
+            raise CacheValueError(f"it is the task {task.name!r}")
+        contents.tasks[task.name] = task
+    elif kind == "entry" and len(parts) == 5:
+        contents.entries.setdefault(parts[1:4], {})[parts[4]] = data
+    elif kind == "usage" and len(parts) == 2:
+        contents.usages[parts[1]] = codec.load_usage(data)
+    elif kind in ("answer", "cancel"):
+        contents.posts[name] = data
 
 
 def digest(params: Mapping[str, Any]) -> str:
@@ -396,9 +417,11 @@ class StoredJournal(RunJournal):
         if task in self._usage_fields:
             self._usage_fields.discard(task)
             fields[field_name("usage", task)] = None
-        keeps = record is not None and not PHASES[record.phase].is_final and record.attempt > 0
+        visit = None  # that in which the task continues; a FAILED task may be run again
+        if record is not None and not (PHASES[record.phase].is_final and record.phase != "FAILED"):
+            visit = record.visit + (record.attempt == 0)
         for key in [key for key in self._entries if key[0] == task]:
-            if keeps and record is not None and key[1] == record.visit:
+            if key[1] == visit:
                 continue
             for number in self._entries.pop(key):
                 fields[field_name("entry", *key, number)] = None

@@ -10,6 +10,7 @@ from asimov_sync.graph.state import PHASES, RunState
 from asimov_sync.graph.stored_errors import rebuild_exception
 from asimov_sync.messages import Usage
 from asimov_sync.runs.codec import Head
+from asimov_sync.runs.status import ENDED, RunStatus
 from asimov_sync.tasks import Task
 
 __all__ = ["make_plan", "make_result"]
@@ -44,6 +45,8 @@ def make_result(run_id: str, head: Head, records: Mapping[str, TaskRecord]) -> R
     by_index = {index: records[node.name] for index, node in enumerate(plan.nodes)}
     state.restore(by_index, everything=True)
     state.reason = head.reason
+    if RunStatus(head.status) not in ENDED:
+        state.unfinished += 1  # there may be tasks that are not stored yet
     exceptions: Dict[int, BaseException] = {}
     usages: Dict[int, Usage] = {}
     seconds: Dict[int, float] = {}

@@ -17,45 +17,85 @@ _TYPES: Dict[str, Any] = {
 }
 
 MAX_NESTING = 50
-"""The deepest nesting of schemas that is followed; a hostile schema may refer to itself."""
+MAX_STEPS = 100_000
+"""The deepest nesting of schemas, and the most schemas, that are followed for one answer.
+
+A hostile schema may refer to itself. The handler validates what is beyond that.
+"""
 
 
 def check_answer(schema: Optional[Mapping[str, Any]], answer: Any) -> None:
     """Raise ValueError if an answer does not fit a JSON schema. None accepts any answer."""
     if schema is None:
         return
-    problem = _find_problem(schema, answer, schema.get("$defs", {}), 0)
+    try:
+        problem = _Checker(schema).find_problem(schema, answer, 0)
+    except (AttributeError, KeyError, TypeError):  # it is not a schema
+        raise ValueError("the type that is stored with the wait is damaged") from None
     if problem is not None:
         raise ValueError(f"the answer does not fit the type of the wait: {problem}")
 
 
-def _find_problem(schema: Any, value: Any, defs: Mapping[str, Any], depth: int) -> Optional[str]:
-    """Return what is wrong with a value; None if nothing is."""
-    if not isinstance(schema, Mapping) or depth > MAX_NESTING:
+class _Checker:
+    """Checks one answer. schema: the schema, whose definitions may be referred to."""
+
+    def __init__(self, schema: Mapping[str, Any]) -> None:
+        self._defs = schema.get("$defs", {})
+        self._steps = 0
+
+    def find_problem(self, schema: Any, value: Any, depth: int) -> Optional[str]:
+        """Return what is wrong with a value; None if nothing is."""
+        if not isinstance(schema, Mapping) or depth > MAX_NESTING or self._steps > MAX_STEPS:
+            return None
+        self._steps += 1
+        depth += 1
+        reference = schema.get("$ref")
+        if isinstance(reference, str) and reference.startswith("#/$defs/"):
+            return self.find_problem(self._defs.get(reference[len("#/$defs/") :]), value, depth)
+        for key in ("anyOf", "oneOf"):
+            if key in schema:
+                problems = [self.find_problem(one, value, depth) for one in schema[key]]
+                if all(problems):
+                    return (
+                        str(problems[0]) if len(problems) == 1 else f"{value!r} fits none of {key}"
+                    )
+        for one in schema.get("allOf", ()):
+            problem = self.find_problem(one, value, depth)
+            if problem is not None:
+                return problem
+        if "const" in schema and not _equal(schema["const"], value):
+            return f"{value!r} is not {schema['const']!r}"
+        if "enum" in schema and not any(_equal(one, value) for one in schema["enum"]):
+            return f"{value!r} is none of {schema['enum']!r}"
+        kind = schema.get("type")
+        if isinstance(kind, str) and not _has_type(value, kind):
+            return f"{value!r} is not of the type {kind!r}"
+        return _find_problem_of_number(schema, value) or self._find_problem_of_parts(
+            schema, value, depth
+        )
+
+    def _find_problem_of_parts(
+        self, schema: Mapping[str, Any], value: Any, depth: int
+    ) -> Optional[str]:
+        if isinstance(value, list) and "items" in schema:
+            for index, item in enumerate(value):
+                problem = self.find_problem(schema["items"], item, depth)
+                if problem is not None:
+                    return f"item {index}: {problem}"
+        if not isinstance(value, dict):
+            return None
+        properties = schema.get("properties", {})
+        missing: List[str] = [name for name in schema.get("required", ()) if name not in value]
+        if missing:
+            return f"it lacks {', '.join(missing)}"
+        for name, item in value.items():
+            rule = properties.get(name, schema.get("additionalProperties"))
+            if rule is False:
+                return f"it has {name!r}, which is unknown"
+            problem = self.find_problem(rule, item, depth)
+            if problem is not None:
+                return f"{name}: {problem}"
         return None
-    depth += 1
-    reference = schema.get("$ref")
-    if isinstance(reference, str) and reference.startswith("#/$defs/"):
-        return _find_problem(defs.get(reference[len("#/$defs/") :]), value, defs, depth)
-    for key in ("anyOf", "oneOf"):
-        if key in schema:
-            problems = [_find_problem(one, value, defs, depth) for one in schema[key]]
-            if all(problems):
-                return str(problems[0]) if len(problems) == 1 else f"{value!r} fits none of {key}"
-    for one in schema.get("allOf", ()):
-        problem = _find_problem(one, value, defs, depth)
-        if problem is not None:
-            return problem
-    if "const" in schema and not _equal(schema["const"], value):
-        return f"{value!r} is not {schema['const']!r}"
-    if "enum" in schema and not any(_equal(one, value) for one in schema["enum"]):
-        return f"{value!r} is none of {schema['enum']!r}"
-    kind = schema.get("type")
-    if isinstance(kind, str) and not _has_type(value, kind):
-        return f"{value!r} is not of the type {kind!r}"
-    return _find_problem_of_number(schema, value) or _find_problem_of_parts(
-        schema, value, defs, depth
-    )
 
 
 def _equal(one: Any, other: Any) -> bool:
@@ -87,28 +127,4 @@ def _find_problem_of_number(schema: Mapping[str, Any], value: Any) -> Optional[s
         return f"{value!r} is below {low} {schema[low]}"
     if high in schema and size > schema[high]:
         return f"{value!r} is above {high} {schema[high]}"
-    return None
-
-
-def _find_problem_of_parts(
-    schema: Mapping[str, Any], value: Any, defs: Mapping[str, Any], depth: int
-) -> Optional[str]:
-    if isinstance(value, list) and "items" in schema:
-        for index, item in enumerate(value):
-            problem = _find_problem(schema["items"], item, defs, depth)
-            if problem is not None:
-                return f"item {index}: {problem}"
-    if not isinstance(value, dict):
-        return None
-    properties = schema.get("properties", {})
-    missing: List[str] = [name for name in schema.get("required", ()) if name not in value]
-    if missing:
-        return f"it lacks {', '.join(missing)}"
-    for name, item in value.items():
-        rule = properties.get(name, schema.get("additionalProperties"))
-        if rule is False:
-            return f"it has {name!r}, which is unknown"
-        problem = _find_problem(rule, item, defs, depth)
-        if problem is not None:
-            return f"{name}: {problem}"
     return None

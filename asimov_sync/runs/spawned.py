@@ -6,8 +6,7 @@ among those that the scheduler and the graph have.
 
 from typing import Any, Callable, Dict, List, Mapping, Optional
 
-from asimov_sync._json import format_error
-from asimov_sync.errors import CacheValueError, GraphError
+from asimov_sync.errors import GraphError
 from asimov_sync.graph.functions import FunctionCall
 from asimov_sync.graph.node import Node, make_node
 from asimov_sync.graph.plan import Plan
@@ -112,17 +111,10 @@ def restore_node(
 
     runs_again: whether the task has not finished, so that it needs a handler.
 
-    Raises GraphError if its handler is unknown, and CacheValueError if it is not a definition.
+    Raises GraphError if its handler is unknown, and various errors for a damaged definition.
     """
-    try:
-        handler = None
-        if definition["own_handler"]:
-            handler = handlers.find(definition["type"])
-        node = _make_node(name, definition, handler)
-    except Exception as error:
-        raise CacheValueError(
-            f"the definition of the stored task {name!r} cannot be read: {format_error(error)}"
-        ) from error
+    handler = handlers.find(definition["type"]) if definition["own_handler"] else None
+    node = _make_node(name, definition, handler)
     type = node.task.type
     if handler is None and (definition["own_handler"] or runs_again):
         if definition["own_handler"] or not handlers.registered(type):

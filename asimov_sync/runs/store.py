@@ -18,11 +18,17 @@ from typing import (
     Union,
 )
 
+from asimov_sync._json import format_error
 from asimov_sync.cache.base import Cache
 from asimov_sync.cache.records import LogEntry, NewRecord, RecordChange, Snapshot
 from asimov_sync.cancellation import Cancellation, require_number
 from asimov_sync.concurrency.log_context import get_logger
-from asimov_sync.errors import RunInProgress
+from asimov_sync.errors import (
+    CacheValueError,
+    GraphError,
+    RunInProgress,
+    StoredFormatError,
+)
 from asimov_sync.graph.journal import Answer, Restored, RunEnd, TaskRecord, Wait
 from asimov_sync.graph.node import Node
 from asimov_sync.graph.plan import Plan
@@ -283,13 +289,16 @@ class RunStore:
         status, due = RunStatus.INTERRUPTED, snapshot.now  # type: RunStatus, Optional[float]
         ttl = None
         try:
-            head = self._codec.load_head(snapshot.summary)
-            before = RunStatus(head.status)
-            tasks = read_contents(snapshot.fields, self._codec, run_id).tasks
-        except Exception:  # of another format
-            before, tasks = RunStatus.INTERRUPTED, {}
+            # Also of a newer format, which `load_head` refuses.
+            before = RunStatus(self._codec.decode(snapshot.summary)["status"])
+        except Exception:  # it is damaged
+            before = RunStatus.INTERRUPTED
         if before is RunStatus.PARKED:
-            status, due = before, _first_deadline(tasks)
+            status = before
+            try:
+                due = _first_deadline(read_contents(snapshot.fields, self._codec, run_id).tasks)
+            except Exception:  # likewise; `ready` lists it, for a process that can read it
+                due = snapshot.now
         elif before in ENDED:
             status, due, ttl = before, None, self._keep_for
         change = RecordChange({}, [], None, status.value, due, None, ttl)
@@ -369,6 +378,8 @@ class RunStore:
             name: record._replace(spawned_by=None, spawn=None)
             for name, record in contents.tasks.items()
         }
+        if head.reason is not None:  # it may have ended without a driver, which knows the graph
+            records = dict(_as_cut_off(plan, head.reason), **records)
         end = RunEnd(head.status, head.reason, head.status == RunStatus.CANCELLED, False)
         restored = Restored(records, {}, head.usage, head.seconds, head.sequence, end)
         stored_plan = make_plan(records, {node.name: node.task for node in plan.nodes})
@@ -419,9 +430,18 @@ class RunStore:
         self._codec.load_head(snapshot.summary)  # raises for a newer format
         return snapshot, read_contents(snapshot.fields, self._codec, run_id)
 
-    def read_head(self, snapshot: Snapshot) -> Head:
-        """Return the head of a record."""
-        return self._codec.load_head(snapshot.summary)
+    def read_head(self, snapshot: Snapshot, listed: bool) -> Head:
+        """Return the head of a record.
+
+        listed: whether the record is one of a list, which a single head that cannot be read does
+            not make unreadable: its error says so.
+        """
+        try:
+            return self._codec.load_head(snapshot.summary)
+        except (CacheValueError, StoredFormatError) as error:
+            if not listed:
+                raise
+            return Head(snapshot.status, error=format_error(error))
 
     def result(self, run_id: str) -> RunResult:
         """Return the result of a run, as far as it has come, from the store alone.
@@ -461,7 +481,7 @@ class RunStore:
             page = self._records.list(
                 stored, tags, _timestamp(since), _timestamp(until), cursor, limit
             )
-            records = [RunRecord(self, snapshot) for snapshot in page]
+            records = [RunRecord(self, snapshot, listed=True) for snapshot in page]
             found += [one for one in records if wanted is None or one.status in wanted]
             if len(page) < limit:
                 break
@@ -476,7 +496,7 @@ class RunStore:
 
         limit: the most runs to return; default 100.
         """
-        return [RunRecord(self, snapshot) for snapshot in self._records.ready(limit)]
+        return [RunRecord(self, one, listed=True) for one in self._records.ready(limit)]
 
     def stats(self) -> Dict[str, int]:
         """Return the number of runs by status. Orphaned runs count as running."""
@@ -531,10 +551,12 @@ class RunStore:
         found: List[Wait] = []
         cursor = None
         while True:
-            statuses = (RunStatus.PARKED.value, RunStatus.RUNNING.value)
-            page = self._records.list(statuses, after=cursor)
+            page = self._records.list(CONTINUABLE, after=cursor)
             for snapshot in page:
-                found += self.waits(snapshot.id)
+                try:
+                    found += self.waits(snapshot.id)
+                except (KeyError, CacheValueError, StoredFormatError):
+                    continue  # it was removed meanwhile, or `list` shows why it cannot be read
             if not page:
                 return found
             cursor = (page[-1].created, page[-1].id)
@@ -744,8 +766,8 @@ class RunRecord:
     error: the text of its first error, or why it ended early; None without.
     """
 
-    def __init__(self, store: RunStore, snapshot: Snapshot) -> None:
-        head = store.read_head(snapshot)
+    def __init__(self, store: RunStore, snapshot: Snapshot, listed: bool = False) -> None:
+        head = store.read_head(snapshot, listed)
         self._store = store
         self._tasks: Optional[Dict[str, TaskRecord]] = None
         self.snapshot = snapshot
@@ -834,12 +856,39 @@ def _with_usages(contents: Contents, plan: Plan, digests: Sequence[str]) -> Dict
     return records
 
 
+def _as_cut_off(plan: Plan, reason: str) -> Dict[str, TaskRecord]:
+    """Return the tasks of a graph as a run that ended early skips them."""
+    records = {}
+    for index, node in enumerate(plan.nodes):
+        task, before = node.task, tuple(plan.nodes[one].name for one in plan.dependencies[index])
+        records[node.name] = TaskRecord(
+            node.name,
+            index,
+            "SKIPPED",
+            task.type,
+            task.objective,
+            "",
+            before,
+            error=f"the run ended early: {reason}",
+        )
+    return records
+
+
 def _restore_nodes(records: Mapping[str, TaskRecord], handlers: Handlers) -> Dict[str, Node]:
-    return {
-        name: restore_node(name, record.spawn, handlers, not PHASES[record.phase].status.is_final)
-        for name, record in records.items()
-        if record.spawn is not None
-    }
+    nodes = {}
+    for name, record in records.items():
+        if record.spawn is not None:
+            try:
+                finished = PHASES[record.phase].status.is_final
+                nodes[name] = restore_node(name, record.spawn, handlers, not finished)
+            except GraphError:
+                raise
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                raise CacheValueError(
+                    f"the stored definition of the spawned task {name!r} is damaged: "
+                    f"{format_error(error)}"
+                ) from error
+    return nodes
 
 
 def _open_waits(contents: Contents) -> List[Wait]:

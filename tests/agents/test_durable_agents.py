@@ -35,6 +35,7 @@ from asimov_sync.cache.records import RecordChange
 from asimov_sync.testing import Failure, ScriptedInferenceClient, tool_results
 
 from ..tiers import by_tier, suite
+from ..waiting import wait_for
 
 
 def wants(*calls):
@@ -289,6 +290,25 @@ def test_a_retry_asks_again_for_invalid_data(bench):
     assert bench.drive()["t"] == {"claim": "so"}
 
 
+def test_a_failed_agent_continues_its_conversation(bench):
+    """An agent whose request failed continues where it was when its FAILED task runs again."""
+    answers = iter([wants(("a", "look", {"word": "x"})), Failure(529), "done"])
+    bench.employ(lambda body: next(answers))
+    assert bench.drive().status is TaskStatus.FAILED
+    assert bench.store.retry("r") is True
+    result = bench.drive()
+    assert result["t"] == "done"
+    assert bench.made == ["look x"]
+    assert result.usage == bench.client.usage
+
+
+def test_a_store_that_changes_the_form_fails_the_task(bench, cache):
+    """An entry that `redact=` turned into something else is an error that names `redact=`."""
+    bench.store = RunStore(cache, redact=str)
+    bench.employ(lambda body: "done")
+    assert "redact= and serializer= of the store" in bench.drive().errors["t"]
+
+
 def test_another_question_begins_anew(bench, power):
     """If the task has changed, nothing of the conversation about the old one is used."""
     bench.employ(
@@ -407,6 +427,27 @@ def test_a_call_that_needs_approval_parks_the_run(bench):
     assert bench.made == ["look x", "pay 5"]
     assert len(bench.client.requests) == 2
     assert result.usage == bench.client.usage
+
+
+def test_an_approval_continues_a_run_that_has_a_driver(bench):
+    """A task that is parked continues at once, while another task of its run is executing."""
+    bench.employ(pays_twice)
+    done = threading.Event()
+    graph = TaskGraph()
+    graph.add(Task(type="work", objective="Work."), name="t")
+    graph.add(lambda task, context: done.wait(20), name="other")
+    with TaskScheduler({"work": bench.agent}, max_workers=2, runs=bench.store) as scheduler:
+        with scheduler.stream(graph, run_id="r") as events:
+            for event in events:
+                if event.type == "task_parked" and event.wait.name == "c":
+                    wait_for(lambda: len(bench.store.waits("r")) == 2)
+                    bench.store.approve("r", {"a": True, "c": False})
+                elif event.type == "task_finished" and event.name == "t":
+                    done.set()
+    assert "result of pay 1" in event.result["t"]
+    assert event.result["other"] is True
+    assert event.result.usage == bench.client.usage
+    assert len(bench.client.requests) == 2
 
 
 def test_a_crash_after_an_approval(bench, power):

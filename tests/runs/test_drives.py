@@ -173,6 +173,27 @@ def test_failed_tasks_run_again_on_demand(scheduler, store):
     assert scheduler.calls == ["a", "b", "b", "c"]
 
 
+def test_a_failed_task_that_runs_again_continues_its_visit(scheduler, store):
+    """Steps are not repeated, the key is the same, and attempts are counted anew."""
+
+    @scheduler.handler("work")
+    def handle(task, context):
+        scheduler.calls.append((context.idempotency_key, context.attempt))
+        context.step("pay", scheduler.calls.append, "paid")
+        if len(scheduler.calls) < 4:
+            raise ValueError("not yet")
+
+    def build():
+        graph = TaskGraph()
+        graph.add(Task(type="work"), name="a", retry=Retry(attempts=2, wait=tenacity.wait_none()))
+        return graph
+
+    assert scheduler.run(build(), run_id="r").status is TaskStatus.FAILED
+    assert store.retry("r")
+    assert scheduler.run(build(), run_id="r").status is TaskStatus.COMPLETE
+    assert scheduler.calls == [("r/a/1", 1), "paid", ("r/a/1", 2), ("r/a/1", 1)]
+
+
 def test_retries_partials_and_spawned_tasks_are_stored(scheduler, store):
     """A PARTIAL result, a retried task and a spawned task are found again."""
 

@@ -6,7 +6,7 @@ import functools
 import inspect
 import logging
 import time
-from typing import Any, Callable, Dict, Generator, Iterator, List, Optional
+from typing import Any, Callable, Dict, Generator, List, Optional
 
 from asimov_sync import instrumentation
 from asimov_sync._json import format_error
@@ -16,7 +16,7 @@ from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.fan_out import CallStarted, fan_out
 from asimov_sync.concurrency.log_context import describe_error, get_logger
 from asimov_sync.concurrency.pool import WorkerPool
-from asimov_sync.errors import Cancelled, InferenceError
+from asimov_sync.errors import Cancelled, InferenceError, Parked
 from asimov_sync.inference.reply_events import EventReader, EventSource
 from asimov_sync.inference.stream import ReplyStream
 from asimov_sync.inference.tools.loop import (
@@ -368,36 +368,32 @@ def _execute(
     counter = UsageCounter()
     exception: BaseException
     cancellation.raise_if_cancelled()
+    operation = scope.current().operation
+    in_task = scope.current().task_context is not None
+    if in_task:  # for the idempotency keys of the task
+        scope.replace(operation=operation + (key,))
     try:
         if call.name not in tools:
             names = ", ".join(sorted(tools)) or "none"
             raise LookupError(f"there is no tool named {call.name!r}; known tools: {names}")
         if call.malformed is not None:
             raise ValueError(f"the arguments are not a JSON object: {call.malformed[:500]}")
-        with counter, _operation(key):
+        with counter:
             result = _materialize(tools[call.name].call(call.arguments))
         # Raises if JSON cannot represent the result, which counts as the tool's error.
         return CalledTool(call, result, None, time.perf_counter() - start, counter.usage)
     except Cancelled as cancelled:
         cancellation.raise_if_cancelled()
         exception = cancelled  # from a token that the tool made itself
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Parked):  # Parked: of a tool on the handler's own thread
         raise
     except BaseException as error:
         # Includes SystemExit, of argparse for example: it must not end the agent's program.
         exception = error
-    return CalledTool(call, None, exception, time.perf_counter() - start, counter.usage)
-
-
-@contextlib.contextmanager
-def _operation(key: str) -> Iterator[None]:
-    """Make a call part of the operation of the current context, for idempotency keys."""
-    before = scope.current().operation
-    scope.replace(operation=before + (key,))
-    try:
-        yield
     finally:
-        scope.replace(operation=before)
+        if in_task:
+            scope.replace(operation=operation)
+    return CalledTool(call, None, exception, time.perf_counter() - start, counter.usage)
 
 
 def _materialize(result: Any) -> Any:
