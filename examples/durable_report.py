@@ -45,7 +45,9 @@ def model(body: Dict[str, Any]) -> str:
 
 def say(text: str) -> None:
     """Print a line that begins with the process id."""
-    print(f"[process {os.getpid()}] {text}", flush=True)
+    # One call, so that the lines of two threads do not mix.
+    sys.stdout.write(f"[process {os.getpid()}] {text}\n")
+    sys.stdout.flush()
 
 
 def publish(task: Task, context: TaskContext) -> List[str]:

@@ -247,7 +247,7 @@ def test_run_under_a_token():
             scheduler.run,
             lambda graph, cancellation: scheduler.submit(graph, cancellation=cancellation).result(),
         ):
-            token = Cancellation(timeout=0.05)
+            token = Cancellation(timeout=0.3)
             result = start(single("wait"), cancellation=token)
             assert result.errors == {"x": "Cancelled: the deadline passed"}
         token = Cancellation(timeout=0.05)
