@@ -22,7 +22,7 @@ from asimov_sync.cache.base import Cache
 from asimov_sync.cancellation import Cancellation, require_number
 from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.fork import ForkSafeLock
-from asimov_sync.errors import ClosedError, GraphError, RunTimeout
+from asimov_sync.errors import CacheError, ClosedError, GraphError, LeaseLost, RunTimeout
 from asimov_sync.graph.active_run import ActiveRun, RunOptions
 from asimov_sync.graph.backends import make_backend
 from asimov_sync.graph.context import Handler, Middleware
@@ -368,6 +368,7 @@ class TaskScheduler(HandlerOwner):
                 f"run {run_id!r} was started with a graph: run that graph again, with its run_id; "
                 "resume() is for runs that a flow has built"
             )
+        self._find_flow(record.flow)
         return self.run(record.flow, args=record.args, run_id=run_id, **options)
 
     def _require_store(self, what: str) -> "RunStore":
@@ -375,12 +376,16 @@ class TaskScheduler(HandlerOwner):
             raise ValueError(f"{what} needs a store: TaskScheduler(…, runs=RunStore(…))")
         return self._runs_store
 
-    def _build(self, name: str, args: Optional[Mapping[str, Any]]) -> TaskGraph:
-        """Return the graph of a flow."""
+    def _find_flow(self, name: str) -> Flow:
         flow = self.flows.get(name)
         if flow is None:
             known = ", ".join(map(repr, self.flows)) or "none"
             raise GraphError(f"there is no flow named {name!r}; these are registered: {known}")
+        return flow
+
+    def _build(self, name: str, args: Optional[Mapping[str, Any]]) -> TaskGraph:
+        """Return the graph of a flow."""
+        flow = self._find_flow(name)
         graph = flow(**(args or {}))
         if not isinstance(graph, TaskGraph):
             raise GraphError(f"the flow {name!r} returned {graph!r}, not a TaskGraph")
@@ -560,6 +565,8 @@ class TaskScheduler(HandlerOwner):
                 Run(waiting[0]).result(left)
             except RunTimeout:
                 return False
+            except (LeaseLost, CacheError):
+                continue  # the run has ended because of it, and its own handle raises it
 
     def __enter__(self) -> "TaskScheduler":
         return self

@@ -219,7 +219,7 @@ def measure_bytes(folder: str, url: str, tasks: int) -> None:
 
     def used_memory(prefix: str) -> int:
         keys = plain.scan_iter(match=f"{prefix}:*", count=1000)
-        return sum(int(plain.memory_usage(key, samples=0)) for key in keys)
+        return sum(int(plain.memory_usage(key, samples=0) or 0) for key in keys)
 
     def open_file() -> Tuple[Cache, Callable[[str], int], str]:
         path = f"{folder}/bytes-{next(numbers)}.db"

@@ -1,13 +1,14 @@
 """Lua scripts for the records of durable runs.
 
-A record is four keys, which share a hash tag and therefore a slot of a cluster:
+A record is five keys, which share a hash tag and therefore a slot of a cluster:
 
-=======  ======  ===============================================================================
-head     hash    what `Snapshot` shows except for the fields, and the fields of `HEAD_FIELDS`
-fields   hash    the fields
-log      stream  the log; the entry with number 7 has the id 7-0
-bell     list    items for the last posts and log entries, which waiting threads pop
-=======  ======  ===============================================================================
+=========  ======  =============================================================================
+head       hash    what `Snapshot` shows except for the fields, and the fields of `HEAD_FIELDS`
+fields     hash    the fields
+log        stream  the log; the entry with number 7 has the id 7-0
+bell       list    items for the last posts and log entries, which waiting threads pop
+post_bell  list    the same for threads that wait for posts only, which log entries do not wake
+=========  ======  =============================================================================
 
 The index of a namespace is a set of keys in one slot. A member is the moment of creation, padded
 with zeros, and the id, so members sort by both:
@@ -31,7 +32,7 @@ Each moment is in milliseconds. The first argument of each script is the present
 server's own clock. The second one is the id of the record.
 """
 
-RECORD_KEYS = ("head", "fields", "log", "bell")
+RECORD_KEYS = ("head", "fields", "log", "bell", "post_bell")
 """The last parts of a record's keys, in the order of KEYS. They are data on the server."""
 
 INDEX_KEYS = ("entries", "all", "ready", "expiring", "statuses")
@@ -212,12 +213,12 @@ end
 
 _RECORD_PRELUDE = (
     _TIME
-    + "local head_key, fields_key, log_key, bell_key = unpack(KEYS)\n"
-    + "local entries, all, ready, expiring, statuses = unpack(KEYS, 5)"
+    + "local head_key, fields_key, log_key, bell_key, post_bell_key = unpack(KEYS)\n"
+    + "local entries, all, ready, expiring, statuses = unpack(KEYS, 6)"
     + _READ_HEAD
     + _INDEX
     + """
-local record_keys = {head_key, fields_key, log_key, bell_key}
+local record_keys = {head_key, fields_key, log_key, bell_key, post_bell_key}
 local head, has_expired = read_head(head_key)
 if has_expired then
     redis.call('DEL', unpack(record_keys))
@@ -264,9 +265,9 @@ local function set_expiry(had_expiry)
 end
 
 -- Wakes a few threads at once. If more wait, they look by themselves soon.
-local function ring()
-    redis.call('RPUSH', bell_key, '1', '1', '1', '1')
-    redis.call('LTRIM', bell_key, -8, -1)
+local function ring(key)
+    redis.call('RPUSH', key, '1', '1', '1', '1')
+    redis.call('LTRIM', key, -8, -1)
 end
 """
 )
@@ -354,7 +355,7 @@ for index = first_entry, #ARGV, 2 do
 end
 if first_entry <= #ARGV then
     redis.call('XTRIM', log_key, 'MAXLEN', ARGV[13])
-    ring()
+    ring(bell_key)
 end
 head.lease_until = lease == '' and '0' or integer(now + lease)
 head.updated, head.untouched = integer(now), ''
@@ -406,7 +407,8 @@ local is_earlier = due ~= '' and (head.due == '' or tonumber(due) < tonumber(hea
 if is_earlier then
     head.due = due
 end
-ring()
+ring(bell_key)
+ring(post_bell_key)
 write_head(is_earlier)
 set_expiry(false)
 return {1, integer(now), describe(head)}
@@ -441,8 +443,10 @@ DELETE = (
     + """
 redis.call('DEL', unpack(record_keys))
 if head then
-    ring()
-    redis.call('PEXPIRE', bell_key, 1000)
+    for _, key in ipairs({bell_key, post_bell_key}) do
+        ring(key)
+        redis.call('PEXPIRE', key, 1000)
+    end
 end
 if entries then
     remove_from_index(id)

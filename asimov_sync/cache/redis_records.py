@@ -301,7 +301,9 @@ class RedisRecords(RecordStore):
     ) -> None:
         """Wait for a post, for a log entry, or for the removal of the record."""
         cancellation.raise_if_cancelled()
-        head_key, *_, bell = self._record_keys(id)
+        head_key, *_, bell, post_bell = self._record_keys(id)
+        if log_number is None:
+            bell = post_bell
         end = clock.real() + timeout
         while True:
             known_news, known_number = self.connection.send_idempotent(

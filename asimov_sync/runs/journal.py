@@ -88,7 +88,9 @@ def read_contents(fields: Mapping[str, bytes], codec: Codec, run_id: str) -> Con
                 f"the stored run {run_id!r} is damaged: its field {name} cannot be read: "
                 f"{format_error(error)}"
             ) from error
-    return contents
+    # The store keeps no order.
+    ordered = sorted(contents.tasks.values(), key=lambda record: record.position)
+    return contents._replace(tasks={record.name: record for record in ordered})
 
 
 def _read_field(

@@ -681,12 +681,14 @@ class RunStore:
 
         Returns False if the run has ended. Raises KeyError if there is no such run.
         """
-        self._get(run_id)
+        if RunStatus(self._get(run_id).status) in ENDED:
+            return False
         data = self._codec.encode(self._codec.redact_text(reason))
         self._records.post(run_id, {field_name("cancel"): data}, due=0.0)
         snapshot = self._claim_idle(run_id, CONTINUABLE)
         if snapshot is None:
-            return RunStatus(self._get(run_id).status) not in ENDED
+            status = RunStatus(self._get(run_id).status)
+            return status is RunStatus.CANCELLED or status not in ENDED
         head = self._codec.load_head(snapshot.summary)
         contents = read_contents(snapshot.fields, self._codec, run_id)
         return self._end(run_id, snapshot, head, contents, RunStatus.CANCELLED, reason)
