@@ -143,6 +143,7 @@ class Batch(NamedTuple):
     usage, seconds: what the whole run used and took so far, all drives included.
     end: the end of the drive, if this is the last batch.
     spent: what the run has spent of its budget so far, in all drives; None without a budget.
+    sequence: the number of the last event that tells of what is in this batch or before it.
     """
 
     records: List[TaskRecord]
@@ -151,6 +152,7 @@ class Batch(NamedTuple):
     seconds: float
     end: Optional[RunEnd]
     spent: Optional[BudgetUsage] = None
+    sequence: int = 0
 
 
 class Restored(NamedTuple):

@@ -66,7 +66,6 @@ _TASK_TYPES: Mapping[str, Any] = {
 _HEAD_TYPES: Mapping[str, Any] = {
     "status": str,
     "flow": (str, type(None)),
-    "args": (dict, type(None)),
     "seconds": (int, float),
     "sequence": int,
     "starts": int,

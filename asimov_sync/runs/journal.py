@@ -51,6 +51,9 @@ MAX_BEAT = 5.0
 LOG_SECONDS = 1.0
 """The longest time that an event waits before it is in the log, in seconds."""
 
+OUTCOMES = {"task_finished", "task_parked", "task_retried", "task_skipped", "task_undone"}
+"""The types of the events that tell of what a batch writes."""
+
 RETRY_SECONDS = 0.1
 """Seconds between two attempts to reach a store that does not answer."""
 
@@ -182,6 +185,10 @@ class StoredJournal(RunJournal):
         self._news = news
         self._seen_news = news  # of the last reply; more than `_news` if there are unread posts
         self._sequence = restored.sequence
+        self._announced = (
+            restored.sequence
+        )  # the last event whose outcome is written, if it has one
+        self._events: List[Dict[str, Any]] = []  # those that are not in the log yet
         self._last_contact = clock.real()
         self._lost: Optional[BaseException] = None
         self._closed = epoch == 0
@@ -232,7 +239,7 @@ class StoredJournal(RunJournal):
         with self._writing():
             if self._closed:
                 return
-            log = self._take_log()
+            log = self._take_log(self._announced)
             if log or clock.real() - self._last_contact >= beat:
                 self._commit(RecordChange({}, log, self._lease), retry=False)
 
@@ -316,6 +323,9 @@ class StoredJournal(RunJournal):
         self._last_contact = clock.real()
         self._clock_offset = reply.now - clock.monotonic()
         self._seen_news = max(self._seen_news, reply.news)
+        if change.log and reply.applied:
+            last = change.log[-1].number
+            self._events = [event for event in self._events if event["sequence"] > last]
         return reply
 
     def _lease_lost(self) -> LeaseLost:
@@ -348,7 +358,7 @@ class StoredJournal(RunJournal):
             _count(counts, self._phases.get(record.name), record.phase)
         for name in batch.removed:
             _count(counts, self._phases.get(name), None)
-        log = self._take_log()
+        log = self._take_log(batch.sequence)
         end = batch.end
         change = RecordChange(fields, log, self._lease)
         status, due = RunStatus.RUNNING, None  # type: RunStatus, Optional[float]
@@ -393,6 +403,7 @@ class StoredJournal(RunJournal):
             return False
         self._changed = {}
         self._head = head
+        self._announced = max(self._announced, batch.sequence)
         for record in batch.records:
             self._phases[record.name] = record.phase
             self._waits[record.name] = record.waits
@@ -428,14 +439,26 @@ class StoredJournal(RunJournal):
             for number in self._entries.pop(key):
                 fields[field_name("entry", *key, number)] = None
 
-    def _take_log(self) -> List[LogEntry]:
-        """Return the events of the run since the last call, encoded."""
-        events = [] if self._run is None else self._run.take_events()
+    def _take_log(self, announced: int) -> List[LogEntry]:
+        """Return the events that are to be written now, encoded. `_commit` forgets them.
+
+        A reader of the log must not see an outcome that the next drive does not find. So an outcome
+        waits for the write that contains it, and so do the events after it.
+
+        announced: the number of the last event that may tell of an outcome.
+        """
+        if self._run is not None:
+            self._events += [
+                event
+                for event in self._run.take_events()
+                if not (self._codec.redacts and event["type"] == "task_text")
+            ]
         log = []
-        for event in events:
+        for event in self._events:
+            if event["sequence"] > announced and event["type"] in OUTCOMES:
+                break
             self._sequence = max(self._sequence, event["sequence"])
-            if not (self._codec.redacts and event["type"] == "task_text"):
-                log.append(LogEntry(event["sequence"], self._codec.dump_event(event)))
+            log.append(LogEntry(event["sequence"], self._codec.dump_event(event)))
         return log
 
     def _end_event(self, status: RunStatus, reason: Optional[str]) -> LogEntry:
@@ -524,7 +547,9 @@ class StoredJournal(RunJournal):
             if head.starts:
                 head = head._replace(starts=0)
             summary = None if head is self._head else self._codec.dump_head(head)
-            self._commit(RecordChange(fields, self._take_log(), self._lease, summary=summary))
+            self._commit(
+                RecordChange(fields, self._take_log(self._announced), self._lease, summary=summary)
+            )
             self._changed, self._head = {}, head
             entries[number] = data
             if usage != Usage():

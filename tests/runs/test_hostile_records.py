@@ -171,10 +171,19 @@ def test_a_malformed_task_is_a_clear_error(cache, scheduler, kind):
 
 
 @pytest.mark.parametrize(
-    "values", [{"args": ["x"]}, {"flow": 5}, {"usage": {"requests": "x"}}, {"counts": []}], ids=str
+    "values",
+    [{"flow": 5}, {"flow": ["report"]}, {"usage": {"requests": "x"}}, {"counts": []}],
+    ids=str,
 )
 def test_a_malformed_head_is_a_clear_error(cache, scheduler, values):
     """A summary that no release has written is a CacheError."""
     rewrite(cache, lambda head: head.update(values))
     with pytest.raises(CacheError, match="what is stored of a run cannot be read"):
+        scheduler.resume(RUN_ID)
+
+
+def test_stored_arguments_that_are_no_dict(cache, scheduler):
+    """Arguments of a flow that are not a dict are a TypeError, before the flow is called."""
+    rewrite(cache, lambda head: head.update(args=["x"]))
+    with pytest.raises(TypeError, match="args= is a dict"):
         scheduler.resume(RUN_ID)
