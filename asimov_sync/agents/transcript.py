@@ -6,7 +6,7 @@ from typing import Any, Dict, List, NoReturn, Optional, Tuple
 from asimov_sync.errors import CacheValueError
 from asimov_sync.graph.context import Entries, TaskContext
 from asimov_sync.graph.journal import Wait
-from asimov_sync.inference.tools.approvals import Approval
+from asimov_sync.inference.tools.approvals import Approval, Approved
 from asimov_sync.inference.tools.loop import AskForApproval, CalledTool, KeptCall
 from asimov_sync.inference.tools.tool import Tool
 from asimov_sync.inference.tools.transcript import Transcript
@@ -138,8 +138,17 @@ class AgentTranscript(Transcript):
         calls = zip(step.keys, step.calls, step.tools)
         waits = [self._wait(key, call, tool) for key, call, tool in calls]
         answers = self._entries.find_answers(waits)
-        self._undecided = [wait for wait, answer in zip(waits, answers) if answer is None]
-        return [None if answer is None else decode_decision(answer.message) for answer in answers]
+        decisions: List[Optional[Approval]] = []
+        self._undecided = []
+        for key, wait, answer in zip(step.keys, waits, answers):
+            if key in self._calls:  # made when the tool needed no approval for it
+                decisions.append(Approved())
+            elif answer is not None:
+                decisions.append(decode_decision(answer.message))
+            else:
+                decisions.append(None)
+                self._undecided.append(wait)
+        return decisions
 
     def _wait(self, key: str, call: ToolCall, tool: Tool) -> Wait:
         context = self._context

@@ -190,11 +190,11 @@ class SQLiteRecords(RecordStore):
 
         def write(database: Database) -> Optional[Claim]:
             now = self.clock()
-            row = self._find(database, id, now)
+            row = found = self._find(database, id, now)
             if row is None:
                 if new is None:
                     return None
-                row = self._create(database, id, new, now)
+                row = found = self._create(database, id, new, now)
             elif row.owner != owner or not row.lease_until:
                 free = row.lease_until <= now or row.owner == dead_owner
                 if not free or row.status not in claimable:
@@ -208,7 +208,8 @@ class SQLiteRecords(RecordStore):
                 updated=now,
                 expires=None,
             )
-            _write_row(database, row)
+            assert found is not None
+            _write_row(database, found, row)
             fields = _read_fields(database, row)
             return Claim(True, bool(row.untouched), row.snapshot(now, fields))
 
@@ -246,12 +247,12 @@ class SQLiteRecords(RecordStore):
                 return None
             if change.news is not None and row.news > change.news:
                 return Committed(False, row.lease_until / 1000, now / 1000, row.news)
-            row = _apply(database, row, change, now)
+            found, row = row, _apply(database, row, change, now)
             if change.lease is None:
                 row = row._replace(lease_until=0, released=released)
             else:
                 row = row._replace(lease_until=now + to_duration_ms(change.lease))
-            _write_row(database, row)
+            _write_row(database, found, row)
             return Committed(True, row.lease_until / 1000, now / 1000, row.news)
 
         committed = self.connection.write(write)
@@ -279,7 +280,8 @@ class SQLiteRecords(RecordStore):
             _write_fields(database, row.number, fields)
             moments = [known for known in (row.due, moment) if known is not None]
             earliest = min(moments, default=None)
-            _write_row(database, row._replace(news=row.news + 1, updated=now, due=earliest))
+            posted = row._replace(news=row.news + 1, updated=now, due=earliest)
+            _write_row(database, row, posted)
             return True
 
         written = self.connection.write(write)
@@ -497,29 +499,18 @@ _NEW: Any = ("", 1, 0, None, 0, None, 0, 0, 1, "")
 """The columns of a new record from the owner on."""
 
 
-def _write_row(database: Database, row: _Row) -> None:
-    ready = None if row.due is None else max(row.due, row.lease_until)
+def _write_row(database: Database, before: _Row, row: _Row) -> None:
+    """Write a row. Columns that stay the same are left out, so that their indexes stay as well."""
+    changed = {
+        name: value
+        for name, old, value in zip(_Row._fields, before, row)
+        if value != old and name != "number"
+    }
+    changed["ready"] = None if row.due is None else max(row.due, row.lease_until)
+    assignments = ", ".join(f"{name} = ?" for name in changed)
     database.execute(
-        "UPDATE asimov_sync_records SET status = ?, summary = ?, updated = ?, owner = ?, "
-        "epoch = ?, lease_until = ?, due = ?, ready = ?, news = ?, expires = ?, last_number = ?, "
-        "entries = ?, untouched = ?, released = ? WHERE number = ?",
-        (
-            row.status,
-            row.summary,
-            row.updated,
-            row.owner,
-            row.epoch,
-            row.lease_until,
-            row.due,
-            ready,
-            row.news,
-            row.expires,
-            row.last_number,
-            row.entries,
-            row.untouched,
-            row.released,
-            row.number,
-        ),
+        f"UPDATE asimov_sync_records SET {assignments} WHERE number = ?",
+        (*changed.values(), row.number),
     )
 
 

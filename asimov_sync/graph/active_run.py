@@ -214,6 +214,8 @@ class ActiveRun(Work, RunServices, JournaledRun):
         self.engine.begin_run()  # first: the token or a time-out may end the run at once
         if self._journal is not None:
             self._journal.start(self)
+            if self._journal.cancel_reason is not None:  # an earlier drive did not notice it
+                self.cancel(self._journal.cancel_reason)
         self._registration = self.enclosing.on_cancel(self._on_cancel)
         if self._timeout is not None:
             reason = f"the run's time-out of {self._given_timeout} s passed"
@@ -243,6 +245,9 @@ class ActiveRun(Work, RunServices, JournaledRun):
         count = self.engine.reserve_workers(limit)
         if self._effects.pending:
             self._apply_effects()
+            if not count and self._journal is not None:
+                # This thread may have written what others left to it, and tasks may start now.
+                count = self.engine.reserve_workers(limit)
         return count
 
     def next_attempt(self, worker: Any) -> Optional[Attempt]:
@@ -257,6 +262,8 @@ class ActiveRun(Work, RunServices, JournaledRun):
         attempt = self.engine.next_attempt_for_helper()
         if self._effects.pending:
             self._apply_effects()
+            if attempt is None and self._journal is not None:  # as in `reserve_workers`
+                attempt = self.engine.next_attempt_for_helper()
         return attempt
 
     def finish_attempt(
@@ -379,7 +386,7 @@ class ActiveRun(Work, RunServices, JournaledRun):
                     return
                 self.engine.publish_text(attempt, number, text)
                 if self._effects.pending:
-                    self._apply_effects()
+                    self._apply_effects_in_handler()
 
             return on_text
 
@@ -396,7 +403,7 @@ class ActiveRun(Work, RunServices, JournaledRun):
     def _apply_condition(self, attempt: Attempt, met: bool) -> bool:
         started = self.engine.apply_condition(attempt, met)
         if self._effects.pending:
-            self._apply_effects()
+            self._apply_effects_in_handler()
         return started
 
     # For handlers
@@ -411,7 +418,7 @@ class ActiveRun(Work, RunServices, JournaledRun):
             return
         self.engine.report(attempt, fraction, text, data)
         if self._effects.pending:
-            self._apply_effects()
+            self._apply_effects_in_handler()
 
     def check_route(self, attempt: Attempt, names: Sequence[str]) -> None:
         """Raise GraphError if the attempt's task cannot return a Route to these names."""
@@ -464,6 +471,8 @@ class ActiveRun(Work, RunServices, JournaledRun):
         except LeaseLost as error:
             self.fail(error)
             raise
+        if self._effects.pending:  # a signal handler has left them, in the middle of the write
+            self._apply_effects_in_handler()
 
     def keep_value(self, value: Any) -> Any:
         """Return a value as it is given back later."""
@@ -478,10 +487,6 @@ class ActiveRun(Work, RunServices, JournaledRun):
     def open_waits(self, attempt: Attempt, waits: Sequence[Wait]) -> None:
         """Note what the task waits for. Its handler raises Parked next."""
         attempt.waits = tuple(waits)
-
-    def known_wait(self, attempt: Attempt, name: str) -> Optional[Wait]:
-        """Return the wait of this name that an earlier call of the handler has opened."""
-        return self.engine.known_wait(attempt, name)
 
     def now(self) -> float:
         """Return the present moment by the clock of the store."""
@@ -534,6 +539,7 @@ class ActiveRun(Work, RunServices, JournaledRun):
         assert self._journal is not None
         engine = self.engine
         if self._journal.is_busy_here:  # a signal handler, in the middle of another write
+            self._effects.pending = True
             return False
         while engine.needs_saving:
             if not self._saving.acquire(False):
@@ -563,6 +569,8 @@ class ActiveRun(Work, RunServices, JournaledRun):
             raise
         if not written:  # the run was about to park, and something was posted meanwhile
             self.engine.put_back(batch, True)
+            if self._journal.cancel_reason is not None:
+                self.cancel(self._journal.cancel_reason)
             self._unpark_answered()
             self.engine.retry_end()
 
@@ -812,6 +820,13 @@ class ActiveRun(Work, RunServices, JournaledRun):
                 self._registration.remove()
             for timer in self._timers:
                 timer.cancel()
+
+    def _apply_effects_in_handler(self) -> None:
+        """Carry out the effects on the thread of a handler, which continues."""
+        self._apply_effects()
+        if self._journal is not None:
+            # It may have written what other workers left to it, and these have returned since.
+            self.backend.ensure_workers(self)
 
     def _write_journal(self) -> bool:
         """Write what has changed in a durable run. Return whether to carry out the effects.

@@ -91,10 +91,6 @@ class RunServices:
         """Note what the task waits for. Its handler raises Parked next."""
         raise NotImplementedError
 
-    def known_wait(self, attempt: Attempt, name: str) -> Optional[Wait]:
-        """Return the wait of this name that an earlier call of the handler has opened."""
-        raise NotImplementedError
-
     def now(self) -> float:
         """Return the present moment by the clock of the store."""
         raise NotImplementedError
@@ -288,12 +284,9 @@ class TaskContext:
 
         adapter = None if type is None else TypeAdapter(type)
         schema = None if adapter is None else adapter.json_schema()
+        require_number("timeout=", timeout)
         services = self._services
-        wait = services.known_wait(self._attempt, name)
-        if wait is None:
-            deadline = None
-            require_number("timeout=", timeout)
-            wait = Wait(self.run_id, self.name, name, self.visit, prompt, None, schema, deadline)
+        wait = Wait(self.run_id, self.name, name, self.visit, prompt, None, schema)
         answers = services.find_answers(self._attempt, [wait])
         if answers is None:
             raise GraphError(
@@ -303,15 +296,25 @@ class TaskContext:
         (answer,) = answers
         if answer is not None:
             return answer.message if adapter is None else adapter.validate_python(answer.message)
-        now = services.now()
-        if wait.deadline is None and timeout is not None:
-            wait = wait._replace(deadline=now + timeout)
-        if wait.deadline is not None and wait.deadline <= now:
-            raise WaitTimeout(f"nobody answered {name!r} within {timeout} s")
+        if timeout is not None:
+            wait = wait._replace(deadline=self._find_deadline(name, timeout))
         prompt, data = services.keep_value(prompt), services.keep_value(data)
-        wait = wait._replace(prompt=prompt, data=data, type=schema)
+        wait = wait._replace(prompt=prompt, data=data)
         services.open_waits(self._attempt, [wait])
         raise Parked(name)
+
+    def _find_deadline(self, name: str, timeout: float) -> float:
+        """Return the deadline of a wait. Raises WaitTimeout if it has passed."""
+        # Stored at the first call: the handler may start again for another wait.
+        services, kind = self._services, f"deadline:{name}"
+        now = services.now()
+        kept = services.read_entries(self._attempt, kind)
+        deadline: float = kept[0] if kept else now + timeout
+        if deadline <= now:
+            raise WaitTimeout(f"nobody answered {name!r} within {timeout} s")
+        if not kept:
+            services.append_entry(self._attempt, kind, deadline)
+        return deadline
 
     def check_route(self, names: Sequence[str]) -> None:
         """Raise GraphError if a Route to one of these tasks would be invalid.

@@ -155,6 +155,7 @@ class RunEngine:
         self._removed: Dict[str, None] = {}
         self._end_is_saved = self._restored.end is not None
         self._cancelled = False
+        self._end_request: Optional[Tuple[str, bool]] = None
         self._waits: Dict[int, Tuple[Wait, ...]] = {}
         self._waits_for: Dict[int, str] = {}
         self._error_records: Dict[int, ErrorRecord] = {}
@@ -399,6 +400,8 @@ class RunEngine:
         """
         with self.lock:
             if self.effects.result is not None:
+                if self.effects.result.status is TaskStatus.WAITING:  # it may have to continue
+                    self._end_request = (reason, keep_always)
                 return
             self._cancelled = keep_always
             state, cancelled = self.state, Cancelled(reason)
@@ -410,6 +413,7 @@ class RunEngine:
                     self._abandon(attempt, cancelled)
             for index in failed:
                 self._exceptions.pop(index, None)  # of an earlier visit
+                self._error_records.pop(index, None)
                 self._exceptions[index] = cancelled
                 self._mark(index)
                 self._publish_finished(index)
@@ -425,13 +429,15 @@ class RunEngine:
     def _record_outcome(self, attempt: Attempt, outcome: Outcome) -> None:
         """Apply the outcome of an attempt to its task and to others."""
         index = attempt.index
+        if outcome.waits and self.state.stopped is not None:  # there is no other drive to answer in
+            outcome = failed_outcome(attempt, Cancelled(self.state.stopped))
         error = outcome.exception
         over_budget = self._budget is not None and any(
             isinstance(cause, BudgetExceeded) and cause.budget is self._budget
             for cause in _causes(error)
         )
         self._mark(index)
-        if outcome.waits and self.state.stopped is None:
+        if outcome.waits:
             self._park(attempt, outcome.waits)
         elif outcome.wait is not None and not over_budget and self.state.can_retry(index):
             moment = clock.monotonic() + outcome.wait
@@ -460,6 +466,7 @@ class RunEngine:
             if status is TaskStatus.FAILED:
                 self._exceptions.pop(index, None)  # of an earlier visit
                 error = self._exceptions[index] = error or self.state.engine_errors[index]
+                self._error_records.pop(index, None)
                 if outcome.exception_record is not None:
                     self._error_records[index] = outcome.exception_record
                 self.effects.log(AttemptFailure(attempt, error, None))
@@ -490,6 +497,7 @@ class RunEngine:
                 self._abandon(self._attempts[index], Cancelled(reason))
             if phase is FAILED:
                 self._exceptions.pop(index, None)
+                self._error_records.pop(index, None)
                 self._exceptions[index] = self.state.engine_errors[index]
                 self._publish_finished(index)
         if self._publishes:
@@ -654,14 +662,6 @@ class RunEngine:
         ends = self.effects.result is not None and not self._end_is_saved
         return self._is_kept and (self.has_unsaved or ends)
 
-    def known_wait(self, attempt: Attempt, name: str) -> Optional[Wait]:
-        """Return the wait of this name that an earlier call of the handler has opened."""
-        with self.lock:
-            for wait in self._waits.get(attempt.index, ()):
-                if wait.name == name and wait.visit == attempt.visit:
-                    return wait
-        return None
-
     def parked_waits(self) -> List[Tuple[int, Tuple[Wait, ...]]]:
         """Return what the parked tasks wait for, by their indexes."""
         with self.lock:
@@ -670,6 +670,8 @@ class RunEngine:
     def unpark(self, indexes: Sequence[int]) -> bool:
         """Continue parked tasks. Return whether one of them was parked."""
         with self.lock:
+            if self.effects.result is not None:  # the run is about to park: the next drive does it
+                return False
             parked = [index for index in indexes if index in self.state.parked]
             for index in parked:
                 self.state.unpark(index)
@@ -700,7 +702,8 @@ class RunEngine:
             for record in records:  # a name may have been spawned again
                 names.pop(record.name, None)
             self.has_unsaved = True
-            return Batch(records, list(names), self._closed_usage, self._elapsed(), end)
+            cancelled = self.state.reason if self._cancelled else None
+            return Batch(records, list(names), self._closed_usage, self._elapsed(), end, cancelled)
 
     def mark_saved(self) -> None:
         """Let tasks start again, unless there is more to write."""
@@ -722,6 +725,8 @@ class RunEngine:
                 self._end_is_saved = False
                 if reopen:
                     self.effects.result = None
+                    if self._end_request is not None:  # it came while the batch was written
+                        self.end(*self._end_request)
 
     def retry_end(self) -> None:
         """End or park the run, if it is still about to, after `put_back`."""
@@ -776,6 +781,7 @@ class RunEngine:
             spawned_by=self._spawners.get(index),
             spawn=self._definitions.get(index),
             waits=self._waits.get(index, ()) if phase is PARKED else (),
+            running=phase is EXECUTING,
         )
 
     # Spawned tasks of a durable run
@@ -830,6 +836,8 @@ class RunEngine:
             and record.spawn == self._definitions[index]
         )
         if not same or not PHASES[record.phase].status.is_final:
+            return
+        if self.state.phases[index].is_final:  # the run has stopped, and skips it
             return
         del self._adoptable[node.name]
         self.state.restore_finished(index, record)
@@ -911,6 +919,8 @@ class RunEngine:
             self._times[index] = (record.started, record.ended)
         if record.waits:
             self._waits[index] = record.waits
+        if record.waits_for is not None:
+            self._waits_for[index] = record.waits_for
         if record.exception is not None:
             self._error_records[index] = record.exception
             self._exceptions[index] = rebuild_exception(record.exception)

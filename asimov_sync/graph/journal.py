@@ -94,6 +94,7 @@ class TaskRecord(NamedTuple):
     started, ended: when its last attempt did, in seconds since the epoch; None before.
     spawned_by, spawn: for a spawned task, the name of its spawner, and its definition.
     waits: for a parked task, what it waits for.
+    running: whether an attempt runs, of which only the appended values are kept.
     """
 
     name: str
@@ -118,6 +119,7 @@ class TaskRecord(NamedTuple):
     spawned_by: Optional[str] = None
     spawn: Optional[Mapping[str, Any]] = None
     waits: Tuple[Wait, ...] = ()
+    running: bool = False
 
 
 class RunEnd(NamedTuple):
@@ -142,6 +144,7 @@ class Batch(NamedTuple):
     removed: the names of tasks that are not part of the run any more.
     usage, seconds: what the whole run used and took so far, all drives included.
     end: the end of the drive, if this is the last batch.
+    cancelled: why the run was cancelled, or None; its tasks with `always` may still run.
     spent: what the run has spent of its budget so far, in all drives; None without a budget.
     sequence: the number of the last event that tells of what is in this batch or before it.
     """
@@ -151,6 +154,7 @@ class Batch(NamedTuple):
     usage: Usage
     seconds: float
     end: Optional[RunEnd]
+    cancelled: Optional[str] = None
     spent: Optional[BudgetUsage] = None
     sequence: int = 0
 
@@ -222,7 +226,8 @@ class RunJournal(abc.ABC):
     def save(self, batch: Batch) -> bool:
         """Write a batch in one step. The last batch of a drive gives up the lease.
 
-        Returns False, and has written nothing, if the batch parks the run and there is news.
+        Returns False, and has written nothing, if the batch parks the run and an answer or a
+        request to cancel it has arrived.
         """
 
     @abc.abstractmethod
@@ -275,6 +280,11 @@ class RunJournal(abc.ABC):
         value: a value that `keep_value` returned.
         usage: what the present attempt of the task used so far.
         """
+
+    @property
+    @abc.abstractmethod
+    def cancel_reason(self) -> Optional[str]:
+        """The reason of a request to cancel the run, as far as it was read; None without."""
 
     @abc.abstractmethod
     def find_answer(self, wait: Wait) -> Optional[Answer]:

@@ -780,6 +780,7 @@ class RunState:
                     self.phases[index], self.errors[index] = SKIPPED, why
                     self.unfinished -= 1
                     self.cut_off.append(index)
+        self.parked = {index for index in self.parked if self.phases[index] is PARKED}
         self.ready = [index for index in kept if self.phases[index] is READY]  # sorted: a heap
         self.delayed = [one for one in self.delayed if self.phases[one[1]] is DELAYED]
         heapq.heapify(self.delayed)

@@ -251,6 +251,7 @@ class Codec:
             for name, value in record._asdict().items()
             if value != TaskRecord._field_defaults.get(name, ...)
         }
+        values.pop("running", None)
         values["format"] = FORMAT
         values["objective"] = self.redact_text(record.objective)
         values["depends_on"] = list(record.depends_on)
@@ -329,7 +330,7 @@ def _check_types(values: Mapping[str, Any], types: Mapping[str, Any]) -> None:
 
 
 def _dump_usage(usage: Usage) -> Dict[str, int]:
-    return {name: value for name, value in dict(usage).items() if value}
+    return {name: value for name, value in vars(usage).items() if value}
 
 
 def _load_usage(values: Any) -> Usage:

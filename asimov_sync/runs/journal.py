@@ -1,10 +1,9 @@
 """StoredJournal: keeps one drive of a run in a record, while it holds the record's lease."""
 
-import contextlib
 import hashlib
 import re
 import threading
-from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 from asimov_sync._json import format_error, to_jsonable
 from asimov_sync.cache.records import Committed, LogEntry, RecordChange, RecordStore
@@ -141,7 +140,6 @@ class StoredJournal(RunJournal):
     restored: what earlier drives have written.
     handlers: finds the handlers that spawned tasks may have.
     news: the number of posts that `contents` has.
-    changed: fields to be written with the first batch.
     now: the present moment by the store's clock.
     """
 
@@ -159,7 +157,6 @@ class StoredJournal(RunJournal):
         restored: Restored,
         handlers: Handlers,
         news: int,
-        changed: Mapping[str, Optional[bytes]],
         now: float,
     ) -> None:
         self.id = id
@@ -172,23 +169,19 @@ class StoredJournal(RunJournal):
         self._keep_for = keep_for
         self._head = head
         self._handlers = handlers
-        # Guards everything below, and is held while a change is written.
-        self._lock = threading.Lock()
-        self._writer: Optional[int] = None  # the thread that holds it
-        self._changed = dict(changed)
+        # Guards everything below, and is held while a change is written. Re-entrant only so that
+        # `is_busy_here` can tell whether this thread holds it.
+        self._lock = threading.RLock()
         self._entries = contents.entries
-        self._carried = dict(contents.usages)  # of earlier drives, by task
-        self._usage_fields = set(contents.usages)  # the tasks whose usage has a field
+        self._usages: Dict[str, Usage] = {}  # of running attempts, as far as it has a field
+        # The entries of the log that are not written yet, and whether they tell of an outcome.
+        self._log: List[Tuple[bool, LogEntry]] = []
         self._posts = contents.posts
         self._phases = {name: record.phase for name, record in restored.records.items()}
         self._waits = {name: record.waits for name, record in restored.records.items()}
         self._news = news
         self._seen_news = news  # of the last reply; more than `_news` if there are unread posts
-        self._sequence = restored.sequence
-        self._announced = (
-            restored.sequence
-        )  # the last event whose outcome is written, if it has one
-        self._events: List[Dict[str, Any]] = []  # those that are not in the log yet
+        self._sequence = self._announced = restored.sequence
         self._last_contact = clock.real()
         self._lost: Optional[BaseException] = None
         self._closed = epoch == 0
@@ -202,7 +195,7 @@ class StoredJournal(RunJournal):
     @property
     def is_busy_here(self) -> bool:
         """True if the calling thread is writing, as a signal handler may find it."""
-        return self._writer == threading.get_ident()
+        return self._lock._is_owned()  # type: ignore[attr-defined,no-any-return]
 
     def start(self, run: JournaledRun) -> None:
         """Begin to renew the lease, and to tell the run what others ask of it."""
@@ -236,7 +229,7 @@ class StoredJournal(RunJournal):
 
     def _beat(self, beat: float) -> None:
         """Renew the lease if it is time, and write events that wait."""
-        with self._writing():
+        with self._lock:
             if self._closed:
                 return
             log = self._take_log(self._announced)
@@ -262,9 +255,9 @@ class StoredJournal(RunJournal):
                 raise self._lease_lost()
             if snapshot.news <= self._news:
                 return
-        with self._writing():
+        with self._lock:
             self._refresh_posts()
-        reason = self._cancel_reason()
+        reason = self.cancel_reason
         run = self._run
         if run is not None:
             if reason is not None:
@@ -287,19 +280,11 @@ class StoredJournal(RunJournal):
         self._news = snapshot.news
         self._seen_news = max(self._seen_news, snapshot.news)
 
-    def _cancel_reason(self) -> Optional[str]:
+    @property
+    def cancel_reason(self) -> Optional[str]:
+        """The reason of a request to cancel the run, as far as it was read; None without."""
         data = self._posts.get(field_name("cancel"))
         return None if data is None else str(self._codec.decode(data))
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Hold the lock."""
-        with self._lock:
-            self._writer = threading.get_ident()
-            try:
-                yield
-            finally:
-                self._writer = None
 
     def _commit(self, change: RecordChange, retry: bool = True) -> Committed:
         """Write a change. The caller holds the lock.
@@ -320,12 +305,11 @@ class StoredJournal(RunJournal):
         if reply is None:
             self._lost = self._lease_lost()
             raise self._lost
+        if reply.applied:
+            del self._log[: len(change.log)]
         self._last_contact = clock.real()
         self._clock_offset = reply.now - clock.monotonic()
         self._seen_news = max(self._seen_news, reply.news)
-        if change.log and reply.applied:
-            last = change.log[-1].number
-            self._events = [event for event in self._events if event["sequence"] > last]
         return reply
 
     def _lease_lost(self) -> LeaseLost:
@@ -338,7 +322,7 @@ class StoredJournal(RunJournal):
 
     def save(self, batch: Batch) -> bool:
         """Write a batch in one step. The last batch of a drive gives up the lease."""
-        with self._writing():
+        with self._lock:
             if self._closed:
                 if self._lost is not None:
                     raise self._lost
@@ -346,7 +330,14 @@ class StoredJournal(RunJournal):
             return self._save(batch, retry=True)
 
     def _save(self, batch: Batch, retry: bool, interrupted: Optional[str] = None) -> bool:
-        fields = dict(self._changed)
+        end = batch.end
+        if end is not None and end.parked and self._has_news(batch):
+            return False
+        fields: Dict[str, Optional[bytes]] = {}
+        cancel = field_name("cancel")
+        if end is None and batch.cancelled is not None and cancel not in self._posts:
+            # Should this driver die, the next one runs tasks with `always` only, too.
+            fields[cancel] = self._posts[cancel] = self._codec.encode(batch.cancelled)
         for record in batch.records:
             fields[field_name("task", record.name)] = self._codec.dump_task(record)
             self._forget_progress(record.name, record, fields)
@@ -359,8 +350,6 @@ class StoredJournal(RunJournal):
         for name in batch.removed:
             _count(counts, self._phases.get(name), None)
         log = self._take_log(batch.sequence)
-        end = batch.end
-        change = RecordChange(fields, log, self._lease)
         status, due = RunStatus.RUNNING, None  # type: RunStatus, Optional[float]
         error = self._head.error
         for record in batch.records:
@@ -369,24 +358,22 @@ class StoredJournal(RunJournal):
         if end is not None:
             status = _status_of(end)
             due = self._first_deadline(batch) if end.parked else None
-            self._sequence += 1
-            log.append(self._end_event(status, end.reason))
+            log = [*log, self._end_event(status, end.reason)]
         elif interrupted is not None:
             status, due = RunStatus.INTERRUPTED, 0.0
-            self._sequence += 1
-            log.append(self._end_event(status, interrupted))
+            log = [*log, self._end_event(status, interrupted)]
         head = self._head._replace(
             status=status.value,
             usage=batch.usage,
             seconds=batch.seconds,
-            sequence=self._sequence,
+            sequence=self._sequence + (status is not RunStatus.RUNNING),
             starts=0,
             reason=end.reason if end is not None else interrupted,
             error=error,
             counts=counts,
             spent=batch.spent or self._head.spent,
         )
-        change = change._replace(summary=self._codec.dump_head(head))
+        change = RecordChange(fields, log, self._lease, summary=self._codec.dump_head(head))
         if status is not RunStatus.RUNNING:
             parked = end is not None and end.parked
             change = change._replace(
@@ -398,10 +385,8 @@ class StoredJournal(RunJournal):
             )
         reply = self._commit(change, retry)
         if not reply.applied:
-            self._sequence -= 1
             self._refresh_posts()
             return False
-        self._changed = {}
         self._head = head
         self._announced = max(self._announced, batch.sequence)
         for record in batch.records:
@@ -414,11 +399,26 @@ class StoredJournal(RunJournal):
             self._close()
         return True
 
-    def _first_deadline(self, batch: Batch) -> Optional[float]:
-        """Return the first deadline of a wait, as of after the batch."""
+    def _has_news(self, batch: Batch) -> bool:
+        """Return whether something has been read that continues or ends a run as of a batch."""
+        waits = self._waits_after(batch)
+        answered = (
+            field_name("answer", wait.task, visit, wait.name) in self._posts
+            for many in waits.values()
+            for wait in many
+            for visit in (wait.visit, None)
+        )
+        return field_name("cancel") in self._posts or any(answered)
+
+    def _waits_after(self, batch: Batch) -> Dict[str, Tuple[Wait, ...]]:
         waits = dict(self._waits, **{record.name: record.waits for record in batch.records})
         for name in batch.removed:
             waits.pop(name, None)
+        return waits
+
+    def _first_deadline(self, batch: Batch) -> Optional[float]:
+        """Return the first deadline of a wait, as of after the batch."""
+        waits = self._waits_after(batch)
         deadlines = (wait.deadline for many in waits.values() for wait in many)
         return min((one for one in deadlines if one is not None), default=None)
 
@@ -426,56 +426,60 @@ class StoredJournal(RunJournal):
         self, task: str, record: Optional[TaskRecord], fields: Dict[str, Optional[bytes]]
     ) -> None:
         """Remove what was kept of attempts, as far as the task's record replaces it."""
-        self._carried.pop(task, None)
-        if task in self._usage_fields:
-            self._usage_fields.discard(task)
-            fields[field_name("usage", task)] = None
         visit = None  # that in which the task continues; a FAILED task may be run again
         if record is not None and not (PHASES[record.phase].is_final and record.phase != "FAILED"):
             visit = record.visit + (record.attempt == 0)
         for key in [key for key in self._entries if key[0] == task]:
-            if key[1] == visit:
+            timed_out = key[2].startswith("deadline:") and record and record.phase == "FAILED"
+            if key[1] == visit and not timed_out:
                 continue
             for number in self._entries.pop(key):
                 fields[field_name("entry", *key, number)] = None
+        if task in self._usages and not (record is not None and record.running):
+            del self._usages[task]
+            fields[field_name("usage", task)] = None
+        latest = record.visit if record is not None else 0
+        for name in [name for name in self._posts if name.startswith('["answer"')]:
+            parts = parse_field_name(name)
+            if parts[1] == task and parts[2] is not None and parts[2] < latest:
+                del self._posts[name]
+                fields[name] = None
 
     def _take_log(self, announced: int) -> List[LogEntry]:
-        """Return the events that are to be written now, encoded. `_commit` forgets them.
+        """Return the events of the run that are to be written now, encoded.
 
         A reader of the log must not see an outcome that the next drive does not find. So an outcome
         waits for the write that contains it, and so do the events after it.
 
         announced: the number of the last event that may tell of an outcome.
         """
-        if self._run is not None:
-            self._events += [
-                event
-                for event in self._run.take_events()
-                if not (self._codec.redacts and event["type"] == "task_text")
-            ]
-        log = []
-        for event in self._events:
-            if event["sequence"] > announced and event["type"] in OUTCOMES:
-                break
+        for event in [] if self._run is None else self._run.take_events():
             self._sequence = max(self._sequence, event["sequence"])
-            log.append(LogEntry(event["sequence"], self._codec.dump_event(event)))
-        return log
+            if not (self._codec.redacts and event["type"] == "task_text"):
+                entry = LogEntry(event["sequence"], self._codec.dump_event(event))
+                self._log.append((event["type"] in OUTCOMES, entry))
+        entries = []
+        for is_outcome, entry in self._log:
+            if is_outcome and entry.number > announced:
+                break
+            entries.append(entry)
+        return entries
 
     def _end_event(self, status: RunStatus, reason: Optional[str]) -> LogEntry:
         event = {
             "type": "run_finished",
             "run_id": self.id,
-            "sequence": self._sequence,
+            "sequence": self._sequence + 1,
             "time": self.now(),
             "status": status.value,
             "reason": reason,
         }
-        return LogEntry(self._sequence, self._codec.encode(event))
+        return LogEntry(self._sequence + 1, self._codec.encode(event))
 
     def release(self, batch: Optional[Batch], reason: str) -> None:
         """Give up the lease of a run that is interrupted. It waits for the store, but once."""
         self._releasing = True  # first: a thread that writes does not try again
-        with self._writing():
+        with self._lock:
             if self._closed or self._lost is not None:
                 self._close()
                 return
@@ -484,7 +488,10 @@ class StoredJournal(RunJournal):
                     usage, seconds = self._head.usage, self._head.seconds
                     batch = Batch([], [], usage, seconds, None)
                 end = batch.end
-                self._save(batch, False, None if end is not None and not end.parked else reason)
+                ended = end is not None and not end.parked
+                if not self._save(batch, False, None if ended else reason):
+                    # An answer has arrived: it is not parked, but interrupted.
+                    self._save(batch._replace(end=None), False, reason)
             finally:
                 self._close()
 
@@ -526,34 +533,32 @@ class StoredJournal(RunJournal):
 
     def read_entries(self, task: str, visit: int, kind: str) -> List[Any]:
         """Return the values that were appended for a visit of a task, in their order."""
-        with self._writing():
+        with self._lock:
             entries = sorted(self._entries.get((task, visit, kind), {}).items())
         return [self._codec.decode(data) for _, data in entries]
 
     def append_entry(self, task: str, visit: int, kind: str, value: Any, usage: Usage) -> None:
         """Write a value for a visit of a task, before this returns."""
         data = self._codec.encode(value)
-        with self._writing():
+        with self._lock:
             if self._closed:
                 raise self._lost or Cancelled(f"run {self.id} has ended")
             entries = self._entries.setdefault((task, visit, kind), {})
             number = len(entries)
-            fields: Dict[str, Optional[bytes]] = dict(self._changed)
+            fields: Dict[str, Optional[bytes]] = {}
             fields[field_name("entry", task, visit, kind, number)] = data
-            usage = self._carried.get(task, Usage()) + usage
             if usage != Usage():
                 fields[field_name("usage", task)] = self._codec.dump_usage(usage)
             head = self._head
             if head.starts:
                 head = head._replace(starts=0)
             summary = None if head is self._head else self._codec.dump_head(head)
-            self._commit(
-                RecordChange(fields, self._take_log(self._announced), self._lease, summary=summary)
-            )
-            self._changed, self._head = {}, head
+            log = self._take_log(self._announced)
+            self._commit(RecordChange(fields, log, self._lease, summary=summary))
+            self._head = head
             entries[number] = data
             if usage != Usage():
-                self._usage_fields.add(task)
+                self._usages[task] = usage
 
     # Answers
 
@@ -570,7 +575,7 @@ class StoredJournal(RunJournal):
             )
             if not any(name in self._posts for name in early):
                 return None
-            with self._writing():
+            with self._lock:
                 data = self._posts.get(exact)
                 if data is None:
                     name = next((one for one in early if one in self._posts), None)

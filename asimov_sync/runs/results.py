@@ -11,7 +11,7 @@ from asimov_sync.graph.stored_errors import rebuild_exception
 from asimov_sync.messages import Usage
 from asimov_sync.runs.codec import Head
 from asimov_sync.runs.status import ENDED, RunStatus
-from asimov_sync.tasks import Task
+from asimov_sync.tasks import Task, TaskStatus
 
 __all__ = ["make_plan", "make_result"]
 
@@ -60,6 +60,10 @@ def make_result(run_id: str, head: Head, records: Mapping[str, TaskRecord]) -> R
             seconds[index] = record.seconds
         if record.waits:
             waits[index] = record.waits
-    return RunResult(
+    result = RunResult(
         state, exceptions, seconds, usages, run_id, head.usage, head.seconds, waits, True
     )
+    if result.status is TaskStatus.COMPLETE and head.status != RunStatus.COMPLETE:
+        # It was ended before other tasks, of which nothing is stored, could start.
+        result.status, result.reason = TaskStatus.PARTIAL, head.reason
+    return result

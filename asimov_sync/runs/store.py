@@ -232,10 +232,19 @@ class RunStore:
                 contents.posts.pop(field_name("cancel"), None)
             if head.starts >= self._max_recoveries:
                 return self._give_up(run_id, snapshot, head, contents, plan, handlers)
+        if contents.usages:
+            # What unfinished attempts used becomes a part of their tasks' records.
+            head = head._replace(usage=sum(contents.usages.values(), head.usage))
+            contents = contents._replace(tasks=_with_usages(contents, plan, digests))
+            for name in contents.usages:
+                changed[field_name("usage", name)] = None
+                if name in contents.tasks:
+                    dumped = self._codec.dump_task(contents.tasks[name])
+                    changed[field_name("task", name)] = dumped
         restored = Restored(
-            _with_usages(contents, plan, digests),
+            contents.tasks,
             _restore_nodes(contents.tasks, handlers),
-            sum(contents.usages.values(), head.usage),
+            head.usage,
             head.seconds,
             head.sequence,
             spent=head.spent,
@@ -245,7 +254,7 @@ class RunStore:
             head = head._replace(
                 status=RunStatus.RUNNING.value, starts=head.starts + 1, counts=counts
             )
-            change = RecordChange({}, [], self._lease, summary=self._codec.dump_head(head))
+            change = RecordChange(changed, [], self._lease, summary=self._codec.dump_head(head))
             if self._records.commit(run_id, snapshot.owner, snapshot.epoch, change) is None:
                 raise _in_progress(run_id, snapshot)
         journal = StoredJournal(
@@ -261,7 +270,6 @@ class RunStore:
             restored,
             handlers,
             snapshot.news,
-            changed,
             snapshot.now,
         )
         return Opened(journal, plan, digests)
@@ -396,7 +404,6 @@ class RunStore:
             restored,
             handlers,
             snapshot.news,
-            {},
             snapshot.now,
         )
         digests = [records[node.name].params for node in stored_plan.nodes]

@@ -521,6 +521,57 @@ def test_a_call_that_was_changed_in_the_store_is_refused(bench, power):
     assert bench.made == ["look x"]
 
 
+def test_a_call_that_was_made_needs_no_approval_later(bench, power):
+    """A call that was made before its tool began to need an approval is not asked for again."""
+    bench.strict = False
+
+    @tool(requires_approval=lambda call: bench.strict)
+    def send(text: str) -> str:
+        """Send a text."""
+        return bench.record("send")
+
+    sends = wants(("a", "send", {"text": "x"}))
+    bench.employ(lambda body: "done" if tool_results(body) else sends, tools=[send])
+    power.left = 2
+    with pytest.raises(LeaseLost):
+        bench.drive()
+    power.restore()
+    bench.strict = True
+    assert bench.drive()["t"] == "done"
+    assert bench.made == ["send"]
+
+
+def test_a_tool_on_the_handlers_thread_may_wait(bench):
+    """With max_workers=0, a tool that calls wait_for parks the run, and is called again."""
+
+    @tool
+    def ask(question: str) -> str:
+        """Ask a person."""
+        bench.record("ask")
+        return current_context().wait_for("person", prompt=question)
+
+    asks = wants(("a", "ask", {"question": "Red?"}))
+    bench.employ(
+        lambda body: tool_results(body)["ask"] if tool_results(body) else asks, tools=[ask]
+    )
+    assert bench.drive(max_workers=0).waiting == {"t": ["person"]}
+    bench.store.answer("r", "person", "blue")
+    assert bench.drive(max_workers=0)["t"] == "blue"
+    assert bench.made == ["ask", "ask"]
+    assert len(bench.client.requests) == 2
+
+
+def test_results_are_stored_as_the_model_reads_them(bench, power):
+    """Text that `redact=` of the agent takes out of a result is not in the store either."""
+    bench.employ(
+        lambda body: "done" if tool_results(body) else wants(("a", "look", {"word": "x"})),
+        redact=lambda text: text.replace("result", "[withheld]"),
+    )
+    bench.drive()
+    assert "[withheld] of look x" in json.dumps(power.entries)
+    assert "result of look x" not in json.dumps(power.entries)
+
+
 def test_an_approval_is_for_one_call(bench):
     """A model that uses an id again does not use its approval again; nor is the key the same."""
 
