@@ -446,7 +446,7 @@ class StoredJournal(RunJournal):
                 fields[name] = None
 
     def _take_log(self, announced: int) -> List[LogEntry]:
-        """Return the events of the run that are to be written now, encoded.
+        """Return the events of the run for the next write, encoded.
 
         A reader of the log must not see an outcome that the next drive does not find. So an outcome
         waits for the write that contains it, and so do the events after it.

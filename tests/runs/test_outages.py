@@ -141,7 +141,7 @@ class Drives:
 
 @pytest.mark.parametrize("lease", [30.0, 0.3], ids=["shorter than the lease", "longer"])
 def test_restarted_server(server, lease):
-    """The server is killed and restarted under a run, which goes on, or is continued."""
+    """The server is killed and restarted under a run, which then proceeds, or is continued."""
     drives = Drives(server, lease)
     for _ in range(ROUNDS):
         drives.wait_for_calls(8)
@@ -159,7 +159,7 @@ def test_restarted_server(server, lease):
 
 
 def test_cut_connections(server):
-    """All connections are cut again and again, and the run goes on."""
+    """All connections are cut again and again, and the run proceeds."""
     cut = 0
     drives = Drives(server, 30.0)
     with redis.Redis.from_url(server.url) as plain:
@@ -172,7 +172,7 @@ def test_cut_connections(server):
 
 
 def test_silent_server(server):
-    """The server does not answer for a while: the run goes on after that."""
+    """The server does not answer for a while: the run proceeds after that."""
     drives = Drives(server, 30.0)
     for _ in range(by_tier(1, soak=3)):
         drives.wait_for_calls(8)
@@ -185,7 +185,7 @@ def test_silent_server(server):
 
 
 def test_silent_for_longer_than_the_lease(server):
-    """A server is silent for longer than the lease: the run goes on, or is continued."""
+    """A server is silent for longer than the lease: the run proceeds, or is continued."""
     drives = Drives(server, 0.3)
     for _ in range(by_tier(1, soak=5)):
         drives.wait_for_calls(8)
