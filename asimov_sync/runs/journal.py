@@ -50,6 +50,9 @@ MAX_BEAT = 5.0
 LOG_SECONDS = 1.0
 """The longest time that an event waits before it is in the log, in seconds."""
 
+OUTCOMES = {"task_finished", "task_parked", "task_retried", "task_skipped", "task_undone"}
+"""The types of the events that tell of what a batch writes."""
+
 RETRY_SECONDS = 0.1
 """Seconds between two attempts to reach a store that does not answer."""
 
@@ -97,7 +100,10 @@ def _read_field(
 ) -> None:
     kind = parts[0] if parts else None
     if kind == "task" and len(parts) == 2:
-        contents.tasks[parts[1]] = codec.load_task(data, run_id)
+        task = codec.load_task(data, run_id)
+        if task.name != parts[1]:
+            raise CacheValueError(f"it is the task {task.name!r}")
+        contents.tasks[task.name] = task
     elif kind == "entry" and len(parts) == 5:
         contents.entries.setdefault(parts[1:4], {})[parts[4]] = data
     elif kind == "usage" and len(parts) == 2:
@@ -168,13 +174,14 @@ class StoredJournal(RunJournal):
         self._lock = threading.RLock()
         self._entries = contents.entries
         self._usages: Dict[str, Usage] = {}  # of running attempts, as far as it has a field
-        self._log: List[LogEntry] = []  # what is not written yet
+        # The entries of the log that are not written yet, and whether they tell of an outcome.
+        self._log: List[Tuple[bool, LogEntry]] = []
         self._posts = contents.posts
         self._phases = {name: record.phase for name, record in restored.records.items()}
         self._waits = {name: record.waits for name, record in restored.records.items()}
         self._news = news
         self._seen_news = news  # of the last reply; more than `_news` if there are unread posts
-        self._sequence = restored.sequence
+        self._sequence = self._announced = restored.sequence
         self._last_contact = clock.real()
         self._lost: Optional[BaseException] = None
         self._closed = epoch == 0
@@ -225,7 +232,7 @@ class StoredJournal(RunJournal):
         with self._lock:
             if self._closed:
                 return
-            log = self._take_log()
+            log = self._take_log(self._announced)
             if log or clock.real() - self._last_contact >= beat:
                 self._commit(RecordChange({}, log, self._lease), retry=False)
 
@@ -342,7 +349,7 @@ class StoredJournal(RunJournal):
             _count(counts, self._phases.get(record.name), record.phase)
         for name in batch.removed:
             _count(counts, self._phases.get(name), None)
-        log = self._take_log()
+        log = self._take_log(batch.sequence)
         status, due = RunStatus.RUNNING, None  # type: RunStatus, Optional[float]
         error = self._head.error
         for record in batch.records:
@@ -381,6 +388,7 @@ class StoredJournal(RunJournal):
             self._refresh_posts()
             return False
         self._head = head
+        self._announced = max(self._announced, batch.sequence)
         for record in batch.records:
             self._phases[record.name] = record.phase
             self._waits[record.name] = record.waits
@@ -437,14 +445,25 @@ class StoredJournal(RunJournal):
                 del self._posts[name]
                 fields[name] = None
 
-    def _take_log(self) -> List[LogEntry]:
-        """Return the events of the run that are not written yet, encoded."""
-        events = [] if self._run is None else self._run.take_events()
-        for event in events:
+    def _take_log(self, announced: int) -> List[LogEntry]:
+        """Return the events of the run for the next write, encoded.
+
+        A reader of the log must not see an outcome that the next drive does not find. So an outcome
+        waits for the write that contains it, and so do the events after it.
+
+        announced: the number of the last event that may tell of an outcome.
+        """
+        for event in [] if self._run is None else self._run.take_events():
             self._sequence = max(self._sequence, event["sequence"])
             if not (self._codec.redacts and event["type"] == "task_text"):
-                self._log.append(LogEntry(event["sequence"], self._codec.dump_event(event)))
-        return list(self._log)
+                entry = LogEntry(event["sequence"], self._codec.dump_event(event))
+                self._log.append((event["type"] in OUTCOMES, entry))
+        entries = []
+        for is_outcome, entry in self._log:
+            if is_outcome and entry.number > announced:
+                break
+            entries.append(entry)
+        return entries
 
     def _end_event(self, status: RunStatus, reason: Optional[str]) -> LogEntry:
         event = {
@@ -534,7 +553,8 @@ class StoredJournal(RunJournal):
             if head.starts:
                 head = head._replace(starts=0)
             summary = None if head is self._head else self._codec.dump_head(head)
-            self._commit(RecordChange(fields, self._take_log(), self._lease, summary=summary))
+            log = self._take_log(self._announced)
+            self._commit(RecordChange(fields, log, self._lease, summary=summary))
             self._head = head
             entries[number] = data
             if usage != Usage():
