@@ -206,7 +206,7 @@ class RunJournal(abc.ABC):
     """Keeps one drive of a run. Safe to use from every thread.
 
     Methods that write raise LeaseLost if another process drives the run now, and a CacheError if
-    the store fails.
+    the store fails. Methods that read or write raise GraphError in a forked child.
 
     restored: what earlier drives have written.
     """

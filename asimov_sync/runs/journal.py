@@ -1,6 +1,7 @@
 """StoredJournal: keeps one drive of a run in a record, while it holds the record's lease."""
 
 import hashlib
+import os
 import re
 import threading
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
@@ -167,6 +168,7 @@ class StoredJournal(RunJournal):
         self._epoch = epoch
         self._lease = lease
         self._keep_for = keep_for
+        self._process = os.getpid()
         self._head = head
         self._handlers = handlers
         # Guards everything below, and is held while a change is written. Re-entrant only so that
@@ -218,8 +220,8 @@ class StoredJournal(RunJournal):
                     )
                     self._read_news()
                     self._beat(beat)
-                except (CacheUnavailable, OutcomeUnknown):
-                    self._check_contact()
+                except (CacheUnavailable, OutcomeUnknown) as error:
+                    self._check_contact(error)
                     self._stop.wait(RETRY_SECONDS)
         except Cancelled:
             pass
@@ -236,14 +238,17 @@ class StoredJournal(RunJournal):
             if log or clock.real() - self._last_contact >= beat:
                 self._commit(RecordChange({}, log, self._lease), retry=False)
 
-    def _check_contact(self) -> None:
-        """Raise CacheUnavailable if the store has not answered for as long as the lease."""
+    def _check_contact(self, error: CacheError) -> None:
+        """Raise CacheUnavailable if the store has failed for as long as the lease.
+
+        error: the last failure.
+        """
         silent = clock.real() - self._last_contact
         if silent > self._lease:
             raise CacheUnavailable(
-                f"run {self.id}: the store of the run has not answered for {silent:.0f} s, so the "
-                "lease may be lost; run it again when the store is back"
-            )
+                f"run {self.id}: the store of the run has failed for {silent:.0f} s, so the lease "
+                f"may be lost; run it again when the store works again. {error}"
+            ) from error
 
     def _read_news(self) -> None:
         """Read what others have posted, and tell the run."""
@@ -297,10 +302,10 @@ class StoredJournal(RunJournal):
             try:
                 reply = self._records.commit(self.id, self._owner, self._epoch, change)
                 break
-            except (CacheUnavailable, OutcomeUnknown):
+            except (CacheUnavailable, OutcomeUnknown) as error:
                 if not retry or self._releasing:
                     raise
-                self._check_contact()
+                self._check_contact(error)
                 self._stop.wait(RETRY_SECONDS)
         if reply is None:
             self._lost = self._lease_lost()
@@ -318,10 +323,16 @@ class StoredJournal(RunJournal):
             "one is kept"
         )
 
+    def _check_process(self) -> None:
+        """Raise GraphError in a forked child: its parent drives the run, and may hold the lock."""
+        if os.getpid() != self._process:
+            raise GraphError(f"run {self.id} is in the process that this one was forked from")
+
     # Writing
 
     def save(self, batch: Batch) -> bool:
         """Write a batch in one step. The last batch of a drive gives up the lease."""
+        self._check_process()
         with self._lock:
             if self._closed:
                 if self._lost is not None:
@@ -478,6 +489,7 @@ class StoredJournal(RunJournal):
 
     def release(self, batch: Optional[Batch], reason: str) -> None:
         """Give up the lease of a run that is interrupted. It waits for the store, but once."""
+        self._check_process()
         self._releasing = True  # first: a thread that writes does not try again
         with self._lock:
             if self._closed or self._lost is not None:
@@ -533,12 +545,14 @@ class StoredJournal(RunJournal):
 
     def read_entries(self, task: str, visit: int, kind: str) -> List[Any]:
         """Return the values that were appended for a visit of a task, in their order."""
+        self._check_process()
         with self._lock:
             entries = sorted(self._entries.get((task, visit, kind), {}).items())
         return [self._codec.decode(data) for _, data in entries]
 
     def append_entry(self, task: str, visit: int, kind: str, value: Any, usage: Usage) -> None:
         """Write a value for a visit of a task, before this returns."""
+        self._check_process()
         data = self._codec.encode(value)
         with self._lock:
             if self._closed:
@@ -564,6 +578,7 @@ class StoredJournal(RunJournal):
 
     def find_answer(self, wait: Wait) -> Optional[Answer]:
         """Return the answer to a wait, if there is one."""
+        self._check_process()
         exact = field_name("answer", wait.task, wait.visit, wait.name)
         data = self._posts.get(exact)
         if data is None:
