@@ -888,7 +888,8 @@ def _restore_nodes(records: Mapping[str, TaskRecord], handlers: Handlers) -> Dic
     for name, record in records.items():
         if record.spawn is not None:
             try:
-                nodes[name] = restore_node(name, record.spawn, handlers)
+                finished = PHASES[record.phase].status.is_final
+                nodes[name] = restore_node(name, record.spawn, handlers, not finished)
             except GraphError:
                 raise
             except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -4,9 +4,13 @@ import pytest
 
 from asimov_sync import MemoryCache, RedisCache, RunStore, SQLiteCache
 
-from ..tiers import by_tier
+from ..tiers import soak, suite
 
-BACKENDS = by_tier(["memory"], soak=["memory"])
+BACKENDS = [
+    "memory",
+    pytest.param("sqlite", marks=suite),
+    pytest.param("redis", marks=soak),
+]
 
 
 @pytest.fixture(params=BACKENDS)

@@ -48,7 +48,9 @@ def undisturbed(open_cache, tmp_path):
     return outcome, effects_of(path)
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize(
+    "after", [pytest.param(False, id="before"), pytest.param(True, id="after", marks=soak)]
+)
 def test_a_crash_at_each_write(open_cache, undisturbed, tmp_path, after):
     """A driver crashes before or after its n-th write; another process ends the run."""
     expected, expected_effects = undisturbed
@@ -68,23 +70,25 @@ def test_a_crash_at_each_write(open_cache, undisturbed, tmp_path, after):
         crashes += 1
         assert Driver(drive, reopen, path, None, 0, "Ann", options).result() == expected
         check_effects(effects_of(path), expected_effects, crashes=1)
-        number += by_tier(8, soak=1)
-    assert crashes >= by_tier(5, soak=35)
+        number += by_tier(13, soak=1)
+    assert crashes >= by_tier(3, soak=35)
 
 
-def test_a_crash_after_each_outcome(open_cache, undisturbed, tmp_path):
-    """Each driver crashes after it has written one outcome; together they end the run."""
+def test_a_crash_after_each_few_outcomes(open_cache, undisturbed, tmp_path):
+    """Each driver crashes after it has written an outcome or a few; together they end the run."""
     expected, expected_effects = undisturbed
     path, crashes = tmp_path / "effects", 0
     while True:
         # It claims the run, from a driver that is found to be dead, and notes that it started.
-        driver = Driver(drive, open_cache, path, crash_at(4, True), 0, "Ann", {"lease": LEASE})
+        driver = Driver(
+            drive, open_cache, path, crash_at(by_tier(9, soak=4), True), 0, "Ann", {"lease": LEASE}
+        )
         status = driver.wait()
         if status == 0:
             break
         assert status == CRASH
         crashes += 1
-    assert crashes >= 20
+    assert crashes >= by_tier(4, soak=20)
     assert Driver(drive, open_cache, path).result() == expected
     check_effects(effects_of(path), expected_effects, crashes)
     with open_cache() as cache:

@@ -60,7 +60,7 @@ def compare(specs, result):
 
 @suite
 @pytest.mark.parametrize("workers", [0, 4], ids=["calling thread", "threads"])
-@hypothesis.settings(max_examples=by_tier(25, soak=1000))
+@hypothesis.settings(max_examples=by_tier(15, soak=1000))
 @hypothesis.given(
     scenarios().map(storable), strategies.lists(strategies.integers(1, 20), max_size=5)
 )

@@ -30,7 +30,7 @@ pytestmark = suite
 
 LAYERS, WIDTH = 10, 10
 WORK_SECONDS = 0.004
-KILLS = by_tier(8, soak=200)
+KILLS = by_tier(5, soak=200)
 ROUNDS = {"raise": by_tier(20, soak=500), "wait": by_tier(1, soak=60)}
 """A driver that waits looks every 0.5 seconds."""
 
