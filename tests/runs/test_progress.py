@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 
 import pytest
 
@@ -105,7 +106,7 @@ def test_a_signal_handler_cancels_in_the_middle_of_a_write(scheduler, store, bef
 
 
 def test_usage_of_unfinished_attempts_is_counted_once(store):
-    """What an unfinished attempt has used and committed counts once, also after more drives."""
+    """The usage that an unfinished attempt has committed counts once, also after more drives."""
     client = ScriptedInferenceClient(lambda body: "an answer")
     waiting = threading.Semaphore(0)
     ends = []
@@ -129,3 +130,24 @@ def test_usage_of_unfinished_attempts_is_counted_once(store):
         result = scheduler.run(graph_of("a", "b"), run_id="r")
     assert result.usage.requests == store.get("r").usage.requests == 2
     assert [usage.requests for usage in result.usages.values()] == [1, 1]
+
+
+def test_a_task_that_reports_all_the_time(store):
+    """Progress that handlers report without a pause does not keep others from being stored."""
+    done = threading.Event()
+
+    def talk(task, context):
+        end = time.monotonic() + DEADLINE
+        while not done.is_set():
+            context.report(text="still here")
+            assert time.monotonic() < end, "the other tasks do not end"
+
+    handlers = {"talk": talk, "work": lambda task, context: 1}
+    graph = graph_of("talk")
+    graph.add(Task(type="talk"), name="another")
+    for number in range(5):
+        before = [f"work-{number - 1}"] if number else []
+        graph.add(Task(type="work"), name=f"work-{number}", depends_on=before)
+    graph.add(lambda task, context: done.set(), name="last", depends_on="work-4")
+    with TaskScheduler(handlers, max_workers=3, runs=store) as scheduler:
+        scheduler.run(graph, run_id="r").raise_for_failure()
