@@ -386,6 +386,8 @@ class TaskScheduler(HandlerOwner):
     def _build(self, name: str, args: Optional[Mapping[str, Any]]) -> TaskGraph:
         """Return the graph of a flow."""
         flow = self._find_flow(name)
+        if not isinstance(args, (Mapping, type(None))):
+            raise TypeError(f"args= is a dict of a flow's arguments by name, not {args!r}")
         graph = flow(**(args or {}))
         if not isinstance(graph, TaskGraph):
             raise GraphError(f"the flow {name!r} returned {graph!r}, not a TaskGraph")

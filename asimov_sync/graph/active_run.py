@@ -545,14 +545,20 @@ class ActiveRun(Work, RunServices, JournaledRun):
             if not self._saving.acquire(False):
                 return False
             try:
-                batch = engine.take_batch()
+                batch = self._number(engine.take_batch)
                 while batch is not None:
                     self._save_batch(batch)
-                    batch = engine.take_batch()
+                    batch = self._number(engine.take_batch)
                 engine.mark_saved()
             finally:
                 self._saving.release()
         return True
+
+    def _number(self, take: Callable[[], Optional[Batch]]) -> Optional[Batch]:
+        """Take a batch, and note which events tell of what it contains."""
+        with self.engine.lock:
+            batch = take()
+            return None if batch is None else batch._replace(sequence=self.publisher.sequence)
 
     def _save_batch(self, batch: Batch) -> None:
         assert self._journal is not None
@@ -581,8 +587,11 @@ class ActiveRun(Work, RunServices, JournaledRun):
         """Return the events since the last call, for the log, with the pieces of a text joined."""
         inbox, events = self._log_inbox, []
         texts: Dict[Any, Dict[str, Any]] = {}
-        while inbox:
+        # Not those that handlers publish meanwhile: they might be faster than this loop.
+        number, last = 0, self.publisher.last_sequence
+        while inbox and number < last:
             event = inbox.take()
+            number = event.sequence
             values = event.to_log()
             if isinstance(event, TaskText):
                 key = (event.name, event.visit, event.attempt, event.reply)
@@ -699,7 +708,7 @@ class ActiveRun(Work, RunServices, JournaledRun):
         # before.
         self._releases = True
         with self.engine.lock:
-            self._last_batch = self.engine.detach() or self._last_batch
+            self._last_batch = self._number(self.engine.detach) or self._last_batch
             if self._log_inbox is not None:
                 self._log_inbox.closed = True  # what is in it is still taken
 

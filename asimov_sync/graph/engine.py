@@ -437,7 +437,8 @@ class RunEngine:
             isinstance(cause, BudgetExceeded) and cause.budget is self._budget
             for cause in _causes(error)
         )
-        self._mark(index)
+        if self._is_kept:
+            self._mark(index)
         if outcome.waits:
             self._park(attempt, outcome.waits)
         elif outcome.wait is not None and not over_budget and self.state.can_retry(index):
@@ -606,7 +607,7 @@ class RunEngine:
         """Record the result, if the run is over."""
         if self.effects.result is not None:
             return
-        if not self.state.finished and (not self.state.parked or not self._is_parked()):
+        if self.state.unfinished and not (self.state.parked and self._is_parked()):
             return
         usage = self._usage_counter.usage
         self.effects.result = RunResult(

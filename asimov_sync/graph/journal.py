@@ -146,6 +146,7 @@ class Batch(NamedTuple):
     end: the end of the drive, if this is the last batch.
     cancelled: why the run was cancelled, or None; its tasks with `always` may still run.
     spent: what the run has spent of its budget so far, in all drives; None without a budget.
+    sequence: the number of the last event that tells of what is in this batch or before it.
     """
 
     records: List[TaskRecord]
@@ -155,6 +156,7 @@ class Batch(NamedTuple):
     end: Optional[RunEnd]
     cancelled: Optional[str] = None
     spent: Optional[BudgetUsage] = None
+    sequence: int = 0
 
 
 class Restored(NamedTuple):
@@ -204,7 +206,7 @@ class RunJournal(abc.ABC):
     """Keeps one drive of a run. Safe to use from every thread.
 
     Methods that write raise LeaseLost if another process drives the run now, and a CacheError if
-    the store fails.
+    the store fails. Methods that read or write raise GraphError in a forked child.
 
     restored: what earlier drives have written.
     """

@@ -171,6 +171,16 @@ class Publisher:
         self._finished: Optional[RunFinished] = None
 
     @property
+    def sequence(self) -> int:
+        """The number of the last event."""
+        return self._sequence
+
+    @property
+    def last_sequence(self) -> int:
+        """The number of the last event. Takes no lock."""
+        return self._sequence
+
+    @property
     def has_finished(self) -> bool:
         """Return whether the RunFinished was published."""
         return self._finished is not None

@@ -280,7 +280,7 @@ class RunState:
                 self._fail(index, format_error(error))
                 return False
             self.visits[index] += 1
-        if index in self.resuming:
+        if self.resuming and index in self.resuming:
             self.resuming.discard(index)
         else:
             self.attempts[index] += 1

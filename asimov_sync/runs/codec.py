@@ -39,6 +39,44 @@ MAX_ERROR = 10000
 """The longest text of an error that is kept, in characters."""
 
 
+_TASK_TYPES: Mapping[str, Any] = {
+    "name": str,
+    "position": int,
+    "phase": str,
+    "type": str,
+    "objective": str,
+    "params": str,
+    "depends_on": list,
+    "visit": int,
+    "attempt": int,
+    "error": (str, type(None)),
+    "exception": (dict, type(None)),
+    "route": (list, type(None)),
+    "waits_for": (str, type(None)),
+    "feedback": dict,
+    "seconds": (int, float),
+    "started": (int, float, type(None)),
+    "ended": (int, float, type(None)),
+    "spawned_by": (str, type(None)),
+    "spawn": (dict, type(None)),
+    "waits": list,
+}
+"""The types of the fields of a stored task."""
+
+_HEAD_TYPES: Mapping[str, Any] = {
+    "status": str,
+    "flow": (str, type(None)),
+    "seconds": (int, float),
+    "sequence": int,
+    "starts": int,
+    "reason": (str, type(None)),
+    "error": (str, type(None)),
+    "counts": dict,
+    "spent": (list, type(None)),
+}
+"""The types of the fields of a head."""
+
+
 class Serializer:
     """The interface of the object that `RunStore(serializer=…)` takes."""
 
@@ -175,6 +213,7 @@ class Codec:
         try:
             values = self._load_format(data)
             known = {name: values[name] for name in Head._fields if name in values}
+            _check_types(known, _HEAD_TYPES)
             if known.get("spent") is not None:
                 known["spent"] = BudgetUsage(*known["spent"])
             return Head(**dict(known, usage=_load_usage(known.get("usage"))))
@@ -230,8 +269,11 @@ class Codec:
         """Return the task of bytes. Raises StoredFormatError for a newer format."""
         values = self._load_format(data)
         known = {name: values[name] for name in TaskRecord._fields if name in values}
+        _check_types(known, _TASK_TYPES)
         if known["phase"] not in PHASES:
             raise CacheValueError(f"no task has the phase {known['phase']!r}")
+        if (known.get("spawned_by") is None) != (known.get("spawn") is None):
+            raise CacheValueError("a spawned task has a spawner and a definition")
         if "usage" in known:
             known["usage"] = _load_usage(known["usage"])
         if known.get("exception") is not None:
@@ -278,6 +320,13 @@ class Codec:
         """Return the event of bytes."""
         values: Dict[str, Any] = self.decode(data)
         return values
+
+
+def _check_types(values: Mapping[str, Any], types: Mapping[str, Any]) -> None:
+    """Raise ValueError for a value of another type than its field has."""
+    for field, wanted in types.items():
+        if field in values and not isinstance(values[field], wanted):
+            raise ValueError(f"its {field} is of the type {type(values[field]).__name__}")
 
 
 def _dump_usage(usage: Usage) -> Dict[str, int]:

@@ -1,6 +1,7 @@
 """StoredJournal: keeps one drive of a run in a record, while it holds the record's lease."""
 
 import hashlib
+import os
 import re
 import threading
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
@@ -50,6 +51,9 @@ MAX_BEAT = 5.0
 LOG_SECONDS = 1.0
 """The longest time that an event waits before it is in the log, in seconds."""
 
+OUTCOMES = {"task_finished", "task_parked", "task_retried", "task_skipped", "task_undone"}
+"""The types of the events that tell of what a batch writes."""
+
 RETRY_SECONDS = 0.1
 """Seconds between two attempts to reach a store that does not answer."""
 
@@ -97,7 +101,10 @@ def _read_field(
 ) -> None:
     kind = parts[0] if parts else None
     if kind == "task" and len(parts) == 2:
-        contents.tasks[parts[1]] = codec.load_task(data, run_id)
+        task = codec.load_task(data, run_id)
+        if task.name != parts[1]:
+            raise CacheValueError(f"it is the task {task.name!r}")
+        contents.tasks[task.name] = task
     elif kind == "entry" and len(parts) == 5:
         contents.entries.setdefault(parts[1:4], {})[parts[4]] = data
     elif kind == "usage" and len(parts) == 2:
@@ -161,6 +168,7 @@ class StoredJournal(RunJournal):
         self._epoch = epoch
         self._lease = lease
         self._keep_for = keep_for
+        self._process = os.getpid()
         self._head = head
         self._handlers = handlers
         # Guards everything below, and is held while a change is written. Re-entrant only so that
@@ -168,13 +176,14 @@ class StoredJournal(RunJournal):
         self._lock = threading.RLock()
         self._entries = contents.entries
         self._usages: Dict[str, Usage] = {}  # of running attempts, as far as it has a field
-        self._log: List[LogEntry] = []  # what is not written yet
+        # The entries of the log that are not written yet, and whether they tell of an outcome.
+        self._log: List[Tuple[bool, LogEntry]] = []
         self._posts = contents.posts
         self._phases = {name: record.phase for name, record in restored.records.items()}
         self._waits = {name: record.waits for name, record in restored.records.items()}
         self._news = news
         self._seen_news = news  # of the last reply; more than `_news` if there are unread posts
-        self._sequence = restored.sequence
+        self._sequence = self._announced = restored.sequence
         self._last_contact = clock.real()
         self._lost: Optional[BaseException] = None
         self._closed = epoch == 0
@@ -211,8 +220,8 @@ class StoredJournal(RunJournal):
                     )
                     self._read_news()
                     self._beat(beat)
-                except (CacheUnavailable, OutcomeUnknown):
-                    self._check_contact()
+                except (CacheUnavailable, OutcomeUnknown) as error:
+                    self._check_contact(error)
                     self._stop.wait(RETRY_SECONDS)
         except Cancelled:
             pass
@@ -225,18 +234,21 @@ class StoredJournal(RunJournal):
         with self._lock:
             if self._closed:
                 return
-            log = self._take_log()
+            log = self._take_log(self._announced)
             if log or clock.real() - self._last_contact >= beat:
                 self._commit(RecordChange({}, log, self._lease), retry=False)
 
-    def _check_contact(self) -> None:
-        """Raise CacheUnavailable if the store has not answered for as long as the lease."""
+    def _check_contact(self, error: CacheError) -> None:
+        """Raise CacheUnavailable if the store has failed for as long as the lease.
+
+        error: the last failure.
+        """
         silent = clock.real() - self._last_contact
         if silent > self._lease:
             raise CacheUnavailable(
-                f"run {self.id}: the store of the run has not answered for {silent:.0f} s, so the "
-                "lease may be lost; run it again when the store is back"
-            )
+                f"run {self.id}: the store of the run has failed for {silent:.0f} s, so the lease "
+                f"may be lost; run it again when the store works again. {error}"
+            ) from error
 
     def _read_news(self) -> None:
         """Read what others have posted, and tell the run."""
@@ -290,10 +302,10 @@ class StoredJournal(RunJournal):
             try:
                 reply = self._records.commit(self.id, self._owner, self._epoch, change)
                 break
-            except (CacheUnavailable, OutcomeUnknown):
+            except (CacheUnavailable, OutcomeUnknown) as error:
                 if not retry or self._releasing:
                     raise
-                self._check_contact()
+                self._check_contact(error)
                 self._stop.wait(RETRY_SECONDS)
         if reply is None:
             self._lost = self._lease_lost()
@@ -311,10 +323,16 @@ class StoredJournal(RunJournal):
             "one is kept"
         )
 
+    def _check_process(self) -> None:
+        """Raise GraphError in a forked child: its parent drives the run, and may hold the lock."""
+        if os.getpid() != self._process:
+            raise GraphError(f"run {self.id} is in the process that this one was forked from")
+
     # Writing
 
     def save(self, batch: Batch) -> bool:
         """Write a batch in one step. The last batch of a drive gives up the lease."""
+        self._check_process()
         with self._lock:
             if self._closed:
                 if self._lost is not None:
@@ -342,7 +360,7 @@ class StoredJournal(RunJournal):
             _count(counts, self._phases.get(record.name), record.phase)
         for name in batch.removed:
             _count(counts, self._phases.get(name), None)
-        log = self._take_log()
+        log = self._take_log(batch.sequence)
         status, due = RunStatus.RUNNING, None  # type: RunStatus, Optional[float]
         error = self._head.error
         for record in batch.records:
@@ -381,6 +399,7 @@ class StoredJournal(RunJournal):
             self._refresh_posts()
             return False
         self._head = head
+        self._announced = max(self._announced, batch.sequence)
         for record in batch.records:
             self._phases[record.name] = record.phase
             self._waits[record.name] = record.waits
@@ -437,14 +456,25 @@ class StoredJournal(RunJournal):
                 del self._posts[name]
                 fields[name] = None
 
-    def _take_log(self) -> List[LogEntry]:
-        """Return the events of the run that are not written yet, encoded."""
-        events = [] if self._run is None else self._run.take_events()
-        for event in events:
+    def _take_log(self, announced: int) -> List[LogEntry]:
+        """Return the events of the run for the next write, encoded.
+
+        A reader of the log must not see an outcome that the next drive does not find. So an outcome
+        waits for the write that contains it, and so do the events after it.
+
+        announced: the number of the last event that may tell of an outcome.
+        """
+        for event in [] if self._run is None else self._run.take_events():
             self._sequence = max(self._sequence, event["sequence"])
             if not (self._codec.redacts and event["type"] == "task_text"):
-                self._log.append(LogEntry(event["sequence"], self._codec.dump_event(event)))
-        return list(self._log)
+                entry = LogEntry(event["sequence"], self._codec.dump_event(event))
+                self._log.append((event["type"] in OUTCOMES, entry))
+        entries = []
+        for is_outcome, entry in self._log:
+            if is_outcome and entry.number > announced:
+                break
+            entries.append(entry)
+        return entries
 
     def _end_event(self, status: RunStatus, reason: Optional[str]) -> LogEntry:
         event = {
@@ -459,6 +489,7 @@ class StoredJournal(RunJournal):
 
     def release(self, batch: Optional[Batch], reason: str) -> None:
         """Give up the lease of a run that is interrupted. It waits for the store, but once."""
+        self._check_process()
         self._releasing = True  # first: a thread that writes does not try again
         with self._lock:
             if self._closed or self._lost is not None:
@@ -514,12 +545,14 @@ class StoredJournal(RunJournal):
 
     def read_entries(self, task: str, visit: int, kind: str) -> List[Any]:
         """Return the values that were appended for a visit of a task, in their order."""
+        self._check_process()
         with self._lock:
             entries = sorted(self._entries.get((task, visit, kind), {}).items())
         return [self._codec.decode(data) for _, data in entries]
 
     def append_entry(self, task: str, visit: int, kind: str, value: Any, usage: Usage) -> None:
         """Write a value for a visit of a task, before this returns."""
+        self._check_process()
         data = self._codec.encode(value)
         with self._lock:
             if self._closed:
@@ -534,7 +567,8 @@ class StoredJournal(RunJournal):
             if head.starts:
                 head = head._replace(starts=0)
             summary = None if head is self._head else self._codec.dump_head(head)
-            self._commit(RecordChange(fields, self._take_log(), self._lease, summary=summary))
+            log = self._take_log(self._announced)
+            self._commit(RecordChange(fields, log, self._lease, summary=summary))
             self._head = head
             entries[number] = data
             if usage != Usage():
@@ -544,6 +578,7 @@ class StoredJournal(RunJournal):
 
     def find_answer(self, wait: Wait) -> Optional[Answer]:
         """Return the answer to a wait, if there is one."""
+        self._check_process()
         exact = field_name("answer", wait.task, wait.visit, wait.name)
         data = self._posts.get(exact)
         if data is None:

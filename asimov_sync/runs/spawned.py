@@ -104,16 +104,30 @@ def _refusal(name: str, part: str, way_out: str) -> GraphError:
     )
 
 
-def restore_node(name: str, definition: Mapping[str, Any], handlers: Handlers) -> Node:
-    """Return the node of a stored definition. Raises GraphError if its handler is unknown."""
-    handler = None
-    if definition["own_handler"]:
-        handler = handlers.find(definition["type"])
-        if handler is None:
+def restore_node(
+    name: str, definition: Mapping[str, Any], handlers: Handlers, runs_again: bool
+) -> Node:
+    """Return the node of a stored definition.
+
+    runs_again: whether the task has not finished, so that it needs a handler.
+
+    Raises GraphError if its handler is unknown, and various errors for a damaged definition.
+    """
+    handler = handlers.find(definition["type"]) if definition["own_handler"] else None
+    node = _make_node(name, definition, handler)
+    type = node.task.type
+    if handler is None and (definition["own_handler"] or runs_again):
+        if definition["own_handler"] or not handlers.registered(type):
             raise GraphError(
-                f"the stored task {name!r} has the type {definition['type']!r}, for which the "
-                "graph has no handler any more"
+                f"the stored task {name!r} has the type {type!r}, for which there is no handler "
+                "any more: register it again"
             )
+    return node
+
+
+def _make_node(
+    name: str, definition: Mapping[str, Any], handler: Optional[Callable[..., Any]]
+) -> Node:
     retry = None
     if definition["retry"] is not None:
         names = definition["retry"]["on"]

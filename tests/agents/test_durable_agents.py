@@ -148,6 +148,26 @@ def test_a_killed_agent_goes_on_in_its_turn(bench, power, max_workers):
     assert crashes >= 8
 
 
+def test_many_drives_end_an_agent_together(bench, power):
+    """Drives that die after one step each end the agent as one drive does, with the same usage."""
+    inner = Agent(ScriptedInferenceClient(lambda body: "asked"))
+    ask = tool(sequential=True)(inner.as_tool("ask", "Ask."))
+    bench.employ(three_turns, tools=[*bench.tools(), ask], keep_transcript=True)
+    expected = bench.drive("undisturbed")
+    kept = []  # the number of entries, by drive
+    for _ in range(20):
+        power.restore()
+        power.left = 2  # its start, and a step
+        try:
+            result = bench.drive()
+            break
+        except LeaseLost:
+            kept.append(len(power.entries))
+    assert sum(kept) == 7 and max(kept) <= 2  # three replies and four calls
+    assert (result.results, result.usage) == (expected.results, expected.usage)
+    assert bench.transcript() == bench.transcript("undisturbed")
+
+
 def test_each_result_is_kept_when_its_call_ends(bench, power):
     """Of two parallel calls, one is kept while the other runs, and only the other is repeated."""
     kept = threading.Event()

@@ -111,7 +111,7 @@ def test_a_long_failure_interrupts_the_run(workers):
         return context.name
 
     with TaskScheduler({"work": work}, max_workers=workers, runs=store) as scheduler:
-        with pytest.raises(CacheUnavailable, match="has not answered"):
+        with pytest.raises(CacheUnavailable, match="has failed for .* does not answer"):
             scheduler.submit(chain("a", "b", "c"), run_id="r").result(DEADLINE)
         trouble.before = 0
         wait_for(lambda: store.get("r").lease_until is None)
@@ -119,6 +119,28 @@ def test_a_long_failure_interrupts_the_run(workers):
         result = scheduler.run(chain("a", "b", "c"), run_id="r", if_running="wait")
     assert result.status is TaskStatus.COMPLETE
     assert calls == ["a", "b", "b", "c"]
+
+
+def test_events_of_a_write_that_failed_are_written_later():
+    """An event whose write fails is in the log as soon as the store answers again."""
+    trouble = Trouble("commit")
+    store = RunStore(interpose(MemoryCache(), trouble), lease=0.15)
+
+    def work(task, context):
+        context.report(0.5, "half")
+        trouble.before = 1
+        wait_for(lambda: trouble.failed, "a renewal of the lease that fails")
+
+    with TaskScheduler({"work": work}, max_workers=1, runs=store) as scheduler:
+        scheduler.run(chain("a"), run_id="r")
+    kinds = [event["type"] for event in store.events("r")]
+    assert kinds == [
+        "run_started",
+        "task_started",
+        "task_progress",
+        "task_finished",
+        "run_finished",
+    ]
 
 
 def test_a_store_that_fails_at_the_start(store):

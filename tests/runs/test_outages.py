@@ -1,0 +1,196 @@
+"""Servers that restart, cut connections or fall silent, and disks that are full, under runs."""
+
+import collections
+import itertools
+import signal
+import time
+
+import pytest
+import redis
+
+from asimov_sync import (
+    CacheError,
+    LeaseLost,
+    RedisCache,
+    RunStatus,
+    RunStore,
+    Task,
+    TaskGraph,
+    TaskScheduler,
+)
+
+from ..redis_server import RedisServer, find_server
+from ..tiers import by_tier, suite
+from ..waiting import DEADLINE, Background, wait_for
+
+pytestmark = suite
+
+RUN_ID = "r"
+
+COLUMNS, LAYERS = 3, by_tier(20, soak=150)
+
+ROUNDS = by_tier(2, soak=15)
+
+
+@pytest.fixture
+def server(tmp_path, redis_url):
+    """A server that writes each change to disk before it acknowledges it."""
+    program = find_server()
+    if program is None:
+        pytest.skip(
+            "ASIMOV_TEST_REDIS_URL names a server, and there is no program to start another"
+        )
+    with RedisServer(
+        program, str(tmp_path), "--appendonly", "yes", "--appendfsync", "always"
+    ) as server:
+        yield server
+
+
+def layers():
+    """Return a graph of layers, in which each task depends on all tasks of the layer before."""
+    graph = TaskGraph()
+    before = []
+    for layer in range(LAYERS):
+        names = [f"{layer}-{column}" for column in range(COLUMNS)]
+        for name in names:
+            graph.add(Task(type="work"), name=name, depends_on=before)
+        before = names
+    return graph
+
+
+class Work:
+    """The handler of the graph: a step, and a result that no other call returns.
+
+    calls: the names of the tasks whose handler was called, in order.
+    steps: the keys of the steps that were called, in order.
+    """
+
+    def __init__(self):
+        self.calls, self.steps = [], []
+        self._numbers = itertools.count(1)
+
+    def __call__(self, task, context):
+        self.calls.append(context.name)
+        time.sleep(0.001)
+        step = context.step("note", self._note, context)
+        return [step, next(self._numbers), sorted(context.inputs)]
+
+    def _note(self, context):
+        self.steps.append(context.idempotency_key)
+        return next(self._numbers)
+
+
+class Drives:
+    """Drives a run again and again until it has ended, on a thread of its own.
+
+    interruptions: the exceptions that drives have ended with.
+    work: the handler.
+    """
+
+    def __init__(self, server, lease):
+        self.interruptions = []
+        self.work = Work()
+        self.cache = RedisCache(url=server.url)
+        self.store = RunStore(self.cache, lease=lease)
+        self.driving = Background(self._drive)
+
+    def _drive(self):
+        with TaskScheduler({"work": self.work}, max_workers=4, runs=self.store) as scheduler:
+            while True:
+                try:
+                    return scheduler.run(layers(), run_id=RUN_ID, if_running="wait")
+                except (CacheError, LeaseLost) as error:
+                    self.interruptions.append(error)
+                    time.sleep(0.01)
+
+    @property
+    def alive(self):
+        """True while the run is driven."""
+        return self.driving.thread.is_alive()
+
+    def wait_for_calls(self, number):
+        """Wait until there were this many more calls, or the run has ended."""
+        goal = len(self.work.calls) + number
+        wait_for(lambda: len(self.work.calls) >= goal or not self.alive, "progress of the run")
+
+    def check(self):
+        """Wait for the end, and check that each outcome was committed once."""
+        result = self.driving.result(3 * DEADLINE)
+        assert result.status.name == "COMPLETE" and len(result.results) == COLUMNS * LAYERS
+        record = self.store.get(RUN_ID)
+        assert record.status is RunStatus.COMPLETE
+        stored = {name: task.result for name, task in record.tasks.items()}
+        assert stored == result.results
+        numbers = [number for step, own, _ in stored.values() for number in (step, own)]
+        assert len(set(numbers)) == 2 * COLUMNS * LAYERS, "a value was committed twice"
+        for layer in range(1, LAYERS):
+            before = [f"{layer - 1}-{column}" for column in range(COLUMNS)]
+            assert all(stored[f"{layer}-{column}"][2] == before for column in range(COLUMNS))
+        events = list(self.store.events(RUN_ID))
+        finished = collections.Counter(
+            event["name"] for event in events if event["type"] == "task_finished"
+        )
+        assert finished == dict.fromkeys(stored, 1)
+        # A handler is called again only after an interruption, and so is a step.
+        extra = len(self.work.calls) - len(stored)
+        assert extra <= COLUMNS * len(self.interruptions)
+        assert len(self.work.steps) - len(set(self.work.steps)) <= extra
+        self.cache.close()
+        return result
+
+
+@pytest.mark.parametrize("lease", [30.0, 0.3], ids=["shorter than the lease", "longer"])
+def test_restarted_server(server, lease):
+    """The server is killed and restarted under a run, which then proceeds, or is continued."""
+    drives = Drives(server, lease)
+    for _ in range(ROUNDS):
+        drives.wait_for_calls(8)
+        assert drives.alive
+        server.kill()
+        if lease < 1:
+            failures = len(drives.interruptions)
+            wait_for(lambda: len(drives.interruptions) > failures, "the end of the drive")
+        server.start()
+    drives.check()
+    if lease > 1:
+        assert drives.interruptions == []
+    else:
+        assert len(drives.interruptions) >= ROUNDS
+
+
+def test_cut_connections(server):
+    """All connections are cut again and again, and the run proceeds."""
+    cut = 0
+    drives = Drives(server, 30.0)
+    with redis.Redis.from_url(server.url) as plain:
+        while drives.alive:
+            cut += plain.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            time.sleep(by_tier(0.02, soak=0.05))
+    drives.check()
+    assert cut >= 3
+    assert drives.interruptions == []
+
+
+def test_silent_server(server):
+    """The server does not answer for a while: the run proceeds after that."""
+    drives = Drives(server, 30.0)
+    for _ in range(by_tier(1, soak=3)):
+        drives.wait_for_calls(8)
+        assert drives.alive
+        server.signal(signal.SIGSTOP)
+        time.sleep(by_tier(0.3, soak=6.0))
+        server.signal(signal.SIGCONT)
+    drives.check()
+    assert drives.interruptions == []
+
+
+def test_silent_for_longer_than_the_lease(server):
+    """A server is silent for longer than the lease: the run proceeds, or is continued."""
+    drives = Drives(server, 0.3)
+    for _ in range(by_tier(1, soak=5)):
+        drives.wait_for_calls(8)
+        assert drives.alive
+        server.signal(signal.SIGSTOP)
+        time.sleep(0.5)
+        server.signal(signal.SIGCONT)
+    drives.check()
