@@ -587,8 +587,11 @@ class ActiveRun(Work, RunServices, JournaledRun):
         """Return the events since the last call, for the log, with the pieces of a text joined."""
         inbox, events = self._log_inbox, []
         texts: Dict[Any, Dict[str, Any]] = {}
-        while inbox:
+        # Not those that handlers publish meanwhile: they might be faster than this loop.
+        number, last = 0, self.publisher.last_sequence
+        while inbox and number < last:
             event = inbox.take()
+            number = event.sequence
             values = event.to_log()
             if isinstance(event, TaskText):
                 key = (event.name, event.visit, event.attempt, event.reply)

@@ -52,6 +52,9 @@ __all__ = ["Opened", "RunRecord", "RunStore"]
 
 logger = get_logger("asimov_sync.runs")
 
+RUNNING_PAGE = 1000
+"""The number of running runs in which `ready` looks for drivers of this machine that died."""
+
 RUN_ID = re.compile(r"[A-Za-z0-9._:@-]{1,200}\Z")
 
 WAIT_SECONDS = 0.5
@@ -503,7 +506,12 @@ class RunStore:
 
         limit: the most runs to return; default 100.
         """
-        return [RunRecord(self, one, listed=True) for one in self._records.ready(limit)]
+        found = self._records.ready(limit)
+        if len(found) < limit:  # the lease of a driver that died here may not have ended yet
+            running = self._records.list([RunStatus.RUNNING.value], limit=RUNNING_PAGE)
+            live = [one for one in running if one.lease_until > one.now]
+            found += [one for one in live if is_dead(one.owner)]
+        return [RunRecord(self, one, listed=True) for one in found[:limit]]
 
     def stats(self) -> Dict[str, int]:
         """Return the number of runs by status. Orphaned runs count as running."""
@@ -782,7 +790,7 @@ class RunRecord:
         self.snapshot = snapshot
         self.run_id = snapshot.id
         self.status = RunStatus(snapshot.status)
-        driven = snapshot.lease_until > snapshot.now
+        driven = snapshot.lease_until > snapshot.now and not is_dead(snapshot.owner)
         if self.status is RunStatus.RUNNING and not driven:
             self.status = RunStatus.ORPHANED
         self.flow = head.flow

@@ -211,3 +211,21 @@ def test_a_stopped_driver_loses_its_lease(open_store, tmp_path):
     assert store.result("r").results == {"a": "mine", "b": "mine"}
     assert list(store.events("r")) == events
     assert store.get("r").status is RunStatus.COMPLETE
+
+
+def test_a_dead_driver_of_this_machine_is_noticed_at_once(open_store):
+    """A run whose driver died here is ORPHANED and ready, although its lease has not ended."""
+    graph = TaskGraph()
+    graph.add(lambda task, context: os._exit(9), name="dies")
+    driver = multiprocessing.get_context("fork").Process(
+        target=lambda: TaskScheduler(max_workers=0, runs=open_store()).run(graph, run_id="r")
+    )
+    driver.start()
+    driver.join(DEADLINE)
+    assert driver.exitcode == 9
+    store = open_store()
+    record = store.get("r")
+    assert (record.status, record.lease_until) == (RunStatus.ORPHANED, None)
+    assert [one.run_id for one in store.ready()] == ["r"]
+    assert [one.run_id for one in store.list(status=RunStatus.ORPHANED)] == ["r"]
+    assert store.list(status=RunStatus.RUNNING) == []
