@@ -40,7 +40,7 @@ def respond(body):
     results = tool_results(body)
     if not results:
         return [ToolCall(id="call-1", name="pay", arguments={"amount": 7})]
-    return f"The tool says: {results['call-1']}"
+    return f"The tool says: {results['pay']}"
 
 
 def drive(path, paid, resume):
