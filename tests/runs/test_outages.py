@@ -12,24 +12,26 @@ from asimov_sync import (
     CacheError,
     LeaseLost,
     RedisCache,
+    RunInProgress,
     RunStatus,
     RunStore,
+    SQLiteCache,
     Task,
     TaskGraph,
     TaskScheduler,
 )
 
 from ..redis_server import RedisServer, find_server
-from ..tiers import by_tier, suite
+from ..tiers import by_tier, soak, suite
 from ..waiting import DEADLINE, Background, wait_for
 
 pytestmark = suite
 
 RUN_ID = "r"
 
-COLUMNS, LAYERS = 3, by_tier(20, soak=150)
+COLUMNS, LAYERS = 3, by_tier(15, soak=150)
 
-ROUNDS = by_tier(2, soak=15)
+ROUNDS = by_tier(1, soak=15)
 
 
 @pytest.fixture
@@ -184,13 +186,53 @@ def test_silent_server(server):
     assert drives.interruptions == []
 
 
+@soak
 def test_silent_for_longer_than_the_lease(server):
     """A server is silent for longer than the lease: the run proceeds, or is continued."""
     drives = Drives(server, 0.3)
-    for _ in range(by_tier(1, soak=5)):
+    for _ in range(5):
         drives.wait_for_calls(8)
         assert drives.alive
         server.signal(signal.SIGSTOP)
         time.sleep(0.5)
         server.signal(signal.SIGCONT)
     drives.check()
+
+
+@pytest.mark.parametrize("backend", ["sqlite", pytest.param("redis", marks=soak)])
+def test_the_lease_of_a_long_task_is_renewed(request, tmp_path, unique, backend):
+    """A task that takes longer than the lease keeps it, and nobody else gets the run meanwhile."""
+    if backend == "redis":
+        url = request.getfixturevalue("redis_url")
+        caches = [RedisCache(url=url, default_prefix=unique) for _ in range(2)]
+    else:
+        path = tmp_path / "runs.db"
+        caches = [SQLiteCache(path, synchronous="normal") for _ in range(2)]
+    lease = by_tier(0.4, soak=1.0)
+    attempts = []
+
+    def work(task, context):
+        other = RunStore(caches[1], lease=lease)
+        end = time.monotonic() + by_tier(2.2, soak=3.0) * lease
+        while time.monotonic() < end:
+            assert other.ready() == []
+            assert other.get(RUN_ID).status is RunStatus.RUNNING
+            with TaskScheduler({"work": work}, max_workers=0, runs=other) as scheduler:
+                with pytest.raises(RunInProgress):
+                    scheduler.run(single(), run_id=RUN_ID)
+            attempts.append(context.attempt)
+            time.sleep(lease / 10)
+        return "done"
+
+    def single():
+        graph = TaskGraph()
+        graph.add(Task(type="work"), name="a")
+        return graph
+
+    store = RunStore(caches[0], lease=lease)
+    with TaskScheduler({"work": work}, max_workers=1, runs=store) as scheduler:
+        result = scheduler.run(single(), run_id=RUN_ID)
+    assert result.results == {"a": "done"}, result.errors
+    assert len(attempts) > 5 and set(attempts) == {1}
+    for cache in caches:
+        cache.close()
