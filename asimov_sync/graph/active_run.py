@@ -848,7 +848,8 @@ class ActiveRun(Work, RunServices, JournaledRun):
                 self.check_waits()
             return saved
         except Exception as error:
-            self.fail(error)
+            if self.engine.is_kept:  # otherwise the release of the lease came first
+                self.fail(error)
             return True
 
     def _cancel_abandoned(self) -> None:

@@ -662,6 +662,11 @@ class RunEngine:
         self._apply_changes("the task that spawned it waits for an answer")
 
     @property
+    def is_kept(self) -> bool:
+        """Return whether what happens is written, or has to be."""
+        return self._is_kept
+
+    @property
     def end_is_written(self) -> bool:
         """Return whether the result of a durable run may be published."""
         return self._end_is_written or not self._is_kept

@@ -111,8 +111,8 @@ class Run:
         Any number of iterators may be open, and each may be left at any time, which does not affect
         the run. An iterator that is opened later than the start of the run first yields the present
         state: RunStarted, then, for each task that has started or will not run, the last
-        TaskStarted, TaskRetried, TaskParked, TaskFinished or TaskSkipped. An exception that interrupts the wait
-        for an event, such as Ctrl-C, cancels the run, as in `result`.
+        TaskStarted, TaskRetried, TaskParked, TaskFinished or TaskSkipped. An exception that
+        interrupts the wait for an event, such as Ctrl-C, cancels the run, as in `result`.
 
         Raises RuntimeError for a run that was started by `scheduler.run()`, GraphError in a forked
         child.
