@@ -795,7 +795,9 @@ class ActiveRun(Work, RunServices, JournaledRun):
             if self._journal is not None and not self._write_journal():
                 return
             if effects.result is not None and self.result is None and not self._releases:
-                self._finish()
+                # Another thread may have recorded it since, and still be writing it.
+                if self._journal is None or self.engine.end_is_written:
+                    self._finish()
             if effects.log_entries:
                 self._write_log()
             if effects.wake:

@@ -154,6 +154,7 @@ class RunEngine:
         self._unsaved: Dict[int, None] = {}
         self._removed: Dict[str, None] = {}
         self._end_is_saved = self._restored.end is not None
+        self._end_is_written = False
         self._cancelled = False
         self._end_request: Optional[Tuple[str, bool]] = None
         self._waits: Dict[int, Tuple[Wait, ...]] = {}
@@ -661,6 +662,11 @@ class RunEngine:
         self._apply_changes("the task that spawned it waits for an answer")
 
     @property
+    def end_is_written(self) -> bool:
+        """Return whether the result of a durable run may be published."""
+        return self._end_is_written or not self._is_kept
+
+    @property
     def needs_saving(self) -> bool:
         """Return whether there is something to write."""
         ends = self.effects.result is not None and not self._end_is_saved
@@ -712,6 +718,7 @@ class RunEngine:
     def mark_saved(self) -> None:
         """Let tasks start again, unless there is more to write."""
         with self.lock:
+            self._end_is_written = self._end_is_saved
             self.has_unsaved = bool(self._unsaved or self._removed)
             if not self.has_unsaved:
                 self.effects.wake_waiters()
