@@ -29,7 +29,7 @@ pytestmark = suite
 
 RUN_ID = "r"
 
-COLUMNS, LAYERS = 3, by_tier(15, soak=150)
+COLUMNS, LAYERS = 3, by_tier(15, soak=200)
 
 ROUNDS = by_tier(1, soak=15)
 
@@ -65,15 +65,19 @@ class Work:
 
     calls: the names of the tasks whose handler was called, in order.
     steps: the keys of the steps that were called, in order.
+    limit: the number of calls after which calls wait; the run cannot end before the test is ready.
     """
 
     def __init__(self):
-        self.calls, self.steps = [], []
+        self.calls, self.steps, self.limit = [], [], float("inf")
         self._numbers = itertools.count(1)
 
     def __call__(self, task, context):
         self.calls.append(context.name)
-        time.sleep(0.001)
+        number = len(self.calls)
+        while number > self.limit:
+            context.cancellation.wait(0.005)
+            context.cancellation.raise_if_cancelled()
         step = context.step("note", self._note, context)
         return [step, next(self._numbers), sorted(context.inputs)]
 
@@ -111,12 +115,16 @@ class Drives:
         return self.driving.thread.is_alive()
 
     def wait_for_calls(self, number):
-        """Wait until there were this many more calls, or the run has ended."""
+        """Wait until there were this many more calls, and let a few more be made after that."""
         goal = len(self.work.calls) + number
-        wait_for(lambda: len(self.work.calls) >= goal or not self.alive, "progress of the run")
+        self.work.limit = goal - 1
+        wait_for(lambda: len(self.work.calls) >= goal, "progress of the run")
+        assert self.alive
+        self.work.limit = goal + COLUMNS
 
     def check(self):
         """Wait for the end, and check that each outcome was committed once."""
+        self.work.limit = float("inf")
         result = self.driving.result(3 * DEADLINE)
         assert result.status.name == "COMPLETE" and len(result.results) == COLUMNS * LAYERS
         record = self.store.get(RUN_ID)
@@ -147,7 +155,6 @@ def test_restarted_server(server, lease):
     drives = Drives(server, lease)
     for _ in range(ROUNDS):
         drives.wait_for_calls(8)
-        assert drives.alive
         server.kill()
         if lease < 1:
             failures = len(drives.interruptions)
@@ -164,8 +171,10 @@ def test_cut_connections(server):
     """All connections are cut again and again, and the run proceeds."""
     cut = 0
     drives = Drives(server, 30.0)
+    drives.work.limit = COLUMNS
     with redis.Redis.from_url(server.url) as plain:
         while drives.alive:
+            drives.work.limit += COLUMNS
             cut += plain.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
             time.sleep(by_tier(0.02, soak=0.05))
     drives.check()
@@ -178,7 +187,6 @@ def test_silent_server(server):
     drives = Drives(server, 30.0)
     for _ in range(by_tier(1, soak=3)):
         drives.wait_for_calls(8)
-        assert drives.alive
         server.signal(signal.SIGSTOP)
         time.sleep(by_tier(0.3, soak=6.0))
         server.signal(signal.SIGCONT)
@@ -192,7 +200,6 @@ def test_silent_for_longer_than_the_lease(server):
     drives = Drives(server, 0.3)
     for _ in range(5):
         drives.wait_for_calls(8)
-        assert drives.alive
         server.signal(signal.SIGSTOP)
         time.sleep(0.5)
         server.signal(signal.SIGCONT)
