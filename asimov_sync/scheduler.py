@@ -57,7 +57,7 @@ class TaskScheduler(HandlerOwner):
     from any thread, and in a forked child.
 
     The end of a `with` block waits for submitted runs, as that of an Executor does; an exception
-    in the block cancels them. See `shutdown` and `close`.
+    in the block cancels them, and interrupts durable ones. See `shutdown` and `close`.
 
     handlers: callables `(task, context) -> value` by task type; default none.
     max_workers: how many tasks run at once, in all of its runs together; default 8. 0 runs
@@ -309,7 +309,8 @@ class TaskScheduler(HandlerOwner):
 
         The arguments are those of `submit`. Failures are in the result, whose
         `raise_for_failure()` raises them. An exception that interrupts the wait, such as Ctrl-C,
-        cancels the run and is raised again at once; `last_result` then has the finished tasks.
+        cancels the run and is raised again at once; `last_result` then has the finished tasks. It
+        interrupts a durable run, which the next `run` continues.
         """
         options = RunOptions(run_id, timeout, on_failure, budget, cancellation, max_tasks, params)
         stored = StoreOptions(tags, restart, retry_failed, if_running, if_changed, None, args)
@@ -345,7 +346,7 @@ class TaskScheduler(HandlerOwner):
         """Run a graph and iterate over its events; the last one is RunFinished.
 
         The arguments are those of `submit`. The iterator owns the run: closing it before the end,
-        or dropping it, cancels the run.
+        or dropping it, cancels the run. It interrupts a durable run.
         """
         options = RunOptions(run_id, timeout, on_failure, budget, cancellation, max_tasks, params)
         stored = StoreOptions(tags, restart, retry_failed, if_running, if_changed, None, args)
@@ -535,7 +536,10 @@ class TaskScheduler(HandlerOwner):
         return ended
 
     def close(self) -> None:
-        """Cancel all runs and accept no more: `shutdown(wait=False, cancel=True)`. Never waits."""
+        """Cancel all runs and accept no more: `shutdown(wait=False, cancel=True)`.
+
+        Durable runs are interrupted: the next `run` continues them. Never waits for tasks.
+        """
         self.shutdown(wait=False, cancel=True)
 
     def _cancel_runs(self) -> None:

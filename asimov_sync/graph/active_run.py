@@ -587,8 +587,11 @@ class ActiveRun(Work, RunServices, JournaledRun):
         """Return the events since the last call, for the log, with the pieces of a text joined."""
         inbox, events = self._log_inbox, []
         texts: Dict[Any, Dict[str, Any]] = {}
-        while inbox:
+        # Not those that handlers publish meanwhile: they might be faster than this loop.
+        number, last = 0, self.publisher.last_sequence
+        while inbox and number < last:
             event = inbox.take()
+            number = event.sequence
             values = event.to_log()
             if isinstance(event, TaskText):
                 key = (event.name, event.visit, event.attempt, event.reply)
@@ -792,7 +795,9 @@ class ActiveRun(Work, RunServices, JournaledRun):
             if self._journal is not None and not self._write_journal():
                 return
             if effects.result is not None and self.result is None and not self._releases:
-                self._finish()
+                # Another thread may have recorded it since, and still be writing it.
+                if self._journal is None or self.engine.end_is_written:
+                    self._finish()
             if effects.log_entries:
                 self._write_log()
             if effects.wake:
@@ -843,7 +848,8 @@ class ActiveRun(Work, RunServices, JournaledRun):
                 self.check_waits()
             return saved
         except Exception as error:
-            self.fail(error)
+            if self.engine.is_kept:  # otherwise the release of the lease came first
+                self.fail(error)
             return True
 
     def _cancel_abandoned(self) -> None:

@@ -327,7 +327,7 @@ class TaskContext:
 
     def __dir__(self) -> Iterable[str]:
         """List the documented attributes, which a shell completes."""
-        private = ("_attempt", "_lists", "_services")
+        private = ("_attempt", "_find_deadline", "_lists", "_services")
         return [name for name in super().__dir__() if name not in private]
 
     def __repr__(self) -> str:

@@ -154,6 +154,7 @@ class RunEngine:
         self._unsaved: Dict[int, None] = {}
         self._removed: Dict[str, None] = {}
         self._end_is_saved = self._restored.end is not None
+        self._end_is_written = False
         self._cancelled = False
         self._end_request: Optional[Tuple[str, bool]] = None
         self._waits: Dict[int, Tuple[Wait, ...]] = {}
@@ -164,6 +165,7 @@ class RunEngine:
         self._definitions: Dict[int, Mapping[str, Any]] = {}
         # The finished children of spawners that have not finished, by their names.
         self._adoptable: Dict[str, TaskRecord] = {}
+        self._nodes: Dict[str, Node] = dict(self._restored.nodes)  # of those
         self._closed_usage = self._restored.usage or self._no_usage
         if journal is not None:
             self._restore()
@@ -648,7 +650,9 @@ class RunEngine:
                 walk.append(child)
                 if self.state.phases[child].status.is_final:
                     # Its handler starts from the top, and may spawn the task again.
-                    self._adoptable[self.state.nodes[child].name] = self._make_record(child)
+                    node = self.state.nodes[child]
+                    self._adoptable[node.name] = self._make_record(child)
+                    self._nodes[node.name] = node
         self.state.park(index)
         if self._observed:
             self.effects.end_span(attempt, None, None)
@@ -656,6 +660,16 @@ class RunEngine:
             if self._publishes:
                 self._publish(TaskParked, attempt, wait)
         self._apply_changes("the task that spawned it waits for an answer")
+
+    @property
+    def is_kept(self) -> bool:
+        """Return whether what happens is written, or has to be."""
+        return self._is_kept
+
+    @property
+    def end_is_written(self) -> bool:
+        """Return whether the result of a durable run may be published."""
+        return self._end_is_written or not self._is_kept
 
     @property
     def needs_saving(self) -> bool:
@@ -709,6 +723,7 @@ class RunEngine:
     def mark_saved(self) -> None:
         """Let tasks start again, unless there is more to write."""
         with self.lock:
+            self._end_is_written = self._end_is_saved
             self.has_unsaved = bool(self._unsaved or self._removed)
             if not self.has_unsaved:
                 self.effects.wake_waiters()
@@ -841,9 +856,11 @@ class RunEngine:
         if self.state.phases[index].is_final:  # the run has stopped, and skips it
             return
         del self._adoptable[node.name]
-        self.state.restore_finished(index, record)
-        self._restore_details(index, record)
-        self._spawn_restored([record.name])
+        # Its own children first: they may come before its dependents.
+        children = self._spawn_restored([record.name])
+        for number, restored in [(index, record), *children]:
+            self.state.restore_spawned(number, restored)
+            self._restore_details(number, restored)
 
     def _restore(self) -> None:
         """Put what earlier drives have kept in place, before the first step."""
@@ -868,8 +885,10 @@ class RunEngine:
                 self._restore_details(index, record)
         state.restore(by_index, everything)
 
-    def _spawn_restored(self, spawners: Iterable[str]) -> None:
+    def _spawn_restored(self, spawners: Iterable[str]) -> List[Tuple[int, TaskRecord]]:
         """Spawn again what finished tasks had spawned, and what those tasks had.
+
+        Returns their indexes and records.
 
         A task comes after those that it depends on, which other tasks may have spawned. A
         dependency that is not part of the run any more counts as revoked.
@@ -886,6 +905,7 @@ class RunEngine:
                 if everything or PHASES[record.phase].status.is_final:
                     walk.append(record.name)
         left = sorted(found.values(), key=lambda record: record.position)
+        spawned: List[Tuple[int, TaskRecord]] = []
         while left:
             later = []
             for record in left:
@@ -893,15 +913,16 @@ class RunEngine:
                 if is_early or not found.keys().isdisjoint(record.depends_on):
                     later.append(record)
                 else:
-                    self._spawn_again(record)
+                    spawned.append((self._spawn_again(record), record))
                     del found[record.name]
             if len(later) == len(left):  # they depend on each other: the record is broken
                 raise GraphError(f"the stored tasks {sorted(found)} wait for each other")
             left = later
+        return spawned
 
-    def _spawn_again(self, record: TaskRecord) -> None:
+    def _spawn_again(self, record: TaskRecord) -> int:
         del self._adoptable[record.name]
-        state, node = self.state, self._restored.nodes[record.name]
+        state, node = self.state, self._nodes[record.name]
         known = [
             one for one in node.depends_on if node.resolve(str(one), state.indexes) is not None
         ]
@@ -910,6 +931,7 @@ class RunEngine:
         node = node._replace(depends_on=tuple(known))
         index = state.spawn(parent, node, bool(record.spawn.get("before_dependents")))
         self._note_spawned(index, str(record.spawned_by), record.spawn, record.params)
+        return index
 
     def _restore_details(self, index: int, record: TaskRecord) -> None:
         """Restore what the engine knows of a task beside its state."""

@@ -1,7 +1,7 @@
 """The interface of what keeps a durable run, and the values that pass through it.
 
-The engine tells which tasks have changed; a RunJournal writes that down, and gives back what an
-earlier drive of the same run has written. A drive is one run of the engine: a run that is
+The engine reports which tasks have changed. A RunJournal stores that, and returns what earlier
+drives of the same run have stored. A drive is one run of the engine: a run that is
 continued after a crash, an interruption or a park has several.
 """
 
@@ -220,7 +220,7 @@ class RunJournal(abc.ABC):
 
     @abc.abstractmethod
     def start(self, run: JournaledRun) -> None:
-        """Begin to renew the lease, and to tell the run what others ask of it."""
+        """Begin to renew the lease, and to pass answers and cancels on to the run."""
 
     @abc.abstractmethod
     def save(self, batch: Batch) -> bool:

@@ -176,6 +176,11 @@ class Publisher:
         return self._sequence
 
     @property
+    def last_sequence(self) -> int:
+        """The number of the last event. Takes no lock."""
+        return self._sequence
+
+    @property
     def has_finished(self) -> bool:
         """Return whether the RunFinished was published."""
         return self._finished is not None

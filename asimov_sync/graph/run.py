@@ -62,7 +62,9 @@ class Run:
         Raises RunTimeout after `timeout` seconds and Cancelled if the wait is cancelled; the run
         continues. Raises GraphError if the wait could not end: in a blocking callback of the run,
         and in a forked child. Any other exception that interrupts the wait (Ctrl-C, SystemExit, or
-        one raised by a signal handler) cancels the run and is raised again.
+        one raised by a signal handler) cancels the run and is raised again. It interrupts a durable
+        run, which the next `run` continues. For a durable run also raises LeaseLost if another
+        driver has taken it over, and a CacheError if it cannot be stored any more.
         """
         require_number("timeout=", timeout)
         require_stack()
@@ -109,8 +111,8 @@ class Run:
         Any number of iterators may be open, and each may be left at any time, which does not affect
         the run. An iterator that is opened later than the start of the run first yields the present
         state: RunStarted, then, for each task that has started or will not run, the last
-        TaskStarted, TaskRetried, TaskFinished or TaskSkipped. An exception that interrupts the wait
-        for an event, such as Ctrl-C, cancels the run, as in `result`.
+        TaskStarted, TaskRetried, TaskParked, TaskFinished or TaskSkipped. An exception that
+        interrupts the wait for an event, such as Ctrl-C, cancels the run, as in `result`.
 
         Raises RuntimeError for a run that was started by `scheduler.run()`, GraphError in a forked
         child.

@@ -727,10 +727,11 @@ class RunState:
             or skipped[change.task_index] != self.errors[change.task_index]
         ]
 
-    def restore_finished(self, index: int, record: TaskRecord) -> None:
-        """Put the final outcome of an earlier drive in place of a task that was just spawned."""
+    def restore_spawned(self, index: int, record: TaskRecord) -> None:
+        """Put what an earlier drive has kept in place of a task that was just spawned."""
         self._restore_task(index, record, False)
-        self._propagate(index)
+        if self.phases[index].is_final:
+            self._propagate(index)
 
     def _restore_task(self, index: int, record: TaskRecord, everything: bool) -> None:
         """Restore one task, without its effects on others."""

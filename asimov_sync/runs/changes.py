@@ -176,12 +176,16 @@ def _downstream(plan: Plan, records: Mapping[str, TaskRecord], names: List[str])
 
 
 def _drop_orphans(kept: Dict[str, TaskRecord], removed: List[str], names: Set[str]) -> None:
-    """Drop spawned tasks whose spawner is gone, or whose name a task of the graph has now."""
+    """Drop spawned tasks whose spawner was removed, or whose name a task of the graph has now.
+
+    A spawner need not be stored: its handler may not have returned yet.
+    """
     while True:
+        gone = set(removed)
         orphans = [
             name
             for name, record in kept.items()
-            if record.spawned_by is not None and (record.spawned_by not in kept or name in names)
+            if record.spawned_by is not None and (record.spawned_by in gone or name in names)
         ]
         if not orphans:
             return

@@ -200,7 +200,7 @@ class StoredJournal(RunJournal):
         return self._lock._is_owned()  # type: ignore[attr-defined,no-any-return]
 
     def start(self, run: JournaledRun) -> None:
-        """Begin to renew the lease, and to tell the run what others ask of it."""
+        """Begin to renew the lease, and to pass answers and cancels on to the run."""
         self._run = run
         if self._closed:
             return
@@ -251,7 +251,7 @@ class StoredJournal(RunJournal):
             ) from error
 
     def _read_news(self) -> None:
-        """Read what others have posted, and tell the run."""
+        """Read what others have posted, and have the run react."""
         if self._seen_news <= self._news:
             snapshot = self._records.get(self.id, with_fields=False)
             if snapshot is None:

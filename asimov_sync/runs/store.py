@@ -632,7 +632,9 @@ class RunStore:
             if parts[0] == "answer" and parts[3] == wait and task in (None, parts[1]):
                 return False
         data = self._codec.dump_answer(Answer(message, by, snapshot.now))
-        return bool(self._records.post(snapshot.id, {field_name("answer", task, None, wait): data}))
+        # Due, because the wait may have been opened, and the run parked, since it was read.
+        name = field_name("answer", task, None, wait)
+        return bool(self._records.post(snapshot.id, {name: data}, due=snapshot.now))
 
     def _post_answer(
         self, snapshot: Snapshot, contents: Contents, wait: Wait, message: Any, by: Optional[str]

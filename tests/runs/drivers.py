@@ -221,8 +221,8 @@ class Actor:
         if name == "broken":
             raise LookupError("broken for good")
         if name == "spawner":
-            context.spawn(Task(type="act", objective="child"), before_dependents=True)
             context.spawn(Task(type="act", objective="named"), name="named")
+            context.spawn(Task(type="act", objective="child"), before_dependents=True)
         if name == "spawner/1":
             context.spawn(Task(type="act", objective="grandchild"), depends_on=["named"])
         if name == "fork":

@@ -1,6 +1,8 @@
 """Drivers that crash at each write in turn: the next driver ends the run as if nothing happened."""
 
 import collections
+import json
+import random
 
 import pytest
 
@@ -13,6 +15,8 @@ pytestmark = suite
 
 LEASE = 600.0
 """Longer than any test: the next driver must not wait for the end of the lease."""
+
+WORKERS = 4
 
 
 @pytest.fixture(params=["sqlite", pytest.param("redis", marks=soak)])
@@ -93,3 +97,30 @@ def test_a_crash_after_each_few_outcomes(open_cache, undisturbed, tmp_path):
     check_effects(effects_of(path), expected_effects, crashes)
     with open_cache() as cache:
         assert tokens(RunStore(cache).get(RUN_ID).usage) == expected["usage"]
+
+
+def test_random_crashes_on_threads(open_cache, undisturbed, tmp_path):
+    """Drivers with four threads crash at random writes; each run ends as if nothing happened."""
+    expected, expected_effects = undisturbed
+    seed = random.SystemRandom().randrange(2**32)
+    print("seed", seed)
+    chance = random.Random(seed)
+    options = {"lease": LEASE, "max_recoveries": 1000}
+    total = 0
+    for number in range(by_tier(2, soak=100)):
+        path, crashes = tmp_path / f"effects-{number}", 0
+
+        def reopen():
+            return open_cache(f"random-{number}")
+
+        while True:
+            on_call = crash_at(chance.randrange(4, 25), chance.random() < 0.5)
+            driver = Driver(drive, reopen, path, on_call, WORKERS, "Ann", options)
+            if driver.wait() == 0:
+                break
+            assert driver.status == CRASH
+            crashes += 1
+        assert json.loads(driver.reply.decode()) == expected
+        check_effects(effects_of(path), expected_effects, WORKERS * crashes)
+        total += crashes
+    assert total >= by_tier(1, soak=100)

@@ -9,7 +9,7 @@ import pytest
 
 import asimov_sync
 
-from ..tiers import suite
+from ..tiers import soak, suite
 
 pytestmark = suite
 
@@ -92,6 +92,7 @@ def test_full_disk(tmp_path):
     assert printed.startswith("CacheFull the disk is full")
 
 
+@soak
 def test_limited_file_size(tmp_path):
     """At a limit on the size of files a run raises an error that says so, and can be continued."""
     pytest.importorskip("resource")

@@ -232,7 +232,7 @@ def test_a_killed_script_is_restarted_at_once(tmp_path):
     driver.kill()
     assert driver.wait() == -signal.SIGKILL
     store = open_store(path)
-    assert store.get("r").lease_until is not None
+    assert store.get("r").status is RunStatus.ORPHANED
     assert continued(path) == ["b", "c", "last"]
 
 

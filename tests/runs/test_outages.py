@@ -12,24 +12,26 @@ from asimov_sync import (
     CacheError,
     LeaseLost,
     RedisCache,
+    RunInProgress,
     RunStatus,
     RunStore,
+    SQLiteCache,
     Task,
     TaskGraph,
     TaskScheduler,
 )
 
 from ..redis_server import RedisServer, find_server
-from ..tiers import by_tier, suite
+from ..tiers import by_tier, soak, suite
 from ..waiting import DEADLINE, Background, wait_for
 
 pytestmark = suite
 
 RUN_ID = "r"
 
-COLUMNS, LAYERS = 3, by_tier(20, soak=150)
+COLUMNS, LAYERS = 3, by_tier(15, soak=200)
 
-ROUNDS = by_tier(2, soak=15)
+ROUNDS = by_tier(1, soak=15)
 
 
 @pytest.fixture
@@ -63,15 +65,19 @@ class Work:
 
     calls: the names of the tasks whose handler was called, in order.
     steps: the keys of the steps that were called, in order.
+    limit: the number of calls after which calls wait; the run cannot end before the test is ready.
     """
 
     def __init__(self):
-        self.calls, self.steps = [], []
+        self.calls, self.steps, self.limit = [], [], float("inf")
         self._numbers = itertools.count(1)
 
     def __call__(self, task, context):
         self.calls.append(context.name)
-        time.sleep(0.001)
+        number = len(self.calls)
+        while number > self.limit:
+            context.cancellation.wait(0.005)
+            context.cancellation.raise_if_cancelled()
         step = context.step("note", self._note, context)
         return [step, next(self._numbers), sorted(context.inputs)]
 
@@ -109,12 +115,16 @@ class Drives:
         return self.driving.thread.is_alive()
 
     def wait_for_calls(self, number):
-        """Wait until there were this many more calls, or the run has ended."""
+        """Wait until there were this many more calls, and let a few more be made after that."""
         goal = len(self.work.calls) + number
-        wait_for(lambda: len(self.work.calls) >= goal or not self.alive, "progress of the run")
+        self.work.limit = goal - 1
+        wait_for(lambda: len(self.work.calls) >= goal, "progress of the run")
+        assert self.alive
+        self.work.limit = goal + COLUMNS
 
     def check(self):
         """Wait for the end, and check that each outcome was committed once."""
+        self.work.limit = float("inf")
         result = self.driving.result(3 * DEADLINE)
         assert result.status.name == "COMPLETE" and len(result.results) == COLUMNS * LAYERS
         record = self.store.get(RUN_ID)
@@ -145,7 +155,6 @@ def test_restarted_server(server, lease):
     drives = Drives(server, lease)
     for _ in range(ROUNDS):
         drives.wait_for_calls(8)
-        assert drives.alive
         server.kill()
         if lease < 1:
             failures = len(drives.interruptions)
@@ -162,8 +171,10 @@ def test_cut_connections(server):
     """All connections are cut again and again, and the run proceeds."""
     cut = 0
     drives = Drives(server, 30.0)
+    drives.work.limit = COLUMNS
     with redis.Redis.from_url(server.url) as plain:
         while drives.alive:
+            drives.work.limit += COLUMNS
             cut += plain.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
             time.sleep(by_tier(0.02, soak=0.05))
     drives.check()
@@ -176,7 +187,6 @@ def test_silent_server(server):
     drives = Drives(server, 30.0)
     for _ in range(by_tier(1, soak=3)):
         drives.wait_for_calls(8)
-        assert drives.alive
         server.signal(signal.SIGSTOP)
         time.sleep(by_tier(0.3, soak=6.0))
         server.signal(signal.SIGCONT)
@@ -184,13 +194,52 @@ def test_silent_server(server):
     assert drives.interruptions == []
 
 
+@soak
 def test_silent_for_longer_than_the_lease(server):
     """A server is silent for longer than the lease: the run proceeds, or is continued."""
     drives = Drives(server, 0.3)
-    for _ in range(by_tier(1, soak=5)):
+    for _ in range(5):
         drives.wait_for_calls(8)
-        assert drives.alive
         server.signal(signal.SIGSTOP)
         time.sleep(0.5)
         server.signal(signal.SIGCONT)
     drives.check()
+
+
+@pytest.mark.parametrize("backend", ["sqlite", pytest.param("redis", marks=soak)])
+def test_the_lease_of_a_long_task_is_renewed(request, tmp_path, unique, backend):
+    """A task that takes longer than the lease keeps it, and nobody else gets the run meanwhile."""
+    if backend == "redis":
+        url = request.getfixturevalue("redis_url")
+        caches = [RedisCache(url=url, default_prefix=unique) for _ in range(2)]
+    else:
+        path = tmp_path / "runs.db"
+        caches = [SQLiteCache(path, synchronous="normal") for _ in range(2)]
+    lease = by_tier(0.4, soak=1.0)
+    attempts = []
+
+    def work(task, context):
+        other = RunStore(caches[1], lease=lease)
+        end = time.monotonic() + by_tier(2.2, soak=3.0) * lease
+        while time.monotonic() < end:
+            assert other.ready() == []
+            assert other.get(RUN_ID).status is RunStatus.RUNNING
+            with TaskScheduler({"work": work}, max_workers=0, runs=other) as scheduler:
+                with pytest.raises(RunInProgress):
+                    scheduler.run(single(), run_id=RUN_ID)
+            attempts.append(context.attempt)
+            time.sleep(lease / 10)
+        return "done"
+
+    def single():
+        graph = TaskGraph()
+        graph.add(Task(type="work"), name="a")
+        return graph
+
+    store = RunStore(caches[0], lease=lease)
+    with TaskScheduler({"work": work}, max_workers=1, runs=store) as scheduler:
+        result = scheduler.run(single(), run_id=RUN_ID)
+    assert result.results == {"a": "done"}, result.errors
+    assert len(attempts) > 5 and set(attempts) == {1}
+    for cache in caches:
+        cache.close()
