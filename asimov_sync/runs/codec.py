@@ -163,16 +163,19 @@ class Codec:
         """Return a text as it may be stored: as text, whatever `redact` returns."""
         if text is None or self._redact is None:
             return text
-        return str(self._redact(text))
+        try:
+            return str(self._redact(text))
+        except Exception as error:  # the text must not be stored unredacted, nor end the run
+            return f"(withheld, because redact= failed with {type(error).__name__})"
 
     def keep_value(self, value: Any) -> Any:
         """Return a value as it is read back later.
 
         Raises CacheValueError if it cannot be stored, and what `redact` and the serializer raise.
         """
-        value = self.redact(value)
         if value is None:
             return None
+        value = self.redact(value)
         try:
             data = self.encode(value)
         except CacheValueError as error:

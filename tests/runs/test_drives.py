@@ -297,3 +297,23 @@ def test_the_log_leaves_results_out(scheduler, store):
     assert "a long result" not in repr(events)
     assert events[2]["task"]["status"] == "complete"
     assert [event["sequence"] for event in store.events("r", after=2)] == [3, 4]
+
+
+def test_an_error_whose_redaction_fails_is_withheld(make_store):
+    """If redact= raises on the text of an error, the task is FAILED and the text is not stored."""
+
+    def redact(value):
+        if isinstance(value, str) and "secret" in value:
+            raise RuntimeError("cannot redact")
+        return value
+
+    store = make_store(redact=redact)
+    with TaskScheduler(max_workers=0, runs=store) as scheduler:
+
+        @scheduler.handler("work")
+        def handle(task, context):
+            raise KeyError("a secret")
+
+        result = scheduler.run(chain("a"), run_id="r")
+    assert result.errors == {"a": "KeyError: (withheld, because redact= failed with RuntimeError)"}
+    assert "secret" not in repr(store.get("r").tasks)
