@@ -150,7 +150,7 @@ def test_a_killed_worker_is_replaced(program, tmp_path):
     make_ready(program, "single", "r", type="hang")
     announced = tmp_path / "announced"
     with start_command(tmp_path, "work", program.__name__ + ":scheduler") as first:
-        wait_for(announced.exists, "the step of the handler")
+        wait_for((tmp_path / "announcement is kept").exists, "the end of the step")
         first.send_signal(signal.SIGKILL)
         first.wait(DEADLINE)
     announced.unlink()
