@@ -84,7 +84,7 @@ def test_a_wait_after_the_run_stopped_fails_its_task(scheduler, store):
 
 def test_the_end_of_a_run_closes_its_waits(scheduler, store):
     """A task that waits when its run is cancelled is skipped, and its answer does not start it."""
-    calls = []
+    calls, runs = [], []
 
     @scheduler.handler("ask")
     def ask(task, context):
@@ -98,16 +98,16 @@ def test_the_end_of_a_run_closes_its_waits(scheduler, store):
 
     @scheduler.handler("work")
     def work(task, context):
-        wait_for(lambda: store.waits("r") or not scheduler.max_workers)
-        run.cancel("enough")
+        wait_for(lambda: runs and (store.waits("r") or not scheduler.max_workers))
+        runs[0].cancel("enough")
         context.cancellation.wait(DEADLINE)
 
     graph = TaskGraph()
     graph.add(Task(type="ask"), name="ask")
     graph.add(Task(type="work"), name="work")
     graph.add(Task(type="clean"), name="clean", depends_on="work", always=True, timeout=DEADLINE)
-    run = scheduler.submit(graph, run_id="r")
-    result = run.result(DEADLINE)
+    runs.append(scheduler.submit(graph, run_id="r"))
+    result = runs[0].result(DEADLINE)
     assert calls == ["ask", "clean"]
     assert result.waiting == {}
     assert result.skipped == {"ask": "the run ended early: enough"}
