@@ -7,6 +7,8 @@ import pytest
 
 import asimov_sync
 
+from .tiers import suite
+
 PACKAGE = pathlib.Path(asimov_sync.__file__).parent
 
 LAYERS = [
@@ -249,6 +251,7 @@ def test_each_library_has_its_place():
         assert all(name.startswith(folder) for name in found), f"{library}: {sorted(found)}"
 
 
+@suite
 def test_json_has_one_parser():
     """Only `_json` parses JSON: the standard parser has no limit on the nesting of untrusted
     text."""

@@ -5,6 +5,8 @@ import pathlib
 
 import pytest
 
+from .tiers import suite
+
 TESTS = pathlib.Path(__file__).resolve().parent
 
 OWN = ("self", "cls", "super()")
@@ -66,6 +68,7 @@ def find_private_names(path):
     return [(node.lineno, name) for node in ast.walk(tree) for name in private_names(node)]
 
 
+@suite
 def test_tests_use_public_names():
     """No test, and none of the helpers of the tests, uses a private name."""
     found = [

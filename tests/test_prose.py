@@ -3,8 +3,10 @@
 import pytest
 
 from . import prose
+from .tiers import suite
 
 
+@suite
 def test_checked_paths_pass():
     """The files and folders in CHECKED have no findings."""
     paths = [prose.ROOT / name for name in prose.CHECKED]

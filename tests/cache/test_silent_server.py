@@ -178,6 +178,7 @@ def test_cleanup_after_cancellation(server):
             assert time.monotonic() - start < BOUND + MARGIN
 
 
+@suite
 @pytest.mark.parametrize("scheme", ["redis", "rediss"])
 def test_connecting_is_bounded(scheme, monkeypatch):
     """Connecting to a server that accepts and stays silent ends in time.

@@ -240,6 +240,7 @@ def test_cancelled_wait_for_another_run(way):
         assert run.result(20).status is TaskStatus.COMPLETE
 
 
+@suite
 def test_run_under_a_token():
     """The deadline of a token given to run, submit or stream ends the run, which has a result."""
     with TaskScheduler({"wait": lambda task, context: context.cancellation.wait(20)}) as scheduler:
