@@ -59,6 +59,7 @@ def nested(levels):
     return "[" * levels + "]" * levels
 
 
+@suite
 @given(VALUES, st.sampled_from([None, 1]))
 def test_values_equal_those_of_the_standard_parser(value, indent):
     """Brackets and quotes inside strings do not disturb the depth check."""

@@ -232,6 +232,7 @@ def test_a_planted_circle_is_found(first, tmp_path):
 # Other rules
 
 
+@suite
 def test_each_library_has_its_place():
     """A third-party library is imported by a limited number of files in one folder."""
     importers = {library: set() for library in LIBRARIES}
@@ -264,6 +265,7 @@ def test_json_has_one_parser():
                 assert attribute not in ("load", "loads", "JSONDecoder", "raw_decode"), path
 
 
+@suite
 def test_time_has_one_source():
     """Only `concurrency.clock` reads the monotonic time, so `testing.Clock` moves all of it."""
     for path in files(PACKAGE):

@@ -827,6 +827,7 @@ def test_plurality(votes, nothing, winner):
     assert plurality(votes, nothing) == winner
 
 
+@suite
 @given(st.dictionaries(st.sampled_from("abcd"), st.integers(1, 4)), st.integers(0, 4))
 def test_winner_leads(votes, nothing):
     """A name wins if and only if it has more votes than each other name, and than are invalid."""

@@ -28,7 +28,7 @@ BACKENDS = [
     "fakeredis",
     "redis",
     pytest.param("cluster", marks=suite),
-    "sqlite",
+    pytest.param("sqlite", marks=suite),
     "memory, async",
     pytest.param("redis, async", marks=suite),
     pytest.param("sqlite, async", marks=soak),

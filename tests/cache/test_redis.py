@@ -65,6 +65,7 @@ def test_no_server():
     assert isinstance(caught.value.__cause__, redis.ConnectionError)
 
 
+@suite
 def test_server_restart(own_server):
     """A cache fails while its server is down, and works again afterwards."""
     with RedisCache(url=own_server.url) as cache:

@@ -293,6 +293,7 @@ def test_retried_attempt_spawns_again(scheduler):
         assert child.status is TaskStatus.COMPLETE
 
 
+@suite
 def test_a_thousand_random_retries():
     """A thousand tasks that fail at random, on few workers, have all their attempts."""
     chance = random.Random(5)

@@ -667,6 +667,7 @@ def test_finished_run_is_freed(threads):
     assert not count_runs(threads)
 
 
+@suite
 def test_ten_thousand_tasks(threads):
     """A wide graph and a long chain of thousands of tasks end with all results."""
     wide = TaskGraph()

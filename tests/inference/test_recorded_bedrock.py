@@ -34,8 +34,11 @@ from asimov_sync.inference.providers.fold import fold_stream
 from asimov_sync.inference.request import Request
 
 from ..recorded import load_records
+from ..tiers import suite
 from .byte_server import ByteServer, RawResponse
 from .event_stream import exception, frames, messages, read
+
+pytestmark = suite
 
 INVOKE = load_records("bedrock_invoke", "bedrock_invoke_attested")
 CONVERSE = load_records(

@@ -43,6 +43,7 @@ def program(text, **environment):
     return done.stdout
 
 
+@suite
 def test_import_installs_nothing():
     """Importing the library loads no opentelemetry; importing telemetry installs no hooks."""
     program(

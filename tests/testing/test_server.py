@@ -198,6 +198,7 @@ def test_scripted_client_retries():
         ScriptedInferenceClient([Failure(500)], max_retries=0).generate("hello")
 
 
+@suite
 def test_server_imports():
     """The server imports no HTTP library."""
     program = (

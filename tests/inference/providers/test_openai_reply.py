@@ -591,6 +591,7 @@ ANY_JSON = st.recursive(
 )
 
 
+@suite
 @given(
     deltas=st.lists(st.dictionaries(st.sampled_from(NAMES), ANY_JSON, max_size=4), max_size=4),
     last=ANY_JSON,
