@@ -7,6 +7,7 @@ import threading
 from typing import Callable, Collection, Dict, List, Mapping, Optional, Set, Tuple
 
 from asimov_sync.cache.record_values import to_duration_ms, to_moment_ms
+from asimov_sync.cache.record_waiters import RecordWaiters
 from asimov_sync.cache.records import (
     MAX_LOG_ENTRIES,
     Claim,
@@ -39,14 +40,13 @@ class MemoryRecords(RecordStore):
         self._open: Set[str] = set()
         # A heap. An entry may be outdated by a later write.
         self._expiries: List[Tuple[int, str]] = []
+        self._waiters = RecordWaiters()
         self.reset()
         reset_after_fork(self)
 
     def reset(self) -> None:
-        """Create a new lock, as a forked child needs it, and forget the parent's threads."""
+        """Create a new lock, as a forked child needs it."""
         self._lock = threading.RLock()
-        # By the id of the record, and whether a commit of log entries wakes them.
-        self._waiters: Dict[Tuple[str, bool], List[InterruptibleEvent]] = {}
 
     # Inside the lock
 
@@ -64,7 +64,7 @@ class MemoryRecords(RecordStore):
         record = self._records.pop(id)
         del self._order[bisect.bisect_left(self._order, (record.created, id))]
         self._open.discard(id)
-        self._wake_waiters(id)
+        self._waiters.wake(id)
 
     def _set_due(self, record: "_Record", due: Optional[int]) -> None:
         record.due = due
@@ -72,12 +72,6 @@ class MemoryRecords(RecordStore):
             self._open.discard(record.id)
         else:
             self._open.add(record.id)
-
-    def _wake_waiters(self, id: str, log_only: bool = False) -> None:
-        """Wake the threads that wait for a record; with `log_only`, those that wait for its log."""
-        for for_log in (True,) if log_only else (True, False):
-            for woken in self._waiters.get((id, for_log), ()):
-                woken.set()
 
     # Writing
 
@@ -132,7 +126,7 @@ class MemoryRecords(RecordStore):
             else:
                 record.lease_until = now + to_duration_ms(change.lease)
             if change.log:
-                self._wake_waiters(id, log_only=True)
+                self._waiters.wake(id, log_only=True)
             return Committed(True, record.lease_until / 1000, now / 1000, record.news)
 
     def _write(self, record: "_Record", change: RecordChange, now: int) -> None:
@@ -170,7 +164,7 @@ class MemoryRecords(RecordStore):
             if due is not None:
                 moment = to_moment_ms(due)
                 self._set_due(record, moment if record.due is None else min(moment, record.due))
-            self._wake_waiters(id)
+            self._waiters.wake(id)
             return True
 
     def delete(self, id: str) -> bool:
@@ -275,18 +269,13 @@ class MemoryRecords(RecordStore):
             limits = [timeout, cancellation.remaining]
             if record.expires is not None:
                 limits.append((record.expires - now) / 1000)
-            key = id, log_number is not None
-            self._waiters.setdefault(key, []).append(woken)
+            for_log = log_number is not None
+            self._waiters.add(id, for_log, woken)
         try:
             with cancellation.on_cancel(woken.set):
                 woken.wait(min(limit for limit in limits if limit is not None), follow_clock=True)
         finally:
-            with self._lock:
-                waiters = self._waiters.get(key, [])
-                if woken in waiters:
-                    waiters.remove(woken)
-                if not waiters:
-                    self._waiters.pop(key, None)
+            self._waiters.remove(id, for_log, woken)
         cancellation.raise_if_cancelled()
 
     def now(self) -> float:

@@ -6,7 +6,6 @@ epoch.
 """
 
 import json
-import threading
 from typing import (
     Any,
     Callable,
@@ -27,6 +26,7 @@ from asimov_sync.cache.record_values import (
     to_duration_ms,
     to_moment_ms,
 )
+from asimov_sync.cache.record_waiters import RecordWaiters
 from asimov_sync.cache.records import (
     MAX_LOG_ENTRIES,
     Claim,
@@ -40,8 +40,6 @@ from asimov_sync.cache.records import (
 from asimov_sync.cache.sqlite_connection import SQLiteConnection, Tables, shortest
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.concurrency.clock import clock
-from asimov_sync.concurrency.event import InterruptibleEvent
-from asimov_sync.concurrency.fork import reset_after_fork
 
 __all__ = ["TABLES", "SQLiteRecords"]
 
@@ -150,14 +148,7 @@ class SQLiteRecords(RecordStore):
         self.connection = connection
         self.clock = read_clock
         self._namespace = json.dumps([head, tail])
-        self.reset()
-        reset_after_fork(self)
-
-    def reset(self) -> None:
-        """Create a new lock, as a forked child needs it, and forget the parent's threads."""
-        self._lock = threading.RLock()
-        # By the id of the record, and whether a commit of log entries wakes them.
-        self._waiters: Dict[Tuple[str, bool], List[InterruptibleEvent]] = {}
+        self._waiters = RecordWaiters()
 
     def _find(self, database: Database, id: str, now: int) -> Optional[_Row]:
         """Return a record that has not expired."""
@@ -257,7 +248,7 @@ class SQLiteRecords(RecordStore):
 
         committed = self.connection.write(write)
         if committed is not None and change.log:
-            self._wake_waiters(id, log_only=True)
+            self._waiters.wake(id, log_only=True)
         return committed
 
     def post(
@@ -286,7 +277,7 @@ class SQLiteRecords(RecordStore):
 
         written = self.connection.write(write)
         if written:
-            self._wake_waiters(id)
+            self._waiters.wake(id)
         return written
 
     def delete(self, id: str) -> bool:
@@ -298,7 +289,7 @@ class SQLiteRecords(RecordStore):
             return existed
 
         existed = self.connection.write(write)
-        self._wake_waiters(id)
+        self._waiters.wake(id)
         return existed
 
     # Reading
@@ -439,8 +430,8 @@ class SQLiteRecords(RecordStore):
         while True:
             with self.connection.watch(local=False) as watch:
                 # Registered before it looks, so that it misses nothing.
-                key = id, log_number is not None
-                self._add_waiter(key, watch.changed)
+                for_log = log_number is not None
+                self._waiters.add(id, for_log, watch.changed)
                 try:
                     now = self.clock()
                     row = self.connection.read(
@@ -458,35 +449,9 @@ class SQLiteRecords(RecordStore):
                         return
                     watch.wait(shortest(remaining, until_expiry), cancellation)
                 finally:
-                    was_woken = self._remove_waiter(key, watch.changed)
+                    was_woken = self._waiters.remove(id, for_log, watch.changed)
             if not was_woken:
                 cancellation.wait(min(UNFRUITFUL_PAUSE, max(0.0, end - clock.monotonic())))
-
-    def _add_waiter(self, key: Tuple[str, bool], woken: InterruptibleEvent) -> None:
-        with self._lock:
-            self._waiters.setdefault(key, []).append(woken)
-
-    def _remove_waiter(self, key: Tuple[str, bool], woken: InterruptibleEvent) -> bool:
-        """Remove a waiting thread. Return whether this process has written to its record."""
-        with self._lock:
-            waiters = self._waiters.get(key, [])
-            was_woken = woken not in waiters
-            if not was_woken:
-                waiters.remove(woken)
-                if not waiters:
-                    del self._waiters[key]
-            return was_woken
-
-    def _wake_waiters(self, id: str, log_only: bool = False) -> None:
-        """Wake the threads that wait for this record.
-
-        log_only: only those that wait for its log. The thread that renews the lease of a run waits
-            for posts alone, and would be woken by each commit of the run itself.
-        """
-        with self._lock:
-            for for_log in (True,) if log_only else (True, False):
-                for woken in self._waiters.pop((id, for_log), ()):
-                    woken.set()
 
     def now(self) -> float:
         """Return the present moment by the store's clock."""

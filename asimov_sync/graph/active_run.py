@@ -340,8 +340,7 @@ class ActiveRun(Work, RunServices, JournaledRun):
         """Return a failed outcome with the text of its error as the journal gives it back."""
         assert self._journal is not None
         record = self._journal.keep_error(error)
-        text = f"{record.type}: {record.message}" if record.message else record.type
-        return outcome._replace(exception_record=record, error=text)
+        return outcome._replace(exception_record=record, error=record.text)
 
     def _keep_outcome(self, attempt: Attempt, outcome: Outcome) -> Outcome:
         """Return an outcome as the journal gives it back later."""

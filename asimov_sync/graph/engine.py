@@ -868,9 +868,10 @@ class RunEngine:
         self._adoptable = {
             name: record for name, record in records.items() if record.spawned_by is not None
         }
-        everything = self._restored.end is not None
-        if everything:
-            self.state.reason = self._restored.end.reason if self._restored.end else None
+        end = self._restored.end
+        everything = end is not None
+        if end is not None:
+            state.reason = end.reason
         self._spawn_restored(
             node.name
             for node in state.nodes

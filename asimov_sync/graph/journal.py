@@ -75,6 +75,11 @@ class ErrorRecord(NamedTuple):
     message: str
     traceback: str
 
+    @property
+    def text(self) -> str:
+        """The type and, if there is one, the message."""
+        return f"{self.type}: {self.message}" if self.message else self.type
+
 
 class TaskRecord(NamedTuple):
     """The stored state of one task.

@@ -71,7 +71,7 @@ def rebuild_exception(record: ErrorRecord) -> BaseException:
             return kind(record.message)
         except Exception:  # a class whose constructor wants more
             pass
-    error = RemoteError(f"{record.type}: {record.message}" if record.message else record.type)
+    error = RemoteError(record.text)
     error.type_name = record.type
     error.message = record.message
     error.traceback_text = record.traceback

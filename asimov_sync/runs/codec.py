@@ -22,15 +22,26 @@ import json
 from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Tuple
 
 from asimov_sync._json import format_error, loads
+from asimov_sync.cache.records import LogEntry
 from asimov_sync.cache.values import encode
 from asimov_sync.errors import CacheError, CacheValueError, StoredFormatError
 from asimov_sync.graph.journal import Answer, ErrorRecord, TaskRecord, Wait
 from asimov_sync.graph.state import PHASES
 from asimov_sync.graph.stored_errors import describe_exception
 from asimov_sync.messages import ToolCall, Usage
+from asimov_sync.runs.status import RunStatus
 from asimov_sync.usage import BudgetUsage
 
-__all__ = ["FORMAT", "Codec", "Head", "Serializer", "field_name", "parse_field_name"]
+__all__ = [
+    "FORMAT",
+    "Codec",
+    "Head",
+    "Serializer",
+    "answer_field",
+    "early_answer_fields",
+    "field_name",
+    "parse_field_name",
+]
 
 FORMAT = 1
 """The number of the format that is written. A record with a higher number is not read."""
@@ -128,6 +139,16 @@ def parse_field_name(name: str) -> Tuple[Any, ...]:
     except ValueError:
         return ()
     return tuple(parts) if isinstance(parts, list) else ()
+
+
+def answer_field(wait: Wait) -> str:
+    """Return the name of the field of the answer to a wait."""
+    return field_name("answer", wait.task, wait.visit, wait.name)
+
+
+def early_answer_fields(wait: Wait) -> Tuple[str, ...]:
+    """Return the names of the fields that an answer before the wait may have."""
+    return tuple(field_name("answer", task, None, wait.name) for task in (wait.task, None))
 
 
 class Codec:
@@ -318,6 +339,25 @@ class Codec:
             if isinstance(task, dict):
                 values["task"] = dict(task, objective=self.redact_text(task["objective"]))
         return self.encode(values)
+
+    def dump_end(
+        self, run_id: str, number: int, time: float, status: RunStatus, reason: Optional[str]
+    ) -> LogEntry:
+        """Return the last entry of a drive in the log.
+
+        number: its number in the log.
+        time: the present moment, by the store's clock.
+        status, reason: the status of the run now, and why the drive ended early, if it did.
+        """
+        event = {
+            "type": "run_finished",
+            "run_id": run_id,
+            "sequence": number,
+            "time": time,
+            "status": status.value,
+            "reason": reason,
+        }
+        return LogEntry(number, self.encode(event))
 
     def load_event(self, data: bytes) -> Dict[str, Any]:
         """Return the event of bytes."""

@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 import threading
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Tuple
 
 from asimov_sync._json import format_error, to_jsonable
 from asimov_sync.cache.records import Committed, LogEntry, RecordChange, RecordStore
@@ -37,11 +37,18 @@ from asimov_sync.graph.journal import (
 from asimov_sync.graph.node import Node
 from asimov_sync.graph.state import PHASES
 from asimov_sync.messages import Usage
-from asimov_sync.runs.codec import Codec, Head, field_name, parse_field_name
+from asimov_sync.runs.codec import (
+    Codec,
+    Head,
+    answer_field,
+    early_answer_fields,
+    field_name,
+    parse_field_name,
+)
 from asimov_sync.runs.spawned import Handlers, define_node
 from asimov_sync.runs.status import ENDED, RunStatus
 
-__all__ = ["Contents", "StoredJournal", "digest", "read_contents"]
+__all__ = ["Contents", "StoredJournal", "digest", "first_deadline", "read_contents"]
 
 logger = get_logger("asimov_sync.runs")
 
@@ -126,6 +133,12 @@ def _sorted(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_sorted(item) for item in value]
     return value
+
+
+def first_deadline(waits: Iterable[Iterable[Wait]]) -> Optional[float]:
+    """Return the first deadline of the waits of tasks; None without one."""
+    deadlines = (wait.deadline for many in waits for wait in many)
+    return min((one for one in deadlines if one is not None), default=None)
 
 
 class StoredJournal(RunJournal):
@@ -368,11 +381,11 @@ class StoredJournal(RunJournal):
                 error = record.error
         if end is not None:
             status = _status_of(end)
-            due = self._first_deadline(batch) if end.parked else None
-            log = [*log, self._end_event(status, end.reason)]
+            due = first_deadline(self._waits_after(batch).values()) if end.parked else None
+            log = [*log, self._dump_end(status, end.reason)]
         elif interrupted is not None:
             status, due = RunStatus.INTERRUPTED, 0.0
-            log = [*log, self._end_event(status, interrupted)]
+            log = [*log, self._dump_end(status, interrupted)]
         head = self._head._replace(
             status=status.value,
             usage=batch.usage,
@@ -412,12 +425,11 @@ class StoredJournal(RunJournal):
 
     def _has_news(self, batch: Batch) -> bool:
         """Return whether something has been read that continues or ends a run as of a batch."""
-        waits = self._waits_after(batch)
         answered = (
-            field_name("answer", wait.task, visit, wait.name) in self._posts
-            for many in waits.values()
+            name in self._posts
+            for many in self._waits_after(batch).values()
             for wait in many
-            for visit in (wait.visit, None)
+            for name in (answer_field(wait), field_name("answer", wait.task, None, wait.name))
         )
         return field_name("cancel") in self._posts or any(answered)
 
@@ -426,12 +438,6 @@ class StoredJournal(RunJournal):
         for name in batch.removed:
             waits.pop(name, None)
         return waits
-
-    def _first_deadline(self, batch: Batch) -> Optional[float]:
-        """Return the first deadline of a wait, as of after the batch."""
-        waits = self._waits_after(batch)
-        deadlines = (wait.deadline for many in waits.values() for wait in many)
-        return min((one for one in deadlines if one is not None), default=None)
 
     def _forget_progress(
         self, task: str, record: Optional[TaskRecord], fields: Dict[str, Optional[bytes]]
@@ -450,6 +456,8 @@ class StoredJournal(RunJournal):
             del self._usages[task]
             fields[field_name("usage", task)] = None
         latest = record.visit if record is not None else 0
+        if latest < 2:  # the usual case: there is no answer of an earlier visit
+            return
         for name in [name for name in self._posts if name.startswith('["answer"')]:
             parts = parse_field_name(name)
             if parts[1] == task and parts[2] is not None and parts[2] < latest:
@@ -476,16 +484,8 @@ class StoredJournal(RunJournal):
             entries.append(entry)
         return entries
 
-    def _end_event(self, status: RunStatus, reason: Optional[str]) -> LogEntry:
-        event = {
-            "type": "run_finished",
-            "run_id": self.id,
-            "sequence": self._sequence + 1,
-            "time": self.now(),
-            "status": status.value,
-            "reason": reason,
-        }
-        return LogEntry(self._sequence + 1, self._codec.encode(event))
+    def _dump_end(self, status: RunStatus, reason: Optional[str]) -> LogEntry:
+        return self._codec.dump_end(self.id, self._sequence + 1, self.now(), status, reason)
 
     def release(self, batch: Optional[Batch], reason: str) -> None:
         """Give up the lease of a run that is interrupted. It waits for the store, but once."""
@@ -579,15 +579,12 @@ class StoredJournal(RunJournal):
     def find_answer(self, wait: Wait) -> Optional[Answer]:
         """Return the answer to a wait, if there is one."""
         self._check_process()
-        exact = field_name("answer", wait.task, wait.visit, wait.name)
+        exact = answer_field(wait)
         data = self._posts.get(exact)
         if data is None:
             if wait.call is not None:  # nobody can approve a call before it is shown
                 return None
-            early = (
-                field_name("answer", wait.task, None, wait.name),
-                field_name("answer", None, None, wait.name),
-            )
+            early = early_answer_fields(wait)
             if not any(name in self._posts for name in early):
                 return None
             with self._lock:

@@ -20,7 +20,7 @@ from typing import (
 
 from asimov_sync._json import format_error
 from asimov_sync.cache.base import Cache
-from asimov_sync.cache.records import LogEntry, NewRecord, RecordChange, Snapshot
+from asimov_sync.cache.records import Claim, NewRecord, RecordChange, Snapshot
 from asimov_sync.cancellation import Cancellation, require_number
 from asimov_sync.concurrency.log_context import get_logger
 from asimov_sync.errors import (
@@ -37,9 +37,23 @@ from asimov_sync.graph.state import PHASES
 from asimov_sync.inference.tools.approvals import Approvals
 from asimov_sync.messages import Usage
 from asimov_sync.runs.approvals import encode_decision
-from asimov_sync.runs.changes import adapt_records
-from asimov_sync.runs.codec import Codec, Head, Serializer, field_name, parse_field_name
-from asimov_sync.runs.journal import Contents, StoredJournal, digest, read_contents
+from asimov_sync.runs.changes import Adapted, adapt_records
+from asimov_sync.runs.codec import (
+    Codec,
+    Head,
+    Serializer,
+    answer_field,
+    early_answer_fields,
+    field_name,
+    parse_field_name,
+)
+from asimov_sync.runs.journal import (
+    Contents,
+    StoredJournal,
+    digest,
+    first_deadline,
+    read_contents,
+)
 from asimov_sync.runs.options import StoreOptions
 from asimov_sync.runs.owner import describe_owner, is_dead, make_owner
 from asimov_sync.runs.results import make_plan, make_result
@@ -168,7 +182,7 @@ class RunStore:
             return self._open_ended(run_id, snapshot, plan, handler_table)
         try:
             return self._open_claimed(
-                run_id, snapshot, created, plan, digests, options, handler_table, head
+                run_id, snapshot, created, plan, digests, options, handler_table
             )
         except BaseException:
             self._give_back(run_id, snapshot, created)
@@ -184,17 +198,12 @@ class RunStore:
         cancellation: Cancellation,
     ) -> Tuple[Snapshot, bool]:
         """Return a record whose lease was taken, or that cannot be claimed; and if it is new."""
-        dead: Optional[str] = None
-        running = RunStatus.RUNNING.value
         while True:
-            claim = self._records.claim(run_id, owner, self._lease, running, claimable, new, dead)
+            claim = self._try_claim(run_id, owner, claimable, new)
             assert claim is not None
             snapshot = claim.snapshot
             if claim.won or snapshot.status not in claimable:
                 return snapshot, claim.created
-            if snapshot.owner != dead and is_dead(snapshot.owner):
-                dead = snapshot.owner
-                continue
             if if_running == "raise":
                 raise _in_progress(run_id, snapshot)
             left = max(0.0, snapshot.lease_until - snapshot.now)
@@ -202,6 +211,21 @@ class RunStore:
                 run_id, snapshot.news, None, min(WAIT_SECONDS, left or WAIT_SECONDS), cancellation
             )
             cancellation.raise_if_cancelled()
+
+    def _try_claim(
+        self, run_id: str, owner: str, claimable: Collection[str], new: Optional[NewRecord] = None
+    ) -> Optional[Claim]:
+        """Take the lease of a record, also of a driver of this machine that is dead."""
+        dead: Optional[str] = None
+        running = RunStatus.RUNNING.value
+        while True:
+            claim = self._records.claim(run_id, owner, self._lease, running, claimable, new, dead)
+            if claim is None or claim.won or claim.snapshot.status not in claimable:
+                return claim
+            holder = claim.snapshot.owner
+            if holder == dead or not is_dead(holder):
+                return claim
+            dead = holder
 
     def _open_claimed(
         self,
@@ -212,7 +236,6 @@ class RunStore:
         digests: List[str],
         options: StoreOptions,
         handlers: Handlers,
-        new_head: Head,
     ) -> Opened:
         head = self._codec.load_head(snapshot.summary)
         contents = read_contents(snapshot.fields, self._codec, run_id)
@@ -226,10 +249,7 @@ class RunStore:
                 options.retry_failed,
             )
             contents = contents._replace(tasks=adapted.records)
-            for name in adapted.removed:
-                changed[field_name("task", name)] = None
-            for name in adapted.updated:
-                changed[field_name("task", name)] = self._codec.dump_task(adapted.records[name])
+            changed = self._dump_adapted(adapted)
             if options.retry_failed:
                 changed[field_name("cancel")] = None
                 contents.posts.pop(field_name("cancel"), None)
@@ -260,12 +280,33 @@ class RunStore:
             change = RecordChange(changed, [], self._lease, summary=self._codec.dump_head(head))
             if self._records.commit(run_id, snapshot.owner, snapshot.epoch, change) is None:
                 raise _in_progress(run_id, snapshot)
-        journal = StoredJournal(
+        journal = self._make_journal(snapshot, snapshot.epoch, head, contents, restored, handlers)
+        return Opened(journal, plan, digests)
+
+    def _dump_adapted(self, adapted: Adapted) -> Dict[str, Optional[bytes]]:
+        """Return the fields of tasks to be written, or with None removed."""
+        fields: Dict[str, Optional[bytes]] = {
+            field_name("task", name): None for name in adapted.removed
+        }
+        for name in adapted.updated:
+            fields[field_name("task", name)] = self._codec.dump_task(adapted.records[name])
+        return fields
+
+    def _make_journal(
+        self,
+        snapshot: Snapshot,
+        epoch: int,
+        head: Head,
+        contents: Contents,
+        restored: Restored,
+        handlers: Handlers,
+    ) -> StoredJournal:
+        return StoredJournal(
             self._records,
             self._codec,
-            run_id,
+            snapshot.id,
             snapshot.owner,
-            snapshot.epoch,
+            epoch,
             self._lease,
             self._keep_for,
             head,
@@ -275,7 +316,6 @@ class RunStore:
             snapshot.news,
             snapshot.now,
         )
-        return Opened(journal, plan, digests)
 
     def _as_stored(self, plan: Plan) -> Plan:
         """Return a graph with the texts of its tasks as they are stored."""
@@ -307,7 +347,8 @@ class RunStore:
         if before is RunStatus.PARKED:
             status = before
             try:
-                due = _first_deadline(read_contents(snapshot.fields, self._codec, run_id).tasks)
+                tasks = read_contents(snapshot.fields, self._codec, run_id).tasks
+                due = first_deadline(record.waits for record in tasks.values())
             except Exception:  # likewise; `ready` lists it, for a process that can read it
                 due = snapshot.now
         elif before in ENDED:
@@ -345,26 +386,17 @@ class RunStore:
     ) -> bool:
         """End a run for good on behalf of a driver. The caller holds its lease."""
         fields: Dict[str, Optional[bytes]] = {}
-        records = dict(contents.tasks)
         for name, record in contents.tasks.items():
             if not PHASES[record.phase].is_final:
-                records[name] = record._replace(
+                record = record._replace(
                     phase="SKIPPED", error=f"the run ended early: {reason}", waits=()
                 )
-                fields[field_name("task", name)] = self._codec.dump_task(records[name])
+                fields[field_name("task", name)] = self._codec.dump_task(record)
         sequence = head.sequence + 1
         head = head._replace(status=status.value, reason=reason, sequence=sequence, starts=0)
-        event = {
-            "type": "run_finished",
-            "run_id": run_id,
-            "sequence": sequence,
-            "time": snapshot.now,
-            "status": status.value,
-            "reason": reason,
-        }
         change = RecordChange(
             fields,
-            [LogEntry(sequence, self._codec.encode(event))],
+            [self._codec.dump_end(run_id, sequence, snapshot.now, status, reason)],
             None,
             status.value,
             None,
@@ -394,21 +426,7 @@ class RunStore:
         end = RunEnd(head.status, head.reason, head.status == RunStatus.CANCELLED, False)
         restored = Restored(records, {}, head.usage, head.seconds, head.sequence, end)
         stored_plan = make_plan(records, {node.name: node.task for node in plan.nodes})
-        journal = StoredJournal(
-            self._records,
-            self._codec,
-            run_id,
-            snapshot.owner,
-            0,
-            self._lease,
-            self._keep_for,
-            head,
-            contents,
-            restored,
-            handlers,
-            snapshot.news,
-            snapshot.now,
-        )
+        journal = self._make_journal(snapshot, 0, head, contents, restored, handlers)
         digests = [records[node.name].params for node in stored_plan.nodes]
         return Opened(journal, stored_plan, digests)
 
@@ -639,15 +657,11 @@ class RunStore:
     def _post_answer(
         self, snapshot: Snapshot, contents: Contents, wait: Wait, message: Any, by: Optional[str]
     ) -> bool:
-        early = (
-            field_name("answer", wait.task, None, wait.name),
-            field_name("answer", None, None, wait.name),
-        )
+        early = early_answer_fields(wait)
         if wait.call is None and any(name in contents.posts for name in early):
             return False
         data = self._codec.dump_answer(Answer(message, by, snapshot.now))
-        name = field_name("answer", wait.task, wait.visit, wait.name)
-        return bool(self._records.post(snapshot.id, {name: data}, due=snapshot.now))
+        return bool(self._records.post(snapshot.id, {answer_field(wait): data}, due=snapshot.now))
 
     def approve(self, run_id: str, approvals: Approvals, *, by: Optional[str] = None) -> bool:
         """Decide about tool calls of agents that wait for approval.
@@ -731,11 +745,8 @@ class RunStore:
         if not has_failed:
             self._give_back(run_id, snapshot, False)
             return False
-        fields: Dict[str, Optional[bytes]] = {field_name("cancel"): None}
-        for name in adapted.updated:
-            fields[field_name("task", name)] = self._codec.dump_task(adapted.records[name])
-        for name in adapted.removed:
-            fields[field_name("task", name)] = None
+        fields = self._dump_adapted(adapted)
+        fields[field_name("cancel")] = None
         head = head._replace(status=RunStatus.INTERRUPTED.value, reason=None, error=None, starts=0)
         change = RecordChange(
             fields, [], None, head.status, snapshot.now, self._codec.dump_head(head)
@@ -744,20 +755,8 @@ class RunStore:
 
     def _claim_idle(self, run_id: str, claimable: Collection[str]) -> Optional[Snapshot]:
         """Take the lease of a run that nobody drives; None if that is not possible."""
-        owner = make_owner()
-        dead: Optional[str] = None
-        while True:
-            claim = self._records.claim(
-                run_id, owner, self._lease, RunStatus.RUNNING.value, claimable, None, dead
-            )
-            if claim is None:
-                return None
-            if claim.won:
-                return claim.snapshot
-            holder = claim.snapshot.owner
-            if claim.snapshot.status not in claimable or holder == dead or not is_dead(holder):
-                return None
-            dead = holder
+        claim = self._try_claim(run_id, make_owner(), claimable)
+        return claim.snapshot if claim is not None and claim.won else None
 
     def delete(self, run_id: str) -> bool:
         """Remove everything that is stored of a run. Return whether there was such a run.
@@ -916,13 +915,8 @@ def _open_waits(contents: Contents) -> List[Wait]:
         wait
         for record in contents.tasks.values()
         for wait in record.waits
-        if field_name("answer", wait.task, wait.visit, wait.name) not in contents.posts
+        if answer_field(wait) not in contents.posts
     ]
-
-
-def _first_deadline(tasks: Mapping[str, TaskRecord]) -> Optional[float]:
-    deadlines = (wait.deadline for record in tasks.values() for wait in record.waits)
-    return min((one for one in deadlines if one is not None), default=None)
 
 
 def _statuses(status: Any) -> Optional[List[RunStatus]]:
