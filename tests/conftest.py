@@ -11,12 +11,12 @@ import hypothesis
 import pytest
 from opentelemetry.sdk.trace import Span
 
-from asimov_sync import AsimovError, InferenceClient
+from asimov_sync import AsimovError, InferenceClient, MemoryCache, RedisCache, SQLiteCache
 from asimov_sync.testing import Clock
 
 from . import tiers
 from .recorded import MISSING
-from .redis_server import RedisServer, find_server
+from .redis_server import RedisServer, find_server, require_server
 from .secrets import SecretWatch
 
 # No deadline, because the machine may be slow. In CI the examples are the same in each run.
@@ -118,6 +118,31 @@ def redis_url(tmp_path_factory):
         (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
     with RedisServer(program, str(tmp_path_factory.mktemp("redis"))) as server:
         yield server.url
+
+
+@pytest.fixture
+def durable_server(tmp_path, redis_url):
+    """A Redis server of the test's own that writes each change to disk before it acknowledges."""
+    settings = ("--appendonly", "yes", "--appendfsync", "always")
+    with RedisServer(require_server(), str(tmp_path), *settings) as server:
+        yield server
+
+
+@pytest.fixture
+def open_cache(request, tmp_path, unique):
+    """Opens a cache by the name of its backend: memory, sqlite or redis. Closed after the test."""
+
+    def open_by_name(backend):
+        if backend == "memory":
+            cache = MemoryCache()
+        elif backend == "sqlite":
+            cache = SQLiteCache(tmp_path / "runs.db", synchronous="normal")
+        else:
+            cache = RedisCache(url=request.getfixturevalue("redis_url"), default_prefix=unique)
+        request.addfinalizer(cache.close)
+        return cache
+
+    return open_by_name
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import time
 
+import pytest
 import redis
 
 
@@ -33,6 +34,19 @@ def find_server():
             if found:
                 return str(found[0])
     return None
+
+
+def require_server():
+    """Return the path of a server program for a server of a test's own; skip the test without one.
+
+    The session's server may be elsewhere: ASIMOV_TEST_REDIS_URL names it then.
+    """
+    program = find_server()
+    if program is None:
+        pytest.skip(
+            "ASIMOV_TEST_REDIS_URL names a server, and there is no program to start another"
+        )
+    return program
 
 
 def free_port():

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from asimov_sync import MemoryCache, RedisCache, RunStore, SQLiteCache
+from asimov_sync import RunStore
 
 from ..tiers import soak
 
@@ -64,16 +64,9 @@ class Power:
 
 
 @pytest.fixture(params=BACKENDS)
-def cache(request, tmp_path, unique):
+def cache(request, open_cache):
     """A cache that can keep durable runs."""
-    if request.param == "memory":
-        cache = MemoryCache()
-    elif request.param == "sqlite":
-        cache = SQLiteCache(tmp_path / "runs.db", synchronous="normal")
-    else:
-        cache = RedisCache(url=request.getfixturevalue("redis_url"), default_prefix=unique)
-    yield cache
-    cache.close()
+    return open_cache(request.param)
 
 
 @pytest.fixture

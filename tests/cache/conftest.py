@@ -19,7 +19,7 @@ from asimov_sync.cache.sqlite_connection import SQLiteConnection
 from asimov_sync.cache.sqlite_store import SQLiteStore
 
 from ..aio.blocking import Blocking, Loop
-from ..redis_server import RedisServer, find_server
+from ..redis_server import RedisServer, require_server
 from ..tiers import by_tier, soak, suite
 from ..waiting import wait_for
 
@@ -41,14 +41,9 @@ FEW_BACKENDS = by_tier(["memory", "redis", "sqlite"], soak=BACKENDS)
 @pytest.fixture(scope="session")
 def cluster_port(tmp_path_factory, redis_url):
     """The port of a server in cluster mode that owns all slots."""
-    program = find_server()
-    if program is None:
-        pytest.skip(
-            "ASIMOV_TEST_REDIS_URL names a server, and there is no program to start a cluster"
-        )
     folder = str(tmp_path_factory.mktemp("cluster"))
     with RedisServer(
-        program, folder, "--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf"
+        require_server(), folder, "--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf"
     ) as server:
         with redis.Redis(host="127.0.0.1", port=server.port) as node:
             node.execute_command("CLUSTER ADDSLOTS", *range(16384))

@@ -9,7 +9,7 @@ from redis.cluster import RedisCluster, key_slot
 from asimov_sync import MISSING, CacheUnavailable, OutcomeUnknown, RedisCache
 from asimov_sync.cache.records import NewRecord, RecordChange
 
-from ..redis_server import RedisClusterOfSix, find_server
+from ..redis_server import RedisClusterOfSix, require_server
 from ..tiers import by_tier, suite
 from ..waiting import Background, wait_for
 
@@ -27,12 +27,7 @@ ROUNDS = by_tier(1, 5)
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory, redis_url):
     """The cluster of this module."""
-    program = find_server()
-    if program is None:
-        pytest.skip(
-            "ASIMOV_TEST_REDIS_URL names a server, and there is no program to start a cluster"
-        )
-    with RedisClusterOfSix(program, str(tmp_path_factory.mktemp("six"))) as cluster:
+    with RedisClusterOfSix(require_server(), str(tmp_path_factory.mktemp("six"))) as cluster:
         yield cluster
 
 

@@ -25,7 +25,7 @@ from asimov_sync import (
     WrongKeyType,
 )
 
-from ..redis_server import RedisServer, find_server, free_port
+from ..redis_server import RedisServer, free_port, require_server
 from ..tiers import suite
 from ..waiting import Background, wait_for
 from .resp_proxy import RespProxy
@@ -34,12 +34,7 @@ from .resp_proxy import RespProxy
 @pytest.fixture
 def own_server(tmp_path, redis_url):
     """A server of its own, for tests that stop or configure it."""
-    program = find_server()
-    if program is None:
-        pytest.skip(
-            "ASIMOV_TEST_REDIS_URL names a server, and there is no program to start another"
-        )
-    with RedisServer(program, str(tmp_path), "--requirepass", "") as server:
+    with RedisServer(require_server(), str(tmp_path), "--requirepass", "") as server:
         yield server
 
 

@@ -8,27 +8,12 @@ import redis
 
 from asimov_sync import CacheUnavailable, OutcomeUnknown, RedisCache
 
-from ..redis_server import RedisServer, find_server
 from ..tiers import suite
 from ..waiting import DEADLINE, Background, wait_for
 
 pytestmark = suite
 
 UNKNOWN = (OutcomeUnknown, CacheUnavailable)
-
-
-@pytest.fixture
-def durable_server(tmp_path, redis_url):
-    """A server that writes each change to disk before it acknowledges it."""
-    program = find_server()
-    if program is None:
-        pytest.skip(
-            "ASIMOV_TEST_REDIS_URL names a server, and there is no program to start another"
-        )
-    with RedisServer(
-        program, str(tmp_path), "--appendonly", "yes", "--appendfsync", "always"
-    ) as server:
-        yield server
 
 
 def run_id(server):

@@ -15,7 +15,7 @@ from asimov_sync import CacheUnavailable, Cancellation, OutcomeUnknown, RedisCac
 from asimov_sync.cache.limits import SocketUnblocker
 from asimov_sync.errors import Cancelled
 
-from ..redis_server import RedisServer, find_server
+from ..redis_server import RedisServer, require_server
 from ..tiers import by_tier, soak, suite
 from ..waiting import Background, wait_for
 
@@ -29,12 +29,7 @@ MARGIN = by_tier(1.5, 0.5)
 @pytest.fixture
 def server(tmp_path, redis_url):
     """A server that tests stop with SIGSTOP; it is resumed afterwards."""
-    program = find_server()
-    if program is None:
-        pytest.skip(
-            "ASIMOV_TEST_REDIS_URL names a server, and there is no program to start another"
-        )
-    with RedisServer(program, str(tmp_path)) as server:
+    with RedisServer(require_server(), str(tmp_path)) as server:
         yield server
         server.signal(signal.SIGCONT)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from asimov_sync import MemoryCache, RedisCache, RunStore, SQLiteCache
+from asimov_sync import RunStore
 
 from ..tiers import soak, suite
 
@@ -14,20 +14,14 @@ BACKENDS = [
 
 
 @pytest.fixture(params=BACKENDS)
-def make_store(request, tmp_path, unique):
+def make_store(request, open_cache):
     """Makes run stores on one cache; arguments are those of RunStore."""
-    if request.param == "memory":
-        cache = MemoryCache()
-    elif request.param == "sqlite":
-        cache = SQLiteCache(tmp_path / "runs.db", synchronous="normal")
-    else:
-        cache = RedisCache(url=request.getfixturevalue("redis_url"), default_prefix=unique)
+    cache = open_cache(request.param)
 
     def make(**options):
         return RunStore(cache, **options)
 
-    yield make
-    cache.close()
+    return make
 
 
 @pytest.fixture

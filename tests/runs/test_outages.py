@@ -21,7 +21,6 @@ from asimov_sync import (
     TaskScheduler,
 )
 
-from ..redis_server import RedisServer, find_server
 from ..tiers import by_tier, soak, suite
 from ..waiting import DEADLINE, Background, wait_for
 
@@ -35,17 +34,9 @@ ROUNDS = by_tier(1, soak=15)
 
 
 @pytest.fixture
-def server(tmp_path, redis_url):
-    """A server that writes each change to disk before it acknowledges it."""
-    program = find_server()
-    if program is None:
-        pytest.skip(
-            "ASIMOV_TEST_REDIS_URL names a server, and there is no program to start another"
-        )
-    with RedisServer(
-        program, str(tmp_path), "--appendonly", "yes", "--appendfsync", "always"
-    ) as server:
-        yield server
+def server(durable_server):
+    """The server of the test, under a short name."""
+    return durable_server
 
 
 def layers():
