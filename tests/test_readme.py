@@ -116,7 +116,8 @@ def test_the_first_program_prints_what_the_page_says(capsys):
 
 
 @pytest.mark.parametrize(
-    "module", ["asimov_sync", "asimov_sync.aio", "asimov_sync.telemetry", "asimov_sync.testing"]
+    "module",
+    ["asimov_sync"] + [f"asimov_sync.{name}" for name in ("aio", "telemetry", "testing", "web")],
 )
 def test_the_reference_has_every_public_name(module):
     """The API reference describes each name of the module's __all__ once, and no other name."""
