@@ -1,9 +1,6 @@
 """Celery tasks that run and continue durable runs."""
 
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional
-
-from celery import Celery, Task
-from celery.exceptions import SoftTimeLimitExceeded
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, NamedTuple, Optional
 
 from asimov_sync.concurrency.log_context import get_logger
 from asimov_sync.errors import (
@@ -14,6 +11,9 @@ from asimov_sync.errors import (
     RunInProgress,
 )
 from asimov_sync.scheduler import TaskScheduler
+
+if TYPE_CHECKING:
+    from celery import Celery, Task
 
 __all__ = ["RunTasks", "register_tasks"]
 
@@ -39,12 +39,12 @@ class RunTasks(NamedTuple):
     continue_ready: sends `run` for each run that is ready. Its result is the list of their ids.
     """
 
-    run: Task
-    continue_ready: Task
+    run: "Task"
+    continue_ready: "Task"
 
 
 def register_tasks(
-    app: Celery,
+    app: "Celery",
     scheduler: TaskScheduler,
     *,
     prefix: str = "asimov_sync",
@@ -62,10 +62,12 @@ def register_tasks(
     prefix: the tasks are named `<prefix>.run` and `<prefix>.continue_ready`.
     every: the seconds between two calls of `continue_ready` by Celery beat; default 60. Without
         beat, have something else call it.
-    options: options of Celery for `run`, such as `soft_time_limit=300` or `queue="reports"`.
+    options: options of Celery for the task `run`, such as `soft_time_limit=300`.
 
     Returns the tasks. Raises ValueError for a scheduler without a store.
     """
+    from celery.exceptions import SoftTimeLimitExceeded  # here: the package is an extra
+
     store = scheduler.runs
     if store is None:
         raise ValueError("register_tasks() needs a store: TaskScheduler(…, runs=RunStore(…))")
@@ -78,7 +80,7 @@ def register_tasks(
     }
 
     def run(
-        task: Task,
+        task: "Task",
         run_id: str,
         flow: Optional[str] = None,
         args: Optional[Mapping[str, Any]] = None,
@@ -91,9 +93,9 @@ def register_tasks(
                 result = scheduler.run(flow, args=args, tags=tags, run_id=run_id)
         except SoftTimeLimitExceeded as error:
             logger.info("run %s: the soft time limit has interrupted it", run_id)
-            raise task.retry(exc=error, countdown=0)
+            raise task.retry(exc=error, countdown=0) from error
         except DELAYED as error:
-            raise task.retry(exc=error)
+            raise task.retry(exc=error) from error
         logger.info("run %s: %s", run_id, result.status.value, extra={"run_id": run_id})
         return {
             "run_id": run_id,

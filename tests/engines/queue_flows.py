@@ -5,6 +5,8 @@ The environment names the Redis server and the folder in which handlers leave th
 
 import os
 import pathlib
+import time
+from typing import NamedTuple
 
 from asimov_sync import RedisCache, RunStore, Task, TaskGraph, TaskScheduler
 
@@ -12,7 +14,10 @@ SERVER = "ASIMOV_TEST_QUEUE_SERVER"
 FOLDER = "ASIMOV_TEST_QUEUE_FOLDER"
 
 PARTS = 4
-"""The number of parts of a report."""
+"""The number of tasks of the flow `parts`."""
+
+HOLD_SECONDS = 120.0
+"""The seconds after which a task that is held fails."""
 
 store = RunStore(RedisCache(url=os.environ[SERVER], default_prefix="runs"), lease=2.0)
 scheduler = TaskScheduler(runs=store, max_workers=4)
@@ -43,13 +48,22 @@ def traces(what, run_id=None, name=None):
     ]
 
 
-def held():
-    """Return the process ids and lines of calls of handlers that have not ended."""
-    lines = [line.split(" ", 1) for line in log().read_text().splitlines()]
-    ended = {rest for what, rest in lines if what == "end"}
-    return [
-        (int(rest.split()[-1]), rest) for what, rest in lines if what == "start" and rest not in ended
-    ]
+class Call(NamedTuple):
+    """A call of a handler."""
+
+    run_id: str
+    name: str
+    pid: int
+
+
+def held(prefix):
+    """Return the calls of handlers that have not ended, of runs whose ids begin with a prefix."""
+    started, ended = set(), set()
+    for line in log().read_text().splitlines():
+        what, run_id, name, pid = line.split()
+        if run_id.startswith(prefix):
+            (started if what == "start" else ended).add(Call(run_id, name, int(pid)))
+    return started - ended
 
 
 @scheduler.handler("part")
@@ -67,7 +81,9 @@ def hold(task, context):
     """Wait until a file with the name of the run appears."""
     trace(context, "start")
     path = pathlib.Path(os.environ[FOLDER], context.run_id)
+    end = time.monotonic() + HOLD_SECONDS
     while not path.exists():
+        assert time.monotonic() < end, "a test has failed, and left this process alone"
         context.cancellation.wait(0.02)
         context.cancellation.raise_if_cancelled()
     trace(context, "end")
@@ -91,8 +107,8 @@ def release(run_id):
     pathlib.Path(os.environ[FOLDER], run_id).touch()
 
 
-@scheduler.flow("report")
-def report(parts=PARTS, seconds=0.05):
+@scheduler.flow("parts")
+def build_parts(parts=PARTS, seconds=0.05):
     """Return a graph of parts, one after the other."""
     graph = TaskGraph()
     for number in range(parts):
@@ -103,7 +119,7 @@ def report(parts=PARTS, seconds=0.05):
 
 
 @scheduler.flow("held")
-def held_report():
+def build_held():
     """Return a graph whose second task waits until it is released."""
     graph = TaskGraph()
     graph.add(Task(type="part", params={"seconds": 0}), name="first")
@@ -112,7 +128,7 @@ def held_report():
 
 
 @scheduler.flow("single")
-def single(type):
+def build_single(type):
     """Return a graph of one task."""
     graph = TaskGraph()
     graph.add(Task(type=type), name="only")
@@ -121,4 +137,4 @@ def single(type):
 
 # Workers fork from here, with threads and an open connection of this scheduler.
 store.stats()
-scheduler.run(single("break"))
+scheduler.run(build_single("break"))

@@ -13,50 +13,42 @@ import redis
 
 from asimov_sync import MemoryCache, RunInProgress, RunStatus, RunStore, TaskScheduler
 
-from ..redis_server import RedisServer, require_server
 from ..tiers import by_tier
 from ..waiting import wait_for
-from .queue_workers import WORKER_DEADLINE, QueueWorker
+from .queue_workers import (
+    WORKER_DEADLINE,
+    QueueWorker,
+    finished_tasks,
+    statuses,
+    wait_held,
+    wait_long,
+)
 
 PROCESSES = 3
+ENDED = (RunStatus.COMPLETE, RunStatus.PARTIAL, RunStatus.FAILED, RunStatus.CANCELLED)
 WORKER = ["celery", "-A", "tests.engines.celery_app", "worker", "-l", "INFO"]
 WORKER += ["-c", str(PROCESSES), "--without-gossip", "--without-mingle", "--without-heartbeat"]
 
 
 @pytest.fixture(scope="module")
-def app(tmp_path_factory):
-    """The module of the app, connected to a server of its own."""
-    folder = tmp_path_factory.mktemp("celery")
-    patch = pytest.MonkeyPatch()
-    with RedisServer(require_server(), str(folder)) as server:
-        patch.setenv("ASIMOV_TEST_QUEUE_SERVER", server.url)
-        patch.setenv("ASIMOV_TEST_QUEUE_FOLDER", str(folder))
-        yield importlib.import_module("tests.engines.celery_app")
-    for name in ("celery_app", "queue_flows"):
-        sys.modules.pop(f"tests.engines.{name}", None)
-    patch.undo()
+def app(flows):
+    """The module of the app."""
+    yield importlib.import_module("tests.engines.celery_app")
+    sys.modules.pop("tests.engines.celery_app")
 
 
 @pytest.fixture(scope="module")
-def flows(app):
-    """The module of the flows."""
-    return sys.modules["tests.engines.queue_flows"]
-
-
-@pytest.fixture(scope="module")
-def start_worker(app, tmp_path_factory):
+def start_worker(app, worker_log):
     """A function that starts a worker. The workers are killed at the end of the module."""
-    log = tmp_path_factory.mktemp("worker") / "log"
     started = []
 
     def start():
-        started.append(QueueWorker(WORKER, log))
+        started.append(QueueWorker(WORKER, worker_log))
         return started[-1]
 
     yield start
     for worker in started:
         worker.kill()
-    sys.stdout.write(log.read_text())  # pytest shows it if a test fails
 
 
 @pytest.fixture
@@ -72,37 +64,21 @@ def get(result):
     return result.get(timeout=WORKER_DEADLINE, interval=0.02)
 
 
+def restart(worker, start_worker):
+    """Kill a worker with its processes, and start another one."""
+    assert worker.kill()
+    with redis.Redis.from_url(os.environ["ASIMOV_TEST_QUEUE_SERVER"]) as server:
+        # Its processes share the connection that receives messages: the last one closes it.
+        wait_for(
+            lambda: "brpop" not in [one["cmd"] for one in server.client_list()],
+            "the end of the worker's connection",
+        )
+    start_worker.current = start_worker()
+
+
 def outcome(run_id, status="complete", reason=None, waiting=None):
     """Return what the task of a run returns."""
     return {"run_id": run_id, "status": status, "reason": reason, "waiting": waiting or {}}
-
-
-def wait_long(condition, what):
-    """Wait until a condition is true, in which a worker may have to be started."""
-    end = time.monotonic() + WORKER_DEADLINE
-    while not condition():
-        assert time.monotonic() < end, f"{what} did not become true"
-        time.sleep(0.01)
-
-
-def wait_held(flows, run_id, times=1):
-    """Wait until a task of a run has been started, for the n-th time. Return the process id."""
-    wait_long(
-        lambda: len(flows.traces("start", run_id, "second")) >= times, f"start {times} of {run_id}"
-    )
-    return flows.traces("start", run_id, "second")[times - 1]
-
-
-def finished_tasks(flows, run_id):
-    """Return the names of the tasks whose outcome was committed, once for each commit."""
-    events = flows.store.events(run_id)
-    return sorted(event["name"] for event in events if event["type"] == "task_finished")
-
-
-def statuses(flows, run_id):
-    """Return the status with which each drive of a run has ended."""
-    events = flows.store.events(run_id)
-    return [event["status"] for event in events if event["type"] == "run_finished"]
 
 
 def test_a_run_on_a_worker(app, flows, worker):
@@ -110,7 +86,7 @@ def test_a_run_on_a_worker(app, flows, worker):
 
     The result is JSON; the results of the tasks are in the store.
     """
-    runs = [app.tasks.run.delay(f"run-{n}", "report", {"parts": 2}) for n in range(6)]
+    runs = [app.tasks.run.delay(f"run-{n}", "parts", {"parts": 2}) for n in range(6)]
     assert [get(run) for run in runs] == [outcome(f"run-{n}") for n in range(6)]
     assert flows.store.result("run-5").results["part-1"] == "run-5 part-1"
     assert os.getpid() not in flows.traces("start")
@@ -207,8 +183,7 @@ def test_a_lost_worker(app, flows, worker, start_worker):
     """
     run = app.tasks.run.delay("stranded", "held")
     lost = wait_held(flows, "stranded")
-    assert worker.kill()
-    start_worker.current = start_worker()
+    restart(worker, start_worker)
     assert get(app.tasks.continue_ready.delay()) == ["stranded"]
     assert wait_held(flows, "stranded", times=2) != lost
     assert run.state != "SUCCESS"
@@ -218,36 +193,46 @@ def test_a_lost_worker(app, flows, worker, start_worker):
     assert finished_tasks(flows, "stranded") == ["first", "second"]
 
 
-def test_processes_killed_at_random(app, flows, worker):
+def test_processes_killed_at_random(app, flows, worker, start_worker):
     """Processes are killed while they run tasks: each run ends once, each outcome is stored once.
 
-    A task is run again only after its process was killed.
+    Each fifth time, the whole worker is killed. A task is run again only if its process was killed.
     """
-    count, kills = by_tier(10, soak=100), by_tier(5, soak=50)
+    count, kills = by_tier(10, soak=100), by_tier(5, soak=60)
     chance = random.Random(7)
     names = [f"many-{number}" for number in range(count)]
-    runs = [app.tasks.run.delay(name, "report", {"seconds": 0.1}) for name in names]
-    killed = []
-    while len(killed) < kills and not all(run.ready() for run in runs):
-        candidates = [(pid, call) for pid, call in flows.held() if call.startswith("many-")]
-        candidates = [one for one in candidates if one not in killed]
-        if not candidates:
+    for name in names:
+        assert flows.scheduler.enqueue("parts", args={"seconds": 0.1}, run_id=name)
+        app.tasks.run.delay(name)
+    killed, dead = set(), set()
+    while len(killed) < kills:
+        assert not all(flows.store.get(name).status in ENDED for name in names)
+        victim = chance.choice(sorted(flows.held("many-") - killed) or [None])
+        if victim is None:
             time.sleep(0.01)
             continue
-        pid, call = chance.choice(candidates)
-        os.kill(pid, signal.SIGKILL)
-        if (pid, call) in flows.held():  # its last line was not written before the signal
-            killed.append((pid, call))
+        if len(killed) % 5 == 4:
+            restart(start_worker.current, start_worker)
+            dead.update(flows.traces("start"))
+            app.tasks.continue_ready()
+        else:
+            os.kill(victim.pid, signal.SIGKILL)
+            dead.add(victim.pid)
+        if victim in flows.held("many-"):  # its last line was not written before the signal
+            killed.add(victim)
         time.sleep(chance.random() * 0.3)
-    assert len(killed) == kills
-    for name, run in zip(names, runs):
-        assert get(run) == outcome(name)
+    start = time.monotonic()
+    while not all(flows.store.get(name).status in ENDED for name in names):
+        assert time.monotonic() < start + 4 * WORKER_DEADLINE, "the runs do not end"
+        app.tasks.continue_ready()
+        time.sleep(0.5)
+    for name in names:
         parts = [f"part-{number}" for number in range(flows.PARTS)]
         assert flows.store.result(name).results == {part: f"{name} {part}" for part in parts}
         assert finished_tasks(flows, name) == parts
         assert statuses(flows, name) == ["complete"]
-    repeated = sum(len(flows.traces("start", name)) for name in names) - count * flows.PARTS
-    assert 1 <= repeated <= kills
+        for part in parts:
+            assert set(flows.traces("start", name, part)[:-1]) <= dead
 
 
 def test_messages(app, flows):
@@ -256,7 +241,7 @@ def test_messages(app, flows):
     Nothing consumes the queue of this test.
     """
     with pytest.raises(Exception, match="not JSON serializable"):
-        app.tasks.run.delay("refused", "report", {"parts": object()})
+        app.tasks.run.delay("refused", "parts", {"parts": object()})
     flows.scheduler.run("single", args={"type": "ask"}, run_id="asked")
     flows.store.answer("asked", "agreed", True)
     app.app.conf.task_default_queue = "unread"
@@ -276,7 +261,6 @@ def test_the_schedule(app):
     assert (entry["task"], entry["schedule"]) == ("asimov_sync.continue_ready", app.EVERY)
     with pytest.raises(ValueError, match="needs a store"):
         app.register_tasks(app.app, TaskScheduler())
-    tasks = app.register_tasks(
-        app.app, TaskScheduler(runs=RunStore(MemoryCache())), prefix="other", queue="slow"
-    )
-    assert (tasks.run.name, tasks.run.queue) == ("other.run", "slow")
+    other = TaskScheduler(runs=RunStore(MemoryCache()))
+    tasks = app.register_tasks(app.app, other, prefix="other", soft_time_limit=300)
+    assert (tasks.run.name, tasks.run.soft_time_limit) == ("other.run", 300)
