@@ -12,7 +12,7 @@ from .tiers import suite
 PACKAGE = pathlib.Path(asimov_sync.__file__).parent
 
 LAYERS = [
-    ["_exports", "_json", "_models"],
+    ["_drawing", "_exports", "_json", "_models"],
     ["errors", "messages", "tasks"],
     ["concurrency"],
     ["cancellation", "usage", "instrumentation"],
