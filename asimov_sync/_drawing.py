@@ -1,0 +1,17 @@
+"""Calls `asimov_sync.display`, which draws graphs, results and reports, from the layers below it.
+
+The one file that loads a part of a higher layer. It does so by name and on first use, so that
+programs which draw nothing do not load it.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__all__ = ["draw"]
+
+
+def draw(function: str, *args: Any, **kwargs: Any) -> str:
+    """Call a function of `asimov_sync.display.methods` by its name, and return the text."""
+    methods = import_module("asimov_sync.display.methods")
+    text: str = getattr(methods, function)(*args, **kwargs)
+    return text
