@@ -294,9 +294,7 @@ class RunEngine:
                 self._finishing.release()
         return following
 
-    def finish_durable(
-        self, attempt: Attempt, outcome: Optional[Outcome], take_next: bool
-    ) -> int:
+    def finish_durable(self, attempt: Attempt, outcome: Optional[Outcome], take_next: bool) -> int:
         """End an attempt of a durable run, unless the run continued without it.
 
         attempt, outcome, take_next: as for `finish_attempt`; but `take_following` starts the
