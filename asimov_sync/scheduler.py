@@ -26,7 +26,7 @@ from asimov_sync.errors import CacheError, ClosedError, GraphError, LeaseLost, R
 from asimov_sync.graph.active_run import ActiveRun, RunOptions
 from asimov_sync.graph.backends import make_backend
 from asimov_sync.graph.context import Handler, Middleware
-from asimov_sync.graph.functions import find_fault
+from asimov_sync.graph.functions import find_argument_fault, find_fault
 from asimov_sync.graph.graph_lock import RunLock, acquire, release
 from asimov_sync.graph.handlers import HandlerOwner, HandlerRegistry, check_handler
 from asimov_sync.graph.journal import RunJournal
@@ -372,6 +372,35 @@ class TaskScheduler(HandlerOwner):
         self._find_flow(record.flow)
         return self.run(record.flow, args=record.args, run_id=run_id, **options)
 
+    def enqueue(
+        self,
+        flow: str,
+        *,
+        run_id: str,
+        args: Optional[Mapping[str, Any]] = None,
+        tags: Optional[Mapping[str, str]] = None,
+    ) -> bool:
+        """Store a run of a flow, for any process to run, and return at once.
+
+        `RunStore.ready` lists the run until a driver takes it: `asimov-sync work`, or a call of
+        `resume(run_id)`, in a process in which the flow is registered.
+
+        flow: the name of a flow that is registered here. It is not called.
+        run_id: the id of the run.
+        args: the arguments of the flow, by name; default none.
+        tags: strings by name, to find the run by; default none.
+
+        Returns False, and leaves the stored run as it is, if there is a run with this id. So a
+        call that is repeated enqueues one run. Raises GraphError for an unknown flow; TypeError for
+        arguments that the flow does not take; ValueError for an unsuitable run_id or without
+        `runs=`; CacheValueError for arguments that cannot be stored, and CacheError.
+        """
+        store = self._require_store("enqueue()")
+        fault = find_argument_fault(self._find_flow(flow), _check_args(args) or {})
+        if fault:
+            raise TypeError(f"the flow {flow!r} cannot be called with args={args!r}: {fault}")
+        return store.create(run_id, flow, args, tags)
+
     def _require_store(self, what: str) -> "RunStore":
         if self._runs_store is None:
             raise ValueError(f"{what} needs a store: TaskScheduler(…, runs=RunStore(…))")
@@ -386,10 +415,7 @@ class TaskScheduler(HandlerOwner):
 
     def _build(self, name: str, args: Optional[Mapping[str, Any]]) -> TaskGraph:
         """Return the graph of a flow."""
-        flow = self._find_flow(name)
-        if not isinstance(args, (Mapping, type(None))):
-            raise TypeError(f"args= is a dict of a flow's arguments by name, not {args!r}")
-        graph = flow(**(args or {}))
+        graph = self._find_flow(name)(**(_check_args(args) or {}))
         if not isinstance(graph, TaskGraph):
             raise GraphError(f"the flow {name!r} returned {graph!r}, not a TaskGraph")
         return graph
@@ -620,6 +646,13 @@ def run(
             max_tasks=max_tasks,
             params=params,
         )
+
+
+def _check_args(args: Optional[Mapping[str, Any]]) -> Optional[Mapping[str, Any]]:
+    """Return the arguments of a flow. Raise TypeError if they are no dict."""
+    if not isinstance(args, (Mapping, type(None))):
+        raise TypeError(f"args= is a dict of a flow's arguments by name, not {args!r}")
+    return args
 
 
 def _require(name: str, value: Any, kind: Any, expected: str) -> None:

@@ -15,7 +15,7 @@ LAYERS = [
     ["_exports", "_json", "_models"],
     ["errors", "messages", "tasks"],
     ["concurrency"],
-    ["cancellation", "usage", "instrumentation"],
+    ["cancellation", "usage", "instrumentation", "spans"],
     ["cache"],
     ["inference"],
     ["graph"],

@@ -205,6 +205,19 @@ class AsyncTaskScheduler:
             lambda: self.sync.resume(run_id, **options), cancellation=cancellation
         )
 
+    async def enqueue(
+        self,
+        flow: str,
+        *,
+        run_id: str,
+        args: Optional[Mapping[str, Any]] = None,
+        tags: Optional[Mapping[str, str]] = None,
+    ) -> bool:
+        """Store a run of a flow, for any process to run. See `TaskScheduler.enqueue`."""
+        return await self._bridge.run_short(
+            lambda: self.sync.enqueue(flow, run_id=run_id, args=args, tags=tags)
+        )
+
     def flow(self, name: str) -> Callable[[AnyFlow], AnyFlow]:
         """Register a function that builds a graph. See `TaskScheduler.flow`."""
         return self.sync.flow(name)

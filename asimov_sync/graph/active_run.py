@@ -373,6 +373,7 @@ class ActiveRun(Work, RunServices, JournaledRun):
             (self.backend.threads, attempt.worker),
             context,
             attempt.cancellation.scope_entry,
+            attempt,
         )
         return function(*args)
 

@@ -76,6 +76,7 @@ from asimov_sync.graph.state import (
     RunState,
 )
 from asimov_sync.graph.stored_errors import rebuild_exception
+from asimov_sync.graph.task_spans import TaskSpans
 from asimov_sync.messages import Usage
 from asimov_sync.tasks import Task, TaskStatus
 from asimov_sync.usage import Budget, UsageCounter
@@ -145,6 +146,7 @@ class RunEngine:
         self._exceptions: Dict[int, BaseException] = {}  # in the order of failure
         self._seconds: Dict[int, float] = {}
         self._usages: Dict[int, Usage] = {}
+        self._spans = TaskSpans()
         self._no_usage = Usage()
         self._start = time.perf_counter()
         # For a durable run:
@@ -282,7 +284,7 @@ class RunEngine:
                         one, its_outcome = self._outcomes.popleft()
                         if self._attempts.get(one.index) is one:
                             assert its_outcome is not None
-                            self._close_attempt(one)
+                            self._close_attempt(one, its_outcome.error)
                             self._record_outcome(one, its_outcome)
                         if one.abandoned is not None:
                             continue  # its worker was written off when it was abandoned
@@ -578,15 +580,24 @@ class RunEngine:
         task = attempt.node.copy_task()
         self.effects.publish(kind, attempt.name, task, attempt.number, attempt.visit, *details)
 
-    def _close_attempt(self, attempt: Attempt) -> None:
-        """Record the time and the tokens of an attempt that does not run any more."""
+    def _close_attempt(self, attempt: Attempt, error: Optional[str] = None) -> None:
+        """Record the times and the tokens of an attempt that does not run any more.
+
+        error: the text of its error, or what is missing in a Partial; None without.
+        """
         index = attempt.index
         del self._attempts[index]
         if attempt.timer is not None:
             attempt.timer.cancel()
         if attempt.start is not None:
             seconds = time.perf_counter() - attempt.start
-            self._seconds[index] = self._seconds.get(index, 0.0) + seconds
+            earlier = self._seconds.get(index)
+            if earlier is None and error is None and attempt.spans is None:
+                self._spans.starts[index] = attempt.start
+                self._seconds[index] = seconds
+            else:
+                self._add_spans(attempt, seconds, error)
+                self._seconds[index] = seconds + (earlier or 0.0)
         usage = attempt.usage_counter.usage_or_none
         if usage is not None:
             self._usages[index] = self._usages.get(index, Usage()) + usage
@@ -594,9 +605,24 @@ class RunEngine:
         if self._is_kept:
             self._times[index] = (self._times.get(index, (None, None))[0], time.time())
 
+    def _add_spans(self, attempt: Attempt, seconds: float, error: Optional[str]) -> None:
+        """Record the spans of an attempt that failed, is not the first, or has made requests."""
+        assert attempt.start is not None
+        self._spans.add(
+            attempt.index,
+            attempt.number,
+            attempt.visit,
+            attempt.start,
+            seconds,
+            attempt.usage_counter.usage_or_none,
+            error,
+            tuple(attempt.spans or ()),
+            self._seconds.get(attempt.index),
+        )
+
     def _abandon(self, attempt: Attempt, error: BaseException) -> None:
         """Continue without an attempt: cancel it, ignore its outcome, replace its worker."""
-        self._close_attempt(attempt)
+        self._close_attempt(attempt, format_error(error))
         attempt.abandoned = error
         self.workers -= 1
         self.effects.abandon(attempt)
@@ -650,6 +676,7 @@ class RunEngine:
             self._elapsed(),
             {index: self._waits[index] for index in self.state.parked},
             self._restored.end is not None,
+            self._spans,
         )
         self.effects.pending = True
 
@@ -838,6 +865,7 @@ class RunEngine:
             spawn=self._definitions.get(index),
             waits=self._waits.get(index, ()) if phase is PARKED else (),
             running=phase is EXECUTING,
+            spans=self._spans.explicit(index),
         )
 
     # Spawned tasks of a durable run
@@ -981,6 +1009,7 @@ class RunEngine:
         if record.started is not None:
             self._seconds[index] = record.seconds
             self._times[index] = (record.started, record.ended)
+            self._spans.restore(index, record)
         if record.waits:
             self._waits[index] = record.waits
         if record.waits_for is not None:

@@ -16,7 +16,9 @@ from asimov_sync.graph.state import (
     Phase,
     RunState,
 )
+from asimov_sync.graph.task_spans import TaskSpans
 from asimov_sync.messages import Usage
+from asimov_sync.spans import Span
 from asimov_sync.tasks import Task, TaskStatus
 
 __all__ = ["Outcome", "Partial", "Route", "RunResult"]
@@ -130,6 +132,7 @@ class RunResult:
         duration: float,
         waits: Mapping[int, Sequence[Wait]] = {},
         restored: bool = False,
+        spans: Optional[TaskSpans] = None,
     ) -> None:
         # The properties are computed when they are read, so that a run of many tasks ends at once.
         self._nodes = state.nodes
@@ -141,6 +144,7 @@ class RunResult:
         }
         self._seconds = seconds
         self._usages = usages
+        self._spans = spans if spans is not None else TaskSpans()
         self._attempts = state.attempts
         self._visits = state.visits
         self._dependencies = state.dependencies
@@ -298,6 +302,18 @@ class RunResult:
     def durations(self) -> Dict[str, float]:
         """The seconds that each started task took, the sum of all its attempts."""
         return {name: self._seconds[index] for name, index in self._started()}
+
+    @property
+    def spans(self) -> Dict[str, List[Span]]:
+        """The attempts of each started task, with the requests and tool calls in them.
+
+        Those of agents and nested runs are included. The last 200 of each task are kept. A durable
+        run keeps no spans of attempts whose driver died.
+        """
+        return {
+            name: self._spans.of(index, self._seconds[index], self._usages.get(index))
+            for name, index in self._started()
+        }
 
     def _started(self) -> Iterator[Tuple[str, int]]:
         for index, phase in enumerate(self._phases):
