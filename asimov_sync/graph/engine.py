@@ -3,10 +3,10 @@
 Each public method is a step: it takes the lock, changes the state, records the work that remains
 for ActiveRun in the run's Effects, and makes no calls.
 
-In a durable run the steps also record which tasks have changed. A task that becomes ready because of
-that does not start until it is written (`take_batch`, `mark_saved`), so that what a task does always
-follows from outcomes that will be found again. Other tasks start meanwhile, and their outcomes are
-written together.
+In a durable run the steps also record which tasks have changed. A task that becomes ready because
+of that does not start until it is written (`take_batch`, `mark_saved`), so that what a task does
+always follows from outcomes that will be found again. Other tasks start meanwhile, and their
+outcomes are written together.
 
 A worker that finds another worker already finishing attempts queues its outcome for that worker and
 returns. If it waited for the lock instead, a thread switch while the lock is held would make every

@@ -78,7 +78,7 @@ def test_a_task_starts_beside_the_writing_of_other_outcomes(writer):
 
 
 def test_outcomes_are_written_together(writer):
-    """What several workers finish during one commit is written by one further commit."""
+    """One further commit writes all outcomes that became known during a commit."""
     names = ["one", "two", "three"]
 
     def handle(task, context):
