@@ -18,6 +18,7 @@ from typing import Any, Callable, List, Optional, TextIO, Tuple
 
 from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.log_context import get_logger
+from asimov_sync.display.words import format_cost, format_tokens
 from asimov_sync.errors import AsimovError, Cancelled, RunTimeout
 from asimov_sync.graph.results import RunResult
 from asimov_sync.graph.snapshot import ActiveTask, RunSnapshot
@@ -344,10 +345,9 @@ def _costs(snapshot: RunSnapshot) -> List[str]:
     costs = []
     tokens = snapshot.usage.total_tokens
     if tokens:
-        costs.append(f"{_short_number(tokens)} tokens")
+        costs.append(f"{format_tokens(tokens)} tokens")
     if snapshot.dollars:
-        dollars = snapshot.dollars
-        costs.append(f"${dollars:.4f}" if dollars < 0.1 else f"${dollars:,.2f}")
+        costs.append(format_cost(snapshot.dollars))
     return costs
 
 
@@ -412,9 +412,3 @@ def _clock(seconds: float) -> str:
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
-
-
-def _short_number(number: int) -> str:
-    if number < 1000:
-        return str(number)
-    return f"{number / 1000:.1f}k" if number < 999_950 else f"{number / 1e6:.1f}M"

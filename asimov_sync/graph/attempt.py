@@ -15,6 +15,7 @@ from asimov_sync.graph.journal import Wait
 from asimov_sync.graph.results import Outcome
 from asimov_sync.graph.state import RunState
 from asimov_sync.instrumentation import Activity, Observation
+from asimov_sync.spans import SpanRecorder
 from asimov_sync.tasks import TaskStatus
 from asimov_sync.usage import UsageCounter
 
@@ -23,7 +24,7 @@ __all__ = ["Attempt", "failed_outcome"]
 _activities_lock = ForkSafeLock()  # guards the activities of every attempt
 
 
-class Attempt:
+class Attempt(SpanRecorder):
     """One attempt of a task. The handler's TaskContext is built from it.
 
     run_id, name: the run, and the name of the task in it.
@@ -70,6 +71,7 @@ class Attempt:
     def __init__(
         self, run_id: str, index: int, state: RunState, parent: Cancellation, worker: Any
     ) -> None:
+        self.spans = None
         node = self.node = state.nodes[index]
         self.run_id = run_id
         self.index = index

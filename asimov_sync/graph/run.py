@@ -4,7 +4,7 @@ import contextlib
 import sys
 from typing import Any, Callable, Iterator, Optional
 
-from asimov_sync._drawing import draw
+from asimov_sync._drawing import draw_progress
 from asimov_sync.cancellation import Cancellation, require_number
 from asimov_sync.concurrency import scope
 from asimov_sync.concurrency.clock import clock
@@ -119,7 +119,7 @@ class Run:
         """
         if scope.current().task_context is not None:
             return self.result(timeout, cancellation=cancellation)
-        with draw("Progress", self._active_run.snapshot, self._hint) as progress:
+        with draw_progress(self._active_run.snapshot, self._hint) as progress:
             result = self.result(timeout, cancellation=cancellation)
             progress.result = result
             return result

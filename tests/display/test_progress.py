@@ -362,7 +362,7 @@ def test_text_of_a_wide_bar():
     active[4] = ActiveTask("page[4]", "rate limit", 0.0)
     assert progress.describe(snapshot(active), START, 105) == (
         "survey:  70%",
-        "212/300 [1:12<0:29] 4 failed, 1 parked, 48.2k tokens, $0.31"
+        "212/300 [1:12<0:29] 4 failed, 1 parked, 48.2k tokens, $0.3100"
         " | page[4] (rate limit, 0 s), +9",
     )
 
