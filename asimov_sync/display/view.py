@@ -298,7 +298,7 @@ def _view_task(
 
 
 def _spans_of(record: TaskRecord) -> Sequence[Span]:
-    """Return the spans of a task. Of a single attempt without any parts, only the times are kept."""
+    """Return the spans of a task. Of a single attempt without parts, the times are kept."""
     if record.spans or record.started is None:
         return record.spans
     end = None if record.running else record.started + record.seconds
