@@ -19,5 +19,5 @@ def draw(function: str, *args: Any, **kwargs: Any) -> str:
 
 
 def draw_progress(snapshot: Callable[[], Any], hint: str) -> Any:
-    """Return a context manager that draws the progress of a run; see `display.progress.Progress`."""
+    """Return a context manager that draws the progress of a run: `display.progress.Progress`."""
     return import_module("asimov_sync.display.progress").Progress(snapshot, hint)

@@ -205,7 +205,7 @@ def listen_to_reply(listeners: Tuple[StartReply, ...]) -> Optional[Callable[[Eve
 
 
 class Activity:
-    """What a task is doing, for a display of its run. It lasts as long as the `with` block.
+    """Names what a task is doing, for a display of its run. It lasts as long as the `with` block.
 
     Outside of tasks it has no effect.
 

@@ -130,7 +130,7 @@ class Progress:
 
 
 class _Screen:
-    """Where progress is drawn.
+    """Draws on one stream.
 
     first: the state of the run when the drawing began.
     """
@@ -317,7 +317,7 @@ def describe(snapshot: RunSnapshot, first: RunSnapshot, width: int) -> Tuple[str
 
 
 def _describe_active(active: List[ActiveTask], room: int) -> str:
-    """Name the active tasks, those first that wait for something, in so many characters."""
+    """Name the active tasks, those first that wait for something, in at most `room` characters."""
     tasks = sorted(active, key=lambda task: task.until is None)
     text = ""
     for number, task in enumerate(tasks):

@@ -200,7 +200,7 @@ def test_reason_of_an_early_end(terminal):
 
 
 def test_interrupted_run(terminal):
-    """The last line of an interrupted run says what has a result, and where the results are."""
+    """The last line of an interrupted run has the number of results, and where they are."""
     graph = graph_of(a=ok, b=interrupted, c=ok)
     scheduler = TaskScheduler(max_workers=0)
     with pytest.raises(KeyboardInterrupt):

@@ -73,7 +73,7 @@ class ProgramOnTerminal:
 
     @property
     def screen(self):
-        """What a person sees: later text of a line replaces what was there."""
+        """Return the lines as a person sees them: later text replaces earlier text of a line."""
         lines = []
         for line in self.text.replace("\r\n", "\n").split("\n"):
             cells = ""
