@@ -47,7 +47,7 @@ def graph(type):
 
 def test_an_approval_of_a_stored_run(scheduler, store):
     """The stored events show the call that waits, the decision is the run's, and the request is
-    gone from the events once the run goes on."""
+    gone from the events once the run continues."""
     scheduler.run(graph("agent"), run_id="r")
     message, chunks = read_ui_message(b"".join(ui_message_stream(follow(store, "r"))))
     (part,) = [one for one in message if "toolCallId" in one]
