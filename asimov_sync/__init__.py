@@ -139,6 +139,7 @@ if TYPE_CHECKING:
     from asimov_sync.runs.status import RunStatus as RunStatus
     from asimov_sync.runs.store import RunRecord as RunRecord, RunStore as RunStore
     from asimov_sync.scheduler import TaskScheduler as TaskScheduler, run as run
+    from asimov_sync.spans import Span as Span
     from asimov_sync.tasks import (
         Task as Task,
         TaskSnapshot as TaskSnapshot,
@@ -201,6 +202,7 @@ if not TYPE_CHECKING:  # a type checker reports every name that is not imported 
             "runs.status": "RunStatus",
             "runs.store": "RunRecord RunStore",
             "scheduler": "TaskScheduler run",
+            "spans": "Span",
             "tasks": "Task TaskSnapshot TaskStatus",
             "usage": "Budget Price",
         },

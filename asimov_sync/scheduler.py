@@ -26,13 +26,13 @@ from asimov_sync.errors import CacheError, ClosedError, GraphError, LeaseLost, R
 from asimov_sync.graph.active_run import ActiveRun, RunOptions
 from asimov_sync.graph.backends import make_backend
 from asimov_sync.graph.context import Handler, Middleware
-from asimov_sync.graph.functions import find_fault
+from asimov_sync.graph.functions import find_argument_fault, find_fault
 from asimov_sync.graph.graph_lock import RunLock, acquire, release
 from asimov_sync.graph.handlers import HandlerOwner, HandlerRegistry, check_handler
 from asimov_sync.graph.journal import RunJournal
 from asimov_sync.graph.plan import Plan, RunParams, replace_params
 from asimov_sync.graph.results import RunResult
-from asimov_sync.graph.run import Run, RunEvents, require_stack
+from asimov_sync.graph.run import LAST_RESULT, Run, RunEvents, require_stack
 from asimov_sync.graph.subscribers import Callback
 from asimov_sync.graph.task_graph import TaskGraph
 from asimov_sync.runs.options import IfChanged, StoreOptions
@@ -68,6 +68,8 @@ class TaskScheduler(HandlerOwner):
         cancellation is not replaced. By default the scheduler has threads of its own.
     runs: keeps the runs that have a `run_id`, so that they survive this process. Default none.
     """
+
+    _hint = LAST_RESULT
 
     def __init__(
         self,
@@ -304,19 +306,27 @@ class TaskScheduler(HandlerOwner):
         retry_failed: bool = False,
         if_running: str = "raise",
         if_changed: IfChanged = "raise",
+        progress: bool = False,
     ) -> RunResult:
         """Run a graph to its end and return the result.
 
-        The arguments are those of `submit`. Failures are in the result, whose
+        progress: draw the progress on stderr, as `Run.progress` does; default False. The cost of
+            the tokens is part of it if the prices of the models are known: from the package
+            genai-prices, or from the prices of `budget`.
+
+        The other arguments are those of `submit`. Failures are in the result, whose
         `raise_for_failure()` raises them. An exception that interrupts the wait, such as Ctrl-C,
         cancels the run and is raised again at once; `last_result` then has the finished tasks. It
         interrupts a durable run, which the next `run` continues.
         """
         options = RunOptions(run_id, timeout, on_failure, budget, cancellation, max_tasks, params)
         stored = StoreOptions(tags, restart, retry_failed, if_running, if_changed, None, args)
+        if progress and budget is None:
+            options = options._replace(budget=Budget())  # it adds up the cost
         started: List[ActiveRun] = []
         try:
-            return Run(self._start(graph, options, stored, started)).result()
+            run = Run(self._start(graph, options, stored, started), self._hint)
+            return run.progress() if progress else run.result()
         except BaseException as interruption:  # anywhere between the first line and the last
             for active_run in started:
                 active_run.interrupt(interruption)
@@ -372,6 +382,35 @@ class TaskScheduler(HandlerOwner):
         self._find_flow(record.flow)
         return self.run(record.flow, args=record.args, run_id=run_id, **options)
 
+    def enqueue(
+        self,
+        flow: str,
+        *,
+        run_id: str,
+        args: Optional[Mapping[str, Any]] = None,
+        tags: Optional[Mapping[str, str]] = None,
+    ) -> bool:
+        """Store a run of a flow, for any process to run, and return at once.
+
+        `RunStore.ready` lists the run until a driver takes it: `asimov-sync work`, or a call of
+        `resume(run_id)`, in a process in which the flow is registered.
+
+        flow: the name of a flow that is registered here. It is not called.
+        run_id: the id of the run.
+        args: the arguments of the flow, by name; default none.
+        tags: strings by name, to find the run by; default none.
+
+        Returns False, and leaves the stored run as it is, if there is a run with this id. So a
+        call that is repeated enqueues one run. Raises GraphError for an unknown flow; TypeError for
+        arguments that the flow does not take; ValueError for an unsuitable run_id or without
+        `runs=`; CacheValueError for arguments that cannot be stored, and CacheError.
+        """
+        store = self._require_store("enqueue()")
+        fault = find_argument_fault(self._find_flow(flow), _check_args(args) or {})
+        if fault:
+            raise TypeError(f"the flow {flow!r} cannot be called with args={args!r}: {fault}")
+        return store.create(run_id, flow, args, tags)
+
     def _require_store(self, what: str) -> "RunStore":
         if self._runs_store is None:
             raise ValueError(f"{what} needs a store: TaskScheduler(…, runs=RunStore(…))")
@@ -386,10 +425,7 @@ class TaskScheduler(HandlerOwner):
 
     def _build(self, name: str, args: Optional[Mapping[str, Any]]) -> TaskGraph:
         """Return the graph of a flow."""
-        flow = self._find_flow(name)
-        if not isinstance(args, (Mapping, type(None))):
-            raise TypeError(f"args= is a dict of a flow's arguments by name, not {args!r}")
-        graph = flow(**(args or {}))
+        graph = self._find_flow(name)(**(_check_args(args) or {}))
         if not isinstance(graph, TaskGraph):
             raise GraphError(f"the flow {name!r} returned {graph!r}, not a TaskGraph")
         return graph
@@ -588,6 +624,12 @@ class TaskScheduler(HandlerOwner):
         return f"<TaskScheduler of {types}, {self._backend!r}>"
 
 
+class _OwnScheduler(TaskScheduler):
+    """The scheduler of one run, whose `last_result` nobody can read."""
+
+    _hint = ""
+
+
 def run(
     graph: TaskGraph,
     handlers: Optional[Mapping[str, Handler]] = None,
@@ -599,6 +641,7 @@ def run(
     cancellation: Optional[Cancellation] = None,
     max_tasks: Optional[int] = None,
     params: Optional[RunParams] = None,
+    progress: bool = False,
 ) -> RunResult:
     """Run a graph to its end on a scheduler of its own, and return the result.
 
@@ -606,10 +649,10 @@ def run(
     handlers: callables `(task, context) -> value` by task type, for the tasks that were not added
         with a handler or a function; default none.
 
-    The other arguments and the exceptions are those of `TaskScheduler.submit`. Failures are in the
+    The other arguments and the exceptions are those of `TaskScheduler.run`. Failures are in the
     result, as in `TaskScheduler.run`.
     """
-    with TaskScheduler(handlers) as scheduler:
+    with _OwnScheduler(handlers) as scheduler:
         return scheduler.run(
             graph,
             run_id=run_id,
@@ -619,7 +662,15 @@ def run(
             cancellation=cancellation,
             max_tasks=max_tasks,
             params=params,
+            progress=progress,
         )
+
+
+def _check_args(args: Optional[Mapping[str, Any]]) -> Optional[Mapping[str, Any]]:
+    """Return the arguments of a flow. Raise TypeError if they are no dict."""
+    if not isinstance(args, (Mapping, type(None))):
+        raise TypeError(f"args= is a dict of a flow's arguments by name, not {args!r}")
+    return args
 
 
 def _require(name: str, value: Any, kind: Any, expected: str) -> None:

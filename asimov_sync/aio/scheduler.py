@@ -133,6 +133,7 @@ class AsyncTaskScheduler:
         retry_failed: bool = False,
         if_running: str = "raise",
         if_changed: IfChanged = "raise",
+        progress: bool = False,
     ) -> RunResult:
         """Run a graph to its end. See `TaskScheduler.run`.
 
@@ -153,6 +154,7 @@ class AsyncTaskScheduler:
                 retry_failed=retry_failed,
                 if_running=if_running,
                 if_changed=if_changed,
+                progress=progress,
             ),
             cancellation=cancellation,
         )
@@ -203,6 +205,19 @@ class AsyncTaskScheduler:
         cancellation = options.pop("cancellation", None)
         return await self._bridge.run_blocking(
             lambda: self.sync.resume(run_id, **options), cancellation=cancellation
+        )
+
+    async def enqueue(
+        self,
+        flow: str,
+        *,
+        run_id: str,
+        args: Optional[Mapping[str, Any]] = None,
+        tags: Optional[Mapping[str, str]] = None,
+    ) -> bool:
+        """Store a run of a flow, for any process to run. See `TaskScheduler.enqueue`."""
+        return await self._bridge.run_short(
+            lambda: self.sync.enqueue(flow, run_id=run_id, args=args, tags=tags)
         )
 
     def flow(self, name: str) -> Callable[[AnyFlow], AnyFlow]:
@@ -302,6 +317,20 @@ class AsyncRun:
         """
         return await self._bridge.run_blocking(
             self.sync.result,
+            timeout,
+            cancellation=cancellation,
+            unblock=lambda: self.sync._active_run.end(COROUTINE_CANCELLED),
+        )
+
+    async def progress(
+        self, timeout: Optional[float] = None, *, cancellation: Optional[Cancellation] = None
+    ) -> RunResult:
+        """Wait for the end and draw the progress on stderr meanwhile. See `Run.progress`.
+
+        Cancelling the coroutine cancels the run, as for `result`.
+        """
+        return await self._bridge.run_blocking(
+            self.sync.progress,
             timeout,
             cancellation=cancellation,
             unblock=lambda: self.sync._active_run.end(COROUTINE_CANCELLED),

@@ -28,6 +28,7 @@ class Scope(NamedTuple):
     operation: which part of the innermost task this is: the names of steps and the ids of tool
         calls around it, the outermost first.
     transcript: the Transcript that the next tool loop takes, or None.
+    span_recorders: the recorders that keep the times of each request and tool call.
     """
 
     cancellation: Optional[Tuple[Any, Any]] = None  # first: Cancellation reads it by position
@@ -40,6 +41,7 @@ class Scope(NamedTuple):
     agent_depth: int = 0
     operation: Tuple[str, ...] = ()
     transcript: Any = None
+    span_recorders: Tuple[Any, ...] = ()
 
 
 _EMPTY = Scope()
@@ -63,11 +65,12 @@ def extend(
     worker_slot: Any = None,
     task_context: Any = None,
     cancellation: Optional[Tuple[Any, Any]] = None,
+    span_recorder: Any = None,
 ) -> None:
     """Append an entry to one or more fields of the scope, for the rest of the current context.
 
-    usage_counter, budget, text_listener, worker_slot: the new innermost entry of the field; None
-        (the default) adds none.
+    usage_counter, budget, text_listener, worker_slot, span_recorder: the new innermost entry of the
+        field; None (the default) adds none.
     task_context, cancellation: replace those of the scope; None (the default) keeps them. A new
         task_context begins a new operation.
     """
@@ -84,6 +87,7 @@ def extend(
             depth,
             operation,
             transcript,
+            recorders,
         ) = before
         after = _make(
             Scope,
@@ -98,6 +102,7 @@ def extend(
                 depth,
                 operation if task_context is None else (),
                 transcript,
+                recorders if span_recorder is None else recorders + (span_recorder,),
             ),
         )
         if current() is before:

@@ -18,6 +18,7 @@ __all__ = [
     "ItemCall",
     "ResultOf",
     "describe",
+    "find_argument_fault",
     "find_fault",
     "is_async",
     "make_call",
@@ -100,6 +101,17 @@ def find_fault(function: Any, arguments: str = "(task, context)") -> str:
             signature.bind(*arguments.split(","))
         except TypeError:
             return f"is a function of {arguments}, and this one takes {signature}"
+    return ""
+
+
+def find_argument_fault(function: Callable[..., Any], arguments: Mapping[str, Any]) -> str:
+    """Return why a function cannot be called with arguments by name; "" if it can."""
+    signature = _read_signature(function)
+    if signature is not None:
+        try:
+            signature.bind(**arguments)
+        except TypeError as error:
+            return str(error)
     return ""
 
 

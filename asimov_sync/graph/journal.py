@@ -11,6 +11,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 from asimov_sync._json import to_jsonable
 from asimov_sync.graph.node import Node
 from asimov_sync.messages import ToolCall, Usage
+from asimov_sync.spans import Span
 from asimov_sync.usage import BudgetUsage
 
 __all__ = [
@@ -100,6 +101,8 @@ class TaskRecord(NamedTuple):
     spawned_by, spawn: for a spawned task, the name of its spawner, and its definition.
     waits: for a parked task, what it waits for.
     running: whether an attempt runs, of which only the appended values are kept.
+    spans: its attempts, requests and tool calls; empty if there was only one attempt, without
+        requests and calls: its times are above.
     """
 
     name: str
@@ -125,6 +128,7 @@ class TaskRecord(NamedTuple):
     spawn: Optional[Mapping[str, Any]] = None
     waits: Tuple[Wait, ...] = ()
     running: bool = False
+    spans: Tuple[Span, ...] = ()
 
 
 class RunEnd(NamedTuple):

@@ -557,7 +557,11 @@ class InferenceClient(abc.ABC):
         own_budgets = (self.budget,) if self.budget is not None else ()
         budgets = tuple(dict.fromkeys(scope.current().budgets + own_budgets))
         accounts = Accounts(
-            scope.current().usage_counters + (self._meter,), budgets, request.model, self.provider
+            scope.current().usage_counters + (self._meter,),
+            budgets,
+            request.model,
+            self.provider,
+            scope.current().span_recorders,
         )
         accounts.ensure_priced()
         progress = Progress()

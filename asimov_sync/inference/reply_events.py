@@ -17,12 +17,14 @@ import time
 from contextlib import AbstractContextManager
 from typing import Any, Callable, Generator, Iterator, NamedTuple, Optional, Tuple, Union
 
+from asimov_sync._json import format_error
 from asimov_sync.concurrency.log_context import describe_error, get_logger
 from asimov_sync.errors import Cancelled, InferenceError
 from asimov_sync.inference.rate_limit import Reservation
 from asimov_sync.inference.retry import RetryPolicy
 from asimov_sync.instrumentation import StartReply, listen_to_reply
 from asimov_sync.messages import Event, Reply, ReplyDone, Usage
+from asimov_sync.spans import OpenSpan, SpanRecorder, open_span
 from asimov_sync.usage import Budget, UsageCounter, reserve_request
 
 __all__ = ["Accounts", "AttemptEvents", "EventSource", "Progress", "ReplyEvents", "RetriedEvents"]
@@ -63,17 +65,23 @@ class Accounts(NamedTuple):
     counters: the usage counters of the context of the request, and that of the client.
     budgets: the budgets of the context and of the client.
     model, provider: those of the request, for the budgets.
+    recorders: the recorders of the context, which keep the time of each request.
     """
 
     counters: Tuple[UsageCounter, ...]
     budgets: Tuple[Budget, ...]
     model: str
     provider: str
+    recorders: Tuple[SpanRecorder, ...] = ()
 
     def ensure_priced(self) -> None:
         """Raise ValueError if a budget limits dollars and the price of the model is unknown."""
         for budget in self.budgets:
             budget.ensure_priced(self.model, self.provider)
+
+    def open_span(self) -> OpenSpan:
+        """Begin the span of a request that is about to be sent."""
+        return open_span("model", self.model, self.recorders)
 
     def check_budgets(self) -> None:
         """Raise BudgetExceeded if a budget is used up."""
@@ -134,11 +142,15 @@ class AttemptEvents(EventSource):
         self._note_failure = note_failure
         self._sent: "Optional[AbstractContextManager[ReplyEvents]]" = sent
         self._start = time.perf_counter()
+        self._span = accounts.open_span()
         logger.debug("request to %s (%s)", accounts.model, accounts.provider)
         try:
             self._reply = sent.__enter__()
         except (InferenceError, Cancelled) as error:
             self._fail(error)
+            raise
+        except Exception as error:  # the request is invalid, and was not sent
+            self._span.finish(error=format_error(error))
             raise
 
     def read(self) -> EventReader:
@@ -155,12 +167,15 @@ class AttemptEvents(EventSource):
                         listen(event)
                     if isinstance(event, ReplyDone):
                         complete = True
+                        self._span.finish(event.reply.usage)
                         self._accounts.record_usage(event.reply.usage, self._reservation)
                         self._log_reply(event.reply)
                     yield event
         except GeneratorExit:
             if not complete:
-                self._record_partial(self._reply.partial())
+                partial = self._reply.partial()
+                self._span.finish(None if partial is None else partial.usage)
+                self._record_partial(partial)
             raise
         except (InferenceError, Cancelled) as error:
             self._fail(error)
@@ -170,6 +185,7 @@ class AttemptEvents(EventSource):
         """Close the connection. Nothing was read, so there is no usage to record."""
         sent, self._sent = self._sent, None
         if sent is not None:
+            self._span.finish()
             sent.__exit__(None, None, None)
 
     def _log_reply(self, reply: Reply) -> None:
@@ -194,6 +210,8 @@ class AttemptEvents(EventSource):
                 time.perf_counter() - self._start,
                 describe_error(error),
             )
+        usage = None if error.partial is None else error.partial.usage
+        self._span.finish(usage, format_error(error))
         self._record_partial(error.partial)
         self._note_failure(error)
 

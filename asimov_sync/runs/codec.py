@@ -30,6 +30,7 @@ from asimov_sync.graph.state import PHASES
 from asimov_sync.graph.stored_errors import describe_exception
 from asimov_sync.messages import ToolCall, Usage
 from asimov_sync.runs.status import RunStatus
+from asimov_sync.spans import MAX_SPANS, Span
 from asimov_sync.usage import BudgetUsage
 
 __all__ = [
@@ -71,6 +72,7 @@ _TASK_TYPES: Mapping[str, Any] = {
     "spawned_by": (str, type(None)),
     "spawn": (dict, type(None)),
     "waits": list,
+    "spans": list,
 }
 """The types of the fields of a stored task."""
 
@@ -287,6 +289,8 @@ class Codec:
             values["route"] = list(record.route)
         if record.waits:
             values["waits"] = [_dump_wait(wait) for wait in record.waits]
+        if record.spans:
+            values["spans"] = [self._dump_span(span) for span in record.spans]
         return self.encode(values)
 
     def load_task(self, data: bytes, run_id: str) -> TaskRecord:
@@ -306,7 +310,20 @@ class Codec:
             known["route"] = tuple(known["route"])
         known["depends_on"] = tuple(known["depends_on"])
         known["waits"] = tuple(_load_wait(run_id, wait) for wait in known.get("waits", ()))
+        known["spans"] = tuple(map(_load_span, known.get("spans", ())[-MAX_SPANS:]))
         return TaskRecord(**known)
+
+    def _dump_span(self, span: Span) -> Dict[str, Any]:
+        values = {
+            name: value
+            for name, value in span._asdict().items()
+            if value != Span._field_defaults.get(name, ...)
+        }
+        if span.usage is not None:
+            values["usage"] = _dump_usage(span.usage)
+        if span.error is not None:
+            values["error"] = self.redact_text(span.error)
+        return values
 
     # Answers and entries
 
@@ -378,6 +395,26 @@ def _dump_usage(usage: Usage) -> Dict[str, int]:
 
 def _load_usage(values: Any) -> Usage:
     return Usage(**values) if values else Usage()
+
+
+_SPAN_TYPES: Mapping[str, Any] = {
+    "kind": str,
+    "name": str,
+    "start": (int, float),
+    "end": (int, float, type(None)),
+    "error": (str, type(None)),
+    "attempt": int,
+    "visit": int,
+}
+"""The types of the fields of a stored span."""
+
+
+def _load_span(values: Mapping[str, Any]) -> Span:
+    known = {name: values[name] for name in Span._fields if name in values}
+    _check_types(known, _SPAN_TYPES)
+    if known.get("usage") is not None:
+        known["usage"] = _load_usage(known["usage"])
+    return Span(**known)
 
 
 def _dump_wait(wait: Wait) -> Dict[str, Any]:

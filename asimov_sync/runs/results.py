@@ -8,6 +8,7 @@ from asimov_sync.graph.plan import Plan
 from asimov_sync.graph.results import RunResult
 from asimov_sync.graph.state import PHASES, RunState
 from asimov_sync.graph.stored_errors import rebuild_exception
+from asimov_sync.graph.task_spans import TaskSpans
 from asimov_sync.messages import Usage
 from asimov_sync.runs.codec import Head
 from asimov_sync.runs.status import ENDED, RunStatus
@@ -51,6 +52,7 @@ def make_result(run_id: str, head: Head, records: Mapping[str, TaskRecord]) -> R
     usages: Dict[int, Usage] = {}
     seconds: Dict[int, float] = {}
     waits: Dict[int, Tuple[Wait, ...]] = {}
+    spans = TaskSpans()
     for index, record in by_index.items():
         if record.exception is not None and PHASES[record.phase].name == "FAILED":
             exceptions[index] = rebuild_exception(record.exception)
@@ -58,10 +60,11 @@ def make_result(run_id: str, head: Head, records: Mapping[str, TaskRecord]) -> R
             usages[index] = record.usage
         if record.started is not None:
             seconds[index] = record.seconds
+            spans.restore(index, record)
         if record.waits:
             waits[index] = record.waits
     result = RunResult(
-        state, exceptions, seconds, usages, run_id, head.usage, head.seconds, waits, True
+        state, exceptions, seconds, usages, run_id, head.usage, head.seconds, waits, True, spans
     )
     if result.status is TaskStatus.COMPLETE and head.status != RunStatus.COMPLETE:
         # It was ended before other tasks, of which nothing is stored, could start.

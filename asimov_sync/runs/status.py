@@ -10,7 +10,8 @@ class RunStatus(str, enum.Enum):
 
     RUNNING: a driver holds its lease.
     PARKED: it waits for answers, without a driver.
-    INTERRUPTED: its driver was interrupted, and gave up the lease. The next `run` continues it.
+    INTERRUPTED: its driver was interrupted, and gave up the lease; or it was enqueued, and has had
+        no driver yet. The next `run` continues it.
     ORPHANED: its driver died: the lease has ended. The next `run` continues it.
     COMPLETE, PARTIAL, FAILED: it has ended by itself.
     CANCELLED: it was cancelled, or its time-out passed.

@@ -188,6 +188,32 @@ class RunStore:
             self._give_back(run_id, snapshot, created)
             raise
 
+    def create(
+        self,
+        run_id: str,
+        flow: str,
+        args: Optional[Mapping[str, Any]],
+        tags: Optional[Mapping[str, str]],
+    ) -> bool:
+        """Create a run that is ready, without a driver. `TaskScheduler.enqueue` calls this.
+
+        Returns False if there is such a run already.
+        """
+        _check_run_id(run_id)
+        # INTERRUPTED is the status of a run that has something to do and no driver.
+        status = RunStatus.INTERRUPTED.value
+        head = Head(status, flow, self._codec.keep_value(args), starts=0)
+        new = NewRecord({}, self._codec.dump_head(head), _check_tags(tags))
+        # If this process dies before it gives up the lease, the run is ORPHANED: ready as well.
+        running = RunStatus.RUNNING.value
+        claim = self._records.claim(run_id, make_owner(), self._lease, running, (), new)
+        assert claim is not None
+        if claim.created:
+            snapshot = claim.snapshot
+            change = RecordChange({}, [], None, status, snapshot.now)
+            self._records.commit(run_id, snapshot.owner, snapshot.epoch, change)
+        return claim.created
+
     def _claim(
         self,
         run_id: str,

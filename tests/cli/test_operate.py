@@ -63,7 +63,7 @@ def payment(scheduler):
 
 
 def test_an_empty_store(command, store, scheduler):
-    """A store without runs says how a run is stored; one without a match how many there are."""
+    """An empty store is explained; without a match, the number of stored runs is printed."""
     park(scheduler, "r", ("w", None))
     status, out, _ = command("runs", "--status", "failed")
     assert (status, out) == (0, "no run matches; the store has 1 run\n")
@@ -161,7 +161,7 @@ def test_show(command, scheduler):
 
 
 def test_show_waits(command, scheduler, payment):
-    """What a run waits for is shown, with the command that answers it."""
+    """The waits of a run are shown, with the commands that answer them."""
     park(scheduler, "r", ("agreed", bool), ("note", str, "one"), ("note", str, "two; rm -rf /"))
     status, out, _ = command("show", "r", "--cache", "runs.db")
     assert status == 0

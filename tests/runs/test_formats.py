@@ -140,6 +140,7 @@ DAMAGED = {
     "an exception of another form": {"exception": ["os:system"]},
     "dependencies of another form": {"depends_on": 7},
     "a wait of another form": {"waits": [{"os:system": 1}]},
+    "a span of another form": {"spans": [{"kind": "model", "name": ["os:system"], "start": 1.0}]},
     "a usage of another form": {"usage": {"requests": "os:system"}},
     "an unknown part of a definition": {"spawned_by": "flaky", "spawn": {"type": "os:system"}},
     "a handler to import": {

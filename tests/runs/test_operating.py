@@ -6,6 +6,7 @@ import json
 import pytest
 
 from asimov_sync import (
+    CacheValueError,
     GraphError,
     MemoryCache,
     RunStatus,
@@ -21,7 +22,7 @@ from asimov_sync.testing import ScriptedInferenceClient
 
 from ..tiers import suite
 from ..waiting import DEADLINE, Background, wait_for
-from .drivers import Driver
+from .drivers import CRASH, Driver, crash_at, interpose
 
 
 def build(*names):
@@ -263,9 +264,10 @@ def test_the_deadline_of_a_wait(clock):
     assert len(seen) == 1 and "60" in seen[0]
 
 
-def flows(path):
+def flows(path, on_call=None):
     """Return a scheduler in which the flow is registered."""
-    store = RunStore(SQLiteCache(path, synchronous="normal"))
+    cache = SQLiteCache(path, synchronous="normal")
+    store = RunStore(cache if on_call is None else interpose(cache, on_call))
     scheduler = TaskScheduler(HANDLERS, max_workers=0, runs=store)
 
     @scheduler.flow("questions")
@@ -305,6 +307,69 @@ def test_a_flow_is_resumed_in_another_process(tmp_path):
         scheduler.flows.clear()
         with pytest.raises(GraphError, match="'questions'.*none"):
             scheduler.resume("r")
+
+
+def test_an_enqueued_run(scheduler, store):
+    """enqueue() creates a run once and calls nothing; ready() lists it, and resume() runs it."""
+    builds = []
+
+    @scheduler.flow("questions")
+    def questions(names, kind="work"):
+        builds.append(kind)
+        return build(*names)
+
+    args = {"names": ("ask", "work")}
+    assert scheduler.enqueue("questions", run_id="r", args=args, tags={"tenant": "7"}) is True
+    assert scheduler.enqueue("questions", run_id="r", args={"names": []}) is False
+    (record,) = store.ready()
+    assert (record.run_id, record.status, record.lease_until) == ("r", RunStatus.INTERRUPTED, None)
+    assert (record.flow, record.args) == ("questions", {"names": ["ask", "work"]})
+    assert (record.tags, record.tasks, list(store.events("r"))) == ({"tenant": "7"}, {}, [])
+    assert builds == []
+    with scheduler.stream("questions", args=record.args, run_id="r") as events:
+        first, *_, last = events
+    assert first.restored == () and last.result.waiting == {"ask": ["ok"]}
+    assert scheduler.enqueue("questions", run_id="r", args=args) is False
+    assert store.get("r").status is RunStatus.PARKED
+    store.answer("r", "ok", 1)
+    assert scheduler.resume("r").results == {"ask": 1, "work": "work"}
+    assert scheduler.enqueue("questions", run_id="other", args=args)
+    assert store.cancel("other") and store.get("other").status is RunStatus.CANCELLED
+    assert store.ready() == []
+
+
+def test_enqueue_checks_its_arguments(scheduler, store):
+    """enqueue() refuses a run that no worker could start, and stores nothing."""
+    scheduler.flow("questions")(lambda names: build(*names))
+    with pytest.raises(GraphError, match="'answers'.*'questions'"):
+        scheduler.enqueue("answers", run_id="r")
+    for args in (None, {"name": ["ask"]}, ["ask"]):
+        with pytest.raises(TypeError, match="args="):
+            scheduler.enqueue("questions", run_id="r", args=args)
+    with pytest.raises(ValueError, match="run_id"):
+        scheduler.enqueue("questions", run_id="a b", args={"names": []})
+    with pytest.raises(TypeError, match="tags="):
+        scheduler.enqueue("questions", run_id="r", args={"names": []}, tags={"tenant": 7})
+    with pytest.raises(CacheValueError, match="object"):
+        scheduler.enqueue("questions", run_id="r", args={"names": object()})
+    with pytest.raises(ValueError, match="store"):
+        TaskScheduler().enqueue("questions", run_id="r")
+    assert store.list() == []
+
+
+def test_a_producer_that_dies_while_it_enqueues(tmp_path):
+    """A run whose producer was killed before it gave up the lease is ready as well."""
+    path = tmp_path / "runs.db"
+
+    def enqueue():
+        with flows(path, crash_at(1, after=True)) as scheduler:
+            scheduler.enqueue("questions", run_id="r", args={"names": ["work"]})
+
+    assert Driver(enqueue).wait() == CRASH
+    with flows(path) as scheduler:
+        (record,) = scheduler.runs.ready()
+        assert record.status is RunStatus.ORPHANED
+        assert scheduler.resume("r").results == {"work": "work"}
 
 
 def test_a_lost_run_does_not_end_the_others(store):

@@ -20,6 +20,7 @@ from asimov_sync.errors import Cancelled, InferenceError, Parked
 from asimov_sync.inference.reply_events import EventReader, EventSource
 from asimov_sync.inference.stream import ReplyStream
 from asimov_sync.inference.tools.loop import (
+    WITHHELD,
     AskForApproval,
     CalledTool,
     CallTools,
@@ -32,12 +33,14 @@ from asimov_sync.inference.tools.loop import (
     ToolRun,
     ToolRunDone,
     ToolStarted,
+    apply_redact,
     result_block,
 )
 from asimov_sync.inference.tools.tool import Tool
 from asimov_sync.inference.tools.transcript import Transcript
-from asimov_sync.instrumentation import Observation
+from asimov_sync.instrumentation import Activity, Observation
 from asimov_sync.messages import Event, Reply, ToolCall
+from asimov_sync.spans import open_span
 from asimov_sync.usage import UsageCounter
 
 __all__ = ["ToolLoopEvents", "execute_calls"]
@@ -278,7 +281,7 @@ def _execute_inline(
     for index, call in calls.items():
         yield ToolStarted(call)
         with cancellation:
-            called = _execute_observed(call, keys[index], tools, cancellation, redact)
+            called = _execute_timed(call, keys[index], tools, cancellation, redact)
         finish(index, called)
         yield _finished_event(called)
 
@@ -320,12 +323,44 @@ def _execute_under(
     redact: Optional[Redact],
 ) -> CalledTool:
     with token:
-        return _execute_observed(call, key, tools, token, redact)
+        return _execute_timed(call, key, tools, token, redact)
 
 
 def _finished_event(called: CalledTool) -> ToolFinished:
     error = None if called.exception is None else format_error(called.exception)
     return ToolFinished(called.call, called.result, error)
+
+
+def _execute_timed(
+    call: ToolCall,
+    key: str,
+    tools: Dict[str, Tool],
+    cancellation: Cancellation,
+    redact: Optional[Redact],
+) -> CalledTool:
+    """Make a call, and note its span in the recorders of the context."""
+    recorders = scope.current().span_recorders
+    if not recorders:
+        return _execute_observed(call, key, tools, cancellation, redact)
+    span = open_span("tool", _shown_name(call, tools), recorders)
+    try:
+        called = _execute_observed(call, key, tools, cancellation, redact)
+    except BaseException as error:
+        span.finish(error=None if isinstance(error, Parked) else type(error).__name__)
+        raise
+    error_text = None
+    if called.exception is not None:
+        try:
+            error_text = apply_redact(format_error(called.exception), redact)
+        except Exception:  # `result_block` logs it
+            error_text = WITHHELD
+    span.finish(called.usage, error_text)
+    return called
+
+
+def _shown_name(call: ToolCall, tools: Dict[str, Tool]) -> str:
+    """Return the name of a tool. The model invents those of unknown tools, so they are content."""
+    return call.name if call.name in tools else "(unknown)"
 
 
 def _execute_observed(
@@ -349,8 +384,7 @@ def _execute_logged(
 ) -> CalledTool:
     if not logger.isEnabledFor(logging.DEBUG):
         return _execute(call, key, tools, cancellation)
-    # The model invents the names of unknown tools, so they are content.
-    name = call.name if call.name in tools else "(unknown)"
+    name = _shown_name(call, tools)
     logger.debug("tool %s started", name)
     called = _execute(call, key, tools, cancellation)
     if called.exception is None:
@@ -378,7 +412,7 @@ def _execute(
             raise LookupError(f"there is no tool named {call.name!r}; known tools: {names}")
         if call.malformed is not None:
             raise ValueError(f"the arguments are not a JSON object: {call.malformed[:500]}")
-        with counter:
+        with counter, Activity(call.name):
             result = _materialize(tools[call.name].call(call.arguments))
         # Raises if JSON cannot represent the result, which counts as the tool's error.
         return CalledTool(call, result, None, time.perf_counter() - start, counter.usage)

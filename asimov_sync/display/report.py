@@ -1,0 +1,395 @@
+"""Writes the report of a run: one HTML file that needs nothing else, and runs no foreign code.
+
+The texts of the run are escaped and bounded. A content security policy allows the style sheet and
+the script of this file alone, by their hashes, and nothing from a network.
+"""
+
+import base64
+import hashlib
+from typing import Dict, List, Optional, Sequence, Tuple
+
+from asimov_sync.display.markup import escape
+from asimov_sync.display.style import PICTURE_STYLE, REPORT_STYLE, THEME
+from asimov_sync.display.svg import graph_svg, sign
+from asimov_sync.display.timeline import timeline_svg
+from asimov_sync.display.view import RunView, SpanView, TaskView, shorten
+from asimov_sync.display.words import (
+    STATUS_ORDER,
+    count_statuses,
+    format_cost,
+    format_seconds,
+    format_time,
+    format_tokens,
+    format_usage,
+)
+from asimov_sync.messages import Usage
+
+__all__ = ["STYLE", "draw_status", "draw_task", "report_html"]
+
+MAX_TEXT = 2_500_000
+"""The number of characters of results, tracebacks and transcripts that a report has room for."""
+
+MIN_TEXT = 400
+"""The number of characters to which no text of a report is shortened further."""
+
+MAX_TEXTS = 4000
+"""The number of such texts in a report. Those after them are left out, which a note says."""
+
+STYLE = THEME + PICTURE_STYLE + REPORT_STYLE
+"""The style sheet of the report, for other pages that show its parts. The page's `body`, or an
+element around them, has the class "asy"."""
+
+SCRIPT = """\
+(function () {
+  var tools = document.querySelector('.tools');
+  if (!tools) return;
+  var find = tools.querySelector('input');
+  var status = tools.querySelector('select');
+  var count = tools.querySelector('output');
+  var tasks = Array.prototype.slice.call(document.querySelectorAll('details.task'));
+  function filter() {
+    var text = find.value.toLowerCase();
+    var shown = 0;
+    tasks.forEach(function (task) {
+      var ok = (!status.value || task.dataset.status === status.value) &&
+        (!text || task.querySelector('.name').textContent.toLowerCase().indexOf(text) >= 0);
+      task.hidden = !ok;
+      if (ok) shown += 1;
+    });
+    count.textContent = shown === tasks.length ? '' : shown + ' of ' + tasks.length;
+  }
+  function reveal() {
+    var id = location.hash.slice(1);
+    var task = id && document.getElementById(id);
+    if (task && task.tagName === 'DETAILS') {
+      task.hidden = false;
+      task.open = true;
+      task.scrollIntoView();
+      task.querySelector('summary').focus({preventScroll: true});
+    }
+  }
+  function setAll(open) {
+    tasks.forEach(function (task) { if (!task.hidden) task.open = open; });
+  }
+  find.addEventListener('input', filter);
+  status.addEventListener('change', filter);
+  var buttons = tools.querySelectorAll('button');
+  buttons[0].addEventListener('click', function () { setAll(true); });
+  buttons[1].addEventListener('click', function () { setAll(false); });
+  addEventListener('hashchange', reveal);
+  tools.hidden = false;
+  reveal();
+})();
+"""
+
+
+def report_html(view: RunView) -> str:
+    """Return the report of a run as a whole HTML document.
+
+    view: the run. Its texts are shortened so that the document stays below 5 MB.
+    """
+    anchors = {task.name: f"#t{number}" for number, task in enumerate(view.tasks)}
+    texts = _Texts(view.tasks)
+    timeline = timeline_svg(view, link=anchors.get, style=False)
+    parts = [_draw_head(view), '<h2 id="graph">Graph</h2>']
+    graph = graph_svg(view, link=anchors.get, style=False)
+    parts.append(f'<div class="picture" tabindex="0" aria-label="Graph">{graph}</div>')
+    parts.append(_draw_legend(view))
+    if timeline:
+        parts.append('<h2 id="timeline">Timeline</h2>')
+        parts.append(f'<div class="picture" tabindex="0" aria-label="Timeline">{timeline}</div>')
+        parts.append(_SPAN_LEGEND if any(len(task.spans) for task in view.tasks) else "")
+    parts.append(_draw_usage(view))
+    parts.append('<h2 id="tasks">Tasks</h2>')
+    parts.append(_draw_tools(view))
+    for number, task in enumerate(view.tasks):
+        parts.append(_draw_row(task, number, texts))
+    content = "".join(parts)
+    policy = (
+        "default-src 'none'; base-uri 'none'; form-action 'none'; "
+        f"style-src '{_hash(STYLE)}'; script-src '{_hash(SCRIPT)}'"
+    )
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        '<meta name="referrer" content="no-referrer">\n'
+        f"<title>{escape(view.title or 'Run')}</title>\n<style>{STYLE}</style>\n</head>\n"
+        f'<body class="asy">\n<main>\n{content}\n</main>\n<script>{SCRIPT}</script>\n'
+        "</body>\n</html>\n"
+    )
+
+
+def _hash(text: str) -> str:
+    """Return the source expression that allows one inline element (Content Security Policy 3)."""
+    digest = hashlib.sha256(text.encode("utf-8")).digest()
+    return f"sha256-{base64.b64encode(digest).decode('ascii')}"
+
+
+class _Texts:
+    """Shortens the long texts of a report so that all of them together stay within MAX_TEXT.
+
+    limit: the length to which each is shortened.
+    """
+
+    def __init__(self, tasks: Sequence[TaskView]) -> None:
+        lengths = sorted(len(text) for task in tasks for text in _long_texts(task))
+        left, number = MAX_TEXT, len(lengths)
+        self.limit = lengths[-1] if lengths else 0
+        for length in lengths:  # the shortest first: what they leave is for the longer ones
+            if length * number > left:
+                self.limit = max(MIN_TEXT, left // number)
+                break
+            left -= length
+            number -= 1
+        self._room = MAX_TEXTS if len(lengths) > MAX_TEXTS else len(lengths)
+
+    def show(self, text: str) -> str:
+        """Return a text as HTML."""
+        if self._room <= 0 and len(text) > MIN_TEXT:
+            return '<span class="quiet">(left out of this report)</span>'
+        self._room -= 1
+        return escape(shorten(text, self.limit))
+
+
+def _long_texts(task: TaskView) -> List[str]:
+    texts = [text for text in (task.result, task.traceback) if text is not None]
+    return texts + [text for span in task.spans for _, text in span.content]
+
+
+def draw_status(status: str) -> str:
+    """Return a status as HTML: its sign and its name, in its colour."""
+    kind = f"s-{status.replace(' ', '-')}"
+    return f'<span class="mark {kind}">{_small_sign(status)}{escape(status)}</span>'
+
+
+def _small_sign(status: str) -> str:
+    return f'<svg viewBox="-9 -9 18 18" aria-hidden="true">{sign(status)}</svg>'
+
+
+def _draw_head(view: RunView) -> str:
+    status = view.status or "planned"
+    kind = _kind_of_run(status)
+    counts = count_statuses(view.tasks)
+    shown = ", ".join(f"{count} {status}" for status, count in counts.items())
+    figures = [("Tasks", f"{len(view.tasks)} <small>{escape(shown)}</small>")]
+    if view.seconds is not None:
+        figures.append(("Duration", format_seconds(view.seconds)))
+    if view.usage is not None and view.usage.requests:
+        figures.append(("Requests", str(view.usage.requests)))
+        figures.append(("Tokens", _figure_of_tokens(view.usage)))
+    if view.cost is not None:
+        figures.append(("Cost", format_cost(view.cost)))
+    facts = []
+    if view.started is not None:
+        facts.append(("started", format_time(view.started)))
+    facts += list(view.facts) + [(f"tag {name}", value) for name, value in view.tags.items()]
+    reason = ""
+    if view.reason:
+        reason = f'<p class="reason s-{kind}"><bdi>{escape(view.reason)}</bdi></p>'
+    return (
+        f"<header><h1><bdi>{escape(view.title or 'Run')}</bdi></h1>"
+        f'<span class="mark s-{kind}">{_small_sign(kind)}{escape(status)}</span>{reason}'
+        '<dl class="figures">'
+        + "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures)
+        + "</dl>"
+        + _draw_facts(facts)
+        + "</header>"
+    )
+
+
+def _kind_of_run(status: str) -> str:
+    """Return the status of a task whose colour and sign a run's status has."""
+    kinds = {"running": "executing", "interrupted": "delayed", "orphaned": "delayed"}
+    kind = kinds.get(status, "failed" if status == "cancelled" else status)
+    return kind if kind in STATUS_ORDER else "waiting"
+
+
+def _figure_of_tokens(usage: Usage) -> str:
+    return f"{format_tokens(usage.total_tokens)} <small>{format_usage(usage)}</small>"
+
+
+def _draw_facts(facts: Sequence[Tuple[str, str]]) -> str:
+    if not facts:
+        return ""
+    rows = "".join(
+        f"<dt>{escape(label)}</dt><dd><bdi>{escape(value)}</bdi></dd>" for label, value in facts
+    )
+    return f'<dl class="facts">{rows}</dl>'
+
+
+def _draw_legend(view: RunView) -> str:
+    counts = count_statuses(view.tasks)
+    return (
+        '<div class="legend">'
+        + "".join(
+            f'<span class="s-{status.replace(" ", "-")}">{_small_sign(status)}'
+            f"{escape(status)} {count}</span>"
+            for status, count in counts.items()
+        )
+        + "</div>"
+    )
+
+
+_SPAN_LEGEND = (
+    '<div class="legend">'
+    '<span><svg viewBox="0 0 16 16" aria-hidden="true"><rect class="attempt" y="2" width="16" '
+    'height="12" rx="2"/></svg>attempt</span>'
+    '<span><svg viewBox="0 0 16 16" aria-hidden="true"><rect class="model" y="4" width="16" '
+    'height="6" rx="2"/></svg>model call</span>'
+    '<span><svg viewBox="0 0 16 16" aria-hidden="true"><rect class="tool" y="7" width="16" '
+    'height="6" rx="2"/></svg>tool call</span></div>'
+)
+
+
+def _draw_usage(view: RunView) -> str:
+    """Return the tables of tokens and cost by model and by type of task."""
+    by_model: Dict[str, List[SpanView]] = {}
+    for task in view.tasks:
+        for span in task.spans:
+            if span.kind == "model":
+                by_model.setdefault(span.name, []).append(span)
+    by_type: Dict[str, List[TaskView]] = {}
+    for task in view.tasks:
+        if task.usage is not None and task.usage.requests:
+            by_type.setdefault(task.type, []).append(task)
+    tables = []
+    if by_model:
+        rows = [
+            (name, _sum(one.usage for one in spans), _sum_costs([one.cost for one in spans]))
+            for name, spans in by_model.items()
+        ]
+        tables.append(_draw_table("Model", rows))
+    if by_type:
+        rows = [
+            (name, _sum(one.usage for one in tasks), _sum_costs([one.cost for one in tasks]))
+            for name, tasks in by_type.items()
+        ]
+        tables.append(_draw_table("Type of task", rows))
+    return f'<h2 id="usage">Usage and cost</h2>{"".join(tables)}' if tables else ""
+
+
+def _sum(usages: "object") -> Usage:
+    total = Usage()
+    for one in usages:  # type: ignore[attr-defined]
+        if one is not None:
+            total = total + one
+    return total
+
+
+def _sum_costs(costs: Sequence[Optional[float]]) -> Optional[float]:
+    known = [cost for cost in costs if cost is not None]
+    return sum(known) if known else None
+
+
+def _draw_table(first: str, rows: Sequence[Tuple[str, Usage, Optional[float]]]) -> str:
+    ordered = sorted(rows, key=lambda row: (-row[1].total_tokens, row[0]))
+    with_cost = any(cost is not None for _, _, cost in rows)
+    titles = [first, "Requests", "Input", "Cached input", "Output"] + ["Cost"] * with_cost
+    lines = []
+    for name, usage, cost in ordered:
+        cached = usage.cache_read_input_tokens
+        values = [
+            f"{usage.requests:,}",
+            f"{usage.total_tokens - usage.output_tokens:,}",
+            f"{cached:,}",
+            f"{usage.output_tokens:,}",
+        ] + [format_cost(cost)] * with_cost
+        cells = "".join(f"<td>{value}</td>" for value in values)
+        lines.append(f"<tr><td><bdi>{escape(name)}</bdi></td>{cells}</tr>")
+    head = "".join(f'<th scope="col">{title}</th>' for title in titles)
+    return (
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def _draw_tools(view: RunView) -> str:
+    """Return the controls of the list of tasks; the script shows them."""
+    options = "".join(f"<option>{escape(status)}</option>" for status in count_statuses(view.tasks))
+    return (
+        '<div class="tools" hidden>'
+        '<input type="search" placeholder="Find a task" aria-label="Find a task">'
+        f'<select aria-label="Status"><option value="">every status</option>{options}</select>'
+        '<button type="button">Open all</button><button type="button">Close all</button>'
+        '<output class="quiet"></output></div>'
+    )
+
+
+def _draw_row(task: TaskView, number: int, texts: _Texts) -> str:
+    kind = f"s-{task.status.replace(' ', '-')}"
+    type_of = f"<small>{escape(task.type)}</small>" if task.type != task.name else ""
+    is_open = " open" if task.status in ("failed", "parked") and number < 200 else ""
+    return (
+        f'<details class="task {kind}" id="t{number}" data-status="{escape(task.status)}"{is_open}>'
+        f"<summary>{_small_sign(task.status)}"
+        f'<span class="name"><bdi>{escape(task.name)}</bdi>{type_of}</span>'
+        f'<span class="state">{escape(task.status)}</span>'
+        f'<span class="number seconds">{format_seconds(task.seconds)}</span>'
+        f'<span class="number tokens">{format_usage(task.usage)}</span></summary>'
+        f'<div class="body">{_draw_body(task, texts)}</div></details>'
+    )
+
+
+def draw_task(task: TaskView) -> str:
+    """Return what a report shows of one task when it is open, as HTML."""
+    return _draw_body(task, _Texts([task]))
+
+
+def _draw_body(task: TaskView, texts: _Texts) -> str:
+    parts = []
+    if task.objective:
+        parts.append(f'<p dir="auto">{escape(task.objective)}</p>')
+    facts = []
+    if task.depends_on:
+        facts.append(("depends on", shorten(", ".join(task.depends_on), 600)))
+    if task.spawned_by is not None:
+        facts.append(("spawned by", task.spawned_by))
+    if task.route is not None:
+        facts.append(("route", ", ".join(task.route) or "nothing"))
+    if task.started is not None:
+        facts.append(("started", format_time(task.started)))
+    if task.visits > 1:
+        facts.append(("visits", str(task.visits)))
+    if task.attempts > 1:
+        facts.append(("attempts", str(task.attempts)))
+    if task.cost is not None:
+        facts.append(("cost", format_cost(task.cost)))
+    parts.append(_draw_facts(facts))
+    for wait in task.waits:
+        parts.append(f"<h3>Waits for {escape(wait.name)}</h3>")
+        if wait.prompt:
+            parts.append(f'<p dir="auto">{escape(shorten(wait.prompt, 2000))}</p>')
+    if task.error is not None and task.traceback is None:
+        style = "error" if task.status in ("failed", "partial") else ""
+        title = "Error" if style else "Why it did not run"
+        parts.append(f'<h3>{title}</h3><pre class="{style}">{escape(task.error)}</pre>')
+    if task.traceback is not None:
+        parts.append(f'<h3>Error</h3><pre class="error">{texts.show(task.traceback)}</pre>')
+    if task.result is not None:
+        parts.append(f"<h3>Result</h3><pre>{texts.show(task.result)}</pre>")
+    if task.spans:
+        parts.append("<h3>Work</h3>")
+        parts += [_draw_span(span, texts) for span in task.spans]
+    return "".join(parts)
+
+
+def _draw_span(span: SpanView, texts: _Texts) -> str:
+    details = []
+    if span.start is not None and span.end is not None:
+        details.append(format_seconds(span.end - span.start))
+    details += [one for one in (format_usage(span.usage), format_cost(span.cost)) if one]
+    line = (
+        f'<span class="kind kind-{escape(span.kind)}">{escape(span.kind)}</span> '
+        f"<bdi>{escape(span.name)}</bdi> "
+        f'<span class="quiet">{" · ".join(details)}</span>'
+    )
+    if span.error is not None:
+        line += f' <bdi class="bad-text">{escape(span.error)}</bdi>'
+    if not span.content:
+        return f'<div class="span"><div>{line}</div></div>'
+    content = "".join(
+        f"<h4>{escape(label)}</h4><pre>{texts.show(text)}</pre>" for label, text in span.content
+    )
+    return f'<details class="span"><summary>{line}</summary>{content}</details>'

@@ -1,0 +1,219 @@
+"""Draws when the tasks of a run worked, with their model and tool calls, as SVG."""
+
+import heapq
+from typing import Callable, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+
+from asimov_sync.display.markup import escape, make_visible
+from asimov_sync.display.style import PICTURE_STYLE, THEME
+from asimov_sync.display.view import RunView, SpanView, TaskView, shorten
+from asimov_sync.display.words import (
+    format_cost,
+    format_seconds,
+    format_usage,
+    shorten_to_width,
+    text_width,
+)
+
+__all__ = ["timeline_svg"]
+
+Link = Callable[[str], Optional[str]]
+
+WIDTH = 1080
+LABELS = 190
+AXIS = 26
+ROW = 26
+BAR = 18
+LANE = 20
+MAX_ROWS = 120
+"""The number of tasks up to which each has a row; the bars of more tasks share rows."""
+
+MAX_LANES = 100
+MAX_SPANS = 6000
+"""The number of model and tool calls that are drawn at most."""
+
+DAY = 86400.0
+STEPS = (
+    *(number * unit for unit in (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.1) for number in (1, 2, 5)),
+    *(1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 900.0, 1800.0, 3600.0),
+    *(7200.0, 14400.0, 21600.0, 43200.0, DAY),
+)
+"""The distances of the marks on the axis, in seconds."""
+
+
+class _Bar(NamedTuple):
+    task: TaskView
+    number: int
+    start: float
+    end: float
+
+
+def timeline_svg(
+    view: RunView,
+    *,
+    now: Optional[float] = None,
+    link: Optional[Link] = None,
+    style: bool = True,
+) -> str:
+    """Return the timeline of a run as an `<svg>` element; empty if no times are known.
+
+    view: what to draw. Up to 120 tasks have a row each. The bars of more tasks are packed.
+    now: the end of what is not over, in seconds since the epoch; default the last known time.
+    link, style: see `graph_svg`.
+    """
+    last = max((one for one in _times(view.tasks)), default=None)
+    if last is None:
+        return ""
+    end = last if now is None else max(now, last)
+    bars = []
+    for number, task in enumerate(view.tasks):
+        start, stop = _extent(task, end)
+        if start is not None:
+            bars.append(_Bar(task, number, start, max(start, stop)))
+    bars.sort(key=lambda bar: (bar.start, bar.number))
+    first = bars[0].start
+    end = max(bar.end for bar in bars)
+    span = max(end - first, 1e-6)
+    labelled = len(bars) <= MAX_ROWS
+    left = LABELS if labelled else 8
+    scale = (WIDTH - left - 12) / span
+    rows = list(range(len(bars))) if labelled else _pack(bars, 3 / scale)
+    shown = [(bar, row) for bar, row in zip(bars, rows) if labelled or row < MAX_LANES]
+    step = ROW if labelled else LANE
+    count = max(row for _, row in shown) + 1
+    height = AXIS + count * step + 8
+    parts = [_draw_axis(span, left, scale, height)]
+    room = MAX_SPANS
+    for bar, row in shown:
+        top = AXIS + row * step + (step - BAR) // 2
+        parts.append(_draw_bar(bar, first, end, left, scale, top, labelled, room > 0, link))
+        room -= len(bar.task.spans)
+    left_out = len(bars) - len(shown)
+    if left_out:
+        height += 20
+        parts.append(f'<text class="quiet" x="8" y="{height - 8}">{left_out} more tasks</text>')
+    sheet = f"<style>{THEME}{PICTURE_STYLE}</style>" if style else ""
+    label = f"Timeline of {len(bars)} tasks over {format_seconds(span)}"
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="asy" width="{WIDTH}" height="{height}" '
+        f'viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(label)}">'
+        f"{sheet}{''.join(parts)}</svg>"
+    )
+
+
+def _times(tasks: Iterable[TaskView]) -> Iterable[float]:
+    for task in tasks:
+        for one in (task.started, task.ended):
+            if one is not None:
+                yield one
+        for span in task.spans:
+            for one in (span.start, span.end):
+                if one is not None:
+                    yield one
+
+
+def _extent(task: TaskView, end: float) -> Tuple[Optional[float], float]:
+    """Return the start and the end of a task's bar; None without."""
+    starts = [span.start for span in task.spans if span.start is not None]
+    if task.started is not None:
+        starts.append(task.started)
+    if not starts:
+        return None, end
+    if task.status in ("executing", "delayed"):
+        return min(starts), end
+    ends = [span.end for span in task.spans if span.end is not None]
+    if task.ended is not None:
+        ends.append(task.ended)
+    return min(starts), max(ends, default=end)
+
+
+def _pack(bars: Sequence[_Bar], gap: float) -> List[int]:
+    """Return a row for each bar, so that few rows are used and no two bars overlap."""
+    free: List[int] = []
+    busy: List[Tuple[float, int]] = []
+    rows = []
+    count = 0
+    for bar in bars:
+        while busy and busy[0][0] <= bar.start:
+            heapq.heappush(free, heapq.heappop(busy)[1])
+        if free:
+            row = heapq.heappop(free)
+        else:
+            row, count = count, count + 1
+        rows.append(row)
+        heapq.heappush(busy, (bar.end + gap, row))
+    return rows
+
+
+def _draw_axis(span: float, left: int, scale: float, height: int) -> str:
+    step = _tick_step(span)
+    parts = []
+    number = 0
+    while number * step <= span * 1.0001:
+        x = round(left + number * step * scale, 1)
+        parts.append(f'<path class="grid" d="M{x:g} {AXIS - 6}V{height - 8}"/>')
+        label = format_seconds(number * step) if number else "0"
+        if x + text_width(label, 11) < WIDTH:
+            parts.append(f'<text class="quiet" x="{x + 3:g}" y="13">{label}</text>')
+        number += 1
+    return "".join(parts)
+
+
+def _tick_step(span: float) -> float:
+    """Return a round number of seconds of which at most eight fit into the span."""
+    for step in STEPS:
+        if step * 8 >= span:
+            return step
+    return DAY * -(-span // (8 * DAY))
+
+
+def _draw_bar(
+    bar: _Bar,
+    first: float,
+    end: float,
+    left: int,
+    scale: float,
+    top: int,
+    labelled: bool,
+    with_spans: bool,
+    link: Optional[Link],
+) -> str:
+    task = bar.task
+
+    def draw(start: float, stop: float, kind: str, y: float, height: float, title: str) -> str:
+        x = left + (start - first) * scale
+        width = max(1.5, (stop - start) * scale)
+        shape = f'x="{x:.1f}" y="{y:g}" width="{width:.1f}" height="{height:g}" rx="2"'
+        return f'<rect class="{kind}" {shape}><title>{escape(title)}</title></rect>'
+
+    parts = []
+    attempts = [span for span in task.spans if span.kind == "attempt" and span.start is not None]
+    whole = f"{task.name}: {task.status}, {format_seconds(bar.end - bar.start)}"
+    for span in attempts:
+        stop = end if span.end is None else span.end
+        kind = "attempt bad" if span.error is not None else "attempt"
+        title = _span_title(span, stop) if len(attempts) > 1 else whole
+        parts.append(draw(span.start or 0.0, stop, kind, top, BAR, title))
+    if not attempts:
+        parts.append(draw(bar.start, bar.end, "attempt", top, BAR, whole))
+    for span in task.spans if with_spans else ():
+        if span.kind != "attempt" and span.start is not None:
+            stop = end if span.end is None else span.end
+            kind = "bad" if span.error is not None else span.kind
+            y = top + 3 if span.kind == "model" else top + BAR / 2 + 1
+            parts.append(draw(span.start, stop, kind, y, BAR / 2 - 4, _span_title(span, stop)))
+    if labelled:
+        label = shorten_to_width(make_visible(task.name.replace("\n", " ")), LABELS - 24, 13)
+        parts.append(f'<text x="8" y="{top + 13}">{escape(label)}</text>')
+    group = f'<g class="s-{task.status.replace(" ", "-")}">{"".join(parts)}</g>'
+    address = link(task.name) if link is not None else None
+    return group if address is None else f'<a href="{escape(address)}">{group}</a>'
+
+
+def _span_title(span: SpanView, end: float) -> str:
+    parts = [f"{span.kind} {span.name}"]
+    if span.start is not None:
+        parts.append(format_seconds(end - span.start))
+    parts += [one for one in (format_usage(span.usage), format_cost(span.cost)) if one]
+    if span.error is not None:
+        parts.append(shorten(span.error, 200))
+    return ", ".join(parts)
