@@ -37,6 +37,7 @@ LIBRARIES = {
     "asyncio": ("aio/", 3),
     "boto3": ("inference/", 1),
     "botocore": ("inference/", 1),
+    "celery": ("integrations/", 1),
     "opentelemetry": ("telemetry/", 1),
     "redis": ("cache/", 1),
     "requests": ("inference/http/", 2),
