@@ -41,7 +41,7 @@ def released():
 @pytest.mark.parametrize("at", [0, 4], ids=["before the reply", "in the reply"])
 @pytest.mark.parametrize("name", CALLS)
 def test_traceback_of_an_interrupted_call(name, at, released):
-    """A traceback has the line of the user, at most three of the library, and no other exception."""
+    """A traceback has the line of the user and at most three of the library."""
 
     def interrupt(request, number):
         if number == at:
