@@ -2,7 +2,7 @@
 
 Beside the graph of drivers.py it has layers of tasks that are retried, a wide map, and agents whose
 tools work side by side and need approvals. Each drive notes what it begins: handlers and tools in a
-file, requests in the log of the model server. What a drive has committed, no later one begins.
+file, requests in the log of the model server. No later drive begins what was committed.
 """
 
 import collections
@@ -185,7 +185,7 @@ def decide(store):
 
 
 class Account:
-    """What the drives of one run have begun, and what each of them had committed at its end.
+    """Compares what the drives of a run began with what each of them had committed at its end.
 
     name: a name that no other account has.
     store, records: the store of the run, and the records behind it.
@@ -223,7 +223,7 @@ class Account:
         return received
 
     def end_drive(self):
-        """Take down what a drive that has ended had committed."""
+        """Record what a drive that has ended had committed."""
         notes = read_notes(self._notes)
         begun = set(notes[self._drives[-1] :])
         self._drives.append(len(notes))
