@@ -27,6 +27,8 @@ TEXT_START = 32
 NAME_SIZE = 13.5  # in bold
 DETAIL_SIZE = 11
 MAX_TITLE = 300
+MIN_FIT, MAX_FIT = 780, 1700
+"""The widths of pictures that a page may shrink to its own width."""
 
 SIGNS = {
     "complete": "M-4 .5l3 3 5-6.5",
@@ -69,9 +71,10 @@ def graph_svg(view: RunView, *, link: Optional[Link] = None, style: bool = True)
         _draw_box(box, text, frame.corner(number), frame.width(number), ran, link)
         for number, (box, text) in enumerate(zip(boxes, texts))
     )
+    fit = " fit" if MIN_FIT < frame.total <= MAX_FIT and not style else ""
     sheet = f"<style>{THEME}{PICTURE_STYLE}</style>" if style else ""
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="asy" width="{frame.total}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="asy{fit}" width="{frame.total}" '
         f'height="{height}" viewBox="0 0 {frame.total} {height}" role="img" '
         f'aria-label="{escape(title)}">{sheet}{lines}{shown}</svg>'
     )

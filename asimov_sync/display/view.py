@@ -36,6 +36,7 @@ __all__ = [
     "SpanView",
     "TaskView",
     "shorten",
+    "to_text",
     "view_graph",
     "view_record",
     "view_result",
@@ -340,7 +341,7 @@ def _text(value: Any, redact: Optional[Redact], limit: int) -> Optional[str]:
     """Return a value as text: redacted, and then shortened."""
     if value is None:
         return None
-    text = value if isinstance(value, str) else _to_json(value)
+    text = to_text(value)
     if redact is not None:
         try:
             text = apply_redact(text, redact)
@@ -349,7 +350,10 @@ def _text(value: Any, redact: Optional[Redact], limit: int) -> Optional[str]:
     return shorten(text, limit)
 
 
-def _to_json(value: Any) -> str:
+def to_text(value: Any) -> str:
+    """Return a text as it is, and any other value as JSON."""
+    if isinstance(value, str):
+        return value
     return json.dumps(to_jsonable(value), ensure_ascii=False, indent=2)
 
 
