@@ -8,11 +8,11 @@ import base64
 import hashlib
 from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
-from asimov_sync.display.markup import escape
+from asimov_sync.display.markup import escape, escape_short, shorten
 from asimov_sync.display.style import PICTURE_STYLE, REPORT_STYLE, THEME
 from asimov_sync.display.svg import graph_svg, sign
 from asimov_sync.display.timeline import timeline_svg
-from asimov_sync.display.view import RunView, SpanView, TaskView, shorten, to_text
+from asimov_sync.display.view import RunView, SpanView, TaskView, to_text
 from asimov_sync.display.words import (
     STATUS_ORDER,
     count_statuses,
@@ -36,12 +36,19 @@ MIN_TEXT = 300
 """The number of characters to which no text of a report is shortened further."""
 
 MAX_TASKS = 3000
-"""The number of tasks in the list of a report; failed tasks come before others if there are more."""
+"""The number of tasks in the list of a report; if there are more, failed ones come first."""
 
 MAX_SPANS = 5000
 """The number of model and tool calls in the list of a report."""
 
 MAX_NAME = 200
+MAX_NAMES = 30
+MAX_REASON = 2000
+MAX_FACTS = 50
+MAX_WAITS = 20
+MAX_TABLE = 40
+"""The number of rows in a table of usage; a last row has the sum of the others."""
+
 MAX_FAILURES = 12
 """The number of failed tasks that are listed at the top."""
 
@@ -117,7 +124,12 @@ def report_html(view: RunView) -> str:
     parts.append(_draw_usage(view))
     parts.append('<h2 id="tasks">Tasks</h2>')
     parts.append(_draw_tools(view))
-    fixed = sum(map(len, parts)) + len(STYLE) + len(SCRIPT) + ROW_BYTES * len(listed)
+    fixed = (
+        sum(len(part.encode("utf-8")) for part in parts)
+        + len(STYLE)
+        + len(SCRIPT)
+        + ROW_BYTES * len(listed)
+    )
     texts = _Texts([view.tasks[number] for number in listed], MAX_BYTES - fixed)
     many = " many" if len(listed) > 200 else ""
     parts.append(f'<div class="tasks{many}">')
@@ -136,7 +148,7 @@ def report_html(view: RunView) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
         '<meta name="referrer" content="no-referrer">\n'
-        f"<title>{escape(shorten(view.title or 'Run', MAX_NAME))}</title>\n"
+        f"<title>{escape_short(view.title or 'Run', MAX_NAME)}</title>\n"
         f'<style>{STYLE}</style>\n</head>\n<body class="asy">\n{_SIGNS}<main>\n'
         f"{''.join(parts)}\n</main>\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
     )
@@ -183,16 +195,16 @@ class _Texts:
 
     def show(self, text: str) -> str:
         """Return a long text as HTML."""
-        return self._fit(escape(shorten(text, self.limit)))
+        return self._fit(escape_short(text, self.limit), "(left out)")
 
     def show_label(self, text: str) -> str:
         """Return a short text as HTML."""
-        return self._fit(escape(shorten(text, self.label_limit)))
+        return self._fit(escape_short(text, self.label_limit), "…")
 
-    def _fit(self, html: str) -> str:
+    def _fit(self, html: str, instead: str) -> str:
         size = len(html.encode("utf-8"))
         if size > self._room:
-            return "(left out: the report is full)"
+            return instead
         self._room -= size
         return html
 
@@ -250,9 +262,10 @@ def _draw_head(view: RunView) -> str:
     facts += list(view.facts) + [(f"tag {name}", value) for name, value in view.tags.items()]
     reason = ""
     if view.reason:
-        reason = f'<p class="reason s-{kind}"><bdi>{escape(view.reason)}</bdi></p>'
+        text = escape_short(view.reason, MAX_REASON)
+        reason = f'<p class="reason s-{kind}"><bdi>{text}</bdi></p>'
     return (
-        f"<header><h1><bdi>{escape(view.title or 'Run')}</bdi></h1>"
+        f"<header><h1><bdi>{escape_short(view.title or 'Run', MAX_NAME)}</bdi></h1>"
         f'<span class="mark s-{kind}">{_small_sign(kind)}{escape(status)}</span>{reason}'
         '<dl class="figures">'
         + "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures)
@@ -277,7 +290,9 @@ def _draw_facts(facts: Sequence[Tuple[str, str]]) -> str:
     if not facts:
         return ""
     rows = "".join(
-        f"<dt>{escape(label)}</dt><dd><bdi>{escape(value)}</bdi></dd>" for label, value in facts
+        f"<dt>{escape_short(label, MAX_NAME)}</dt>"
+        f"<dd><bdi>{escape_short(value, MAX_NAME)}</bdi></dd>"
+        for label, value in facts[:MAX_FACTS]
     )
     return f'<dl class="facts">{rows}</dl>'
 
@@ -289,9 +304,9 @@ def _draw_failures(view: RunView, anchors: Mapping[str, str]) -> str:
         return ""
     lines = []
     for task in failed[:MAX_FAILURES]:
-        name = escape(shorten(task.name, MAX_NAME))
+        name = escape_short(task.name, MAX_NAME)
         address = escape(anchors.get(task.name, "#tasks"))
-        error = escape(shorten(task.error or "", MIN_TEXT))
+        error = escape_short(task.error or "", MIN_TEXT)
         lines.append(f'<li><a href="{address}"><bdi>{name}</bdi></a> <bdi>{error}</bdi></li>')
     if len(failed) > MAX_FAILURES:
         lines.append(f'<li class="quiet">and {len(failed) - MAX_FAILURES:,} more</li>')
@@ -362,6 +377,14 @@ def _draw_table(first: str, rows: Sequence[Tuple[str, Usage, Optional[float]]]) 
     with_cost = any(cost is not None for _, _, cost in rows)
     titles = [first, "Requests", "Input", "Cached input", "Output"] + ["Cost"] * with_cost
     lines = []
+    if len(ordered) > MAX_TABLE:
+        others = ordered[MAX_TABLE:]
+        total = (
+            f"{len(others):,} others",
+            _sum(usage for _, usage, _ in others),
+            _sum_costs([cost for _, _, cost in others]),
+        )
+        ordered = [*ordered[:MAX_TABLE], total]
     for name, usage, cost in ordered:
         cached = usage.cache_read_input_tokens
         values = [
@@ -371,7 +394,7 @@ def _draw_table(first: str, rows: Sequence[Tuple[str, Usage, Optional[float]]]) 
             f"{usage.output_tokens:,}",
         ] + [format_cost(cost)] * with_cost
         cells = "".join(f"<td>{value}</td>" for value in values)
-        lines.append(f"<tr><td><bdi>{escape(name)}</bdi></td>{cells}</tr>")
+        lines.append(f"<tr><td><bdi>{escape_short(name, MAX_NAME)}</bdi></td>{cells}</tr>")
     head = "".join(f'<th scope="col">{title}</th>' for title in titles)
     return (
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
@@ -394,12 +417,12 @@ def _draw_tools(view: RunView) -> str:
 def _draw_row(task: TaskView, number: int, texts: _Texts) -> str:
     status = escape(task.status)
     kind = status.replace(" ", "-")
-    type_of = f"<small>{escape(shorten(task.type, 80))}</small>" if task.type != task.name else ""
+    type_of = f"<small>{texts.show_label(task.type)}</small>" if task.type != task.name else ""
     is_open = " open" if task.status in ("failed", "parked") and number < 200 else ""
     return (
         f'<details class="task s-{kind}" id="t{number}" data-status="{status}"{is_open}>'
         f'<summary><svg aria-hidden="true"><use href="#sign-{kind}"/></svg>'
-        f'<span class="name"><bdi>{escape(shorten(task.name, MAX_NAME))}</bdi>{type_of}</span>'
+        f'<span class="name"><bdi>{texts.show_label(task.name)}</bdi>{type_of}</span>'
         f'<span class="state">{status}</span>'
         f'<span class="number seconds">{format_seconds(task.seconds)}</span>'
         f'<span class="number tokens">{format_usage(task.usage)}</span></summary>'
@@ -418,11 +441,11 @@ def _draw_body(task: TaskView, texts: _Texts) -> str:
         parts.append(f'<p dir="auto">{texts.show_label(task.objective)}</p>')
     facts = []
     if task.depends_on:
-        facts.append(("depends on", ", ".join(task.depends_on)))
+        facts.append(("depends on", _join(task.depends_on)))
     if task.spawned_by is not None:
         facts.append(("spawned by", task.spawned_by))
     if task.route is not None:
-        facts.append(("route", ", ".join(task.route) or "nothing"))
+        facts.append(("route", _join(task.route) or "nothing"))
     if task.started is not None:
         facts.append(("started", format_time(task.started)))
     if task.visits > 1:
@@ -437,7 +460,7 @@ def _draw_body(task: TaskView, texts: _Texts) -> str:
             for label, value in facts
         )
         parts.append(f'<dl class="facts">{rows}</dl>')
-    for wait in task.waits:
+    for wait in task.waits[:MAX_WAITS]:
         parts.append(f"<h3>Waits for {texts.show_label(wait.name)}</h3>")
         if wait.prompt:
             parts.append(f'<p dir="auto">{texts.show_label(wait.prompt)}</p>')
@@ -464,6 +487,11 @@ def _draw_body(task: TaskView, texts: _Texts) -> str:
     return "".join(parts)
 
 
+def _join(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_NAMES:,} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(shorten(name, MAX_NAME) for name in names[:MAX_NAMES]) + more
+
+
 def _draw_span(span: SpanView, texts: _Texts) -> str:
     details = []
     if span.start is not None and span.end is not None:
@@ -479,7 +507,7 @@ def _draw_span(span: SpanView, texts: _Texts) -> str:
     if not span.content:
         return f'<div class="span">{line}</div>'
     content = "".join(
-        f"<h4>{escape(shorten(label, 80))}</h4><pre>{texts.show(text)}</pre>"
+        f"<h4>{escape_short(label, 80)}</h4><pre>{texts.show(text)}</pre>"
         for label, text in span.content
     )
     return f'<details class="span"><summary>{line}</summary>{content}</details>'

@@ -3,9 +3,9 @@
 import heapq
 from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
-from asimov_sync.display.markup import escape, make_visible
+from asimov_sync.display.markup import escape, escape_short, make_visible, shorten
 from asimov_sync.display.style import PICTURE_STYLE, THEME
-from asimov_sync.display.view import RunView, SpanView, TaskView, shorten
+from asimov_sync.display.view import RunView, SpanView, TaskView
 from asimov_sync.display.words import (
     format_cost,
     format_seconds,
@@ -29,6 +29,11 @@ MAX_ROWS = 120
 """The number of tasks up to which each has a row; the bars of more tasks share rows."""
 
 MAX_LANES = 100
+MAX_BARS = 2500
+"""The number of bars that have titles and links; those after them have none."""
+
+MAX_NAME = 80
+MAX_TITLE = 250
 MAX_SPANS = 15_000
 """The number of model and tool calls that are drawn at most."""
 
@@ -86,11 +91,15 @@ def timeline_svg(
     scales = _Scale(first, end, left, scale)
     marks: Dict[str, List[str]] = {}
     room = MAX_SPANS
-    for bar, row in shown:
+    for number, (bar, row) in enumerate(shown):
         top = AXIS + row * step + (step - BAR) // 2
         spans = [span for span in bar.task.spans if span.start is not None]
         calls = [span for span in spans if span.kind != "attempt"][:room]
         room -= len(calls)
+        if number >= MAX_BARS:
+            x, width = scales.place(bar.start, bar.end)
+            marks.setdefault("attempt", []).append(_box_path(x, top, width, BAR))
+            continue
         shapes = [_draw_attempts(bar, spans, scales, top)]
         if labelled:
             shapes += [_draw_call(span, scales, top) for span in calls]
@@ -109,8 +118,8 @@ def timeline_svg(
     sheet = f"<style>{THEME}{PICTURE_STYLE}</style>" if style else ""
     label = f"Timeline of {len(bars)} tasks over {format_seconds(duration)}"
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="asy{fit}" width="{WIDTH}" height="{height}" '
-        f'viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(label)}">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="asy{fit}" width="{WIDTH}" '
+        f'height="{height}" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(label)}">'
         f"{sheet}{''.join(parts)}</svg>"
     )
 
@@ -215,7 +224,7 @@ class _Scale(NamedTuple):
 
 def _draw_attempts(bar: _Bar, spans: Sequence[SpanView], scale: _Scale, top: int) -> str:
     task = bar.task
-    whole = f"{shorten(task.name, 200)}: {task.status}, {format_seconds(bar.end - bar.start)}"
+    whole = f"{shorten(task.name, MAX_NAME)}: {task.status}, {format_seconds(bar.end - bar.start)}"
     attempts = [span for span in spans if span.kind == "attempt"]
     if not attempts:
         x, width = scale.place(bar.start, bar.end)
@@ -223,7 +232,7 @@ def _draw_attempts(bar: _Bar, spans: Sequence[SpanView], scale: _Scale, top: int
     shapes = []
     for span in attempts:
         x, width = scale.place(span.start, span.end)
-        title = whole if len(attempts) == 1 else f"{whole}, {_span_title(span, scale.end)}"
+        title = whole if len(attempts) == 1 else f"{whole}, {_span_title(span, scale)}"
         kind = "attempt bad" if span.error is not None else "attempt"
         shapes.append(_rectangle(kind, x, top, width, BAR, title))
     return "".join(shapes)
@@ -231,19 +240,23 @@ def _draw_attempts(bar: _Bar, spans: Sequence[SpanView], scale: _Scale, top: int
 
 def _rectangle(kind: str, x: float, y: float, width: float, height: float, title: str) -> str:
     shape = f'x="{x:.1f}" y="{y:g}" width="{width:.1f}" height="{height:g}" rx="2"'
-    return f'<rect class="{kind}" {shape}><title>{escape(title)}</title></rect>'
+    return f'<rect class="{kind}" {shape}><title>{escape_short(title, MAX_TITLE)}</title></rect>'
 
 
 def _draw_call(span: SpanView, scale: _Scale, top: int) -> str:
     x, width = scale.place(span.start, span.end)
-    title = _span_title(span, scale.end)
+    title = _span_title(span, scale)
     return _rectangle(_kind_of(span), x, top + _offset(span), width, CALL, title)
 
 
 def _outline(span: SpanView, scale: _Scale, top: int) -> str:
     """Return a call as a part of a path, which is shorter than an element."""
     x, width = scale.place(span.start, span.end)
-    return f"M{x:.1f} {top + _offset(span)}h{width:.1f}v{CALL}h-{width:.1f}z"
+    return _box_path(x, top + _offset(span), width, CALL)
+
+
+def _box_path(x: float, y: int, width: float, height: int) -> str:
+    return f"M{x:.1f} {y}h{width:.1f}v{height}h-{width:.1f}z"
 
 
 def _kind_of(span: SpanView) -> str:
@@ -256,7 +269,8 @@ def _offset(span: SpanView) -> int:
 
 
 def _draw_label(task: TaskView, top: int) -> str:
-    label = shorten_to_width(make_visible(task.name.replace("\n", " ")), LABELS - 24, 13)
+    name = make_visible(shorten(task.name, MAX_TITLE).replace("\n", " "))
+    label = shorten_to_width(name, LABELS - 24, 13)
     return f'<text x="8" y="{top + 13}">{escape(label)}</text>'
 
 
@@ -266,9 +280,10 @@ def _wrap(task: TaskView, shapes: str, link: Optional[Link]) -> str:
     return group if address is None else f'<a href="{escape(address)}">{group}</a>'
 
 
-def _span_title(span: SpanView, end: float) -> str:
-    parts = [f"{span.kind} {shorten(span.name, 200)}"]
+def _span_title(span: SpanView, scale: _Scale) -> str:
+    parts = [f"{span.kind} {shorten(span.name, MAX_NAME)}"]
     if span.start is not None:
+        end = scale.end if span.end is None else span.end
         parts.append(format_seconds(end - span.start))
     parts += [one for one in (format_usage(span.usage), format_cost(span.cost)) if one]
     if span.error is not None:

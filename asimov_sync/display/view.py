@@ -19,6 +19,7 @@ from typing import (
 )
 
 from asimov_sync._json import to_jsonable
+from asimov_sync.display.markup import shorten
 from asimov_sync.graph.journal import TaskRecord, Wait
 from asimov_sync.graph.node import Node
 from asimov_sync.graph.results import RunResult
@@ -36,7 +37,6 @@ __all__ = [
     "RunView",
     "SpanView",
     "TaskView",
-    "shorten",
     "to_text",
     "view_graph",
     "view_record",
@@ -358,12 +358,3 @@ def to_text(value: Any) -> str:
     if isinstance(value, str):
         return value
     return json.dumps(to_jsonable(value), ensure_ascii=False, indent=2)
-
-
-def shorten(text: str, limit: int) -> str:
-    """Remove the middle of a text that is longer than `limit` characters, and note its length."""
-    if len(text) <= limit:
-        return text
-    note = f" … ({len(text):,} characters) … "
-    half = max(0, limit - len(note)) // 2
-    return text[:half] + note + text[len(text) - half :]
