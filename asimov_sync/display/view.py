@@ -27,6 +27,7 @@ from asimov_sync.graph.task_graph import TaskGraph
 from asimov_sync.inference.tools.loop import apply_redact
 from asimov_sync.messages import Usage
 from asimov_sync.runs.store import RunRecord
+from asimov_sync.spans import Span
 from asimov_sync.usage import Price, cost_usd
 
 __all__ = [
@@ -269,7 +270,7 @@ def _view_task(
     traceback: Optional[str],
 ) -> TaskView:
     status = "executing" if record.running else STATUSES[record.phase]
-    spans = tuple(_view_span(span, content, redact, prices) for span in _spans_of(record))
+    spans = tuple(_view_span(span, redact, prices) for span in _spans_of(record))
     costs = [span.cost for span in spans if span.cost is not None]
     has_result = content and record.phase in ("COMPLETE", "PARTIAL")
     return TaskView(
@@ -296,14 +297,17 @@ def _view_task(
     )
 
 
-def _spans_of(record: TaskRecord) -> Sequence[Any]:
-    return ()
+def _spans_of(record: TaskRecord) -> Sequence[Span]:
+    """Return the spans of a task. Of a single attempt without parts, the times are kept."""
+    if record.spans or record.started is None:
+        return record.spans
+    end = None if record.running else record.started + record.seconds
+    return (Span("attempt", "attempt 1", record.started, end, record.usage),)
 
 
 def _view_span(
-    span: Any, content: bool, redact: Optional[Redact], prices: Optional[Mapping[str, Price]]
+    span: Span, redact: Optional[Redact], prices: Optional[Mapping[str, Price]]
 ) -> SpanView:
-    kept: Iterable[Tuple[str, Any]] = span.content if content else ()
     cost = None
     if span.kind == "model" and span.usage is not None:
         cost = cost_usd(span.usage, span.name, "", prices)
@@ -315,7 +319,6 @@ def _view_span(
         span.usage,
         cost,
         _text(span.error, redact, MAX_LABEL),
-        tuple((label, _text(value, redact, MAX_CONTENT) or "") for label, value in kept),
     )
 
 

@@ -312,6 +312,10 @@ class RunResult:
             if phase is REVOKED:
                 continue
             route = self._routes.get(index)
+            spans: List[Span] = []
+            if index in self._seconds:
+                spans = self._spans.of(index, self._seconds[index], self._usages.get(index))
+            attempts = [span for span in spans if span.kind == "attempt"]
             records[node.name] = TaskRecord(
                 name=node.name,
                 position=index,
@@ -328,6 +332,9 @@ class RunResult:
                 feedback=self._feedback.get(index, {}),
                 usage=self._usages.get(index),
                 seconds=self._seconds.get(index, 0.0),
+                started=attempts[-1].start if attempts else None,
+                ended=attempts[-1].end if attempts else None,
+                spans=tuple(spans),
                 spawned_by=spawners.get(index),
                 waits=self._waits.get(index, ()),
             )

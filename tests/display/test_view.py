@@ -2,8 +2,9 @@
 
 import pytest
 
-from asimov_sync import MemoryCache, RunStore, TaskScheduler
+from asimov_sync import MemoryCache, RunStore, TaskGraph, TaskScheduler, run
 from asimov_sync.display import view_graph, view_record, view_result
+from asimov_sync.testing import ScriptedInferenceClient
 
 from .runs import HANDLERS, survey
 
@@ -61,3 +62,19 @@ def test_redact_changes_every_text(stored):
     assert "no such page" not in shown
     withheld = view_result(stored[0], redact=lambda text: 1 / 0)
     assert {task.result for task in withheld.tasks} == {None, "(withheld: redact= failed)"}
+
+
+def test_spans_and_times():
+    """The view of a result has the times of its tasks, and their attempts, requests and calls."""
+    client = ScriptedInferenceClient(["a"], model="m")
+    graph = TaskGraph()
+    graph.add(lambda task, context: client.generate("?").text, name="ask")
+    graph.add(lambda task, context: None, name="plain", depends_on=["ask"])
+    view = view_result(run(graph))
+    ask, plain = view.tasks
+    assert [(span.kind, span.name) for span in ask.spans] == [
+        ("attempt", "attempt 1"),
+        ("model", "m"),
+    ]
+    assert [span.kind for span in plain.spans] == ["attempt"]
+    assert view.started == ask.started < ask.ended <= plain.started < plain.ended == view.ended
