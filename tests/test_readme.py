@@ -36,6 +36,7 @@ GUIDES = {
     "recipes",
     "telemetry",
     "testing",
+    "web",
 }
 OTHER_PAGES = {"changes", "contributing", "errors", "index", "migrating", "scaling", "start"}
 
