@@ -24,7 +24,19 @@ from asimov_sync.display.words import (
 )
 from asimov_sync.messages import Usage
 
-__all__ = ["STYLE", "draw_status", "draw_task", "report_html"]
+__all__ = [
+    "SPAN_LEGEND",
+    "STYLE",
+    "draw_head",
+    "draw_legend",
+    "draw_sign",
+    "draw_spans",
+    "draw_status",
+    "draw_task",
+    "draw_usage",
+    "kind_of_run",
+    "report_html",
+]
 
 MAX_BYTES = 4_500_000
 """The size of a report that its texts may fill, in bytes. What exceeds it is left out."""
@@ -112,16 +124,16 @@ def report_html(view: RunView) -> str:
     anchors = {view.tasks[number].name: f"#t{number}" for number in listed}
     graph = graph_svg(view, link=anchors.get, style=False)
     timeline = timeline_svg(view, link=anchors.get, style=False)
-    parts = [_draw_head(view), _draw_failures(view, anchors), '<h2 id="graph">Graph</h2>']
+    parts = [draw_head(view), _draw_failures(view, anchors), '<h2 id="graph">Graph</h2>']
     parts.append(f'<div class="picture" tabindex="0" role="group" aria-label="Graph">{graph}</div>')
-    parts.append(_draw_legend(view))
+    parts.append(draw_legend(view))
     if timeline:
         parts.append(
             '<h2 id="timeline">Timeline</h2>'
             f'<div class="picture" tabindex="0" role="group" aria-label="Timeline">{timeline}</div>'
         )
-        parts.append(_SPAN_LEGEND if any(task.spans for task in view.tasks) else "")
-    parts.append(_draw_usage(view))
+        parts.append(SPAN_LEGEND if any(task.spans for task in view.tasks) else "")
+    parts.append(draw_usage(view))
     parts.append('<h2 id="tasks">Tasks</h2>')
     parts.append(_draw_tools(view))
     fixed = (
@@ -236,16 +248,18 @@ _SIGNS = (
 def draw_status(status: str) -> str:
     """Return a status as HTML: its sign and its name, in its colour."""
     kind = f"s-{status.replace(' ', '-')}"
-    return f'<span class="mark {kind}">{_small_sign(status)}{escape(status)}</span>'
+    return f'<span class="mark {kind}">{draw_sign(status)}{escape(status)}</span>'
 
 
-def _small_sign(status: str) -> str:
+def draw_sign(status: str) -> str:
+    """Return the sign of a task's status as a small picture."""
     return f'<svg viewBox="-9 -9 18 18" aria-hidden="true">{sign(status)}</svg>'
 
 
-def _draw_head(view: RunView) -> str:
+def draw_head(view: RunView) -> str:
+    """Return the title, the status and the figures of a run, as HTML."""
     status = view.status or "planned"
-    kind = _kind_of_run(status)
+    kind = kind_of_run(status)
     counts = count_statuses(view.tasks)
     shown = ", ".join(f"{count} {status}" for status, count in counts.items())
     figures = [("Tasks", f"{len(view.tasks)} <small>{escape(shown)}</small>")]
@@ -266,7 +280,7 @@ def _draw_head(view: RunView) -> str:
         reason = f'<p class="reason s-{kind}"><bdi>{text}</bdi></p>'
     return (
         f"<header><h1><bdi>{escape_short(view.title or 'Run', MAX_NAME)}</bdi></h1>"
-        f'<span class="mark s-{kind}">{_small_sign(kind)}{escape(status)}</span>{reason}'
+        f'<span class="mark s-{kind}">{draw_sign(kind)}{escape(status)}</span>{reason}'
         '<dl class="figures">'
         + "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures)
         + "</dl>"
@@ -275,7 +289,7 @@ def _draw_head(view: RunView) -> str:
     )
 
 
-def _kind_of_run(status: str) -> str:
+def kind_of_run(status: str) -> str:
     """Return the status of a task whose colour and sign a run's status has."""
     kinds = {"running": "executing", "interrupted": "delayed", "orphaned": "delayed"}
     kind = kinds.get(status, "failed" if status == "cancelled" else status)
@@ -313,15 +327,16 @@ def _draw_failures(view: RunView, anchors: Mapping[str, str]) -> str:
     return f'<h2 id="failures">Failures</h2><ul class="failures">{"".join(lines)}</ul>'
 
 
-def _draw_legend(view: RunView) -> str:
+def draw_legend(view: RunView) -> str:
+    """Return the signs of the statuses that tasks of a run have, as HTML."""
     signs = [
-        f'<span class="s-{status.replace(" ", "-")}">{_small_sign(status)}{escape(status)}</span>'
+        f'<span class="s-{status.replace(" ", "-")}">{draw_sign(status)}{escape(status)}</span>'
         for status in count_statuses(view.tasks)
     ]
     return f'<div class="legend">{"".join(signs)}</div>'
 
 
-_SPAN_LEGEND = (
+SPAN_LEGEND = (
     '<div class="legend">'
     '<span><svg viewBox="0 0 16 16" aria-hidden="true"><rect class="attempt" y="2" width="16" '
     'height="12" rx="2"/></svg>attempt</span>'
@@ -332,7 +347,7 @@ _SPAN_LEGEND = (
 )
 
 
-def _draw_usage(view: RunView) -> str:
+def draw_usage(view: RunView) -> str:
     """Return the tables of tokens and cost by model and by type of task."""
     by_model: Dict[str, List[SpanView]] = {}
     for task in view.tasks:
@@ -492,16 +507,24 @@ def _join(names: Sequence[str]) -> str:
     return ", ".join(shorten(name, MAX_NAME) for name in names[:MAX_NAMES]) + more
 
 
+def draw_spans(spans: Sequence[SpanView]) -> str:
+    """Return attempts, requests and tool calls with their content, as HTML."""
+    texts = _Texts([TaskView("", "", "", "", (), spans=tuple(spans))], MAX_BYTES)
+    return "".join(_draw_span(span, texts) for span in texts.take_spans(spans))
+
+
 def _draw_span(span: SpanView, texts: _Texts) -> str:
     details = []
     if span.start is not None and span.end is not None:
         details.append(format_seconds(span.end - span.start))
     details += [one for one in (format_usage(span.usage), format_cost(span.cost)) if one]
-    kind = escape(span.kind)
-    line = (
-        f'<b class="kind-{kind}">{kind}</b><bdi>{texts.show_label(span.name)}</bdi>'
-        f"<i>{' · '.join(details)}</i>"
-    )
+    kind = escape_short(span.kind, MAX_NAME)
+    name = texts.show_label(span.name)
+    if span.kind == "attempt":
+        line = f"<b>{name}</b>"
+    else:
+        line = f'<b class="kind-{kind}">{kind}</b><bdi>{name}</bdi>'
+    line += f"<i>{' · '.join(details)}</i>"
     if span.error is not None:
         line += f'<bdi class="bad-text">{texts.show_label(span.error)}</bdi>'
     if not span.content:

@@ -71,7 +71,7 @@ class SpanView(NamedTuple):
     """A part of a task's work.
 
     kind: "attempt", "model" or "tool".
-    name: the name of the model or the tool; for an attempt its number.
+    name: the name of the model or the tool; for an attempt "attempt 1" or the like.
     start, end: in seconds since the epoch; None if it is not known, or not over.
     usage: the tokens; None without requests.
     cost: in US dollars; None if the price is not known.
