@@ -311,7 +311,7 @@ class RunEngine:
         with self.lock:  # this thread waits for more than the lock, until the outcome is written
             if self.is_running(attempt):
                 assert outcome is not None
-                self._close_attempt(attempt)
+                self._close_attempt(attempt, outcome.error)
                 self._record_outcome(attempt, outcome)
             if attempt.abandoned is None and not take_next:
                 self.workers -= 1
