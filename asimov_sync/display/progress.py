@@ -1,7 +1,7 @@
 """Progress: draws the progress of a run, on a terminal or in a notebook.
 
-On a terminal it draws on stderr: with tqdm a bar, without it lines. Nothing where nobody looks. Only
-this file imports tqdm.
+On a terminal it draws on stderr: with tqdm a bar, without it lines. Elsewhere it draws nothing.
+Only this file imports tqdm.
 
 A thread of its own draws, so that a slow terminal delays neither tasks nor time-outs. It reads the
 state of the run a few times a second, which costs the tasks nothing.
@@ -224,7 +224,7 @@ class _Bar(_Screen):
 
 
 class _Cell(_Screen):
-    """An output of a notebook's cell, which is replaced while the run goes on."""
+    """An output of a notebook's cell, which is replaced during the run."""
 
     def __init__(self, first: RunSnapshot) -> None:
         super().__init__(first)
