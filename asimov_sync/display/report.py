@@ -406,7 +406,8 @@ def _sum_costs(costs: Sequence[Optional[float]]) -> Optional[float]:
 def _draw_table(first: str, rows: Sequence[Tuple[str, Usage, Optional[float]]]) -> str:
     ordered = sorted(rows, key=lambda row: (-row[1].total_tokens, row[0]))
     with_cost = any(cost is not None for _, _, cost in rows)
-    titles = [first, "Requests", "Input", "Cached input", "Output"] + ["Cost"] * with_cost
+    with_cache = any(usage.cache_read_input_tokens for _, usage, _ in rows)
+    titles = [first, "Requests", "Input", *["Cached"] * with_cache, "Output", *["Cost"] * with_cost]
     lines = []
     if len(ordered) > MAX_TABLE:
         others = ordered[MAX_TABLE:]
@@ -417,13 +418,13 @@ def _draw_table(first: str, rows: Sequence[Tuple[str, Usage, Optional[float]]]) 
         )
         ordered = [*ordered[:MAX_TABLE], total]
     for name, usage, cost in ordered:
-        cached = usage.cache_read_input_tokens
         values = [
             f"{usage.requests:,}",
             f"{usage.total_tokens - usage.output_tokens:,}",
-            f"{cached:,}",
+            *[f"{usage.cache_read_input_tokens:,}"] * with_cache,
             f"{usage.output_tokens:,}",
-        ] + [format_cost(cost)] * with_cost
+            *[format_cost(cost)] * with_cost,
+        ]
         cells = "".join(f"<td>{value}</td>" for value in values)
         lines.append(f"<tr><td><bdi>{escape_short(name, MAX_NAME)}</bdi></td>{cells}</tr>")
     head = "".join(f'<th scope="col">{title}</th>' for title in titles)
