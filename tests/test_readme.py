@@ -36,6 +36,7 @@ GUIDES = {
     "recipes",
     "telemetry",
     "testing",
+    "web",
 }
 OTHER_PAGES = {"changes", "contributing", "errors", "index", "migrating", "scaling", "start"}
 
@@ -168,7 +169,7 @@ def test_no_code_block_is_overlooked():
     for path in [README] + sorted(DOCS.rglob("*.rst")):
         text = path.read_text(encoding="utf-8")
         found = re.findall(r"^ *\.\. code-block:: (\w+)$", text, re.M)
-        assert set(found) <= {"python", "console", "sh", "text"}, path
+        assert set(found) <= {"console", "javascript", "python", "sh", "text"}, path
         assert found.count("python") == len(blocks("python", path)), path
         assert not re.search(r"^(?! *\.\. ).*::$", text, re.M), path
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     )
     from asimov_sync.web.body import AsyncBody as AsyncBody, Body as Body
     from asimov_sync.web.browser_request import BrowserRequest as BrowserRequest
+    from asimov_sync.web.http_errors import error_status as error_status
     from asimov_sync.web.runs import (
         RunLog as RunLog,
         answer_waits as answer_waits,
@@ -38,6 +39,7 @@ if not TYPE_CHECKING:  # a type checker reports every name that is not imported 
             "ag_ui_events": "AG_UI_HEADERS ag_ui read_ag_ui",
             "body": "AsyncBody Body",
             "browser_request": "BrowserRequest",
+            "http_errors": "error_status",
             "runs": "RunLog answer_waits follow",
             "server_sent_events": "SSE_HEADERS read_last_event_id sse",
             "ui_messages": "UI_MESSAGE_HEADERS read_ui_messages ui_message_stream",

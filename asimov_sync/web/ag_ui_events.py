@@ -33,6 +33,7 @@ from asimov_sync.web.parts import (
     TextBegan,
     TextEnded,
 )
+from asimov_sync.web.reader import OnEnd
 
 __all__ = ["AG_UI_HEADERS", "ag_ui", "read_ag_ui"]
 
@@ -56,6 +57,7 @@ def ag_ui(
     *,
     keep_alive: Optional[float] = ...,
     show_errors: bool = ...,
+    on_end: OnEnd = ...,
     redact: Optional[Redact] = ...,
 ) -> Body: ...
 
@@ -67,6 +69,7 @@ def ag_ui(
     *,
     keep_alive: Optional[float] = ...,
     show_errors: bool = ...,
+    on_end: OnEnd = ...,
     redact: Optional[Redact] = ...,
 ) -> AsyncBody: ...
 
@@ -77,6 +80,7 @@ def ag_ui(
     *,
     keep_alive: Optional[float] = KEEP_ALIVE,
     show_errors: bool = False,
+    on_end: OnEnd = None,
     redact: Optional[Redact] = None,
 ) -> Any:
     """Encode events as a run of the AG-UI protocol, the body of a streamed response.
@@ -96,13 +100,15 @@ def ag_ui(
         read on the thread of the response.
     show_errors: send the messages of exceptions, those of tools and tasks too; by default only
         their types.
+    on_end: called without arguments when the events have ended, and no exception ended them; for
+        example to store the conversation. By default nothing is called.
     redact: changes the text of each tool result before the browser receives it; by default none.
         An agent's own `redact=` concerns only what its model reads.
 
     Returns an iterator of bytes, async if the events are, with `.headers` and `.close()`.
     """
     encoder = _AGUIEncoder(request or BrowserRequest([]), show_errors, redact)
-    return make_body(events, encoder, AG_UI_HEADERS, keep_alive)
+    return make_body(events, encoder, AG_UI_HEADERS, keep_alive, on_end)
 
 
 class _AGUIEncoder(PartEncoder):

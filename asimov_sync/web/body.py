@@ -5,6 +5,7 @@ the events.
 """
 
 import collections
+import inspect
 import threading
 from collections.abc import AsyncIterable as AsyncIterableABC
 from typing import (
@@ -26,7 +27,7 @@ from asimov_sync.cancellation import require_number
 from asimov_sync.concurrency.log_context import describe_error, get_logger
 from asimov_sync.errors import AsimovError
 from asimov_sync.web.encoder import Encoder
-from asimov_sync.web.reader import MAX_UNSENT, DirectReader, End, Item, ThreadReader
+from asimov_sync.web.reader import MAX_UNSENT, DirectReader, End, Item, OnEnd, ThreadReader
 
 __all__ = ["KEEP_ALIVE", "AsyncBody", "Body", "make_body"]
 
@@ -43,7 +44,11 @@ COMMENT = b": keep-alive\n\n"
 
 
 def make_body(
-    events: Any, encoder: Encoder, headers: Mapping[str, str], keep_alive: Optional[float]
+    events: Any,
+    encoder: Encoder,
+    headers: Mapping[str, str],
+    keep_alive: Optional[float],
+    on_end: OnEnd,
 ) -> Any:
     """Return a Body, or an AsyncBody if the events are an async iterator.
 
@@ -53,8 +58,8 @@ def make_body(
     if keep_alive is not None and keep_alive <= 0:
         raise ValueError(f"keep_alive= is a positive number of seconds, or None; not {keep_alive}")
     if isinstance(events, AsyncIterableABC):
-        return AsyncBody(_AsyncSource(events), encoder, headers, keep_alive)
-    return Body(events, encoder, headers, keep_alive)
+        return AsyncBody(_AsyncSource(events, on_end), encoder, headers, keep_alive)
+    return Body(events, encoder, headers, keep_alive, on_end)
 
 
 class Body(Iterator[bytes]):
@@ -69,13 +74,16 @@ class Body(Iterator[bytes]):
         encoder: Encoder,
         headers: Mapping[str, str],
         keep_alive: Optional[float],
+        on_end: OnEnd = None,
     ) -> None:
         self.headers: Dict[str, str] = dict(headers)
         self._ended = True  # until there are events that must be closed
         self._encoder = encoder
         self._keep_alive = keep_alive
         self._source: Union[DirectReader, ThreadReader]
-        self._source = DirectReader(events) if keep_alive is None else ThreadReader(events)
+        self._source = (
+            DirectReader(events, on_end) if keep_alive is None else ThreadReader(events, on_end)
+        )
         self._started = False
         self._ended = False
 
@@ -109,7 +117,11 @@ class Body(Iterator[bytes]):
         """
         self._ended = True  # the other body owns the events now
         source = self._source
-        reader = source if isinstance(source, ThreadReader) else ThreadReader(source.events)
+        reader = (
+            source
+            if isinstance(source, ThreadReader)
+            else ThreadReader(source.events, source.on_end)
+        )
         return AsyncBody(_ThreadSource(reader), self._encoder, self.headers, self._keep_alive)
 
     def __enter__(self) -> "Body":
@@ -239,8 +251,9 @@ class _ThreadSource:
 class _AsyncSource:
     """Reads an async iterator in a task of its own, at most MAX_UNSENT events ahead."""
 
-    def __init__(self, events: Any) -> None:
+    def __init__(self, events: Any, on_end: OnEnd) -> None:
         self._events = events
+        self._on_end = on_end
         self._items: Deque[Item] = collections.deque()
         self._arrived: Optional[LoopEvent] = None
         self._task: Any = None
@@ -261,6 +274,9 @@ class _AsyncSource:
                     self._arrived.set()
                     while len(self._items) >= MAX_UNSENT:
                         await self._taken.wait(None)
+                ended = None if self._on_end is None else self._on_end()
+                if inspect.isawaitable(ended):
+                    await ended
             finally:
                 close = getattr(events, "aclose", None)
                 if close is not None:

@@ -13,7 +13,7 @@ from typing import Any, Callable, Iterable, Iterator, List, Optional, Union
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.concurrency.log_context import get_logger
 
-__all__ = ["MAX_UNSENT", "DirectReader", "End", "Item", "ThreadReader"]
+__all__ = ["MAX_UNSENT", "DirectReader", "End", "Item", "OnEnd", "ThreadReader"]
 
 logger = get_logger("asimov_sync.web")
 
@@ -34,11 +34,20 @@ Item = Union[End, Any]
 """An event, or the end."""
 
 
-class DirectReader:
-    """Reads the events on the thread of the response."""
+OnEnd = Optional[Callable[[], Any]]
+"""Called when the events have ended by themselves, without an exception."""
 
-    def __init__(self, events: Iterable[Any]) -> None:
+
+class DirectReader:
+    """Reads the events on the thread of the response.
+
+    events: the events.
+    on_end: called after the last one.
+    """
+
+    def __init__(self, events: Iterable[Any], on_end: OnEnd) -> None:
         self.events = events
+        self.on_end = on_end
         self._iterator = iter(events)
 
     def start(self) -> None:
@@ -47,9 +56,12 @@ class DirectReader:
     def take(self, timeout: Optional[float]) -> List[Item]:
         """Return the next event, or the end."""
         try:
-            return [next(self._iterator)]
-        except StopIteration:
-            return [End(None)]
+            try:
+                return [next(self._iterator)]
+            except StopIteration:
+                if self.on_end is not None:
+                    self.on_end()
+                return [End(None)]
         except BaseException as error:
             return [End(error)]
 
@@ -65,10 +77,12 @@ class ThreadReader:
 
     events: the events. They are read in a copy of the present context, under a token of their own,
         which ends what a generator of the caller opens.
+    on_end: called on the thread after the last event.
     """
 
-    def __init__(self, events: Iterable[Any]) -> None:
+    def __init__(self, events: Iterable[Any], on_end: OnEnd) -> None:
         self.events = events
+        self.on_end = on_end
         self._iterator = iter(events)
         self._items: "queue.SimpleQueue[Item]" = queue.SimpleQueue()
         self._permits: "queue.SimpleQueue[bool]" = queue.SimpleQueue()  # False: read no more
@@ -79,14 +93,17 @@ class ThreadReader:
         """Start to read. notify: called after each event, on the thread that reads."""
         for _ in range(MAX_UNSENT):
             self._permits.put(True)
-        arguments = (self._iterator, self._items, self._permits, self._token, notify)
-        thread = threading.Thread(
-            target=self._context.run,
-            args=(_read, *arguments),
-            name="asimov-web",
-            daemon=True,
+        arguments = (
+            self._iterator,
+            self._items,
+            self._permits,
+            self._token,
+            notify,
+            self.on_end,
         )
-        thread.start()
+        threading.Thread(
+            target=self._context.run, args=(_read, *arguments), name="asimov-web", daemon=True
+        ).start()
 
     def take(self, timeout: Optional[float]) -> List[Item]:
         """Return the events that have arrived, at least one; none after the time-out."""
@@ -121,6 +138,7 @@ def _read(
     permits: "queue.SimpleQueue[bool]",
     token: Cancellation,
     notify: Callable[[], None],
+    on_end: OnEnd,
 ) -> None:
     """Read events while there are permits. Refers to no body, so that a lost one is closed."""
     end = End(None)
@@ -130,6 +148,8 @@ def _read(
                 try:
                     items.put(next(events))
                 except StopIteration:
+                    if on_end is not None and not token.cancelled:
+                        on_end()
                     break
                 notify()
     except BaseException as error:

@@ -8,6 +8,7 @@ from asimov_sync.inference.tools.loop import ToolRunDone
 from asimov_sync.messages import Event
 from asimov_sync.web.body import KEEP_ALIVE, AsyncBody, Body, make_body
 from asimov_sync.web.encoder import STREAM_HEADERS, Encoder, Items, frame, mask_error
+from asimov_sync.web.reader import OnEnd
 
 __all__ = ["SSE_HEADERS", "read_last_event_id", "sse"]
 
@@ -20,17 +21,31 @@ _NUMBER = re.compile(r"[0-9]{1,18}")
 
 @overload
 def sse(
-    events: Iterable[Any], *, keep_alive: Optional[float] = ..., show_errors: bool = ...
+    events: Iterable[Any],
+    *,
+    keep_alive: Optional[float] = ...,
+    show_errors: bool = ...,
+    on_end: OnEnd = ...,
 ) -> Body: ...
 
 
 @overload
 def sse(
-    events: AsyncIterable[Any], *, keep_alive: Optional[float] = ..., show_errors: bool = ...
+    events: AsyncIterable[Any],
+    *,
+    keep_alive: Optional[float] = ...,
+    show_errors: bool = ...,
+    on_end: OnEnd = ...,
 ) -> AsyncBody: ...
 
 
-def sse(events: Any, *, keep_alive: Optional[float] = KEEP_ALIVE, show_errors: bool = False) -> Any:
+def sse(
+    events: Any,
+    *,
+    keep_alive: Optional[float] = KEEP_ALIVE,
+    show_errors: bool = False,
+    on_end: OnEnd = None,
+) -> Any:
     """Encode events as server-sent events, the body of a streamed response.
 
     The field `event` is the type of the event, and `data` is its `to_dict()`. A `tool_run_done` has
@@ -44,10 +59,12 @@ def sse(events: Any, *, keep_alive: Optional[float] = KEEP_ALIVE, show_errors: b
         the server notice that the browser has left. With None there are none, and the events are
         read on the thread of the response.
     show_errors: send the message of an exception; by default only its type.
+    on_end: called without arguments when the events have ended, and no exception ended them; for
+        example to store the conversation. By default nothing is called.
 
     Returns an iterator of bytes, async if the events are, with `.headers` and `.close()`.
     """
-    return make_body(events, _SSEEncoder(show_errors), SSE_HEADERS, keep_alive)
+    return make_body(events, _SSEEncoder(show_errors), SSE_HEADERS, keep_alive, on_end)
 
 
 def read_last_event_id(value: Optional[str]) -> Optional[int]:

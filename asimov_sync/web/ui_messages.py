@@ -36,6 +36,7 @@ from asimov_sync.web.parts import (
     TextBegan,
     TextEnded,
 )
+from asimov_sync.web.reader import OnEnd
 
 __all__ = ["UI_MESSAGE_HEADERS", "read_ui_messages", "ui_message_stream"]
 
@@ -63,6 +64,7 @@ def ui_message_stream(
     *,
     keep_alive: Optional[float] = ...,
     show_errors: bool = ...,
+    on_end: OnEnd = ...,
     redact: Optional[Redact] = ...,
 ) -> Body: ...
 
@@ -74,6 +76,7 @@ def ui_message_stream(
     *,
     keep_alive: Optional[float] = ...,
     show_errors: bool = ...,
+    on_end: OnEnd = ...,
     redact: Optional[Redact] = ...,
 ) -> AsyncBody: ...
 
@@ -84,6 +87,7 @@ def ui_message_stream(
     *,
     keep_alive: Optional[float] = KEEP_ALIVE,
     show_errors: bool = False,
+    on_end: OnEnd = None,
     redact: Optional[Redact] = None,
 ) -> Any:
     """Encode events as a UI message stream of the AI SDK, the body of a streamed response.
@@ -103,6 +107,8 @@ def ui_message_stream(
         read on the thread of the response.
     show_errors: send the messages of exceptions, those of tools and tasks too; by default only
         their types.
+    on_end: called without arguments when the events have ended, and no exception ended them; for
+        example to store the conversation. By default nothing is called.
     redact: changes the text of each tool result before the browser receives it; by default none.
         An agent's own `redact=` concerns only what its model reads.
 
@@ -110,7 +116,7 @@ def ui_message_stream(
     """
     message_id = None if request is None else request.message_id
     encoder = _UIMessageEncoder(message_id, show_errors, redact)
-    return make_body(events, encoder, UI_MESSAGE_HEADERS, keep_alive)
+    return make_body(events, encoder, UI_MESSAGE_HEADERS, keep_alive, on_end)
 
 
 class _UIMessageEncoder(PartEncoder):

@@ -224,3 +224,32 @@ def test_the_end_of_a_tool_loop_repeats_nothing(agent):
 def test_last_event_id(value, number):
     """The header of a browser that reconnects is a number, or ignored."""
     assert read_last_event_id(value) == number
+
+
+# The end
+
+
+@pytest.mark.parametrize("keep_alive", [None, 2.0])
+def test_the_end_of_the_events_is_reported(keep_alive, agent):
+    """`on_end` is called once, after the last event, when the stream has its result."""
+    stream, runs = agent.stream("clean up"), []
+    body = b"".join(sse(stream, keep_alive=keep_alive, on_end=lambda: runs.append(stream.run)))
+    assert [run.stop_reason for run in runs] == ["approval"] and b"tool_run_done" in body
+
+
+def test_no_other_end_is_reported():
+    """`on_end` is not called after an exception or a close, and its own exception is an event."""
+
+    def failing():
+        raise ValueError
+        yield
+
+    called = []
+    list(sse(failing(), on_end=lambda: called.append(1)))
+    events = Events()
+    with sse(events, on_end=lambda: called.append(2)) as body:
+        next(body)
+    wait_for(lambda: not threads())
+    assert called == []
+    body = b"".join(sse([TextDelta("a")], on_end=lambda: 1 / 0))
+    assert b"ZeroDivisionError" in body
