@@ -8,11 +8,12 @@ import base64
 import hashlib
 from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
+from asimov_sync.display.conversation import CONVERSATION_STYLE, draw_messages
 from asimov_sync.display.markup import escape, escape_short, shorten
 from asimov_sync.display.style import PICTURE_STYLE, REPORT_STYLE, THEME
 from asimov_sync.display.svg import graph_svg, sign
 from asimov_sync.display.timeline import timeline_svg
-from asimov_sync.display.view import RunView, SpanView, TaskView, to_text
+from asimov_sync.display.view import MessageView, RunView, SpanView, TaskView, to_text
 from asimov_sync.display.words import (
     STATUS_ORDER,
     count_statuses,
@@ -24,7 +25,19 @@ from asimov_sync.display.words import (
 )
 from asimov_sync.messages import Usage
 
-__all__ = ["STYLE", "draw_status", "draw_task", "report_html"]
+__all__ = [
+    "SPAN_LEGEND",
+    "STYLE",
+    "draw_head",
+    "draw_legend",
+    "draw_sign",
+    "draw_spans",
+    "draw_status",
+    "draw_task",
+    "draw_usage",
+    "kind_of_run",
+    "report_html",
+]
 
 MAX_BYTES = 4_500_000
 """The size of a report that its texts may fill, in bytes. What exceeds it is left out."""
@@ -41,6 +54,9 @@ MAX_TASKS = 3000
 MAX_SPANS = 5000
 """The number of model and tool calls in the list of a report."""
 
+MAX_PARTS = 6000
+"""The number of parts of messages in a report."""
+
 MAX_NAME = 200
 MAX_NAMES = 30
 MAX_REASON = 2000
@@ -55,7 +71,7 @@ MAX_FAILURES = 12
 ROW_BYTES = 700
 """The size of a task in the list without its texts, in bytes, rounded up."""
 
-STYLE = THEME + PICTURE_STYLE + REPORT_STYLE
+STYLE = THEME + PICTURE_STYLE + REPORT_STYLE + CONVERSATION_STYLE
 """The style sheet of the report, for other pages that show its parts. The page's `body`, or an
 element around them, has the class "asy"."""
 
@@ -112,16 +128,16 @@ def report_html(view: RunView) -> str:
     anchors = {view.tasks[number].name: f"#t{number}" for number in listed}
     graph = graph_svg(view, link=anchors.get, style=False)
     timeline = timeline_svg(view, link=anchors.get, style=False)
-    parts = [_draw_head(view), _draw_failures(view, anchors), '<h2 id="graph">Graph</h2>']
+    parts = [draw_head(view), _draw_failures(view, anchors), '<h2 id="graph">Graph</h2>']
     parts.append(f'<div class="picture" tabindex="0" role="group" aria-label="Graph">{graph}</div>')
-    parts.append(_draw_legend(view))
+    parts.append(draw_legend(view))
     if timeline:
         parts.append(
             '<h2 id="timeline">Timeline</h2>'
             f'<div class="picture" tabindex="0" role="group" aria-label="Timeline">{timeline}</div>'
         )
-        parts.append(_SPAN_LEGEND if any(task.spans for task in view.tasks) else "")
-    parts.append(_draw_usage(view))
+        parts.append(SPAN_LEGEND if any(task.spans for task in view.tasks) else "")
+    parts.append(draw_usage(view))
     parts.append('<h2 id="tasks">Tasks</h2>')
     parts.append(_draw_tools(view))
     fixed = (
@@ -192,6 +208,7 @@ class _Texts:
         self.label_limit = max(120, min(500, 300_000 // max(1, len(tasks))))
         self._room = room
         self._spans = MAX_SPANS
+        self._parts = MAX_PARTS
 
     def show(self, text: str) -> str:
         """Return a long text as HTML."""
@@ -208,6 +225,16 @@ class _Texts:
         self._room -= size
         return html
 
+    def take_messages(self, messages: Sequence[MessageView]) -> Sequence[MessageView]:
+        """Return those of a task's messages that the report has room for."""
+        taken = []
+        for message in messages:
+            self._parts -= len(message.parts)
+            if self._parts < 0:
+                break
+            taken.append(message)
+        return taken
+
     def take_spans(self, spans: Sequence[SpanView]) -> Sequence[SpanView]:
         """Return those of a task's spans that the report has room for."""
         taken = spans[: self._spans]
@@ -217,6 +244,7 @@ class _Texts:
 
 def _long_texts(task: TaskView) -> List[str]:
     texts = [text for text in (task.result, task.traceback) if text is not None]
+    texts += [text for message in task.messages for _, text in message.parts]
     return texts + [text for span in task.spans for _, text in span.content]
 
 
@@ -236,16 +264,18 @@ _SIGNS = (
 def draw_status(status: str) -> str:
     """Return a status as HTML: its sign and its name, in its colour."""
     kind = f"s-{status.replace(' ', '-')}"
-    return f'<span class="mark {kind}">{_small_sign(status)}{escape(status)}</span>'
+    return f'<span class="mark {kind}">{draw_sign(status)}{escape(status)}</span>'
 
 
-def _small_sign(status: str) -> str:
+def draw_sign(status: str) -> str:
+    """Return the sign of a task's status as a small picture."""
     return f'<svg viewBox="-9 -9 18 18" aria-hidden="true">{sign(status)}</svg>'
 
 
-def _draw_head(view: RunView) -> str:
+def draw_head(view: RunView) -> str:
+    """Return the title, the status and the figures of a run, as HTML."""
     status = view.status or "planned"
-    kind = _kind_of_run(status)
+    kind = kind_of_run(status)
     counts = count_statuses(view.tasks)
     shown = ", ".join(f"{count} {status}" for status, count in counts.items())
     figures = [("Tasks", f"{len(view.tasks)} <small>{escape(shown)}</small>")]
@@ -266,7 +296,7 @@ def _draw_head(view: RunView) -> str:
         reason = f'<p class="reason s-{kind}"><bdi>{text}</bdi></p>'
     return (
         f"<header><h1><bdi>{escape_short(view.title or 'Run', MAX_NAME)}</bdi></h1>"
-        f'<span class="mark s-{kind}">{_small_sign(kind)}{escape(status)}</span>{reason}'
+        f'<span class="mark s-{kind}">{draw_sign(kind)}{escape(status)}</span>{reason}'
         '<dl class="figures">'
         + "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures)
         + "</dl>"
@@ -275,7 +305,7 @@ def _draw_head(view: RunView) -> str:
     )
 
 
-def _kind_of_run(status: str) -> str:
+def kind_of_run(status: str) -> str:
     """Return the status of a task whose colour and sign a run's status has."""
     kinds = {"running": "executing", "interrupted": "delayed", "orphaned": "delayed"}
     kind = kinds.get(status, "failed" if status == "cancelled" else status)
@@ -313,15 +343,16 @@ def _draw_failures(view: RunView, anchors: Mapping[str, str]) -> str:
     return f'<h2 id="failures">Failures</h2><ul class="failures">{"".join(lines)}</ul>'
 
 
-def _draw_legend(view: RunView) -> str:
+def draw_legend(view: RunView) -> str:
+    """Return the signs of the statuses that tasks of a run have, as HTML."""
     signs = [
-        f'<span class="s-{status.replace(" ", "-")}">{_small_sign(status)}{escape(status)}</span>'
+        f'<span class="s-{status.replace(" ", "-")}">{draw_sign(status)}{escape(status)}</span>'
         for status in count_statuses(view.tasks)
     ]
     return f'<div class="legend">{"".join(signs)}</div>'
 
 
-_SPAN_LEGEND = (
+SPAN_LEGEND = (
     '<div class="legend">'
     '<span><svg viewBox="0 0 16 16" aria-hidden="true"><rect class="attempt" y="2" width="16" '
     'height="12" rx="2"/></svg>attempt</span>'
@@ -332,7 +363,7 @@ _SPAN_LEGEND = (
 )
 
 
-def _draw_usage(view: RunView) -> str:
+def draw_usage(view: RunView) -> str:
     """Return the tables of tokens and cost by model and by type of task."""
     by_model: Dict[str, List[SpanView]] = {}
     for task in view.tasks:
@@ -375,7 +406,8 @@ def _sum_costs(costs: Sequence[Optional[float]]) -> Optional[float]:
 def _draw_table(first: str, rows: Sequence[Tuple[str, Usage, Optional[float]]]) -> str:
     ordered = sorted(rows, key=lambda row: (-row[1].total_tokens, row[0]))
     with_cost = any(cost is not None for _, _, cost in rows)
-    titles = [first, "Requests", "Input", "Cached input", "Output"] + ["Cost"] * with_cost
+    with_cache = any(usage.cache_read_input_tokens for _, usage, _ in rows)
+    titles = [first, "Requests", "Input", *["Cached"] * with_cache, "Output", *["Cost"] * with_cost]
     lines = []
     if len(ordered) > MAX_TABLE:
         others = ordered[MAX_TABLE:]
@@ -386,13 +418,13 @@ def _draw_table(first: str, rows: Sequence[Tuple[str, Usage, Optional[float]]]) 
         )
         ordered = [*ordered[:MAX_TABLE], total]
     for name, usage, cost in ordered:
-        cached = usage.cache_read_input_tokens
         values = [
             f"{usage.requests:,}",
             f"{usage.total_tokens - usage.output_tokens:,}",
-            f"{cached:,}",
+            *[f"{usage.cache_read_input_tokens:,}"] * with_cache,
             f"{usage.output_tokens:,}",
-        ] + [format_cost(cost)] * with_cost
+            *[format_cost(cost)] * with_cost,
+        ]
         cells = "".join(f"<td>{value}</td>" for value in values)
         lines.append(f"<tr><td><bdi>{escape_short(name, MAX_NAME)}</bdi></td>{cells}</tr>")
     head = "".join(f'<th scope="col">{title}</th>' for title in titles)
@@ -475,6 +507,10 @@ def _draw_body(task: TaskView, texts: _Texts) -> str:
         parts.append(f'<h3>Error</h3><pre class="error">{texts.show(task.traceback)}</pre>')
     if task.result is not None:
         parts.append(f"<h3>Result</h3><pre>{texts.show(task.result)}</pre>")
+    if task.messages:
+        title = f"Conversation: {len(task.messages)} messages"
+        messages = draw_messages(texts.take_messages(task.messages), texts.show)
+        parts.append(f"<details class='span'><summary>{title}</summary>{messages}</details>")
     spans = task.spans
     if len(spans) == 1 and spans[0].kind == "attempt":
         spans = ()
@@ -492,16 +528,24 @@ def _join(names: Sequence[str]) -> str:
     return ", ".join(shorten(name, MAX_NAME) for name in names[:MAX_NAMES]) + more
 
 
+def draw_spans(spans: Sequence[SpanView]) -> str:
+    """Return attempts, requests and tool calls with their content, as HTML."""
+    texts = _Texts([TaskView("", "", "", "", (), spans=tuple(spans))], MAX_BYTES)
+    return "".join(_draw_span(span, texts) for span in texts.take_spans(spans))
+
+
 def _draw_span(span: SpanView, texts: _Texts) -> str:
     details = []
     if span.start is not None and span.end is not None:
         details.append(format_seconds(span.end - span.start))
     details += [one for one in (format_usage(span.usage), format_cost(span.cost)) if one]
-    kind = escape(span.kind)
-    line = (
-        f'<b class="kind-{kind}">{kind}</b><bdi>{texts.show_label(span.name)}</bdi>'
-        f"<i>{' · '.join(details)}</i>"
-    )
+    kind = escape_short(span.kind, MAX_NAME)
+    name = texts.show_label(span.name)
+    if span.kind == "attempt":
+        line = f"<b>{name}</b>"
+    else:
+        line = f'<b class="kind-{kind}">{kind}</b><bdi>{name}</bdi>'
+    line += f"<i>{' · '.join(details)}</i>"
     if span.error is not None:
         line += f'<bdi class="bad-text">{texts.show_label(span.error)}</bdi>'
     if not span.content:
