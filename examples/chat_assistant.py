@@ -115,8 +115,8 @@ def read_page(body: bytes) -> BrowserRequest:
 def open_stream(user: str, request: BrowserRequest) -> Tuple[ToolStream, Callable[[], None]]:
     """Continue a conversation, and return the stream and the function that stores it at the end.
 
-    The conversation is the one that this server has stored for the user. The request adds text and
-    decisions to it, and nothing else.
+    This server has stored the conversation so far. The request adds text and decisions to it, and
+    nothing else.
 
     Raises ValueError for decisions about calls that do not wait.
     """

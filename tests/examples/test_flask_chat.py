@@ -48,6 +48,7 @@ def test_the_page(browser):
         response = browser.get(path)
         assert response.status_code == 200
         assert response.headers["Content-Security-Policy"] == "default-src 'self'"
+        response.close()
     assert browser.get("/chat_assistant.py").status_code == 404
 
 
@@ -66,7 +67,7 @@ def test_a_booking(browser):
 
 @pytest.mark.parametrize("body", [b"x", b"[]", b'{"decisions": 1}', b"\xff"])
 def test_another_form_is_refused(browser, body):
-    """What is not a request of the page is a 400."""
+    """A body that is not a request of the page is a 400."""
     assert browser.post("/chat", data=body).status_code == 400
     assert browser.post("/api/chat", data=body).status_code == 400
 
