@@ -24,7 +24,19 @@ from asimov_sync.display.words import (
 )
 from asimov_sync.messages import Usage
 
-__all__ = ["STYLE", "draw_status", "draw_task", "report_html"]
+__all__ = [
+    "SPAN_LEGEND",
+    "STYLE",
+    "draw_head",
+    "draw_legend",
+    "draw_sign",
+    "draw_spans",
+    "draw_status",
+    "draw_task",
+    "draw_usage",
+    "kind_of_run",
+    "report_html",
+]
 
 MAX_TEXT = 2_500_000
 """The number of characters of results, tracebacks and transcripts that a report has room for."""
@@ -91,15 +103,15 @@ def report_html(view: RunView) -> str:
     anchors = {task.name: f"#t{number}" for number, task in enumerate(view.tasks)}
     texts = _Texts(view.tasks)
     timeline = timeline_svg(view, link=anchors.get, style=False)
-    parts = [_draw_head(view), '<h2 id="graph">Graph</h2>']
+    parts = [draw_head(view), '<h2 id="graph">Graph</h2>']
     graph = graph_svg(view, link=anchors.get, style=False)
     parts.append(f'<div class="picture" tabindex="0" aria-label="Graph">{graph}</div>')
-    parts.append(_draw_legend(view))
+    parts.append(draw_legend(view))
     if timeline:
         parts.append('<h2 id="timeline">Timeline</h2>')
         parts.append(f'<div class="picture" tabindex="0" aria-label="Timeline">{timeline}</div>')
-        parts.append(_SPAN_LEGEND if any(len(task.spans) for task in view.tasks) else "")
-    parts.append(_draw_usage(view))
+        parts.append(SPAN_LEGEND if any(len(task.spans) for task in view.tasks) else "")
+    parts.append(draw_usage(view))
     parts.append('<h2 id="tasks">Tasks</h2>')
     parts.append(_draw_tools(view))
     for number, task in enumerate(view.tasks):
@@ -161,16 +173,18 @@ def _long_texts(task: TaskView) -> List[str]:
 def draw_status(status: str) -> str:
     """Return a status as HTML: its sign and its name, in its colour."""
     kind = f"s-{status.replace(' ', '-')}"
-    return f'<span class="mark {kind}">{_small_sign(status)}{escape(status)}</span>'
+    return f'<span class="mark {kind}">{draw_sign(status)}{escape(status)}</span>'
 
 
-def _small_sign(status: str) -> str:
+def draw_sign(status: str) -> str:
+    """Return the sign of a task's status as a small picture."""
     return f'<svg viewBox="-9 -9 18 18" aria-hidden="true">{sign(status)}</svg>'
 
 
-def _draw_head(view: RunView) -> str:
+def draw_head(view: RunView) -> str:
+    """Return the title, the status and the figures of a run, as HTML."""
     status = view.status or "planned"
-    kind = _kind_of_run(status)
+    kind = kind_of_run(status)
     counts = count_statuses(view.tasks)
     shown = ", ".join(f"{count} {status}" for status, count in counts.items())
     figures = [("Tasks", f"{len(view.tasks)} <small>{escape(shown)}</small>")]
@@ -190,7 +204,7 @@ def _draw_head(view: RunView) -> str:
         reason = f'<p class="reason s-{kind}"><bdi>{escape(view.reason)}</bdi></p>'
     return (
         f"<header><h1><bdi>{escape(view.title or 'Run')}</bdi></h1>"
-        f'<span class="mark s-{kind}">{_small_sign(kind)}{escape(status)}</span>{reason}'
+        f'<span class="mark s-{kind}">{draw_sign(kind)}{escape(status)}</span>{reason}'
         '<dl class="figures">'
         + "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures)
         + "</dl>"
@@ -199,7 +213,7 @@ def _draw_head(view: RunView) -> str:
     )
 
 
-def _kind_of_run(status: str) -> str:
+def kind_of_run(status: str) -> str:
     """Return the status of a task whose colour and sign a run's status has."""
     kinds = {"running": "executing", "interrupted": "delayed", "orphaned": "delayed"}
     kind = kinds.get(status, "failed" if status == "cancelled" else status)
@@ -219,12 +233,13 @@ def _draw_facts(facts: Sequence[Tuple[str, str]]) -> str:
     return f'<dl class="facts">{rows}</dl>'
 
 
-def _draw_legend(view: RunView) -> str:
+def draw_legend(view: RunView) -> str:
+    """Return the signs of the statuses that tasks of a run have, with their numbers, as HTML."""
     counts = count_statuses(view.tasks)
     return (
         '<div class="legend">'
         + "".join(
-            f'<span class="s-{status.replace(" ", "-")}">{_small_sign(status)}'
+            f'<span class="s-{status.replace(" ", "-")}">{draw_sign(status)}'
             f"{escape(status)} {count}</span>"
             for status, count in counts.items()
         )
@@ -232,7 +247,7 @@ def _draw_legend(view: RunView) -> str:
     )
 
 
-_SPAN_LEGEND = (
+SPAN_LEGEND = (
     '<div class="legend">'
     '<span><svg viewBox="0 0 16 16" aria-hidden="true"><rect class="attempt" y="2" width="16" '
     'height="12" rx="2"/></svg>attempt</span>'
@@ -243,7 +258,7 @@ _SPAN_LEGEND = (
 )
 
 
-def _draw_usage(view: RunView) -> str:
+def draw_usage(view: RunView) -> str:
     """Return the tables of tokens and cost by model and by type of task."""
     by_model: Dict[str, List[SpanView]] = {}
     for task in view.tasks:
@@ -323,7 +338,7 @@ def _draw_row(task: TaskView, number: int, texts: _Texts) -> str:
     is_open = " open" if task.status in ("failed", "parked") and number < 200 else ""
     return (
         f'<details class="task {kind}" id="t{number}" data-status="{escape(task.status)}"{is_open}>'
-        f"<summary>{_small_sign(task.status)}"
+        f"<summary>{draw_sign(task.status)}"
         f'<span class="name"><bdi>{escape(task.name)}</bdi>{type_of}</span>'
         f'<span class="state">{escape(task.status)}</span>'
         f'<span class="number seconds">{format_seconds(task.seconds)}</span>'
@@ -373,6 +388,12 @@ def _draw_body(task: TaskView, texts: _Texts) -> str:
         parts.append("<h3>Work</h3>")
         parts += [_draw_span(span, texts) for span in task.spans]
     return "".join(parts)
+
+
+def draw_spans(spans: Sequence[SpanView]) -> str:
+    """Return attempts, requests and tool calls with their content, as HTML."""
+    texts = _Texts([TaskView("", "", "", "", (), spans=tuple(spans))])
+    return "".join(_draw_span(span, texts) for span in spans)
 
 
 def _draw_span(span: SpanView, texts: _Texts) -> str:
