@@ -36,8 +36,9 @@ GUIDES = {
     "recipes",
     "telemetry",
     "testing",
+    "web",
 }
-OTHER_PAGES = {"changes", "contributing", "errors", "index", "migrating", "start"}
+OTHER_PAGES = {"changes", "contributing", "errors", "index", "migrating", "scaling", "start"}
 
 
 def blocks(language, path=README):
@@ -87,7 +88,8 @@ def test_the_documentation_runs():
     """The Python blocks of each page run, one after the other.
 
     Blocks that need a Redis cluster or Django are only compiled; another test runs those for
-    Django. A block that imports Flask runs if Flask is installed.
+    Django. A block that imports Flask runs if Flask is installed. Those for Celery and RQ run in
+    `tox -e engines`, with workers.
     """
     paths = sorted(DOCS.rglob("*.rst"))
     assert {path.stem for path in paths if path.parent == DOCS} == GUIDES | OTHER_PAGES
@@ -116,7 +118,15 @@ def test_the_first_program_prints_what_the_page_says(capsys):
 
 
 @pytest.mark.parametrize(
-    "module", ["asimov_sync", "asimov_sync.aio", "asimov_sync.telemetry", "asimov_sync.testing"]
+    "module",
+    [
+        "asimov_sync",
+        "asimov_sync.aio",
+        "asimov_sync.integrations.celery",
+        "asimov_sync.telemetry",
+        "asimov_sync.testing",
+        "asimov_sync.web",
+    ],
 )
 def test_the_reference_has_every_public_name(module):
     """The API reference describes each name of the module's __all__ once, and no other name."""
@@ -159,7 +169,7 @@ def test_no_code_block_is_overlooked():
     for path in [README] + sorted(DOCS.rglob("*.rst")):
         text = path.read_text(encoding="utf-8")
         found = re.findall(r"^ *\.\. code-block:: (\w+)$", text, re.M)
-        assert set(found) <= {"python", "console", "sh", "text"}, path
+        assert set(found) <= {"console", "javascript", "python", "sh", "text"}, path
         assert found.count("python") == len(blocks("python", path)), path
         assert not re.search(r"^(?! *\.\. ).*::$", text, re.M), path
 
@@ -174,7 +184,7 @@ def test_the_table_of_statuses_is_the_one_that_holds():
 
 def installed(block):
     """Return whether the web frameworks that a block imports are installed."""
-    frameworks = re.findall(r"^from (flask|django)", block, re.M)
+    frameworks = re.findall(r"^from (flask|django|celery|rq)", block, re.M)
     return all(importlib.util.find_spec(framework) for framework in frameworks)
 
 

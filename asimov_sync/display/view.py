@@ -19,6 +19,7 @@ from typing import (
 )
 
 from asimov_sync._json import to_jsonable
+from asimov_sync.display.markup import shorten
 from asimov_sync.graph.journal import TaskRecord, Wait
 from asimov_sync.graph.node import Node
 from asimov_sync.graph.results import RunResult
@@ -36,7 +37,7 @@ __all__ = [
     "RunView",
     "SpanView",
     "TaskView",
-    "shorten",
+    "to_text",
     "view_graph",
     "view_record",
     "view_result",
@@ -343,7 +344,7 @@ def _text(value: Any, redact: Optional[Redact], limit: int) -> Optional[str]:
     """Return a value as text: redacted, and then shortened."""
     if value is None:
         return None
-    text = value if isinstance(value, str) else _to_json(value)
+    text = to_text(value)
     if redact is not None:
         try:
             text = apply_redact(text, redact)
@@ -352,14 +353,8 @@ def _text(value: Any, redact: Optional[Redact], limit: int) -> Optional[str]:
     return shorten(text, limit)
 
 
-def _to_json(value: Any) -> str:
+def to_text(value: Any) -> str:
+    """Return a text as it is, and any other value as JSON."""
+    if isinstance(value, str):
+        return value
     return json.dumps(to_jsonable(value), ensure_ascii=False, indent=2)
-
-
-def shorten(text: str, limit: int) -> str:
-    """Remove the middle of a text that is longer than `limit` characters, and note its length."""
-    if len(text) <= limit:
-        return text
-    note = f" … ({len(text):,} characters) … "
-    half = max(0, limit - len(note)) // 2
-    return text[:half] + note + text[len(text) - half :]

@@ -36,6 +36,7 @@ from asimov_sync.graph.node import Node
 from asimov_sync.graph.plan import Plan, RunParams
 from asimov_sync.graph.publisher import Publisher
 from asimov_sync.graph.results import Outcome, RunResult
+from asimov_sync.graph.snapshot import RunSnapshot
 from asimov_sync.graph.state import RunState
 from asimov_sync.graph.subscribers import Callback, EventBus
 from asimov_sync.instrumentation import Observation
@@ -119,6 +120,7 @@ class ActiveRun(Work, RunServices, JournaledRun):
         self.backend = backend
         self.inline = backend.inline
         self.nested = backend.occupies_slot()
+        self.enclosing_task = scope.current().task_context
         self.result: Optional[RunResult] = None
         self.enclosing = options.cancellation or Cancellation.current()
         self.cancellation = Cancellation(parent=self.enclosing)
@@ -162,6 +164,7 @@ class ActiveRun(Work, RunServices, JournaledRun):
         self._scope = contextvars.copy_context()  # handlers run in copies of it
         self._scope.run(self._enter_scope, usage_counter, options.budget)
         self._budget = options.budget
+        self._dollars_before = 0.0 if self._budget is None else self._budget.spent.dollars
         if journal is not None and self._budget is not None:
             self._spent_before = restored.spent or BudgetUsage(0, 0, 0.0)
             self._budget.carry_over(self.id, self._spent_before)
@@ -419,6 +422,7 @@ class ActiveRun(Work, RunServices, JournaledRun):
 
     def report(self, attempt: Attempt, fraction: Optional[float], text: str, data: Any) -> None:
         """Publish the progress of an attempt."""
+        attempt.progress = (fraction, text)
         if not self.publisher.has_inboxes:
             return
         self.engine.report(attempt, fraction, text, data)
@@ -765,6 +769,14 @@ class ActiveRun(Work, RunServices, JournaledRun):
                 describe_error(error),
                 extra=self._extra(),
             )
+
+    def snapshot(self) -> RunSnapshot:
+        """Return the present state of the run, for a display."""
+        budget = self._budget
+        dollars = 0.0
+        if budget is not None:
+            dollars = budget.spent.dollars - self._dollars_before
+        return self.engine.snapshot(self._name, dollars)
 
     @property
     def in_forked_child(self) -> bool:

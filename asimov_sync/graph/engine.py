@@ -64,11 +64,15 @@ from asimov_sync.graph.journal import (
 )
 from asimov_sync.graph.node import Dependency, Node
 from asimov_sync.graph.results import Outcome, RunResult
+from asimov_sync.graph.snapshot import ActiveTask, RunSnapshot
 from asimov_sync.graph.state import (
+    COMPLETE,
+    DELAYED,
     EXECUTING,
     FAILED,
     NOT_SELECTED,
     PARKED,
+    PARTIAL,
     PHASES,
     REVOKED,
     SKIPPED,
@@ -307,7 +311,7 @@ class RunEngine:
         with self.lock:  # this thread waits for more than the lock, until the outcome is written
             if self.is_running(attempt):
                 assert outcome is not None
-                self._close_attempt(attempt)
+                self._close_attempt(attempt, outcome.error)
                 self._record_outcome(attempt, outcome)
             if attempt.abandoned is None and not take_next:
                 self.workers -= 1
@@ -456,6 +460,48 @@ class RunEngine:
                 self.effects.start_timer(0.0)
                 self.effects.wake_waiters()
             self._record_end()
+
+    def snapshot(self, name: Optional[str], dollars: float) -> RunSnapshot:
+        """Return the present state of the run, for a display.
+
+        name: the name of the graph, or None.
+        dollars: what the run has cost.
+        """
+        state = self.state
+        with self.lock:  # only for copies: a display must not delay the run
+            phases = list(state.phases)
+            attempts = list(self._attempts.values())
+            delayed = sorted(state.delayed)
+        active = [describe_attempt(attempt) for attempt in attempts]
+        active += [
+            ActiveTask(state.nodes[index].name, f"attempt {state.attempts[index] + 1}", moment)
+            for moment, index in delayed
+            if phases[index] is DELAYED
+        ]
+        count = phases.count
+        ended = {
+            phase: count(phase) for phase in (COMPLETE, PARTIAL, FAILED, SKIPPED, NOT_SELECTED)
+        }
+        usage = self._usage_counter.usage
+        if self._restored.usage is not None:
+            usage = usage + self._restored.usage
+        return RunSnapshot(
+            name,
+            self.id,
+            self.effects.result is not None,
+            self._is_durable,
+            self._elapsed(),
+            len(phases) - count(REVOKED),
+            sum(ended.values()),
+            ended[COMPLETE],
+            ended[PARTIAL],
+            ended[FAILED],
+            ended[SKIPPED],
+            count(PARKED),
+            active,
+            usage,
+            dollars,
+        )
 
     # The rest is called with the lock held
 
@@ -1017,6 +1063,17 @@ class RunEngine:
         if record.exception is not None:
             self._error_records[index] = record.exception
             self._exceptions[index] = rebuild_exception(record.exception)
+
+
+def describe_attempt(attempt: Attempt) -> ActiveTask:
+    """Return the name of a running attempt, and what it is doing."""
+    activities = attempt.activities
+    if activities:
+        return ActiveTask(attempt.name, activities[-1].text, activities[-1].until)
+    fraction, text = attempt.progress or (None, "")
+    if isinstance(fraction, (int, float)):  # a handler may report anything
+        text = f"{fraction:.0%} {text}".rstrip()
+    return ActiveTask(attempt.name, text, None)
 
 
 def _causes(error: Optional[BaseException]) -> Iterator[BaseException]:

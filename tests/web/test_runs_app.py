@@ -352,7 +352,7 @@ def test_answers_of_any_type(site, typed, answer):
 
 
 def answer_type(kind):
-    """Return a site with a task that waits for an answer of a type, and a function that sends it."""
+    """Return a site whose task waits for an answer of a type, and a function that sends one."""
     site = Site()
     site.scheduler.handler("typed")(lambda task, context: context.wait_for("name", type=kind))
     site.run("typed")
@@ -413,7 +413,7 @@ def test_inputs_of_an_object():
     ],
 )
 def test_answers_that_do_not_fit(kind, typed):
-    """An answer that does not fit the type is not stored: the page says why, and keeps the input."""
+    """An answer that does not fit is not stored: the page says why, and keeps the input."""
     site, send = answer_type(kind)
     reply = send(value=typed)
     assert reply.status == 422 and 'role="alert"' in reply.text
