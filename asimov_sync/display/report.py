@@ -120,35 +120,20 @@ def report_html(view: RunView) -> str:
 
     view: the run. Its texts are shortened so that the document stays below 5 MB.
     """
-<<<<<<< HEAD
-    anchors = {task.name: f"#t{number}" for number, task in enumerate(view.tasks)}
-    texts = _Texts(view.tasks)
-    timeline = timeline_svg(view, link=anchors.get, style=False)
-    parts = [draw_head(view), '<h2 id="graph">Graph</h2>']
-    graph = graph_svg(view, link=anchors.get, style=False)
-    parts.append(f'<div class="picture" tabindex="0" aria-label="Graph">{graph}</div>')
-    parts.append(draw_legend(view))
-    if timeline:
-        parts.append('<h2 id="timeline">Timeline</h2>')
-        parts.append(f'<div class="picture" tabindex="0" aria-label="Timeline">{timeline}</div>')
-        parts.append(SPAN_LEGEND if any(len(task.spans) for task in view.tasks) else "")
-    parts.append(draw_usage(view))
-=======
     listed = _choose_tasks(view.tasks)
     anchors = {view.tasks[number].name: f"#t{number}" for number in listed}
     graph = graph_svg(view, link=anchors.get, style=False)
     timeline = timeline_svg(view, link=anchors.get, style=False)
-    parts = [_draw_head(view), _draw_failures(view, anchors), '<h2 id="graph">Graph</h2>']
+    parts = [draw_head(view), _draw_failures(view, anchors), '<h2 id="graph">Graph</h2>']
     parts.append(f'<div class="picture" tabindex="0" role="group" aria-label="Graph">{graph}</div>')
-    parts.append(_draw_legend(view))
+    parts.append(draw_legend(view))
     if timeline:
         parts.append(
             '<h2 id="timeline">Timeline</h2>'
             f'<div class="picture" tabindex="0" role="group" aria-label="Timeline">{timeline}</div>'
         )
-        parts.append(_SPAN_LEGEND if any(task.spans for task in view.tasks) else "")
-    parts.append(_draw_usage(view))
->>>>>>> integration
+        parts.append(SPAN_LEGEND if any(task.spans for task in view.tasks) else "")
+    parts.append(draw_usage(view))
     parts.append('<h2 id="tasks">Tasks</h2>')
     parts.append(_draw_tools(view))
     fixed = (
@@ -294,13 +279,8 @@ def draw_head(view: RunView) -> str:
         text = escape_short(view.reason, MAX_REASON)
         reason = f'<p class="reason s-{kind}"><bdi>{text}</bdi></p>'
     return (
-<<<<<<< HEAD
-        f"<header><h1><bdi>{escape(view.title or 'Run')}</bdi></h1>"
-        f'<span class="mark s-{kind}">{draw_sign(kind)}{escape(status)}</span>{reason}'
-=======
         f"<header><h1><bdi>{escape_short(view.title or 'Run', MAX_NAME)}</bdi></h1>"
-        f'<span class="mark s-{kind}">{_small_sign(kind)}{escape(status)}</span>{reason}'
->>>>>>> integration
+        f'<span class="mark s-{kind}">{draw_sign(kind)}{escape(status)}</span>{reason}'
         '<dl class="figures">'
         + "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures)
         + "</dl>"
@@ -331,20 +311,6 @@ def _draw_facts(facts: Sequence[Tuple[str, str]]) -> str:
     return f'<dl class="facts">{rows}</dl>'
 
 
-<<<<<<< HEAD
-def draw_legend(view: RunView) -> str:
-    """Return the signs of the statuses that tasks of a run have, with their numbers, as HTML."""
-    counts = count_statuses(view.tasks)
-    return (
-        '<div class="legend">'
-        + "".join(
-            f'<span class="s-{status.replace(" ", "-")}">{draw_sign(status)}'
-            f"{escape(status)} {count}</span>"
-            for status, count in counts.items()
-        )
-        + "</div>"
-    )
-=======
 def _draw_failures(view: RunView, anchors: Mapping[str, str]) -> str:
     """Return a list of the failed tasks, with links."""
     failed = [task for task in view.tasks if task.status == "failed"]
@@ -361,13 +327,13 @@ def _draw_failures(view: RunView, anchors: Mapping[str, str]) -> str:
     return f'<h2 id="failures">Failures</h2><ul class="failures">{"".join(lines)}</ul>'
 
 
-def _draw_legend(view: RunView) -> str:
+def draw_legend(view: RunView) -> str:
+    """Return the signs of the statuses that tasks of a run have, as HTML."""
     signs = [
-        f'<span class="s-{status.replace(" ", "-")}">{_small_sign(status)}{escape(status)}</span>'
+        f'<span class="s-{status.replace(" ", "-")}">{draw_sign(status)}{escape(status)}</span>'
         for status in count_statuses(view.tasks)
     ]
     return f'<div class="legend">{"".join(signs)}</div>'
->>>>>>> integration
 
 
 SPAN_LEGEND = (
@@ -469,17 +435,10 @@ def _draw_row(task: TaskView, number: int, texts: _Texts) -> str:
     type_of = f"<small>{texts.show_label(task.type)}</small>" if task.type != task.name else ""
     is_open = " open" if task.status in ("failed", "parked") and number < 200 else ""
     return (
-<<<<<<< HEAD
-        f'<details class="task {kind}" id="t{number}" data-status="{escape(task.status)}"{is_open}>'
-        f"<summary>{draw_sign(task.status)}"
-        f'<span class="name"><bdi>{escape(task.name)}</bdi>{type_of}</span>'
-        f'<span class="state">{escape(task.status)}</span>'
-=======
         f'<details class="task s-{kind}" id="t{number}" data-status="{status}"{is_open}>'
         f'<summary><svg aria-hidden="true"><use href="#sign-{kind}"/></svg>'
         f'<span class="name"><bdi>{texts.show_label(task.name)}</bdi>{type_of}</span>'
         f'<span class="state">{status}</span>'
->>>>>>> integration
         f'<span class="number seconds">{format_seconds(task.seconds)}</span>'
         f'<span class="number tokens">{format_usage(task.usage)}</span></summary>'
         f'<div class="body">{_draw_body(task, texts)}</div></details>'
@@ -543,16 +502,15 @@ def _draw_body(task: TaskView, texts: _Texts) -> str:
     return "".join(parts)
 
 
-<<<<<<< HEAD
-def draw_spans(spans: Sequence[SpanView]) -> str:
-    """Return attempts, requests and tool calls with their content, as HTML."""
-    texts = _Texts([TaskView("", "", "", "", (), spans=tuple(spans))])
-    return "".join(_draw_span(span, texts) for span in spans)
-=======
 def _join(names: Sequence[str]) -> str:
     more = f" and {len(names) - MAX_NAMES:,} more" if len(names) > MAX_NAMES else ""
     return ", ".join(shorten(name, MAX_NAME) for name in names[:MAX_NAMES]) + more
->>>>>>> integration
+
+
+def draw_spans(spans: Sequence[SpanView]) -> str:
+    """Return attempts, requests and tool calls with their content, as HTML."""
+    texts = _Texts([TaskView("", "", "", "", (), spans=tuple(spans))], MAX_BYTES)
+    return "".join(_draw_span(span, texts) for span in texts.take_spans(spans))
 
 
 def _draw_span(span: SpanView, texts: _Texts) -> str:
@@ -560,11 +518,13 @@ def _draw_span(span: SpanView, texts: _Texts) -> str:
     if span.start is not None and span.end is not None:
         details.append(format_seconds(span.end - span.start))
     details += [one for one in (format_usage(span.usage), format_cost(span.cost)) if one]
-    kind = escape(span.kind)
-    line = (
-        f'<b class="kind-{kind}">{kind}</b><bdi>{texts.show_label(span.name)}</bdi>'
-        f"<i>{' · '.join(details)}</i>"
-    )
+    kind = escape_short(span.kind, MAX_NAME)
+    name = texts.show_label(span.name)
+    if span.kind == "attempt":
+        line = f"<b>{name}</b>"
+    else:
+        line = f'<b class="kind-{kind}">{kind}</b><bdi>{name}</bdi>'
+    line += f"<i>{' · '.join(details)}</i>"
     if span.error is not None:
         line += f'<bdi class="bad-text">{texts.show_label(span.error)}</bdi>'
     if not span.content:

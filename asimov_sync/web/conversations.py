@@ -7,7 +7,8 @@ import json
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
 from asimov_sync._json import to_jsonable
-from asimov_sync.display.view import SpanView, shorten
+from asimov_sync.display.markup import shorten
+from asimov_sync.display.view import SpanView
 from asimov_sync.messages import Usage
 
 __all__ = ["read_conversation"]

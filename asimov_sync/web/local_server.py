@@ -12,7 +12,7 @@ from wsgiref.simple_server import ServerHandler, WSGIRequestHandler, WSGIServer
 from asimov_sync.concurrency.log_context import get_logger
 from asimov_sync.runs.store import RunStore
 from asimov_sync.web.guards import LocalGuard
-from asimov_sync.web.runs_app import Resume, RunsApp
+from asimov_sync.web.runs_application import Resume, RunsApp
 
 __all__ = ["LocalServer"]
 

@@ -21,7 +21,7 @@ from typing import (
 from urllib.parse import quote, urlencode
 
 from asimov_sync._json import to_jsonable
-from asimov_sync.display.markup import escape
+from asimov_sync.display.markup import escape, shorten
 from asimov_sync.display.report import (
     SPAN_LEGEND,
     draw_head,
@@ -35,7 +35,7 @@ from asimov_sync.display.report import (
 )
 from asimov_sync.display.svg import graph_svg
 from asimov_sync.display.timeline import timeline_svg
-from asimov_sync.display.view import SpanView, TaskView, shorten
+from asimov_sync.display.view import SpanView, TaskView
 from asimov_sync.display.words import format_seconds, format_time, format_usage
 from asimov_sync.graph.journal import Wait
 from asimov_sync.runs.status import RunStatus

@@ -7,8 +7,7 @@ import hashlib
 import json
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
-from asimov_sync.display.markup import escape
-from asimov_sync.display.view import shorten
+from asimov_sync.display.markup import escape, shorten
 from asimov_sync.graph.journal import Wait
 
 __all__ = ["FormError", "call_digest", "draw_inputs", "read_answer", "read_arguments"]

@@ -29,7 +29,6 @@ from ..display.runs import HOSTILE
 from ..tiers import suite
 from .visitor import Visitor
 
-
 pytestmark = suite
 
 

@@ -18,7 +18,7 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optio
 
 from asimov_sync._json import format_error
 from asimov_sync.concurrency.log_context import get_logger
-from asimov_sync.display.view import shorten
+from asimov_sync.display.markup import shorten
 from asimov_sync.errors import CacheError, StoredFormatError
 from asimov_sync.graph.journal import Wait
 from asimov_sync.inference.tools.approvals import Approved, Refused
