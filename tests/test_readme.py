@@ -131,7 +131,9 @@ def test_the_first_program_prints_what_the_page_says(capsys):
 def test_the_reference_has_every_public_name(module):
     """The API reference describes each name of the module's __all__ once, and no other name."""
     directive = re.compile(
-        r"^\.\. (?:currentmodule:: (\S+)|auto(?:class|exception|function|data):: (\w+))$", re.M
+        r"^\.\. (?:currentmodule:: (\S+)"
+        r"|(?:auto(?:class|exception|function|data)|py:data):: (\w+))$",
+        re.M,
     )
     described = []
     for path in sorted((DOCS / "reference").glob("*.rst")):

@@ -281,7 +281,8 @@ def _wrap(task: TaskView, shapes: str, link: Optional[Link]) -> str:
 
 
 def _span_title(span: SpanView, scale: _Scale) -> str:
-    parts = [f"{span.kind} {shorten(span.name, MAX_NAME)}"]
+    name = shorten(span.name, MAX_NAME)
+    parts = [name if span.kind == "attempt" else f"{span.kind} {name}"]
     if span.start is not None:
         end = scale.end if span.end is None else span.end
         parts.append(format_seconds(end - span.start))

@@ -112,11 +112,11 @@ class Run:
     def progress(
         self, timeout: Optional[float] = None, *, cancellation: Optional[Cancellation] = None
     ) -> RunResult:
-        """Wait for the end of the run like `result`, and draw its progress on stderr meanwhile.
+        """Wait for the end of the run like `result`, and draw its progress meanwhile.
 
-        A bar on a terminal or in a notebook if tqdm is installed (the extra `progress`), otherwise
-        lines; nothing if stderr is neither, and nothing inside a task. A last line says what was
-        finished, and where it is.
+        In a notebook it is a bar in the output of the cell. On a terminal it is a bar on stderr if
+        tqdm is installed (the extra `progress`), otherwise lines. Elsewhere, and inside a task,
+        nothing is drawn. A last line says what was finished, and where it is.
 
         The arguments, the result and the exceptions are those of `result`.
         """

@@ -305,7 +305,8 @@ class RunStore:
             _restore_nodes(contents.tasks, handlers),
             head.usage,
             head.seconds,
-            head.sequence,
+            # Entries of the log without an outcome do not write the head.
+            max(head.sequence, snapshot.log_number),
             spent=head.spent,
         )
         if not created:
@@ -428,7 +429,7 @@ class RunStore:
                     phase="SKIPPED", error=f"the run ended early: {reason}", waits=()
                 )
                 fields[field_name("task", name)] = self._codec.dump_task(record)
-        sequence = head.sequence + 1
+        sequence = max(head.sequence, snapshot.log_number) + 1
         head = head._replace(status=status.value, reason=reason, sequence=sequence, starts=0)
         change = RecordChange(
             fields,
@@ -640,7 +641,7 @@ class RunStore:
                 yield self._codec.load_event(entry.data)
             if entries:
                 continue
-            if snapshot is None or snapshot.lease_until <= snapshot.now:
+            if snapshot is None or not _is_driven(snapshot):
                 return
             self._records.wait(run_id, None, number, WAIT_SECONDS, cancellation)
 
@@ -864,7 +865,7 @@ class RunRecord:
         self.snapshot = snapshot
         self.run_id = snapshot.id
         self.status = RunStatus(snapshot.status)
-        driven = snapshot.lease_until > snapshot.now and not is_dead(snapshot.owner)
+        driven = _is_driven(snapshot)
         if self.status is RunStatus.RUNNING and not driven:
             self.status = RunStatus.ORPHANED
         self.flow = head.flow
@@ -925,6 +926,11 @@ def _check_tags(tags: Optional[Mapping[str, str]]) -> Dict[str, str]:
         if not isinstance(key, str) or not isinstance(value, str):
             raise TypeError(f"tags= is a dict of strings by name; not {tags!r}")
     return checked
+
+
+def _is_driven(snapshot: Snapshot) -> bool:
+    """Return whether a record has a driver, as far as that is known."""
+    return snapshot.lease_until > snapshot.now and not is_dead(snapshot.owner)
 
 
 def _in_progress(run_id: str, snapshot: Snapshot) -> RunInProgress:

@@ -113,8 +113,8 @@ def working(name, start, end, status="complete", spans=()):
 def test_a_timeline_has_the_calls_inside_the_tasks():
     """Each task has a bar, and each call in it one that lies within."""
     spans = [
-        SpanView("attempt", "1", 100.0, 103.0, error="ValueError: once more"),
-        SpanView("attempt", "2", 104.0, 108.0),
+        SpanView("attempt", "attempt 1", 100.0, 103.0, error="ValueError: once more"),
+        SpanView("attempt", "attempt 2", 104.0, 108.0),
         SpanView("model", "claude-haiku-4-5", 104.5, 106.0, Usage(input_tokens=3, requests=1)),
         SpanView("tool", "search", 106.0, 107.0, error=HOSTILE),
     ]
