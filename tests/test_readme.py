@@ -34,6 +34,7 @@ GUIDES = {
     "graph",
     "inference",
     "recipes",
+    "runs_page",
     "telemetry",
     "testing",
     "web",
