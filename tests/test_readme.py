@@ -35,6 +35,7 @@ GUIDES = {
     "graph",
     "inference",
     "recipes",
+    "runs_page",
     "telemetry",
     "testing",
     "web",

@@ -328,7 +328,7 @@ def view_record(
 
     The parameters are those of `view_result`.
     """
-    ordered = sorted(record.tasks.values(), key=lambda task: task.position)
+    ordered = sorted(record.graph.values(), key=lambda task: task.position)
     tasks = []
     for task in ordered:
         traceback = task.exception.traceback or None if task.exception is not None else None
