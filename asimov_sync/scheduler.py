@@ -310,7 +310,7 @@ class TaskScheduler(HandlerOwner):
     ) -> RunResult:
         """Run a graph to its end and return the result.
 
-        progress: draw the progress on stderr, as `Run.progress` does; default False. The cost of
+        progress: draw the progress, as `Run.progress` does; default False. The cost of
             the tokens is part of it if the prices of the models are known: from the package
             genai-prices, or from the prices of `budget`.
 

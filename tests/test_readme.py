@@ -34,8 +34,10 @@ GUIDES = {
     "graph",
     "inference",
     "recipes",
+    "runs_page",
     "telemetry",
     "testing",
+    "web",
 }
 OTHER_PAGES = {"changes", "contributing", "errors", "index", "migrating", "scaling", "start"}
 
@@ -124,12 +126,15 @@ def test_the_first_program_prints_what_the_page_says(capsys):
         "asimov_sync.integrations.celery",
         "asimov_sync.telemetry",
         "asimov_sync.testing",
+        "asimov_sync.web",
     ],
 )
 def test_the_reference_has_every_public_name(module):
     """The API reference describes each name of the module's __all__ once, and no other name."""
     directive = re.compile(
-        r"^\.\. (?:currentmodule:: (\S+)|auto(?:class|exception|function|data):: (\w+))$", re.M
+        r"^\.\. (?:currentmodule:: (\S+)"
+        r"|(?:auto(?:class|exception|function|data)|py:data):: (\w+))$",
+        re.M,
     )
     described = []
     for path in sorted((DOCS / "reference").glob("*.rst")):
@@ -167,7 +172,7 @@ def test_no_code_block_is_overlooked():
     for path in [README] + sorted(DOCS.rglob("*.rst")):
         text = path.read_text(encoding="utf-8")
         found = re.findall(r"^ *\.\. code-block:: (\w+)$", text, re.M)
-        assert set(found) <= {"python", "console", "sh", "text"}, path
+        assert set(found) <= {"console", "javascript", "python", "sh", "text"}, path
         assert found.count("python") == len(blocks("python", path)), path
         assert not re.search(r"^(?! *\.\. ).*::$", text, re.M), path
 

@@ -325,7 +325,7 @@ class AsyncRun:
     async def progress(
         self, timeout: Optional[float] = None, *, cancellation: Optional[Cancellation] = None
     ) -> RunResult:
-        """Wait for the end and draw the progress on stderr meanwhile. See `Run.progress`.
+        """Wait for the end and draw the progress meanwhile. See `Run.progress`.
 
         Cancelling the coroutine cancels the run, as for `result`.
         """

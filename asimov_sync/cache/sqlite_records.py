@@ -121,6 +121,7 @@ class _Row(NamedTuple):
             self.lease_until / 1000,
             None if self.due is None else self.due / 1000,
             self.news,
+            self.last_number,
             now / 1000,
             fields,
         )

@@ -3,8 +3,8 @@
 from typing import List
 
 from asimov_sync.display.folding import Box, fold
-from asimov_sync.display.markup import make_visible
-from asimov_sync.display.view import RunView, shorten
+from asimov_sync.display.markup import make_visible, shorten
+from asimov_sync.display.view import RunView
 from asimov_sync.display.words import count_statuses, format_seconds
 
 __all__ = ["mermaid"]
@@ -16,7 +16,7 @@ and is slow long before."""
 MAX_EDGES = 500
 """Mermaid's default limit, its option `maxEdges` (config.schema.yaml of Mermaid 11)."""
 
-MAX_NAME = 60
+MAX_NAME = 80
 
 SHAPES = {
     "failed": ("{{", "}}"),
@@ -70,7 +70,7 @@ def mermaid(view: RunView) -> str:
 
 
 def _label(box: Box, ran: bool) -> str:
-    label = _escape(shorten(box.label, MAX_NAME))
+    label = _escape(box.label)
     if len(box.tasks) > 1:
         details = f"{len(box.tasks)} tasks"
         if ran:
@@ -88,8 +88,9 @@ def _label(box: Box, ran: bool) -> str:
 
 
 def _escape(text: str) -> str:
-    """Write each character that is not a letter, a digit or harmless as an entity of Mermaid."""
+    """Shorten a text, and write all but letters, digits and harmless characters as entities."""
+    visible = make_visible(shorten(text, MAX_NAME).replace("\n", " "))
     return "".join(
         one if one.isalnum() or one in " _-.,:…" else f"#{ord(one)};"
-        for one in make_visible(text.replace("\n", " "))
+        for one in shorten(visible, MAX_NAME)
     )

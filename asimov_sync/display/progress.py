@@ -1,20 +1,21 @@
-"""Progress: draws the progress of a run on stderr.
+"""Progress: draws the progress of a run, on a terminal or in a notebook.
 
-With tqdm a bar, on a terminal or in a notebook; without it lines, on a terminal. Nothing where
-nobody looks. Only this file imports tqdm.
+On a terminal it draws on stderr: with tqdm a bar, without it lines. Elsewhere it draws nothing.
+Only this file imports tqdm.
 
 A thread of its own draws, so that a slow terminal delays neither tasks nor time-outs. It reads the
 state of the run a few times a second, which costs the tasks nothing.
 """
 
+import contextvars
+import html
 import math
 import os
 import shutil
 import sys
 import threading
 import time
-import warnings
-from typing import Any, Callable, List, Optional, TextIO, Tuple
+from typing import Any, Callable, Dict, List, Optional, TextIO, Tuple
 
 from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.log_context import get_logger
@@ -28,8 +29,8 @@ __all__ = ["Progress"]
 
 logger = get_logger("asimov_sync.display")
 
-BAR_INTERVAL = 0.1
-"""Seconds between two drawings of a bar, at least."""
+BAR_INTERVAL, CELL_INTERVAL = 0.1, 0.2
+"""Seconds between two drawings at least, on a terminal and in a notebook."""
 
 LINE_INTERVAL, MAX_LINE_INTERVAL = 1.0, 30.0
 """Seconds before the first line, and at most before a later one; each wait is twice the last."""
@@ -41,7 +42,7 @@ CLOSE_SECONDS = 1.0
 """The longest wait, in seconds, for the drawing thread at the end; a terminal may be stopped."""
 
 LINES_WIDTH = 120
-"""The length of lines, and of the text beside the bar of a notebook."""
+"""The length of lines, and of the text in a notebook."""
 
 BAR, BAR_WIDTH = "|{bar:10}| ", 13
 """The bar in a format of tqdm, and how many characters it takes."""
@@ -78,8 +79,10 @@ class Progress:
             first = self._snapshot()
             self._screen = _open_screen(first)
             if self._screen is not None:
+                # A notebook finds the cell of an output by the context.
+                draw = contextvars.copy_context().run
                 self._thread = threading.Thread(
-                    target=self._draw, name="asimov-progress", daemon=True
+                    target=draw, args=(self._draw,), name="asimov-progress", daemon=True
                 )
                 self._thread.start()
         except Exception:  # a display must not affect the run
@@ -130,13 +133,12 @@ class Progress:
 
 
 class _Screen:
-    """Draws on one stream.
+    """Draws in one place.
 
     first: the state of the run when the drawing began.
     """
 
-    def __init__(self, stream: TextIO, first: RunSnapshot) -> None:
-        self.stream = stream
+    def __init__(self, first: RunSnapshot) -> None:
         self.first = first
 
     def next_interval(self) -> float:
@@ -156,7 +158,8 @@ class _Lines(_Screen):
     """Lines of text, fewer and fewer of them."""
 
     def __init__(self, stream: TextIO, first: RunSnapshot) -> None:
-        super().__init__(stream, first)
+        super().__init__(first)
+        self._stream = stream
         self._interval = LINE_INTERVAL / 2
 
     def next_interval(self) -> float:
@@ -172,18 +175,19 @@ class _Lines(_Screen):
             self._write(text)
 
     def _write(self, text: str) -> None:
-        self.stream.write(text + "\n")
-        self.stream.flush()
+        self._stream.write(text + "\n")
+        self._stream.flush()
 
 
 class _Bar(_Screen):
-    """A bar of tqdm, on a terminal or in a notebook.
+    """A bar of tqdm on a terminal.
 
     make: the class of the bar.
     """
 
     def __init__(self, make: Any, stream: TextIO, first: RunSnapshot) -> None:
-        super().__init__(stream, first)
+        super().__init__(first)
+        self._stream = stream
         self._drawn: Any = None
         self._bar = make(
             total=first.total,
@@ -194,56 +198,77 @@ class _Bar(_Screen):
             dynamic_ncols=True,
             smoothing=0,
         )
-        self._widget = getattr(self._bar, "container", None)  # in a notebook
 
     def next_interval(self) -> float:
         return BAR_INTERVAL
 
     def show(self, snapshot: RunSnapshot) -> None:
-        self._show(snapshot, self._format(snapshot))
-
-    def _show(self, snapshot: RunSnapshot, text: str) -> None:
-        drawn = (snapshot.finished, snapshot.total, text)
-        if drawn == self._drawn:
-            return
-        self._drawn = drawn
-        bar = self._bar
-        bar.n, bar.total, bar.bar_format = drawn
-        if self._widget is not None:
-            self._widget.children[1].max = max(1, snapshot.total)
-        bar.refresh()
+        drawn = (snapshot.finished, snapshot.total, self._format(snapshot))
+        if drawn != self._drawn:
+            self._drawn = drawn
+            self._bar.n, self._bar.total, self._bar.bar_format = drawn
+            self._bar.refresh()
 
     def _format(self, snapshot: RunSnapshot) -> str:
-        width = LINES_WIDTH if _in_notebook() else _columns(self.stream) - 1
+        width = _columns(self._stream) - 1
         bar, bar_width = (BAR, BAR_WIDTH) if width >= FULL_WIDTH else (" ", 1)
         left, right = describe(snapshot, self.first, width - bar_width)
         return _escape(left) + bar + _escape(right)
 
     def close(self, snapshot: RunSnapshot, text: str) -> None:
-        bar = self._bar
-        if self._widget is not None:  # a line below it would be on a red ground
-            bar.leave = True
-            self._show(snapshot, f"{{bar}} {_escape(text)}")
-            failed = snapshot.failed or snapshot.skipped
-            bar.disp(bar_style="danger" if failed else "success")
-            bar.close()
-            return
-        bar.clear()
-        bar.close()
+        self._bar.clear()
+        self._bar.close()
         if text:
-            bar.write(text, file=self.stream)  # keeps other bars intact
-            self.stream.flush()
+            self._bar.write(text, file=self._stream)  # keeps other bars intact
+            self._stream.flush()
+
+
+class _Cell(_Screen):
+    """An output of a notebook's cell, which is replaced during the run."""
+
+    def __init__(self, first: RunSnapshot) -> None:
+        super().__init__(first)
+        from IPython import display
+
+        show: Any = display.display  # it has no types
+        self._drawn = self._make(first, "")
+        self._handle = show(self._drawn, raw=True, display_id=True)
+
+    def next_interval(self) -> float:
+        return CELL_INTERVAL
+
+    def show(self, snapshot: RunSnapshot) -> None:
+        self._update(self._make(snapshot, " ".join(describe(snapshot, self.first, LINES_WIDTH))))
+
+    def close(self, snapshot: RunSnapshot, text: str) -> None:
+        self._update(self._make(snapshot, text))
+
+    def _update(self, bundle: Dict[str, str]) -> None:
+        if bundle != self._drawn:
+            self._drawn = bundle
+            self._handle.update(bundle, raw=True)
+
+    def _make(self, snapshot: RunSnapshot, text: str) -> Dict[str, str]:
+        """Return the bar and a text by their MIME types."""
+        color = "#c62828" if snapshot.failed else "#1976d2"
+        ended = snapshot.complete + snapshot.partial + snapshot.failed - snapshot.cancelled
+        value = ended if snapshot.cancelled else snapshot.finished
+        markup = (
+            f'<div><progress value="{value}" max="{max(1, snapshot.total)}" '
+            f'style="width: 14em; vertical-align: middle; accent-color: {color}"></progress> '
+            f"{html.escape(text)}</div>"
+        )
+        return {"text/html": markup, "text/plain": text}
 
 
 def _open_screen(first: RunSnapshot) -> Optional[_Screen]:
     """Return where to draw; None if nobody looks."""
+    if _in_notebook():
+        return _Cell(first)
     stream = sys.stderr
-    if stream is None:
+    if stream is None or not stream.isatty():
         return None
-    on_terminal = stream.isatty() and os.environ.get("TERM") != "dumb"
-    if not (on_terminal or stream.isatty() or _in_notebook()):
-        return None
-    make = _find_tqdm() if on_terminal or _in_notebook() else None
+    make = _find_tqdm() if os.environ.get("TERM") != "dumb" else None
     return _Lines(stream, first) if make is None else _Bar(make, stream, first)
 
 
@@ -254,11 +279,9 @@ def _in_notebook() -> bool:
 
 
 def _find_tqdm() -> Any:
-    """Return a class of tqdm that fits the terminal or the notebook; None without tqdm."""
+    """Return the class of a bar; None without tqdm."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a notebook without ipywidgets gets lines of text
-            from tqdm.auto import tqdm
+        from tqdm import tqdm
     except ImportError:
         return None
 
@@ -385,13 +408,21 @@ def describe_end(
 
 def _count_others(snapshot: RunSnapshot, result: Optional[RunResult]) -> List[str]:
     """Count the tasks without a result, and name some of them."""
+    failed, parked = [], []
+    skipped = 0  # after an interruption, these are all that are left
+    if result is not None:
+        errors = result.exceptions.items()
+        failed = [name for name, error in errors if not isinstance(error, Cancelled)]
+        parked = list(result.waiting)
+        skipped = snapshot.skipped
     counts = []
     for count, kind, names in (
-        (snapshot.failed, "failed", [] if result is None else list(result.exceptions)),
-        (snapshot.skipped, "skipped", []),
-        (snapshot.parked, "parked", [] if result is None else list(result.waiting)),
+        (snapshot.failed - snapshot.cancelled, "failed", failed),
+        (snapshot.cancelled, "cancelled", []),
+        (skipped, "skipped", []),
+        (snapshot.parked, "parked", parked),
     ):
-        if count:
+        if count > 0:
             shown = [_shorten(name) for name in names[:SHOWN_NAMES]]
             if len(names) > SHOWN_NAMES:
                 shown.append("...")

@@ -86,6 +86,7 @@ font-size:13px}
 .asy .facts dd{margin:0;overflow-wrap:anywhere}
 .asy .picture{overflow-x:auto;border:1px solid var(--line);border-radius:10px;padding:6px}
 .asy .picture svg{display:block}
+.asy .picture svg.fit{max-width:100%;min-width:780px;height:auto}
 .asy .legend{display:flex;flex-wrap:wrap;gap:4px 18px;margin:8px 2px 0;font-size:12px;\
 color:var(--quiet)}
 .asy .legend span{display:inline-flex;align-items:center;gap:6px}
@@ -95,7 +96,9 @@ color:var(--quiet)}
 white-space:nowrap}
 .asy th{font-weight:600;color:var(--quiet);font-size:12px}
 .asy th:first-child,.asy td:first-child{text-align:left;white-space:normal;overflow-wrap:anywhere}
-.asy .scroll{overflow-x:auto}
+.asy .scroll{overflow-x:auto;margin-bottom:22px}
+.asy table{table-layout:fixed;min-width:560px}
+.asy th:first-child{width:34%}
 .asy .tools{display:flex;flex-wrap:wrap;gap:8px;margin:0 0 10px;align-items:center}
 .asy .tools[hidden]{display:none}
 .asy input,.asy select,.asy button{font:inherit;font-size:14px;color:inherit;\
@@ -104,15 +107,15 @@ background:var(--ground);border:1px solid var(--line);border-radius:7px;padding:
 .asy button{cursor:pointer}
 .asy button:hover{background:var(--raised)}
 .asy :focus-visible{outline:2px solid var(--link);outline-offset:2px}
-.asy details.task{border-bottom:1px solid var(--line);content-visibility:auto;\
-contain-intrinsic-size:auto 42px}
+.asy details.task{border-bottom:1px solid var(--line)}
+.asy .many details.task{content-visibility:auto;contain-intrinsic-size:auto 42px}
 .asy details.task:first-of-type{border-top:1px solid var(--line)}
 .asy details.task>summary{display:grid;grid-template-columns:18px minmax(0,1fr) 7em 5.5em 11em;\
 gap:10px;align-items:center;padding:9px 6px;cursor:pointer;list-style:none;border-radius:6px;\
 font-variant-numeric:tabular-nums}
 .asy summary::-webkit-details-marker{display:none}
 .asy details.task>summary:hover{background:var(--raised)}
-.asy details.task>summary svg{width:18px;height:18px}
+.asy details.task>summary svg{width:18px;height:18px;color:var(--own,var(--quiet))}
 .asy .name{font-weight:600;overflow-wrap:anywhere}
 .asy .name small{font-weight:400;color:var(--quiet);margin-left:8px}
 .asy .state{color:var(--own,var(--quiet));font-size:13px}
@@ -124,14 +127,18 @@ font-variant-numeric:tabular-nums}
 ui-monospace,SFMono-Regular,Menlo,Consolas,"Liberation Mono",monospace;white-space:pre-wrap;\
 overflow-wrap:anywhere;max-height:420px;overflow:auto;unicode-bidi:plaintext}
 .asy pre.error{border-left:3px solid var(--failed);border-radius:0 8px 8px 0}
-.asy .span{margin:6px 0;border:1px solid var(--line);border-radius:8px}
-.asy .span>summary,.asy .span>div{padding:6px 12px;font-size:13px}
-.asy .span>summary{cursor:pointer}
-.asy .span pre{margin:4px 12px 12px}
-.asy .span h4{margin:6px 12px 2px;font-size:12px;font-weight:600;color:var(--quiet)}
-.asy .kind{display:inline-block;min-width:4.2em;color:var(--quiet)}
-.asy .kind-model{color:var(--model)}
-.asy .kind-tool{color:var(--tool)}
+.asy .span{margin:4px 0;border-left:3px solid var(--line);padding:2px 0 2px 10px;font-size:13px}
+.asy .span summary{cursor:pointer;border-radius:4px}
+.asy .span summary:hover{background:var(--raised)}
+.asy .span pre{margin:2px 0 10px}
+.asy .span h4{margin:8px 0 2px;font-size:12px;font-weight:600;color:var(--quiet)}
+.asy .span b{display:inline-block;min-width:5em;font-weight:600;color:var(--quiet)}
+.asy .span b.kind-model{color:var(--model)}
+.asy .span b.kind-tool{color:var(--tool)}
+.asy .span i{font-style:normal;color:var(--quiet);margin:0 12px}
+.asy .failures{margin:0;padding:0 0 0 18px}
+.asy .failures li{margin:3px 0;overflow-wrap:anywhere}
+.asy .failures a{font-weight:600;margin-right:8px}
 .asy .bad-text{color:var(--failed)}
 .asy footer{margin:44px 0 0;font-size:12px;color:var(--quiet)}
 @media (max-width:720px){
@@ -147,7 +154,8 @@ overflow-wrap:anywhere;max-height:420px;overflow:auto;unicode-bidi:plaintext}
 .asy .picture{overflow:visible;border:0;padding:0}
 .asy .picture svg{max-width:100%;height:auto}
 .asy pre{max-height:none;white-space:pre-wrap}
-.asy details.task{content-visibility:visible;break-inside:avoid-page}
+.asy .many details.task{content-visibility:visible}
+.asy details.task summary,.asy pre{break-inside:avoid}
 .asy h2{break-after:avoid}
 }
 """

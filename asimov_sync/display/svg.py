@@ -4,9 +4,9 @@ from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 from asimov_sync.display.folding import Arrow, Box, fold
 from asimov_sync.display.layout import Layout, place
-from asimov_sync.display.markup import escape, make_visible
+from asimov_sync.display.markup import escape, escape_short, make_visible, shorten
 from asimov_sync.display.style import PICTURE_STYLE, THEME
-from asimov_sync.display.view import RunView, TaskView, shorten
+from asimov_sync.display.view import RunView, TaskView
 from asimov_sync.display.words import (
     count_statuses,
     format_seconds,
@@ -27,6 +27,8 @@ TEXT_START = 32
 NAME_SIZE = 13.5  # in bold
 DETAIL_SIZE = 11
 MAX_TITLE = 300
+MIN_FIT, MAX_FIT = 780, 1700
+"""The widths of pictures that a page may shrink to its own width."""
 
 SIGNS = {
     "complete": "M-4 .5l3 3 5-6.5",
@@ -55,7 +57,7 @@ def graph_svg(view: RunView, *, link: Optional[Link] = None, style: bool = True)
     ran = view.status is not None or any(task.status != "waiting" for task in view.tasks)
     layout = place(len(boxes), [(one.source, one.target) for one in arrows if one.kind != "loop"])
     widths = [MIN_WIDTH] * layout.size[0]
-    texts = [(_label(box), _details(box, ran)) for box in boxes]
+    texts = [(_one_line(box.label), _one_line(_details(box, ran))) for box in boxes]
     for column, (label, details) in zip(layout.columns, texts):
         needed = max(text_width(label, NAME_SIZE), text_width(details, DETAIL_SIZE))
         widths[column] = max(widths[column], min(MAX_WIDTH, round(needed) + TEXT_START + 12))
@@ -64,14 +66,15 @@ def graph_svg(view: RunView, *, link: Optional[Link] = None, style: bool = True)
     lines = _draw_arrows(arrows, frame)
     height = frame.height + (26 if loops else 0)
     count = len(view.tasks)
-    title = f"{view.title or 'Graph'}: {count} task{'' if count == 1 else 's'}"
+    title = f"{shorten(view.title or 'Graph', MAX_TITLE)}: {count} task{'' if count == 1 else 's'}"
     shown = "".join(
         _draw_box(box, text, frame.corner(number), frame.width(number), ran, link)
         for number, (box, text) in enumerate(zip(boxes, texts))
     )
+    fit = " fit" if MIN_FIT < frame.total <= MAX_FIT and not style else ""
     sheet = f"<style>{THEME}{PICTURE_STYLE}</style>" if style else ""
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="asy" width="{frame.total}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="asy{fit}" width="{frame.total}" '
         f'height="{height}" viewBox="0 0 {frame.total} {height}" role="img" '
         f'aria-label="{escape(title)}">{sheet}{lines}{shown}</svg>'
     )
@@ -183,7 +186,7 @@ def _draw_box(
     label = escape(shorten_to_width(text[0], room, NAME_SIZE))
     details = escape(shorten_to_width(text[1], room, DETAIL_SIZE))
     middle = 20 if details else 27
-    parts = [f"<title>{escape(_title(box, ran))}</title>"]
+    parts = [f"<title>{escape_short(_title(box, ran), 2 * MAX_TITLE)}</title>"]
     if len(box.tasks) > 1:
         parts.append(
             f'<rect class="under" x="5" y="4" width="{width}" height="{BOX_HEIGHT}" rx="9"/>'
@@ -228,8 +231,8 @@ def sign(status: str) -> str:
     return circle + (f'<path class="sign" d="{path}"/>' if path else "")
 
 
-def _label(box: Box) -> str:
-    return make_visible(box.label.replace("\n", " "))
+def _one_line(text: str) -> str:
+    return make_visible(shorten(text, MAX_TITLE).replace("\n", " "))
 
 
 def _details(box: Box, ran: bool) -> str:
@@ -257,14 +260,14 @@ def _title(box: Box, ran: bool) -> str:
     if len(box.tasks) > 1:
         names = ", ".join(task.name for task in box.tasks[:5])
         more = ", …" if len(box.tasks) > 5 else ""
-        return shorten(f"{len(box.tasks)} tasks: {names}{more}", MAX_TITLE)
-    return shorten(_describe(box.tasks[0], ran), 2 * MAX_TITLE)
+        return f"{len(box.tasks)} tasks: {names}{more}"
+    return _describe(box.tasks[0], ran)
 
 
 def _describe(task: TaskView, ran: bool) -> str:
-    lines = [task.name]
+    lines = [shorten(task.name, MAX_TITLE)]
     if task.type != task.name:
-        lines.append(f"type: {task.type}")
+        lines.append(f"type: {shorten(task.type, MAX_TITLE)}")
     if task.objective:
         lines.append(shorten(task.objective, MAX_TITLE))
     if ran:

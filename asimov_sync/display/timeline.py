@@ -1,11 +1,11 @@
 """Draws when the tasks of a run worked, with their model and tool calls, as SVG."""
 
 import heapq
-from typing import Callable, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
-from asimov_sync.display.markup import escape, make_visible
+from asimov_sync.display.markup import escape, escape_short, make_visible, shorten
 from asimov_sync.display.style import PICTURE_STYLE, THEME
-from asimov_sync.display.view import RunView, SpanView, TaskView, shorten
+from asimov_sync.display.view import RunView, SpanView, TaskView
 from asimov_sync.display.words import (
     format_cost,
     format_seconds,
@@ -23,12 +23,18 @@ LABELS = 190
 AXIS = 26
 ROW = 26
 BAR = 18
+CALL = 5
 LANE = 20
 MAX_ROWS = 120
 """The number of tasks up to which each has a row; the bars of more tasks share rows."""
 
 MAX_LANES = 100
-MAX_SPANS = 6000
+MAX_BARS = 2500
+"""The number of bars that have titles and links; those after them have none."""
+
+MAX_NAME = 80
+MAX_TITLE = 250
+MAX_SPANS = 15_000
 """The number of model and tool calls that are drawn at most."""
 
 DAY = 86400.0
@@ -72,30 +78,48 @@ def timeline_svg(
     bars.sort(key=lambda bar: (bar.start, bar.number))
     first = bars[0].start
     end = max(bar.end for bar in bars)
-    span = max(end - first, 1e-6)
+    duration = max(end - first, 1e-6)
     labelled = len(bars) <= MAX_ROWS
     left = LABELS if labelled else 8
-    scale = (WIDTH - left - 12) / span
+    scale = (WIDTH - left - 12) / duration
     rows = list(range(len(bars))) if labelled else _pack(bars, 3 / scale)
     shown = [(bar, row) for bar, row in zip(bars, rows) if labelled or row < MAX_LANES]
     step = ROW if labelled else LANE
     count = max(row for _, row in shown) + 1
     height = AXIS + count * step + 8
-    parts = [_draw_axis(span, left, scale, height)]
+    parts = [_draw_axis(duration, left, scale, height)]
+    scales = _Scale(first, end, left, scale)
+    marks: Dict[str, List[str]] = {}
     room = MAX_SPANS
-    for bar, row in shown:
+    for number, (bar, row) in enumerate(shown):
         top = AXIS + row * step + (step - BAR) // 2
-        parts.append(_draw_bar(bar, first, end, left, scale, top, labelled, room > 0, link))
-        room -= len(bar.task.spans)
+        spans = [span for span in bar.task.spans if span.start is not None]
+        calls = [span for span in spans if span.kind != "attempt"][:room]
+        room -= len(calls)
+        if number >= MAX_BARS:
+            x, width = scales.place(bar.start, bar.end)
+            marks.setdefault("attempt", []).append(_box_path(x, top, width, BAR))
+            continue
+        shapes = [_draw_attempts(bar, spans, scales, top)]
+        if labelled:
+            shapes += [_draw_call(span, scales, top) for span in calls]
+            shapes.append(_draw_label(bar.task, top))
+        else:
+            for span in calls:
+                marks.setdefault(_kind_of(span), []).append(_outline(span, scales, top))
+        parts.append(_wrap(bar.task, "".join(shapes), link))
+    for kind, outlines in marks.items():
+        parts.append(f'<path class="{kind}" d="{"".join(outlines)}"/>')
     left_out = len(bars) - len(shown)
     if left_out:
         height += 20
         parts.append(f'<text class="quiet" x="8" y="{height - 8}">{left_out} more tasks</text>')
+    fit = "" if style else " fit"
     sheet = f"<style>{THEME}{PICTURE_STYLE}</style>" if style else ""
-    label = f"Timeline of {len(bars)} tasks over {format_seconds(span)}"
+    label = f"Timeline of {len(bars)} tasks over {format_seconds(duration)}"
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="asy" width="{WIDTH}" height="{height}" '
-        f'viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(label)}">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="asy{fit}" width="{WIDTH}" '
+        f'height="{height}" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(label)}">'
         f"{sheet}{''.join(parts)}</svg>"
     )
 
@@ -144,74 +168,123 @@ def _pack(bars: Sequence[_Bar], gap: float) -> List[int]:
     return rows
 
 
-def _draw_axis(span: float, left: int, scale: float, height: int) -> str:
-    step = _tick_step(span)
+def _draw_axis(duration: float, left: int, scale: float, height: int) -> str:
+    step = _tick_step(duration)
     parts = []
     number = 0
-    while number * step <= span * 1.0001:
+    while number * step <= duration * 1.0001:
         x = round(left + number * step * scale, 1)
         parts.append(f'<path class="grid" d="M{x:g} {AXIS - 6}V{height - 8}"/>')
-        label = format_seconds(number * step) if number else "0"
+        label = _format_tick(number * step)
         if x + text_width(label, 11) < WIDTH:
             parts.append(f'<text class="quiet" x="{x + 3:g}" y="13">{label}</text>')
         number += 1
     return "".join(parts)
 
 
-def _tick_step(span: float) -> float:
-    """Return a round number of seconds of which at most eight fit into the span."""
+def _format_tick(seconds: float) -> str:
+    """Return a round duration without needless digits."""
+    if seconds == 0:
+        return "0"
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.4g} µs"
+    if seconds < 1:
+        return f"{seconds * 1e3:.4g} ms"
+    return f"{seconds:g} s" if seconds < 60 else format_seconds(seconds)
+
+
+def _tick_step(duration: float) -> float:
+    """Return a round number of seconds of which at most eight fit into a duration."""
     for step in STEPS:
-        if step * 8 >= span:
+        if step * 8 >= duration:
             return step
-    return DAY * -(-span // (8 * DAY))
+    return DAY * -(-duration // (8 * DAY))
 
 
-def _draw_bar(
-    bar: _Bar,
-    first: float,
-    end: float,
-    left: int,
-    scale: float,
-    top: int,
-    labelled: bool,
-    with_spans: bool,
-    link: Optional[Link],
-) -> str:
+class _Scale(NamedTuple):
+    """Turns times into positions.
+
+    first, end: the times of the ends of the axis.
+    left: the position of the first.
+    scale: the width of a second.
+    """
+
+    first: float
+    end: float
+    left: int
+    scale: float
+
+    def place(self, start: Optional[float], end: Optional[float]) -> Tuple[float, float]:
+        """Return the position and the width of a bar."""
+        begin = self.first if start is None else start
+        stop = self.end if end is None else end
+        width = max(1.5, (stop - begin) * self.scale)
+        return self.left + (begin - self.first) * self.scale, width
+
+
+def _draw_attempts(bar: _Bar, spans: Sequence[SpanView], scale: _Scale, top: int) -> str:
     task = bar.task
-
-    def draw(start: float, stop: float, kind: str, y: float, height: float, title: str) -> str:
-        x = left + (start - first) * scale
-        width = max(1.5, (stop - start) * scale)
-        shape = f'x="{x:.1f}" y="{y:g}" width="{width:.1f}" height="{height:g}" rx="2"'
-        return f'<rect class="{kind}" {shape}><title>{escape(title)}</title></rect>'
-
-    parts = []
-    attempts = [span for span in task.spans if span.kind == "attempt" and span.start is not None]
-    whole = f"{task.name}: {task.status}, {format_seconds(bar.end - bar.start)}"
-    for span in attempts:
-        stop = end if span.end is None else span.end
-        kind = "attempt bad" if span.error is not None else "attempt"
-        title = _span_title(span, stop) if len(attempts) > 1 else whole
-        parts.append(draw(span.start or 0.0, stop, kind, top, BAR, title))
+    whole = f"{shorten(task.name, MAX_NAME)}: {task.status}, {format_seconds(bar.end - bar.start)}"
+    attempts = [span for span in spans if span.kind == "attempt"]
     if not attempts:
-        parts.append(draw(bar.start, bar.end, "attempt", top, BAR, whole))
-    for span in task.spans if with_spans else ():
-        if span.kind != "attempt" and span.start is not None:
-            stop = end if span.end is None else span.end
-            kind = "bad" if span.error is not None else span.kind
-            y = top + 3 if span.kind == "model" else top + BAR / 2 + 1
-            parts.append(draw(span.start, stop, kind, y, BAR / 2 - 4, _span_title(span, stop)))
-    if labelled:
-        label = shorten_to_width(make_visible(task.name.replace("\n", " ")), LABELS - 24, 13)
-        parts.append(f'<text x="8" y="{top + 13}">{escape(label)}</text>')
-    group = f'<g class="s-{task.status.replace(" ", "-")}">{"".join(parts)}</g>'
+        x, width = scale.place(bar.start, bar.end)
+        return _rectangle("attempt", x, top, width, BAR, whole)
+    shapes = []
+    for span in attempts:
+        x, width = scale.place(span.start, span.end)
+        title = whole if len(attempts) == 1 else f"{whole}, {_span_title(span, scale)}"
+        kind = "attempt bad" if span.error is not None else "attempt"
+        shapes.append(_rectangle(kind, x, top, width, BAR, title))
+    return "".join(shapes)
+
+
+def _rectangle(kind: str, x: float, y: float, width: float, height: float, title: str) -> str:
+    shape = f'x="{x:.1f}" y="{y:g}" width="{width:.1f}" height="{height:g}" rx="2"'
+    return f'<rect class="{kind}" {shape}><title>{escape_short(title, MAX_TITLE)}</title></rect>'
+
+
+def _draw_call(span: SpanView, scale: _Scale, top: int) -> str:
+    x, width = scale.place(span.start, span.end)
+    title = _span_title(span, scale)
+    return _rectangle(_kind_of(span), x, top + _offset(span), width, CALL, title)
+
+
+def _outline(span: SpanView, scale: _Scale, top: int) -> str:
+    """Return a call as a part of a path, which is shorter than an element."""
+    x, width = scale.place(span.start, span.end)
+    return _box_path(x, top + _offset(span), width, CALL)
+
+
+def _box_path(x: float, y: int, width: float, height: int) -> str:
+    return f"M{x:.1f} {y}h{width:.1f}v{height}h-{width:.1f}z"
+
+
+def _kind_of(span: SpanView) -> str:
+    """Return the class of a call: of a kind that is not known, that of tools."""
+    return "bad" if span.error is not None else "model" if span.kind == "model" else "tool"
+
+
+def _offset(span: SpanView) -> int:
+    return 3 if span.kind == "model" else 10
+
+
+def _draw_label(task: TaskView, top: int) -> str:
+    name = make_visible(shorten(task.name, MAX_TITLE).replace("\n", " "))
+    label = shorten_to_width(name, LABELS - 24, 13)
+    return f'<text x="8" y="{top + 13}">{escape(label)}</text>'
+
+
+def _wrap(task: TaskView, shapes: str, link: Optional[Link]) -> str:
+    group = f'<g class="s-{task.status.replace(" ", "-")}">{shapes}</g>'
     address = link(task.name) if link is not None else None
     return group if address is None else f'<a href="{escape(address)}">{group}</a>'
 
 
-def _span_title(span: SpanView, end: float) -> str:
-    parts = [f"{span.kind} {span.name}"]
+def _span_title(span: SpanView, scale: _Scale) -> str:
+    name = shorten(span.name, MAX_NAME)
+    parts = [name if span.kind == "attempt" else f"{span.kind} {name}"]
     if span.start is not None:
+        end = scale.end if span.end is None else span.end
         parts.append(format_seconds(end - span.start))
     parts += [one for one in (format_usage(span.usage), format_cost(span.cost)) if one]
     if span.error is not None:

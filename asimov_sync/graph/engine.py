@@ -311,7 +311,7 @@ class RunEngine:
         with self.lock:  # this thread waits for more than the lock, until the outcome is written
             if self.is_running(attempt):
                 assert outcome is not None
-                self._close_attempt(attempt)
+                self._close_attempt(attempt, outcome.error)
                 self._record_outcome(attempt, outcome)
             if attempt.abandoned is None and not take_next:
                 self.workers -= 1
@@ -478,6 +478,10 @@ class RunEngine:
             for moment, index in delayed
             if phases[index] is DELAYED
         ]
+        is_over, cancelled = self.effects.result is not None, 0
+        if is_over:
+            errors = list(self._exceptions.values())
+            cancelled = sum(isinstance(error, Cancelled) for error in errors)
         count = phases.count
         ended = {
             phase: count(phase) for phase in (COMPLETE, PARTIAL, FAILED, SKIPPED, NOT_SELECTED)
@@ -488,7 +492,7 @@ class RunEngine:
         return RunSnapshot(
             name,
             self.id,
-            self.effects.result is not None,
+            is_over,
             self._is_durable,
             self._elapsed(),
             len(phases) - count(REVOKED),
@@ -497,6 +501,7 @@ class RunEngine:
             ended[PARTIAL],
             ended[FAILED],
             ended[SKIPPED],
+            cancelled,
             count(PARKED),
             active,
             usage,

@@ -8,6 +8,7 @@ from asimov_sync._drawing import draw_progress
 from asimov_sync.cancellation import Cancellation, require_number
 from asimov_sync.concurrency import scope
 from asimov_sync.concurrency.clock import clock
+from asimov_sync.concurrency.interrupts import shorten_traceback
 from asimov_sync.errors import CacheError, Cancelled, GraphError, LeaseLost, RunTimeout
 from asimov_sync.graph.active_run import ActiveRun
 from asimov_sync.graph.backends import yield_worker_slots
@@ -103,17 +104,19 @@ class Run:
         except (LeaseLost, CacheError):  # the run has ended because of it
             raise
         except BaseException as interruption:
+            if isinstance(interruption, KeyboardInterrupt):
+                shorten_traceback(interruption)
             run.interrupt(interruption)
             raise
 
     def progress(
         self, timeout: Optional[float] = None, *, cancellation: Optional[Cancellation] = None
     ) -> RunResult:
-        """Wait for the end of the run like `result`, and draw its progress on stderr meanwhile.
+        """Wait for the end of the run like `result`, and draw its progress meanwhile.
 
-        A bar on a terminal or in a notebook if tqdm is installed (the extra `progress`), otherwise
-        lines; nothing if stderr is neither, and nothing inside a task. A last line says what was
-        finished, and where it is.
+        In a notebook it is a bar in the output of the cell. On a terminal it is a bar on stderr if
+        tqdm is installed (the extra `progress`), otherwise lines. Elsewhere, and inside a task,
+        nothing is drawn. A last line says what was finished, and where it is.
 
         The arguments, the result and the exceptions are those of `result`.
         """
@@ -239,6 +242,8 @@ class RunEvents(Iterator[Event]):
             # A wait that is refused or cancelled does not affect the run.
             if self._owns_run or not isinstance(interruption, (GraphError, Cancelled)):
                 self._run._active_run.interrupt(interruption)
+            if isinstance(interruption, KeyboardInterrupt):
+                shorten_traceback(interruption)
             raise
         if event is None:
             raise StopIteration

@@ -31,6 +31,7 @@ class RunSnapshot(NamedTuple):
     total: how many tasks the run has by now.
     finished: how many of them have ended, those that will not run included.
     complete, partial, failed, skipped: how many of these ended in this way.
+    cancelled: how many of the failed ones were running when the run ended early.
     parked: how many wait for an answer.
     active: the tasks that are running, in the order in which they started, and after them those
         that wait for their next attempt.
@@ -49,6 +50,7 @@ class RunSnapshot(NamedTuple):
     partial: int
     failed: int
     skipped: int
+    cancelled: int
     parked: int
     active: List[ActiveTask]
     usage: Usage

@@ -345,6 +345,7 @@ def snapshot(active=(), **changes):
         "partial": 0,
         "failed": 4,
         "skipped": 0,
+        "cancelled": 0,
         "parked": 1,
         "active": list(active),
         "usage": Usage(input_tokens=48_000, output_tokens=200),

@@ -1,4 +1,4 @@
-"""The progress of a run as a bar of tqdm, on a pseudo-terminal and in a notebook.
+"""The progress of a run as a bar of tqdm, on a pseudo-terminal.
 
 Collected only where tqdm is installed (`tox -e progress`).
 """
@@ -118,15 +118,3 @@ def test_terminal_without_cursor():
     assert program.wait() == 0
     assert "\r" not in program.text.replace("\r\n", "\n")
     assert program.screen[0].startswith("survey: ")
-
-
-def test_bar_in_a_notebook(tmp_path):
-    """A cell of a real kernel shows the bar, and after it the last line."""
-    nbformat = pytest.importorskip("nbformat")
-    nbclient = pytest.importorskip("nbclient")
-    program = PROGRAM.replace("sys.argv[1]", "100")
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(program)])
-    nbclient.NotebookClient(notebook, timeout=60).execute()
-    text = "".join(output.get("text", "") for output in notebook.cells[0].outputs)
-    assert re.search(r"survey: .*\d+%.*\d+/100 ", text)
-    assert "survey is PARTIAL after 0:0" in text.splitlines()[-1]
