@@ -79,7 +79,7 @@ def tools(message):
 
 
 def test_a_chat_of_the_ai_sdk(ai_sdk):
-    """Parallel tools, an error and an approval are the parts of one message; no chunk is refused."""
+    """Parallel tools, an error and an approval are parts of one message; no chunk is refused."""
     report = ai_sdk["approved"]
     assert report["errors"] == [] and report["status"] == "ready"
     asked = tools(report["asked"][-1])
