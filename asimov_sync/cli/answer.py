@@ -61,7 +61,7 @@ def execute(options: argparse.Namespace, output: Output) -> int:
         )
     wait = questions[0]
     _answer(store, wait, read_answer(wait, options.value), options, output)
-    output.line(format_resume(store.get(record.run_id)), "dim")
+    output.line(format_resume(store.get(record.run_id), options), "dim")
     return OK
 
 
@@ -128,7 +128,7 @@ def _ask_for_each(
                 break
             except UsageError as error:
                 output.line(str(error), "red")
-    output.line(format_resume(store.get(record.run_id)), "dim")
+    output.line(format_resume(store.get(record.run_id), options), "dim")
     return OK
 
 

@@ -71,7 +71,7 @@ def execute(options: argparse.Namespace, output: Output) -> int:
             _decide(store, wait, decided, options, output)
         elif not _ask(store, wait, options, output):
             return PARKED
-    output.line(format_resume(store.get(record.run_id)), "dim")
+    output.line(format_resume(store.get(record.run_id), options), "dim")
     return OK
 
 

@@ -5,17 +5,26 @@ import os
 import sys
 import traceback
 from types import TracebackType
-from typing import Any, Optional
+from typing import Any, Optional, Tuple
 
+import asimov_sync
 from asimov_sync.cli.command import CommandError, UsageError
 from asimov_sync.cli.text import escape
 from asimov_sync.runs.store import RunStore
 from asimov_sync.scheduler import TaskScheduler
 
-__all__ = ["load_object", "load_scheduler", "load_store", "print_user_traceback", "store_of"]
+__all__ = [
+    "is_from_user",
+    "load_module",
+    "load_object",
+    "load_scheduler",
+    "load_store",
+    "print_user_traceback",
+    "store_of",
+]
 
-_HIDDEN = (os.path.dirname(__file__), "<frozen importlib")
-"""The first characters of the file names of frames that are not shown: ours and the import's."""
+_HIDDEN = (os.path.dirname(asimov_sync.__file__) + os.sep, "<frozen importlib")
+"""The first characters of the names of files whose frames are hidden: ours, and the import's."""
 
 
 def load_object(path: str, kind: str, example: str) -> Any:
@@ -27,19 +36,28 @@ def load_object(path: str, kind: str, example: str) -> Any:
     Raises UsageError if there is no such object, and CommandError if the module cannot be imported;
     its traceback has been printed then.
     """
-    module_name, _, name = path.partition(":")
-    if not all(part.isidentifier() for part in module_name.split(".") + name.split(".")):
-        raise UsageError(f"{path!r} does not name {kind}: write module:name, such as {example}")
-    folder = os.getcwd()
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    value = _import_module(module_name, folder)
+    value, name = load_module(path, kind, example)
+    module_name = value.__name__
     for part in name.split("."):
         try:
             value = getattr(value, part)
         except AttributeError:
             raise UsageError(f"{module_name} has no {name!r}") from None
     return value
+
+
+def load_module(path: str, kind: str, example: str) -> Tuple[Any, str]:
+    """Import the module of `module:name`, and return it with the name, which is not looked up.
+
+    The parameters and errors are those of `load_object`.
+    """
+    module_name, _, name = path.partition(":")
+    if not name or not all(part.isidentifier() for part in module_name.split(".")):
+        raise UsageError(f"{path!r} does not name {kind}: write module:name, such as {example}")
+    folder = os.getcwd()
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    return _import_module(module_name, folder), name
 
 
 def _import_module(name: str, folder: str) -> Any:
@@ -57,12 +75,21 @@ def _import_module(name: str, folder: str) -> Any:
 
 
 def print_user_traceback(error: BaseException) -> None:
-    """Print an exception of the user's code, without the frames of the command before it."""
-    shown: Optional[TracebackType] = error.__traceback__
-    while shown is not None and shown.tb_frame.f_code.co_filename.startswith(_HIDDEN):
-        shown = shown.tb_next
-    lines = traceback.format_exception(type(error), error, shown)
+    """Print an exception of the user's code, without the frames of this library before it."""
+    lines = traceback.format_exception(type(error), error, _find_user_frame(error))
     sys.stderr.write(escape("".join(lines)))
+
+
+def is_from_user(error: BaseException) -> bool:
+    """Return whether an exception was raised by the user's code, or by what it called."""
+    return _find_user_frame(error) is not None
+
+
+def _find_user_frame(error: BaseException) -> Optional[TracebackType]:
+    frame: Optional[TracebackType] = error.__traceback__
+    while frame is not None and frame.tb_frame.f_code.co_filename.startswith(_HIDDEN):
+        frame = frame.tb_next
+    return frame
 
 
 def load_scheduler(path: str) -> TaskScheduler:

@@ -19,13 +19,18 @@ from asimov_sync.errors import AsimovError
 __all__ = ["main"]
 
 COMMANDS = {
+    "run": "run a flow or a graph, or continue its run",
     "runs": "list the stored runs",
     "show": "show a run: its tasks, what it waits for, and what to do next",
+    "watch": "follow a run of another process until it ends",
     "cancel": "end runs for good",
     "answer": "answer a question that a run waits for",
     "approve": "approve or refuse a tool call that waits for approval",
     "retry": "have the failed tasks of a run run again",
     "delete": "remove runs from the store",
+    "report": "write a report of a run as an HTML file",
+    "graph": "draw a graph",
+    "serve": "show the runs in a browser",
     "work": "continue the stored runs of a scheduler",
 }
 """The commands, in the order of the help. Each has a module of its name beside this file."""

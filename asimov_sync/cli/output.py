@@ -10,7 +10,7 @@ from asimov_sync._json import to_jsonable
 from asimov_sync.cli.text import escape, escape_json, escape_line, pad, shorten, width_of
 from asimov_sync.messages import Usage
 
-__all__ = ["Output", "format_seconds", "format_usage", "format_value"]
+__all__ = ["Output", "format_usage", "format_value"]
 
 STYLES = {
     "bold": "1",
@@ -166,15 +166,3 @@ def format_value(value: Any) -> str:
 def format_usage(usage: Usage) -> str:
     """Return the tokens and requests of a usage as text."""
     return f"{usage.total_tokens:,} tokens in {usage.requests} request{'s'[: usage.requests != 1]}"
-
-
-def format_seconds(seconds: float) -> str:
-    """Return a duration as text, such as "0.25 s", "12.1 s", "3 min 5 s" or "2 h 10 min"."""
-    if seconds < 10:
-        return f"{seconds:.2f} s"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"

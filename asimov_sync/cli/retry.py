@@ -28,7 +28,7 @@ def execute(options: argparse.Namespace, output: Output) -> int:
             "tasks can be retried"
         )
     output.line(f"the failed tasks of {record.run_id} will run again")
-    output.line(format_resume(store.get(record.run_id)), "dim")
+    output.line(format_resume(store.get(record.run_id), options), "dim")
     return OK
 
 

@@ -6,9 +6,10 @@ from typing import List
 from asimov_sync.cli.command import Command
 from asimov_sync.cli.exit_status import NOT_FOUND
 from asimov_sync.cli.options import add_json_option, add_utc_option, read_moment, read_tag
-from asimov_sync.cli.output import Output, format_seconds
+from asimov_sync.cli.output import Output
 from asimov_sync.cli.records import STATUS_STYLES, count_tasks, run_to_dict
 from asimov_sync.cli.store import add_store_options, find_run, format_command, open_store
+from asimov_sync.display.words import format_seconds
 from asimov_sync.runs.status import RunStatus
 from asimov_sync.runs.store import RunRecord, RunStore
 

@@ -5,9 +5,11 @@ import datetime
 from typing import Dict, List, Optional, Sequence
 
 from asimov_sync.cli.command import Command, NotFound
+from asimov_sync.cli.events import describe_event
 from asimov_sync.cli.exit_status import NOT_FOUND, OK
+from asimov_sync.cli.live import find_executing
 from asimov_sync.cli.options import add_json_option, add_run_id, add_utc_option
-from asimov_sync.cli.output import Output, format_seconds, format_usage, format_value
+from asimov_sync.cli.output import Output, format_usage, format_value
 from asimov_sync.cli.records import (
     STATUS_STYLES,
     run_to_dict,
@@ -15,10 +17,11 @@ from asimov_sync.cli.records import (
     task_to_dict,
 )
 from asimov_sync.cli.store import add_store_options, find_run, format_command, open_store
-from asimov_sync.cli.waits import print_waits
+from asimov_sync.cli.waits import format_resume, print_waits
+from asimov_sync.display.words import format_seconds
 from asimov_sync.graph.journal import TaskRecord
 from asimov_sync.runs.status import RunStatus
-from asimov_sync.runs.store import RunRecord
+from asimov_sync.runs.store import RunRecord, RunStore
 
 __all__ = ["COMMAND"]
 
@@ -62,6 +65,8 @@ def execute(options: argparse.Namespace, output: Output) -> int:
     if tasks:
         output.line()
         _print_tasks(tasks, record.status, output)
+    if record.status is RunStatus.RUNNING:
+        _print_executing(store, record.run_id, output)
     if waits:
         output.line()
         print_waits(waits, options, output)
@@ -123,6 +128,19 @@ def _print_tasks(tasks: List[TaskRecord], run: RunStatus, output: Output) -> Non
     )
 
 
+def _print_executing(store: RunStore, run_id: str, output: Output) -> None:
+    """Print the tasks that execute at the moment, of which no outcome is stored yet."""
+    executing = find_executing(store, run_id)
+    if executing:
+        output.line()
+        now = datetime.datetime.now(datetime.timezone.utc).timestamp()
+        rows = [
+            [name, format_seconds(now - event["time"]) + " ago", describe_event(event)]
+            for name, event in executing.items()
+        ]
+        output.table(["EXECUTING", "LAST SIGN", ""], rows)
+
+
 def _print_task(task: TaskRecord, run: RunStatus, output: Output) -> None:
     status = task_status(task, run)
     fields: List[Sequence[str]] = [
@@ -165,15 +183,12 @@ def _moment(seconds: float) -> datetime.datetime:
 def _next_steps(record: RunRecord, options: argparse.Namespace) -> List[str]:
     """Return what to do with a run in its state, as docs/durability.rst has it."""
     run_id = record.run_id
-    if record.flow is None:
-        resume = f"run its graph again with run_id={run_id!r}"
-    else:
-        resume = "asimov-sync work MODULE:SCHEDULER, or scheduler.resume(…)"
+    resume = format_resume(record, options)
     texts: Dict[RunStatus, Optional[str]] = {
         RunStatus.RUNNING: f"to end it: {format_command(options, 'cancel', run_id)}",
-        RunStatus.PARKED: f"when it is answered, to continue it: {resume}",
-        RunStatus.INTERRUPTED: f"to continue it: {resume}",
-        RunStatus.ORPHANED: f"to continue it: {resume}",
+        RunStatus.PARKED: f"when it is answered, {resume}",
+        RunStatus.INTERRUPTED: resume,
+        RunStatus.ORPHANED: resume,
         RunStatus.PARTIAL: f"to run the failed tasks again: "
         f"{format_command(options, 'retry', run_id)}",
         RunStatus.FAILED: f"to run the failed tasks again: "

@@ -3,11 +3,13 @@
 import argparse
 import datetime
 import getpass
+import shlex
 from typing import Any, List, Mapping, Optional, Sequence
 
 from asimov_sync.cli.output import Output, format_value
 from asimov_sync.cli.records import describe_type
 from asimov_sync.cli.store import format_command
+from asimov_sync.cli.text import escape_line
 from asimov_sync.graph.journal import Wait
 from asimov_sync.messages import ToolCall
 from asimov_sync.runs.status import RunStatus
@@ -75,13 +77,14 @@ def _example_of(wait: Wait) -> str:
     return examples.get(kind, "JSON") if isinstance(kind, str) else "JSON"
 
 
-def format_resume(record: RunRecord) -> str:
-    """Return how a run continues that was answered or retried."""
+def format_resume(record: RunRecord, options: argparse.Namespace) -> str:
+    """Return how a run that nobody drives is continued, as a sentence."""
     if record.status is RunStatus.RUNNING:
         return "its driver continues with it"
     if record.flow is None:
         return f"to continue the run, run its graph again with run_id={record.run_id!r}"
-    return "to continue the run: asimov-sync work MODULE:SCHEDULER, or scheduler.resume(…)"
+    scheduler = options.scheduler or "MODULE:SCHEDULER"
+    return f"to continue the run: asimov-sync work {shlex.quote(escape_line(scheduler))} --once"
 
 
 def login_name() -> Optional[str]:

@@ -6,7 +6,7 @@ import unicodedata
 
 import pytest
 
-from asimov_sync.cli.output import format_seconds, format_value
+from asimov_sync.cli.output import format_value
 from asimov_sync.cli.text import escape, escape_line, pad, shorten, width_of
 
 from ..tiers import by_tier
@@ -67,18 +67,3 @@ def test_widths():
         "abc",
     )
     assert pad("日", 4) == "日  "
-
-
-@pytest.mark.parametrize(
-    "seconds, text",
-    [
-        (0, "0.00 s"),
-        (12.06, "12.1 s"),
-        (185, "3 min 5 s"),
-        (3599.9, "1 h 0 min"),
-        (7800, "2 h 10 min"),
-    ],
-)
-def test_durations(seconds, text):
-    """A duration is shown with two units at most."""
-    assert format_seconds(seconds) == text
