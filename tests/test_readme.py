@@ -27,6 +27,7 @@ GUIDES = {
     "agents",
     "async",
     "cache",
+    "display",
     "durability",
     "graph",
     "inference",
@@ -124,6 +125,7 @@ def test_the_first_program_prints_what_the_page_says(capsys):
     [
         "asimov_sync",
         "asimov_sync.aio",
+        "asimov_sync.display",
         "asimov_sync.integrations.celery",
         "asimov_sync.telemetry",
         "asimov_sync.testing",
