@@ -204,3 +204,14 @@ def test_json_of_a_task_with_any_object(write):
     assert values["result"] == [{"text": "r"}, repr(threading), "_w=="]
     assert task.result[1] is threading and task.model_dump()["result"][1] is threading
     assert Task.model_validate_json(write(task)).status is TaskStatus.COMPLETE
+
+
+def test_repr():
+    """A repr has what describes the task, without its id and empty fields."""
+    task = Task(type="fetch")
+    assert repr(task) == "Task(type='fetch', status=<TaskStatus.WAITING: 'waiting'>)"
+    task = Task(type="fetch", objective="Get it.", params={"n": 1}, status="failed", error="no")
+    assert repr(task) == (
+        "Task(type='fetch', objective='Get it.', params={'n': 1}, "
+        "status=<TaskStatus.FAILED: 'failed'>, error='no')"
+    )
