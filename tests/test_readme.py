@@ -33,6 +33,7 @@ GUIDES = {
     "durability",
     "graph",
     "inference",
+    "processes",
     "recipes",
     "telemetry",
     "testing",

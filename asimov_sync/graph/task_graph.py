@@ -27,7 +27,7 @@ from asimov_sync.graph.functions import (
     make_task,
     replace_tasks,
 )
-from asimov_sync.graph.handlers import HandlerOwner, HandlerRegistry
+from asimov_sync.graph.handlers import HandlerOwner
 from asimov_sync.graph.node import (
     DEFAULT_MAX_VISITS,
     Dependencies,
@@ -405,7 +405,7 @@ class TaskGraph(GraphBase):
         """
         if not isinstance(scheduler, HandlerOwner):
             raise TypeError(f"validate takes a TaskScheduler, not {scheduler!r}")
-        HandlerRegistry(scheduler.handlers).check(self.plan().nodes)
+        scheduler.check_nodes(self.plan().nodes)
 
     def plan(self) -> Plan:
         """Resolve the dependencies; raises GraphError for an unknown one or a cycle."""

@@ -141,7 +141,7 @@ class RunStore:
         run_id: str,
         plan: Plan,
         options: StoreOptions,
-        handlers: Mapping[str, Callable[..., Any]],
+        handlers: Mapping[str, Any],
         cancellation: Cancellation,
     ) -> Opened:
         """Take the lease of a run, or create it. The scheduler calls this.
