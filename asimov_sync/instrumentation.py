@@ -1,4 +1,5 @@
-"""Instrumentation: hooks around runs, tasks, agents, requests and tool calls; text listeners.
+"""Instrumentation: hooks around runs, tasks, agents, requests and tool calls; text listeners;
+activities of tasks.
 
 At most one set of hooks is installed. The layers look for it once, when an operation begins, so the
 cost without hooks is close to zero. Each observed operation runs in a `contextvars.Context` of its
@@ -13,10 +14,12 @@ import contextvars
 import time
 from typing import Any, Callable, List, Mapping, NamedTuple, Optional, Sequence, Tuple, TypeVar
 
+from asimov_sync.concurrency import scope
 from asimov_sync.concurrency.log_context import get_logger
 from asimov_sync.messages import Event, ReplyDone, TextDelta
 
 __all__ = [
+    "Activity",
     "Instrumentation",
     "Observation",
     "OnEnd",
@@ -201,3 +204,32 @@ def listen_to_reply(listeners: Tuple[StartReply, ...]) -> Optional[Callable[[Eve
                 callback(text)
 
     return on_event
+
+
+# Activities
+
+
+class Activity:
+    """Names what a task is doing, for a display of its run. It lasts as long as the `with` block.
+
+    Outside of tasks it has no effect.
+
+    text: a few words.
+    until: the `clock.monotonic()` moment at which it ends; None (the default) if that is unknown.
+    """
+
+    __slots__ = ("_task", "text", "until")
+
+    def __init__(self, text: str, until: Optional[float] = None) -> None:
+        self.text = text
+        self.until = until
+        self._task: Any = None
+
+    def __enter__(self) -> None:
+        self._task = scope.current().task_context
+        if self._task is not None:
+            self._task.begin_activity(self)
+
+    def __exit__(self, *exc_info: Any) -> None:
+        if self._task is not None:
+            self._task.end_activity(self)

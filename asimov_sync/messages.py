@@ -6,11 +6,13 @@ unchanged.
 """
 
 import enum
+import reprlib
 from dataclasses import dataclass
 from typing import Any, ClassVar, Dict, Iterable, List, Optional, Tuple, Union
 
 from pydantic import ConfigDict, Field, field_validator
 
+from asimov_sync import _drawing
 from asimov_sync._json import to_jsonable
 from asimov_sync._models import LazyModel
 
@@ -26,9 +28,19 @@ __all__ = [
     "ToolCallReady",
     "Usage",
     "as_messages",
+    "short_repr",
 ]
 
 Block = Dict[str, Any]
+
+
+_short_repr = reprlib.Repr()
+_short_repr.maxstring = 80
+
+
+def short_repr(text: str) -> str:
+    """Return the repr of a text; the middle of a long one is left out."""
+    return _short_repr.repr(text)
 
 
 class ChatRole(str, enum.Enum):
@@ -167,6 +179,14 @@ class Usage(LazyModel):
         cached = self.cache_read_input_tokens + self.cache_write_input_tokens
         return self.input_tokens + cached + self.output_tokens
 
+    def __repr_args__(self) -> List[Tuple[Optional[str], Any]]:
+        """Leave the zeros out of the repr."""
+        return [(name, count) for name, count in self.__dict__.items() if count]
+
+    def _repr_html_(self) -> str:
+        """Return a small table, for notebooks."""
+        return _drawing.draw("notebook_html", self)
+
     def __add__(self, other: "Usage") -> "Usage":
         if not isinstance(other, Usage):
             return NotImplemented
@@ -201,6 +221,19 @@ class Reply(LazyModel):
     def text(self) -> str:
         """The text of the reply."""
         return self.message.text
+
+    def __repr__(self) -> str:
+        parts = [short_repr(self.text)]
+        if self.tool_calls:
+            parts.append(f"calls {', '.join(call.name for call in self.tool_calls)}")
+        parts.append(f"{self.stop_reason or 'partial'}, {self.usage.total_tokens} tokens")
+        return f"<Reply: {'; '.join(parts)}>"
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        """Return the text, the tool calls and the usage, for notebooks."""
+        return _drawing.draw("notebook_html", self)
 
 
 # Events

@@ -40,7 +40,7 @@ from asimov_sync.graph.journal import RunJournal
 from asimov_sync.graph.node import Node
 from asimov_sync.graph.plan import Plan, RunParams, replace_params
 from asimov_sync.graph.results import RunResult
-from asimov_sync.graph.run import Run, RunEvents, require_stack
+from asimov_sync.graph.run import LAST_RESULT, Run, RunEvents, require_stack
 from asimov_sync.graph.subscribers import Callback
 from asimov_sync.graph.task_graph import TaskGraph
 from asimov_sync.runs.options import IfChanged, StoreOptions
@@ -81,6 +81,8 @@ class TaskScheduler(HandlerOwner):
         first run finds out.
     runs: keeps the runs that have a `run_id`, so that they survive this process. Default none.
     """
+
+    _hint = LAST_RESULT
 
     def __init__(
         self,
@@ -339,19 +341,27 @@ class TaskScheduler(HandlerOwner):
         retry_failed: bool = False,
         if_running: str = "raise",
         if_changed: IfChanged = "raise",
+        progress: bool = False,
     ) -> RunResult:
         """Run a graph to its end and return the result.
 
-        The arguments are those of `submit`. Failures are in the result, whose
+        progress: draw the progress, as `Run.progress` does; default False. The cost of
+            the tokens is part of it if the prices of the models are known: from the package
+            genai-prices, or from the prices of `budget`.
+
+        The other arguments are those of `submit`. Failures are in the result, whose
         `raise_for_failure()` raises them. An exception that interrupts the wait, such as Ctrl-C,
         cancels the run and is raised again at once; `last_result` then has the finished tasks. It
         interrupts a durable run, which the next `run` continues.
         """
         options = RunOptions(run_id, timeout, on_failure, budget, cancellation, max_tasks, params)
         stored = StoreOptions(tags, restart, retry_failed, if_running, if_changed, None, args)
+        if progress and budget is None:
+            options = options._replace(budget=Budget())  # it adds up the cost
         started: List[ActiveRun] = []
         try:
-            return Run(self._start(graph, options, stored, started)).result()
+            run = Run(self._start(graph, options, stored, started), self._hint)
+            return run.progress() if progress else run.result()
         except BaseException as interruption:  # anywhere between the first line and the last
             for active_run in started:
                 active_run.interrupt(interruption)
@@ -649,6 +659,12 @@ class TaskScheduler(HandlerOwner):
         return f"<TaskScheduler of {types}, {self._backend!r}>"
 
 
+class _OwnScheduler(TaskScheduler):
+    """The scheduler of one run, whose `last_result` nobody can read."""
+
+    _hint = ""
+
+
 def run(
     graph: TaskGraph,
     handlers: Optional[Mapping[str, NamedHandler]] = None,
@@ -660,6 +676,7 @@ def run(
     cancellation: Optional[Cancellation] = None,
     max_tasks: Optional[int] = None,
     params: Optional[RunParams] = None,
+    progress: bool = False,
 ) -> RunResult:
     """Run a graph to its end on a scheduler of its own, and return the result.
 
@@ -667,10 +684,10 @@ def run(
     handlers: callables `(task, context) -> value` by task type, or their importable names, for the
         tasks that were not added with a handler or a function; default none.
 
-    The other arguments and the exceptions are those of `TaskScheduler.submit`. Failures are in the
+    The other arguments and the exceptions are those of `TaskScheduler.run`. Failures are in the
     result, as in `TaskScheduler.run`.
     """
-    with TaskScheduler(handlers) as scheduler:
+    with _OwnScheduler(handlers) as scheduler:
         return scheduler.run(
             graph,
             run_id=run_id,
@@ -680,6 +697,7 @@ def run(
             cancellation=cancellation,
             max_tasks=max_tasks,
             params=params,
+            progress=progress,
         )
 
 

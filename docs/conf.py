@@ -48,7 +48,14 @@ nitpicky = True
 # that callers never name.
 nitpick_ignore_regex = [("py:.*", r"(?!asimov_sync\.).*")]
 
-PUBLIC_MODULES = ["asimov_sync", "asimov_sync.testing", "asimov_sync.aio", "asimov_sync.telemetry"]
+PUBLIC_MODULES = [
+    "asimov_sync",
+    "asimov_sync.testing",
+    "asimov_sync.aio",
+    "asimov_sync.display",
+    "asimov_sync.telemetry",
+    "asimov_sync.integrations.celery",
+]
 
 
 def list_parameters(app, what, name, obj, options, lines):

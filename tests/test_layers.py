@@ -12,7 +12,7 @@ from .tiers import suite
 PACKAGE = pathlib.Path(asimov_sync.__file__).parent
 
 LAYERS = [
-    ["_exports", "_json", "_models"],
+    ["_drawing", "_exports", "_json", "_models"],
     ["errors", "messages", "tasks"],
     ["concurrency"],
     ["cancellation", "usage", "instrumentation", "spans"],
@@ -30,13 +30,14 @@ it."""
 
 LAYER = {part: number for number, parts in enumerate(LAYERS) for part in parts}
 
-PLANNED = {"runs", "display", "web", "integrations", "cli"}
+PLANNED = {"runs", "web", "integrations", "cli"}
 """Parts that may not exist yet."""
 
 LIBRARIES = {
     "asyncio": ("aio/", 3),
     "boto3": ("inference/", 1),
     "botocore": ("inference/", 1),
+    "celery": ("integrations/", 1),
     "opentelemetry": ("telemetry/", 1),
     "redis": ("cache/", 1),
     "requests": ("inference/http/", 2),
@@ -250,6 +251,22 @@ def test_each_library_has_its_place():
         found = importers[library]
         assert len(found) <= most, f"{library} is imported by {sorted(found)}"
         assert all(name.startswith(folder) for name in found), f"{library}: {sorted(found)}"
+
+
+@suite
+def test_only_drawing_is_loaded_upwards_by_name():
+    """No file imports modules by name but `_exports`, `_drawing` (the display), and the command."""
+    importers = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in files(PACKAGE)
+        if part_of(module_of(path, PACKAGE)) != "cli"
+        and any(
+            name in path.read_text(encoding="utf-8") for name in ("import_module", "__import__")
+        )
+    }
+    assert importers == {"_drawing.py", "_exports.py"}
+    drawing = PACKAGE.joinpath("_drawing.py").read_text(encoding="utf-8")
+    assert drawing.count("import_module(") == drawing.count('import_module("asimov_sync.display.')
 
 
 @suite

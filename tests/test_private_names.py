@@ -15,7 +15,7 @@ OWN = ("self", "cls", "super()")
 PUBLIC = ("_asdict", "_fields", "_make", "_replace")
 """The methods of named tuples, which are public in spite of their names."""
 
-OTHER_PACKAGES = ("os._exit",)
+OTHER_PACKAGES = ("os._exit", "sys._current_frames")
 """Names of other packages that have no public equivalent."""
 
 BY_NAME = ("delattr", "getattr", "hasattr", "setattr")

@@ -6,7 +6,7 @@ from typing import Any, Callable, Iterable, List, Optional, TypeVar
 
 from typing_extensions import Unpack
 
-from asimov_sync import instrumentation
+from asimov_sync import _drawing, instrumentation
 from asimov_sync._json import format_error
 from asimov_sync.agents.prompt import PromptTemplate, prompt
 from asimov_sync.agents.transcript import AgentTranscript
@@ -325,7 +325,12 @@ class Agent:
 
     def __repr__(self) -> str:
         name = "" if self.name is None else f" {self.name!r}"
-        return f"<Agent{name} of {self.client!r}, {len(self.tools)} tools>"
+        tools = "1 tool" if len(self.tools) == 1 else f"{len(self.tools)} tools"
+        return f"<Agent{name} of {self.client!r}, {tools}>"
+
+    def _repr_html_(self) -> str:
+        """Return the system prompt and the tools, for notebooks."""
+        return _drawing.draw("notebook_html", self)
 
 
 def require_client(client: Any, user: str) -> InferenceClient:

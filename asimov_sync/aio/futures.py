@@ -2,13 +2,15 @@
 
 import asyncio
 import concurrent.futures
-from typing import Any, Callable, Iterable, Optional
+from typing import Any, Callable, Coroutine, Iterable, Optional
 
 __all__ = [
+    "LoopEvent",
     "OnOrphan",
     "call_once",
     "get_loop",
     "pass_orphaned_result",
+    "start_task",
     "wait_briefly",
     "wrap_future",
 ]
@@ -71,3 +73,35 @@ def pass_orphaned_result(future: "concurrent.futures.Future[Any]", on_orphan: On
     """Pass the result of a done future to the callback, if there is a result and a callback."""
     if not future.cancelled() and future.exception() is None and on_orphan is not None:
         on_orphan(future.result())
+
+
+class LoopEvent:
+    """An event that any thread sets, and for which a coroutine of the running loop waits."""
+
+    def __init__(self) -> None:
+        self._loop = get_loop()
+        self._event = asyncio.Event()
+
+    def set(self) -> None:
+        """End the wait, or the next one. Does nothing once the loop is closed."""
+        self.call(self._event.set)
+
+    def call(self, function: Callable[[], Any]) -> None:
+        """Call a function on the loop's thread, soon. Does nothing once the loop is closed."""
+        try:
+            self._loop.call_soon_threadsafe(function)
+        except RuntimeError:
+            pass
+
+    async def wait(self, timeout: Optional[float]) -> None:
+        """Wait until the event is set, at most `timeout` seconds, and clear it; None: no limit."""
+        try:
+            await asyncio.wait_for(self._event.wait(), timeout)
+        except asyncio.TimeoutError:
+            pass
+        self._event.clear()
+
+
+def start_task(coroutine: "Coroutine[Any, Any, None]") -> "asyncio.Task[None]":
+    """Run a coroutine as a task of the running loop. The caller keeps a reference to the task."""
+    return get_loop().create_task(coroutine)

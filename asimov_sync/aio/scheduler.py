@@ -133,6 +133,7 @@ class AsyncTaskScheduler:
         retry_failed: bool = False,
         if_running: str = "raise",
         if_changed: IfChanged = "raise",
+        progress: bool = False,
     ) -> RunResult:
         """Run a graph to its end. See `TaskScheduler.run`.
 
@@ -153,6 +154,7 @@ class AsyncTaskScheduler:
                 retry_failed=retry_failed,
                 if_running=if_running,
                 if_changed=if_changed,
+                progress=progress,
             ),
             cancellation=cancellation,
         )
@@ -315,6 +317,20 @@ class AsyncRun:
         """
         return await self._bridge.run_blocking(
             self.sync.result,
+            timeout,
+            cancellation=cancellation,
+            unblock=lambda: self.sync._active_run.end(COROUTINE_CANCELLED),
+        )
+
+    async def progress(
+        self, timeout: Optional[float] = None, *, cancellation: Optional[Cancellation] = None
+    ) -> RunResult:
+        """Wait for the end and draw the progress meanwhile. See `Run.progress`.
+
+        Cancelling the coroutine cancels the run, as for `result`.
+        """
+        return await self._bridge.run_blocking(
+            self.sync.progress,
             timeout,
             cancellation=cancellation,
             unblock=lambda: self.sync._active_run.end(COROUTINE_CANCELLED),

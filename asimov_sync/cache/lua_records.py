@@ -161,7 +161,7 @@ HEAD_FIELDS = (
     "posts",
     "indexed",
 )
-"""The fields of a head. The first twelve are the reply of the scripts that return one.
+"""The fields of a head. The first thirteen are the reply of the scripts that return one.
 
 tags: a line for each, in JSON.
 due, expires: "" for never.
@@ -197,7 +197,7 @@ end
 
 local function describe(head)
     local reply = {{}}
-    for index = 1, 12 do
+    for index = 1, 13 do
         reply[index] = head[names[index]]
     end
     return reply

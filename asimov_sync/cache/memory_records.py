@@ -356,6 +356,7 @@ class _Record:
             self.lease_until / 1000,
             None if self.due is None else self.due / 1000,
             self.news,
+            self.last_number,
             now / 1000,
             dict(self.fields) if with_fields else {},
         )

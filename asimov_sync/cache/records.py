@@ -86,6 +86,7 @@ class Snapshot(NamedTuple):
         end, which is 0 if it was given up.
     due: the moment from which there is something to do; None for never.
     news: the number of posts to the record so far.
+    log_number: the number of the last entry of its log; 0 without entries.
     now: the moment of the snapshot.
     fields: empty where only the head of the record was read.
     """
@@ -101,6 +102,7 @@ class Snapshot(NamedTuple):
     lease_until: float
     due: Optional[float]
     news: int
+    log_number: int
     now: float
     fields: Mapping[str, bytes]
 

@@ -368,7 +368,7 @@ class _Candidate(NamedTuple):
 
 def _parse_head(id: str, words: List[bytes], now: bytes, fields: Sequence[bytes] = ()) -> _Head:
     status, tags, summary, created, updated, owner, epoch, lease_until, due = words[:9]
-    news, version, expires = words[9:]
+    news, version, expires, last_number = words[9:]
     snapshot = Snapshot(
         id,
         status.decode("utf-8"),
@@ -381,6 +381,7 @@ def _parse_head(id: str, words: List[bytes], now: bytes, fields: Sequence[bytes]
         int(lease_until) / 1000,
         int(due) / 1000 if due else None,
         int(news),
+        int(last_number),
         int(now) / 1000,
         {name.decode("utf-8"): data for name, data in zip(fields[::2], fields[1::2])},
     )

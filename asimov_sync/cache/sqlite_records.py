@@ -121,6 +121,7 @@ class _Row(NamedTuple):
             self.lease_until / 1000,
             None if self.due is None else self.due / 1000,
             self.news,
+            self.last_number,
             now / 1000,
             fields,
         )
@@ -488,14 +489,14 @@ def _apply(database: Database, row: _Row, change: RecordChange, now: int) -> _Ro
         )
     written = {name: data for name, data in change.fields.items() if data is not None}
     _write_fields(database, row.number, written)
-    row = row._replace(updated=now, untouched=0)
+    entries, last_number = row.entries, row.last_number
     for entry in change.log:
-        if entry.number > row.last_number:
+        if entry.number > last_number:
             database.execute(
                 "INSERT INTO asimov_sync_record_log VALUES (?, ?, ?)", (row.number, *entry)
             )
-            row = row._replace(last_number=entry.number, entries=row.entries + 1)
-    excess = row.entries - MAX_LOG_ENTRIES
+            last_number, entries = entry.number, entries + 1
+    excess = entries - MAX_LOG_ENTRIES
     if excess > 0:
         database.execute(
             "DELETE FROM asimov_sync_record_log WHERE record = ? AND number <= "
@@ -503,9 +504,14 @@ def _apply(database: Database, row: _Row, change: RecordChange, now: int) -> _Ro
             "ORDER BY number LIMIT 1 OFFSET ?)",
             (row.number, row.number, excess - 1),
         )
-        row = row._replace(entries=MAX_LOG_ENTRIES)
-    if change.summary is not None:
-        row = row._replace(summary=change.summary)
+        entries = MAX_LOG_ENTRIES
+    row = row._replace(
+        updated=now,
+        untouched=0,
+        last_number=last_number,
+        entries=entries,
+        summary=row.summary if change.summary is None else change.summary,
+    )
     if change.status is not None:
         _remove_expired(database, now)
         row = row._replace(

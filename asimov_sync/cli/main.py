@@ -1,34 +1,43 @@
 """The command line: `asimov-sync`, which is also `python -m asimov_sync`."""
 
 import argparse
-import logging
+import contextlib
+import importlib
+import os
 import sys
-import traceback
-from typing import List, Optional
+from typing import Any, List, Optional
 
 from asimov_sync import __version__
-from asimov_sync.cli.loading import UsageError, load_scheduler
-from asimov_sync.cli.signals import TERMINATED, exit_on_sigterm
-from asimov_sync.cli.work import Worker
+from asimov_sync._json import format_error
+from asimov_sync.cli import exit_status
+from asimov_sync.cli.command import Command, CommandError
+from asimov_sync.cli.output import Output
+from asimov_sync.cli.signals import exit_on_sigterm
+from asimov_sync.cli.text import escape
+from asimov_sync.errors import AsimovError
 
 __all__ = ["main"]
 
-FAILED = 1
-WRONG_USAGE = 2
-INTERRUPTED = 130
-"""The exit statuses: after an error, for wrong arguments (as argparse has it), and after Ctrl-C."""
+COMMANDS = {
+    "run": "run a flow or a graph, or continue its run",
+    "runs": "list the stored runs",
+    "show": "show a run: its tasks, what it waits for, and what to do next",
+    "watch": "follow a run of another process until it ends",
+    "cancel": "end runs for good",
+    "answer": "answer a question that a run waits for",
+    "approve": "approve or refuse a tool call that waits for approval",
+    "retry": "have the failed tasks of a run run again",
+    "delete": "remove runs from the store",
+    "report": "write a report of a run as an HTML file",
+    "graph": "draw a graph",
+    "serve": "show the runs in a browser",
+    "work": "continue the stored runs of a scheduler",
+}
+"""The commands, in the order of the help. Each has a module of its name beside this file."""
 
-WORK_EPILOG = f"""\
-A run belongs to a flow of the scheduler, and is ready when it has something to do and no driver.
-Runs are continued one at a time. Start several processes to have several at once.
-
-exit status:
-  0    with --once: nothing is ready
-  {FAILED}    the module raised; or with --once: a run could not be continued
-  {WRONG_USAGE}    wrong arguments
-  {INTERRUPTED}  Ctrl-C
-  {TERMINATED}  SIGTERM
-Ctrl-C and SIGTERM interrupt the run at once: another process can continue it.
+EPILOG = """\
+`asimov-sync COMMAND --help` has examples and the exit statuses of a command.
+--cache, or the environment variable ASIMOV_CACHE, names the file or server with the runs.
 """
 
 
@@ -37,75 +46,79 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
     arguments: the arguments of the command line; by default those of the process.
     """
-    parser = _make_parser()
+    for stream in (sys.stdout, sys.stderr):
+        _accept_every_character(stream)
+    if arguments is None:
+        arguments = sys.argv[1:]
+    parser = _make_parser(arguments)
+    if not arguments:
+        parser.print_help(sys.stderr)
+        return exit_status.WRONG_USAGE
     options = parser.parse_args(arguments)
     exit_on_sigterm()
     try:
-        return _work(options)
-    except UsageError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return WRONG_USAGE
+        output = Output(sys.stdout, getattr(options, "utc", False))
+        status: int = options.execute(options, output)
+        sys.stdout.flush()
+        return status
+    except CommandError as error:
+        return _fail(str(error), error.status)
+    except AsimovError as error:  # of the store, above all
+        return _fail(str(error) or format_error(error), exit_status.FAILED)
+    except BrokenPipeError:
+        # The interpreter flushes again at its end, which must not fail.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exit_status.BROKEN_PIPE
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return exit_status.INTERRUPTED
 
 
-def _make_parser() -> argparse.ArgumentParser:
+def _accept_every_character(stream: Any) -> None:
+    """Have a stream escape the characters that its encoding lacks."""
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="backslashreplace")
+
+
+def _fail(message: str, status: int) -> int:
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.flush()
+    print(f"asimov-sync: {escape(message)}", file=sys.stderr)
+    return status
+
+
+def _make_parser(arguments: List[str]) -> argparse.ArgumentParser:
+    """Return the parser. It knows the arguments of the commands that the arguments name.
+
+    The module of another command is not loaded, so that each command starts fast.
+    """
     parser = argparse.ArgumentParser(
-        prog="asimov-sync", description="Operate the durable runs of asimov_sync."
-    )
-    parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    commands.required = True
-    work = commands.add_parser(
-        "work",
-        help="continue the stored runs of a scheduler",
-        description="Continue the runs in the store of a scheduler that are ready.",
-        epilog=WORK_EPILOG,
+        prog="asimov-sync",
+        description="Start, watch and operate the durable runs of asimov_sync.",
+        epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    work.add_argument(
-        "scheduler",
-        metavar="MODULE:NAME",
-        help="the scheduler, such as myapp.tasks:scheduler; the current folder is searched first",
-    )
-    work.add_argument("--once", action="store_true", help="exit when nothing is ready")
-    work.add_argument(
-        "--poll",
-        metavar="SECONDS",
-        type=_read_seconds,
-        default=1.0,
-        help="how often to look for ready runs; default 1",
-    )
+    parser.add_argument("--version", action="version", version=__version__)
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
+    subparsers.required = True
+    for name, summary in COMMANDS.items():
+        if name not in arguments:
+            subparsers.add_parser(name, help=summary)
+            continue
+        command: Command = importlib.import_module(f"asimov_sync.cli.{name}").COMMAND
+        child = subparsers.add_parser(
+            name,
+            help=summary,
+            description=command.description,
+            epilog=_make_epilog(command),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        command.add_arguments(child)
+        child.set_defaults(execute=command.execute)
     return parser
 
 
-def _read_seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"a number of seconds above 0, not {text}")
-    return seconds
-
-
-_read_seconds.__name__ = "number"  # for the messages of argparse
-
-
-def _work(options: argparse.Namespace) -> int:
-    try:
-        scheduler = load_scheduler(options.scheduler)
-    except UsageError:
-        raise
-    except Exception:
-        traceback.print_exc()
-        print(f"asimov-sync: {options.scheduler} could not be loaded", file=sys.stderr)
-        return FAILED
-    store = scheduler.runs
-    if store is None:
-        raise UsageError(
-            f"{options.scheduler} has no store of runs: TaskScheduler(…, runs=RunStore(…))"
-        )
-    # Without effect if the module has set up logging itself.
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    worker = Worker(scheduler, store)
-    if not options.once:
-        worker.work_forever(options.poll)
-    return FAILED if worker.work_until_idle() else 0
+def _make_epilog(command: Command) -> str:
+    examples = "\n".join(f"  asimov-sync {example}" for example in command.examples)
+    return f"examples:\n{examples}\n\nexit status:\n{exit_status.describe(command.statuses)}\n"

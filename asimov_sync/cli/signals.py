@@ -4,10 +4,9 @@ import signal
 import sys
 from typing import Any, NoReturn
 
-__all__ = ["TERMINATED", "exit_on_sigterm"]
+from asimov_sync.cli.exit_status import TERMINATED
 
-TERMINATED = 143
-"""The exit status after SIGTERM: 128 and the number of the signal, as shells report it."""
+__all__ = ["exit_on_sigterm"]
 
 
 def exit_on_sigterm() -> None:

@@ -14,6 +14,7 @@ import threading
 import time
 import types
 import uuid
+<<<<<<< HEAD
 from typing import (
     Any,
     Callable,
@@ -26,6 +27,9 @@ from typing import (
     Tuple,
     Union,
 )
+=======
+from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Sequence, Tuple
+>>>>>>> integration
 
 from asimov_sync import instrumentation
 from asimov_sync._json import format_error
@@ -50,6 +54,7 @@ from asimov_sync.graph.node import Node
 from asimov_sync.graph.plan import Plan, RunParams
 from asimov_sync.graph.publisher import Publisher
 from asimov_sync.graph.results import Outcome, RunResult
+from asimov_sync.graph.snapshot import RunSnapshot
 from asimov_sync.graph.state import RunState
 from asimov_sync.graph.subscribers import Callback, EventBus
 from asimov_sync.graph.travel import dump
@@ -134,6 +139,7 @@ class ActiveRun(Work, RunServices, JournaledRun):
         self.backend = backend
         self.inline = backend.inline
         self.nested = backend.occupies_slot()
+        self.enclosing_task = scope.current().task_context
         self.result: Optional[RunResult] = None
         self.enclosing = options.cancellation or Cancellation.current()
         self.cancellation = Cancellation(parent=self.enclosing)
@@ -163,6 +169,7 @@ class ActiveRun(Work, RunServices, JournaledRun):
         self._ending_spans = threading.Lock()  # its holder reports the ends of spans
         self._logging = threading.Lock()  # its holder logs the entries of the effects
         self._saving = threading.Lock()  # its holder writes to the journal
+        self._batch_waiters: Deque[Any] = collections.deque()  # locks that it releases then
         self._last_batch: Optional[Batch] = None
         self._released: Optional[threading.Event] = None
         self._releases = False  # whether it is about to release its lease, and ends after that
@@ -176,6 +183,7 @@ class ActiveRun(Work, RunServices, JournaledRun):
         self._scope = contextvars.copy_context()  # handlers run in copies of it
         self._scope.run(self._enter_scope, usage_counter, options.budget)
         self._budget = options.budget
+        self._dollars_before = 0.0 if self._budget is None else self._budget.spent.dollars
         if journal is not None and self._budget is not None:
             self._spent_before = restored.spent or BudgetUsage(0, 0, 0.0)
             self._budget.carry_over(self.id, self._spent_before)
@@ -193,6 +201,7 @@ class ActiveRun(Work, RunServices, JournaledRun):
                 plan,
                 stop_on_failure=options.on_failure == "stop",
                 max_tasks=options.max_tasks,
+                is_durable=journal is not None,
             ),
             self._effects,
             self.cancellation,
@@ -292,13 +301,16 @@ class ActiveRun(Work, RunServices, JournaledRun):
         self, attempt: Attempt, outcome: Optional[Outcome], take_next: bool
     ) -> Optional[Attempt]:
         """End an attempt, and return the worker's next one if `take_next`."""
-        following = self.engine.finish_attempt(attempt, outcome, take_next)
+        if self._journal is not None:
+            # What a worker does next does not start before its last outcome is written. So at most
+            # one task for each worker has to run again if the process dies.
+            batch = self.engine.finish_durable(attempt, outcome, take_next)
+            self._apply_effects(batch)
+            following = self.engine.take_following(attempt) if take_next else None
+        else:
+            following = self.engine.finish_attempt(attempt, outcome, take_next)
         if self._effects.pending:
             self._apply_effects()
-        if self._journal is not None and following is None and take_next:
-            # Nothing could start before the outcome was written.
-            if attempt.abandoned is None and self.engine.reserve_workers(1):
-                following = self.next_attempt(attempt.worker)
         return following
 
     def call_handler(self, attempt: Attempt) -> Optional[Outcome]:
@@ -553,6 +565,7 @@ class ActiveRun(Work, RunServices, JournaledRun):
 
     def report(self, attempt: Attempt, fraction: Optional[float], text: str, data: Any) -> None:
         """Publish the progress of an attempt."""
+        attempt.progress = (fraction, text)
         if not self.publisher.has_inboxes:
             return
         self.engine.report(attempt, fraction, text, data)
@@ -669,11 +682,13 @@ class ActiveRun(Work, RunServices, JournaledRun):
                 self.failure = error
             self.end(str(error))
 
-    def _save(self) -> bool:
+    def _save(self, batch_number: Optional[int]) -> bool:
         """Write what has changed. Return whether nothing is left to write.
 
-        One thread writes at a time; another one that comes meanwhile leaves its changes, and its
-        effects, to that one.
+        One thread writes at a time, and writes what all have left meanwhile together. Another one
+        that comes leaves its changes, and its effects, to that one.
+
+        batch_number: wait until this batch is written, too.
         """
         assert self._journal is not None
         engine = self.engine
@@ -682,16 +697,34 @@ class ActiveRun(Work, RunServices, JournaledRun):
             return False
         while engine.needs_saving:
             if not self._saving.acquire(False):
-                return False
+                if batch_number is None or engine.saved_batch >= batch_number:
+                    return False
+                self._wait_for_batch()
+                continue
             try:
                 batch = self._number(engine.take_batch)
-                while batch is not None:
+                if batch is not None:
                     self._save_batch(batch)
-                    batch = self._number(engine.take_batch)
                 engine.mark_saved()
             finally:
                 self._saving.release()
+                self._wake_batch_waiters()
         return True
+
+    def _wait_for_batch(self) -> None:
+        """Wait until the thread that writes to the journal has written a batch."""
+        written = threading.Lock()
+        written.acquire()
+        self._batch_waiters.append(written)
+        if self._saving.locked():  # after the append: otherwise nobody may release the lock
+            written.acquire()
+
+    def _wake_batch_waiters(self) -> None:
+        while self._batch_waiters:
+            try:
+                self._batch_waiters.popleft().release()
+            except IndexError:  # another thread has taken it
+                return
 
     def _number(self, take: Callable[[], Optional[Batch]]) -> Optional[Batch]:
         """Take a batch, and note which events tell of what it contains."""
@@ -880,6 +913,14 @@ class ActiveRun(Work, RunServices, JournaledRun):
                 extra=self._extra(),
             )
 
+    def snapshot(self) -> RunSnapshot:
+        """Return the present state of the run, for a display."""
+        budget = self._budget
+        dollars = 0.0
+        if budget is not None:
+            dollars = budget.spent.dollars - self._dollars_before
+        return self.engine.snapshot(self._name, dollars)
+
     @property
     def in_forked_child(self) -> bool:
         """Return whether the run is the parent process's; its lock may never be free here."""
@@ -926,12 +967,15 @@ class ActiveRun(Work, RunServices, JournaledRun):
 
     # Effects
 
-    def _apply_effects(self) -> None:
-        """Carry out the effects that the engine recorded. Called without the engine's lock."""
+    def _apply_effects(self, batch_number: Optional[int] = None) -> None:
+        """Carry out the effects that the engine recorded. Called without the engine's lock.
+
+        batch_number: as for `_save`; default None.
+        """
         effects = self._effects
         effects.pending = False  # first: effects that are added from now on set it again
         try:
-            if self._journal is not None and not self._write_journal():
+            if self._journal is not None and not self._write_journal(batch_number):
                 return
             if effects.result is not None and self.result is None and not self._releases:
                 # Another thread may have recorded it since, and still be writing it.
@@ -972,17 +1016,18 @@ class ActiveRun(Work, RunServices, JournaledRun):
             # It may have written what other workers left to it, and these have returned since.
             self.backend.ensure_workers(self)
 
-    def _write_journal(self) -> bool:
+    def _write_journal(self, batch_number: Optional[int]) -> bool:
         """Write what has changed in a durable run. Return whether to carry out the effects.
 
         They follow what is written. Only the cancellation of attempts does not wait for it.
+        batch_number: as for `_save`.
         """
         if not self.engine.needs_saving:
             return True
         if self._effects.abandoned:
             self._cancel_abandoned()
         try:
-            saved = self._save()
+            saved = self._save(batch_number)
             if saved and self.engine.state.parked:
                 self.check_waits()
             return saved

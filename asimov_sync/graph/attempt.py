@@ -7,18 +7,21 @@ from typing import Any, Dict, Optional, Tuple
 from asimov_sync._json import format_error
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.concurrency.clock import clock
+from asimov_sync.concurrency.fork import ForkSafeLock
 from asimov_sync.concurrency.timers import Timer
 from asimov_sync.errors import TaskTimeout
 from asimov_sync.graph.inputs import Inputs
 from asimov_sync.graph.journal import Wait
 from asimov_sync.graph.results import Outcome
 from asimov_sync.graph.state import RunState
-from asimov_sync.instrumentation import Observation
+from asimov_sync.instrumentation import Activity, Observation
 from asimov_sync.spans import SpanRecorder
 from asimov_sync.tasks import TaskStatus
 from asimov_sync.usage import UsageCounter
 
 __all__ = ["Attempt", "failed_outcome"]
+
+_activities_lock = ForkSafeLock()  # guards the activities of every attempt
 
 
 class Attempt(SpanRecorder):
@@ -34,10 +37,13 @@ class Attempt(SpanRecorder):
     waits: what it waits for, if its handler parks.
     thread: the thread on which its handler was called, by `threading.get_ident()`.
     deadline: the `clock.monotonic()` moment at which its own time-out expires.
+    activities: what it is doing, on any of its threads.
+    progress: the fraction and the text that its handler reported last.
     """
 
     __slots__ = (
         "abandoned",
+        "activities",
         "cancellation",
         "deadline",
         "failed",
@@ -48,6 +54,7 @@ class Attempt(SpanRecorder):
         "node",
         "number",
         "partial",
+        "progress",
         "reply_numbers",
         "run_id",
         "skipped",
@@ -95,6 +102,8 @@ class Attempt(SpanRecorder):
         self.timer: Optional[Timer] = None
         self.watch: Optional[Observation] = None
         self.reply_numbers: "Optional[itertools.count[int]]" = None
+        self.activities: Tuple[Activity, ...] = ()
+        self.progress: Optional[Tuple[Optional[float], str]] = None
 
     def begin(self, parent: Cancellation) -> None:
         """Set the start, the deadline and the attempt's own token.
@@ -112,6 +121,16 @@ class Attempt(SpanRecorder):
     def is_overdue(self) -> bool:
         """Return whether its own time-out has expired."""
         return self.deadline is not None and clock.monotonic() >= self.deadline
+
+    def begin_activity(self, activity: Activity) -> None:
+        """Note what it is doing."""
+        with _activities_lock.lock:
+            self.activities += (activity,)
+
+    def end_activity(self, activity: Activity) -> None:
+        """Note that it is not doing this any more."""
+        with _activities_lock.lock:
+            self.activities = tuple(one for one in self.activities if one is not activity)
 
     def timeout_error(self) -> TaskTimeout:
         """Return the error of an overdue attempt."""

@@ -26,6 +26,7 @@ from asimov_sync.graph.functions import make_task
 from asimov_sync.graph.journal import Answer, Wait
 from asimov_sync.graph.node import DEFAULT_MAX_VISITS, Dependencies, Node, When, make_node
 from asimov_sync.graph.retry import Retry
+from asimov_sync.instrumentation import Activity
 from asimov_sync.tasks import Task
 
 __all__ = [
@@ -45,7 +46,12 @@ Middleware = Callable[[Callable[..., Any], Task, "TaskContext"], Any]
 
 
 class RunServices:
-    """The part of a run that a TaskContext uses."""
+    """The part of a run that a TaskContext uses.
+
+    enclosing_task: the TaskContext of the task that started the run; None outside of tasks.
+    """
+
+    enclosing_task: "Optional[TaskContext]" = None
 
     def open_cache(self) -> Cache:
         """Return the run's namespace of the scheduler's cache."""
@@ -217,6 +223,18 @@ class TaskContext:
         """
         self._services.report(self._attempt, fraction, text, data)
 
+    def begin_activity(self, activity: Activity) -> None:
+        """Note what the task is doing; the tasks around its run are doing it as well."""
+        self._attempt.begin_activity(activity)
+        if self._services.enclosing_task is not None:
+            self._services.enclosing_task.begin_activity(activity)
+
+    def end_activity(self, activity: Activity) -> None:
+        """Note that the task is not doing this any more."""
+        self._attempt.end_activity(activity)
+        if self._services.enclosing_task is not None:
+            self._services.enclosing_task.end_activity(activity)
+
     # Durable runs
 
     @property
@@ -327,7 +345,14 @@ class TaskContext:
 
     def __dir__(self) -> Iterable[str]:
         """List the documented attributes, which a shell completes."""
-        private = ("_attempt", "_find_deadline", "_lists", "_services")
+        private = (
+            "_attempt",
+            "_find_deadline",
+            "_lists",
+            "_services",
+            "begin_activity",
+            "end_activity",
+        )
         return [name for name in super().__dir__() if name not in private]
 
     def __repr__(self) -> str:

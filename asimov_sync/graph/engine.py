@@ -3,9 +3,10 @@
 Each public method is a step: it takes the lock, changes the state, records the work that remains
 for ActiveRun in the run's Effects, and makes no calls.
 
-In a durable run the steps also record which tasks have changed. Nothing starts until that is
-written (`take_batch`, `mark_saved`), so that what a task does always follows from outcomes that
-will be found again.
+In a durable run the steps also record which tasks have changed. A task that becomes ready because
+of that does not start until it is written (`take_batch`, `mark_saved`), so that what a task does
+always follows from outcomes that will be found again. Other tasks start meanwhile, and their
+outcomes are written together.
 
 A worker that finds another worker already finishing attempts queues its outcome for that worker and
 returns. If it waited for the lock instead, a thread switch while the lock is held would make every
@@ -63,11 +64,15 @@ from asimov_sync.graph.journal import (
 )
 from asimov_sync.graph.node import Dependency, Node
 from asimov_sync.graph.results import Outcome, RunResult
+from asimov_sync.graph.snapshot import ActiveTask, RunSnapshot
 from asimov_sync.graph.state import (
+    COMPLETE,
+    DELAYED,
     EXECUTING,
     FAILED,
     NOT_SELECTED,
     PARKED,
+    PARTIAL,
     PHASES,
     REVOKED,
     SKIPPED,
@@ -149,7 +154,9 @@ class RunEngine:
         self._no_usage = Usage()
         self._start = time.perf_counter()
         # For a durable run:
-        self.has_unsaved = False  # whether nothing may start. Read without the lock.
+        self.has_unsaved = False  # whether something is not written yet. Read without the lock.
+        self._is_durable = journal is not None
+        self.saved_batch = -1  # the number of the last batch that is written
         self._restored = Restored() if journal is None else journal.restored
         self._is_kept = journal is not None and self._restored.end is None
         self._digests = list(digests)
@@ -186,8 +193,6 @@ class RunEngine:
 
     def needs_workers(self) -> bool:
         """Return whether the run could use more workers. Takes no lock: call it after a step."""
-        if self.has_unsaved:
-            return False
         return self.workers < self._worker_limit and len(self.state.ready) > self._starting
 
     def reserve_workers(self, limit: int) -> int:
@@ -196,7 +201,7 @@ class RunEngine:
         Each of them then calls `next_attempt` once.
         """
         with self.lock:
-            missing = 0 if self.has_unsaved else len(self.state.ready) - self._starting
+            missing = len(self.state.ready) - self._starting
             count = max(0, min(missing, self._worker_limit - self.workers, limit))
             self.workers += count
             self._starting += count
@@ -220,13 +225,14 @@ class RunEngine:
 
     def _start_next(self, worker: Any) -> Optional[Attempt]:
         state = self.state
-        if self.has_unsaved:
-            self.workers -= 1
-            return None
         index = state.start_next(clock.monotonic() if state.delayed else 0.0)
         if state.changes:
             self._apply_changes("")
             self._record_end()
+        if self._is_durable:
+            self._release_ready()  # those whose retry is due
+            if index is None and state.ready:
+                index = state.start_next(clock.monotonic() if state.delayed else 0.0)
         if index is None:
             self.workers -= 1
             return None
@@ -258,6 +264,7 @@ class RunEngine:
                 self._close_attempt(attempt)
                 self._mark(attempt.index)
                 self._apply_changes("")
+                self._release_ready()
                 self._record_end()
             return started
 
@@ -292,6 +299,28 @@ class RunEngine:
             finally:
                 self._finishing.release()
         return following
+
+    def finish_durable(self, attempt: Attempt, outcome: Optional[Outcome], take_next: bool) -> int:
+        """End an attempt of a durable run, unless the run continued without it.
+
+        attempt, outcome, take_next: as for `finish_attempt`; but `take_following` starts the
+            worker's next attempt.
+
+        Returns the number of the batch that contains the outcome.
+        """
+        with self.lock:  # this thread waits for more than the lock, until the outcome is written
+            if self.is_running(attempt):
+                assert outcome is not None
+                self._close_attempt(attempt, outcome.error)
+                self._record_outcome(attempt, outcome)
+            if attempt.abandoned is None and not take_next:
+                self.workers -= 1
+            return self.state.batch
+
+    def take_following(self, attempt: Attempt) -> Optional[Attempt]:
+        """Start another attempt on the worker of one that has ended; None if no task is ready."""
+        with self.lock:
+            return None if attempt.abandoned is not None else self._start_next(attempt.worker)
 
     # For handlers
 
@@ -351,6 +380,7 @@ class RunEngine:
                 self._note_spawned(index, attempt.name, definition, digest)
                 self._adopt(index)
             self._apply_changes("")
+            self._release_ready()
             self._record_end()
         return node.task
 
@@ -379,6 +409,7 @@ class RunEngine:
                 ]
                 self.effects.publish(RunStarted, tuple(names))
             self._apply_changes("")
+            self._release_ready()
             self._record_end()
 
     def expire(self, attempt: Attempt) -> None:
@@ -395,6 +426,7 @@ class RunEngine:
         """Make the tasks ready whose retry is due."""
         with self.lock:
             self.state.release_due(clock.monotonic())
+            self._release_ready()
             self.effects.wake_waiters()
 
     def end(self, reason: str, keep_always: bool = False) -> None:
@@ -422,11 +454,59 @@ class RunEngine:
                 self._mark(index)
                 self._publish_finished(index)
             self._apply_changes(reason)
+            self._release_ready()
             if state.ready:
                 # The caller may be a signal handler, which cannot start workers: a timer does.
                 self.effects.start_timer(0.0)
                 self.effects.wake_waiters()
             self._record_end()
+
+    def snapshot(self, name: Optional[str], dollars: float) -> RunSnapshot:
+        """Return the present state of the run, for a display.
+
+        name: the name of the graph, or None.
+        dollars: what the run has cost.
+        """
+        state = self.state
+        with self.lock:  # only for copies: a display must not delay the run
+            phases = list(state.phases)
+            attempts = list(self._attempts.values())
+            delayed = sorted(state.delayed)
+        active = [describe_attempt(attempt) for attempt in attempts]
+        active += [
+            ActiveTask(state.nodes[index].name, f"attempt {state.attempts[index] + 1}", moment)
+            for moment, index in delayed
+            if phases[index] is DELAYED
+        ]
+        is_over, cancelled = self.effects.result is not None, 0
+        if is_over:
+            errors = list(self._exceptions.values())
+            cancelled = sum(isinstance(error, Cancelled) for error in errors)
+        count = phases.count
+        ended = {
+            phase: count(phase) for phase in (COMPLETE, PARTIAL, FAILED, SKIPPED, NOT_SELECTED)
+        }
+        usage = self._usage_counter.usage
+        if self._restored.usage is not None:
+            usage = usage + self._restored.usage
+        return RunSnapshot(
+            name,
+            self.id,
+            is_over,
+            self._is_durable,
+            self._elapsed(),
+            len(phases) - count(REVOKED),
+            sum(ended.values()),
+            ended[COMPLETE],
+            ended[PARTIAL],
+            ended[FAILED],
+            ended[SKIPPED],
+            cancelled,
+            count(PARKED),
+            active,
+            usage,
+            dollars,
+        )
 
     # The rest is called with the lock held
 
@@ -661,11 +741,19 @@ class RunEngine:
         return not self._attempts and not self.state.can_progress
 
     def _mark(self, *indexes: int) -> None:
-        """Note that tasks have changed, so that nothing starts until that is saved."""
+        """Note that tasks have changed, so that nothing that follows starts before it is saved."""
         if self._is_kept and indexes:
             self._unsaved.update(dict.fromkeys(indexes))
             self.has_unsaved = True
             self.effects.pending = True
+
+    def _release_ready(self) -> bool:
+        """Let ready tasks start, unless what they follow from is not written yet.
+
+        Returns whether there are any.
+        """
+        state = self.state
+        return state.release(self.saved_batch if self.has_unsaved else state.batch)
 
     def _park(self, attempt: Attempt, waits: Tuple[Wait, ...]) -> None:
         """Interrupt an attempt until one of its waits is answered."""
@@ -718,6 +806,7 @@ class RunEngine:
             for index in parked:
                 self.state.unpark(index)
             if parked:
+                self._release_ready()
                 self.effects.wake_waiters()
             return bool(parked)
 
@@ -731,6 +820,7 @@ class RunEngine:
                 end = RunEnd(result.status.name, result.reason, self._cancelled, parked)
             if not self._is_kept or not (self._unsaved or self._removed or end):
                 return None
+            self.state.batch += 1
             indexes, self._unsaved = list(self._unsaved), {}
             names, self._removed = self._removed, {}
             records = []
@@ -748,11 +838,12 @@ class RunEngine:
             return Batch(records, list(names), self._closed_usage, self._elapsed(), end, cancelled)
 
     def mark_saved(self) -> None:
-        """Let tasks start again, unless there is more to write."""
+        """Let the tasks start that follow from the batch that was taken last."""
         with self.lock:
+            self.saved_batch = self.state.batch - 1
             self._end_is_written = self._end_is_saved
             self.has_unsaved = bool(self._unsaved or self._removed)
-            if not self.has_unsaved:
+            if self._release_ready():
                 self.effects.wake_waiters()
 
     def put_back(self, batch: Batch, reopen: bool) -> None:
@@ -977,6 +1068,17 @@ class RunEngine:
         if record.exception is not None:
             self._error_records[index] = record.exception
             self._exceptions[index] = rebuild_exception(record.exception)
+
+
+def describe_attempt(attempt: Attempt) -> ActiveTask:
+    """Return the name of a running attempt, and what it is doing."""
+    activities = attempt.activities
+    if activities:
+        return ActiveTask(attempt.name, activities[-1].text, activities[-1].until)
+    fraction, text = attempt.progress or (None, "")
+    if isinstance(fraction, (int, float)):  # a handler may report anything
+        text = f"{fraction:.0%} {text}".rstrip()
+    return ActiveTask(attempt.name, text, None)
 
 
 def _causes(error: Optional[BaseException]) -> Iterator[BaseException]:

@@ -117,7 +117,7 @@ class TaskEvent(RunEvent):
                     "status": task.status.value,
                     "error": task.error,
                 }
-            elif type(value) not in _JSON_TYPES:
+            elif type(value) not in _JSON_TYPES and name not in ("time", "seconds"):
                 value = self._jsonable(name, False)
             values[name] = value
         return values

@@ -1,6 +1,8 @@
 """ExecutorSource: the executor of a scheduler, which was given or is made on demand."""
 
+import contextlib
 import os
+import threading
 from concurrent.futures import Executor
 from typing import Any, Callable, Optional, Tuple, Union
 
@@ -104,10 +106,20 @@ def _is_executor(value: Any) -> bool:
 
 
 def _shut_down(executor: Any) -> None:
-    try:
-        executor.shutdown(wait=False)
-    except Exception as error:  # a broken executor may refuse even that
-        logger.info("an executor could not be shut down: %s", describe_error(error))
+    """Shut down an executor, without a wait for its calls.
+
+    Its shutdown(wait=False) would damage a ProcessPoolExecutor before Python 3.9, which may hang at
+    the end of the program then. So another thread waits.
+    """
+
+    def shut_down() -> None:
+        try:
+            executor.shutdown()
+        except Exception as error:  # a broken executor may refuse even that
+            logger.info("an executor could not be shut down: %s", describe_error(error))
+
+    with contextlib.suppress(RuntimeError):  # at the end of the program, no thread can start
+        threading.Thread(target=shut_down, name="asimov-shutdown", daemon=True).start()
 
 
 def count_workers(executor: Any) -> Optional[int]:

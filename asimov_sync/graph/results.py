@@ -1,11 +1,26 @@
 """Partial, Route and RunResult: the values that handlers and runs return."""
 
+import os
 import uuid
-from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
+from asimov_sync import _drawing
 from asimov_sync._json import to_jsonable
+from asimov_sync.cache.base import Cache
 from asimov_sync.errors import RunFailed, RunParked
-from asimov_sync.graph.journal import ErrorRecord, Wait
+from asimov_sync.graph.journal import ErrorRecord, TaskRecord, Wait
 from asimov_sync.graph.state import (
     COMPLETE,
     FAILED,
@@ -20,6 +35,7 @@ from asimov_sync.graph.task_spans import TaskSpans
 from asimov_sync.messages import Usage
 from asimov_sync.spans import Span
 from asimov_sync.tasks import Task, TaskStatus
+from asimov_sync.usage import Price
 
 __all__ = ["Outcome", "Partial", "Route", "RunResult"]
 
@@ -148,6 +164,10 @@ class RunResult:
         self._attempts = state.attempts
         self._visits = state.visits
         self._dependencies = state.dependencies
+        self._routes = state.routes
+        self._feedback = state.feedback
+        self._spawned = state.spawned
+        self._waits = {index: tuple(waits[index]) for index in sorted(waits)}
         self._tasks: Optional[Dict[str, Task]] = None
         self._indexes: Optional[Dict[Union[str, uuid.UUID], int]] = None
         self.status = state.status
@@ -157,15 +177,17 @@ class RunResult:
         self.usage = usage
         self.duration = duration
         self.waiting: Dict[str, List[str]] = {
-            state.nodes[index].name: [wait.name for wait in waits[index]] for index in sorted(waits)
+            state.nodes[index].name: [wait.name for wait in these]
+            for index, these in self._waits.items()
         }
         self.restored = restored
 
     def __getstate__(self) -> Dict[str, Any]:
-        """Leave out conditions, retry policies and functions: unused, and lambdas do not pickle."""
+        """Leave out conditions, functions and values of loops: unused, and may not pickle."""
         unused: Any = {"when": None, "retry": None, "handler": None, "middleware": ()}
         nodes = [node._replace(**unused) for node in self._nodes]
-        return dict(self.__dict__, _nodes=nodes, _indexes=None)
+        feedback = {index: dict.fromkeys(values) for index, values in self._feedback.items()}
+        return dict(self.__dict__, _nodes=nodes, _feedback=feedback, _indexes=None)
 
     def __getitem__(self, task: Union[str, Task]) -> Any:
         index = self._find(task)
@@ -275,6 +297,51 @@ class RunResult:
         return self._tasks
 
     @property
+    def records(self) -> Dict[str, TaskRecord]:
+        """The record of each task, as `RunRecord.tasks` has it for a stored run.
+
+        It has the dependencies, the numbers of the last attempt and visit, what a loop or a Route
+        did, and what a parked task waits for. `params` is empty, and `exception` None: see
+        `exceptions`.
+        """
+        names = [node.name for node in self._nodes]
+        spawners = {
+            child: names[index] for index, children in self._spawned.items() for child in children
+        }
+        records = {}
+        for index, (node, phase) in enumerate(zip(self._nodes, self._phases)):
+            if phase is REVOKED:
+                continue
+            route = self._routes.get(index)
+            spans: List[Span] = []
+            if index in self._seconds:
+                spans = self._spans.of(index, self._seconds[index], self._usages.get(index))
+            attempts = [span for span in spans if span.kind == "attempt"]
+            records[node.name] = TaskRecord(
+                name=node.name,
+                position=index,
+                phase=phase.name,
+                type=node.task.type,
+                objective=node.task.objective,
+                params="",
+                depends_on=tuple(names[one] for one in self._dependencies[index]),
+                visit=self._visits[index],
+                attempt=self._attempts[index],
+                result=self._results[index],
+                error=self._errors[index],
+                route=None if route is None else tuple(names[one] for one in sorted(route)),
+                feedback=self._feedback.get(index, {}),
+                usage=self._usages.get(index),
+                seconds=self._seconds.get(index, 0.0),
+                started=attempts[-1].start if attempts else None,
+                ended=attempts[-1].end if attempts else None,
+                spans=tuple(spans),
+                spawned_by=spawners.get(index),
+                waits=self._waits.get(index, ()),
+            )
+        return records
+
+    @property
     def errors(self) -> Dict[str, str]:
         """The error text of each FAILED and PARTIAL task."""
         return {name: self._errors[index] or "" for name, index in self._in_phase(FAILED, PARTIAL)}
@@ -376,6 +443,36 @@ class RunResult:
         # One by one, so that a result with a cycle in it does not affect the others.
         results = {name: to_jsonable(result) for name, result in self.results.items()}
         return dict({name: to_jsonable(value) for name, value in values.items()}, results=results)
+
+    def save_report(
+        self,
+        path: Union[str, "os.PathLike[str]"],
+        *,
+        redact: Optional[Callable[[str], str]] = None,
+        prices: Optional[Mapping[str, Price]] = None,
+        cache: Optional[Cache] = None,
+    ) -> None:
+        """Write a report of the run: one HTML file that needs no network and no other file.
+
+        It has the graph, a timeline, the usage and the cost, and for each task its result, or its
+        error with the traceback. Long texts are shortened, so that the file stays below 5 MB.
+
+        path: the file; one that exists is replaced.
+        redact: changes each text of the run before it is written; default none.
+        prices: the price of each model, for the cost; default those of genai-prices, if it is
+            installed.
+        cache: the cache of the scheduler, in which agents with `keep_transcript=True` have stored
+            their messages; default none.
+
+        Raises OSError if the file cannot be written, and a CacheError if the cache fails.
+        """
+        text = _drawing.draw("report_of_result", self, redact=redact, prices=prices, cache=cache)
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+
+    def _repr_html_(self) -> str:
+        """Return a table of the tasks, for notebooks."""
+        return _drawing.draw("notebook_html", self)
 
     def __repr__(self) -> str:
         count = len(self._phases) - self._phases.count(REVOKED)

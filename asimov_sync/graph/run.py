@@ -4,8 +4,11 @@ import contextlib
 import sys
 from typing import Any, Callable, Iterator, Optional
 
+from asimov_sync._drawing import draw_progress
 from asimov_sync.cancellation import Cancellation, require_number
+from asimov_sync.concurrency import scope
 from asimov_sync.concurrency.clock import clock
+from asimov_sync.concurrency.interrupts import shorten_traceback
 from asimov_sync.errors import CacheError, Cancelled, GraphError, LeaseLost, RunTimeout
 from asimov_sync.graph.active_run import ActiveRun
 from asimov_sync.graph.backends import yield_worker_slots
@@ -26,6 +29,8 @@ STACK_HEADROOM = 50
 hooks and for the handlers of logging.
 """
 
+LAST_RESULT = "scheduler.last_result has what was finished"
+
 _UNREAD = "its events were not read to the end"
 
 
@@ -39,10 +44,14 @@ def require_stack(frames: int = STACK_HEADROOM) -> None:
 
 
 class Run:
-    """A run in progress. It continues whether or not a thread waits for it."""
+    """A run in progress. It continues whether or not a thread waits for it.
 
-    def __init__(self, active_run: ActiveRun) -> None:
+    hint: where the results of an interrupted run are, for the last line of its progress.
+    """
+
+    def __init__(self, active_run: ActiveRun, hint: str = LAST_RESULT) -> None:
         self._active_run = active_run
+        self._hint = hint
 
     @property
     def id(self) -> str:
@@ -95,8 +104,28 @@ class Run:
         except (LeaseLost, CacheError):  # the run has ended because of it
             raise
         except BaseException as interruption:
+            if isinstance(interruption, KeyboardInterrupt):
+                shorten_traceback(interruption)
             run.interrupt(interruption)
             raise
+
+    def progress(
+        self, timeout: Optional[float] = None, *, cancellation: Optional[Cancellation] = None
+    ) -> RunResult:
+        """Wait for the end of the run like `result`, and draw its progress meanwhile.
+
+        In a notebook it is a bar in the output of the cell. On a terminal it is a bar on stderr if
+        tqdm is installed (the extra `progress`), otherwise lines. Elsewhere, and inside a task,
+        nothing is drawn. A last line says what was finished, and where it is.
+
+        The arguments, the result and the exceptions are those of `result`.
+        """
+        if scope.current().task_context is not None:
+            return self.result(timeout, cancellation=cancellation)
+        with draw_progress(self._active_run.snapshot, self._hint) as progress:
+            result = self.result(timeout, cancellation=cancellation)
+            progress.result = result
+            return result
 
     @contextlib.contextmanager
     def _waiting(self, cancellation: Optional[Cancellation] = None) -> Iterator[Cancellation]:
@@ -213,6 +242,8 @@ class RunEvents(Iterator[Event]):
             # A wait that is refused or cancelled does not affect the run.
             if self._owns_run or not isinstance(interruption, (GraphError, Cancelled)):
                 self._run._active_run.interrupt(interruption)
+            if isinstance(interruption, KeyboardInterrupt):
+                shorten_traceback(interruption)
             raise
         if event is None:
             raise StopIteration

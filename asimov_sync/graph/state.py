@@ -7,6 +7,9 @@ number in the plan or, if it was spawned, in the order of spawning after that.
 phases       the phase of each task; a phase determines the public status
 pending      for each task, the number of its dependencies that are not final
 ready        a heap of tasks to start, in the order of adding; may hold tasks no longer READY
+unreleased   in a durable run, the tasks that are READY because of something that may not be written
+             yet, and for each the batch after which it may start; they are not in `ready`
+batch        in a durable run, the number of the batch that contains what happens now
 delayed      a heap of (moment, index): attempts to be repeated then
 results, errors   for each task; `errors` also holds why it was skipped or not selected
 engine_errors     the errors of tasks that failed without their handlers raising
@@ -190,10 +193,16 @@ class RunState:
     plan: the graph with its names resolved.
     stop_on_failure: start nothing more after the first FAILED task; default False.
     max_tasks: how many tasks the run may have, revoked ones not counted; default unlimited.
+    is_durable: start no task before `release`, but for those that are ready from the beginning;
+        default False.
     """
 
     def __init__(
-        self, plan: Plan, stop_on_failure: bool = False, max_tasks: Optional[int] = None
+        self,
+        plan: Plan,
+        stop_on_failure: bool = False,
+        max_tasks: Optional[int] = None,
+        is_durable: bool = False,
     ) -> None:
         size = len(plan.nodes)
         self.nodes = plan.nodes
@@ -205,6 +214,9 @@ class RunState:
         self.pending = [len(before) for before in plan.dependencies]
         # Sorted, and therefore a heap.
         self.ready = [index for index, count in enumerate(self.pending) if not count]
+        self.is_durable = is_durable
+        self.batch = 0
+        self.unreleased: Dict[int, int] = {}  # in the order of the batches
         self.phases = [WAITING if count else READY for count in self.pending]
         self.results: List[Any] = [None] * size
         self.errors: List[Optional[str]] = [None] * size
@@ -259,7 +271,7 @@ class RunState:
             self.release_due(now)
         while self.ready:
             index = heapq.heappop(self.ready)
-            if self.phases[index] is not READY:
+            if self.phases[index] is not READY or index in self.unreleased:
                 continue  # it was reset or skipped while it was in the heap
             if self.nodes[index].when is not None and not self.attempts[index]:
                 self.phases[index] = EVALUATING
@@ -371,8 +383,10 @@ class RunState:
     def can_progress(self) -> bool:
         """Return whether a task is ready, or is about to be repeated."""
         phases = self.phases
-        return any(phases[index] is READY for index in self.ready) or any(
-            phases[index] is DELAYED for _, index in self.delayed
+        return (
+            any(phases[index] is READY for index in self.ready)
+            or any(phases[index] is READY for index in self.unreleased)
+            or any(phases[index] is DELAYED for _, index in self.delayed)
         )
 
     def release_due(self, now: float) -> None:
@@ -384,7 +398,27 @@ class RunState:
 
     def _make_ready(self, index: int) -> None:
         self.phases[index] = READY
-        heapq.heappush(self.ready, index)
+        if self.is_durable:
+            self.unreleased.pop(index, None)  # so that the order is that of the batches
+            self.unreleased[index] = self.batch
+        else:
+            heapq.heappush(self.ready, index)
+
+    def release(self, batch: int) -> bool:
+        """Let the tasks start that are ready because of what a batch, or an earlier one, contains.
+
+        Returns whether there are any.
+        """
+        released = False
+        while self.unreleased:
+            index = next(iter(self.unreleased))
+            if self.unreleased[index] > batch:
+                break
+            del self.unreleased[index]
+            if self.phases[index] is READY:
+                heapq.heappush(self.ready, index)
+                released = True
+        return released
 
     def _fail(self, index: int, error: Optional[str]) -> None:
         _move(self.nodes[index].task, TaskStatus.FAILED, None, error)
@@ -709,6 +743,7 @@ class RunState:
                 phases[index] = WAITING
             self.pending[index] = sum(not phases[one].is_final for one in self.dependencies[index])
         self.ready = []
+        self.unreleased.clear()
         if everything:
             return
         if self.stop_on_failure:
@@ -782,7 +817,10 @@ class RunState:
                     self.unfinished -= 1
                     self.cut_off.append(index)
         self.parked = {index for index in self.parked if self.phases[index] is PARKED}
-        self.ready = [index for index in kept if self.phases[index] is READY]  # sorted: a heap
+        # Sorted, and therefore a heap.
+        self.ready = [
+            index for index in kept if self.phases[index] is READY and index not in self.unreleased
+        ]
         self.delayed = [one for one in self.delayed if self.phases[one[1]] is DELAYED]
         heapq.heapify(self.delayed)
         for index in kept:

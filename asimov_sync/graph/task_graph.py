@@ -16,6 +16,7 @@ from typing import (
     Union,
 )
 
+from asimov_sync import _drawing
 from asimov_sync._json import format_error
 from asimov_sync.errors import GraphError
 from asimov_sync.graph.context import Handler, Middleware
@@ -411,8 +412,31 @@ class TaskGraph(GraphBase):
         """Resolve the dependencies; raises GraphError for an unknown one or a cycle."""
         return build_plan(list(self._nodes.values()), self._names, self._groups)
 
+    def to_mermaid(self) -> str:
+        """Return the graph as the text of a Mermaid flowchart (https://mermaid.js.org).
+
+        The boxes show the present status of the tasks. Long maps and large graphs are folded.
+
+        Raises GraphError for an unknown dependency or a cycle.
+        """
+        return _drawing.draw("mermaid_of_graph", self)
+
+    def to_svg(self) -> str:
+        """Return a picture of the graph: the text of an SVG file, light or dark as the viewer is.
+
+        The boxes show the present status of the tasks. Long maps and large graphs are folded.
+
+        Raises GraphError for an unknown dependency or a cycle.
+        """
+        return _drawing.draw("svg_of_graph", self)
+
+    def _repr_html_(self) -> str:
+        """Return the picture of the graph, for notebooks."""
+        return _drawing.draw("notebook_html", self)
+
     def __repr__(self) -> str:
-        return f"<TaskGraph: {len(self)} tasks>"
+        name = "" if self.name is None else f" {self.name!r}"
+        return f"<TaskGraph{name}: {len(self)} task{'' if len(self) == 1 else 's'}>"
 
 
 def _clone_task(task: Task, name: str, **params: Any) -> Task:

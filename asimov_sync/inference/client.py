@@ -30,6 +30,7 @@ from asimov_sync import instrumentation
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.concurrency import scope
 from asimov_sync.concurrency.clock import clock
+from asimov_sync.concurrency.interrupts import short_interrupts
 from asimov_sync.concurrency.pool import WorkerPool
 from asimov_sync.errors import (
     AsimovError,
@@ -205,15 +206,16 @@ class InferenceClient(abc.ABC):
         or ClosedError.
         """
         request = self._request(messages, system, tools, options)
-        if output is None:
-            return self._complete_reply(request, cancellation)
-        output_type = Output(output, [definition["name"] for definition in request.tools])
-        return self._output_strategy.reply(
-            request,
-            output_type,
-            self._native_options(output_type),
-            lambda changed: self._complete_reply(changed, cancellation),
-        )
+        with short_interrupts:
+            if output is None:
+                return self._complete_reply(request, cancellation)
+            output_type = Output(output, [definition["name"] for definition in request.tools])
+            return self._output_strategy.reply(
+                request,
+                output_type,
+                self._native_options(output_type),
+                lambda changed: self._complete_reply(changed, cancellation),
+            )
 
     def _native_options(self, output_type: Output) -> Dict[str, Any]:
         if output_type.has_free_form_objects:
@@ -248,7 +250,8 @@ class InferenceClient(abc.ABC):
 
         Raises InferenceError, Cancelled, or ClosedError.
         """
-        return self._stream(self._request(messages, system, tools, options), cancellation)
+        with short_interrupts:
+            return self._stream(self._request(messages, system, tools, options), cancellation)
 
     def run_tools(
         self,
@@ -305,27 +308,28 @@ class InferenceClient(abc.ABC):
         or ClosedError.
         """
         token = cancellation or Cancellation.current()
-        source = self._tool_loop(
-            messages,
-            tools,
-            system,
-            output,
-            max_iterations,
-            approvals,
-            trusted_history,
-            max_workers,
-            redact,
-            compact_at,
-            compact_with,
-            token,
-            options,
-            streamed=False,
-        )
-        last = None
-        # Ctrl-C between two events closes the loop at once, which cancels the running tools.
-        with contextlib.closing(source), contextlib.closing(source.read()) as events:
-            for event in events:
-                last = event
+        with short_interrupts:
+            source = self._tool_loop(
+                messages,
+                tools,
+                system,
+                output,
+                max_iterations,
+                approvals,
+                trusted_history,
+                max_workers,
+                redact,
+                compact_at,
+                compact_with,
+                token,
+                options,
+                streamed=False,
+            )
+            last = None
+            # Ctrl-C between two events closes the loop at once, which cancels the running tools.
+            with contextlib.closing(source), contextlib.closing(source.read()) as events:
+                for event in events:
+                    last = event
         assert isinstance(last, ToolRunDone)
         return last.run
 
@@ -354,23 +358,24 @@ class InferenceClient(abc.ABC):
         # The stream's own token: closing the stream unblocks its reader, and nothing else.
         token = Cancellation(parent=cancellation or Cancellation.current())
         context = contextvars.copy_context()
-        source = context.run(
-            self._tool_loop,
-            messages,
-            tools,
-            system,
-            output,
-            max_iterations,
-            approvals,
-            trusted_history,
-            max_workers,
-            redact,
-            compact_at,
-            compact_with,
-            token,
-            options,
-            streamed=True,
-        )
+        with short_interrupts:
+            source = context.run(
+                self._tool_loop,
+                messages,
+                tools,
+                system,
+                output,
+                max_iterations,
+                approvals,
+                trusted_history,
+                max_workers,
+                redact,
+                compact_at,
+                compact_with,
+                token,
+                options,
+                streamed=True,
+            )
         return ToolStream(source, token, context)
 
     def _tool_loop(

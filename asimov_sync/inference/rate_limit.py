@@ -10,6 +10,7 @@ from asimov_sync.concurrency.fork import ForkSafeLock
 from asimov_sync.concurrency.log_context import get_logger
 from asimov_sync.errors import DeadlineExceeded
 from asimov_sync.inference.request import Request
+from asimov_sync.instrumentation import Activity
 
 __all__ = ["Pause", "RateLimit", "Reservation", "estimate_tokens", "wait_for_slot"]
 
@@ -172,14 +173,14 @@ def _wait_until(
             provider=provider,
         )
     seconds = moment - clock.monotonic()
-    if seconds > 0:
-        logger.info("rate limit: a request to %s waits for %.1f s", provider, seconds)
-    while True:
-        seconds = moment - clock.monotonic()
-        if seconds <= 0:
-            return
-        cancellation.wait(seconds)
-        cancellation.raise_if_cancelled()
+    if seconds <= 0:
+        return
+    logger.info("rate limit: a request to %s waits for %.1f s", provider, seconds)
+    with Activity("rate limit", moment):
+        while seconds > 0:
+            cancellation.wait(seconds)
+            cancellation.raise_if_cancelled()
+            seconds = moment - clock.monotonic()
 
 
 def estimate_tokens(request: Request) -> int:

@@ -26,6 +26,7 @@ from asimov_sync.errors import (
     RateLimitError,
     StreamInterrupted,
 )
+from asimov_sync.instrumentation import Activity
 
 __all__ = ["MAX_RETRY_AFTER", "RetryPolicy", "retry_after", "retrying", "with_retry_headers"]
 
@@ -95,7 +96,10 @@ def retrying(
             max_retries + 1,
             seconds,
         )
-        cancellation.wait(seconds)
+        kind = type(last[0])
+        activity = "rate limit" if kind is RateLimitError else f"retry after {kind.__name__}"
+        with Activity(activity, clock.monotonic() + seconds):
+            cancellation.wait(seconds)
         cancellation.raise_if_cancelled()
 
     return RetryPolicy(retry=should_retry, wait=_wait_seconds, sleep=sleep, reraise=True)

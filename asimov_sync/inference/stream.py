@@ -4,6 +4,7 @@ import contextvars
 from typing import Any, Callable, ClassVar, Dict, Iterator, Optional, Type
 
 from asimov_sync.cancellation import Cancellation
+from asimov_sync.concurrency.interrupts import shorten_traceback
 from asimov_sync.concurrency.timers import timers
 from asimov_sync.errors import AsimovError, Cancelled
 from asimov_sync.inference.reply_events import EventReader, EventSource
@@ -37,6 +38,9 @@ class EventStream(Iterator[Event]):
             if not self._cancellation.cancelled:
                 raise
             event = None  # another thread is closing the stream right now
+        except KeyboardInterrupt as interrupt:
+            shorten_traceback(interrupt)
+            raise
         if event is None:
             # The stream was closed between two events. StopIteration would look like its end.
             raise Cancelled(self._cancellation.reason or "the stream was closed")

@@ -39,6 +39,7 @@ from asimov_sync.messages import Usage
 from asimov_sync.runs.approvals import encode_decision
 from asimov_sync.runs.changes import Adapted, adapt_records
 from asimov_sync.runs.codec import (
+    GRAPH_FIELD,
     Codec,
     Head,
     Serializer,
@@ -73,6 +74,9 @@ RUN_ID = re.compile(r"[A-Za-z0-9._:@-]{1,200}\Z")
 
 WAIT_SECONDS = 0.5
 """The longest time between two looks at a lease that another driver holds, in seconds."""
+
+MAX_SHOWN = 5000
+"""The number of tasks up to which a run stores its graph, to show those that have not started."""
 
 CONTINUABLE = (RunStatus.RUNNING.value, RunStatus.PARKED.value, RunStatus.INTERRUPTED.value)
 """The stored statuses of runs that a driver continues."""
@@ -163,7 +167,10 @@ class RunStore:
         owner = make_owner()
         tags = _check_tags(options.tags)
         head = Head(RunStatus.RUNNING.value, options.flow, self._codec.keep_value(options.args))
-        new = NewRecord({}, self._codec.dump_head(head), tags)
+        graph: Dict[str, bytes] = {}
+        if len(plan.nodes) <= MAX_SHOWN:
+            graph[GRAPH_FIELD] = self._codec.dump_graph(plan)
+        new = NewRecord(graph, self._codec.dump_head(head), tags)
         claimable = list(CONTINUABLE)
         if options.restart:
             claimable += [status.value for status in ENDED]
@@ -276,6 +283,9 @@ class RunStore:
             )
             contents = contents._replace(tasks=adapted.records)
             changed = self._dump_adapted(adapted)
+            graph = self._codec.dump_graph(plan) if len(plan.nodes) <= MAX_SHOWN else None
+            if graph != contents.graph:
+                changed[GRAPH_FIELD] = graph
             if options.retry_failed:
                 changed[field_name("cancel")] = None
                 contents.posts.pop(field_name("cancel"), None)
@@ -295,7 +305,8 @@ class RunStore:
             _restore_nodes(contents.tasks, handlers),
             head.usage,
             head.seconds,
-            head.sequence,
+            # Entries of the log without an outcome do not write the head.
+            max(head.sequence, snapshot.log_number),
             spent=head.spent,
         )
         if not created:
@@ -418,7 +429,7 @@ class RunStore:
                     phase="SKIPPED", error=f"the run ended early: {reason}", waits=()
                 )
                 fields[field_name("task", name)] = self._codec.dump_task(record)
-        sequence = head.sequence + 1
+        sequence = max(head.sequence, snapshot.log_number) + 1
         head = head._replace(status=status.value, reason=reason, sequence=sequence, starts=0)
         change = RecordChange(
             fields,
@@ -478,6 +489,43 @@ class RunStore:
     def read_tasks(self, run_id: str) -> Dict[str, TaskRecord]:
         """Return the stored tasks of a run by name. Raises KeyError if there is no such run."""
         return self._read(run_id)[1].tasks
+
+    def read_graph(self, run_id: str) -> Dict[str, TaskRecord]:
+        """Return the tasks of a run by name, with those that have not started.
+
+        Raises KeyError if there is no such run.
+        """
+        snapshot, contents = self._read(run_id)
+        if contents.graph is None:
+            return contents.tasks
+        try:
+            planned = self._codec.load_graph(contents.graph)
+        except Exception as error:
+            raise CacheValueError(
+                f"the stored run {run_id!r} is damaged: its graph cannot be read: "
+                f"{format_error(error)}"
+            ) from error
+        if RunStatus(snapshot.status) in ENDED:
+            over = "the run ended before it could start"
+            planned = [one._replace(phase="SKIPPED", error=over) for one in planned]
+        tasks = dict({one.name: one for one in planned}, **contents.tasks)
+        return dict(sorted(tasks.items(), key=lambda item: item[1].position))
+
+    def read_transcripts(self, run_id: str, task: str) -> List[List[Any]]:
+        """Return what the agents of a task have stored so far, a list for each conversation.
+
+        The entries are removed when the task has ended. Raises KeyError if there is no such run.
+        """
+        contents = self._read(run_id)[1]
+        found = [
+            (visit, kind, entries)
+            for (name, visit, kind), entries in contents.entries.items()
+            if name == task and kind.startswith("agent:")
+        ]
+        return [
+            [self._codec.decode(data) for _, data in sorted(entries.items())]
+            for _, _, entries in sorted(found, key=lambda one: one[:2])
+        ]
 
     def _read(self, run_id: str) -> Tuple[Snapshot, Contents]:
         snapshot = self._get(run_id, with_fields=True)
@@ -593,7 +641,7 @@ class RunStore:
                 yield self._codec.load_event(entry.data)
             if entries:
                 continue
-            if snapshot is None or snapshot.lease_until <= snapshot.now:
+            if snapshot is None or not _is_driven(snapshot):
                 return
             self._records.wait(run_id, None, number, WAIT_SECONDS, cancellation)
 
@@ -817,7 +865,7 @@ class RunRecord:
         self.snapshot = snapshot
         self.run_id = snapshot.id
         self.status = RunStatus(snapshot.status)
-        driven = snapshot.lease_until > snapshot.now and not is_dead(snapshot.owner)
+        driven = _is_driven(snapshot)
         if self.status is RunStatus.RUNNING and not driven:
             self.status = RunStatus.ORPHANED
         self.flow = head.flow
@@ -838,6 +886,14 @@ class RunRecord:
         if self._tasks is None:
             self._tasks = self._store.read_tasks(self.run_id)
         return self._tasks
+
+    @property
+    def graph(self) -> Dict[str, TaskRecord]:
+        """The tasks by name, with those that have not started, which are not stored one by one.
+
+        Read anew each time. Of a graph of more than 5,000 tasks only the stored ones are known.
+        """
+        return self._store.read_graph(self.run_id)
 
     def __repr__(self) -> str:
         return f"<RunRecord {self.run_id}: {self.status.name}>"
@@ -870,6 +926,11 @@ def _check_tags(tags: Optional[Mapping[str, str]]) -> Dict[str, str]:
         if not isinstance(key, str) or not isinstance(value, str):
             raise TypeError(f"tags= is a dict of strings by name; not {tags!r}")
     return checked
+
+
+def _is_driven(snapshot: Snapshot) -> bool:
+    """Return whether a record has a driver, as far as that is known."""
+    return snapshot.lease_until > snapshot.now and not is_dead(snapshot.owner)
 
 
 def _in_progress(run_id: str, snapshot: Snapshot) -> RunInProgress:

@@ -145,7 +145,7 @@ def test_invalid_clients(kind):
 def test_repr():
     """The repr has the agent's name, its client and the number of its tools."""
     client = ScriptedInferenceClient([])
-    assert repr(Agent(client, tools=[lookup])) == f"<Agent of {client!r}, 1 tools>"
+    assert repr(Agent(client, tools=[lookup])) == f"<Agent of {client!r}, 1 tool>"
     assert repr(Agent(client, name="finder")) == f"<Agent 'finder' of {client!r}, 0 tools>"
 
 

@@ -23,13 +23,13 @@ from asimov_sync.cache.sqlite_connection import SQLiteConnection
 from asimov_sync.cache.sqlite_store import SQLiteStore
 from asimov_sync.cache.store import ACKNOWLEDGED_SECONDS, ACKNOWLEDGED_SECONDS_GENERATED
 
-from ..tiers import suite
+from ..tiers import by_tier, suite
 from .conftest import Clock
 
 pytestmark = suite
 
 SETTINGS = settings(
-    max_examples=60,
+    max_examples=by_tier(25, soak=60),
     stateful_step_count=40,
     deadline=None,
     derandomize=bool(os.environ.get("CI")),

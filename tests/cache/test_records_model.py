@@ -67,6 +67,7 @@ class Model:
         for name in ("created", "updated", "lease_until", "due"):
             shown[name] = None if shown[name] is None else shown[name] / 1000
         fields = dict(record["fields"]) if with_fields else {}
+        shown["log_number"] = max(record["log"], default=0)
         return Snapshot(**{**shown, "id": id, "fields": fields, "now": self.now()})
 
     get = snapshot

@@ -1,11 +1,8 @@
 """`asimov-sync work`: continues the stored runs of a scheduler."""
 
-import importlib
-import itertools
 import logging
 import os
 import signal
-import sys
 import time
 
 import pytest
@@ -15,25 +12,7 @@ from asimov_sync.cli.main import main
 
 from ..tiers import suite, within
 from ..waiting import DEADLINE, wait_for
-from .programs import PROGRAM, start_command
-
-numbers = itertools.count(1)
-
-
-@pytest.fixture
-def program(tmp_path, monkeypatch):
-    """The program, as a module that was imported in its folder."""
-    name = f"program_{next(numbers)}"  # each test imports a module of its own
-    tmp_path.joinpath(name + ".py").write_text(PROGRAM, encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [str(tmp_path)] + sys.path)
-    monkeypatch.setitem(sys.modules, name, None)  # restored to being absent
-    del sys.modules[name]
-    terminate = signal.getsignal(signal.SIGTERM)
-    module = importlib.import_module(name)
-    yield module
-    signal.signal(signal.SIGTERM, terminate)
-    module.scheduler.close()
+from .programs import start_command
 
 
 def make_ready(program, flow, run_id, **args):

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from ..tiers import suite
+from ..tiers import by_tier, soak, suite
 from .programs import run
 
 pytestmark = suite
@@ -129,9 +129,9 @@ def test_text_without_headings(tmp_path):
     "content, error",
     [
         (None, "No such file"),
-        (b"\x00\x01\x02binary", "binary"),
-        (b"\xff\xfe\x00", "not a text file"),
-        (b" \n\t", "empty"),
+        pytest.param(b"\x00\x01\x02binary", "binary", marks=soak),
+        pytest.param(b"\xff\xfe\x00", "not a text file", marks=soak),
+        pytest.param(b" \n\t", "empty", marks=soak),
     ],
 )
 def test_unusable_input(tmp_path, content, error):
@@ -149,12 +149,8 @@ def test_invalid_arguments(text, tmp_path):
     """A folder, an unreachable Redis, an unwritable output or no file: exit status 2, no
     traceback.
     """
-    for arguments in (
-        [tmp_path],
-        ["--redis", "redis://127.0.0.1:9/0", text],
-        ["--redis", "nonsense", text],
-        [],
-    ):
+    few = [[tmp_path], ["--redis", "redis://127.0.0.1:9/0", text]]
+    for arguments in by_tier(few, soak=[*few, ["--redis", "nonsense", text], []]):
         done = brief(*arguments)
         assert done.returncode == 2, arguments
         assert "Traceback" not in done.stderr

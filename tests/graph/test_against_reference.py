@@ -21,7 +21,7 @@ from asimov_sync import (
     TaskUndone,
 )
 
-from ..tiers import suite
+from ..tiers import by_tier, suite
 from ..waiting import DEADLINE
 from .graphs import record_events
 from .reference import Do, Spec, does, interpret
@@ -334,7 +334,7 @@ def played(specs, scheduler):
 
 
 @suite
-@hypothesis.settings(max_examples=400)
+@hypothesis.settings(max_examples=by_tier(200, soak=400))
 @hypothesis.given(scenarios())
 def test_on_threads(threads, specs):
     """On four threads, every scenario ends as the reference says."""
@@ -342,7 +342,7 @@ def test_on_threads(threads, specs):
 
 
 @suite
-@hypothesis.settings(max_examples=300)
+@hypothesis.settings(max_examples=by_tier(150, soak=300))
 @hypothesis.given(scenarios())
 def test_on_the_calling_thread(specs):
     """On the calling thread, tasks also start in the order of the reference."""
@@ -385,7 +385,7 @@ def stopped(specs, scheduler):
 
 
 @suite
-@hypothesis.settings(max_examples=150)
+@hypothesis.settings(max_examples=by_tier(75, soak=150))
 @hypothesis.given(scenarios())
 def test_stop_on_failure(threads, specs):
     """With on_failure="stop" nothing starts after a failure, on threads and inline."""
@@ -411,7 +411,7 @@ def driven(specs, executor):
 
 
 @suite
-@hypothesis.settings(max_examples=250)
+@hypothesis.settings(max_examples=by_tier(125, soak=250))
 @hypothesis.given(scenarios(), strategies.integers(0, 2**32))
 def test_in_a_seeded_order(specs, seed):
     """On an executor that makes the calls in any order, every scenario ends the same."""
@@ -419,7 +419,7 @@ def test_in_a_seeded_order(specs, seed):
 
 
 @suite
-@hypothesis.settings(max_examples=150)
+@hypothesis.settings(max_examples=by_tier(75, soak=150))
 @hypothesis.given(scenarios(), strategies.integers(0, 2**32))
 def test_interleaved(specs, seed):
     """Every scenario ends the same if handlers interleave, or run after they were undone."""

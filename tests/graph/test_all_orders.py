@@ -18,7 +18,7 @@ NAMES = "abcde"
 COUNT_OF_FOUR, COUNT_OF_FIVE, COUNT_OF_LOOPS = 3736, 11533, 6408
 """The numbers of scenarios, so that none is lost unnoticed."""
 
-EVERY = by_tier(10, soak=1)
+EVERY = by_tier(20, soak=1)
 """All orders are tried for every scenario in the soak tier, for every tenth one in the suite."""
 
 
@@ -154,7 +154,7 @@ def test_every_loop_in_graphs_of_up_to_four_tasks():
     assert count == COUNT_OF_LOOPS
 
 
-@hypothesis.settings(max_examples=300)
+@hypothesis.settings(max_examples=by_tier(150, soak=300))
 @hypothesis.given(scenarios(), strategies.integers(0, 2**32))
 def test_any_scenario_in_any_order(specs, seed):
     """With conditions, retries, loops and spawns, too, each order ends like the reference."""
@@ -166,7 +166,7 @@ def test_any_scenario_in_any_order(specs, seed):
     run.compare(interpret(specs))
 
 
-@hypothesis.settings(max_examples=200)
+@hypothesis.settings(max_examples=by_tier(100, soak=200))
 @hypothesis.given(scenarios(), strategies.integers(0, 2**32))
 def test_reference_does_not_depend_on_order(specs, seed):
     """For scenarios that the strategy calls determined, the reference's order is irrelevant."""

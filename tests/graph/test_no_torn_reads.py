@@ -26,7 +26,7 @@ from ..waiting import DEADLINE, Background
 
 pytestmark = suite
 
-RUNS = by_tier(100, soak=500)  # in each of two modes
+RUNS = by_tier(60, soak=500)  # in each of two modes
 STATUSES = set(TaskStatus)
 
 

@@ -210,16 +210,23 @@ def test_a_durable_run_keeps_spans(store):
         except OverloadedError:
             client.generate("?")
 
+    def fail_once(task, context):
+        if context.attempt == 1:
+            raise ValueError("not yet")
+
     def build():
         graph = TaskGraph()
         graph.add(ask, name="ask")
         graph.add(lambda task, context: None, name="plain", depends_on=["ask"])
+        graph.add(fail_once, retry=Retry(attempts=2, wait=lambda number: 0.0))
         return graph
 
     with TaskScheduler(runs=store) as scheduler:
         result = scheduler.run(build(), run_id="r")
         again = scheduler.run(build(), run_id="r")
     assert "OverloadedError: secret" in result.spans["ask"][1].error
+    for later in (result, again, store.result("r")):
+        assert [one.error for one in later.spans["fail_once"]] == ["ValueError: not yet", None]
     for later in (again, store.result("r")):
         assert [bool(one.error) for one in later.spans["ask"]] == [False, True, False]
         assert "OverloadedError: ***" in later.spans["ask"][1].error

@@ -123,14 +123,17 @@ class Notebook:
         return self.client.execute(cell, user_expressions=encoded, stop_on_error=False)
 
     def finish(self, request):
-        """Wait for the end of a cell; return its exception's name, and the expressions' values."""
+        """Wait for the end of a cell; return its exception's name, and the expressions' values.
+
+        In place of the values, a cell with an exception has its traceback.
+        """
         while True:
             reply = self.client.get_shell_msg(timeout=DEADLINE)
             if reply["parent_header"].get("msg_id") == request:
                 break
         content = reply["content"]
         if content["status"] != "ok":
-            return content["ename"], {}
+            return content["ename"], {"traceback": "\n".join(content["traceback"])}
         expressions = content["user_expressions"].items()
         return None, {
             name: json.loads(ast.literal_eval(value["data"]["text/plain"]))
@@ -146,8 +149,8 @@ class Notebook:
     def interrupt(self, cell, started):
         """Run a cell, and interrupt it once the file `started` exists.
 
-        Returns the exception's name, and the seconds until control returned in the cell and to the
-        user.
+        Returns the exception's name, the lines of its traceback, and the seconds until control
+        returned in the cell and to the user.
         """
         request = self.start(TIMED.format(textwrap.indent(cell, "    ")))
         wait_for(started.exists, "the start of the handler")
@@ -155,10 +158,11 @@ class Notebook:
         time.sleep(0.1)  # let the cell start its wait; the outcome is the same either way
         start = time.monotonic()
         self.kernel.interrupt_kernel()
-        error, _ = self.finish(request)
+        error, values = self.finish(request)
         seconds = time.monotonic() - start
         return {
             "error": error,
+            "lines": len(values.get("traceback", "").splitlines()),
             "seconds_in_cell": self.run("", back="back")["back"] - start,
             "seconds": seconds,
         }

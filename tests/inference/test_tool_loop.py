@@ -39,7 +39,7 @@ from asimov_sync.testing import (
     tool_results,
 )
 
-from ..tiers import suite
+from ..tiers import by_tier, suite
 from ..waiting import Background, in_child, wait_for
 
 
@@ -391,7 +391,7 @@ def results_by_id(messages):
 
 
 @suite
-@settings(max_examples=150)
+@settings(max_examples=by_tier(60, soak=150))
 @given(
     turns=st.lists(TURN, max_size=5),
     limits=st.lists(st.integers(1, 3), min_size=1, max_size=4),

@@ -2,11 +2,12 @@
 
 import collections
 import json
+import os
 import random
 
 import pytest
 
-from asimov_sync import RedisCache, RunStore, SQLiteCache
+from asimov_sync import RedisCache, RunStore, SQLiteCache, TaskGraph, TaskScheduler
 
 from ..tiers import by_tier, soak, suite
 from .drivers import CRASH, RUN_ID, Driver, crash_at, drive, tokens
@@ -97,6 +98,36 @@ def test_a_crash_after_each_few_outcomes(open_cache, undisturbed, tmp_path):
     check_effects(effects_of(path), expected_effects, crashes)
     with open_cache() as cache:
         assert tokens(RunStore(cache).get(RUN_ID).usage) == expected["usage"]
+
+
+def drive_steps(open_cache, crashes):
+    """Run a task of some steps, which crashes before it ends, or not."""
+
+    def work(task, context):
+        for number in range(10):
+            context.report(number / 10, "on the way")
+            context.step(f"step {number}", str, number)
+        if crashes:
+            os._exit(CRASH)
+
+    graph = TaskGraph()
+    graph.add(work, name="a")
+    with TaskScheduler(max_workers=0, runs=RunStore(open_cache())) as scheduler:
+        scheduler.run(graph, run_id=RUN_ID)
+
+
+def test_the_log_after_a_crash_without_an_outcome(open_cache):
+    """Events of a drive that ended no task use up their numbers; those of the next one follow."""
+    assert Driver(drive_steps, open_cache, True).wait() == CRASH
+    with open_cache() as cache:
+        store = RunStore(cache)
+        events = list(store.events(RUN_ID))
+        assert len(events) > 5
+        Driver(drive_steps, open_cache, False).result()
+        more = list(store.events(RUN_ID, after=events[-1]["sequence"]))
+    kinds = [event["type"] for event in more]
+    assert kinds[:2] == ["run_started", "task_started"]
+    assert kinds[-2:] == ["task_finished", "run_finished"]
 
 
 def test_random_crashes_on_threads(open_cache, undisturbed, tmp_path):

@@ -1,16 +1,20 @@
-"""Drivers that are killed, stopped, or run side by side: each outcome is committed once."""
+"""Drivers that are killed, or run side by side: each outcome is committed once."""
 
 import collections
+import functools
+import itertools
+import json
 import multiprocessing
 import os
 import random
 import signal
+import time
 import uuid
 
 import pytest
 
 from asimov_sync import (
-    LeaseLost,
+    Cancellation,
     RedisCache,
     RunInProgress,
     RunStatus,
@@ -19,44 +23,39 @@ from asimov_sync import (
     Task,
     TaskGraph,
     TaskScheduler,
-    TaskStatus,
 )
 
 from ..tiers import by_tier, soak, suite
 from ..waiting import DEADLINE, wait_for
-from .drivers import Driver
+from . import workload
+from .drivers import CRASH, RUN_ID, Driver, crash_at, interpose, tokens
 
 pytestmark = suite
 
-LAYERS, WIDTH = 10, 10
 WORK_SECONDS = 0.004
-KILLS = by_tier(5, soak=200)
-ROUNDS = {"raise": by_tier(20, soak=500), "wait": by_tier(1, soak=60)}
+KILLS = by_tier(6, soak=200)
+
+LEASE = 600.0
+"""Longer than any test: the next driver must not wait for the end of the lease."""
+
+ROUNDS = {"raise": by_tier(5, soak=500), "wait": by_tier(1, soak=60)}
 """A driver that waits looks every 0.5 seconds."""
 
 
 @pytest.fixture(params=["sqlite", pytest.param("redis", marks=soak)])
-def open_store(request, unique, tmp_path):
-    """Opens the run store; each process calls it for itself."""
+def open_cache(request, unique, tmp_path):
+    """Opens a cache; each process calls it for itself. run: a name of the cache."""
     if request.param == "redis":
         url = request.getfixturevalue("redis_url")
-        return lambda **options: RunStore(RedisCache(url=url, default_prefix=unique), **options)
+        return lambda run=0: RedisCache(url=url, default_prefix=f"{unique}-{run}")
     path = tmp_path / "runs.db"
-    return lambda **options: RunStore(SQLiteCache(path, synchronous="normal"), **options)
+    return lambda run=0: SQLiteCache(path, default_prefix=f"run-{run}", synchronous="normal")
 
 
-def layers():
-    """A graph of layers, in which each task depends on two tasks of the layer before."""
-    graph = TaskGraph()
-    for layer in range(LAYERS):
-        for number in range(WIDTH):
-            before = (number, (number + 1) % WIDTH) if layer else ()
-            graph.add(
-                Task(type="work"),
-                name=f"{layer}-{number}",
-                depends_on=[f"{layer - 1}-{one}" for one in before],
-            )
-    return graph
+@pytest.fixture
+def open_store(open_cache):
+    """Opens the run store; each process calls it for itself."""
+    return lambda **options: RunStore(open_cache(), **options)
 
 
 class Worker:
@@ -74,60 +73,116 @@ class Worker:
         return [uuid.uuid4().hex, {name: value[0] for name, value in context.inputs.items()}]
 
 
-def drive(open_store, calls, run_id):
-    """Run the layers on four threads, and return the results."""
-    store = open_store(max_recoveries=1000, lease=600.0)
-    with TaskScheduler({"work": Worker(calls)}, max_workers=4, runs=store) as scheduler:
-        return scheduler.run(layers(), run_id=run_id).results
-
-
 def count(path):
     """Return how often each task was called."""
     return collections.Counter(path.read_text().splitlines() if path.exists() else ())
 
 
-def test_killed_drivers(open_store, tmp_path):
+@pytest.fixture
+def server():
+    """A server of the models of the workload."""
+    with workload.serve() as server:
+        yield server
+
+
+class Site:
+    """Runs of the workload on one store, each with its notes and its account.
+
+    open_cache: opens the cache of a run; each process calls it for itself.
+    """
+
+    def __init__(self, open_cache, server, folder):
+        self._open_cache = open_cache
+        self._server = server
+        self._folder = folder
+
+    def begin(self, run):
+        """Begin another run, whose name is its number or a text."""
+        self.open_cache = functools.partial(self._open_cache, run)
+        self.notes = self._folder / f"notes-{run}"
+        cache = self.open_cache()
+        self.store = RunStore(cache)
+        self.account = workload.Account(run, self.store, cache.records(), self._server, self.notes)
+
+    def start(self, *args, **options):
+        """Start a drive, and return its driver. The arguments are those of `drive_once`."""
+        name = self.account.next_drive
+        call = functools.partial(workload.drive_once, lease=LEASE, **options)
+        return Driver(call, self.open_cache, self._server.url, self.notes, name, *args)
+
+    def finish(self, expected=None):
+        """Drive the run to its end undisturbed, and check its account. Returns its outcome.
+
+        expected: what the outcome and the finished attempts have to be.
+        """
+        outcome = None
+        while outcome is None:
+            outcome = self.start().result()
+            self.account.end_drive()
+            workload.decide(self.store)
+        finished = self.account.check()
+        if expected is not None:
+            assert outcome == expected[0]
+            assert dict(finished - expected[1]) == dict(expected[1] - finished) == {}
+        assert tokens(self.store.get(RUN_ID).usage) == outcome["usage"]
+        return outcome, finished
+
+
+@pytest.fixture
+def site(open_cache, server, tmp_path):
+    """Runs of the workload."""
+    return Site(open_cache, server, tmp_path)
+
+
+def test_killed_drivers(site):
     """Drivers are killed at random, most of them while they hold work.
 
-    Exactly the calls that a kill has interrupted are repeated. Each task has one outcome, which all
-    of its dependents have received.
+    Each outcome is committed once. Nothing that is committed is done again: no attempt, no step, no
+    request to a model and no call of a tool. The run ends as if nothing had happened.
     """
     seed = random.SystemRandom().randrange(2**32)
     print("seed", seed)
     chance = random.Random(seed)
-    store = open_store()
+    site.begin("undisturbed")
+    expected = site.finish()
     kills = kills_with_work = runs = 0
     while kills < KILLS:
         runs += 1
-        run_id, path = f"run-{runs}", tmp_path / f"calls-{runs}"
-        expected = collections.Counter(layers())
-        while kills < KILLS:
-            before = count(path)
-            driver = Driver(drive, open_store, path, run_id)
-            limit = sum(before.values()) + chance.randrange(5, 30)
-            wait_for(lambda: sum(count(path).values()) >= limit or driver.has_ended)
+        site.begin(runs)
+        ended = False
+        while kills < KILLS and not ended:
+            limit = site.account.progress + chance.randrange(5, 60)
+            driver = site.start()
+            wait_for(lambda: site.account.progress >= limit or driver.has_ended)
+            time.sleep(chance.random() * 0.004)
             driver.kill()
-            if driver.wait() == 0:
-                break
-            assert driver.status == -signal.SIGKILL
-            kills += 1
-            committed = set()
-            for name, record in store.get(run_id).tasks.items():
-                if record.phase == "COMPLETE":
-                    committed.add(name)
-            held = (count(path) - before).keys() - committed
-            kills_with_work += bool(held)
-            expected.update(held)
-        results = Driver(drive, open_store, path, run_id).result()
-        assert count(path) == expected
-        assert store.get(run_id).status is RunStatus.COMPLETE
-        for _, inputs in results.values():
-            for name, value in inputs.items():
-                assert results[name][0] == value
-        assert {
-            name: list(value) for name, value in store.result(run_id).results.items()
-        } == results
+            kills += driver.wait() == -signal.SIGKILL
+            site.account.end_drive()
+            ended = driver.status == 0 and json.loads(driver.reply.decode()) is not None
+            if chance.random() < 0.7:
+                workload.decide(site.store)
+        kills_with_work += site.account.drives_with_work
+        site.finish(expected)
     assert kills_with_work >= kills / 2
+
+
+@soak
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_a_crash_at_each_write(site, after):
+    """A driver crashes before or after its n-th write; others end the run."""
+    site.begin("undisturbed")
+    expected = site.finish()
+    crashes = 0
+    for number in itertools.count(1):
+        site.begin(number)
+        driver = site.start(lambda cache: interpose(cache, crash_at(number, after)))
+        if driver.wait() == 0:
+            break
+        assert driver.status == CRASH
+        crashes += 1
+        site.account.end_drive()
+        site.finish(expected)
+    assert crashes > 100
 
 
 def compete(open_store, calls, barrier, rounds, if_running):
@@ -168,53 +223,11 @@ def test_two_drivers_at_once(open_store, tmp_path, if_running):
     assert met >= rounds / 2  # the two met in most of the rounds
 
 
-def drive_slowly(open_store, started, resume, calls):
-    """Run a task that takes until the file `resume` exists. Returns the name of the error."""
-    worker = Worker(calls)
-
-    def work(task, context):
-        started.write_text("")
-        wait_for(resume.exists)
-        return worker(task, context)
-
-    graph = TaskGraph()
-    graph.add(Task(type="work"), name="a")
-    graph.add(Task(type="work"), name="b", depends_on="a")
-    with TaskScheduler({"work": work}, max_workers=2, runs=open_store(lease=0.3)) as scheduler:
-        try:
-            return scheduler.submit(graph, run_id="r").result(DEADLINE).status.name
-        except LeaseLost as error:
-            return str(error)
-
-
-def test_a_stopped_driver_loses_its_lease(open_store, tmp_path):
-    """A driver is stopped for longer than its lease, and another one takes over.
-
-    When it continues, the stopped driver commits nothing, and raises LeaseLost.
-    """
-    started, resume = tmp_path / "started", tmp_path / "resume"
-    driver = Driver(drive_slowly, open_store, started, resume, tmp_path / "calls")
-    wait_for(started.exists)
-    driver.kill(signal.SIGSTOP)
-    store = open_store()
-    wait_for(lambda: store.get("r").status is RunStatus.ORPHANED)
-    assert [record.run_id for record in store.ready()] == ["r"]
-    graph = TaskGraph()
-    graph.add(Task(type="work"), name="a")
-    graph.add(Task(type="work"), name="b", depends_on="a")
-    with TaskScheduler({"work": lambda task, context: "mine"}, runs=store) as scheduler:
-        assert scheduler.run(graph, run_id="r").status is TaskStatus.COMPLETE
-    events = list(store.events("r"))
-    resume.write_text("")
-    driver.kill(signal.SIGCONT)
-    assert "another driver" in driver.result()
-    assert store.result("r").results == {"a": "mine", "b": "mine"}
-    assert list(store.events("r")) == events
-    assert store.get("r").status is RunStatus.COMPLETE
-
-
 def test_a_dead_driver_of_this_machine_is_noticed_at_once(open_store):
-    """A run whose driver died here is ORPHANED and ready, although its lease has not ended."""
+    """A run whose driver died here is ORPHANED and ready, although its lease has not ended.
+
+    Its events end.
+    """
     graph = TaskGraph()
     graph.add(lambda task, context: os._exit(9), name="dies")
     driver = multiprocessing.get_context("fork").Process(
@@ -229,3 +242,5 @@ def test_a_dead_driver_of_this_machine_is_noticed_at_once(open_store):
     assert [one.run_id for one in store.ready()] == ["r"]
     assert [one.run_id for one in store.list(status=RunStatus.ORPHANED)] == ["r"]
     assert store.list(status=RunStatus.RUNNING) == []
+    with Cancellation(timeout=DEADLINE):
+        assert list(store.events("r")) == []  # nothing was committed

@@ -468,10 +468,10 @@ def test_pause_accepting():
                     pass
             for _ in range(3):
                 with pytest.raises(socket.timeout):
-                    socket.create_connection((host, int(port)), timeout=0.3)
+                    socket.create_connection((host, int(port)), timeout=0.15)
             assert session.post(server.url, json=HELLO).ok
             waiting = Background(socket.create_connection, (host, int(port)), 20)
-            waiting.thread.join(0.3)
+            waiting.thread.join(0.15)
             assert waiting.thread.is_alive()
         waiting.result().close()
         assert requests.post(server.url, json=HELLO).ok

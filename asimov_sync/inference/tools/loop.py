@@ -21,6 +21,7 @@ from typing import (
     cast,
 )
 
+from asimov_sync import _drawing
 from asimov_sync._json import format_error
 from asimov_sync.concurrency.log_context import get_logger
 from asimov_sync.errors import ToolError, ToolRefused
@@ -41,7 +42,7 @@ from asimov_sync.inference.tools.compaction import (
 )
 from asimov_sync.inference.tools.history import append_results, skipped_result, unanswered_calls
 from asimov_sync.inference.tools.tool import Tool, result_text
-from asimov_sync.messages import Block, ChatMessage, Event, Reply, ToolCall, Usage
+from asimov_sync.messages import Block, ChatMessage, Event, Reply, ToolCall, Usage, short_repr
 
 __all__ = [
     "AskForApproval",
@@ -156,6 +157,22 @@ class ToolRun:
     def text(self) -> str:
         """The text of the last reply."""
         return self.reply.text
+
+    def __repr__(self) -> str:
+        parts = [short_repr(self.text)]
+        failed = [called.call.name for called in self.calls if called.exception is not None]
+        if self.calls:
+            parts.append(f"{len(self.calls)} tool call{'' if len(self.calls) == 1 else 's'}")
+        if failed:
+            parts.append(f"failed: {', '.join(dict.fromkeys(failed))}")
+        if self.pending:
+            parts.append(f"waiting: {', '.join(call.name for call in self.pending)}")
+        parts.append(f"{self.stop_reason}, {self.usage.total_tokens} tokens")
+        return f"<ToolRun: {'; '.join(parts)}>"
+
+    def _repr_html_(self) -> str:
+        """Return the answer, the conversation and the usage, for notebooks."""
+        return _drawing.draw("notebook_html", self)
 
 
 @dataclass

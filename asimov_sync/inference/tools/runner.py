@@ -38,7 +38,7 @@ from asimov_sync.inference.tools.loop import (
 )
 from asimov_sync.inference.tools.tool import Tool
 from asimov_sync.inference.tools.transcript import Transcript
-from asimov_sync.instrumentation import Observation
+from asimov_sync.instrumentation import Activity, Observation
 from asimov_sync.messages import Event, Reply, ToolCall
 from asimov_sync.spans import open_span
 from asimov_sync.usage import UsageCounter
@@ -412,7 +412,7 @@ def _execute(
             raise LookupError(f"there is no tool named {call.name!r}; known tools: {names}")
         if call.malformed is not None:
             raise ValueError(f"the arguments are not a JSON object: {call.malformed[:500]}")
-        with counter:
+        with counter, Activity(call.name):
             result = _materialize(tools[call.name].call(call.arguments))
         # Raises if JSON cannot represent the result, which counts as the tool's error.
         return CalledTool(call, result, None, time.perf_counter() - start, counter.usage)

@@ -1,0 +1,1 @@
+"""Connections to other engines. Each module needs an extra, and is imported by its full name."""

@@ -1,0 +1,69 @@
+"""Text of models and tools is shown so that it cannot act on the terminal."""
+
+import json
+import sys
+import unicodedata
+
+import pytest
+
+from asimov_sync.cli.output import format_value
+from asimov_sync.cli.text import escape, escape_line, pad, shorten, width_of
+
+from ..tiers import by_tier
+
+
+def test_no_control_character_is_left():
+    """No control, direction or line-breaking character, and no lone surrogate, is left in a text.
+
+    In a line, line feeds and tabs are not left either. What was printable stays as it is.
+    """
+    highest = by_tier(0x3100, soak=sys.maxunicode + 1)
+    for code in [*range(highest), *range(0xD7F0, 0xE010), *range(0xFE00, 0x10000)]:
+        character = chr(code)
+        line, text = escape_line(character), escape(character)
+        if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp"):
+            assert line.isascii() and line.isprintable(), hex(code)
+            assert text == (character if character in "\n\t" else line)
+        if unicodedata.bidirectional(character) in ("LRE", "RLE", "LRO", "RLO", "PDF") or (
+            unicodedata.bidirectional(character) in ("LRI", "RLI", "FSI", "PDI")
+        ):
+            assert text.startswith("\\u"), hex(code)
+        if character.isprintable():
+            assert text == line == character, hex(code)
+
+
+@pytest.mark.parametrize(
+    "text, shown",
+    [
+        ("\x1b[2J\x1b]0;title\x07", "\\x1b[2J\\x1b]0;title\\x07"),
+        ("\x9b2J", "\\x9b2J"),
+        ("abc\rxyz\b", "abc\\rxyz\\x08"),
+        ("one\r\ntwo\n\tthree", "one\ntwo\n\tthree"),
+        ("pay eve\u202e\u2066", "pay eve\\u202e\\u2066"),
+        ("\ud800", "\\ud800"),
+        ("família 👩\u200d👧", "família 👩\u200d👧"),
+    ],
+)
+def test_hostile_text(text, shown):
+    """Escape sequences, overprinting and direction marks are shown as Python writes them."""
+    assert escape(text) == shown
+
+
+def test_values_stay_json():
+    """A value that is not a text is shown as JSON, which has the same value."""
+    value = {"amount": 5, "to": "ève\u202e\x7f\x9b\n"}
+    shown = format_value(value)
+    assert shown == '{"amount": 5, "to": "ève\\u202e\\u007f\\u009b\\n"}'
+    assert json.loads(shown) == value
+    assert format_value("text") == "text"
+
+
+def test_widths():
+    """Wide characters take two columns, combining ones none, and a text is cut before a half."""
+    assert (width_of("abc"), width_of("日本"), width_of("e\u0301")) == (3, 4, 1)
+    assert (shorten("日本語", 5), shorten("日本語", 4), shorten("abc", 3)) == (
+        "日本…",
+        "日…",
+        "abc",
+    )
+    assert pad("日", 4) == "日  "

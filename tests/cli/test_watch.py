@@ -1,0 +1,127 @@
+"""`asimov-sync watch`: follows a run until it ends; and `show` of a run in progress."""
+
+import json
+import signal
+import threading
+
+from tenacity import wait_fixed
+
+from asimov_sync import Retry, RunStatus, TaskGraph
+
+from ..tiers import suite
+from ..waiting import DEADLINE
+from .programs import start_command
+
+
+def make_graph(*functions, **options):
+    graph = TaskGraph()
+    for function in functions:
+        graph.add(function, name=function.__name__, **options)
+    return graph
+
+
+def test_a_run_that_has_ended(command, scheduler):
+    """The events of a run are shown, one in each line, with control characters escaped."""
+
+    def page(task, context):
+        context.report(0.5, "half\x1b[2J way\nthere")
+        if context.attempt == 1:
+            raise LookupError("no\x1b page")
+        return "a page"
+
+    scheduler.run(make_graph(page, retry=Retry(attempts=2, wait=wait_fixed(0))), run_id="r")
+    status, out, _ = command("watch", "r")
+    assert status == 0 and "\x1b" not in out
+    lines = [line.split(None, 1)[1] for line in out.splitlines()]
+    assert lines[0] == "the run   started"
+    assert lines[1] == "page      started"
+    assert lines[2] == "page      50% half\\x1b[2J way\\nthere"
+    assert lines[3].startswith("page      failed, again in ")
+    assert lines[3].endswith(": LookupError: no\\x1b page")
+    assert lines[4] == "page      started, attempt 2"
+    assert lines[6].startswith("page      complete after ")
+    assert lines[7] == "the run   complete"
+
+
+def test_the_json_of_events(command, scheduler, store):
+    """--json prints the events as the store has them, one in each line."""
+    scheduler.run(make_graph(one), run_id="r")
+    status, out, _ = command("watch", "r", "--json")
+    assert status == 0
+    assert [json.loads(line) for line in out.splitlines()] == list(store.events("r"))
+
+
+def one(task, context):
+    return 1
+
+
+def test_exit_statuses(command, scheduler, store):
+    """The status is that of the run: 1 after a failure, 3 if it waits, 1 without a driver."""
+
+    def fail(task, context):
+        raise LookupError("no page")
+
+    def ask(task, context):
+        return context.wait_for("word")
+
+    scheduler.run(make_graph(fail), run_id="failed")
+    scheduler.run(make_graph(ask), run_id="parked")
+    assert command("watch", "failed")[0] == 1
+    status, out, _ = command("watch", "parked")
+    assert status == 3 and "to answer  asimov-sync answer parked word VALUE\n" in out
+
+    def hang(task, context):
+        context.cancellation.wait()
+
+    with scheduler.stream(make_graph(hang), run_id="interrupted") as events:
+        next(events)
+    status, _, err = command("watch", "interrupted")
+    assert status == 1 and "interrupted: no process drives it" in err
+    assert command("watch", "absent")[0] == 4
+
+
+def test_show_a_task_that_executes(command, scheduler, store):
+    """`show` names the tasks of a running run that execute, with the last sign of them."""
+    started, end = threading.Event(), threading.Event()
+
+    def slow(task, context):
+        context.report(0.25, "reading")
+        context.step("commit", int)  # writes the log
+        started.set()
+        assert end.wait(DEADLINE)
+
+    run = scheduler.submit(make_graph(slow), run_id="r")
+    assert started.wait(DEADLINE)
+    out = command("show", "r")[1]
+    end.set()
+    assert run.result().status == "complete"
+    assert "\nEXECUTING  LAST SIGN\n" in out and out.split("EXECUTING")[1].count("slow ") == 1
+    assert "25% reading" in out
+    assert "EXECUTING" not in command("show", "r")[1]
+
+
+@suite
+def test_following(scheduler, store, folder):
+    """A run of another process is followed. Ctrl-C ends the watching, and not the run."""
+    end = threading.Event()
+
+    def slow(task, context):
+        context.step("commit", int)
+        assert end.wait(DEADLINE)
+        return 1
+
+    run = scheduler.submit(make_graph(slow), run_id="r")
+    arguments = ["watch", "r", "--cache", "runs.db"]
+    with start_command(folder, *arguments) as first, start_command(folder, *arguments) as other:
+        assert first.stdout.readline().endswith("  the run   started\n")
+        assert first.stdout.readline().endswith("  slow      started\n")
+        assert other.stdout.readline().endswith("  the run   started\n")
+        first.send_signal(signal.SIGINT)
+        _, err = first.communicate(timeout=DEADLINE)
+        assert (first.returncode, err) == (130, "stopped watching; the run is not affected\n")
+        assert store.get("r").status is RunStatus.RUNNING
+        end.set()
+        out, err = other.communicate(timeout=DEADLINE)
+        assert (other.returncode, err) == (0, "")
+        assert out.endswith("  the run   complete\n")
+    assert run.result()["slow"] == 1
