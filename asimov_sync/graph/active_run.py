@@ -14,10 +14,10 @@ import threading
 import time
 import types
 import uuid
-<<<<<<< HEAD
 from typing import (
     Any,
     Callable,
+    Deque,
     Dict,
     List,
     Mapping,
@@ -27,9 +27,6 @@ from typing import (
     Tuple,
     Union,
 )
-=======
-from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Sequence, Tuple
->>>>>>> integration
 
 from asimov_sync import instrumentation
 from asimov_sync._json import format_error
