@@ -31,8 +31,9 @@ COMMANDS = {
     "delete": "remove runs from the store",
     "report": "write a report of a run as an HTML file",
     "graph": "draw a graph",
-    "chat": "talk to an agent on the terminal",
+    "serve": "show the runs in a browser",
     "work": "continue the stored runs of a scheduler",
+    "chat": "talk to an agent on the terminal",
 }
 """The commands, in the order of the help. Each has a module of its name beside this file."""
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from asimov_sync.display.svg import graph_svg as graph_svg
     from asimov_sync.display.timeline import timeline_svg as timeline_svg
     from asimov_sync.display.view import (
+        MessageView as MessageView,
         RunView as RunView,
         SpanView as SpanView,
         TaskView as TaskView,
@@ -31,6 +32,6 @@ if not TYPE_CHECKING:  # a type checker reports every name that is not imported 
             "report": "report_html",
             "svg": "graph_svg",
             "timeline": "timeline_svg",
-            "view": "RunView SpanView TaskView view_graph view_record view_result",
+            "view": "MessageView RunView SpanView TaskView view_graph view_record view_result",
         },
     )

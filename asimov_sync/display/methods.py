@@ -2,6 +2,7 @@
 
 from typing import Mapping, Optional
 
+from asimov_sync.cache.base import Cache
 from asimov_sync.display.flowchart import mermaid
 from asimov_sync.display.notebook import notebook_html
 from asimov_sync.display.report import report_html
@@ -25,7 +26,11 @@ def svg_of_graph(graph: TaskGraph) -> str:
 
 
 def report_of_result(
-    result: RunResult, *, redact: Optional[Redact], prices: Optional[Mapping[str, Price]]
+    result: RunResult,
+    *,
+    redact: Optional[Redact],
+    prices: Optional[Mapping[str, Price]],
+    cache: Optional[Cache],
 ) -> str:
     """Return the report of a run as HTML. See `RunResult.save_report`."""
-    return report_html(view_result(result, redact=redact, prices=prices))
+    return report_html(view_result(result, redact=redact, prices=prices, cache=cache))

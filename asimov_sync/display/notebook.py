@@ -9,7 +9,7 @@ from asimov_sync.display.markup import escape, escape_short
 from asimov_sync.display.report import draw_status
 from asimov_sync.display.style import PICTURE_STYLE, THEME
 from asimov_sync.display.svg import graph_svg
-from asimov_sync.display.view import TaskView, to_text, view_graph, view_result
+from asimov_sync.display.view import TaskView, to_text, view_graph, view_messages, view_result
 from asimov_sync.display.words import (
     STATUS_ORDER,
     count_statuses,
@@ -133,7 +133,7 @@ def _show_usage(usage: Usage) -> str:
 
 
 def _show_reply(reply: Reply) -> str:
-    parts = [draw_messages([reply.message])]
+    parts = [draw_messages(view_messages([reply.message]))]
     if reply.parsed is not None:
         parts.append(_draw_value("parsed", reply.parsed))
     facts = [reply.stop_reason or "partial", reply.model or "", format_usage(reply.usage)]
@@ -141,7 +141,7 @@ def _show_reply(reply: Reply) -> str:
 
 
 def _show_tool_run(run: ToolRun) -> str:
-    parts = [draw_messages([run.reply.message])]
+    parts = [draw_messages(view_messages([run.reply.message]))]
     if run.parsed is not None:
         parts.append(_draw_value("parsed", run.parsed))
     for call in run.pending:
@@ -160,7 +160,7 @@ def _show_tool_run(run: ToolRun) -> str:
     if run.calls:
         parts.append(_draw_calls(run.calls))
     title = f"The whole conversation: {_plural(len(run.messages), 'message')}"
-    conversation = draw_messages(run.messages)
+    conversation = draw_messages(view_messages(run.messages))
     parts.append(f"<details><summary>{title}</summary>{conversation}</details>")
     return "".join(parts)
 

@@ -8,11 +8,12 @@ import base64
 import hashlib
 from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
+from asimov_sync.display.conversation import CONVERSATION_STYLE, draw_messages
 from asimov_sync.display.markup import escape, escape_short, shorten
 from asimov_sync.display.style import PICTURE_STYLE, REPORT_STYLE, THEME
 from asimov_sync.display.svg import graph_svg, sign
 from asimov_sync.display.timeline import timeline_svg
-from asimov_sync.display.view import RunView, SpanView, TaskView, to_text
+from asimov_sync.display.view import MessageView, RunView, SpanView, TaskView, to_text
 from asimov_sync.display.words import (
     STATUS_ORDER,
     count_statuses,
@@ -53,6 +54,9 @@ MAX_TASKS = 3000
 MAX_SPANS = 5000
 """The number of model and tool calls in the list of a report."""
 
+MAX_PARTS = 6000
+"""The number of parts of messages in a report."""
+
 MAX_NAME = 200
 MAX_NAMES = 30
 MAX_REASON = 2000
@@ -67,7 +71,7 @@ MAX_FAILURES = 12
 ROW_BYTES = 700
 """The size of a task in the list without its texts, in bytes, rounded up."""
 
-STYLE = THEME + PICTURE_STYLE + REPORT_STYLE
+STYLE = THEME + PICTURE_STYLE + REPORT_STYLE + CONVERSATION_STYLE
 """The style sheet of the report, for other pages that show its parts. The page's `body`, or an
 element around them, has the class "asy"."""
 
@@ -204,6 +208,7 @@ class _Texts:
         self.label_limit = max(120, min(500, 300_000 // max(1, len(tasks))))
         self._room = room
         self._spans = MAX_SPANS
+        self._parts = MAX_PARTS
 
     def show(self, text: str) -> str:
         """Return a long text as HTML."""
@@ -220,6 +225,16 @@ class _Texts:
         self._room -= size
         return html
 
+    def take_messages(self, messages: Sequence[MessageView]) -> Sequence[MessageView]:
+        """Return those of a task's messages that the report has room for."""
+        taken = []
+        for message in messages:
+            self._parts -= len(message.parts)
+            if self._parts < 0:
+                break
+            taken.append(message)
+        return taken
+
     def take_spans(self, spans: Sequence[SpanView]) -> Sequence[SpanView]:
         """Return those of a task's spans that the report has room for."""
         taken = spans[: self._spans]
@@ -229,6 +244,7 @@ class _Texts:
 
 def _long_texts(task: TaskView) -> List[str]:
     texts = [text for text in (task.result, task.traceback) if text is not None]
+    texts += [text for message in task.messages for _, text in message.parts]
     return texts + [text for span in task.spans for _, text in span.content]
 
 
@@ -390,7 +406,8 @@ def _sum_costs(costs: Sequence[Optional[float]]) -> Optional[float]:
 def _draw_table(first: str, rows: Sequence[Tuple[str, Usage, Optional[float]]]) -> str:
     ordered = sorted(rows, key=lambda row: (-row[1].total_tokens, row[0]))
     with_cost = any(cost is not None for _, _, cost in rows)
-    titles = [first, "Requests", "Input", "Cached input", "Output"] + ["Cost"] * with_cost
+    with_cache = any(usage.cache_read_input_tokens for _, usage, _ in rows)
+    titles = [first, "Requests", "Input", *["Cached"] * with_cache, "Output", *["Cost"] * with_cost]
     lines = []
     if len(ordered) > MAX_TABLE:
         others = ordered[MAX_TABLE:]
@@ -401,13 +418,13 @@ def _draw_table(first: str, rows: Sequence[Tuple[str, Usage, Optional[float]]]) 
         )
         ordered = [*ordered[:MAX_TABLE], total]
     for name, usage, cost in ordered:
-        cached = usage.cache_read_input_tokens
         values = [
             f"{usage.requests:,}",
             f"{usage.total_tokens - usage.output_tokens:,}",
-            f"{cached:,}",
+            *[f"{usage.cache_read_input_tokens:,}"] * with_cache,
             f"{usage.output_tokens:,}",
-        ] + [format_cost(cost)] * with_cost
+            *[format_cost(cost)] * with_cost,
+        ]
         cells = "".join(f"<td>{value}</td>" for value in values)
         lines.append(f"<tr><td><bdi>{escape_short(name, MAX_NAME)}</bdi></td>{cells}</tr>")
     head = "".join(f'<th scope="col">{title}</th>' for title in titles)
@@ -490,6 +507,10 @@ def _draw_body(task: TaskView, texts: _Texts) -> str:
         parts.append(f'<h3>Error</h3><pre class="error">{texts.show(task.traceback)}</pre>')
     if task.result is not None:
         parts.append(f"<h3>Result</h3><pre>{texts.show(task.result)}</pre>")
+    if task.messages:
+        title = f"Conversation: {len(task.messages)} messages"
+        messages = draw_messages(texts.take_messages(task.messages), texts.show)
+        parts.append(f"<details class='span'><summary>{title}</summary>{messages}</details>")
     spans = task.spans
     if len(spans) == 1 and spans[0].kind == "attempt":
         spans = ()

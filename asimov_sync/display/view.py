@@ -10,6 +10,7 @@ from typing import (
     Callable,
     Dict,
     Iterable,
+    Iterator,
     List,
     Mapping,
     NamedTuple,
@@ -19,26 +20,29 @@ from typing import (
 )
 
 from asimov_sync._json import to_jsonable
+from asimov_sync.cache.base import Cache
 from asimov_sync.display.markup import shorten
 from asimov_sync.graph.journal import TaskRecord, Wait
 from asimov_sync.graph.node import Node
 from asimov_sync.graph.results import RunResult
 from asimov_sync.graph.stored_errors import describe_exception
 from asimov_sync.graph.task_graph import TaskGraph
-from asimov_sync.inference.tools.loop import apply_redact
-from asimov_sync.messages import Usage
+from asimov_sync.inference.tools.loop import ToolRun, apply_redact
+from asimov_sync.messages import Block, ChatMessage, ChatRole, Usage, as_messages
 from asimov_sync.runs.store import RunRecord
 from asimov_sync.spans import Span
 from asimov_sync.usage import Price, cost_usd
 
 __all__ = [
     "MAX_CONTENT",
+    "MessageView",
     "Redact",
     "RunView",
     "SpanView",
     "TaskView",
     "to_text",
     "view_graph",
+    "view_messages",
     "view_record",
     "view_result",
 ]
@@ -47,6 +51,9 @@ Redact = Callable[[str], str]
 
 MAX_CONTENT = 20_000
 """The length to which a view shortens each text of a run, in characters."""
+
+MAX_MESSAGES = 200
+"""The number of messages of a conversation that a view holds."""
 
 MAX_LABEL = 500
 """The length to which a view shortens an objective or a one-line error, in characters."""
@@ -89,6 +96,17 @@ class SpanView(NamedTuple):
     content: Tuple[Tuple[str, str], ...] = ()
 
 
+class MessageView(NamedTuple):
+    """A message of a conversation.
+
+    role: its author: "system", "user", "assistant" or "tool_result".
+    parts: pairs of a kind and a text, such as ("text", "Hello.") or ("calls search", "{}").
+    """
+
+    role: str
+    parts: Tuple[Tuple[str, str], ...]
+
+
 class TaskView(NamedTuple):
     """A task of a graph or a run.
 
@@ -109,6 +127,7 @@ class TaskView(NamedTuple):
     spawned_by: for a spawned task, the name of the task that spawned it.
     route: for a task that returned a Route, the names of the tasks that it selected.
     returned_from: the names of the tasks whose Routes went back to this one.
+    messages: the conversation of its agent, if it was kept.
     """
 
     name: str
@@ -132,6 +151,7 @@ class TaskView(NamedTuple):
     spawned_by: Optional[str] = None
     route: Optional[Tuple[str, ...]] = None
     returned_from: Tuple[str, ...] = ()
+    messages: Tuple[MessageView, ...] = ()
 
 
 class RunView(NamedTuple):
@@ -203,20 +223,31 @@ def view_result(
     content: bool = True,
     redact: Optional[Redact] = None,
     prices: Optional[Mapping[str, Price]] = None,
+    cache: Optional[Cache] = None,
 ) -> RunView:
     """Return the view of the result of a run.
 
-    content: include results, tracebacks and what the spans hold; default True.
+    content: include results, tracebacks and conversations; default True.
     redact: changes each text of the run, such as an error or a result; default none.
     prices: the price of each model, for costs; default those of genai-prices, if it is installed.
+    cache: the cache of the scheduler, in which agents with `keep_transcript=True` have stored their
+        messages; default none.
     """
     exceptions = result.exceptions if content else {}
+    transcripts = _read_transcripts(result, cache) if content and cache is not None else {}
     tasks = []
     for record in result.records.values():
         traceback = None
         if record.name in exceptions:
             traceback = describe_exception(exceptions[record.name]).traceback or None
-        tasks.append(_view_task(record, content, redact, prices, traceback))
+        task = _view_task(record, content, redact, prices, traceback)
+        messages = transcripts.get(record.name)
+        if content and messages is None and isinstance(record.result, ToolRun):
+            messages = record.result.messages
+            task = task._replace(result=_text(record.result.text, redact, MAX_CONTENT))
+        if messages:
+            task = task._replace(messages=view_messages(messages, redact))
+        tasks.append(task)
     return RunView(
         result.run_id,
         "parked" if result.waiting else str(result.status),
@@ -226,6 +257,64 @@ def view_result(
         usage=result.usage,
         **_sum_up(tasks),
     )
+
+
+def _read_transcripts(result: RunResult, cache: Cache) -> Dict[str, List[ChatMessage]]:
+    """Return the messages that agents have stored, by the names of their tasks."""
+    kept = cache.with_prefix("run").with_prefix(result.run_id).with_prefix("transcript")
+    transcripts = {}
+    for name, values in kept.get_many(list(result.records)).items():
+        try:
+            transcripts[name] = as_messages(values)
+        except ValueError:  # another program has written it
+            continue
+    return transcripts
+
+
+def view_messages(
+    messages: Sequence[ChatMessage], redact: Optional[Redact] = None
+) -> Tuple[MessageView, ...]:
+    """Return messages as plain values: of more than 200, the first and the last ones.
+
+    redact: changes each text; default none.
+    """
+    shown = list(messages)
+    if len(shown) > MAX_MESSAGES:
+        half = MAX_MESSAGES // 2
+        note = f"{len(shown) - MAX_MESSAGES:,} messages are left out"
+        gap = ChatMessage(role=ChatRole.SYSTEM, content=note)
+        shown = [*shown[:half], gap, *shown[-half:]]
+    return tuple(
+        MessageView(
+            str(message.role.value),
+            tuple(
+                (shorten(kind, MAX_LABEL), _text(value, redact, MAX_CONTENT) or "")
+                for block in message.blocks
+                for kind, value in _parts(block)
+            ),
+        )
+        for message in shown
+    )
+
+
+def _parts(block: Block) -> Iterator[Tuple[str, Any]]:
+    kind = str(block.get("type"))
+    if kind in ("text", "thinking"):
+        yield kind, block.get(kind)
+    elif kind == "tool_use":
+        yield f"calls {block.get('name')}", block.get("input")
+    elif kind == "tool_result":
+        content = block.get("content")
+        if isinstance(content, list):
+            for one in content:
+                if isinstance(one, dict) and one.get("type") == "text":
+                    yield "result", one.get("text")
+                else:
+                    yield "result", "(not text)"
+        else:
+            yield "result", content
+    else:
+        yield kind, "(not text)"
 
 
 def view_record(
@@ -239,7 +328,7 @@ def view_record(
 
     The parameters are those of `view_result`.
     """
-    ordered = sorted(record.tasks.values(), key=lambda task: task.position)
+    ordered = sorted(record.graph.values(), key=lambda task: task.position)
     tasks = []
     for task in ordered:
         traceback = task.exception.traceback or None if task.exception is not None else None

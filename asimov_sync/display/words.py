@@ -42,9 +42,11 @@ def count_statuses(tasks: Iterable[TaskView]) -> "dict[str, int]":
 
 
 def format_seconds(seconds: Optional[float]) -> str:
-    """Return a duration: "12 ms", "3.4 s", "5 min 07 s", "2 h 05 min"; empty for None."""
+    """Return a duration: "0.3 ms", "12 ms", "3.4 s", "5 min 07 s", "2 h 05 min"; empty for None."""
     if seconds is None:
         return ""
+    if seconds < 0.00995:
+        return f"{max(0.0, seconds) * 1000:.1f} ms"
     if seconds < 0.9995:
         return f"{max(0.0, seconds) * 1000:.0f} ms"
     if seconds < 59.95:

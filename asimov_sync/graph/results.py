@@ -18,6 +18,7 @@ from typing import (
 
 from asimov_sync import _drawing
 from asimov_sync._json import to_jsonable
+from asimov_sync.cache.base import Cache
 from asimov_sync.errors import RunFailed, RunParked
 from asimov_sync.graph.journal import ErrorRecord, TaskRecord, Wait
 from asimov_sync.graph.state import (
@@ -449,6 +450,7 @@ class RunResult:
         *,
         redact: Optional[Callable[[str], str]] = None,
         prices: Optional[Mapping[str, Price]] = None,
+        cache: Optional[Cache] = None,
     ) -> None:
         """Write a report of the run: one HTML file that needs no network and no other file.
 
@@ -459,10 +461,12 @@ class RunResult:
         redact: changes each text of the run before it is written; default none.
         prices: the price of each model, for the cost; default those of genai-prices, if it is
             installed.
+        cache: the cache of the scheduler, in which agents with `keep_transcript=True` have stored
+            their messages; default none.
 
-        Raises OSError if the file cannot be written.
+        Raises OSError if the file cannot be written, and a CacheError if the cache fails.
         """
-        text = _drawing.draw("report_of_result", self, redact=redact, prices=prices)
+        text = _drawing.draw("report_of_result", self, redact=redact, prices=prices, cache=cache)
         with open(path, "w", encoding="utf-8") as file:
             file.write(text)
 

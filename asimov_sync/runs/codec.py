@@ -11,6 +11,7 @@ mistaken for another field:
 ["answer", task, visit, wait]          an answer; task and visit are null if it came before
                                        the wait: then it answers the first wait of the name
 ["cancel"]                             a request to cancel the run
+["graph"]                              the tasks of the graph: name, type and dependencies of each
 =====================================  ============================================================
 
 The summary of the record is its Head, which lists show without reading the fields.
@@ -19,13 +20,14 @@ Every byte goes through the serializer, and every text and value of the user thr
 """
 
 import json
-from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 from asimov_sync._json import format_error, loads
 from asimov_sync.cache.records import LogEntry
 from asimov_sync.cache.values import encode
 from asimov_sync.errors import CacheError, CacheValueError, StoredFormatError
 from asimov_sync.graph.journal import Answer, ErrorRecord, TaskRecord, Wait
+from asimov_sync.graph.plan import Plan
 from asimov_sync.graph.state import PHASES
 from asimov_sync.graph.stored_errors import describe_exception
 from asimov_sync.messages import ToolCall, Usage
@@ -35,6 +37,7 @@ from asimov_sync.usage import BudgetUsage
 
 __all__ = [
     "FORMAT",
+    "GRAPH_FIELD",
     "Codec",
     "Head",
     "Serializer",
@@ -132,6 +135,10 @@ class Head(NamedTuple):
 def field_name(*parts: Any) -> str:
     """Return the name of a field."""
     return json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
+
+
+GRAPH_FIELD = field_name("graph")
+"""The name of the field that has the tasks of the graph."""
 
 
 def parse_field_name(name: str) -> Tuple[Any, ...]:
@@ -324,6 +331,25 @@ class Codec:
         if span.error is not None:
             values["error"] = self.redact_text(span.error)
         return values
+
+    # Graphs
+
+    def dump_graph(self, plan: Plan) -> bytes:
+        """Return the bytes of the tasks of a graph, which show the run before they start."""
+        names = [node.name for node in plan.nodes]
+        return self.encode(
+            [
+                [node.name, node.task.type, [names[one] for one in before]]
+                for node, before in zip(plan.nodes, plan.dependencies)
+            ]
+        )
+
+    def load_graph(self, data: bytes) -> List[TaskRecord]:
+        """Return the tasks of a graph as they were before they started."""
+        return [
+            TaskRecord(str(name), position, "WAITING", str(type), "", "", tuple(map(str, before)))
+            for position, (name, type, before) in enumerate(self.decode(data))
+        ]
 
     # Answers and entries
 

@@ -38,6 +38,7 @@ from asimov_sync.graph.node import Node
 from asimov_sync.graph.state import PHASES
 from asimov_sync.messages import Usage
 from asimov_sync.runs.codec import (
+    GRAPH_FIELD,
     Codec,
     Head,
     answer_field,
@@ -74,12 +75,14 @@ class Contents(NamedTuple):
     entries: for each task, visit and kind, the appended bytes by their number.
     usages: what attempts used that is not in the task's record.
     posts: the answers and the request to cancel, by the names of their fields.
+    graph: the bytes of the tasks of the graph; None if they are not stored.
     """
 
     tasks: Dict[str, TaskRecord]
     entries: Dict[Tuple[str, int, str], Dict[int, bytes]]
     usages: Dict[str, Usage]
     posts: Dict[str, bytes]
+    graph: Optional[bytes] = None
 
 
 def read_contents(fields: Mapping[str, bytes], codec: Codec, run_id: str) -> Contents:
@@ -87,7 +90,7 @@ def read_contents(fields: Mapping[str, bytes], codec: Codec, run_id: str) -> Con
 
     Raises StoredFormatError for a newer format, and CacheValueError for a field that is damaged.
     """
-    contents = Contents({}, {}, {}, {})
+    contents = Contents({}, {}, {}, {}, fields.get(GRAPH_FIELD))
     for name, data in fields.items():
         try:
             _read_field(contents, parse_field_name(name), name, data, codec, run_id)

@@ -39,6 +39,7 @@ from asimov_sync.messages import Usage
 from asimov_sync.runs.approvals import encode_decision
 from asimov_sync.runs.changes import Adapted, adapt_records
 from asimov_sync.runs.codec import (
+    GRAPH_FIELD,
     Codec,
     Head,
     Serializer,
@@ -73,6 +74,9 @@ RUN_ID = re.compile(r"[A-Za-z0-9._:@-]{1,200}\Z")
 
 WAIT_SECONDS = 0.5
 """The longest time between two looks at a lease that another driver holds, in seconds."""
+
+MAX_SHOWN = 5000
+"""The number of tasks up to which a run stores its graph, to show those that have not started."""
 
 CONTINUABLE = (RunStatus.RUNNING.value, RunStatus.PARKED.value, RunStatus.INTERRUPTED.value)
 """The stored statuses of runs that a driver continues."""
@@ -163,7 +167,10 @@ class RunStore:
         owner = make_owner()
         tags = _check_tags(options.tags)
         head = Head(RunStatus.RUNNING.value, options.flow, self._codec.keep_value(options.args))
-        new = NewRecord({}, self._codec.dump_head(head), tags)
+        graph: Dict[str, bytes] = {}
+        if len(plan.nodes) <= MAX_SHOWN:
+            graph[GRAPH_FIELD] = self._codec.dump_graph(plan)
+        new = NewRecord(graph, self._codec.dump_head(head), tags)
         claimable = list(CONTINUABLE)
         if options.restart:
             claimable += [status.value for status in ENDED]
@@ -276,6 +283,9 @@ class RunStore:
             )
             contents = contents._replace(tasks=adapted.records)
             changed = self._dump_adapted(adapted)
+            graph = self._codec.dump_graph(plan) if len(plan.nodes) <= MAX_SHOWN else None
+            if graph != contents.graph:
+                changed[GRAPH_FIELD] = graph
             if options.retry_failed:
                 changed[field_name("cancel")] = None
                 contents.posts.pop(field_name("cancel"), None)
@@ -479,6 +489,43 @@ class RunStore:
     def read_tasks(self, run_id: str) -> Dict[str, TaskRecord]:
         """Return the stored tasks of a run by name. Raises KeyError if there is no such run."""
         return self._read(run_id)[1].tasks
+
+    def read_graph(self, run_id: str) -> Dict[str, TaskRecord]:
+        """Return the tasks of a run by name, with those that have not started.
+
+        Raises KeyError if there is no such run.
+        """
+        snapshot, contents = self._read(run_id)
+        if contents.graph is None:
+            return contents.tasks
+        try:
+            planned = self._codec.load_graph(contents.graph)
+        except Exception as error:
+            raise CacheValueError(
+                f"the stored run {run_id!r} is damaged: its graph cannot be read: "
+                f"{format_error(error)}"
+            ) from error
+        if RunStatus(snapshot.status) in ENDED:
+            over = "the run ended before it could start"
+            planned = [one._replace(phase="SKIPPED", error=over) for one in planned]
+        tasks = dict({one.name: one for one in planned}, **contents.tasks)
+        return dict(sorted(tasks.items(), key=lambda item: item[1].position))
+
+    def read_transcripts(self, run_id: str, task: str) -> List[List[Any]]:
+        """Return what the agents of a task have stored so far, a list for each conversation.
+
+        The entries are removed when the task has ended. Raises KeyError if there is no such run.
+        """
+        contents = self._read(run_id)[1]
+        found = [
+            (visit, kind, entries)
+            for (name, visit, kind), entries in contents.entries.items()
+            if name == task and kind.startswith("agent:")
+        ]
+        return [
+            [self._codec.decode(data) for _, data in sorted(entries.items())]
+            for _, _, entries in sorted(found, key=lambda one: one[:2])
+        ]
 
     def _read(self, run_id: str) -> Tuple[Snapshot, Contents]:
         snapshot = self._get(run_id, with_fields=True)
@@ -839,6 +886,14 @@ class RunRecord:
         if self._tasks is None:
             self._tasks = self._store.read_tasks(self.run_id)
         return self._tasks
+
+    @property
+    def graph(self) -> Dict[str, TaskRecord]:
+        """The tasks by name, with those that have not started, which are not stored one by one.
+
+        Read anew each time. Of a graph of more than 5,000 tasks only the stored ones are known.
+        """
+        return self._store.read_graph(self.run_id)
 
     def __repr__(self) -> str:
         return f"<RunRecord {self.run_id}: {self.status.name}>"

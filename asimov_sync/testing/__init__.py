@@ -1,6 +1,7 @@
 """Tools for tests: a scripted client, a server that speaks the providers' APIs, a clock, probes."""
 
 from asimov_sync.testing.clock import Clock
+from asimov_sync.testing.context import RecordingContext, Report, task_context
 from asimov_sync.testing.probes import count_callbacks, count_runs, count_threads
 from asimov_sync.testing.request_log import ServedRequest
 from asimov_sync.testing.script import (
@@ -24,6 +25,8 @@ __all__ = [
     "Failure",
     "Fault",
     "ModelServer",
+    "RecordingContext",
+    "Report",
     "ScriptedInferenceClient",
     "ServedRequest",
     "calls",
@@ -31,5 +34,6 @@ __all__ = [
     "count_runs",
     "count_threads",
     "last_text",
+    "task_context",
     "tool_results",
 ]

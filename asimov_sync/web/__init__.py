@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         answer_waits as answer_waits,
         follow as follow,
     )
+    from asimov_sync.web.runs_application import runs_app as runs_app
     from asimov_sync.web.server_sent_events import (
         SSE_HEADERS as SSE_HEADERS,
         read_last_event_id as read_last_event_id,
@@ -41,6 +42,7 @@ if not TYPE_CHECKING:  # a type checker reports every name that is not imported 
             "browser_request": "BrowserRequest",
             "http_errors": "error_status",
             "runs": "RunLog answer_waits follow",
+            "runs_application": "runs_app",
             "server_sent_events": "SSE_HEADERS read_last_event_id sse",
             "ui_messages": "UI_MESSAGE_HEADERS read_ui_messages ui_message_stream",
         },

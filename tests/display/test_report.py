@@ -7,8 +7,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from asimov_sync import Price, Task, TaskGraph, TaskScheduler, Usage
-from asimov_sync.display import RunView, SpanView, TaskView, report_html, view_result
+from asimov_sync import Agent, MemoryCache, Price, Task, TaskGraph, TaskScheduler, Usage
+from asimov_sync.display import MessageView, RunView, SpanView, TaskView, report_html, view_result
+from asimov_sync.testing import ScriptedInferenceClient
 
 from ..tiers import suite
 from .runs import HANDLERS, HOSTILE, survey
@@ -90,11 +91,12 @@ def hostile(text, count=1):
     """Return a view in which everything that a run controls is this text."""
     usage = Usage(input_tokens=5, requests=1)
     spans = (SpanView("model", text, 1.0, 2.0, usage, 0.1, text, ((text, text),)),)
+    messages = (MessageView(text[:100], ((text, text), ("text", text))),)
     name = text[:1000]
     tasks = [
         TaskView(
             f"{number} {name}", text, text, "failed", (text,), (), 1.0, 2.0, 1.0, 1, 1, usage, 0.1,
-            text, text, text, spans, (), text, (text,), (text,),
+            text, text, text, spans, (), text, (text,), (text,), messages,
         )
         for number in range(count)
     ]  # fmt: skip
@@ -133,6 +135,24 @@ def test_a_report_of_very_many_tasks_is_bounded():
     assert len(html.encode("utf-8")) < 5_000_000
     assert "ValueError: no such page" in html
     assert "7,000 more tasks are not listed" in html
+
+
+def test_conversations_are_shown_where_they_were_kept(tmp_path):
+    """A report has the messages of agents that kept them: in the cache, or as a task's result."""
+    client = ScriptedInferenceClient(["It is sunny.", "It rains."])
+    keeping = Agent(client, keep_transcript=True, name="ask")
+    agent = Agent(client)
+    graph = TaskGraph()
+    graph.add(keeping, objective="Rome?", name="kept")
+    graph.call(lambda: agent.run("Oslo?"))
+    cache = MemoryCache()
+    with TaskScheduler(cache=cache, max_workers=0) as scheduler:
+        result = scheduler.run(graph)
+    for given, expected in ((cache, 2), (None, 1)):
+        result.save_report(tmp_path / "run.html", cache=given)
+        page = Page((tmp_path / "run.html").read_text(encoding="utf-8"))
+        assert page.text.count("Conversation: 2 messages") == expected
+        assert "Oslo?" in page.text
 
 
 def test_usage_and_cost_are_summed_by_model_and_by_type():

@@ -10,6 +10,7 @@ import time
 
 import pytest
 import redis
+from celery.exceptions import TimeLimitExceeded
 
 from asimov_sync import MemoryCache, RunInProgress, RunStatus, RunStore, TaskScheduler
 
@@ -133,6 +134,18 @@ def test_soft_time_limit(app, flows, worker):
     assert finished_tasks(flows, "soft") == ["first", "second"]
 
 
+def test_hard_time_limit(app, flows, worker):
+    """The hard time limit kills the process, and continue_ready runs the run."""
+    run = app.tasks.run.apply_async(("hard", "held"), time_limit=1)
+    with pytest.raises(TimeLimitExceeded):
+        get(run)
+    wait_long(lambda: [one.run_id for one in flows.store.ready()] == ["hard"], "a ready run")
+    assert get(app.tasks.continue_ready.delay()) == ["hard"]
+    wait_held(flows, "hard", times=2)
+    flows.release("hard")
+    wait_for(lambda: flows.store.get("hard").status is RunStatus.COMPLETE, "the end of the run")
+
+
 def test_a_lost_process(app, flows, worker):
     """The message of a process that was killed is delivered again, and the run continues."""
     run = app.tasks.run.delay("lost", "held")
@@ -207,7 +220,8 @@ def test_processes_killed_at_random(app, flows, worker, start_worker):
     killed, dead = set(), set()
     while len(killed) < kills:
         assert not all(flows.store.get(name).status in ENDED for name in names)
-        victim = chance.choice(sorted(flows.held("many-") - killed) or [None])
+        held = [call for call in sorted(flows.held("many-")) if call.pid not in dead]
+        victim = chance.choice(held or [None])
         if victim is None:
             time.sleep(0.01)
             continue
@@ -233,6 +247,19 @@ def test_processes_killed_at_random(app, flows, worker, start_worker):
         assert statuses(flows, name) == ["complete"]
         for part in parts:
             assert set(flows.traces("start", name, part)[:-1]) <= dead
+
+
+def test_a_warm_shutdown(app, flows, worker, start_worker):
+    """A worker that is asked to end waits for its run."""
+    run = app.tasks.run.delay("last", "held")
+    wait_held(flows, "last")
+    worker = start_worker.current
+    worker.send_signal(signal.SIGTERM)
+    flows.release("last")
+    assert worker.wait() == 0
+    assert get(run) == outcome("last")
+    assert statuses(flows, "last") == ["complete"]
+    start_worker.current = None
 
 
 def test_messages(app, flows):

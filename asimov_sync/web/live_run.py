@@ -1,0 +1,194 @@
+"""LiveRun: a stored run with what its events tell of the tasks that are running.
+
+A record has the outcomes of tasks. Which tasks run now, and what they report, is only in the log.
+"""
+
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Set
+
+from asimov_sync.cancellation import Cancellation
+from asimov_sync.display.view import RunView, TaskView, view_record
+from asimov_sync.errors import Cancelled
+from asimov_sync.runs.status import ENDED, RunStatus
+from asimov_sync.runs.store import RunRecord, RunStore
+
+__all__ = ["Activity", "Follower", "LiveRun", "fold_activities"]
+
+MAX_TAIL = 600
+"""The number of characters of a model's text that are shown while it arrives: the last ones."""
+
+GATHER_SECONDS = 0.1
+"""The time for which events are gathered after the first one, in seconds."""
+
+
+class Activity(NamedTuple):
+    """A task that is running.
+
+    started: in seconds since the epoch.
+    fraction, progress: of its last report; None and empty without.
+    reply, text: the number of the reply that arrives, and the end of its text.
+    """
+
+    name: str
+    type: str
+    objective: str
+    attempt: int
+    visit: int
+    started: float
+    fraction: Optional[float] = None
+    progress: str = ""
+    reply: int = 0
+    text: str = ""
+
+
+def fold_activities(activities: Dict[str, Activity], events: Iterable[Dict[str, Any]]) -> Set[str]:
+    """Apply events of the log to the running tasks, by name.
+
+    Returns the names of all tasks that the events are about.
+    """
+    names: Set[str] = set()
+    for event in events:
+        kind, name = event.get("type"), event.get("name")
+        if kind in ("run_started", "run_finished"):
+            names.update(activities)
+            activities.clear()
+        if not isinstance(name, str):
+            continue
+        names.add(name)
+        known = activities.get(name)
+        if kind == "task_started":
+            activities[name] = _start(event, name)
+        elif kind == "task_progress" and known is not None:
+            fraction, text = event.get("fraction"), event.get("text")
+            activities[name] = known._replace(
+                fraction=float(fraction) if isinstance(fraction, (int, float)) else None,
+                progress=text[:MAX_TAIL] if isinstance(text, str) else "",
+            )
+        elif kind == "task_text" and known is not None:
+            number, text = event.get("reply"), str(event.get("text") or "")
+            before = known.text if number == known.reply else ""
+            tail = (before + text)[-MAX_TAIL:]
+            activities[name] = known._replace(reply=int(number or 0), text=tail)
+        elif kind != "task_progress" and kind != "task_text":
+            activities.pop(name, None)
+    return names
+
+
+def _start(event: Dict[str, Any], name: str) -> Activity:
+    task = event.get("task")
+    task = task if isinstance(task, dict) else {}
+    return Activity(
+        name,
+        str(task.get("type") or ""),
+        str(task.get("objective") or ""),
+        int(event.get("attempt") or 1),
+        int(event.get("visit") or 1),
+        float(event.get("time") or 0.0),
+    )
+
+
+class LiveRun:
+    """A stored run at one moment.
+
+    record: its record.
+    activities: the tasks that are running, by name.
+    sequence: the number of the last event that was read.
+    """
+
+    def __init__(self, record: RunRecord, activities: Dict[str, Activity], sequence: int) -> None:
+        self.record = record
+        self.activities = activities
+        self.sequence = sequence
+        self._view: Optional[RunView] = None
+
+    @property
+    def has_ended(self) -> bool:
+        """True if the run has ended for good."""
+        return self.record.status in ENDED
+
+    @property
+    def view(self) -> RunView:
+        """The run with its tasks, for drawing."""
+        if self._view is None:
+            view = view_record(self.record)
+            tasks = [self._overlay(task) for task in view.tasks]
+            known = {task.name for task in tasks}
+            for one in self.activities.values():
+                if one.name not in known:
+                    task = TaskView(one.name, one.type, one.objective, "waiting", ())
+                    tasks.append(self._overlay(task))
+            self._view = view._replace(tasks=tuple(tasks))
+        return self._view
+
+    def _overlay(self, task: TaskView) -> TaskView:
+        activity = self.activities.get(task.name)
+        # Its record is newer than the log if it has the outcome of this attempt.
+        if activity is None or (task.ended is not None and task.ended >= activity.started):
+            return task
+        return task._replace(
+            objective=task.objective or activity.objective,
+            status="executing",
+            started=activity.started,
+            ended=None,
+            attempts=activity.attempt,
+            visits=activity.visit,
+            error=None,
+            traceback=None,
+        )
+
+
+class Follower:
+    """Follows a stored run, of which any process may be the driver.
+
+    store, run_id: the run.
+
+    Raises KeyError if there is no such run.
+    """
+
+    def __init__(self, store: RunStore, run_id: str) -> None:
+        self._store = store
+        self._run_id = run_id
+        self._activities: Dict[str, Activity] = {}
+        self._sequence = 0
+
+    def read(self) -> LiveRun:
+        """Read the run as it is now, without waiting."""
+        record = self._store.get(self._run_id)
+        if record.status not in ENDED:
+            self._fold(self._drain(self._sequence, Cancellation(0.0)))
+        if record.status is not RunStatus.RUNNING:
+            self._activities.clear()
+        return LiveRun(record, dict(self._activities), self._sequence)
+
+    def names_after(self, sequence: int) -> Set[str]:
+        """Return the names of the tasks that events after a number are about, without waiting."""
+        events = self._drain(sequence, Cancellation(0.0))
+        return fold_activities({}, events)
+
+    def wait(self, seconds: float) -> Set[str]:
+        """Wait until something has happened, at most some seconds.
+
+        Returns the names of the tasks that it is about; empty if nothing has happened.
+        """
+        token = Cancellation(seconds)
+        try:
+            for event in self._store.events(self._run_id, after=self._sequence, cancellation=token):
+                more = self._drain(event["sequence"], Cancellation(GATHER_SECONDS))
+                return self._fold([event, *more])
+        except Cancelled:
+            pass
+        return set()
+
+    def _drain(self, sequence: int, token: Cancellation) -> List[Dict[str, Any]]:
+        """Return the events after a number, until a token is cancelled or there are no more."""
+        events: List[Dict[str, Any]] = []
+        try:
+            for event in self._store.events(self._run_id, after=sequence, cancellation=token):
+                events.append(event)
+        except Cancelled:
+            pass
+        return events
+
+    def _fold(self, events: List[Dict[str, Any]]) -> Set[str]:
+        if events:
+            self._sequence = max(self._sequence, events[-1]["sequence"])
+        return fold_activities(self._activities, events)

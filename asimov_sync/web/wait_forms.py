@@ -1,0 +1,259 @@
+"""Forms for what a parked task waits for: inputs by the JSON schema of the answer, and back.
+
+Pure: no IO, no clock.
+"""
+
+import hashlib
+import json
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
+
+from asimov_sync.display.markup import escape, shorten
+from asimov_sync.graph.journal import Wait
+
+__all__ = ["FormError", "call_digest", "draw_inputs", "read_answer", "read_arguments"]
+
+MAX_OPTIONS = 200
+"""The number of choices that a list shows; an answer to a longer one is typed."""
+
+MAX_INPUTS = 40
+"""The number of properties of an object up to which each has an input."""
+
+
+class FormError(ValueError):
+    """The input of a form is not an answer."""
+
+
+class _Input(NamedTuple):
+    """One input of a form.
+
+    kind: "text", "number", "boolean", "choice" or "json".
+    options: the values of a choice.
+    """
+
+    name: str
+    label: str
+    kind: str
+    required: bool
+    hint: str
+    options: Tuple[Any, ...] = ()
+    default: Any = None
+    whole: bool = False
+
+
+def draw_inputs(wait: Wait, typed: Mapping[str, str], prefix: str) -> str:
+    """Return the inputs for the answer to a wait, as HTML.
+
+    typed: what was typed before, by the names of the inputs.
+    prefix: makes the ids of the inputs unique in the page.
+    """
+    if wait.type is None:
+        return _draw_free(typed, prefix)
+    inputs, _ = _plan(wait.type)
+    return "".join(
+        _draw(one, typed.get(one.name), f"{prefix}-{number}") for number, one in enumerate(inputs)
+    )
+
+
+def read_answer(wait: Wait, form: Mapping[str, str]) -> Any:
+    """Return the answer that a form has. Raises FormError if it is none."""
+    if wait.type is None:
+        text = form.get("value", "")
+        return _parse(text, "the answer") if form.get("format") == "json" else text
+    inputs, is_object = _plan(wait.type)
+    if not is_object:
+        found, value = _read(inputs[0], form)
+        if not found:
+            raise FormError("there is no answer")
+        return value
+    answer = {}
+    for one in inputs:
+        found, value = _read(one, form)
+        if found:
+            answer[one.name[len("value.") :]] = value
+    return answer
+
+
+def read_arguments(wait: Wait, form: Mapping[str, str]) -> Optional[Dict[str, Any]]:
+    """Return the arguments of a tool call that were changed in a form; None if they were not.
+
+    Raises FormError if they are not a JSON object.
+    """
+    assert wait.call is not None
+    text = form.get("arguments", "").strip()
+    if not text:
+        return None
+    arguments = _parse(text, "the arguments")
+    if not isinstance(arguments, dict):
+        raise FormError("the arguments are a JSON object")
+    return None if arguments == wait.call.arguments else arguments
+
+
+def call_digest(wait: Wait) -> str:
+    """Return a digest of a wait as it is shown, so that a decision applies to that alone."""
+    call = wait.call
+    shown = None if call is None else [call.id, call.name, call.arguments]
+    text = json.dumps([wait.task, wait.name, wait.visit, shown], sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:32]
+
+
+def _plan(schema: Mapping[str, Any]) -> Tuple[List[_Input], bool]:
+    """Return the inputs for a schema, and whether they are the properties of an object."""
+    definitions = schema.get("$defs")
+    definitions = definitions if isinstance(definitions, dict) else {}
+    schema = _resolve(schema, definitions)
+    properties = schema.get("properties")
+    if schema.get("type") == "object" and isinstance(properties, dict):
+        if 0 < len(properties) <= MAX_INPUTS:
+            required = schema.get("required")
+            needed = required if isinstance(required, list) else []
+            inputs = [
+                _make_input(f"value.{name}", name, one, definitions, name in needed)
+                for name, one in properties.items()
+            ]
+            return inputs, True
+    return [_make_input("value", "Answer", schema, definitions, True)], False
+
+
+def _resolve(schema: Any, definitions: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Follow references. A hostile schema may refer to itself."""
+    for _ in range(10):
+        if not isinstance(schema, dict):
+            return {}
+        reference = schema.get("$ref")
+        if not isinstance(reference, str) or not reference.startswith("#/$defs/"):
+            return schema
+        schema = definitions.get(reference[len("#/$defs/") :])
+    return {}
+
+
+def _make_input(
+    name: str, label: str, schema: Any, definitions: Mapping[str, Any], required: bool
+) -> _Input:
+    schema = _resolve(schema, definitions)
+    title, hint = schema.get("title"), schema.get("description")
+    label = title if isinstance(title, str) and title else label
+    hint = hint if isinstance(hint, str) else ""
+    default = schema.get("default")
+    alternatives = schema.get("anyOf")
+    if isinstance(alternatives, list):
+        others = [one for one in alternatives if one != {"type": "null"}]
+        if len(others) == 1 and len(others) < len(alternatives):  # optional
+            schema, required = _resolve(others[0], definitions), False
+    options = schema.get("enum")
+    if "const" in schema:
+        options = [schema["const"]]
+    if isinstance(options, list) and 0 < len(options) <= MAX_OPTIONS:
+        return _Input(name, label, "choice", required, hint, tuple(options), default)
+    kind = schema.get("type")
+    kinds = {"string": "text", "boolean": "boolean", "integer": "number", "number": "number"}
+    known = kinds.get(kind, "json") if isinstance(kind, str) else "json"
+    return _Input(name, label, known, required, hint, (), default, kind == "integer")
+
+
+def _draw(one: _Input, typed: Optional[str], id: str) -> str:
+    """Return one input with its label."""
+    label = f'<label for="{id}"><bdi>{escape(shorten(one.label, 200))}</bdi>'
+    label += "" if one.required else ' <span class="quiet">optional</span>'
+    label += "</label>"
+    hint = f'<p class="hint" dir="auto">{escape(shorten(one.hint, 500))}</p>' if one.hint else ""
+    name = f'id="{id}" name="{escape(one.name)}"'
+    needed = " required" if one.required else ""
+    if typed is None and one.default is not None:
+        typed = one.default if isinstance(one.default, str) else _dump(one.default)
+    value = typed if typed is not None else ""
+    if one.kind == "boolean":
+        shown = [("true", "Yes"), ("false", "No")]
+        return _draw_select(label, name, needed, shown, value, hint)
+    if one.kind == "choice":
+        choices = [(str(number), _show(item)) for number, item in enumerate(one.options)]
+        if typed is not None and typed not in dict(choices):
+            numbers = [number for number, text in choices if text == typed]
+            value = numbers[0] if numbers else ""
+        return _draw_select(label, name, needed, choices, value, hint)
+    if one.kind == "number":
+        step = "1" if one.whole else "any"
+        return (
+            f'<div class="field">{label}<input type="number" step="{step}" {name}{needed} '
+            f'value="{escape(value)}">{hint}</div>'
+        )
+    rows = 3 if one.kind == "text" else 5
+    note = hint if one.kind == "text" else f'{hint}<p class="hint">A JSON value.</p>'
+    return (
+        f'<div class="field">{label}<textarea rows="{rows}" dir="auto" {name}'
+        f"{needed if one.kind == 'json' else ''}>\n{escape(value)}</textarea>{note}</div>"
+    )
+
+
+def _draw_select(
+    label: str, name: str, needed: str, choices: List[Tuple[str, str]], value: str, hint: str
+) -> str:
+    options = "".join(
+        f'<option value="{escape(number)}"{" selected" if number == value else ""}>'
+        f"{escape(shorten(text, 200))}</option>"
+        for number, text in choices
+    )
+    return (
+        f'<div class="field">{label}<select {name}{needed}><option value="">choose …</option>'
+        f"{options}</select>{hint}</div>"
+    )
+
+
+def _draw_free(typed: Mapping[str, str], prefix: str) -> str:
+    """Return the inputs for an answer of any type."""
+    chosen = typed.get("format", "text")
+    options = "".join(
+        f'<option value="{value}"{" selected" if value == chosen else ""}>{label}</option>'
+        for value, label in (("text", "text"), ("json", "a JSON value"))
+    )
+    return (
+        f'<div class="field"><label for="{prefix}-0">Answer</label>'
+        f'<textarea rows="3" dir="auto" id="{prefix}-0" name="value">\n'
+        f"{escape(typed.get('value', ''))}</textarea></div>"
+        f'<div class="field"><label for="{prefix}-1">It is</label>'
+        f'<select id="{prefix}-1" name="format">{options}</select></div>'
+    )
+
+
+def _read(one: _Input, form: Mapping[str, str]) -> Tuple[bool, Any]:
+    """Return whether an input has a value, and the value."""
+    text = form.get(one.name)
+    if text is None or (text == "" and (one.kind != "text" or not one.required)):
+        if one.required:
+            raise FormError(f"{one.label}: there is no answer")
+        return False, None
+    if one.kind == "text":
+        return True, text.replace("\r\n", "\n")
+    if one.kind == "boolean":
+        if text not in ("true", "false"):
+            raise FormError(f"{one.label}: choose yes or no")
+        return True, text == "true"
+    if one.kind == "choice":
+        if not text.isdigit() or int(text) >= len(one.options):
+            raise FormError(f"{one.label}: choose one of the list")
+        return True, one.options[int(text)]
+    if one.kind == "number":
+        try:
+            number = float(text)
+            return True, int(text) if one.whole else number
+        except ValueError:
+            raise FormError(f"{one.label}: {text!r} is not a number") from None
+    return True, _parse(text, one.label)
+
+
+def _parse(text: str, what: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise FormError(f"{what}: this is not a JSON value: {error}") from None
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON value")
+
+
+def _show(value: Any) -> str:
+    return value if isinstance(value, str) else _dump(value)
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
