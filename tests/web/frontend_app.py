@@ -128,9 +128,15 @@ def ag_ui_parts(name):
     return stream_response(ag_ui(EVENTS[name](), request))
 
 
+PAGE = (
+    '<!doctype html><link rel="icon" href="data:,">'
+    '<div id="root"></div><script src="chat.js"></script>'
+)
+
+
 @app.get("/")
 def page():
-    return '<!doctype html><link rel="icon" href="data:,"><div id="root"></div><script src="chat.js"></script>'
+    return PAGE
 
 
 @app.get("/chat.js")
