@@ -243,7 +243,7 @@ class TaskScheduler(HandlerOwner):
             self._callbacks += ((callback, blocking),)
         return callback
 
-    def check_nodes(self, nodes: Sequence[Node]) -> None:
+    def _check_nodes(self, nodes: Sequence[Node]) -> None:
         """Raise GraphError if a task has no handler that this scheduler can call.
 
         With an executor of processes, also if the handler cannot be sent there.
@@ -521,7 +521,7 @@ class TaskScheduler(HandlerOwner):
             )
         if options.params is not None:
             plan = replace_params(plan, options.params)
-        self.check_nodes(plan.nodes)
+        self._check_nodes(plan.nodes)
         opened = self._open_journal(plan, options, stored)
         journal: Optional[RunJournal] = None
         digests: List[str] = []

@@ -19,6 +19,7 @@ __all__ = [
     "HandlerRegistry",
     "NamedHandler",
     "check_handler",
+    "check_nodes",
     "outcome_of",
     "run_generator",
 ]
@@ -38,9 +39,14 @@ class HandlerOwner:
 
     handlers: Dict[str, Any]
 
-    def check_nodes(self, nodes: Sequence[Node]) -> None:
+    def _check_nodes(self, nodes: Sequence[Node]) -> None:
         """Raise GraphError if a task has no handler that this scheduler can call."""
         raise NotImplementedError
+
+
+def check_nodes(owner: HandlerOwner, nodes: Sequence[Node]) -> None:
+    """Raise GraphError if a scheduler cannot call the handlers of tasks."""
+    owner._check_nodes(nodes)
 
 
 class HandlerRegistry:
