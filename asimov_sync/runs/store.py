@@ -476,6 +476,11 @@ class RunStore:
 
     # Reading
 
+    @property
+    def cache(self) -> Cache:
+        """The cache in which the store keeps runs."""
+        return self._cache
+
     def get(self, run_id: str) -> "RunRecord":
         """Return what is stored of a run. Raises KeyError if there is no such run."""
         return RunRecord(self, self._get(run_id))
