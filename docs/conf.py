@@ -52,6 +52,7 @@ PUBLIC_MODULES = [
     "asimov_sync",
     "asimov_sync.testing",
     "asimov_sync.aio",
+    "asimov_sync.display",
     "asimov_sync.telemetry",
     "asimov_sync.integrations.celery",
 ]

@@ -1,4 +1,4 @@
-"""A proxy for Redis's protocol that loses a command or its reply on demand."""
+"""A proxy for Redis's protocol that loses or delays a command or its reply on demand."""
 
 import socket
 import threading
@@ -60,7 +60,8 @@ class RespProxy:
 
     `arm(number, mode)` selects the command that is lost, counted from 0. Mode "reply": the server
     executes it, but the reply is dropped and the connection closed. Mode "command": the connection
-    is closed before the command is forwarded.
+    is closed before the command is forwarded. Mode "call": `on_call()` is called before the command
+    is forwarded. Mode "pause": likewise, and the command is forwarded after `resume()`.
 
     tls: the SSLContext with which it accepts connections; None (the default) for no TLS.
 
@@ -76,6 +77,7 @@ class RespProxy:
         self._listener.bind(("127.0.0.1", 0))
         self._listener.listen(64)
         self.port = self._listener.getsockname()[1]
+        self.on_call = None
         self.arm(None, "reply")
         threading.Thread(target=self._serve, daemon=True).start()
 
@@ -84,6 +86,11 @@ class RespProxy:
         with self._lock:
             self._number, self._mode = number, mode
             self.commands, self.faulted = [], []
+            self._resumed = threading.Event()
+
+    def resume(self):
+        """Forward a command that is paused."""
+        self._resumed.set()
 
     def close(self):
         """Stop listening. Existing connections live as long as their clients."""
@@ -116,6 +123,10 @@ class RespProxy:
             mode = self._fault(words)
             if mode == "command":
                 return
+            if mode in ("call", "pause"):
+                self.on_call()
+                if mode == "pause":
+                    self._resumed.wait(60)
             server.sendall(raw)
             reply, _ = replies.message()
             if mode == "reply":

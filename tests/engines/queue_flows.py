@@ -36,14 +36,16 @@ def log():
     return pathlib.Path(os.environ[FOLDER], "log")
 
 
+def lines():
+    """Return the lines of the log, split."""
+    return [line.split() for line in log().read_text().splitlines()] if log().exists() else []
+
+
 def traces(what, run_id=None, name=None):
     """Return the process ids of the lines of the log."""
-    if not log().exists():
-        return []
-    lines = [line.split() for line in log().read_text().splitlines()]
     return [
         int(pid)
-        for one, run, task, pid in lines
+        for one, run, task, pid in lines()
         if one == what and run_id in (None, run) and name in (None, task)
     ]
 
@@ -59,8 +61,7 @@ class Call(NamedTuple):
 def held(prefix):
     """Return the calls of handlers that have not ended, of runs whose ids begin with a prefix."""
     started, ended = set(), set()
-    for line in log().read_text().splitlines():
-        what, run_id, name, pid = line.split()
+    for what, run_id, name, pid in lines():
         if run_id.startswith(prefix):
             (started if what == "start" else ended).add(Call(run_id, name, int(pid)))
     return started - ended

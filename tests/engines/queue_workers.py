@@ -40,6 +40,14 @@ class QueueWorker:
         self._process.wait()
         return was_running
 
+    def send_signal(self, number):
+        """Send a signal to the worker alone."""
+        self._process.send_signal(number)
+
+    def wait(self):
+        """Wait until the worker has ended. Return its exit status."""
+        return self._process.wait(WORKER_DEADLINE)
+
 
 def wait_long(condition, what):
     """Wait until a condition is true, in which a worker may have to be started."""

@@ -10,9 +10,21 @@ import time
 
 import pytest
 import redis
+from celery import Celery
+from celery.exceptions import Retry, TimeLimitExceeded
 
-from asimov_sync import MemoryCache, RunInProgress, RunStatus, RunStore, TaskScheduler
+from asimov_sync import (
+    CacheUnavailable,
+    MemoryCache,
+    RedisCache,
+    RunInProgress,
+    RunStatus,
+    RunStore,
+    TaskScheduler,
+)
+from asimov_sync.integrations.celery import register_tasks
 
+from ..redis_server import RedisServer, require_server
 from ..tiers import by_tier
 from ..waiting import wait_for
 from .queue_workers import (
@@ -133,6 +145,18 @@ def test_soft_time_limit(app, flows, worker):
     assert finished_tasks(flows, "soft") == ["first", "second"]
 
 
+def test_hard_time_limit(app, flows, worker):
+    """The hard time limit kills the process, and continue_ready runs the run."""
+    run = app.tasks.run.apply_async(("hard", "held"), time_limit=1)
+    with pytest.raises(TimeLimitExceeded):
+        get(run)
+    wait_long(lambda: [one.run_id for one in flows.store.ready()] == ["hard"], "a ready run")
+    assert get(app.tasks.continue_ready.delay()) == ["hard"]
+    wait_held(flows, "hard", times=2)
+    flows.release("hard")
+    wait_for(lambda: flows.store.get("hard").status is RunStatus.COMPLETE, "the end of the run")
+
+
 def test_a_lost_process(app, flows, worker):
     """The message of a process that was killed is delivered again, and the run continues."""
     run = app.tasks.run.delay("lost", "held")
@@ -151,7 +175,7 @@ def test_a_run_that_another_process_drives(app, flows, worker):
     with flows.scheduler.stream("held", run_id="driven") as events:
         next(events)
         run = app.tasks.run.delay("driven", "held")
-        wait_long(lambda: run.state == "RETRY", "a retry of the task")
+        wait_long(lambda: (run.retries or 0) > 4, "the fifth retry of the task")  # the default is 3
         assert isinstance(run.result, RunInProgress)
         flows.release("driven")
         list(events)
@@ -207,7 +231,8 @@ def test_processes_killed_at_random(app, flows, worker, start_worker):
     killed, dead = set(), set()
     while len(killed) < kills:
         assert not all(flows.store.get(name).status in ENDED for name in names)
-        victim = chance.choice(sorted(flows.held("many-") - killed) or [None])
+        held = [call for call in sorted(flows.held("many-")) if call.pid not in dead]
+        victim = chance.choice(held or [None])
         if victim is None:
             time.sleep(0.01)
             continue
@@ -235,6 +260,19 @@ def test_processes_killed_at_random(app, flows, worker, start_worker):
             assert set(flows.traces("start", name, part)[:-1]) <= dead
 
 
+def test_a_warm_shutdown(app, flows, worker, start_worker):
+    """A worker that is asked to end waits for its run."""
+    run = app.tasks.run.delay("last", "held")
+    wait_held(flows, "last")
+    worker = start_worker.current
+    worker.send_signal(signal.SIGTERM)
+    flows.release("last")
+    assert worker.wait() == 0
+    assert get(run) == outcome("last")
+    assert statuses(flows, "last") == ["complete"]
+    start_worker.current = None
+
+
 def test_messages(app, flows):
     """Messages are JSON, those of continue_ready expire, and a value that is not JSON is refused.
 
@@ -255,12 +293,25 @@ def test_messages(app, flows):
     assert message["headers"]["expires"] is not None
 
 
+def test_a_store_that_does_not_answer(tmp_path):
+    """The task is tried again, ten seconds later, however often it was tried before."""
+    with RedisServer(require_server(), str(tmp_path)) as server:
+        runs = RunStore(RedisCache(url=server.url))
+    app = Celery("down", broker="memory://")
+    task = register_tasks(app, TaskScheduler(runs=runs)).run
+    task.push_request(id="1", args=("run-1",), called_directly=False, retries=100)
+    with pytest.raises(Retry) as retry:
+        task.run("run-1")
+    assert isinstance(retry.value.exc, CacheUnavailable)
+    assert retry.value.when == 10
+
+
 def test_the_schedule(app):
     """Celery beat calls continue_ready; without a store there is nothing to register."""
     entry = app.app.conf.beat_schedule["asimov_sync.continue_ready"]
     assert (entry["task"], entry["schedule"]) == ("asimov_sync.continue_ready", app.EVERY)
     with pytest.raises(ValueError, match="needs a store"):
-        app.register_tasks(app.app, TaskScheduler())
+        register_tasks(app.app, TaskScheduler())
     other = TaskScheduler(runs=RunStore(MemoryCache()))
-    tasks = app.register_tasks(app.app, other, prefix="other", soft_time_limit=300)
+    tasks = register_tasks(app.app, other, prefix="other", soft_time_limit=300)
     assert (tasks.run.name, tasks.run.soft_time_limit) == ("other.run", 300)

@@ -1,4 +1,4 @@
-"""Drivers that are killed, stopped, or run side by side: each outcome is committed once."""
+"""Drivers that are killed, or run side by side: each outcome is committed once."""
 
 import collections
 import functools
@@ -15,7 +15,6 @@ import pytest
 
 from asimov_sync import (
     Cancellation,
-    LeaseLost,
     RedisCache,
     RunInProgress,
     RunStatus,
@@ -24,7 +23,6 @@ from asimov_sync import (
     Task,
     TaskGraph,
     TaskScheduler,
-    TaskStatus,
 )
 
 from ..tiers import by_tier, soak, suite
@@ -40,7 +38,7 @@ KILLS = by_tier(6, soak=200)
 LEASE = 600.0
 """Longer than any test: the next driver must not wait for the end of the lease."""
 
-ROUNDS = {"raise": by_tier(20, soak=500), "wait": by_tier(1, soak=60)}
+ROUNDS = {"raise": by_tier(5, soak=500), "wait": by_tier(1, soak=60)}
 """A driver that waits looks every 0.5 seconds."""
 
 
@@ -223,51 +221,6 @@ def test_two_drivers_at_once(open_store, tmp_path, if_running):
         assert all(results == ends[0][1] for _, results in ends)
         met += len(ends) == (1 if if_running == "raise" else 2)
     assert met >= rounds / 2  # the two met in most of the rounds
-
-
-def drive_slowly(open_store, started, resume, calls):
-    """Run a task that takes until the file `resume` exists. Returns the name of the error."""
-    worker = Worker(calls)
-
-    def work(task, context):
-        started.write_text("")
-        wait_for(resume.exists)
-        return worker(task, context)
-
-    graph = TaskGraph()
-    graph.add(Task(type="work"), name="a")
-    graph.add(Task(type="work"), name="b", depends_on="a")
-    with TaskScheduler({"work": work}, max_workers=2, runs=open_store(lease=0.3)) as scheduler:
-        try:
-            return scheduler.submit(graph, run_id="r").result(DEADLINE).status.name
-        except LeaseLost as error:
-            return str(error)
-
-
-def test_a_stopped_driver_loses_its_lease(open_store, tmp_path):
-    """A driver is stopped for longer than its lease, and another one takes over.
-
-    When it continues, the stopped driver commits nothing, and raises LeaseLost.
-    """
-    started, resume = tmp_path / "started", tmp_path / "resume"
-    driver = Driver(drive_slowly, open_store, started, resume, tmp_path / "calls")
-    wait_for(started.exists)
-    driver.kill(signal.SIGSTOP)
-    store = open_store()
-    wait_for(lambda: store.get("r").status is RunStatus.ORPHANED)
-    assert [record.run_id for record in store.ready()] == ["r"]
-    graph = TaskGraph()
-    graph.add(Task(type="work"), name="a")
-    graph.add(Task(type="work"), name="b", depends_on="a")
-    with TaskScheduler({"work": lambda task, context: "mine"}, runs=store) as scheduler:
-        assert scheduler.run(graph, run_id="r").status is TaskStatus.COMPLETE
-    events = list(store.events("r"))
-    resume.write_text("")
-    driver.kill(signal.SIGCONT)
-    assert "another driver" in driver.result()
-    assert store.result("r").results == {"a": "mine", "b": "mine"}
-    assert list(store.events("r")) == events
-    assert store.get("r").status is RunStatus.COMPLETE
 
 
 def test_a_dead_driver_of_this_machine_is_noticed_at_once(open_store):
