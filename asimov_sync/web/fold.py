@@ -209,7 +209,7 @@ class Fold:
             if opened.call.id == call.id and opened.is_started is is_started
         ]
         same = [opened for opened in found if opened.call == call]
-        return (same or found or [None])[0]
+        return next(iter(same or found), None)
 
     def _end_loop(self, event: ToolRunDone) -> Iterator[Part]:
         run = event.run
