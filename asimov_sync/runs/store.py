@@ -145,7 +145,7 @@ class RunStore:
         run_id: str,
         plan: Plan,
         options: StoreOptions,
-        handlers: Mapping[str, Callable[..., Any]],
+        handlers: Mapping[str, Any],
         cancellation: Cancellation,
     ) -> Opened:
         """Take the lease of a run, or create it. The scheduler calls this.
@@ -475,6 +475,11 @@ class RunStore:
         return self._codec.keep_value(value)
 
     # Reading
+
+    @property
+    def cache(self) -> Cache:
+        """The cache in which the store keeps runs."""
+        return self._cache
 
     def get(self, run_id: str) -> "RunRecord":
         """Return what is stored of a run. Raises KeyError if there is no such run."""
