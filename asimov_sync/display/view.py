@@ -334,7 +334,8 @@ def view_record(
         traceback = task.exception.traceback or None if task.exception is not None else None
         tasks.append(_view_task(task, content, redact, prices, traceback if content else None))
     sums = _sum_up(tasks)
-    facts = [("created", record.created.isoformat()), ("updated", record.updated.isoformat())]
+    moments = (("created", record.created), ("updated", record.updated))
+    facts = [(label, f"{moment:%Y-%m-%d %H:%M:%S} UTC") for label, moment in moments]
     if record.flow is not None:
         facts.insert(0, ("flow", str(record.flow)))
     if record.owner:
