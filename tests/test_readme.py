@@ -31,6 +31,7 @@ GUIDES = {
     "durability",
     "graph",
     "inference",
+    "processes",
     "recipes",
     "runs_page",
     "telemetry",

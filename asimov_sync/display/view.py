@@ -234,7 +234,8 @@ def view_result(
         messages; default none.
     """
     exceptions = result.exceptions if content else {}
-    transcripts = _read_transcripts(result, cache) if content and cache is not None else {}
+    names = list(result.records)
+    transcripts = _read_transcripts(result.run_id, names, cache if content else None)
     tasks = []
     for record in result.records.values():
         traceback = None
@@ -259,11 +260,15 @@ def view_result(
     )
 
 
-def _read_transcripts(result: RunResult, cache: Cache) -> Dict[str, List[ChatMessage]]:
+def _read_transcripts(
+    run_id: str, names: Sequence[str], cache: Optional[Cache]
+) -> Dict[str, List[ChatMessage]]:
     """Return the messages that agents have stored, by the names of their tasks."""
-    kept = cache.with_prefix("run").with_prefix(result.run_id).with_prefix("transcript")
+    if cache is None:
+        return {}
+    kept = cache.with_prefix("run").with_prefix(run_id).with_prefix("transcript")
     transcripts = {}
-    for name, values in kept.get_many(list(result.records)).items():
+    for name, values in kept.get_many(names).items():
         try:
             transcripts[name] = as_messages(values)
         except ValueError:  # another program has written it
@@ -323,16 +328,22 @@ def view_record(
     content: bool = True,
     redact: Optional[Redact] = None,
     prices: Optional[Mapping[str, Price]] = None,
+    cache: Optional[Cache] = None,
 ) -> RunView:
     """Return the view of a durable run, as far as it has come. Reads its tasks from the store.
 
     The parameters are those of `view_result`.
     """
     ordered = sorted(record.graph.values(), key=lambda task: task.position)
+    names = [task.name for task in ordered]
+    transcripts = _read_transcripts(record.run_id, names, cache if content else None)
     tasks = []
     for task in ordered:
         traceback = task.exception.traceback or None if task.exception is not None else None
-        tasks.append(_view_task(task, content, redact, prices, traceback if content else None))
+        view = _view_task(task, content, redact, prices, traceback if content else None)
+        if task.name in transcripts:
+            view = view._replace(messages=view_messages(transcripts[task.name], redact))
+        tasks.append(view)
     sums = _sum_up(tasks)
     moments = (("created", record.created), ("updated", record.updated))
     facts = [(label, f"{moment:%Y-%m-%d %H:%M:%S} UTC") for label, moment in moments]

