@@ -71,7 +71,12 @@ def execute(options: argparse.Namespace, output: Output) -> int:
     output.line()
     print_result(result, output)
     output.line("\nWhat to try next:", "dim")
-    for words in (["show", RUN_ID], ["watch", RUN_ID], ["report", RUN_ID, "-o", "demo.html"]):
+    for words in (
+        ["show", RUN_ID],
+        ["watch", RUN_ID],
+        ["report", RUN_ID, "-o", "demo.html"],
+        ["serve"],
+    ):
         output.line("  " + format_command(options, *words))
     return exit_status_of(result)
 

@@ -312,7 +312,7 @@ class RunStore:
         if not created:
             counts = collections.Counter(record.phase for record in contents.tasks.values())
             head = head._replace(
-                status=RunStatus.RUNNING.value, starts=head.starts + 1, counts=counts
+                status=RunStatus.RUNNING.value, starts=head.starts + 1, reason=None, counts=counts
             )
             change = RecordChange(changed, [], self._lease, summary=self._codec.dump_head(head))
             if self._records.commit(run_id, snapshot.owner, snapshot.epoch, change) is None:
