@@ -353,7 +353,8 @@ def view_record(
             view = view._replace(messages=view_messages(transcripts[task.name], redact))
         tasks.append(view)
     sums = _sum_up(tasks)
-    facts = [("created", record.created.isoformat()), ("updated", record.updated.isoformat())]
+    moments = (("created", record.created), ("updated", record.updated))
+    facts = [(label, f"{moment:%Y-%m-%d %H:%M:%S} UTC") for label, moment in moments]
     if record.flow is not None:
         facts.insert(0, ("flow", str(record.flow)))
     if record.owner:
