@@ -15,7 +15,7 @@ final       WAITING                                a new run or a loop starts it
 import copy
 import enum
 import uuid
-from typing import Any, Dict, FrozenSet, Generator, Iterator, NamedTuple, Optional, Tuple
+from typing import Any, Dict, FrozenSet, Generator, List, NamedTuple, Optional, Tuple
 
 from pydantic import ConfigDict, Field, model_serializer
 
@@ -88,9 +88,9 @@ class Task(LazyModel):
     params: arguments for the handler, by name; empty by default.
     status, result, error: the outcome so far. Only `move` changes them, all three at once.
 
-    `snapshot()`, copies, pickles, reprs, `dict(task)` and JSON show status, result and error of one
-    moment, even while other threads move the task. Fields that are read one after the other may
-    belong to different moments. In JSON, an object that JSON cannot hold becomes its
+    `snapshot()`, copies, pickles, `dict(task)` and JSON show status, result and error of one
+    moment, even while other threads move the task. Fields that are read one after the other, and a
+    repr, may belong to different moments. In JSON, an object that JSON cannot hold becomes its
     repr, as in events.
     """
 
@@ -137,18 +137,6 @@ class Task(LazyModel):
         values = self.__dict__.copy()
         return TaskSnapshot(values["status"], values["result"], values["error"])
 
-    def __repr_args__(self) -> Iterator[Tuple[Optional[str], Any]]:
-        """Show what describes the task: not its id, and no empty fields."""
-        values = self.__dict__.copy()
-        yield "type", values["type"]
-        for name in ("objective", "params"):
-            if values[name]:
-                yield name, values[name]
-        yield "status", values["status"]
-        for name in ("result", "error"):
-            if values[name] is not None:
-                yield name, values[name]
-
     def __hash__(self) -> int:
         raise TypeError(
             "a Task cannot be a key, since it changes: use its name, as in "
@@ -175,6 +163,17 @@ class Task(LazyModel):
         set_attribute(copied, "__pydantic_extra__", None)
         set_attribute(copied, "__pydantic_private__", None)
         return copied
+
+    def __repr_args__(self) -> List[Tuple[Optional[str], Any]]:
+        """Leave the id and what is not set out of the repr."""
+        return [
+            (name, value)
+            for name, value in self.__dict__.copy().items()
+            if name != "id"
+            and value is not None
+            and value is not TaskStatus.WAITING
+            and (value or name not in ("objective", "params"))
+        ]
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _OUTCOME_FIELDS:
