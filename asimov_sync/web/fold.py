@@ -202,10 +202,14 @@ class Fold:
         return opened
 
     def _find_call(self, call: ToolCall, is_started: bool) -> "Optional[_OpenCall]":
-        for opened in self._open_calls:
-            if opened.call.id == call.id and opened.is_started is is_started:
-                return opened
-        return None
+        """Return an open call: that with the same arguments, if several have the same id."""
+        found = [
+            opened
+            for opened in self._open_calls
+            if opened.call.id == call.id and opened.is_started is is_started
+        ]
+        same = [opened for opened in found if opened.call == call]
+        return next(iter(same or found), None)
 
     def _end_loop(self, event: ToolRunDone) -> Iterator[Part]:
         run = event.run
