@@ -38,7 +38,16 @@ GUIDES = {
     "testing",
     "web",
 }
-OTHER_PAGES = {"changes", "contributing", "errors", "index", "migrating", "scaling", "start"}
+OTHER_PAGES = {
+    "changes",
+    "command",
+    "contributing",
+    "errors",
+    "index",
+    "migrating",
+    "scaling",
+    "start",
+}
 
 
 def blocks(language, path=README):
