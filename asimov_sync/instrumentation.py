@@ -12,7 +12,7 @@ to tools and nested agents, on any thread.
 
 import contextvars
 import time
-from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple, TypeVar
+from typing import Any, Callable, List, Mapping, NamedTuple, Optional, Sequence, Tuple, TypeVar
 
 from asimov_sync.concurrency import scope
 from asimov_sync.concurrency.log_context import get_logger
@@ -54,6 +54,9 @@ class Instrumentation(NamedTuple):
     tool: called with the ToolCall, its Tool or None, and the function that redacts its result or
         None; the result is a CalledTool.
 
+    inject: returns the trace context of the current span, as text by name; None: there is none.
+    attach: called with what `inject` returned in another process: makes that span the current one.
+
     A stream that its reader abandons ends with result None and error None. Exceptions of hooks are
     logged.
     """
@@ -63,6 +66,8 @@ class Instrumentation(NamedTuple):
     agent: Callable[[Any, List[Any], Any, Optional[str]], OnEnd]
     request: Callable[[Any, Any], OnEnd]
     tool: Callable[[Any, Optional[Any], Optional[Callable[[str], str]]], OnEnd]
+    inject: Optional[Callable[[], Mapping[str, str]]] = None
+    attach: Optional[Callable[[Mapping[str, str]], None]] = None
 
 
 installed: Optional[Instrumentation] = None

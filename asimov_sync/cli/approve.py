@@ -1,7 +1,7 @@
 """`asimov-sync approve`: approves or refuses a tool call that waits for approval."""
 
 import argparse
-from typing import Any, Dict, Optional
+from typing import Any, Dict, List, Optional
 
 from asimov_sync._json import loads
 from asimov_sync.cli.ask import Decided, ask_decision, can_ask
@@ -16,7 +16,7 @@ from asimov_sync.graph.journal import Wait
 from asimov_sync.inference.tools.approvals import Approval, Approved, Refused
 from asimov_sync.runs.store import RunRecord, RunStore
 
-__all__ = ["COMMAND"]
+__all__ = ["COMMAND", "decide_calls"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,14 +65,33 @@ def execute(options: argparse.Namespace, output: Output) -> int:
     if decided is None and not can_ask(output):
         print_waits(waits, options, output)
         return PARKED
+    if not decide_calls(store, waits, decided, options.by, output):
+        return PARKED
+    output.line(format_resume(store.get(record.run_id), options), "dim")
+    return OK
+
+
+def decide_calls(
+    store: RunStore,
+    waits: List[Wait],
+    decided: Optional[Decided],
+    by: Optional[str],
+    output: Output,
+) -> bool:
+    """Show the calls that wait, and store a decision about each.
+
+    decided: the decision; None to ask the person at the terminal.
+    by: who decides; by default the login name.
+
+    Returns False if the person left without a decision. Raises UsageError if it does not fit.
+    """
     for wait in waits:
         print_wait(wait, output)
         if decided is not None:
-            _decide(store, wait, decided, options, output)
-        elif not _ask(store, wait, options, output):
-            return PARKED
-    output.line(format_resume(store.get(record.run_id), options), "dim")
-    return OK
+            _decide(store, wait, decided, by, output)
+        elif not _ask(store, wait, by, output):
+            return False
+    return True
 
 
 def _decision_of(options: argparse.Namespace) -> Optional[Decided]:
@@ -100,7 +119,7 @@ def _explain_none(record: RunRecord, call: Optional[str]) -> CommandError:
     )
 
 
-def _ask(store: RunStore, wait: Wait, options: argparse.Namespace, output: Output) -> bool:
+def _ask(store: RunStore, wait: Wait, by: Optional[str], output: Output) -> bool:
     """Ask about a call until there is a decision that fits. Return whether there is one."""
     assert wait.call is not None
     while True:
@@ -108,21 +127,21 @@ def _ask(store: RunStore, wait: Wait, options: argparse.Namespace, output: Outpu
         if decided is None:
             return False
         try:
-            _decide(store, wait, decided, options, output)
+            _decide(store, wait, decided, by, output)
             return True
         except UsageError as error:
             output.line(str(error), "red")
 
 
 def _decide(
-    store: RunStore, wait: Wait, decided: Decided, options: argparse.Namespace, output: Output
+    store: RunStore, wait: Wait, decided: Decided, by: Optional[str], output: Output
 ) -> None:
     """Store a decision, bound to the call as it was shown. Raises UsageError if it does not fit."""
     approval: Approval = (
         Approved(wait.call, decided.arguments) if decided.approved else Refused(decided.reason)
     )
     try:
-        won = store.approve(wait.run_id, {wait.name: approval}, by=options.by or login_name())
+        won = store.approve(wait.run_id, {wait.name: approval}, by=by or login_name())
     except AsimovError:
         raise
     except ValueError as error:

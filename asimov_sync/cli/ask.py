@@ -32,7 +32,8 @@ def ask(question: str, prefilled: str = "") -> Optional[str]:
     try:
         return input(escape_line(question))
     except EOFError:
-        print()
+        if sys.stdin.isatty():
+            print()
         return None
     finally:
         if readline is not None:

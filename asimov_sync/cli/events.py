@@ -2,7 +2,7 @@
 
 import datetime
 import json
-from typing import Any, Mapping, Optional
+from typing import Any, Dict, Mapping, Optional, Tuple
 
 from asimov_sync.cli.output import Output, format_value
 from asimov_sync.cli.records import STATUS_STYLES
@@ -14,6 +14,12 @@ __all__ = ["EventPrinter", "describe_event"]
 NAME_COLUMNS = 24
 """The most columns that the name of a task takes."""
 
+PROGRESS_SECONDS = 1.0
+"""The seconds between two lines with the progress of a task."""
+
+TEXT_CHARACTERS = 60
+"""The length of a text that makes a line of its own."""
+
 LINE_COLUMNS = 160
 """The most columns of a line that is not on a terminal, because a text may be long."""
 
@@ -21,18 +27,52 @@ LINE_COLUMNS = 160
 class EventPrinter:
     """Prints each event of a run in one line: the time, the task, and what happened.
 
+    The pieces of a text are joined, until there are enough for a line. Of the progress of a task,
+    one line a second is shown.
+
     output: where to print.
     """
 
     def __init__(self, output: Output) -> None:
         self._output = output
-        self._columns = 8
+        self._columns = 14
+        self._shown: Dict[str, float] = {}  # when the progress of each task was shown last
+        self._texts: Dict[str, Tuple[str, Any, Mapping[str, Any]]] = {}
 
     def print(self, event: Mapping[str, Any]) -> None:
         """Print an event, given as `RunStore.events` has it."""
-        what = describe_event(event)
-        if not what:
+        name = str(event.get("name", "the run"))
+        if event.get("type") == "task_text":
+            key = (event.get("attempt"), event.get("reply"))
+            if self._texts.get(name, ("", key, event))[1] != key:
+                self._print_text(name)  # the text of another reply
+            text = self._texts.get(name, ("", key, event))[0] + str(event.get("text"))
+            self._texts[name] = (text, key, event)
+            if len(text) >= TEXT_CHARACTERS:
+                self._print_text(name)
             return
+        for other in list(self._texts) if event.get("type") == "run_finished" else [name]:
+            self._print_text(other)
+        if event.get("type") == "task_progress" and not self._is_due(name, event["time"]):
+            return
+        what = describe_event(event)
+        if what:
+            self._print_line(event, what)
+
+    def _is_due(self, name: str, time: float) -> bool:
+        """Return whether the progress of a task is shown again."""
+        if time - self._shown.get(name, 0.0) < PROGRESS_SECONDS:
+            return False
+        self._shown[name] = time
+        return True
+
+    def _print_text(self, name: str) -> None:
+        """Print the text that has arrived of a reply."""
+        text, _, event = self._texts.pop(name, ("", None, {}))
+        if text:
+            self._print_line(event, describe_event(dict(event, text=text)))
+
+    def _print_line(self, event: Mapping[str, Any], what: str) -> None:
         output = self._output
         moment = datetime.datetime.fromtimestamp(event["time"], datetime.timezone.utc)
         clock = moment.astimezone(datetime.timezone.utc if output.utc else None)
@@ -64,7 +104,7 @@ def describe_event(event: Mapping[str, Any]) -> str:
     if kind == "task_progress":
         return _describe_progress(event)
     if kind == "task_text":
-        return f"“{event.get('text')}”"
+        return f"> {event.get('text')}"
     if kind == "task_retried":
         return f"failed, again in {format_seconds(event.get('wait'))}: {event.get('error')}"
     if kind == "task_parked":

@@ -19,6 +19,7 @@ from asimov_sync.errors import AsimovError
 __all__ = ["main"]
 
 COMMANDS = {
+    "demo": "a durable run in front of your eyes, without a key",
     "run": "run a flow or a graph, or continue its run",
     "runs": "list the stored runs",
     "show": "show a run: its tasks, what it waits for, and what to do next",
@@ -32,6 +33,7 @@ COMMANDS = {
     "graph": "draw a graph",
     "serve": "show the runs in a browser",
     "work": "continue the stored runs of a scheduler",
+    "chat": "talk to an agent on the terminal",
 }
 """The commands, in the order of the help. Each has a module of its name beside this file."""
 

@@ -61,6 +61,11 @@ class Output:
         """Have the text that was printed shown at once."""
         self._stream.flush()
 
+    def erase_line(self) -> None:
+        """Erase the line of the cursor; begin a new line where that is not possible."""
+        can_erase = self.is_terminal and os.environ.get("TERM") != "dumb"
+        self.write("\r\x1b[K" if can_erase else "\n")
+
     def style(self, text: str, style: Optional[str]) -> str:
         """Return an escaped text with a style, where the output has colours.
 

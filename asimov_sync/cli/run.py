@@ -22,6 +22,7 @@ from asimov_sync.cli.text import escape_line
 from asimov_sync.cli.waits import print_waits
 from asimov_sync.errors import AsimovError
 from asimov_sync.graph.results import RunResult
+from asimov_sync.runs.status import RunStatus
 from asimov_sync.runs.store import RunStore
 from asimov_sync.scheduler import TaskScheduler
 from asimov_sync.tasks import TaskStatus
@@ -197,12 +198,12 @@ def _show(result: RunResult, place: _Place, options: argparse.Namespace, output:
         print_result(result, output)
         if place.store is not None and result.status is not TaskStatus.COMPLETE:
             output.line()
-            again = _same_command(options, result.run_id) + " --retry-failed"
-            output.line(
-                f"run {result.run_id} is {result.status.value}; to run its failed tasks again: "
-                f"{again}",
-                "dim",
-            )
+            status = place.store.get(result.run_id).status
+            text = f"run {result.run_id} is {status.value}"
+            if status in (RunStatus.PARTIAL, RunStatus.FAILED):
+                again = _same_command(options, result.run_id) + " --retry-failed"
+                text += f"; to run its failed tasks again: {again}"
+            output.line(text, "dim")
     return exit_status_of(result)
 
 

@@ -193,7 +193,8 @@ def _next_steps(record: RunRecord, options: argparse.Namespace) -> List[str]:
         f"{format_command(options, 'retry', run_id)}",
         RunStatus.FAILED: f"to run the failed tasks again: "
         f"{format_command(options, 'retry', run_id)}",
-        RunStatus.CANCELLED: "it can only be started anew, with restart=True",
+        RunStatus.CANCELLED: "it can only be started anew: with restart=True, or with "
+        "`asimov-sync run … --restart`",
     }
     text = texts.get(record.status)
     return [] if text is None else [text]

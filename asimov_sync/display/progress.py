@@ -250,7 +250,7 @@ class _Cell(_Screen):
 
     def _make(self, snapshot: RunSnapshot, text: str) -> Dict[str, str]:
         """Return the bar and a text by their MIME types."""
-        color = "#c62828" if snapshot.failed else "#1976d2"
+        color = "#c62828" if snapshot.failed > snapshot.cancelled else "#1976d2"
         ended = snapshot.complete + snapshot.partial + snapshot.failed - snapshot.cancelled
         value = ended if snapshot.cancelled else snapshot.finished
         markup = (

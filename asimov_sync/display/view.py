@@ -5,6 +5,7 @@ from the record of a durable run, so that all drawing code reads the same values
 """
 
 import json
+import re
 from typing import (
     Any,
     Callable,
@@ -72,6 +73,13 @@ STATUSES = {
     "NOT_SELECTED": "not selected",
 }
 """The status that a view shows for each phase of a task."""
+
+
+_TRACEBACK = "Traceback (most recent call last):\n"
+_ENGINE_FRAME = re.compile(
+    r'  File "[^"\n]*[\\/]asimov_sync[\\/](?:graph|concurrency)[\\/][^"\n]*", line .*\n'
+    r"(?:    .*\n)*"
+)
 
 
 class SpanView(NamedTuple):
@@ -234,7 +242,8 @@ def view_result(
         messages; default none.
     """
     exceptions = result.exceptions if content else {}
-    transcripts = _read_transcripts(result, cache) if content and cache is not None else {}
+    names = list(result.records)
+    transcripts = _read_transcripts(result.run_id, names, cache if content else None)
     tasks = []
     for record in result.records.values():
         traceback = None
@@ -259,11 +268,15 @@ def view_result(
     )
 
 
-def _read_transcripts(result: RunResult, cache: Cache) -> Dict[str, List[ChatMessage]]:
+def _read_transcripts(
+    run_id: str, names: Sequence[str], cache: Optional[Cache]
+) -> Dict[str, List[ChatMessage]]:
     """Return the messages that agents have stored, by the names of their tasks."""
-    kept = cache.with_prefix("run").with_prefix(result.run_id).with_prefix("transcript")
+    if cache is None:
+        return {}
+    kept = cache.with_prefix("run").with_prefix(run_id).with_prefix("transcript")
     transcripts = {}
-    for name, values in kept.get_many(list(result.records)).items():
+    for name, values in kept.get_many(names).items():
         try:
             transcripts[name] = as_messages(values)
         except ValueError:  # another program has written it
@@ -323,18 +336,25 @@ def view_record(
     content: bool = True,
     redact: Optional[Redact] = None,
     prices: Optional[Mapping[str, Price]] = None,
+    cache: Optional[Cache] = None,
 ) -> RunView:
     """Return the view of a durable run, as far as it has come. Reads its tasks from the store.
 
     The parameters are those of `view_result`.
     """
     ordered = sorted(record.graph.values(), key=lambda task: task.position)
+    names = [task.name for task in ordered]
+    transcripts = _read_transcripts(record.run_id, names, cache if content else None)
     tasks = []
     for task in ordered:
         traceback = task.exception.traceback or None if task.exception is not None else None
-        tasks.append(_view_task(task, content, redact, prices, traceback if content else None))
+        view = _view_task(task, content, redact, prices, traceback if content else None)
+        if task.name in transcripts:
+            view = view._replace(messages=view_messages(transcripts[task.name], redact))
+        tasks.append(view)
     sums = _sum_up(tasks)
-    facts = [("created", record.created.isoformat()), ("updated", record.updated.isoformat())]
+    moments = (("created", record.created), ("updated", record.updated))
+    facts = [(label, f"{moment:%Y-%m-%d %H:%M:%S} UTC") for label, moment in moments]
     if record.flow is not None:
         facts.insert(0, ("flow", str(record.flow)))
     if record.owner:
@@ -377,7 +397,7 @@ def _view_task(
         usage=record.usage,
         cost=sum(costs) if costs else None,
         error=_text(record.error, redact, MAX_LABEL),
-        traceback=_text(traceback, redact, MAX_CONTENT),
+        traceback=_text(_hide_engine(traceback), redact, MAX_CONTENT),
         result=_text(record.result, redact, MAX_CONTENT) if has_result else None,
         spans=spans,
         waits=record.waits,
@@ -385,6 +405,21 @@ def _view_task(
         route=record.route,
         returned_from=tuple(record.feedback),
     )
+
+
+def _hide_engine(traceback: Optional[str]) -> Optional[str]:
+    """Remove the frames of this library's engine from the beginning of each traceback in a text."""
+    if traceback is None:
+        return None
+    before, *parts = traceback.split(_TRACEBACK)
+    shown = []
+    for part in parts:
+        frame = _ENGINE_FRAME.match(part)
+        while frame is not None and part.startswith("  File ", frame.end()):
+            part = part[frame.end() :]
+            frame = _ENGINE_FRAME.match(part)
+        shown.append(part)
+    return _TRACEBACK.join([before, *shown])
 
 
 def _spans_of(record: TaskRecord) -> Sequence[Span]:

@@ -8,26 +8,41 @@ import contextvars
 import itertools
 import logging
 import os
+import pickle
 import sys
 import threading
 import time
 import types
 import uuid
-from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import (
+    Any,
+    Callable,
+    Deque,
+    Dict,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 from asimov_sync import instrumentation
+from asimov_sync._json import format_error
 from asimov_sync.cache.base import Cache
 from asimov_sync.cancellation import Cancellation, Registration
 from asimov_sync.concurrency import scope
 from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.log_context import describe_error, get_logger
 from asimov_sync.concurrency.timers import Timer, timers
-from asimov_sync.errors import Cancelled, LeaseLost, Parked
+from asimov_sync.errors import Cancelled, GraphError, LeaseLost, Parked
 from asimov_sync.graph.attempt import Attempt, failed_outcome
 from asimov_sync.graph.backends import Backend, Work, on_main_thread
 from asimov_sync.graph.context import RunServices, TaskContext
 from asimov_sync.graph.effects import AttemptFailure, Effects
 from asimov_sync.graph.engine import RunEngine
+from asimov_sync.graph.envelope import CallEvent, CallReport, Envelope, make_envelope
 from asimov_sync.graph.events import RunFinished, TaskText
 from asimov_sync.graph.graph_lock import RunLock, release
 from asimov_sync.graph.handlers import HandlerRegistry, outcome_of, run_generator
@@ -39,6 +54,7 @@ from asimov_sync.graph.results import Outcome, RunResult
 from asimov_sync.graph.snapshot import RunSnapshot
 from asimov_sync.graph.state import RunState
 from asimov_sync.graph.subscribers import Callback, EventBus
+from asimov_sync.graph.travel import dump
 from asimov_sync.instrumentation import Observation
 from asimov_sync.tasks import Task, TaskStatus
 from asimov_sync.usage import Budget, BudgetUsage, UsageCounter
@@ -189,7 +205,7 @@ class ActiveRun(Work, RunServices, JournaledRun):
             self.enclosing,
             usage_counter,
             graph_lock,
-            lambda node: handlers.check([node]),
+            self._check_spawned,
             backend.worker_limit,
             options.budget,
             self._hooks is not None,
@@ -197,6 +213,13 @@ class ActiveRun(Work, RunServices, JournaledRun):
             digests,
         )
         self.needs_workers = self.engine.needs_workers  # type: ignore[method-assign]
+
+    def _check_spawned(self, node: Node) -> None:
+        """Raise GraphError if a spawned task has no handler."""
+        if self.backend.remote:  # a handler of its own has travelled already
+            self._handlers.check_known([node])
+        else:
+            self._handlers.check([node])
 
     def _enter_scope(self, usage_counter: UsageCounter, budget: Optional[Budget]) -> None:
         """Set the context variables that apply to all tasks of the run."""
@@ -299,17 +322,7 @@ class ActiveRun(Work, RunServices, JournaledRun):
         attempt.thread = threading.get_ident()
         try:
             if node.when is not None and attempt.start is None:
-                arguments: Tuple[Any, ...] = (dict(attempt.inputs),)
-                if node.when_takes_context:
-                    arguments += (context,)
-                met = scope.run(self._call_in_scope, node.when, attempt, context, *arguments)
-                if isinstance(met, types.CoroutineType):
-                    met.close()
-                    raise TypeError(
-                        f"when= of {attempt.name!r} returned a coroutine, which is always true: "
-                        "it has to return whether the task runs"
-                    )
-                if not self._apply_condition(attempt, bool(met)):
+                if not self._meets_condition(attempt, scope, context):
                     return None
                 scope, context = self._scope.copy(), TaskContext(attempt, self)
             if self._hooks is not None and not self._observe(attempt, scope):
@@ -339,6 +352,24 @@ class ActiveRun(Work, RunServices, JournaledRun):
         if logs:
             self._log_return(attempt, outcome)
         return outcome
+
+    def _meets_condition(
+        self, attempt: Attempt, scope: contextvars.Context, context: TaskContext
+    ) -> bool:
+        """Evaluate the `when` of an attempt. Return whether the attempt has started."""
+        node = attempt.node
+        assert node.when is not None
+        arguments: Tuple[Any, ...] = (dict(attempt.inputs),)
+        if node.when_takes_context:
+            arguments += (context,)
+        met = scope.run(self._call_in_scope, node.when, attempt, context, *arguments)
+        if isinstance(met, types.CoroutineType):
+            met.close()
+            raise TypeError(
+                f"when= of {attempt.name!r} returned a coroutine, which is always true: "
+                "it has to return whether the task runs"
+            )
+        return self._apply_condition(attempt, bool(met))
 
     def _failed_outcome(self, attempt: Attempt, error: BaseException) -> Outcome:
         outcome = failed_outcome(attempt, error)
@@ -413,6 +444,115 @@ class ActiveRun(Work, RunServices, JournaledRun):
         if self._effects.pending:
             self._apply_effects_in_handler()
         return started
+
+    # For handlers in other processes
+
+    def prepare_call(self, attempt: Attempt) -> Union[None, Outcome, Tuple[bytes, bytes]]:
+        """Return what another process needs to call the handler of an attempt.
+
+        Returns None if the handler is not called, or the outcome if it cannot be called.
+        """
+        if attempt.abandoned is not None:
+            return None
+        node = attempt.node
+        scope = self._scope.copy()
+        attempt.thread = threading.get_ident()
+        try:
+            if node.when is not None and attempt.start is None:
+                if not self._meets_condition(attempt, scope, TaskContext(attempt, self)):
+                    return None
+                scope = self._scope.copy()
+            trace: Mapping[str, str] = {}
+            if self._hooks is not None:
+                if not self._observe(attempt, scope):
+                    return None
+                if self._hooks.inject is not None:
+                    trace = scope.run(self._hooks.inject)
+            if logger.isEnabledFor(logging.DEBUG):
+                self._log_start(attempt)
+            envelope = make_envelope(
+                attempt, self._publishes, self._budgets, trace, self._journal is not None
+            )
+            return self._handlers.make_reference(node), self._dump_envelope(envelope)
+        except Exception as error:
+            return self._failed_outcome(attempt, error)
+
+    def _dump_envelope(self, envelope: Envelope) -> bytes:
+        try:
+            return dump(envelope)
+        except Exception as error:  # what the classes of the values raise
+            raise GraphError(
+                f"the params or the inputs of {envelope.node.name!r} cannot be sent to another "
+                f"process: {format_error(error)}"
+            ) from error
+
+    @property
+    def _budgets(self) -> Tuple[Budget, ...]:
+        """The budgets around the run's tasks, each of them once."""
+        entered = self._scope.run(scope.current).budgets
+        return tuple({id(budget): budget for budget in entered}.values())
+
+    def receive_report(self, attempt: Attempt, pickled: bytes) -> Optional[Outcome]:
+        """Return the outcome of an attempt from the report of the process that called its handler.
+
+        None if the attempt does not count any more.
+        """
+        try:
+            report: CallReport = pickle.loads(pickled)
+        except Exception as unreadable:  # a class that this process does not have
+            return self._failed_outcome(attempt, _unreadable(attempt, unreadable))
+        self._charge(attempt, report)
+        if attempt.abandoned is not None:
+            return None
+        self._replay(attempt, report.events)
+        outcome, error = report.outcome, report.rebuild_error(self._budgets)
+        try:
+            for node, before_dependents in report.spawned:
+                self.spawn(attempt, node, before_dependents)
+            if error is None:
+                outcome = outcome._replace(result=pickle.loads(report.result))
+        except GraphError as refusal:
+            return self._failed_outcome(attempt, refusal)
+        except Exception as unreadable:
+            return self._failed_outcome(attempt, _unreadable(attempt, unreadable))
+        if attempt.is_overdue:
+            timeout_error = attempt.timeout_error()
+            timeout_error.__cause__ = error
+            return self._failed_outcome(attempt, timeout_error)
+        if error is not None:
+            outcome = outcome._replace(exception=error)
+        if self._journal is not None and not outcome.waits:
+            outcome = self._keep_outcome(attempt, outcome)
+        if error is None and logger.isEnabledFor(logging.DEBUG):
+            self._log_return(attempt, outcome)
+        return outcome
+
+    def fail_call(self, attempt: Attempt, error: BaseException, final: bool) -> Outcome:
+        """Return the outcome of an attempt whose call was lost.
+
+        final: whether another attempt would not help.
+        """
+        outcome = self._failed_outcome(attempt, error)
+        return outcome._replace(wait=None) if final else outcome
+
+    def _charge(self, attempt: Attempt, report: CallReport) -> None:
+        """Count what a call in another process has used."""
+        if report.usage is not None:
+            for counter in self._scope.run(scope.current).usage_counters:
+                counter.add(report.usage)
+            attempt.usage_counter.add(report.usage)
+        for budget, spent in zip(self._budgets, report.spent):
+            budget.charge(spent)
+
+    def _replay(self, attempt: Attempt, events: Sequence[CallEvent]) -> None:
+        """Publish the progress and the text of a call in another process."""
+        for event in events:
+            if event.reply:
+                self.engine.publish_text(attempt, event.reply, event.text)
+            else:
+                self.engine.report(attempt, event.fraction, event.text, event.data)
+        if self._effects.pending:
+            self._apply_effects_in_handler()
 
     # For handlers
 
@@ -1053,3 +1193,13 @@ class ActiveRun(Work, RunServices, JournaledRun):
             for name in result.skipped:
                 extra = dict(self._extra(), task=name)
                 logger.debug("task %r was skipped", name, extra=extra)
+
+
+def _unreadable(attempt: Attempt, error: Exception) -> TypeError:
+    """Return the error of a task whose result this process cannot read."""
+    unreadable = TypeError(
+        f"what the process of {attempt.name!r} has sent back cannot be read here "
+        f"({format_error(error)}): its classes have to be importable in both processes"
+    )
+    unreadable.__cause__ = error
+    return unreadable

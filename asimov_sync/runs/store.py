@@ -150,7 +150,7 @@ class RunStore:
         run_id: str,
         plan: Plan,
         options: StoreOptions,
-        handlers: Mapping[str, Callable[..., Any]],
+        handlers: Mapping[str, Any],
         cancellation: Cancellation,
     ) -> Opened:
         """Take the lease of a run, or create it. The scheduler calls this.
@@ -323,7 +323,7 @@ class RunStore:
         if not created:
             counts = collections.Counter(record.phase for record in contents.tasks.values())
             head = head._replace(
-                status=RunStatus.RUNNING.value, starts=head.starts + 1, counts=counts
+                status=RunStatus.RUNNING.value, starts=head.starts + 1, reason=None, counts=counts
             )
             change = RecordChange(changed, [], self._lease, summary=self._codec.dump_head(head))
             if self._records.commit(run_id, snapshot.owner, snapshot.epoch, change) is None:
@@ -486,6 +486,11 @@ class RunStore:
         return self._codec.keep_value(value)
 
     # Reading
+
+    @property
+    def cache(self) -> Cache:
+        """The cache in which the store keeps runs."""
+        return self._cache
 
     def get(self, run_id: str) -> "RunRecord":
         """Return what is stored of a run. Raises KeyError if there is no such run."""

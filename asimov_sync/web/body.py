@@ -302,4 +302,5 @@ class _AsyncSource:
         self._closed = True
         if self._arrived is not None:
             self._arrived.call(self._task.cancel)
-        self._events = None  # without a reader, a lost stream of this library closes itself
+        # Without a reader, a lost stream of this library closes itself.
+        self._events = self._on_end = None

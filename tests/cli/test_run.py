@@ -8,7 +8,7 @@ import pytest
 
 from asimov_sync import RunStatus, RunStore, SQLiteCache
 
-from ..tiers import suite
+from ..tiers import by_tier, suite
 from ..waiting import DEADLINE, wait_for
 from .programs import start_command
 
@@ -223,8 +223,14 @@ def test_pictures(run, module, folder):
 
 
 @suite
-@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals(folder, module, number, status):
+@pytest.mark.parametrize(
+    "number, status",
+    by_tier(
+        [(signal.SIGINT, 130)],
+        soak=[(signal.SIGINT, 130), (signal.SIGTERM, 143)],
+    ),
+)
+def test_signals(run, folder, module, number, status):
     """A signal interrupts a durable run at once, and the command that continues it is printed."""
     with start_command(folder, "run", f"{module}:long", "--run-id", "r") as process:
         wait_for(folder.joinpath("started").exists, "the task")
@@ -236,6 +242,4 @@ def test_signals(folder, module, number, status):
     store = RunStore(SQLiteCache("own.db"))
     assert store.get("r").status is RunStatus.INTERRUPTED
     folder.joinpath("release").touch()
-    with start_command(folder, "run", f"{module}:long", "--run-id", "r") as process:
-        out, err = process.communicate(timeout=DEADLINE)
-    assert (process.returncode, out) == (0, "released\n")
+    assert run("run", f"{module}:long", "--run-id", "r") == (0, "released\n", "")

@@ -25,6 +25,7 @@ def test_a_run_that_has_ended(command, scheduler):
 
     def page(task, context):
         context.report(0.5, "half\x1b[2J way\nthere")
+        context.report(0.6, "is left out, because the line before is not a second old")
         if context.attempt == 1:
             raise LookupError("no\x1b page")
         return "a page"
@@ -33,14 +34,14 @@ def test_a_run_that_has_ended(command, scheduler):
     status, out, _ = command("watch", "r")
     assert status == 0 and "\x1b" not in out
     lines = [line.split(None, 1)[1] for line in out.splitlines()]
-    assert lines[0] == "the run   started"
-    assert lines[1] == "page      started"
-    assert lines[2] == "page      50% half\\x1b[2J way\\nthere"
-    assert lines[3].startswith("page      failed, again in ")
+    assert lines[0] == "the run         started"
+    assert lines[1] == "page            started"
+    assert lines[2] == "page            50% half\\x1b[2J way\\nthere"
+    assert lines[3].startswith("page            failed, again in ")
     assert lines[3].endswith(": LookupError: no\\x1b page")
-    assert lines[4] == "page      started, attempt 2"
-    assert lines[6].startswith("page      complete after ")
-    assert lines[7] == "the run   complete"
+    assert lines[4] == "page            started, attempt 2"
+    assert lines[5].startswith("page            complete after ")
+    assert lines[6] == "the run         complete"
 
 
 def test_the_json_of_events(command, scheduler, store):
@@ -113,9 +114,9 @@ def test_following(scheduler, store, folder):
     run = scheduler.submit(make_graph(slow), run_id="r")
     arguments = ["watch", "r", "--cache", "runs.db"]
     with start_command(folder, *arguments) as first, start_command(folder, *arguments) as other:
-        assert first.stdout.readline().endswith("  the run   started\n")
-        assert first.stdout.readline().endswith("  slow      started\n")
-        assert other.stdout.readline().endswith("  the run   started\n")
+        assert first.stdout.readline().endswith("  the run         started\n")
+        assert first.stdout.readline().endswith("  slow            started\n")
+        assert other.stdout.readline().endswith("  the run         started\n")
         first.send_signal(signal.SIGINT)
         _, err = first.communicate(timeout=DEADLINE)
         assert (first.returncode, err) == (130, "stopped watching; the run is not affected\n")
@@ -123,5 +124,5 @@ def test_following(scheduler, store, folder):
         end.set()
         out, err = other.communicate(timeout=DEADLINE)
         assert (other.returncode, err) == (0, "")
-        assert out.endswith("  the run   complete\n")
+        assert out.endswith("  the run         complete\n")
     assert run.result()["slow"] == 1

@@ -17,6 +17,7 @@ EVERY = 30.0
 app = Celery("tests", broker=os.environ[SERVER], backend=os.environ[SERVER])
 app.conf.worker_prefetch_multiplier = 1
 app.conf.broker_connection_retry_on_startup = True
+app.conf.result_extended = True  # results have the number of retries
 app.conf.broker_transport_options = {
     "visibility_timeout": VISIBILITY_TIMEOUT,
     "unacked_restore_interval": 1,

@@ -10,10 +10,21 @@ import time
 
 import pytest
 import redis
-from celery.exceptions import TimeLimitExceeded
+from celery import Celery
+from celery.exceptions import Retry, TimeLimitExceeded
 
-from asimov_sync import MemoryCache, RunInProgress, RunStatus, RunStore, TaskScheduler
+from asimov_sync import (
+    CacheUnavailable,
+    MemoryCache,
+    RedisCache,
+    RunInProgress,
+    RunStatus,
+    RunStore,
+    TaskScheduler,
+)
+from asimov_sync.integrations.celery import register_tasks
 
+from ..redis_server import RedisServer, require_server
 from ..tiers import by_tier
 from ..waiting import wait_for
 from .queue_workers import (
@@ -164,7 +175,7 @@ def test_a_run_that_another_process_drives(app, flows, worker):
     with flows.scheduler.stream("held", run_id="driven") as events:
         next(events)
         run = app.tasks.run.delay("driven", "held")
-        wait_long(lambda: run.state == "RETRY", "a retry of the task")
+        wait_long(lambda: (run.retries or 0) > 4, "the fifth retry of the task")  # the default is 3
         assert isinstance(run.result, RunInProgress)
         flows.release("driven")
         list(events)
@@ -282,12 +293,25 @@ def test_messages(app, flows):
     assert message["headers"]["expires"] is not None
 
 
+def test_a_store_that_does_not_answer(tmp_path):
+    """The task is tried again, ten seconds later, however often it was tried before."""
+    with RedisServer(require_server(), str(tmp_path)) as server:
+        runs = RunStore(RedisCache(url=server.url))
+    app = Celery("down", broker="memory://")
+    task = register_tasks(app, TaskScheduler(runs=runs)).run
+    task.push_request(id="1", args=("run-1",), called_directly=False, retries=100)
+    with pytest.raises(Retry) as retry:
+        task.run("run-1")
+    assert isinstance(retry.value.exc, CacheUnavailable)
+    assert retry.value.when == 10
+
+
 def test_the_schedule(app):
     """Celery beat calls continue_ready; without a store there is nothing to register."""
     entry = app.app.conf.beat_schedule["asimov_sync.continue_ready"]
     assert (entry["task"], entry["schedule"]) == ("asimov_sync.continue_ready", app.EVERY)
     with pytest.raises(ValueError, match="needs a store"):
-        app.register_tasks(app.app, TaskScheduler())
+        register_tasks(app.app, TaskScheduler())
     other = TaskScheduler(runs=RunStore(MemoryCache()))
-    tasks = app.register_tasks(app.app, other, prefix="other", soft_time_limit=300)
+    tasks = register_tasks(app.app, other, prefix="other", soft_time_limit=300)
     assert (tasks.run.name, tasks.run.soft_time_limit) == ("other.run", 300)

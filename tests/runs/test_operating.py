@@ -490,3 +490,14 @@ def test_a_lost_run_does_not_end_the_others(store):
     release.append(True)
     assert leaving.result() is True
     assert run.result(DEADLINE).results == {"slow": 1}
+
+
+def test_a_continued_run_is_not_interrupted_any_more(scheduler, store):
+    """The record of a run that is continued does not have the error of its interruption."""
+    with scheduler.stream(build("hold"), run_id="r") as events:
+        next(events)
+    assert store.get("r").error == "its events were not read to the end"
+    run = scheduler.submit(build("hold"), run_id="r")
+    assert store.get("r").error is None
+    run.cancel()
+    run.result()

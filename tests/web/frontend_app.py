@@ -126,3 +126,19 @@ def ag_ui_chat():
 def ag_ui_parts(name):
     request = read_ag_ui(flask.request.get_data())
     return stream_response(ag_ui(EVENTS[name](), request))
+
+
+PAGE = (
+    '<!doctype html><link rel="icon" href="data:,">'
+    '<div id="root"></div><script src="chat.js"></script>'
+)
+
+
+@app.get("/")
+def page():
+    return PAGE
+
+
+@app.get("/chat.js")
+def script():
+    return flask.send_file(app.config["BUNDLE"])

@@ -206,3 +206,26 @@ def test_numbers_that_a_browser_rounds_do_not_count():
     request = read_ui_messages(answered([], True, input={"path": 12}))
     call = ToolCall(id="c", name="delete", arguments={"path": 12})
     assert request.approvals == {"c": Approved(call)}
+
+
+def test_a_run_that_fails():
+    """A run without a result ends with an error, and a cancelled one with an abort."""
+
+    def work(task, context):
+        if task.params:
+            run.cancel("not needed any more")
+            context.cancellation.raise_if_cancelled()
+        raise ConnectionError("hunter2")
+
+    with TaskScheduler({"work": work}) as scheduler:
+        graph = TaskGraph()
+        graph.add(Task(type="work"), name="one")
+        message, chunks = read(scheduler.stream(graph))
+        assert chunks[-2] == {"type": "error", "errorText": "no task of the run has a result"}
+        assert message[1]["data"]["error"] == "ConnectionError"
+
+        graph = TaskGraph()
+        graph.add(Task(type="work", params={"cancel": True}), name="one")
+        run = scheduler.submit(graph)
+        _, chunks = read(run.events())
+        assert chunks[-1] == {"type": "abort", "reason": "not needed any more"}
