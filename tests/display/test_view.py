@@ -48,7 +48,9 @@ def test_the_view_of_a_run_is_the_same_from_its_result_and_its_record(stored, so
     assert tasks["write"].returned_from == ("critic",)
     assert tasks["extra"].spawned_by == "plan"
     assert tasks["page[2]"].error == "ValueError: no such page"
-    assert "ValueError: no such page" in tasks["page[2]"].traceback
+    traceback = tasks["page[2]"].traceback
+    assert traceback.endswith("ValueError: no such page\n")
+    assert traceback.count('  File "') == 1  # the user's, without the engine's
     assert tasks["summary"].result == '[\n  "page 1"\n]'
     assert tasks["page[1]"].result == "page 1"
     assert view_result(result, content=False).tasks[1].result is None
