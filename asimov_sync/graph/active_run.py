@@ -765,7 +765,8 @@ class ActiveRun(Work, RunServices, JournaledRun):
             if isinstance(event, TaskText):
                 key = (event.name, event.visit, event.attempt, event.reply)
                 if key in texts:
-                    texts[key]["text"] += event.text
+                    # An empty piece withdraws the earlier ones.
+                    texts[key]["text"] = event.text and texts[key]["text"] + event.text
                     continue
                 texts[key] = values
             elif isinstance(event, RunFinished):
