@@ -23,7 +23,9 @@ const show = event => list.append(Object.assign(document.createElement("li"), {
 }));
 for (const type of ["run_started", "task_started", "task_finished", "run_finished"])
   source.addEventListener(type, show);
-source.onerror = () => { if (source.readyState === 2) document.querySelector("p").textContent = "over"; };
+source.onerror = () => {
+  if (source.readyState === EventSource.CLOSED) document.querySelector("p").textContent = "over";
+};
 </script>"""
 
 
