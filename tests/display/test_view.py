@@ -75,7 +75,7 @@ def test_redact_changes_what_a_parked_task_shows():
         """Pay."""
 
     client = ScriptedInferenceClient([calls(("pay", {"to": "secret"}))])
-    graph.add(Agent(client, tools=[pay], name="cashier"))
+    graph.add(Agent(client, tools=[pay], name="cashier"), objective="Pay.")
     with TaskScheduler(max_workers=0, runs=store) as scheduler:
         result = scheduler.run(graph, run_id="parked")
     for view in (
