@@ -856,7 +856,11 @@ class ActiveRun(Work, RunServices, JournaledRun):
 
     def _on_cancel(self) -> None:
         """The token around the run was cancelled."""
-        self.end(self.enclosing.reason or "cancelled")
+        self.end(self.keep_text(self.enclosing.reason or "cancelled"))
+
+    def keep_text(self, text: str) -> str:
+        """Return a text as it is stored of a durable run, or as it is."""
+        return text if self._journal is None else self._journal.keep_text(text) or ""
 
     def _end_now(self, reason: str, keep_always: bool = False) -> None:
         interrupts = self._journal is not None and not keep_always
