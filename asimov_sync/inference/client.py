@@ -30,8 +30,8 @@ from asimov_sync import instrumentation
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.concurrency import scope
 from asimov_sync.concurrency.clock import clock
-from asimov_sync.concurrency.tracebacks import short_tracebacks
 from asimov_sync.concurrency.pool import WorkerPool
+from asimov_sync.concurrency.tracebacks import short_tracebacks
 from asimov_sync.errors import (
     AsimovError,
     BudgetExceeded,

@@ -4,8 +4,8 @@ import contextvars
 from typing import Any, Callable, ClassVar, Dict, Iterator, Optional, Type
 
 from asimov_sync.cancellation import Cancellation
-from asimov_sync.concurrency.tracebacks import shorten_traceback
 from asimov_sync.concurrency.timers import timers
+from asimov_sync.concurrency.tracebacks import shorten_traceback
 from asimov_sync.errors import AsimovError, Cancelled
 from asimov_sync.inference.reply_events import EventReader, EventSource
 from asimov_sync.inference.tools.loop import ToolRun, ToolRunDone
