@@ -1,6 +1,7 @@
 """`asimov-sync chat`: a conversation with an agent on the terminal."""
 
 import argparse
+import logging
 import sys
 from typing import Any, Dict, List, Optional
 
@@ -10,6 +11,7 @@ from asimov_sync.cli.ask import ask, ask_decision, can_ask
 from asimov_sync.cli.command import Command, UsageError
 from asimov_sync.cli.exit_status import FAILED, INTERRUPTED, OK
 from asimov_sync.cli.loading import is_from_user, load_object, print_user_traceback
+from asimov_sync.cli.logs import show_log
 from asimov_sync.cli.output import Output, format_value
 from asimov_sync.cli.text import escape, escape_line, shorten
 from asimov_sync.cli.waits import call_fields
@@ -50,6 +52,7 @@ def execute(options: argparse.Namespace, output: Output) -> int:
         value = Agent(value)
     if not isinstance(value, Agent):
         raise UsageError(f"{options.agent} is {value!r}, not an Agent or a client")
+    show_log(logging.WARNING)
     name = value.name or options.agent.partition(":")[2]
     return _Chat(value, escape_line(name), output).run()
 

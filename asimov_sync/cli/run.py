@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import datetime
+import logging
 import os
 import shlex
 import sys
@@ -13,6 +14,7 @@ from asimov_sync._json import format_error
 from asimov_sync.cli.command import Command, CommandError, UsageError
 from asimov_sync.cli.exit_status import FAILED, INTERRUPTED, OK, PARKED
 from asimov_sync.cli.loading import is_from_user, print_user_traceback
+from asimov_sync.cli.logs import show_log
 from asimov_sync.cli.options import add_json_option, read_tag
 from asimov_sync.cli.output import Output, format_value
 from asimov_sync.cli.records import STATUS_STYLES
@@ -101,6 +103,7 @@ def execute(options: argparse.Namespace, output: Output) -> int:
             )
     elif run_id is None:
         run_id = _make_run_id(options.target)
+    show_log(logging.WARNING)
     try:
         with _explaining_interrupts(options, run_id):
             result = _run(target, arguments, place, run_id, options)

@@ -1,6 +1,7 @@
 """`asimov-sync watch`: follows a run until it ends; and `show` of a run in progress."""
 
 import json
+import re
 import signal
 import threading
 
@@ -82,7 +83,7 @@ def test_exit_statuses(command, scheduler, store):
 
 
 def test_show_a_task_that_executes(command, scheduler, store):
-    """`show` names the tasks of a running run that execute, with the last sign of them."""
+    """`show` has the tasks of a running run that execute, and those that have not started."""
     started, end = threading.Event(), threading.Event()
 
     def slow(task, context):
@@ -91,14 +92,19 @@ def test_show_a_task_that_executes(command, scheduler, store):
         started.set()
         assert end.wait(DEADLINE)
 
-    run = scheduler.submit(make_graph(slow), run_id="r")
+    graph = make_graph(slow)
+    graph.add(one, name="later", depends_on="slow")
+    run = scheduler.submit(graph, run_id="r")
     assert started.wait(DEADLINE)
     out = command("show", "r")[1]
+    data, alone = command("show", "r", "--json")[1], command("show", "r", "slow")[1]
     end.set()
     assert run.result().status == "complete"
-    assert "\nEXECUTING  LAST SIGN\n" in out and out.split("EXECUTING")[1].count("slow ") == 1
-    assert "25% reading" in out
-    assert "EXECUTING" not in command("show", "r")[1]
+    assert re.search(r"^slow +executing +25% reading$", out, re.M)
+    assert re.search(r"^later +waiting$", out, re.M)
+    assert json.loads(data)["tasks"]["slow"]["status"] == "executing"
+    assert "last sign  25% reading\n" in alone
+    assert "executing" not in command("show", "r")[1]
 
 
 @suite
