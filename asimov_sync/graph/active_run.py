@@ -543,6 +543,11 @@ class ActiveRun(Work, RunServices, JournaledRun):
             for counter in self._scope.run(scope.current).usage_counters:
                 counter.add(report.usage)
             attempt.usage_counter.add(report.usage)
+        for span in report.spans:
+            # The clock of the other process may differ: the times begin with the attempt.
+            span = span.shift(attempt.start or 0.0)
+            for recorder in (*self._scope.run(scope.current).span_recorders, attempt):
+                recorder.add(span)
         for budget, spent in zip(self._budgets, report.spent):
             budget.charge(spent)
 
@@ -767,7 +772,8 @@ class ActiveRun(Work, RunServices, JournaledRun):
             if isinstance(event, TaskText):
                 key = (event.name, event.visit, event.attempt, event.reply)
                 if key in texts:
-                    texts[key]["text"] += event.text
+                    # An empty piece withdraws the earlier ones.
+                    texts[key]["text"] = event.text and texts[key]["text"] + event.text
                     continue
                 texts[key] = values
             elif isinstance(event, RunFinished):

@@ -10,6 +10,7 @@ import os
 import pickle
 import socket
 import threading
+import time
 from types import GeneratorType
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
@@ -91,6 +92,7 @@ class _RemoteAttempt(Attempt):
         self.thread = threading.get_ident()
         self.waits = ()
         self.abandoned = None
+        self.spans = None
 
 
 class _Call(RunServices):
@@ -108,6 +110,7 @@ class _Call(RunServices):
         """Call the handler, and return the pickle of the report."""
         attempt, envelope = self._attempt, self._envelope
         spent_before = [budget.spent for budget in envelope.budgets]
+        began = time.perf_counter()
         outcome = self._call_handler(reference)
         try:
             result = dump(outcome.result)
@@ -129,6 +132,7 @@ class _Call(RunServices):
             ),
             events=self._events,
             spawned=self._spawned,
+            spans=tuple(span.shift(-began) for span in tuple(attempt.spans or ())),
         )
         try:
             return dump(report)
@@ -179,6 +183,7 @@ class _Call(RunServices):
             None,
             context,
             attempt.cancellation.scope_entry,
+            attempt,
         )
         for budget in envelope.budgets:
             scope.extend(budget=budget)

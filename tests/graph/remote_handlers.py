@@ -4,6 +4,7 @@ import os
 import time
 
 from asimov_sync import Partial, Route, Task
+from asimov_sync.testing import ScriptedInferenceClient
 
 
 def echo(task, context):
@@ -93,6 +94,10 @@ def return_lambda(task, context):
 def wait_for_cancel(task, context):
     context.cancellation.wait(20)
     context.cancellation.raise_if_cancelled()
+
+
+def ask_model(task, context):
+    return ScriptedInferenceClient(["an answer"], model="far").generate("?").text
 
 
 def sleep(task, context):
