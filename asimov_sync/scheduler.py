@@ -522,11 +522,13 @@ class TaskScheduler(HandlerOwner):
         if options.params is not None:
             plan = replace_params(plan, options.params)
         self._check_nodes(plan.nodes)
+        with self._guard.lock:
+            self._check_open(self._backend.occupies_slot())
         opened = self._open_journal(plan, options, stored)
         journal: Optional[RunJournal] = None
         digests: List[str] = []
         if opened is not None:
-            journal, plan, digests = opened
+            journal, plan, digests, _ = opened
         graph_lock = RunLock()
         try:
             acquire(plan.nodes, graph_lock)
@@ -548,8 +550,7 @@ class TaskScheduler(HandlerOwner):
             )
             started.append(active_run)
             with self._guard.lock:
-                if self._closed and (self._refuses_nested or not active_run.nested):
-                    raise ClosedError("this scheduler was closed: make a new one")
+                self._check_open(active_run.nested)
                 self._runs.add(active_run)
             active_run.begin()
             backend.start_workers(active_run)
@@ -558,9 +559,20 @@ class TaskScheduler(HandlerOwner):
             for active_run in started:
                 active_run.interrupt(interruption)
             release(plan.nodes, graph_lock)
-            if journal is not None:
+            if opened is not None and not started and opened.created:
+                assert options.run_id is not None and self._runs_store is not None
+                self._runs_store.delete(options.run_id)
+            elif journal is not None:
                 journal.release(None, "it could not be started")
             raise
+
+    def _check_open(self, nested: bool) -> None:
+        """Raise ClosedError if no run can start. nested: whether a task of a run starts it.
+
+        The caller holds the lock.
+        """
+        if self._closed and (self._refuses_nested or not nested):
+            raise ClosedError("this scheduler was closed: make a new one")
 
     def _on_finished(self, active_run: ActiveRun, result: RunResult) -> None:
         """Remember the result of a run that is over."""

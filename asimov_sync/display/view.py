@@ -5,6 +5,7 @@ from the record of a durable run, so that all drawing code reads the same values
 """
 
 import json
+import re
 from typing import (
     Any,
     Callable,
@@ -72,6 +73,13 @@ STATUSES = {
     "NOT_SELECTED": "not selected",
 }
 """The status that a view shows for each phase of a task."""
+
+
+_TRACEBACK = "Traceback (most recent call last):\n"
+_ENGINE_FRAME = re.compile(
+    r'  File "[^"\n]*[\\/]asimov_sync[\\/](?:graph|concurrency)[\\/][^"\n]*", line .*\n'
+    r"(?:    .*\n)*"
+)
 
 
 class SpanView(NamedTuple):
@@ -345,7 +353,8 @@ def view_record(
             view = view._replace(messages=view_messages(transcripts[task.name], redact))
         tasks.append(view)
     sums = _sum_up(tasks)
-    facts = [("created", record.created.isoformat()), ("updated", record.updated.isoformat())]
+    moments = (("created", record.created), ("updated", record.updated))
+    facts = [(label, f"{moment:%Y-%m-%d %H:%M:%S} UTC") for label, moment in moments]
     if record.flow is not None:
         facts.insert(0, ("flow", str(record.flow)))
     if record.owner:
@@ -388,7 +397,7 @@ def _view_task(
         usage=record.usage,
         cost=sum(costs) if costs else None,
         error=_text(record.error, redact, MAX_LABEL),
-        traceback=_text(traceback, redact, MAX_CONTENT),
+        traceback=_text(_hide_engine(traceback), redact, MAX_CONTENT),
         result=_text(record.result, redact, MAX_CONTENT) if has_result else None,
         spans=spans,
         waits=record.waits,
@@ -396,6 +405,21 @@ def _view_task(
         route=record.route,
         returned_from=tuple(record.feedback),
     )
+
+
+def _hide_engine(traceback: Optional[str]) -> Optional[str]:
+    """Remove the frames of this library's engine from the beginning of each traceback in a text."""
+    if traceback is None:
+        return None
+    before, *parts = traceback.split(_TRACEBACK)
+    shown = []
+    for part in parts:
+        frame = _ENGINE_FRAME.match(part)
+        while frame is not None and part.startswith("  File ", frame.end()):
+            part = part[frame.end() :]
+            frame = _ENGINE_FRAME.match(part)
+        shown.append(part)
+    return _TRACEBACK.join([before, *shown])
 
 
 def _spans_of(record: TaskRecord) -> Sequence[Span]:

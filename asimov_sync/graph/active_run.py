@@ -561,6 +561,11 @@ class ActiveRun(Work, RunServices, JournaledRun):
             for counter in self._scope.run(scope.current).usage_counters:
                 counter.add(report.usage)
             attempt.usage_counter.add(report.usage)
+        for span in report.spans:
+            # The clock of the other process may differ: the times begin with the attempt.
+            span = span.shift(attempt.start or 0.0)
+            for recorder in (*self._scope.run(scope.current).span_recorders, attempt):
+                recorder.add(span)
         for budget, spent in zip(self._budgets, report.spent):
             budget.charge(spent)
 
@@ -813,7 +818,8 @@ class ActiveRun(Work, RunServices, JournaledRun):
             if isinstance(event, TaskText):
                 key = (event.name, event.visit, event.attempt, event.reply)
                 if key in texts:
-                    texts[key]["text"] += event.text
+                    # An empty piece withdraws the earlier ones.
+                    texts[key]["text"] = event.text and texts[key]["text"] + event.text
                     continue
                 texts[key] = values
             elif isinstance(event, RunFinished):
@@ -902,7 +908,11 @@ class ActiveRun(Work, RunServices, JournaledRun):
 
     def _on_cancel(self) -> None:
         """The token around the run was cancelled."""
-        self.end(self.enclosing.reason or "cancelled")
+        self.end(self.keep_text(self.enclosing.reason or "cancelled"))
+
+    def keep_text(self, text: str) -> str:
+        """Return a text as it is stored of a durable run, or as it is."""
+        return text if self._journal is None else self._journal.keep_text(text) or ""
 
     def _end_now(self, reason: str, keep_always: bool = False) -> None:
         interrupts = self._journal is not None and not keep_always

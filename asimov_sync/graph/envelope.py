@@ -15,6 +15,7 @@ from asimov_sync.graph.results import Outcome
 from asimov_sync.graph.stored_errors import rebuild_exception
 from asimov_sync.graph.travel import restore
 from asimov_sync.messages import Usage
+from asimov_sync.spans import OpenSpan
 from asimov_sync.usage import Budget, BudgetUsage
 
 __all__ = ["CallEvent", "CallReport", "Envelope", "make_envelope"]
@@ -81,6 +82,7 @@ class CallReport(NamedTuple):
     spent: for each budget in the Envelope, what was charged to it.
     events: the progress and the text of the call, in their order.
     spawned: the tasks that the handler has spawned, each with its `before_dependents`.
+    spans: its requests and tool calls, with times from the beginning of the call on.
     """
 
     outcome: Outcome
@@ -92,6 +94,7 @@ class CallReport(NamedTuple):
     spent: Tuple[BudgetUsage, ...]
     events: List[CallEvent]
     spawned: List[Tuple[Node, bool]]
+    spans: Tuple[OpenSpan, ...] = ()
 
     def rebuild_error(self, budgets: Sequence[Budget]) -> Optional[BaseException]:
         """Return the exception of the handler; None if it raised none.

@@ -10,6 +10,7 @@ import itertools
 import os
 import socket
 import threading
+import time
 from types import GeneratorType
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
@@ -81,6 +82,10 @@ class _RemoteAttempt(Attempt):
     __slots__ = ()
 
     def __init__(self, envelope: Envelope) -> None:
+        for name in Attempt.__slots__:  # what nothing here uses
+            setattr(self, name, None)
+        self.activities = ()
+        self.spans = None
         node = envelope.node
         self.run_id = envelope.run_id
         self.name = node.name
@@ -98,7 +103,6 @@ class _RemoteAttempt(Attempt):
         self.start = 0.0  # it has started
         self.thread = threading.get_ident()
         self.waits = ()
-        self.abandoned = None
 
 
 class _Call(RunServices):
@@ -121,6 +125,7 @@ class _Call(RunServices):
         """Call the handler, and return the pickle of the report."""
         attempt, envelope = self._attempt, self._envelope
         spent_before = [budget.spent for budget in envelope.budgets]
+        began = time.perf_counter()
         with self._channel or contextlib.nullcontext():
             outcome = self._call_handler(reference)
         try:
@@ -143,6 +148,7 @@ class _Call(RunServices):
             ),
             events=self._events,
             spawned=self._spawned,
+            spans=tuple(span.shift(-began) for span in tuple(attempt.spans or ())),
         )
         try:
             return dump(report)
@@ -193,6 +199,7 @@ class _Call(RunServices):
             None,
             context,
             attempt.cancellation.scope_entry,
+            attempt,
         )
         for budget in envelope.budgets:
             scope.extend(budget=budget)

@@ -199,7 +199,7 @@ class Run:
         Tasks with `always=True` still run, and the run ends when they have ended; without any, it
         ends now. Returns False if the run was over.
         """
-        return self._active_run.cancel(reason)
+        return self._active_run.cancel(self._active_run.keep_text(reason))
 
     def done(self) -> bool:
         """Return whether the run is over."""

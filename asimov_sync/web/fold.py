@@ -202,10 +202,14 @@ class Fold:
         return opened
 
     def _find_call(self, call: ToolCall, is_started: bool) -> "Optional[_OpenCall]":
-        for opened in self._open_calls:
-            if opened.call.id == call.id and opened.is_started is is_started:
-                return opened
-        return None
+        """Return an open call: that with the same arguments, if several have the same id."""
+        found = [
+            opened
+            for opened in self._open_calls
+            if opened.call.id == call.id and opened.is_started is is_started
+        ]
+        same = [opened for opened in found if opened.call == call]
+        return next(iter(same or found), None)
 
     def _end_loop(self, event: ToolRunDone) -> Iterator[Part]:
         run = event.run
@@ -265,10 +269,17 @@ class Fold:
 
     def _add_task_text(self, event: Mapping[str, Any]) -> Iterator[Part]:
         text = event.get("text")
-        if not isinstance(text, str) or not text:
+        if not isinstance(text, str):
             return
         name, reply = _name(event), event.get("reply")
         key: TaskReply = (name, event.get("visit"), event.get("attempt"), reply)
+        if not text:  # the reply was cut, and is requested again
+            if key in self._task_texts:
+                text_id = self._task_texts[key]
+                yield from self._end_task_text(key)
+                self._task_parts[name].remove(text_id)
+                yield Removed((text_id,))
+            return
         if key not in self._task_texts:
             number = reply if isinstance(reply, int) else 0
             began = TextBegan(self._new_id(f"{name}-{number}"), "text", number)

@@ -11,6 +11,7 @@ import pytest
 from asimov_sync import Agent, AnthropicInferenceClient, TaskGraph, TaskScheduler, tool
 from asimov_sync.testing import ModelServer, ScriptedInferenceClient, calls
 
+from ..tiers import suite
 from ..waiting import wait_for
 
 CALLS = {
@@ -38,6 +39,7 @@ def released():
     event.set()
 
 
+@suite
 @pytest.mark.parametrize("at", [0, 4], ids=["before the reply", "in the reply"])
 @pytest.mark.parametrize("name", CALLS)
 def test_traceback_of_an_interrupted_call(name, at, released):

@@ -14,6 +14,7 @@ from asimov_sync import (
     TaskGraph,
     TaskScheduler,
 )
+from asimov_sync.testing import ScriptedInferenceClient
 
 
 def echo(task, context):
@@ -125,6 +126,10 @@ def return_lambda(task, context):
 def wait_for_cancel(task, context):
     context.cancellation.wait(20)
     context.cancellation.raise_if_cancelled()
+
+
+def ask_scripted_model(task, context):
+    return ScriptedInferenceClient(["an answer"], model="far").generate("?").text
 
 
 def sleep(task, context):
