@@ -6,7 +6,6 @@ bytes under stored keys.
 
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Set, Tuple
 
-from asimov_sync.cache.address import CacheAddress
 from asimov_sync.cache.delivery import Delivery, Letter
 from asimov_sync.cache.keys import (
     MAILBOX,
@@ -340,15 +339,6 @@ class Cache:
         Those of another view are separate, also if its namespace encloses this one.
         """
         return self._store.records(self._namespace.head, self._namespace.tail)
-
-    @property
-    def address(self) -> Optional[CacheAddress]:
-        """The address by which another process opens this cache; None if it cannot.
-
-        It cannot open one in memory, and one whose client the application has made.
-        """
-        place = self._store.address
-        return None if place is None else place._replace(namespace=self._namespace)
 
     # Closing
 

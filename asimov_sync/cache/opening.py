@@ -1,16 +1,25 @@
-"""Opens a cache at its address, in a process that did not make it."""
+"""Finds the address of a cache, and opens the cache there in another process."""
 
-from typing import Dict
+from typing import Dict, Optional
 
 from asimov_sync.cache.address import CacheAddress
 from asimov_sync.cache.base import Cache, CacheView
 from asimov_sync.cache.keys import Namespace
 from asimov_sync.concurrency.fork import ForkSafeLock
 
-__all__ = ["open_address"]
+__all__ = ["find_address", "open_address"]
 
 _opened: Dict[CacheAddress, Cache] = {}  # without their namespaces
 _guard = ForkSafeLock()
+
+
+def find_address(cache: Cache) -> Optional[CacheAddress]:
+    """Return the address by which another process opens a cache; None if it cannot.
+
+    It cannot open one in memory, and one whose client the application has made.
+    """
+    place = cache._store.address
+    return None if place is None else place._replace(namespace=cache._namespace)
 
 
 def open_address(address: CacheAddress) -> Cache:

@@ -31,6 +31,7 @@ from asimov_sync import instrumentation
 from asimov_sync._json import format_error
 from asimov_sync.cache.address import CacheAddress
 from asimov_sync.cache.base import Cache
+from asimov_sync.cache.opening import find_address
 from asimov_sync.cancellation import Cancellation, Registration
 from asimov_sync.concurrency import scope
 from asimov_sync.concurrency.clock import clock
@@ -487,7 +488,7 @@ class ActiveRun(Work, RunServices, JournaledRun):
                 self._budgets,
                 trace,
                 self._journal is not None,
-                self.open_cache().address,
+                find_address(self.open_cache()),
                 call,
                 channel,
             )

@@ -14,6 +14,7 @@ from typing import Any, Callable, Dict, Optional
 
 from asimov_sync._json import format_error
 from asimov_sync.cache.base import Cache
+from asimov_sync.cache.opening import find_address
 from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.fork import ForkSafeLock, reset_after_fork
 from asimov_sync.concurrency.log_context import get_logger
@@ -53,7 +54,7 @@ class RemoteBackend(Backend):
         self._source = source
         self._channel: Optional[RunChannel] = None
         cache = open_cache()
-        if cache.address is not None:
+        if find_address(cache) is not None:
             self._channel = RunChannel(cache, self.call_in_background)
         self._threads = WorkerPool(None, name="asimov-remote")
         self._guard = ForkSafeLock()  # guards everything below

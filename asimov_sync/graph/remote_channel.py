@@ -19,9 +19,9 @@ import threading
 from typing import Any, Callable, Dict, List, Optional
 
 from asimov_sync._json import to_jsonable
-from asimov_sync.cache.address import CacheAddress
+from asimov_sync.find_address(cache) import CacheAddress
 from asimov_sync.cache.base import Cache
-from asimov_sync.cache.opening import open_address
+from asimov_sync.cache.opening import find_address, open_address
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.event import InterruptibleEvent
@@ -207,7 +207,7 @@ class RunChannel:
     """
 
     def __init__(self, cache: Cache, call_in_background: Callable[..., None]) -> None:
-        self.address = cache.address
+        self.address = find_address(cache)
         self._cache = cache.with_prefix(PREFIX)
         self._call_in_background = call_in_background
         self._guard = ForkSafeLock()

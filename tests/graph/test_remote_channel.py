@@ -19,6 +19,7 @@ from asimov_sync import (
     TaskScheduler,
     TaskStatus,
 )
+from asimov_sync.cache.opening import find_address
 from asimov_sync.testing import Fault, ModelServer, calls, tool_results
 
 from ..tiers import suite, within
@@ -172,8 +173,8 @@ def test_log_records_have_their_attributes(scheduler):
 def test_addresses_show_no_password():
     """The address of a cache shows no password, and travels with it."""
     cache = RedisCache(url="redis://:pass-word-1@127.0.0.1:1/0", default_prefix="mine")
-    assert "pass-word-1" not in repr(cache.address)
-    assert MemoryCache().address is None
+    assert "pass-word-1" not in repr(find_address(cache))
+    assert find_address(MemoryCache()) is None
 
 
 @suite
