@@ -19,7 +19,7 @@ import threading
 from typing import Any, Callable, Dict, List, Optional
 
 from asimov_sync._json import to_jsonable
-from asimov_sync.find_address(cache) import CacheAddress
+from asimov_sync.cache.address import CacheAddress
 from asimov_sync.cache.base import Cache
 from asimov_sync.cache.opening import find_address, open_address
 from asimov_sync.cancellation import Cancellation
