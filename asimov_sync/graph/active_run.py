@@ -37,6 +37,7 @@ from asimov_sync.concurrency import scope
 from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.log_context import describe_error, get_logger
 from asimov_sync.concurrency.timers import Timer, timers
+from asimov_sync.concurrency.tracebacks import remove_outer_frames
 from asimov_sync.errors import Cancelled, GraphError, LeaseLost, Parked
 from asimov_sync.graph.attempt import Attempt, failed_outcome
 from asimov_sync.graph.backends import Backend, Work, on_main_thread
@@ -342,6 +343,7 @@ class ActiveRun(Work, RunServices, JournaledRun):
                 return Outcome(TaskStatus.WAITING, waits=attempt.waits)
             if not isinstance(error, Exception) and (self.inline or on_main_thread()):
                 raise  # Ctrl-C on the calling thread
+            remove_outer_frames(error)
             if attempt.is_overdue:
                 timeout_error = attempt.timeout_error()
                 timeout_error.__cause__, error = error, timeout_error
