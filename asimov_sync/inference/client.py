@@ -20,6 +20,7 @@ from typing import (
     Iterable,
     List,
     Mapping,
+    NoReturn,
     Optional,
     TypeVar,
 )
@@ -647,6 +648,17 @@ class InferenceClient(abc.ABC):
             twin.model = model
         twin._set_options(options, self.with_options)
         return twin
+
+    def __copy__(self: Client) -> Client:
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        return twin
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"a client is not pickled, because its key must not travel: make the "
+            f"{type(self).__name__} in the process that uses it, at the top level of a module"
+        )
 
     def close(self) -> None:
         """Close the idle connections. Every later call of the client or a copy raises ClosedError.
