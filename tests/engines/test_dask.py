@@ -25,7 +25,6 @@ from . import dask_handlers as handlers
 from .dask_handlers import HANDLERS, notes, run_everything
 from .queue_workers import WORKER_DEADLINE, wait_long
 
-
 pytestmark = [
     # dask leaves sockets to the garbage collector when it looks for free ports.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
