@@ -74,6 +74,7 @@ if TYPE_CHECKING:
         ToolRefused as ToolRefused,
         UnboundedClear as UnboundedClear,
         WaitTimeout as WaitTimeout,
+        WorkerLost as WorkerLost,
         WorkersExhausted as WorkersExhausted,
         WrongKeyType as WrongKeyType,
     )
@@ -170,7 +171,7 @@ if not TYPE_CHECKING:  # a type checker reports every name that is not imported 
                 "OverloadedError Parked PermissionDeniedError ProviderError RateLimitError "
                 "RemoteError RunFailed RunInProgress RunParked RunTimeout StoredFormatError "
                 "StreamInterrupted TaskTimeout ToolDefinitionError ToolError ToolRefused "
-                "UnboundedClear WaitTimeout WorkersExhausted WrongKeyType"
+                "UnboundedClear WaitTimeout WorkerLost WorkersExhausted WrongKeyType"
             ),
             "graph.context": "TaskContext current_context",
             "graph.events": (

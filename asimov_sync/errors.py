@@ -15,6 +15,7 @@
     ├── WaitTimeout                 (TimeoutError) nobody answered a wait in time
     ├── StoredFormatError           a newer release of this library has written this
     ├── RemoteError                 an exception of another process; .type_name, .message
+    ├── WorkerLost                  the process that executed a task ended before it returned
     ├── TaskTimeout                 (TimeoutError) the task took longer than its timeout
     ├── NoDecision                  the voters of a ModelRouter did not agree on a choice
     ├── NonRetryableError           for handlers to raise: do not retry this failure
@@ -237,6 +238,13 @@ class RemoteError(AsimovError):
     type_name: str = ""
     message: str = ""
     traceback_text: str = ""
+
+
+class WorkerLost(AsimovError):
+    """The process that executed a task ended before the handler returned, or cannot be reached.
+
+    The handler may have run in part. A `Retry` covers this error as any other.
+    """
 
 
 class RunTimeout(AsimovError, TimeoutError):

@@ -12,7 +12,7 @@ to tools and nested agents, on any thread.
 
 import contextvars
 import time
-from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple, TypeVar
+from typing import Any, Callable, List, Mapping, NamedTuple, Optional, Sequence, Tuple, TypeVar
 
 from asimov_sync.concurrency import scope
 from asimov_sync.concurrency.log_context import get_logger
@@ -54,6 +54,9 @@ class Instrumentation(NamedTuple):
     tool: called with the ToolCall, its Tool or None, and the function that redacts its result or
         None; the result is a CalledTool.
 
+    inject: returns the trace context of the current span, as text by name; None: there is none.
+    attach: called with what `inject` returned in another process: makes that span the current one.
+
     A stream that its reader abandons ends with result None and error None. Exceptions of hooks are
     logged.
     """
@@ -63,6 +66,8 @@ class Instrumentation(NamedTuple):
     agent: Callable[[Any, List[Any], Any, Optional[str]], OnEnd]
     request: Callable[[Any, Any], OnEnd]
     tool: Callable[[Any, Optional[Any], Optional[Callable[[str], str]]], OnEnd]
+    inject: Optional[Callable[[], Mapping[str, str]]] = None
+    attach: Optional[Callable[[Mapping[str, str]], None]] = None
 
 
 installed: Optional[Instrumentation] = None
@@ -168,32 +173,38 @@ def _log_failure() -> None:
 StartReply = Callable[[], Callable[[str], Any]]
 """A text listener: called once for each reply; returns the callback for that reply's text.
 
-A retried reply starts anew.
+A retried reply starts anew. The callback of the reply that was cut then receives an empty text: its
+pieces so far do not count.
 """
 
 
-def listen_to_reply(listeners: Tuple[StartReply, ...]) -> Optional[Callable[[Event], None]]:
+def listen_to_reply(
+    listeners: Tuple[StartReply, ...],
+) -> Optional[Callable[[Optional[Event]], None]]:
     """Start a reply for every listener.
 
     listeners: the text listeners of the scope in which the reply was requested.
 
     Returns a function that passes an event of the reply on to the listeners, or None if there are
-    no listeners. A reply that is not streamed is passed on as one text.
+    no listeners. A reply that is not streamed is passed on as one text. Call the function with None
+    if the reply was cut and is requested again.
     """
     if not listeners:
         return None
     callbacks = [start_reply() for start_reply in listeners]
     streamed = False
 
-    def on_event(event: Event) -> None:
+    def on_event(event: Optional[Event]) -> None:
         nonlocal streamed
         if isinstance(event, TextDelta):
             text = event.text
         elif isinstance(event, ReplyDone) and not streamed:
             text = event.reply.text
+        elif event is None and streamed:
+            text = ""
         else:
             return
-        if text:
+        if text or event is None:
             streamed = True
             for callback in callbacks:
                 callback(text)

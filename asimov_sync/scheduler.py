@@ -10,6 +10,7 @@ from typing import (
     List,
     Mapping,
     Optional,
+    Sequence,
     Set,
     Tuple,
     Type,
@@ -24,12 +25,19 @@ from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.fork import ForkSafeLock
 from asimov_sync.errors import CacheError, ClosedError, GraphError, LeaseLost, RunTimeout
 from asimov_sync.graph.active_run import ActiveRun, RunOptions
-from asimov_sync.graph.backends import make_backend
+from asimov_sync.graph.backend_choice import UndecidedBackend, make_backend
+from asimov_sync.graph.backends import Backend
 from asimov_sync.graph.context import Handler, Middleware
 from asimov_sync.graph.functions import find_argument_fault, find_fault
 from asimov_sync.graph.graph_lock import RunLock, acquire, release
-from asimov_sync.graph.handlers import HandlerOwner, HandlerRegistry, check_handler
+from asimov_sync.graph.handlers import (
+    HandlerOwner,
+    HandlerRegistry,
+    NamedHandler,
+    check_handler,
+)
 from asimov_sync.graph.journal import RunJournal
+from asimov_sync.graph.node import Node
 from asimov_sync.graph.plan import Plan, RunParams, replace_params
 from asimov_sync.graph.results import RunResult
 from asimov_sync.graph.run import LAST_RESULT, Run, RunEvents, require_stack
@@ -59,13 +67,18 @@ class TaskScheduler(HandlerOwner):
     The end of a `with` block waits for submitted runs, as that of an Executor does; an exception
     in the block cancels them, and interrupts durable ones. See `shutdown` and `close`.
 
-    handlers: callables `(task, context) -> value` by task type; default none.
+    handlers: by task type, callables `(task, context) -> value`, or the importable names of such
+        callables: "package.module:attribute". Default none.
     max_workers: how many tasks run at once, in all of its runs together; default 8. 0 runs
         everything on the thread that waits, for debuggers and for tests that own a transaction.
     cache: the cache behind `context.cache`; by default a MemoryCache of its own.
-    executor: a `concurrent.futures.Executor` of threads to call the handlers on. Its size then
-        limits how many tasks run at once, and the thread of a handler that ignores its
-        cancellation is not replaced. By default the scheduler has threads of its own.
+    executor: a `concurrent.futures.Executor` to call the handlers on, of threads or of processes,
+        or a function that makes one. Its size then limits how many tasks run at once, and a worker
+        whose handler ignores its cancellation is not replaced. An executor that was given is never
+        shut down; one that the function made is, and another is made if it breaks. By default the
+        scheduler has threads of its own.
+    remote: whether the executor's calls run in other processes. By default (None), one call at the
+        first run finds out.
     runs: keeps the runs that have a `run_id`, so that they survive this process. Default none.
     """
 
@@ -73,11 +86,12 @@ class TaskScheduler(HandlerOwner):
 
     def __init__(
         self,
-        handlers: Optional[Mapping[str, Handler]] = None,
+        handlers: Optional[Mapping[str, NamedHandler]] = None,
         *,
         max_workers: int = 8,
         cache: Optional[Cache] = None,
-        executor: Optional[Executor] = None,
+        executor: "Union[Executor, Callable[[], Executor], None]" = None,
+        remote: Optional[bool] = None,
         runs: "Optional[RunStore]" = None,
     ) -> None:
         if handlers is not None and not isinstance(handlers, Mapping):
@@ -90,7 +104,7 @@ class TaskScheduler(HandlerOwner):
             from asimov_sync.runs.store import RunStore  # here: most programs never need it
 
             _require("runs", runs, RunStore, "a store, such as RunStore(SQLiteCache('runs.db'))")
-        self.handlers: Dict[str, Handler] = dict(handlers or {})
+        self.handlers: Dict[str, NamedHandler] = dict(handlers or {})
         for type, handler in self.handlers.items():
             check_handler(type, handler, TypeError)
         self.max_workers = max_workers
@@ -103,7 +117,7 @@ class TaskScheduler(HandlerOwner):
         """The functions that build graphs, by their names; see `flow`."""
         self._runs_store = runs
         self._cache = cache
-        self._backend = make_backend(max_workers, executor)
+        self._backend = make_backend(max_workers, executor, remote)
         self._registry = HandlerRegistry(self.handlers)
         self._guard = ForkSafeLock()  # guards everything below, and the creation of the cache
         self._callbacks: Tuple[Tuple[Callback, bool], ...] = ()
@@ -228,6 +242,27 @@ class TaskScheduler(HandlerOwner):
         with self._guard.lock:
             self._callbacks += ((callback, blocking),)
         return callback
+
+    def _check_nodes(self, nodes: Sequence[Node]) -> None:
+        """Raise GraphError if a task has no handler that this scheduler can call.
+
+        With an executor of processes, also if the handler cannot be sent there.
+        """
+        if self._decide_backend().remote:
+            self._registry.check_travel(nodes)
+        else:
+            self._registry.check(nodes)
+
+    def _decide_backend(self) -> Backend:
+        """Return the backend. Before the first run on an executor, it may have to make a call."""
+        backend = self._backend
+        if isinstance(backend, UndecidedBackend):
+            decided = backend.decide(lambda: self.cache)
+            with self._guard.lock:
+                if self._backend is backend:
+                    self._backend = decided
+                return self._backend
+        return backend
 
     # Three ways to run
 
@@ -486,12 +521,14 @@ class TaskScheduler(HandlerOwner):
             )
         if options.params is not None:
             plan = replace_params(plan, options.params)
-        self._registry.check(plan.nodes)
+        self._check_nodes(plan.nodes)
+        with self._guard.lock:
+            self._check_open(self._backend.occupies_slot())
         opened = self._open_journal(plan, options, stored)
         journal: Optional[RunJournal] = None
         digests: List[str] = []
         if opened is not None:
-            journal, plan, digests = opened
+            journal, plan, digests, _ = opened
         graph_lock = RunLock()
         try:
             acquire(plan.nodes, graph_lock)
@@ -513,8 +550,7 @@ class TaskScheduler(HandlerOwner):
             )
             started.append(active_run)
             with self._guard.lock:
-                if self._closed and (self._refuses_nested or not active_run.nested):
-                    raise ClosedError("this scheduler was closed: make a new one")
+                self._check_open(active_run.nested)
                 self._runs.add(active_run)
             active_run.begin()
             backend.start_workers(active_run)
@@ -523,9 +559,20 @@ class TaskScheduler(HandlerOwner):
             for active_run in started:
                 active_run.interrupt(interruption)
             release(plan.nodes, graph_lock)
-            if journal is not None:
+            if opened is not None and not started and opened.created:
+                assert options.run_id is not None and self._runs_store is not None
+                self._runs_store.delete(options.run_id)
+            elif journal is not None:
                 journal.release(None, "it could not be started")
             raise
+
+    def _check_open(self, nested: bool) -> None:
+        """Raise ClosedError if no run can start. nested: whether a task of a run starts it.
+
+        The caller holds the lock.
+        """
+        if self._closed and (self._refuses_nested or not nested):
+            raise ClosedError("this scheduler was closed: make a new one")
 
     def _on_finished(self, active_run: ActiveRun, result: RunResult) -> None:
         """Remember the result of a run that is over."""
@@ -632,7 +679,7 @@ class _OwnScheduler(TaskScheduler):
 
 def run(
     graph: TaskGraph,
-    handlers: Optional[Mapping[str, Handler]] = None,
+    handlers: Optional[Mapping[str, NamedHandler]] = None,
     *,
     run_id: Optional[str] = None,
     timeout: Optional[float] = None,
@@ -646,8 +693,8 @@ def run(
     """Run a graph to its end on a scheduler of its own, and return the result.
 
     graph: the graph to run.
-    handlers: callables `(task, context) -> value` by task type, for the tasks that were not added
-        with a handler or a function; default none.
+    handlers: callables `(task, context) -> value` by task type, or their importable names, for the
+        tasks that were not added with a handler or a function; default none.
 
     The other arguments and the exceptions are those of `TaskScheduler.run`. Failures are in the
     result, as in `TaskScheduler.run`.

@@ -15,7 +15,7 @@ final       WAITING                                a new run or a loop starts it
 import copy
 import enum
 import uuid
-from typing import Any, Dict, FrozenSet, Generator, NamedTuple, Optional, Tuple
+from typing import Any, Dict, FrozenSet, Generator, List, NamedTuple, Optional, Tuple
 
 from pydantic import ConfigDict, Field, model_serializer
 
@@ -163,6 +163,17 @@ class Task(LazyModel):
         set_attribute(copied, "__pydantic_extra__", None)
         set_attribute(copied, "__pydantic_private__", None)
         return copied
+
+    def __repr_args__(self) -> List[Tuple[Optional[str], Any]]:
+        """Leave the id and what is not set out of the repr."""
+        return [
+            (name, value)
+            for name, value in self.__dict__.copy().items()
+            if name != "id"
+            and value is not None
+            and value is not TaskStatus.WAITING
+            and (value or name not in ("objective", "params"))
+        ]
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _OUTCOME_FIELDS:

@@ -266,6 +266,25 @@ class Budget:
             tokens, requests, dollars = self._spent
             self._spent = BudgetUsage(tokens + usage.total_tokens, requests, dollars + cost)
 
+    def split_off(self) -> "Budget":
+        """Return a budget with the same limits and prices, that has spent as much so far.
+
+        It limits requests in another process, which charges what it spends to this one later.
+        """
+        budget = Budget(
+            tokens=self.tokens, requests=self.requests, dollars=self.dollars, prices=self._prices
+        )
+        budget._spent = self._spent
+        return budget
+
+    def charge(self, spent: BudgetUsage) -> None:
+        """Charge what was spent in another process.
+
+        spent: the tokens, requests and dollars.
+        """
+        with _budget_lock.lock:
+            self._spent = self._spent.plus(spent)
+
     def carry_over(self, run_id: str, spent: BudgetUsage) -> None:
         """Charge what a durable run has spent before, unless it was charged to this object.
 

@@ -122,11 +122,13 @@ def open_stream(user: str, request: BrowserRequest) -> Tuple[ToolStream, Callabl
     """
     key = f"{user}/{request.chat_id}"
     stored = conversations.get(key, {"messages": [], "waiting": False})
-    if stored["waiting"] and not request.approvals:
+    if stored["waiting"] and not request.approvals and not request.regenerate:
         raise ValueError("decide first about the call that waits")
-    stream = open_agent().stream(
-        request.messages, messages=stored["messages"], approvals=request.approvals
-    )
+    messages = stored["messages"]
+    if request.regenerate:  # the request repeats the last question
+        questions = [index for index, one in enumerate(messages) if one["role"] == "user"]
+        messages = messages[: questions[-1]] if questions else []
+    stream = open_agent().stream(request.messages, messages=messages, approvals=request.approvals)
 
     def save() -> None:
         run = stream.run

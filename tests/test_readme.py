@@ -31,13 +31,23 @@ GUIDES = {
     "durability",
     "graph",
     "inference",
+    "processes",
     "recipes",
     "runs_page",
     "telemetry",
     "testing",
     "web",
 }
-OTHER_PAGES = {"changes", "contributing", "errors", "index", "migrating", "scaling", "start"}
+OTHER_PAGES = {
+    "changes",
+    "command",
+    "contributing",
+    "errors",
+    "index",
+    "migrating",
+    "scaling",
+    "start",
+}
 
 
 def blocks(language, path=README):
@@ -51,8 +61,9 @@ def blocks_in(text, language):
     return [textwrap.dedent(block).strip() for _, block in re.findall(pattern, text, re.M)]
 
 
-def test_the_python_blocks_run(capsys):
+def test_the_python_blocks_run(capsys, tmp_path, monkeypatch):
     """The Python blocks run, one after the other, and their asserts hold."""
+    monkeypatch.chdir(tmp_path)
     python = blocks("python")
     assert len(python) >= 7
     namespace = {}

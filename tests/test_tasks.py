@@ -204,3 +204,12 @@ def test_json_of_a_task_with_any_object(write):
     assert values["result"] == [{"text": "r"}, repr(threading), "_w=="]
     assert task.result[1] is threading and task.model_dump()["result"][1] is threading
     assert Task.model_validate_json(write(task)).status is TaskStatus.COMPLETE
+
+
+def test_the_repr_has_only_what_is_set():
+    """The repr leaves out the id, and the fields that are empty."""
+    task = Task(type="read", objective="Read it")
+    assert repr(task) == "Task(type='read', objective='Read it')"
+    task.move(TaskStatus.EXECUTING)
+    task.move(TaskStatus.FAILED, error="no such page")
+    assert repr(task).endswith("status=<TaskStatus.FAILED: 'failed'>, error='no such page')")

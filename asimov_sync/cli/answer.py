@@ -125,6 +125,7 @@ def _ask_for_each(
                 return PARKED
             try:
                 _answer(store, wait, read_answer(wait, text), options, output)
+                output.line()
                 break
             except UsageError as error:
                 output.line(str(error), "red")

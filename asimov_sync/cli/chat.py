@@ -1,6 +1,7 @@
 """`asimov-sync chat`: a conversation with an agent on the terminal."""
 
 import argparse
+import logging
 import sys
 from typing import Any, Dict, List, Optional
 
@@ -10,6 +11,7 @@ from asimov_sync.cli.ask import ask, ask_decision, can_ask
 from asimov_sync.cli.command import Command, UsageError
 from asimov_sync.cli.exit_status import FAILED, INTERRUPTED, OK
 from asimov_sync.cli.loading import is_from_user, load_object, print_user_traceback
+from asimov_sync.cli.logs import show_log
 from asimov_sync.cli.output import Output, format_value
 from asimov_sync.cli.text import escape, escape_line, shorten
 from asimov_sync.cli.waits import call_fields
@@ -50,6 +52,7 @@ def execute(options: argparse.Namespace, output: Output) -> int:
         value = Agent(value)
     if not isinstance(value, Agent):
         raise UsageError(f"{options.agent} is {value!r}, not an Agent or a client")
+    show_log(logging.WARNING)
     name = value.name or options.agent.partition(":")[2]
     return _Chat(value, escape_line(name), output).run()
 
@@ -69,6 +72,7 @@ class _Chat:
         self._messages: List[ChatMessage] = []
         self._has_failed = False
         self._at_line_start = True
+        self._follows_tool = False  # whether the last line is that of a tool
         self._is_named = False  # whether the line has the name of the agent and nothing else
 
     def run(self) -> int:
@@ -118,6 +122,7 @@ class _Chat:
             self._output.line(f"{format_tokens(run.usage.total_tokens)} tokens", "dim")
 
     def _fail(self, message: str) -> None:
+        self._erase_name()
         self._end_line()
         self._output.flush()
         self._has_failed = True
@@ -129,10 +134,8 @@ class _Chat:
         self, question: Any, messages: List[ChatMessage], approvals: Optional[Dict[str, Approval]]
     ) -> ToolRun:
         """Print the events of an answer as they arrive. Returns the whole exchange."""
-        if self._asks:
-            self._output.write(self._output.style(f"{self._name}: ", "cyan"))
-            self._output.flush()
-            self._at_line_start, self._is_named = False, True
+        self._write_name()
+        self._output.flush()
         with self._agent.stream(question, messages=messages, approvals=approvals) as stream:
             for event in stream:
                 self._print(event)
@@ -148,6 +151,8 @@ class _Chat:
         output = self._output
         if isinstance(event, (TextDelta, ThinkingDelta)):
             text = escape(event.text)
+            if text and self._follows_tool:
+                self._write_name()
             output.write(output.style(text, "dim" if isinstance(event, ThinkingDelta) else None))
             if text:
                 self._is_named = False
@@ -167,6 +172,14 @@ class _Chat:
         self._end_line()
         columns = self._output.width or LINE_COLUMNS
         self._output.line(shorten(escape_line(text), columns), "dim")
+        self._follows_tool = True
+
+    def _write_name(self) -> None:
+        """Begin a reply with the name of the agent, on a terminal."""
+        self._follows_tool = False
+        if self._asks:
+            self._output.write(self._output.style(f"{self._name}: ", "cyan"))
+            self._at_line_start, self._is_named = False, True
 
     def _erase_name(self) -> None:
         """Erase the name of the agent, if nothing is behind it yet."""

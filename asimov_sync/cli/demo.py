@@ -1,6 +1,7 @@
 """`asimov-sync demo`: a durable run in front of your eyes, without a key."""
 
 import argparse
+import logging
 import os
 import re
 import tempfile
@@ -13,6 +14,7 @@ from asimov_sync.cli.ask import Decided, can_ask
 from asimov_sync.cli.command import Command
 from asimov_sync.cli.events import EventPrinter
 from asimov_sync.cli.exit_status import INTERRUPTED, PARKED
+from asimov_sync.cli.logs import show_log
 from asimov_sync.cli.output import Output
 from asimov_sync.cli.run import exit_status_of, print_result
 from asimov_sync.cli.store import format_command, open_cache
@@ -54,6 +56,7 @@ def execute(options: argparse.Namespace, output: Output) -> int:
     store = RunStore(open_cache(options.cache, must_exist=False))
     output.line("A run reads three pages, has a model digest each, and publishes a report.")
     output.line(f"It is kept in {options.cache}\n", "dim")
+    show_log(logging.WARNING)
     scheduler = TaskScheduler({"publish": _make_publisher()}, runs=store)
     try:
         result = _drive(scheduler, store, output)
@@ -71,7 +74,12 @@ def execute(options: argparse.Namespace, output: Output) -> int:
     output.line()
     print_result(result, output)
     output.line("\nWhat to try next:", "dim")
-    for words in (["show", RUN_ID], ["watch", RUN_ID], ["report", RUN_ID, "-o", "demo.html"]):
+    for words in (
+        ["show", RUN_ID],
+        ["watch", RUN_ID],
+        ["report", RUN_ID, "-o", "demo.html"],
+        ["serve"],
+    ):
         output.line("  " + format_command(options, *words))
     return exit_status_of(result)
 

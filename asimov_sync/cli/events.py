@@ -14,6 +14,9 @@ __all__ = ["EventPrinter", "describe_event"]
 NAME_COLUMNS = 24
 """The most columns that the name of a task takes."""
 
+PROGRESS_SECONDS = 1.0
+"""The seconds between two lines with the progress of a task."""
+
 TEXT_CHARACTERS = 60
 """The length of a text that makes a line of its own."""
 
@@ -24,14 +27,16 @@ LINE_COLUMNS = 160
 class EventPrinter:
     """Prints each event of a run in one line: the time, the task, and what happened.
 
-    The pieces of a text are joined, until there are enough for a line.
+    The pieces of a text are joined, until there are enough for a line. Of the progress of a task,
+    one line a second is shown.
 
     output: where to print.
     """
 
     def __init__(self, output: Output) -> None:
         self._output = output
-        self._columns = 12
+        self._columns = 14
+        self._shown: Dict[str, float] = {}  # when the progress of each task was shown last
         self._texts: Dict[str, Tuple[str, Any, Mapping[str, Any]]] = {}
 
     def print(self, event: Mapping[str, Any]) -> None:
@@ -48,9 +53,18 @@ class EventPrinter:
             return
         for other in list(self._texts) if event.get("type") == "run_finished" else [name]:
             self._print_text(other)
+        if event.get("type") == "task_progress" and not self._is_due(name, event["time"]):
+            return
         what = describe_event(event)
         if what:
             self._print_line(event, what)
+
+    def _is_due(self, name: str, time: float) -> bool:
+        """Return whether the progress of a task is shown again."""
+        if time - self._shown.get(name, 0.0) < PROGRESS_SECONDS:
+            return False
+        self._shown[name] = time
+        return True
 
     def _print_text(self, name: str) -> None:
         """Print the text that has arrived of a reply."""

@@ -3,17 +3,19 @@
 Their shape is stable: fields are added, but neither renamed nor removed.
 """
 
+import collections
 import datetime
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional
 
 from asimov_sync._json import to_jsonable
 from asimov_sync.graph.journal import TaskRecord, Wait
-from asimov_sync.runs.status import RunStatus
+from asimov_sync.graph.state import PHASES
 from asimov_sync.runs.store import RunRecord
 
 __all__ = [
     "STATUS_STYLES",
     "count_tasks",
+    "describe_counts",
     "describe_type",
     "run_to_dict",
     "task_status",
@@ -33,7 +35,11 @@ STATUS_STYLES: Mapping[str, Optional[str]] = {
 }
 """The style of each status of a run or task that has one."""
 
-ENDED_PHASES = ("COMPLETE", "PARTIAL", "FAILED", "SKIPPED", "NOT_SELECTED")
+WORDS = {"READY": "waiting", "DELAYED": "waiting"}
+"""The status of a task in a phase, where that is not the name of the phase in lower case."""
+
+COUNTED = ("failed", "partial", "parked", "waiting", "complete", "skipped", "not_selected")
+"""The statuses of stored tasks, those first that a reader looks for."""
 
 SHOWN_CHOICES = 6
 
@@ -52,8 +58,7 @@ def run_to_dict(record: RunRecord) -> Dict[str, Any]:
         "lease_until": _format(record.lease_until),
         "seconds": record.seconds,
         "usage": to_jsonable(record.usage),
-        "tasks_ended": count_tasks(record)[0],
-        "tasks_stored": count_tasks(record)[1],
+        "counts": count_tasks(record),
         "error": record.error,
     }
 
@@ -62,34 +67,39 @@ def _format(moment: Optional[datetime.datetime]) -> Optional[str]:
     return None if moment is None else moment.isoformat()
 
 
-def count_tasks(record: RunRecord) -> Tuple[int, int]:
-    """Return how many tasks of a run have ended, and how many are stored."""
-    ended = sum(record.counts.get(phase, 0) for phase in ENDED_PHASES)
-    return ended, sum(record.counts.values())
+def count_tasks(record: RunRecord) -> Dict[str, int]:
+    """Return the number of the stored tasks of a run by their status."""
+    counts = collections.Counter()  # type: Dict[str, int]
+    for phase, count in record.counts.items():
+        counts[WORDS.get(phase, phase.lower())] += count
+    return {status: counts[status] for status in COUNTED if counts[status]}
 
 
-def task_status(task: TaskRecord, run: RunStatus) -> str:
-    """Return the status of a stored task: one word, in lower case.
+def describe_counts(record: RunRecord) -> str:
+    """Return the number of the stored tasks of a run by their status, as text."""
+    return ", ".join(f"{count} {status}" for status, count in count_tasks(record).items())
 
-    run: the status of its run.
+
+def task_status(task: TaskRecord, executing: bool = False) -> str:
+    """Return the status of a task: one word, in lower case.
+
+    executing: whether the task executes at the moment, which is not a part of its record.
     """
-    if task.phase in ("WAITING", "READY", "DELAYED") and task.running:
-        return "executing" if run is RunStatus.RUNNING else "interrupted"
-    if task.phase in ("READY", "DELAYED"):
-        return "waiting"
-    return task.phase.lower()
+    if executing and not PHASES[task.phase].is_final:
+        return "executing"
+    return WORDS.get(task.phase, task.phase.lower())
 
 
-def task_to_dict(task: TaskRecord, run: RunStatus) -> Dict[str, Any]:
-    """Return a stored task as JSON values. Times are seconds since the epoch.
+def task_to_dict(task: TaskRecord, executing: bool) -> Dict[str, Any]:
+    """Return a task as JSON values. Times are seconds since the epoch.
 
-    run: the status of its run.
+    executing: whether it executes at the moment.
     """
     return {
         "name": task.name,
         "type": task.type,
         "objective": task.objective,
-        "status": task_status(task, run),
+        "status": task_status(task, executing),
         "depends_on": list(task.depends_on),
         "visit": task.visit,
         "attempt": task.attempt,
@@ -101,6 +111,7 @@ def task_to_dict(task: TaskRecord, run: RunStatus) -> Dict[str, Any]:
         "seconds": task.seconds,
         "usage": to_jsonable(task.usage),
         "spawned_by": task.spawned_by,
+        "spans": [to_jsonable(span._asdict()) for span in task.spans],
         "waits": [wait.to_dict() for wait in task.waits],
     }
 

@@ -27,8 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace, output: Output) -> int:
     """Run the command. Returns its exit status."""
-    record = find_run(open_store(options), options.run_id)
-    html = report_html(view_record(record))
+    store = open_store(options)
+    record = find_run(store, options.run_id)
+    html = report_html(view_record(record, cache=store.cache))
     path = options.output or f"{record.run_id}.html"
     try:
         with open(path, "w", encoding="utf-8") as file:

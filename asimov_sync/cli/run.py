@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import datetime
+import logging
 import os
 import shlex
 import sys
@@ -13,6 +14,7 @@ from asimov_sync._json import format_error
 from asimov_sync.cli.command import Command, CommandError, UsageError
 from asimov_sync.cli.exit_status import FAILED, INTERRUPTED, OK, PARKED
 from asimov_sync.cli.loading import is_from_user, print_user_traceback
+from asimov_sync.cli.logs import show_log
 from asimov_sync.cli.options import add_json_option, read_tag
 from asimov_sync.cli.output import Output, format_value
 from asimov_sync.cli.records import STATUS_STYLES
@@ -22,6 +24,7 @@ from asimov_sync.cli.text import escape_line
 from asimov_sync.cli.waits import print_waits
 from asimov_sync.errors import AsimovError
 from asimov_sync.graph.results import RunResult
+from asimov_sync.runs.status import RunStatus
 from asimov_sync.runs.store import RunStore
 from asimov_sync.scheduler import TaskScheduler
 from asimov_sync.tasks import TaskStatus
@@ -100,6 +103,7 @@ def execute(options: argparse.Namespace, output: Output) -> int:
             )
     elif run_id is None:
         run_id = _make_run_id(options.target)
+    show_log(logging.WARNING)
     try:
         with _explaining_interrupts(options, run_id):
             result = _run(target, arguments, place, run_id, options)
@@ -197,12 +201,12 @@ def _show(result: RunResult, place: _Place, options: argparse.Namespace, output:
         print_result(result, output)
         if place.store is not None and result.status is not TaskStatus.COMPLETE:
             output.line()
-            again = _same_command(options, result.run_id) + " --retry-failed"
-            output.line(
-                f"run {result.run_id} is {result.status.value}; to run its failed tasks again: "
-                f"{again}",
-                "dim",
-            )
+            status = place.store.get(result.run_id).status
+            text = f"run {result.run_id} is {status.value}"
+            if status in (RunStatus.PARTIAL, RunStatus.FAILED):
+                again = _same_command(options, result.run_id) + " --retry-failed"
+                text += f"; to run its failed tasks again: {again}"
+            output.line(text, "dim")
     return exit_status_of(result)
 
 

@@ -7,7 +7,7 @@ from asimov_sync.cli.command import Command
 from asimov_sync.cli.exit_status import NOT_FOUND
 from asimov_sync.cli.options import add_json_option, add_utc_option, read_moment, read_tag
 from asimov_sync.cli.output import Output
-from asimov_sync.cli.records import STATUS_STYLES, count_tasks, run_to_dict
+from asimov_sync.cli.records import STATUS_STYLES, describe_counts, run_to_dict
 from asimov_sync.cli.store import add_store_options, find_run, format_command, open_store
 from asimov_sync.display.words import format_seconds
 from asimov_sync.runs.status import RunStatus
@@ -102,18 +102,17 @@ def _explain_empty(store: RunStore, options: argparse.Namespace) -> str:
 
 
 def _print_table(records: List[RunRecord], output: Output) -> None:
-    header = ["RUN", "STATUS", "TASKS", "CREATED", "DURATION", "TOKENS", "FLOW", "ERROR"]
+    header = ["RUN", "STATUS", "CREATED", "DURATION", "TASKS", "TOKENS", "FLOW", "ERROR"]
     rows = []
     for record in records:
-        ended, stored = count_tasks(record)
         tokens = record.usage.total_tokens
         rows.append(
             [
                 record.run_id,
                 record.status.value,
-                f"{ended}/{stored}",
                 output.time(record.created),
                 format_seconds(record.seconds),
+                describe_counts(record),
                 f"{tokens:,}" if tokens else "",
                 record.flow or "",
                 record.error or "",
@@ -124,7 +123,7 @@ def _print_table(records: List[RunRecord], output: Output) -> None:
         [header[index] for index in kept],
         [[row[index] for index in kept] for row in rows],
         [STATUS_STYLES.get(record.status.value) for record in records],
-        numbers=[kept.index(index) for index in (2, 4, 5) if index in kept],
+        numbers=[kept.index(index) for index in (3, 5) if index in kept],
     )
 
 

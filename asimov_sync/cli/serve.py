@@ -7,6 +7,7 @@ import threading
 from asimov_sync.cli.command import Command, CommandError, UsageError
 from asimov_sync.cli.exit_status import FAILED, INTERRUPTED, NOT_FOUND, TERMINATED
 from asimov_sync.cli.loading import load_scheduler
+from asimov_sync.cli.logs import show_log
 from asimov_sync.cli.output import Output
 from asimov_sync.cli.store import add_store_options, open_store
 from asimov_sync.cli.worker import Worker
@@ -86,7 +87,7 @@ def _leave(run_id: str) -> None:
 
 def _start_worker(scheduler: TaskScheduler) -> None:
     """Continue ready runs on a thread of their own."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    show_log(logging.INFO)
     assert scheduler.runs is not None
     worker = Worker(scheduler, scheduler.runs)
     threading.Thread(

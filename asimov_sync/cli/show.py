@@ -2,7 +2,7 @@
 
 import argparse
 import datetime
-from typing import Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from asimov_sync.cli.command import Command, NotFound
 from asimov_sync.cli.events import describe_event
@@ -21,9 +21,16 @@ from asimov_sync.cli.waits import format_resume, print_waits
 from asimov_sync.display.words import format_seconds
 from asimov_sync.graph.journal import TaskRecord
 from asimov_sync.runs.status import RunStatus
-from asimov_sync.runs.store import RunRecord, RunStore
+from asimov_sync.runs.store import RunRecord
 
 __all__ = ["COMMAND"]
+
+SHOWN_TASKS = 100
+"""The number of tasks up to which all are listed. Of a larger run, those in NOTABLE are."""
+
+SHOWN_NAMES = 20
+
+NOTABLE = ("failed", "partial", "parked")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,32 +48,23 @@ def execute(options: argparse.Namespace, output: Output) -> int:
     """Run the command. Returns its exit status."""
     store = open_store(options)
     record = find_run(store, options.run_id)
-    tasks = sorted(record.tasks.values(), key=lambda task: task.position)
+    tasks = list(record.graph.values())
+    running = record.status is RunStatus.RUNNING
+    executing = find_executing(store, record.run_id) if running else {}
     if options.task is not None:
-        task = record.tasks.get(options.task)
-        if task is None:
-            names = ", ".join(repr(one.name) for one in tasks[:20]) or "none"
-            raise NotFound(
-                f"run {record.run_id} has no stored task {options.task!r}; it has {names}"
-            )
-        if options.json:
-            output.json(task_to_dict(task, record.status))
-        else:
-            _print_task(task, record.status, output)
+        _show_task(tasks, executing, options, output)
         return OK
     waits = store.waits(record.run_id)
     if options.json:
         value = run_to_dict(record)
-        value["tasks"] = {task.name: task_to_dict(task, record.status) for task in tasks}
+        value["tasks"] = {task.name: task_to_dict(task, task.name in executing) for task in tasks}
         value["waits"] = [wait.to_dict() for wait in waits]
         output.json(value)
         return OK
     _print_run(record, output)
     if tasks:
         output.line()
-        _print_tasks(tasks, record.status, output)
-    if record.status is RunStatus.RUNNING:
-        _print_executing(store, record.run_id, output)
+        _print_tasks(tasks, executing, output)
     if waits:
         output.line()
         print_waits(waits, options, output)
@@ -103,19 +101,29 @@ def _print_run(record: RunRecord, output: Output) -> None:
     output.fields(fields)
 
 
-def _print_tasks(tasks: List[TaskRecord], run: RunStatus, output: Output) -> None:
+def _print_tasks(
+    tasks: List[TaskRecord], executing: Mapping[str, Mapping[str, Any]], output: Output
+) -> None:
+    shown = tasks
+    if len(tasks) > SHOWN_TASKS:
+        shown = [task for task in tasks if task_status(task) in NOTABLE or task.name in executing]
+        shown = shown[:SHOWN_TASKS]
     rows = []
-    for task in tasks:
-        attempts = str(task.attempt) if task.attempt > 1 else ""
+    for task in shown:
+        event = executing.get(task.name)
+        status = task_status(task, event is not None)
         tokens = 0 if task.usage is None else task.usage.total_tokens
+        text = task.error or ("" if task.result is None else format_value(task.result))
+        if event is not None and status == "executing":
+            text = describe_event(event)
         rows.append(
             [
                 task.name,
-                task_status(task, run),
+                status,
                 "" if task.started is None else format_seconds(task.seconds),
-                attempts,
+                str(task.attempt) if task.attempt > 1 else "",
                 f"{tokens:,}" if tokens else "",
-                task.error or ("" if task.result is None else format_value(task.result)),
+                text,
             ]
         )
     header = ["TASK", "STATUS", "DURATION", "ATTEMPT", "TOKENS", "RESULT OR ERROR"]
@@ -126,23 +134,30 @@ def _print_tasks(tasks: List[TaskRecord], run: RunStatus, output: Output) -> Non
         [STATUS_STYLES.get(row[1]) for row in rows],
         numbers=[kept.index(index) for index in (2, 3, 4) if index in kept],
     )
+    if len(shown) < len(tasks):
+        output.line(f"{len(tasks) - len(shown):,} more tasks; --json has all of them", "dim")
 
 
-def _print_executing(store: RunStore, run_id: str, output: Output) -> None:
-    """Print the tasks that execute at the moment, of which no outcome is stored yet."""
-    executing = find_executing(store, run_id)
-    if executing:
-        output.line()
-        now = datetime.datetime.now(datetime.timezone.utc).timestamp()
-        rows = [
-            [name, format_seconds(now - event["time"]) + " ago", describe_event(event)]
-            for name, event in executing.items()
-        ]
-        output.table(["EXECUTING", "LAST SIGN", ""], rows)
+def _show_task(
+    tasks: List[TaskRecord],
+    executing: Mapping[str, Mapping[str, Any]],
+    options: argparse.Namespace,
+    output: Output,
+) -> None:
+    """Show one task in full. Raises NotFound if there is no such task."""
+    found = [task for task in tasks if task.name == options.task]
+    if not found:
+        names = ", ".join(repr(one.name) for one in tasks[:SHOWN_NAMES]) or "none"
+        raise NotFound(f"run {options.run_id} has no task {options.task!r}; it has {names}")
+    event = executing.get(options.task)
+    if options.json:
+        output.json(task_to_dict(found[0], event is not None))
+        return
+    _print_task(found[0], event, output)
 
 
-def _print_task(task: TaskRecord, run: RunStatus, output: Output) -> None:
-    status = task_status(task, run)
+def _print_task(task: TaskRecord, event: Optional[Mapping[str, Any]], output: Output) -> None:
+    status = task_status(task, event is not None)
     fields: List[Sequence[str]] = [
         ("task", task.name, "bold"),
         ("status", status, STATUS_STYLES.get(status) or "bold"),
@@ -167,13 +182,31 @@ def _print_task(task: TaskRecord, run: RunStatus, output: Output) -> None:
         fields.append(("waits for", ", ".join(wait.name for wait in task.waits)))
     if task.error is not None:
         fields.append(("error", task.error, "red"))
+    if event is not None and status == "executing":
+        fields.append(("last sign", describe_event(event)))
     output.fields(fields)
+    _print_spans(task, output)
     if task.result is not None:
         output.line()
         output.line(format_value(task.result))
     if task.exception is not None and task.exception.traceback:
         output.line()
         output.line(task.exception.traceback.rstrip("\n"))
+
+
+def _print_spans(task: TaskRecord, output: Output) -> None:
+    """Print the attempts of a task, its requests to models and its tool calls."""
+    if not task.spans:
+        return
+    rows = []
+    for span in task.spans:
+        tokens = 0 if span.usage is None else span.usage.total_tokens
+        duration = "" if span.seconds is None else format_seconds(span.seconds)
+        rows.append(
+            [span.kind, span.name, duration, f"{tokens:,}" if tokens else "", span.error or ""]
+        )
+    output.line()
+    output.table(["SPAN", "NAME", "DURATION", "TOKENS", "ERROR"], rows, numbers=[2, 3])
 
 
 def _moment(seconds: float) -> datetime.datetime:
@@ -193,7 +226,8 @@ def _next_steps(record: RunRecord, options: argparse.Namespace) -> List[str]:
         f"{format_command(options, 'retry', run_id)}",
         RunStatus.FAILED: f"to run the failed tasks again: "
         f"{format_command(options, 'retry', run_id)}",
-        RunStatus.CANCELLED: "it can only be started anew, with restart=True",
+        RunStatus.CANCELLED: "it can only be started anew: with restart=True, or with "
+        "`asimov-sync run … --restart`",
     }
     text = texts.get(record.status)
     return [] if text is None else [text]

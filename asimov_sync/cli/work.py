@@ -6,6 +6,7 @@ import logging
 from asimov_sync.cli.command import Command
 from asimov_sync.cli.exit_status import FAILED, INTERRUPTED, OK, TERMINATED
 from asimov_sync.cli.loading import load_scheduler, store_of
+from asimov_sync.cli.logs import show_log
 from asimov_sync.cli.output import Output
 from asimov_sync.cli.worker import Worker
 
@@ -51,8 +52,7 @@ def execute(options: argparse.Namespace, output: Output) -> int:
     """Run the command. Returns its exit status."""
     scheduler = load_scheduler(options.scheduler)
     store = store_of(scheduler, options.scheduler)
-    # Without effect if the module has set up logging itself.
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    show_log(logging.INFO)
     worker = Worker(scheduler, store)
     if not options.once:
         worker.work_forever(options.poll)

@@ -80,9 +80,9 @@ background:var(--raised);border-radius:0 8px 8px 0;overflow-wrap:anywhere}
 .asy .figures dt{font-size:12px;color:var(--quiet)}
 .asy .figures dd{margin:0;font-size:19px;font-weight:600;font-variant-numeric:tabular-nums}
 .asy .figures dd small{font-size:12px;font-weight:400;color:var(--quiet)}
-.asy .facts{display:grid;grid-template-columns:max-content 1fr;gap:2px 16px;margin:18px 0 0;\
-font-size:13px}
-.asy .facts dt{color:var(--quiet)}
+.asy .facts{display:grid;grid-template-columns:fit-content(45%) minmax(0,1fr);gap:2px 16px;\
+margin:18px 0 0;font-size:13px}
+.asy .facts dt{color:var(--quiet);overflow-wrap:anywhere}
 .asy .facts dd{margin:0;overflow-wrap:anywhere}
 .asy .picture{overflow-x:auto;border:1px solid var(--line);border-radius:10px;padding:6px}
 .asy .picture svg{display:block}

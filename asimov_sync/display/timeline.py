@@ -114,13 +114,14 @@ def timeline_svg(
     if left_out:
         height += 20
         parts.append(f'<text class="quiet" x="8" y="{height - 8}">{left_out} more tasks</text>')
+    role = "img" if link is None else "group"  # the parts of an image are not reachable
     fit = "" if style else " fit"
     sheet = f"<style>{THEME}{PICTURE_STYLE}</style>" if style else ""
     label = f"Timeline of {len(bars)} tasks over {format_seconds(duration)}"
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="asy{fit}" width="{WIDTH}" '
-        f'height="{height}" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(label)}">'
-        f"{sheet}{''.join(parts)}</svg>"
+        f'height="{height}" viewBox="0 0 {WIDTH} {height}" role="{role}" '
+        f'aria-label="{escape(label)}">{sheet}{"".join(parts)}</svg>'
     )
 
 

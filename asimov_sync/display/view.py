@@ -5,6 +5,7 @@ from the record of a durable run, so that all drawing code reads the same values
 """
 
 import json
+import re
 from typing import (
     Any,
     Callable,
@@ -28,7 +29,7 @@ from asimov_sync.graph.results import RunResult
 from asimov_sync.graph.stored_errors import describe_exception
 from asimov_sync.graph.task_graph import TaskGraph
 from asimov_sync.inference.tools.loop import ToolRun, apply_redact
-from asimov_sync.messages import Block, ChatMessage, ChatRole, Usage, as_messages
+from asimov_sync.messages import Block, ChatMessage, ChatRole, ToolCall, Usage, as_messages
 from asimov_sync.runs.store import RunRecord
 from asimov_sync.spans import Span
 from asimov_sync.usage import Price, cost_usd
@@ -72,6 +73,13 @@ STATUSES = {
     "NOT_SELECTED": "not selected",
 }
 """The status that a view shows for each phase of a task."""
+
+
+_TRACEBACK = "Traceback (most recent call last):\n"
+_ENGINE_FRAME = re.compile(
+    r'  File "[^"\n]*[\\/]asimov_sync[\\/](?:graph|concurrency)[\\/][^"\n]*", line .*\n'
+    r"(?:    .*\n)*"
+)
 
 
 class SpanView(NamedTuple):
@@ -228,13 +236,14 @@ def view_result(
     """Return the view of the result of a run.
 
     content: include results, tracebacks and conversations; default True.
-    redact: changes each text of the run, such as an error or a result; default none.
+    redact: changes each text of the run but names, such as an error or a result; default none.
     prices: the price of each model, for costs; default those of genai-prices, if it is installed.
     cache: the cache of the scheduler, in which agents with `keep_transcript=True` have stored their
         messages; default none.
     """
     exceptions = result.exceptions if content else {}
-    transcripts = _read_transcripts(result, cache) if content and cache is not None else {}
+    names = list(result.records)
+    transcripts = _read_transcripts(result.run_id, names, cache if content else None)
     tasks = []
     for record in result.records.values():
         traceback = None
@@ -248,22 +257,29 @@ def view_result(
         if messages:
             task = task._replace(messages=view_messages(messages, redact))
         tasks.append(task)
+    # The id of a run that was not given one is a UUID, and too long for a title.
+    is_random = re.match("[0-9a-f]{32}$", result.run_id) is not None
     return RunView(
-        result.run_id,
+        f"Run {result.run_id[:8]}" if is_random else result.run_id,
         "parked" if result.waiting else str(result.status),
         tuple(tasks),
         _text(result.reason, redact, MAX_LABEL),
         seconds=result.duration,
         usage=result.usage,
+        facts=(("run id", result.run_id),) if is_random else (),
         **_sum_up(tasks),
     )
 
 
-def _read_transcripts(result: RunResult, cache: Cache) -> Dict[str, List[ChatMessage]]:
+def _read_transcripts(
+    run_id: str, names: Sequence[str], cache: Optional[Cache]
+) -> Dict[str, List[ChatMessage]]:
     """Return the messages that agents have stored, by the names of their tasks."""
-    kept = cache.with_prefix("run").with_prefix(result.run_id).with_prefix("transcript")
+    if cache is None:
+        return {}
+    kept = cache.with_prefix("run").with_prefix(run_id).with_prefix("transcript")
     transcripts = {}
-    for name, values in kept.get_many(list(result.records)).items():
+    for name, values in kept.get_many(names).items():
         try:
             transcripts[name] = as_messages(values)
         except ValueError:  # another program has written it
@@ -323,18 +339,25 @@ def view_record(
     content: bool = True,
     redact: Optional[Redact] = None,
     prices: Optional[Mapping[str, Price]] = None,
+    cache: Optional[Cache] = None,
 ) -> RunView:
     """Return the view of a durable run, as far as it has come. Reads its tasks from the store.
 
     The parameters are those of `view_result`.
     """
     ordered = sorted(record.graph.values(), key=lambda task: task.position)
+    names = [task.name for task in ordered]
+    transcripts = _read_transcripts(record.run_id, names, cache if content else None)
     tasks = []
     for task in ordered:
         traceback = task.exception.traceback or None if task.exception is not None else None
-        tasks.append(_view_task(task, content, redact, prices, traceback if content else None))
+        view = _view_task(task, content, redact, prices, traceback if content else None)
+        if task.name in transcripts:
+            view = view._replace(messages=view_messages(transcripts[task.name], redact))
+        tasks.append(view)
     sums = _sum_up(tasks)
-    facts = [("created", record.created.isoformat()), ("updated", record.updated.isoformat())]
+    moments = (("created", record.created), ("updated", record.updated))
+    facts = [(label, f"{moment:%Y-%m-%d %H:%M:%S} UTC") for label, moment in moments]
     if record.flow is not None:
         facts.insert(0, ("flow", str(record.flow)))
     if record.owner:
@@ -377,14 +400,41 @@ def _view_task(
         usage=record.usage,
         cost=sum(costs) if costs else None,
         error=_text(record.error, redact, MAX_LABEL),
-        traceback=_text(traceback, redact, MAX_CONTENT),
+        traceback=_text(_hide_engine(traceback), redact, MAX_CONTENT),
         result=_text(record.result, redact, MAX_CONTENT) if has_result else None,
         spans=spans,
-        waits=record.waits,
+        waits=tuple(_redact_wait(wait, redact) for wait in record.waits),
         spawned_by=record.spawned_by,
         route=record.route,
         returned_from=tuple(record.feedback),
     )
+
+
+def _redact_wait(wait: Wait, redact: Optional[Redact]) -> Wait:
+    """Return a wait with its prompt, its data and the arguments of its call redacted."""
+    if redact is None:
+        return wait
+    call = wait.call
+    if call is not None:
+        shown = _text(call.arguments, redact, MAX_CONTENT)
+        call = ToolCall(id=call.id, name=call.name, arguments={"redacted": shown})
+    prompt, data = _text(wait.prompt, redact, MAX_LABEL), _text(wait.data, redact, MAX_CONTENT)
+    return wait._replace(prompt=prompt, data=data, call=call)
+
+
+def _hide_engine(traceback: Optional[str]) -> Optional[str]:
+    """Remove the frames of this library's engine from the beginning of each traceback in a text."""
+    if traceback is None:
+        return None
+    before, *parts = traceback.split(_TRACEBACK)
+    shown = []
+    for part in parts:
+        frame = _ENGINE_FRAME.match(part)
+        while frame is not None and part.startswith("  File ", frame.end()):
+            part = part[frame.end() :]
+            frame = _ENGINE_FRAME.match(part)
+        shown.append(part)
+    return _TRACEBACK.join([before, *shown])
 
 
 def _spans_of(record: TaskRecord) -> Sequence[Span]:
@@ -443,7 +493,12 @@ def _text(value: Any, redact: Optional[Redact], limit: int) -> Optional[str]:
 
 
 def to_text(value: Any) -> str:
-    """Return a text as it is, and any other value as JSON."""
+    """Return a text as it is, and any other value as JSON, with line breaks if it is short."""
     if isinstance(value, str):
         return value
-    return json.dumps(to_jsonable(value), ensure_ascii=False, indent=2)
+    jsonable = to_jsonable(value)
+    text = json.dumps(jsonable, ensure_ascii=False)
+    # With an indent, the standard encoder takes ten times as long.
+    if len(text) > MAX_CONTENT:
+        return text
+    return json.dumps(jsonable, ensure_ascii=False, indent=2)

@@ -45,6 +45,8 @@ def format_seconds(seconds: Optional[float]) -> str:
     """Return a duration: "0.3 ms", "12 ms", "3.4 s", "5 min 07 s", "2 h 05 min"; empty for None."""
     if seconds is None:
         return ""
+    if seconds < 0.00005:
+        return "0 ms"
     if seconds < 0.00995:
         return f"{max(0.0, seconds) * 1000:.1f} ms"
     if seconds < 0.9995:
@@ -81,7 +83,7 @@ def format_cost(cost: Optional[float]) -> str:
     if cost is None:
         return ""
     if 0 < cost < 0.0001:
-        return "< $0.0001"
+        return "under $0.0001"
     return f"${cost:.4f}" if cost < 1 else f"${cost:,.2f}"
 
 

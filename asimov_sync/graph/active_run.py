@@ -13,21 +13,38 @@ import threading
 import time
 import types
 import uuid
-from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import (
+    Any,
+    Callable,
+    Deque,
+    Dict,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 from asimov_sync import instrumentation
+from asimov_sync._json import format_error
+from asimov_sync.cache.address import CacheAddress
 from asimov_sync.cache.base import Cache
+from asimov_sync.cache.opening import find_address
 from asimov_sync.cancellation import Cancellation, Registration
 from asimov_sync.concurrency import scope
 from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.log_context import describe_error, get_logger
 from asimov_sync.concurrency.timers import Timer, timers
-from asimov_sync.errors import Cancelled, LeaseLost, Parked
+from asimov_sync.concurrency.tracebacks import remove_outer_frames
+from asimov_sync.errors import Cancelled, GraphError, LeaseLost, Parked
 from asimov_sync.graph.attempt import Attempt, failed_outcome
 from asimov_sync.graph.backends import Backend, Work, on_main_thread
 from asimov_sync.graph.context import RunServices, TaskContext
 from asimov_sync.graph.effects import AttemptFailure, Effects
 from asimov_sync.graph.engine import RunEngine
+from asimov_sync.graph.envelope import CallEvent, CallReport, Envelope, make_envelope
 from asimov_sync.graph.events import RunFinished, TaskText
 from asimov_sync.graph.graph_lock import RunLock, release
 from asimov_sync.graph.handlers import HandlerRegistry, outcome_of, run_generator
@@ -39,7 +56,9 @@ from asimov_sync.graph.results import Outcome, RunResult
 from asimov_sync.graph.snapshot import RunSnapshot
 from asimov_sync.graph.state import RunState
 from asimov_sync.graph.subscribers import Callback, EventBus
+from asimov_sync.graph.travel import dump, restore
 from asimov_sync.instrumentation import Observation
+from asimov_sync.messages import ToolCall, Usage
 from asimov_sync.tasks import Task, TaskStatus
 from asimov_sync.usage import Budget, BudgetUsage, UsageCounter
 
@@ -189,7 +208,7 @@ class ActiveRun(Work, RunServices, JournaledRun):
             self.enclosing,
             usage_counter,
             graph_lock,
-            lambda node: handlers.check([node]),
+            self._check_spawned,
             backend.worker_limit,
             options.budget,
             self._hooks is not None,
@@ -197,6 +216,13 @@ class ActiveRun(Work, RunServices, JournaledRun):
             digests,
         )
         self.needs_workers = self.engine.needs_workers  # type: ignore[method-assign]
+
+    def _check_spawned(self, node: Node) -> None:
+        """Raise GraphError if a spawned task has no handler."""
+        if self.backend.remote:  # a handler of its own has travelled already
+            self._handlers.check_known([node])
+        else:
+            self._handlers.check([node])
 
     def _enter_scope(self, usage_counter: UsageCounter, budget: Optional[Budget]) -> None:
         """Set the context variables that apply to all tasks of the run."""
@@ -299,17 +325,7 @@ class ActiveRun(Work, RunServices, JournaledRun):
         attempt.thread = threading.get_ident()
         try:
             if node.when is not None and attempt.start is None:
-                arguments: Tuple[Any, ...] = (dict(attempt.inputs),)
-                if node.when_takes_context:
-                    arguments += (context,)
-                met = scope.run(self._call_in_scope, node.when, attempt, context, *arguments)
-                if isinstance(met, types.CoroutineType):
-                    met.close()
-                    raise TypeError(
-                        f"when= of {attempt.name!r} returned a coroutine, which is always true: "
-                        "it has to return whether the task runs"
-                    )
-                if not self._apply_condition(attempt, bool(met)):
+                if not self._meets_condition(attempt, scope, context):
                     return None
                 scope, context = self._scope.copy(), TaskContext(attempt, self)
             if self._hooks is not None and not self._observe(attempt, scope):
@@ -327,6 +343,7 @@ class ActiveRun(Work, RunServices, JournaledRun):
                 return Outcome(TaskStatus.WAITING, waits=attempt.waits)
             if not isinstance(error, Exception) and (self.inline or on_main_thread()):
                 raise  # Ctrl-C on the calling thread
+            remove_outer_frames(error)
             if attempt.is_overdue:
                 timeout_error = attempt.timeout_error()
                 timeout_error.__cause__, error = error, timeout_error
@@ -339,6 +356,24 @@ class ActiveRun(Work, RunServices, JournaledRun):
         if logs:
             self._log_return(attempt, outcome)
         return outcome
+
+    def _meets_condition(
+        self, attempt: Attempt, scope: contextvars.Context, context: TaskContext
+    ) -> bool:
+        """Evaluate the `when` of an attempt. Return whether the attempt has started."""
+        node = attempt.node
+        assert node.when is not None
+        arguments: Tuple[Any, ...] = (dict(attempt.inputs),)
+        if node.when_takes_context:
+            arguments += (context,)
+        met = scope.run(self._call_in_scope, node.when, attempt, context, *arguments)
+        if isinstance(met, types.CoroutineType):
+            met.close()
+            raise TypeError(
+                f"when= of {attempt.name!r} returned a coroutine, which is always true: "
+                "it has to return whether the task runs"
+            )
+        return self._apply_condition(attempt, bool(met))
 
     def _failed_outcome(self, attempt: Attempt, error: BaseException) -> Outcome:
         outcome = failed_outcome(attempt, error)
@@ -414,6 +449,166 @@ class ActiveRun(Work, RunServices, JournaledRun):
             self._apply_effects_in_handler()
         return started
 
+    # For handlers in other processes
+
+    @property
+    def is_durable(self) -> bool:
+        """Return whether calls may need the journal of the run."""
+        return self._journal is not None
+
+    def prepare_call(
+        self, attempt: Attempt, call: str, channel: Optional[CacheAddress]
+    ) -> Union[None, Outcome, Tuple[bytes, bytes]]:
+        """Return what another process needs to call the handler of an attempt.
+
+        call, channel: the id of the call, and the address of the cache through which it reaches
+            this process meanwhile; None without.
+
+        Returns None if the handler is not called, or the outcome if it cannot be called.
+        """
+        if attempt.abandoned is not None:
+            return None
+        node = attempt.node
+        scope = self._scope.copy()
+        attempt.thread = threading.get_ident()
+        try:
+            if node.when is not None and attempt.start is None:
+                if not self._meets_condition(attempt, scope, TaskContext(attempt, self)):
+                    return None
+                scope = self._scope.copy()
+            trace: Mapping[str, str] = {}
+            if self._hooks is not None:
+                if not self._observe(attempt, scope):
+                    return None
+                if self._hooks.inject is not None:
+                    trace = scope.run(self._hooks.inject)
+            if logger.isEnabledFor(logging.DEBUG):
+                self._log_start(attempt)
+            envelope = make_envelope(
+                attempt,
+                self._publishes,
+                self._budgets,
+                trace,
+                self._journal is not None,
+                find_address(self.open_cache()),
+                call,
+                channel,
+            )
+            return self._handlers.make_reference(node), self._dump_envelope(envelope)
+        except Exception as error:
+            return self._failed_outcome(attempt, error)
+
+    def _dump_envelope(self, envelope: Envelope) -> bytes:
+        try:
+            return dump(envelope)
+        except Exception as error:  # what the classes of the values raise
+            raise GraphError(
+                f"the params or the inputs of {envelope.node.name!r} cannot be sent to another "
+                f"process: {format_error(error)}"
+            ) from error
+
+    @property
+    def _budgets(self) -> Tuple[Budget, ...]:
+        """The budgets around the run's tasks, each of them once."""
+        entered = self._scope.run(scope.current).budgets
+        return tuple({id(budget): budget for budget in entered}.values())
+
+    def receive_report(self, attempt: Attempt, pickled: bytes, replayed: int) -> Optional[Outcome]:
+        """Return the outcome of an attempt from the report of the process that called its handler.
+
+        replayed: how many events of the call were published before.
+
+        None if the attempt does not count any more.
+        """
+        try:
+            report: CallReport = restore(pickled)
+        except Exception as unreadable:  # a class that this process does not have
+            return self._failed_outcome(attempt, _unreadable(attempt, unreadable))
+        self._charge(attempt, report)
+        if attempt.abandoned is not None:
+            return None
+        self.replay(attempt, report.events[replayed:])
+        outcome, error = report.outcome, report.rebuild_error(self._budgets)
+        try:
+            for node, before_dependents in report.spawned:
+                self.spawn(attempt, node, before_dependents)
+            if error is None:
+                outcome = outcome._replace(result=restore(report.result))
+        except GraphError as refusal:
+            return self._failed_outcome(attempt, refusal)
+        except Exception as unreadable:
+            return self._failed_outcome(attempt, _unreadable(attempt, unreadable))
+        if attempt.is_overdue:
+            timeout_error = attempt.timeout_error()
+            timeout_error.__cause__ = error
+            return self._failed_outcome(attempt, timeout_error)
+        if error is not None:
+            outcome = outcome._replace(exception=error)
+        if self._journal is not None and not outcome.waits:
+            outcome = self._keep_outcome(attempt, outcome)
+        if error is None and logger.isEnabledFor(logging.DEBUG):
+            self._log_return(attempt, outcome)
+        return outcome
+
+    def fail_call(self, attempt: Attempt, error: BaseException, final: bool) -> Outcome:
+        """Return the outcome of an attempt whose call was lost.
+
+        final: whether another attempt would not help.
+        """
+        outcome = self._failed_outcome(attempt, error)
+        return outcome._replace(wait=None) if final else outcome
+
+    def _charge(self, attempt: Attempt, report: CallReport) -> None:
+        """Count what a call in another process has used."""
+        if report.usage is not None:
+            for counter in self._scope.run(scope.current).usage_counters:
+                counter.add(report.usage)
+            attempt.usage_counter.add(report.usage)
+        for span in report.spans:
+            # The clock of the other process may differ: the times begin with the attempt.
+            span = span.shift(attempt.start or 0.0)
+            for recorder in (*self._scope.run(scope.current).span_recorders, attempt):
+                recorder.add(span)
+        for budget, spent in zip(self._budgets, report.spent):
+            budget.charge(spent)
+
+    def answer_request(self, attempt: Attempt, do: str, args: Sequence[Any]) -> Any:
+        """Do for a call in another process what needs the journal of the run.
+
+        do, args: "read" (kind), "append" (kind, value, usage), "keep" (value), "now" (), or
+            "answers" (pairs of a wait's name and whether it is an approval).
+
+        Raises ValueError for anything else.
+        """
+        journal = self._journal
+        if journal is not None and do == "read" and len(args) == 1:
+            return journal.read_entries(attempt.name, attempt.visit, str(args[0]))
+        if do == "append" and len(args) == 3:
+            self._append_entry(attempt, str(args[0]), args[1], Usage(**args[2]))
+            return None
+        if do == "keep" and len(args) == 1:
+            return self.keep_value(args[0])
+        if journal is not None and do == "now" and not args:
+            return journal.now()
+        if do == "answers" and len(args) == 1:
+            call = ToolCall(id="", name="")  # the answer does not depend on which one
+            waits = [
+                Wait(self.id, attempt.name, str(name), attempt.visit, call=call if shown else None)
+                for name, shown in args[0]
+            ]
+            return self.find_answers(attempt, waits)
+        raise ValueError(f"a call asks for {do!r}, which is unknown")
+
+    def replay(self, attempt: Attempt, events: Sequence[CallEvent]) -> None:
+        """Publish the progress and the text of a call in another process."""
+        for event in events:
+            if event.reply:
+                self.engine.publish_text(attempt, event.reply, event.text)
+            else:
+                self.engine.report(attempt, event.fraction, event.text, event.data)
+        if self._effects.pending:
+            self._apply_effects_in_handler()
+
     # For handlers
 
     def open_cache(self) -> Cache:
@@ -469,14 +664,15 @@ class ActiveRun(Work, RunServices, JournaledRun):
 
     def append_entry(self, attempt: Attempt, kind: str, value: Any) -> None:
         """Keep a value for this visit of a task, before this returns."""
+        self._append_entry(attempt, kind, value, attempt.usage_counter.usage)
+
+    def _append_entry(self, attempt: Attempt, kind: str, value: Any, usage: Usage) -> None:
         assert self._journal is not None
         if not self.engine.is_running(attempt):
             attempt.cancellation.raise_if_cancelled()
             raise Cancelled(f"{attempt.name!r} has ended")
         try:
-            self._journal.append_entry(
-                attempt.name, attempt.visit, kind, value, attempt.usage_counter.usage
-            )
+            self._journal.append_entry(attempt.name, attempt.visit, kind, value, usage)
         except LeaseLost as error:
             self.fail(error)
             raise
@@ -625,7 +821,8 @@ class ActiveRun(Work, RunServices, JournaledRun):
             if isinstance(event, TaskText):
                 key = (event.name, event.visit, event.attempt, event.reply)
                 if key in texts:
-                    texts[key]["text"] += event.text
+                    # An empty piece withdraws the earlier ones.
+                    texts[key]["text"] = event.text and texts[key]["text"] + event.text
                     continue
                 texts[key] = values
             elif isinstance(event, RunFinished):
@@ -714,7 +911,11 @@ class ActiveRun(Work, RunServices, JournaledRun):
 
     def _on_cancel(self) -> None:
         """The token around the run was cancelled."""
-        self.end(self.enclosing.reason or "cancelled")
+        self.end(self.keep_text(self.enclosing.reason or "cancelled"))
+
+    def keep_text(self, text: str) -> str:
+        """Return a text as it is stored of a durable run, or as it is."""
+        return text if self._journal is None else self._journal.keep_text(text) or ""
 
     def _end_now(self, reason: str, keep_always: bool = False) -> None:
         interrupts = self._journal is not None and not keep_always
@@ -1049,3 +1250,13 @@ class ActiveRun(Work, RunServices, JournaledRun):
             for name in result.skipped:
                 extra = dict(self._extra(), task=name)
                 logger.debug("task %r was skipped", name, extra=extra)
+
+
+def _unreadable(attempt: Attempt, error: Exception) -> TypeError:
+    """Return the error of a task whose result this process cannot read."""
+    unreadable = TypeError(
+        f"what the process of {attempt.name!r} has sent back cannot be read here "
+        f"({format_error(error)}): its classes have to be importable in both processes"
+    )
+    unreadable.__cause__ = error
+    return unreadable

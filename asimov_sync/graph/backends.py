@@ -12,9 +12,10 @@ import contextlib
 import sys
 import threading
 from concurrent.futures import Executor, Future
-from typing import Any, Callable, Iterator, Optional
+from typing import Any, Callable, Iterator, Optional, Sequence, Tuple, Union
 
 from asimov_sync._json import format_error
+from asimov_sync.cache.address import CacheAddress
 from asimov_sync.concurrency import scope
 from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.log_context import get_logger
@@ -22,6 +23,7 @@ from asimov_sync.concurrency.pool import WorkerPool
 from asimov_sync.concurrency.timers import timers
 from asimov_sync.errors import ClosedError, GraphError
 from asimov_sync.graph.attempt import Attempt
+from asimov_sync.graph.envelope import CallEvent
 from asimov_sync.graph.results import Outcome
 
 __all__ = [
@@ -30,7 +32,6 @@ __all__ = [
     "InlineBackend",
     "ThreadBackend",
     "Work",
-    "make_backend",
     "on_main_thread",
     "yield_worker_slots",
 ]
@@ -100,6 +101,49 @@ class Work:
         """End the run: no worker can be started."""
         raise NotImplementedError
 
+    # For handlers in other processes
+
+    def prepare_call(
+        self, attempt: Attempt, call: str, channel: Optional[CacheAddress]
+    ) -> Union[None, Outcome, Tuple[bytes, bytes]]:
+        """Return what another process needs to call the handler of an attempt.
+
+        call, channel: the id of the call, and the address of the cache through which it reaches
+            this process meanwhile; None without.
+
+        Returns None if the handler is not called, or the outcome if it cannot be called.
+        """
+        raise NotImplementedError
+
+    def replay(self, attempt: Attempt, events: Sequence[CallEvent]) -> None:
+        """Publish the progress and the text of a call that is in progress."""
+        raise NotImplementedError
+
+    def answer_request(self, attempt: Attempt, do: str, args: Sequence[Any]) -> Any:
+        """Do for a call in another process what needs the journal of the run."""
+        raise NotImplementedError
+
+    @property
+    def is_durable(self) -> bool:
+        """Return whether calls may need the journal of the run."""
+        raise NotImplementedError
+
+    def receive_report(self, attempt: Attempt, pickled: bytes, replayed: int) -> Optional[Outcome]:
+        """Return the outcome of an attempt from the report of the process that called its handler.
+
+        replayed: how many events of the call were published before.
+
+        None if the attempt does not count any more.
+        """
+        raise NotImplementedError
+
+    def fail_call(self, attempt: Attempt, error: BaseException, final: bool) -> Outcome:
+        """Return the outcome of an attempt whose call was lost.
+
+        final: whether another attempt would not help.
+        """
+        raise NotImplementedError
+
     def interrupt(self, interruption: BaseException) -> None:
         """End the run: a step of it raised."""
         raise NotImplementedError
@@ -109,11 +153,13 @@ class Backend:
     """Calls the handlers of a scheduler's runs.
 
     inline: whether they are called on the thread that waits for the run.
+    remote: whether they are called in other processes.
     worker_limit: the most workers that the backend allows one run.
     threads: identifies the pool or executor that calls handlers, for the slots of a context.
     """
 
     inline = False
+    remote = False
 
     def __init__(self, worker_limit: int) -> None:
         self.worker_limit = worker_limit
@@ -182,7 +228,7 @@ class Backend:
         self._callback_pool.shutdown(wait=False)
 
 
-# The three backends
+# Backends of this process
 
 
 class ThreadBackend(Backend):
@@ -283,33 +329,17 @@ class InlineBackend(Backend):
         return "0 workers"
 
 
-REMOTE_MODULES = {"concurrent.futures.interpreter", "concurrent.futures.process"}
-REMOTE_PACKAGES = {"distributed", "ipyparallel", "joblib", "loky", "mpi4py", "pebble"}
-"""The origins of executor classes that do not call in this process."""
-
-
 class ExecutorBackend(Backend):
     """Calls handlers on an executor that was given, whose size limits how many run at once.
 
-    Raises TypeError if the object is not an executor, ValueError if it is an executor of processes.
+    executor: an executor whose calls run in this process.
+    owned: whether to shut it down at the end; default False.
     """
 
-    def __init__(self, executor: Executor) -> None:
-        if not callable(getattr(executor, "submit", None)):
-            raise TypeError(
-                "executor= is a concurrent.futures.Executor, such as ThreadPoolExecutor(8); "
-                f"{executor!r} has no submit()"
-            )
-        modules = {kind.__module__ for kind in type(executor).__mro__}
-        packages = {module.partition(".")[0] for module in modules}
-        if modules & REMOTE_MODULES or packages & REMOTE_PACKAGES:
-            raise ValueError(
-                "executor= calls handlers in this process, which a "
-                f"{type(executor).__name__} does not: use an executor of threads, and let a "
-                "handler submit its own work to other processes"
-            )
+    def __init__(self, executor: Executor, owned: bool = False) -> None:
         super().__init__(sys.maxsize)
         self._executor = self.threads = executor
+        self._owned = owned
         self._local = threading.local()  # the run for which the thread is submitting calls
 
     def start_workers(self, work: Work) -> None:
@@ -342,6 +372,12 @@ class ExecutorBackend(Backend):
         if self.occupies_slot():
             self._help(work, max_tasks)
 
+    def close(self) -> None:
+        """Accept no more calls. Never waits."""
+        if self._owned:
+            self._executor.shutdown(wait=False)
+        super().close()
+
     def __repr__(self) -> str:
         return repr(self._executor)
 
@@ -350,30 +386,15 @@ def _check_call(future: "Future[Any]", work: Work) -> None:
     """End a run if the executor did not make a call."""
     error = "it was cancelled" if future.cancelled() else None
     if error is None and future.exception() is not None:
-        error = f"{format_error(future.exception() or GraphError())} (executor= needs threads)"
+        error = (
+            f"{format_error(future.exception() or GraphError())} (an executor whose calls run in "
+            "other processes needs remote=True)"
+        )
     if error is not None:
         work.end(f"the executor did not make a call: {error}")
     if not future.cancelled() and on_main_thread():
         if not isinstance(future.exception(), (Exception, type(None))):
             future.result()  # Ctrl-C, in an executor that makes the call inside submit()
-
-
-def make_backend(max_workers: int, executor: Optional[Executor]) -> Backend:
-    """Return the backend for the arguments of a TaskScheduler.
-
-    Raises TypeError or ValueError for invalid ones.
-    """
-    if not isinstance(max_workers, int) or isinstance(max_workers, bool):
-        raise TypeError(
-            f"max_workers= is a number of threads, or 0 for the calling thread; not {max_workers!r}"
-        )
-    if max_workers < 0:
-        raise ValueError(
-            f"max_workers= is a number of threads, or 0 for the calling thread; not {max_workers}"
-        )
-    if executor is not None:
-        return ExecutorBackend(executor)
-    return ThreadBackend(max_workers) if max_workers else InlineBackend()
 
 
 def on_main_thread() -> bool:

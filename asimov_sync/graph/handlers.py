@@ -1,42 +1,67 @@
 """HandlerRegistry: the handlers of a scheduler by task type, and the middleware around them."""
 
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
-from typing import Any, Dict, Generator, List, Sequence, Tuple, Type
+from typing import Any, Dict, Generator, List, Mapping, Sequence, Tuple, Type, Union
 
 from asimov_sync.concurrency.log_context import get_logger
 from asimov_sync.errors import GraphError
 from asimov_sync.graph.attempt import Attempt, failed_outcome
 from asimov_sync.graph.context import Handler, Middleware, TaskContext
 from asimov_sync.graph.functions import COROUTINE_HINT, find_fault
+from asimov_sync.graph.importing import find_name_fault, import_name
 from asimov_sync.graph.node import Node
 from asimov_sync.graph.results import Outcome, Partial, Route
+from asimov_sync.graph.travel import HandlerReference, TravelCheck, dump
 from asimov_sync.tasks import Task, TaskStatus
 
-__all__ = ["HandlerOwner", "HandlerRegistry", "check_handler", "outcome_of", "run_generator"]
+__all__ = [
+    "HandlerOwner",
+    "HandlerRegistry",
+    "NamedHandler",
+    "check_handler",
+    "check_nodes",
+    "outcome_of",
+    "run_generator",
+]
 
 logger = get_logger("asimov_sync.graph")
+
+
+NamedHandler = Union[Handler, str]
+"""A handler, or its importable name: "package.module:attribute"."""
 
 
 class HandlerOwner:
     """Base of TaskScheduler, by which a graph recognizes one.
 
-    handlers: callables `(task, context) -> value` by task type.
+    handlers: callables `(task, context) -> value` by task type, or their importable names.
     """
 
-    handlers: Dict[str, Handler]
+    handlers: Dict[str, Any]
+
+    def _check_nodes(self, nodes: Sequence[Node]) -> None:
+        """Raise GraphError if a task has no handler that this scheduler can call."""
+        raise NotImplementedError
+
+
+def check_nodes(owner: HandlerOwner, nodes: Sequence[Node]) -> None:
+    """Raise GraphError if a scheduler cannot call the handlers of tasks."""
+    owner._check_nodes(nodes)
 
 
 class HandlerRegistry:
     """The handlers by task type, and the middleware.
 
-    handlers: the scheduler's dict of handlers, which may change at any time.
+    handlers: the scheduler's dict of handlers and importable names, which may change at any time.
     middleware: the layers around every handler, outermost first.
     """
 
-    def __init__(self, handlers: Dict[str, Handler]) -> None:
+    def __init__(self, handlers: Mapping[str, NamedHandler]) -> None:
         self.handlers = handlers
         self.middleware: Tuple[Middleware, ...] = ()
-        self._checked: Dict[str, Handler] = {}  # by type
+        self._checked: Dict[str, NamedHandler] = {}  # by type
+        self._imported: Dict[str, Handler] = {}  # by importable name
+        self._references: Dict[str, Tuple[HandlerReference, bytes]] = {}  # by type
         self._warned: List[Middleware] = []
 
     def check(self, nodes: Sequence[Node]) -> None:
@@ -47,8 +72,45 @@ class HandlerRegistry:
         for type in types:
             handler = self.handlers[type]
             if self._checked.get(type) is not handler:
-                check_handler(type, handler, GraphError)
+                check_handler(type, self._resolve(handler), GraphError)
                 self._checked[type] = handler
+
+    def check_travel(self, nodes: Sequence[Node]) -> None:
+        """Raise GraphError if a task cannot be sent to another process with its handler.
+
+        Handlers that are given by name are not imported here.
+        """
+        self.check_known(nodes)
+        TravelCheck().check(nodes, self.handlers, self.middleware)
+
+    def check_known(self, nodes: Sequence[Node]) -> None:
+        """Raise GraphError if a task has no handler. Imports nothing."""
+        types = {node.task.type for node in nodes if node.handler is None}
+        if not types <= self.handlers.keys():
+            self._refuse(nodes)
+        for type in types:
+            check_handler(type, self.handlers[type], GraphError)
+
+    def make_reference(self, node: Node) -> bytes:
+        """Return the handler of a task and the middleware around it, for another process."""
+        layers = self.middleware + node.middleware
+        if node.handler is not None:
+            return dump(HandlerReference(node.handler, layers))
+        type = node.task.type
+        reference = HandlerReference(self.handlers[type], layers)
+        known = self._references.get(type)
+        if known is None or known[0] != reference:
+            known = self._references[type] = (reference, dump(reference))
+        return known[1]
+
+    def _resolve(self, handler: NamedHandler) -> Handler:
+        """Return a handler, imported if it is given by name."""
+        if not isinstance(handler, str):
+            return handler
+        found = self._imported.get(handler)
+        if found is None:
+            found = self._imported[handler] = import_name(handler)
+        return found
 
     def _refuse(self, nodes: Sequence[Node]) -> None:
         node = next(
@@ -64,7 +126,8 @@ class HandlerRegistry:
         """Return the handler of a task, inside the scheduler's middleware and its own."""
         handler = node.handler
         if handler is None:
-            handler = self.handlers[node.task.type]
+            found = self.handlers[node.task.type]
+            handler = self._resolve(found) if isinstance(found, str) else found
         layers = self.middleware + node.middleware
         if layers:
             handler = _finish_generators(handler)
@@ -97,8 +160,8 @@ class HandlerRegistry:
 
 
 def check_handler(type: str, handler: Any, error: Type[Exception]) -> None:
-    """Raise the error if a callable cannot be the handler of a task type."""
-    fault = find_fault(handler)
+    """Raise the error if a callable, or an importable name, cannot be the handler of a type."""
+    fault = find_name_fault(handler) if isinstance(handler, str) else find_fault(handler)
     if fault:
         raise error(f"the handler of {type!r} {fault}")
 

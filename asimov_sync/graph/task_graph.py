@@ -28,7 +28,7 @@ from asimov_sync.graph.functions import (
     make_task,
     replace_tasks,
 )
-from asimov_sync.graph.handlers import HandlerOwner, HandlerRegistry
+from asimov_sync.graph.handlers import HandlerOwner, check_nodes
 from asimov_sync.graph.node import (
     DEFAULT_MAX_VISITS,
     Dependencies,
@@ -406,7 +406,7 @@ class TaskGraph(GraphBase):
         """
         if not isinstance(scheduler, HandlerOwner):
             raise TypeError(f"validate takes a TaskScheduler, not {scheduler!r}")
-        HandlerRegistry(scheduler.handlers).check(self.plan().nodes)
+        check_nodes(scheduler, self.plan().nodes)
 
     def plan(self) -> Plan:
         """Resolve the dependencies; raises GraphError for an unknown one or a cycle."""

@@ -42,6 +42,7 @@ __all__ = [
     "Head",
     "Serializer",
     "answer_field",
+    "answer_fields",
     "early_answer_fields",
     "field_name",
     "parse_field_name",
@@ -153,6 +154,15 @@ def parse_field_name(name: str) -> Tuple[Any, ...]:
 def answer_field(wait: Wait) -> str:
     """Return the name of the field of the answer to a wait."""
     return field_name("answer", wait.task, wait.visit, wait.name)
+
+
+def answer_fields(wait: Wait) -> Tuple[str, ...]:
+    """Return the names of the fields of the answers that a wait accepts.
+
+    Nobody can approve a call before it is shown.
+    """
+    early = early_answer_fields(wait) if wait.call is None else ()
+    return (answer_field(wait), *early)
 
 
 def early_answer_fields(wait: Wait) -> Tuple[str, ...]:
@@ -355,7 +365,8 @@ class Codec:
 
     def dump_answer(self, answer: Answer) -> bytes:
         """Return the bytes of an answer."""
-        return self.encode(dict(answer._asdict(), message=self.redact(answer.message)))
+        message, by = self.redact(answer.message), self.redact_text(answer.by)
+        return self.encode(dict(answer._asdict(), message=message, by=by))
 
     def load_answer(self, data: bytes) -> Answer:
         """Return the answer of bytes."""

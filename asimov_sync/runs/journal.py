@@ -42,6 +42,7 @@ from asimov_sync.runs.codec import (
     Codec,
     Head,
     answer_field,
+    answer_fields,
     early_answer_fields,
     field_name,
     parse_field_name,
@@ -432,7 +433,7 @@ class StoredJournal(RunJournal):
             name in self._posts
             for many in self._waits_after(batch).values()
             for wait in many
-            for name in (answer_field(wait), field_name("answer", wait.task, None, wait.name))
+            for name in answer_fields(wait)
         )
         return field_name("cancel") in self._posts or any(answered)
 

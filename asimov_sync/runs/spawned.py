@@ -20,11 +20,11 @@ __all__ = ["Handlers", "define_node", "restore_node"]
 class Handlers:
     """The handlers that a spawned task of a durable run may have, by task type.
 
-    registered: the handlers of the scheduler.
+    registered: the handlers of the scheduler, or their importable names.
     plan: the graph; the handlers that its tasks were added with.
     """
 
-    def __init__(self, registered: Mapping[str, Callable[..., Any]], plan: Optional[Plan]) -> None:
+    def __init__(self, registered: Mapping[str, Any], plan: Optional[Plan]) -> None:
         self._registered = registered
         self._added: Dict[str, Callable[..., Any]] = {}
         for node in plan.nodes if plan is not None else ():

@@ -75,6 +75,9 @@ RUN_ID = re.compile(r"[A-Za-z0-9._:@-]{1,200}\Z")
 WAIT_SECONDS = 0.5
 """The longest time between two looks at a lease that another driver holds, in seconds."""
 
+PAUSE_SECONDS = 0.05
+"""The shortest time between two such looks: a driver may write many events."""
+
 MAX_SHOWN = 5000
 """The number of tasks up to which a run stores its graph, to show those that have not started."""
 
@@ -86,11 +89,13 @@ class Opened(NamedTuple):
     """A run that was opened for a drive.
 
     plan: the graph; for a run that has ended, its stored tasks.
+    created: whether nothing was stored of the run before.
     """
 
     journal: StoredJournal
     plan: Plan
     digests: List[str]
+    created: bool
 
 
 class RunStore:
@@ -145,7 +150,7 @@ class RunStore:
         run_id: str,
         plan: Plan,
         options: StoreOptions,
-        handlers: Mapping[str, Callable[..., Any]],
+        handlers: Mapping[str, Any],
         cancellation: Cancellation,
     ) -> Opened:
         """Take the lease of a run, or create it. The scheduler calls this.
@@ -239,11 +244,17 @@ class RunStore:
                 return snapshot, claim.created
             if if_running == "raise":
                 raise _in_progress(run_id, snapshot)
-            left = max(0.0, snapshot.lease_until - snapshot.now)
-            self._records.wait(
-                run_id, snapshot.news, None, min(WAIT_SECONDS, left or WAIT_SECONDS), cancellation
-            )
+            self._wait_for_driver(snapshot, cancellation)
+
+    def _wait_for_driver(self, snapshot: Snapshot, cancellation: Cancellation) -> None:
+        """Wait until a record has no driver any more. The last event of a drive announces that."""
+        found: Optional[Snapshot] = snapshot
+        while found is not None and _is_driven(found):
+            left = min(WAIT_SECONDS, found.lease_until - found.now)
+            self._records.wait(found.id, None, found.log_number, left, cancellation)
+            cancellation.wait(PAUSE_SECONDS)
             cancellation.raise_if_cancelled()
+            found = self._records.get(found.id, with_fields=False)
 
     def _try_claim(
         self, run_id: str, owner: str, claimable: Collection[str], new: Optional[NewRecord] = None
@@ -312,13 +323,13 @@ class RunStore:
         if not created:
             counts = collections.Counter(record.phase for record in contents.tasks.values())
             head = head._replace(
-                status=RunStatus.RUNNING.value, starts=head.starts + 1, counts=counts
+                status=RunStatus.RUNNING.value, starts=head.starts + 1, reason=None, counts=counts
             )
             change = RecordChange(changed, [], self._lease, summary=self._codec.dump_head(head))
             if self._records.commit(run_id, snapshot.owner, snapshot.epoch, change) is None:
                 raise _in_progress(run_id, snapshot)
         journal = self._make_journal(snapshot, snapshot.epoch, head, contents, restored, handlers)
-        return Opened(journal, plan, digests)
+        return Opened(journal, plan, digests, created)
 
     def _dump_adapted(self, adapted: Adapted) -> Dict[str, Optional[bytes]]:
         """Return the fields of tasks to be written, or with None removed."""
@@ -465,7 +476,7 @@ class RunStore:
         stored_plan = make_plan(records, {node.name: node.task for node in plan.nodes})
         journal = self._make_journal(snapshot, 0, head, contents, restored, handlers)
         digests = [records[node.name].params for node in stored_plan.nodes]
-        return Opened(journal, stored_plan, digests)
+        return Opened(journal, stored_plan, digests, False)
 
     def keep_value(self, value: Any) -> Any:
         """Return a value as it is read back later.
@@ -475,6 +486,11 @@ class RunStore:
         return self._codec.keep_value(value)
 
     # Reading
+
+    @property
+    def cache(self) -> Cache:
+        """The cache in which the store keeps runs."""
+        return self._cache
 
     def get(self, run_id: str) -> "RunRecord":
         """Return what is stored of a run. Raises KeyError if there is no such run."""
@@ -722,11 +738,21 @@ class RunStore:
         for name in contents.posts:
             parts = parse_field_name(name)
             if parts[0] == "answer" and parts[3] == wait and task in (None, parts[1]):
-                return False
+                if parts[2] is None or not _is_past(contents.tasks.get(parts[1]), parts[2]):
+                    return False
         data = self._codec.dump_answer(Answer(message, by, snapshot.now))
-        # Due, because the wait may have been opened, and the run parked, since it was read.
         name = field_name("answer", task, None, wait)
-        return bool(self._records.post(snapshot.id, {name: data}, due=snapshot.now))
+        # A run that waits for something else has nothing to do. A driver looks for answers before
+        # it parks a run.
+        is_parked = snapshot.status == RunStatus.PARKED.value
+        due = None if is_parked else snapshot.now
+        posted = self._records.post(snapshot.id, {name: data}, due=due)
+        if posted and is_parked:
+            # The wait may have been opened, and the run parked again, since it was read.
+            now, contents = self._read(snapshot.id)
+            if any(one.name == wait and task in (None, one.task) for one in _open_waits(contents)):
+                self._records.post(snapshot.id, {}, due=now.now)
+        return bool(posted)
 
     def _post_answer(
         self, snapshot: Snapshot, contents: Contents, wait: Wait, message: Any, by: Optional[str]
@@ -751,6 +777,8 @@ class RunStore:
         and for arguments that do not fit the tool, and TypeError for a value that is not a
         decision.
         """
+        if not isinstance(approvals, Mapping):
+            raise TypeError(f"approvals are a dict of decisions by call id; not {approvals!r}")
         snapshot, contents = self._read(run_id)
         waits = {
             wait.name: wait
@@ -788,7 +816,8 @@ class RunStore:
         """
         if RunStatus(self._get(run_id).status) in ENDED:
             return False
-        data = self._codec.encode(self._codec.redact_text(reason))
+        reason = self._codec.redact_text(reason) or ""
+        data = self._codec.encode(reason)
         self._records.post(run_id, {field_name("cancel"): data}, due=0.0)
         snapshot = self._claim_idle(run_id, CONTINUABLE)
         if snapshot is None:
@@ -994,6 +1023,13 @@ def _restore_nodes(records: Mapping[str, TaskRecord], handlers: Handlers) -> Dic
                     f"{format_error(error)}"
                 ) from error
     return nodes
+
+
+def _is_past(record: Optional[TaskRecord], visit: int) -> bool:
+    """Return whether a task is in a later visit than this one, or the next attempt begins one."""
+    if record is None or PHASES[record.phase].is_final:
+        return False
+    return visit < record.visit + (record.attempt == 0)
 
 
 def _open_waits(contents: Contents) -> List[Wait]:

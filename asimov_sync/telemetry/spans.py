@@ -12,7 +12,7 @@ import time
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 from urllib.parse import urlsplit
 
-from opentelemetry import context, metrics, trace
+from opentelemetry import context, metrics, propagate, trace
 from opentelemetry.metrics import MeterProvider as MeterProvider
 from opentelemetry.trace import SpanKind, Status, StatusCode, TracerProvider as TracerProvider
 
@@ -122,6 +122,18 @@ class _ActiveSpan:
         return elapsed / 1e9
 
 
+def _inject() -> Dict[str, str]:
+    """Return the current trace context as text, in the format of the global propagator."""
+    carrier: Dict[str, str] = {}
+    propagate.inject(carrier)
+    return carrier
+
+
+def _attach(carrier: Mapping[str, str]) -> None:
+    """Make the span of another process, as `_inject` described it there, the current one."""
+    context.attach(propagate.extract(carrier))
+
+
 class Spans:
     """Makes spans and metrics in one generation of the conventions.
 
@@ -157,6 +169,8 @@ class Spans:
             self._start_agent,
             self._start_request,
             self._start_tool_call,
+            _inject,
+            _attach,
         )
 
     # Instrumentation: each starts a span and returns the function that ends it

@@ -6,13 +6,13 @@ Pure: no IO, no clock.
 import abc
 import json
 import re
-from typing import Any, Callable, Dict, List, Mapping, Optional, Union
+from typing import Any, Dict, List, Mapping, Optional, Union
 
 from asimov_sync._json import loads, to_jsonable
 from asimov_sync.concurrency.log_context import get_logger
 from asimov_sync.inference.tools.loop import WITHHELD, Redact, apply_redact
 from asimov_sync.messages import Event
-from asimov_sync.web.fold import NOT_MADE, Fold
+from asimov_sync.web.fold import NO_RESULT, NOT_MADE, Fold
 from asimov_sync.web.parts import CallFailed, CallReturned, Failed, Part, TaskChanged
 
 __all__ = ["STREAM_HEADERS", "Encoder", "PartEncoder", "frame", "mask_error", "to_json"]
@@ -30,7 +30,8 @@ _ERROR_TYPE = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*(?=: |$)")
 
 to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
-Items = Union[Event, Mapping[str, Any]]
+AnyEvent = Union[Event, Mapping[str, Any]]
+"""An event, or a stored event of a run as a dict."""
 
 
 def frame(data: Any, type: Optional[str] = None, id: Optional[int] = None) -> bytes:
@@ -66,7 +67,7 @@ class Encoder(abc.ABC):
         """Return the first bytes, which are sent before the first event has arrived."""
 
     @abc.abstractmethod
-    def encode(self, event: Items) -> bytes:
+    def encode(self, event: AnyEvent) -> bytes:
         """Return the bytes of an event, which may be none."""
 
     @abc.abstractmethod
@@ -105,7 +106,7 @@ class PartEncoder(Encoder):
         """Return the first chunks."""
         return b"".join(map(frame, self._begin()))
 
-    def encode(self, event: Items) -> bytes:
+    def encode(self, event: AnyEvent) -> bytes:
         """Return the chunks of an event."""
         return self._frames(self._fold.add(event))
 
@@ -125,9 +126,7 @@ class PartEncoder(Encoder):
         """Return a part without what the browser must not receive."""
         if isinstance(part, CallReturned):
             return part if self._redact is None else part._replace(result=self._safe(part.result))
-        if isinstance(part, CallFailed):
-            return part if part.error == NOT_MADE else part._replace(error=self._error(part.error))
-        if isinstance(part, Failed):
+        if isinstance(part, (CallFailed, Failed)):
             return part._replace(error=self._error(part.error))
         if isinstance(part, TaskChanged) and "error" in part.details:
             error = self._error(part.details["error"])
@@ -135,6 +134,8 @@ class PartEncoder(Encoder):
         return part
 
     def _error(self, error: str) -> str:
+        if error in (NO_RESULT, NOT_MADE):
+            return error
         return str(self._safe(error)) if self._show_errors else mask_error(error)
 
     def _safe(self, value: Any) -> Any:
@@ -152,6 +153,3 @@ class PartEncoder(Encoder):
             return to_jsonable(loads(text))
         except ValueError:
             return text
-
-
-EncodeEvents = Callable[[Any], Encoder]

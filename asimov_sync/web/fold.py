@@ -40,12 +40,15 @@ from asimov_sync.web.parts import (
     TextEnded,
 )
 
-__all__ = ["Fold", "question_id"]
+__all__ = ["NOT_MADE", "NO_RESULT", "Fold", "question_id"]
 
 NOT_MADE = "the call was not made"
 """The error of a call that the model asked for and that has no outcome at the end of a loop."""
 
-TaskText = Tuple[str, Any, Any, Any]
+NO_RESULT = "no task of the run has a result"
+"""The error of a run that failed."""
+
+TaskReply = Tuple[str, Any, Any, Any]
 """A reply of a task: the task's name, and the numbers of its visit, attempt and reply."""
 
 
@@ -73,7 +76,7 @@ class Fold:
         self._open_calls: List[_OpenCall] = []
         # Of a run
         self._steps: Dict[str, None] = {}  # the open steps, in order
-        self._task_texts: Dict[TaskText, str] = {}  # the ids of the open texts
+        self._task_texts: Dict[TaskReply, str] = {}  # the ids of the open texts
         self._task_parts: Dict[str, List[str]] = {}  # all ids of a task that still count
         self._waiting: Dict[str, List[Union[ApprovalAsked, QuestionAsked]]] = {}
         # Of the end
@@ -115,8 +118,8 @@ class Fold:
 
     def _close(self) -> Iterator[Part]:
         yield from self._end_text()
-        for task_text in list(self._task_texts):
-            yield from self._end_task_text(task_text)
+        for key in list(self._task_texts):
+            yield from self._end_task_text(key)
         for name in list(self._steps):
             yield from self._end_step(name)
 
@@ -146,8 +149,8 @@ class Fold:
 
     def _begin_reply(self) -> Iterator[Part]:
         if not self._in_reply:
-            for task_text in list(self._task_texts):  # if somebody mixes streams
-                yield from self._end_task_text(task_text)
+            for key in list(self._task_texts):  # if somebody mixes streams
+                yield from self._end_task_text(key)
             self._in_reply = True
             self._reply += 1
             yield ReplyBegan(self._reply)
@@ -199,10 +202,14 @@ class Fold:
         return opened
 
     def _find_call(self, call: ToolCall, is_started: bool) -> "Optional[_OpenCall]":
-        for opened in self._open_calls:
-            if opened.call.id == call.id and opened.is_started is is_started:
-                return opened
-        return None
+        """Return an open call: that with the same arguments, if several have the same id."""
+        found = [
+            opened
+            for opened in self._open_calls
+            if opened.call.id == call.id and opened.is_started is is_started
+        ]
+        same = [opened for opened in found if opened.call == call]
+        return next(iter(same or found), None)
 
     def _end_loop(self, event: ToolRunDone) -> Iterator[Part]:
         run = event.run
@@ -262,17 +269,24 @@ class Fold:
 
     def _add_task_text(self, event: Mapping[str, Any]) -> Iterator[Part]:
         text = event.get("text")
-        if not isinstance(text, str) or not text:
+        if not isinstance(text, str):
             return
         name, reply = _name(event), event.get("reply")
-        attempt: TaskText = (name, event.get("visit"), event.get("attempt"), reply)
-        if attempt not in self._task_texts:
+        key: TaskReply = (name, event.get("visit"), event.get("attempt"), reply)
+        if not text:  # the reply was cut, and is requested again
+            if key in self._task_texts:
+                text_id = self._task_texts[key]
+                yield from self._end_task_text(key)
+                self._task_parts[name].remove(text_id)
+                yield Removed((text_id,))
+            return
+        if key not in self._task_texts:
             number = reply if isinstance(reply, int) else 0
             began = TextBegan(self._new_id(f"{name}-{number}"), "text", number)
-            self._task_texts[attempt] = began.id
+            self._task_texts[key] = began.id
             self._task_parts.setdefault(name, []).append(began.id)
             yield began
-        yield TextAdded(self._task_texts[attempt], text)
+        yield TextAdded(self._task_texts[key], text)
 
     def _retry_task(self, event: Mapping[str, Any]) -> Iterator[Part]:
         name = _name(event)
@@ -345,8 +359,8 @@ class Fold:
         status: the value of a TaskStatus or, for a stored run, of a RunStatus.
         """
         status = status.lower()
-        for task_text in list(self._task_texts):
-            yield from self._end_task_text(task_text)
+        for key in list(self._task_texts):
+            yield from self._end_task_text(key)
         if status not in ("orphaned", "interrupted"):  # then the next drive starts the tasks again
             for name in list(self._steps):
                 yield from self._end_step(name)
@@ -355,16 +369,16 @@ class Fold:
         if reason is not None and status not in ("complete", "waiting", "parked"):
             self._outcome = Stopped(reason)
         elif status == "failed":
-            self._outcome = Failed("no task of the run has a result")
+            self._outcome = Failed(NO_RESULT)
         else:
             self._outcome, self._reason = None, "end_turn"
 
     def _end_texts(self, name: str) -> Iterator[Part]:
-        for task_text in [one for one in self._task_texts if one[0] == name]:
-            yield from self._end_task_text(task_text)
+        for key in [one for one in self._task_texts if one[0] == name]:
+            yield from self._end_task_text(key)
 
-    def _end_task_text(self, task_text: TaskText) -> Iterator[Part]:
-        yield TextEnded(self._task_texts.pop(task_text))
+    def _end_task_text(self, key: TaskReply) -> Iterator[Part]:
+        yield TextEnded(self._task_texts.pop(key))
 
     def _end_step(self, name: str) -> Iterator[Part]:
         if name in self._steps:

@@ -58,16 +58,16 @@ def fold_activities(activities: Dict[str, Activity], events: Iterable[Dict[str, 
         if kind == "task_started":
             activities[name] = _start(event, name)
         elif kind == "task_progress" and known is not None:
-            fraction, text = event.get("fraction"), event.get("text")
+            fraction = event.get("fraction")
             activities[name] = known._replace(
-                fraction=float(fraction) if isinstance(fraction, (int, float)) else None,
-                progress=text[:MAX_TAIL] if isinstance(text, str) else "",
+                fraction=None if fraction is None else _number(fraction),
+                progress=_text(event.get("text"))[:MAX_TAIL],
             )
         elif kind == "task_text" and known is not None:
-            number, text = event.get("reply"), str(event.get("text") or "")
-            before = known.text if number == known.reply else ""
-            tail = (before + text)[-MAX_TAIL:]
-            activities[name] = known._replace(reply=int(number or 0), text=tail)
+            reply = int(_number(event.get("reply")))
+            before = known.text if reply == known.reply else ""
+            tail = (before + _text(event.get("text")))[-MAX_TAIL:]
+            activities[name] = known._replace(reply=reply, text=tail)
         elif kind != "task_progress" and kind != "task_text":
             activities.pop(name, None)
     return names
@@ -78,12 +78,24 @@ def _start(event: Dict[str, Any], name: str) -> Activity:
     task = task if isinstance(task, dict) else {}
     return Activity(
         name,
-        str(task.get("type") or ""),
-        str(task.get("objective") or ""),
-        int(event.get("attempt") or 1),
-        int(event.get("visit") or 1),
-        float(event.get("time") or 0.0),
+        _text(task.get("type")),
+        _text(task.get("objective")),
+        int(_number(event.get("attempt"), 1)),
+        int(_number(event.get("visit"), 1)),
+        _number(event.get("time")),
     )
+
+
+# redact= and serializer= of the store may have changed what the log contains.
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _number(value: Any, default: float = 0.0) -> float:
+    finite = isinstance(value, (int, float)) and abs(value) < 1e15
+    return value if finite else default
 
 
 class LiveRun:
@@ -148,12 +160,13 @@ class Follower:
         self._store = store
         self._run_id = run_id
         self._activities: Dict[str, Activity] = {}
+        self._changed: Set[str] = set()
         self._sequence = 0
 
     def read(self) -> LiveRun:
         """Read the run as it is now, without waiting."""
         record = self._store.get(self._run_id)
-        if record.status not in ENDED:
+        if record.status not in ENDED or self._sequence:  # the end may have come since `wait`
             self._fold(self._drain(self._sequence, Cancellation(0.0)))
         if record.status is not RunStatus.RUNNING:
             self._activities.clear()
@@ -164,19 +177,21 @@ class Follower:
         events = self._drain(sequence, Cancellation(0.0))
         return fold_activities({}, events)
 
-    def wait(self, seconds: float) -> Set[str]:
-        """Wait until something has happened, at most some seconds.
+    def take_changed(self) -> Set[str]:
+        """Return the names of the tasks that have changed since the last call, as far as read."""
+        changed, self._changed = self._changed, set()
+        return changed
 
-        Returns the names of the tasks that it is about; empty if nothing has happened.
-        """
+    def wait(self, seconds: float) -> None:
+        """Wait until something has happened, at most some seconds."""
         token = Cancellation(seconds)
         try:
             for event in self._store.events(self._run_id, after=self._sequence, cancellation=token):
                 more = self._drain(event["sequence"], Cancellation(GATHER_SECONDS))
-                return self._fold([event, *more])
+                self._fold([event, *more])
+                return
         except Cancelled:
             pass
-        return set()
 
     def _drain(self, sequence: int, token: Cancellation) -> List[Dict[str, Any]]:
         """Return the events after a number, until a token is cancelled or there are no more."""
@@ -188,7 +203,7 @@ class Follower:
             pass
         return events
 
-    def _fold(self, events: List[Dict[str, Any]]) -> Set[str]:
+    def _fold(self, events: List[Dict[str, Any]]) -> None:
         if events:
             self._sequence = max(self._sequence, events[-1]["sequence"])
-        return fold_activities(self._activities, events)
+        self._changed |= fold_activities(self._activities, events)

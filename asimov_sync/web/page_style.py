@@ -31,7 +31,8 @@ background:var(--raised);border-radius:5px;padding:1px 5px;overflow-wrap:anywher
 10px 0;padding:14px 18px 16px;margin:0 0 14px}
 .asy .wait h3{font-size:15px;margin:0 0 2px;font-weight:650;overflow-wrap:anywhere}
 .asy .wait .about{margin:0 0 10px;font-size:13px;color:var(--quiet);overflow-wrap:anywhere}
-.asy .wait .prompt{margin:8px 0;white-space:pre-wrap;overflow-wrap:anywhere}
+.asy .wait .prompt{margin:8px 0;white-space:pre-wrap;overflow-wrap:anywhere;max-height:420px;\
+overflow:auto}
 .asy .wait pre{margin:8px 0}
 .asy .wait details{margin:8px 0;font-size:14px}
 .asy .wait summary{cursor:pointer;color:var(--link)}

@@ -8,6 +8,7 @@ a time-out. Closing the reader cancels the stream, and the thread ends.
 import contextvars
 import queue
 import threading
+from collections.abc import Generator as GeneratorABC
 from typing import Any, Callable, Iterable, Iterator, List, Optional, Union
 
 from asimov_sync.cancellation import Cancellation
@@ -88,9 +89,11 @@ class ThreadReader:
         self._permits: "queue.SimpleQueue[bool]" = queue.SimpleQueue()  # False: read no more
         self._token = Cancellation()
         self._context = contextvars.copy_context()
+        self._started = False
 
     def start(self, notify: Callable[[], None] = lambda: None) -> None:
         """Start to read. notify: called after each event, on the thread that reads."""
+        self._started = True
         for _ in range(MAX_UNSENT):
             self._permits.put(True)
         arguments = (
@@ -129,7 +132,8 @@ class ThreadReader:
         """End the thread, and close the events."""
         self._permits.put(False)
         self._token.cancel(LEFT)
-        _close(self.events)
+        if not (self._started and isinstance(self._iterator, GeneratorABC)):
+            _close(self.events)
 
 
 def _read(
@@ -154,8 +158,8 @@ def _read(
                 notify()
     except BaseException as error:
         end = End(error)
-    if token.cancelled:
-        _close(events)  # a generator, which only its own thread can close
+    if isinstance(events, GeneratorABC):
+        events.close()  # here, since only the thread that executes a generator can close it
     items.put(end)
     notify()
 
@@ -163,11 +167,8 @@ def _read(
 def _close(events: Any) -> None:
     """Close events, if they can be closed. Another thread may be reading them."""
     close = getattr(events, "close", None)
-    if close is None or getattr(events, "gi_running", False):
-        return  # the token ends the generator's wait, and its own thread closes it
-    try:
-        close()
-    except ValueError:  # another thread has just begun to execute the generator
-        pass
-    except Exception:
-        logger.exception("the events of a response could not be closed")
+    if close is not None:
+        try:
+            close()
+        except Exception:
+            logger.exception("the events of a response could not be closed")

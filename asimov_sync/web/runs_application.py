@@ -302,7 +302,8 @@ class RunsApp:
         """
         hold = request.may_hold and request.get("hold") != "no"
         yield f"retry: {POLL_MILLISECONDS}\n\n".encode()
-        names: Optional[Any] = follower.names_after(after) if after else None
+        names = follower.names_after(after) if after else None  # None: all
+        follower.take_changed()
         end = time.monotonic() + HOLD_SECONDS
         seen: Dict[str, Any] = {}
         while True:
@@ -320,11 +321,11 @@ class RunsApp:
                 return
             interval = 4 * (time.monotonic() - started)
             time.sleep(min(MAX_INTERVAL, max(MIN_INTERVAL, interval)))
-            names = set()
-            while not names:
+            while True:
                 state, waited = _state(run), time.monotonic()
-                names = follower.wait(KEEP_ALIVE)
+                follower.wait(KEEP_ALIVE)
                 run = follower.read()
+                names = follower.take_changed()
                 if names or _state(run) != state:
                     break
                 if time.monotonic() - waited < IDLE_SECONDS:  # there is no driver to wait for

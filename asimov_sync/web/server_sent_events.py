@@ -7,7 +7,7 @@ from asimov_sync._json import format_error, to_jsonable
 from asimov_sync.inference.tools.loop import ToolRunDone
 from asimov_sync.messages import Event
 from asimov_sync.web.body import KEEP_ALIVE, AsyncBody, Body, make_body
-from asimov_sync.web.encoder import STREAM_HEADERS, Encoder, Items, frame, mask_error
+from asimov_sync.web.encoder import STREAM_HEADERS, AnyEvent, Encoder, frame, mask_error
 from asimov_sync.web.reader import OnEnd
 
 __all__ = ["SSE_HEADERS", "read_last_event_id", "sse"]
@@ -86,7 +86,7 @@ class _SSEEncoder(Encoder):
         """Return a comment, so that the browser knows at once that the response is open."""
         return b": open\n\n"
 
-    def encode(self, event: Items) -> bytes:
+    def encode(self, event: AnyEvent) -> bytes:
         """Return an event with its type and, for an event of a run, its number."""
         if isinstance(event, ToolRunDone):
             run = event.run

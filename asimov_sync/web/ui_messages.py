@@ -135,6 +135,7 @@ class _UIMessageEncoder(PartEncoder):
         self._message_id = message_id
         self._in_step = False
         self._step: List[_Kept] = []
+        self._data: Dict[str, Chunk] = {}  # the data parts of the present step, by id
         self._kinds: Dict[str, str] = {}  # of the open texts
 
     def _begin(self) -> List[Chunk]:
@@ -177,28 +178,29 @@ class _UIMessageEncoder(PartEncoder):
         return chunks + [{"type": "start-step"}]
 
     def _end_step(self) -> List[Chunk]:
-        ended, self._in_step, self._step = self._in_step, False, []
+        ended, self._in_step = self._in_step, False
+        self._step, self._data = [], {}
         return [{"type": "finish-step"}] if ended else []
 
     def _add(self, part_id: str, chunk: Chunk) -> List[Chunk]:
         """Return the chunk, and keep it for as long as the step may be reset."""
         chunks = [] if self._in_step else self._start_step()
         last = self._step[-1] if self._step else None
-        if last is not None and last.continues(part_id, chunk):
+        if chunk["type"].startswith("data-"):
+            self._data[part_id] = chunk  # it replaces the earlier one
+        elif last is not None and last.continues(part_id, chunk):
             last.deltas.append(chunk["delta"])
-        elif chunk["type"].startswith("data-"):  # it replaces the earlier one
-            self._step = [kept for kept in self._step if kept.id != part_id]
-            self._step.append(_Kept(part_id, chunk))
         else:
             self._step.append(_Kept(part_id, chunk))
         return chunks + [chunk]
 
     def _remove(self, ids: Set[str]) -> List[Chunk]:
         kept = [one for one in self._step if one.id not in ids]
-        if len(kept) == len(self._step):
+        data = {part_id: chunk for part_id, chunk in self._data.items() if part_id not in ids}
+        if (len(kept), len(data)) == (len(self._step), len(self._data)):
             return []
-        self._step = kept
-        return [{"type": "reset-step"}] + [one.whole() for one in kept]
+        self._step, self._data = kept, data
+        return [{"type": "reset-step"}, *data.values(), *(one.whole() for one in kept)]
 
     def _encode_text(self, part: Any) -> List[Chunk]:
         if isinstance(part, TextBegan):

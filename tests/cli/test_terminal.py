@@ -120,7 +120,9 @@ def test_the_demo(command, quick, folder):
     status, out, err = command("demo", "--cache", "demo.db")
     assert (status, err) == (0, "")
     assert "The run is parked" in out and "“Bees, tides and bread” is published" in out
-    for line in re.findall(r"^  asimov-sync (.*)", out, re.M):
+    lines = re.findall(r"^  asimov-sync (.*)", out, re.M)
+    assert lines.pop() == "serve --cache demo.db"
+    for line in lines:
         assert command(*line.split())[0] == 0
     assert command("demo", "--cache", "demo.db")[0] == 0  # anew
 

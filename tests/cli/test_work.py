@@ -8,6 +8,7 @@ import time
 import pytest
 
 from asimov_sync import RunStatus, Task, TaskGraph
+from asimov_sync.cli.logs import show_log
 from asimov_sync.cli.main import main
 
 from ..tiers import suite, within
@@ -118,6 +119,20 @@ def test_a_module_that_raises(program, tmp_path, capsys):
     assert main(["work", broken + ":scheduler"]) == 1
     err = capsys.readouterr().err
     assert "No module named 'not_installed'" in err and f'{broken}.py", line 1' in err
+
+
+def test_the_log_cannot_act_on_the_terminal(capsys, monkeypatch):
+    """The log that the command shows has control characters escaped."""
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    level = root.level
+    try:
+        show_log(logging.INFO)
+        logging.getLogger("test").error("a \x1b[2J text", exc_info=LookupError("no\x1b page"))
+    finally:
+        root.setLevel(level)
+    err = capsys.readouterr().err
+    assert "\x1b" not in err and "ERROR a \\x1b[2J text\nLookupError: no\\x1b page\n" in err
 
 
 # As a process

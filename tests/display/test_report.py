@@ -7,8 +7,16 @@ from html.parser import HTMLParser
 
 import pytest
 
-from asimov_sync import Agent, MemoryCache, Price, Task, TaskGraph, TaskScheduler, Usage
-from asimov_sync.display import MessageView, RunView, SpanView, TaskView, report_html, view_result
+from asimov_sync import Agent, MemoryCache, Price, RunStore, Task, TaskGraph, TaskScheduler, Usage
+from asimov_sync.display import (
+    MessageView,
+    RunView,
+    SpanView,
+    TaskView,
+    report_html,
+    view_record,
+    view_result,
+)
 from asimov_sync.testing import ScriptedInferenceClient
 
 from ..tiers import suite
@@ -139,15 +147,24 @@ def test_a_report_of_very_many_tasks_is_bounded():
 
 def test_conversations_are_shown_where_they_were_kept(tmp_path):
     """A report has the messages of agents that kept them: in the cache, or as a task's result."""
-    client = ScriptedInferenceClient(["It is sunny.", "It rains."])
+    client = ScriptedInferenceClient(["It is sunny.", "It rains."] * 2)
     keeping = Agent(client, keep_transcript=True, name="ask")
     agent = Agent(client)
     graph = TaskGraph()
     graph.add(keeping, objective="Rome?", name="kept")
-    graph.call(lambda: agent.run("Oslo?"))
+
+    def ask_again():
+        return agent.run("Oslo?")
+
+    graph.call(ask_again)
     cache = MemoryCache()
     with TaskScheduler(cache=cache, max_workers=0) as scheduler:
         result = scheduler.run(graph)
+    store = RunStore(cache)
+    with TaskScheduler(cache=cache, max_workers=0, runs=store) as scheduler:
+        scheduler.run(graph, run_id="stored")
+    view = view_record(store.get("stored"), cache=store.cache)
+    assert [task.name for task in view.tasks if task.messages] == ["kept"]
     for given, expected in ((cache, 2), (None, 1)):
         result.save_report(tmp_path / "run.html", cache=given)
         page = Page((tmp_path / "run.html").read_text(encoding="utf-8"))

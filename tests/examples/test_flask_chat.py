@@ -87,3 +87,20 @@ def test_the_ai_sdk(browser):
     assert [part["state"] for part in message if part.get("toolName") == "book"] == [
         "output-denied"
     ]
+
+
+def test_another_answer(browser):
+    """A question that is asked again replaces the last one in the stored conversation."""
+    import chat_assistant
+
+    part = {"type": "text", "text": "To Atlantis"}
+    body = {"id": "x", "messages": [{"id": "1", "role": "user", "parts": [part]}]}
+    read_ui_message(browser.post("/api/chat", json=body).data)
+    message, _ = read_ui_message(
+        browser.post("/api/chat", json=dict(body, trigger="regenerate-message")).data
+    )
+    assert message[-1]["state"] == "approval-requested"
+    (conversation,) = [
+        value for key, value in chat_assistant.conversations.get_all().items() if "/x" in key
+    ]
+    assert [one["role"] for one in conversation["messages"]].count("user") == 1

@@ -220,13 +220,6 @@ def test_schedulers_sharing_an_executor(executor):
         assert list(result.results.values()) == ["d"] * 3
 
 
-def test_process_pool_is_refused():
-    """TaskScheduler(executor=) raises ValueError, with the reason, for a ProcessPoolExecutor."""
-    with concurrent.futures.ProcessPoolExecutor(1) as executor:
-        with pytest.raises(ValueError, match="in this process"):
-            TaskScheduler({"quick": quick}, executor=executor)
-
-
 def test_cancelled_futures_end_the_run(executor):
     """A call that the executor cancels ends the run, with the reason."""
 
@@ -237,7 +230,7 @@ def test_cancelled_futures_end_the_run(executor):
             future.set_running_or_notify_cancel()
             return future
 
-    with TaskScheduler({"quick": quick}, executor=Cancelling()) as scheduler:
+    with TaskScheduler({"quick": quick}, executor=Cancelling(), remote=False) as scheduler:
         result = scheduler.submit(diamond()).result(10)
         assert "the executor did not make a call: it was cancelled" in result.skipped["a"]
 

@@ -47,13 +47,6 @@ def result_of(function, **options):
     return result
 
 
-def executor_of(module):
-    """Return an executor whose class names a module, which need not be installed, as its own."""
-    kind = type("SomeExecutor", (), {"submit": lambda *args: None})
-    kind.__module__ = module
-    return kind()
-
-
 def graph_with(name, **options):
     graph = TaskGraph()
     graph.add(Task(type="ok"), name=name, **options)
@@ -72,15 +65,12 @@ MISTAKES = [
     (lambda: TaskScheduler(max_workers=True), TypeError, "max_workers= is a number .*not True"),
     (lambda: TaskScheduler(max_workers=-1), ValueError, "max_workers= is a number .*not -1"),
     (lambda: TaskScheduler(executor=5), TypeError, "ThreadPoolExecutor.* 5 has no submit"),
+    (lambda: TaskScheduler(remote=True), ValueError, "remote=True .* needs executor="),
+    (lambda: TaskScheduler(executor=int, remote=True), TypeError, "has no submit"),
     (
-        lambda: TaskScheduler(executor=executor_of("loky.process_executor")),
-        ValueError,
-        "calls handlers in this process, which a SomeExecutor does not",
-    ),
-    (
-        lambda: TaskScheduler(executor=executor_of("distributed.cfexecutor")),
-        ValueError,
-        "use an executor of threads",
+        lambda: TaskScheduler({"a": "tasks.a"}),
+        TypeError,
+        "'package.module:function', not 'tasks.a'",
     ),
     # Handlers, middleware, callbacks
     (

@@ -2,13 +2,16 @@
 
 import datetime
 import json
+import threading
 
 import pytest
 
 from asimov_sync import (
     CacheValueError,
+    ClosedError,
     GraphError,
     MemoryCache,
+    Route,
     RunStatus,
     RunStore,
     SQLiteCache,
@@ -208,6 +211,104 @@ def test_an_early_answer_of_a_wrong_type(scheduler, store):
     assert "int" in result.errors["ask"]
 
 
+def test_an_early_answer_of_a_later_visit(scheduler, store):
+    """When a loop has left a visit, its answer is none to the question of the next visit."""
+    answered = []
+
+    @scheduler.handler("first")
+    def first(task, context):
+        answered.append(store.answer("r", "ok", context.visit))
+        answered.append(store.answer("r", "ok", 0))
+
+    @scheduler.handler("last")
+    def last(task, context):
+        answered.append(store.answer("r", "ok", 0))
+        return Route("first") if context.visit < 3 else context.inputs["ask"]
+
+    graph = TaskGraph()
+    for before, name in (((), "first"), (["first"], "ask"), (["ask"], "last")):
+        graph.add(Task(type=name), name=name, depends_on=before)
+    assert scheduler.run(graph, run_id="r")["last"] == 3
+    assert answered == [True, False, False] * 3
+
+
+def test_an_early_answer_does_not_make_a_parked_run_ready(scheduler, store):
+    """An answer to what a parked run does not ask yet leaves it parked, and is kept."""
+
+    @scheduler.handler("twice")
+    def twice(task, context):
+        return [context.wait_for("ok"), context.wait_for("later")]
+
+    assert scheduler.run(build("twice"), run_id="r").waiting == {"twice": ["ok"]}
+    assert store.answer("r", "later", 2)
+    assert store.ready() == []
+    assert store.answer("r", "ok", 1)
+    assert ids(store.ready()) == ["r"]
+    assert scheduler.run(build("twice"), run_id="r").results == {"twice": [1, 2]}
+
+
+def test_an_early_answer_while_the_run_parks_for_it():
+    """A run that has come to park for an answer since it was read is ready when it is there."""
+    store = RunStore(interpose(MemoryCache(), lambda method, call: on_call(method, call)))
+    with TaskScheduler(HANDLERS, max_workers=0, runs=store) as scheduler:
+
+        @scheduler.handler("twice")
+        def twice(task, context):
+            return [context.wait_for("ok"), context.wait_for("later")]
+
+        on_call = lambda method, call: call()  # noqa: E731
+        scheduler.run(build("twice"), run_id="r")
+
+        def drive_before_post(method, call):
+            nonlocal on_call
+            if method == "post":
+                on_call = lambda method, call: call()  # noqa: E731
+                store.answer("r", "ok", 1)
+                assert scheduler.run(build("twice"), run_id="r").waiting == {"twice": ["later"]}
+            return call()
+
+        on_call = drive_before_post
+        assert store.answer("r", "later", 2)
+        assert ids(store.ready()) == ["r"]
+        assert scheduler.run(build("twice"), run_id="r").results == {"twice": [1, 2]}
+
+
+def test_a_run_that_cannot_start_leaves_nothing(scheduler, store):
+    """A run on a closed scheduler, or of a graph that runs already, is not stored."""
+    graph = build("hold")
+    run = scheduler.submit(graph, run_id="r")
+    with pytest.raises(GraphError, match="run"):
+        scheduler.submit(graph, run_id="other")
+    run.cancel()
+    run.result(DEADLINE)
+    scheduler.close()
+    with pytest.raises(ClosedError):
+        scheduler.submit(build("work"), run_id="late")
+    assert ids(store.list()) == ["r"]
+
+
+def test_waiting_for_a_driver(monkeypatch, open_cache):
+    """if_running="wait" reads the record as a whole only when its driver has ended."""
+    monkeypatch.setattr("asimov_sync.runs.store.WAIT_SECONDS", 2 * DEADLINE)
+    cache, calls, release = open_cache("memory"), [], threading.Event()
+    driving = RunStore(cache)
+
+    def on_call(method, call):
+        calls.append(method)
+        return call()
+
+    waiting = RunStore(interpose(cache, on_call))
+    with TaskScheduler(dict(HANDLERS, hold=lambda *_: release.wait(DEADLINE)), runs=driving) as one:
+        run = one.submit(build("hold", "work"), run_id="r")
+        wait_for(lambda: "work" in driving.get("r").tasks)
+        with TaskScheduler(HANDLERS, runs=waiting) as other:
+            call = Background(other.run, build("hold", "work"), run_id="r", if_running="wait")
+            wait_for(lambda: "wait" in calls)
+            release.set()
+            assert call.result().restored and run.result(DEADLINE)
+    assert calls.count("claim") == 2
+
+
 def test_waits_of_an_interrupted_run(scheduler, store):
     """The waits of a run that is driven, or was interrupted, are listed and can be answered."""
     run = scheduler.submit(build("ask", "hold"), run_id="r")
@@ -389,3 +490,14 @@ def test_a_lost_run_does_not_end_the_others(store):
     release.append(True)
     assert leaving.result() is True
     assert run.result(DEADLINE).results == {"slow": 1}
+
+
+def test_a_continued_run_is_not_interrupted_any_more(scheduler, store):
+    """The record of a run that is continued does not have the error of its interruption."""
+    with scheduler.stream(build("hold"), run_id="r") as events:
+        next(events)
+    assert store.get("r").error == "its events were not read to the end"
+    run = scheduler.submit(build("hold"), run_id="r")
+    assert store.get("r").error is None
+    run.cancel()
+    run.result()

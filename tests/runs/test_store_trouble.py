@@ -10,6 +10,7 @@ import pytest
 
 from asimov_sync import (
     CacheUnavailable,
+    Cancellation,
     MemoryCache,
     OutcomeUnknown,
     Partial,
@@ -309,9 +310,19 @@ def test_redaction(tmp_path):
             scheduler.run(graph, run_id="r")
             (wait,) = store.waits("r")
             assert (wait.prompt, wait.data) == ("***", "***")
-            store.answer("r", "answer", SECRET)
+            store.answer("r", "answer", SECRET, by=SECRET)
             result = scheduler.run(graph, run_id="r")
-            store.cancel("r", SECRET)
+            scheduler.run(graph.copy(), run_id="parked")
+            assert store.cancel("parked", SECRET)
+            run = scheduler.submit(graph.copy(), run_id="cancelled")
+            assert run.cancel(SECRET)
+            assert run.result().reason == "***"
+            token = Cancellation()
+            run = scheduler.submit(graph.copy(), run_id="interrupted", cancellation=token)
+            token.cancel(SECRET)
+            assert run.result().reason == "***"
+        for run_id in ("parked", "cancelled", "interrupted"):
+            assert store.result(run_id).reason == "***"
         assert result.results == {
             "plain": ["***"],
             "child": ["***"],

@@ -1,5 +1,7 @@
 """A Flask application for the front ends of npm: every kind of part, in both protocols."""
 
+import time
+
 import flask
 from tenacity import wait_none
 
@@ -75,6 +77,7 @@ def failing():
 
 def thinking():
     yield ThinkingDelta("hmm")
+    time.sleep(0.1)  # for comments
     yield TextDelta("\u202e<b>yes</b>\r\n\r\ndata: x\u2028")
     yield ThinkingDelta("\ud800 or no")
 
@@ -105,7 +108,7 @@ def chat():
 
 @app.post("/<name>")
 def stream_parts(name):
-    return stream_response(ui_message_stream(EVENTS[name]()))
+    return stream_response(ui_message_stream(EVENTS[name](), keep_alive=0.02))
 
 
 @app.get("/chat/<run_id>/stream")
@@ -125,4 +128,20 @@ def ag_ui_chat():
 @app.post("/ag-ui/<name>")
 def ag_ui_parts(name):
     request = read_ag_ui(flask.request.get_data())
-    return stream_response(ag_ui(EVENTS[name](), request))
+    return stream_response(ag_ui(EVENTS[name](), request, keep_alive=0.02))
+
+
+PAGE = (
+    '<!doctype html><link rel="icon" href="data:,">'
+    '<div id="root"></div><script src="chat.js"></script>'
+)
+
+
+@app.get("/")
+def page():
+    return PAGE
+
+
+@app.get("/chat.js")
+def script():
+    return flask.send_file(app.config["BUNDLE"])

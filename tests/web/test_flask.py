@@ -8,7 +8,10 @@ from asimov_sync.web import read_ui_messages, sse, ui_message_stream
 from asimov_sync.web.flask import stream_response
 
 from ..optional_packages import skip_unless_installed
+from ..tiers import suite
 from .referees import read_frames, read_ui_message
+
+pytestmark = suite
 
 
 @pytest.fixture

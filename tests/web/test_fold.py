@@ -22,7 +22,7 @@ from asimov_sync import (
 from asimov_sync.inference.tools.loop import CalledTool
 from asimov_sync.web import ag_ui, read_ag_ui, ui_message_stream
 
-from ..tiers import by_tier
+from ..tiers import by_tier, suite
 from .referees import read_ag_ui_run, read_ui_message
 
 TEXTS = st.sampled_from(["", "a", "two\nlines", "\ud800", "</script>", "data: x\n\n"])
@@ -108,6 +108,7 @@ def stream(events, end):
         raise end("the end")
 
 
+@suite
 @settings(max_examples=by_tier(60, 5000))
 @given(STREAMS, ENDS)
 def test_any_sequence_is_accepted(events, end):

