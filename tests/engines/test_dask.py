@@ -7,9 +7,11 @@ import signal
 import dask
 import pytest
 from distributed import Client, LocalCluster
+from tenacity import wait_none
 
 from asimov_sync import (
     MemoryCache,
+    Retry,
     RunStore,
     Task,
     TaskGraph,
@@ -18,11 +20,12 @@ from asimov_sync import (
     WorkerLost,
 )
 
+from ..graph.everything import run_everything
+from ..graph.test_remote_everything import compare
 from ..test_readme import DOCS, blocks
 from ..tiers import by_tier, soak
 from ..waiting import DEADLINE, Background
-from . import dask_handlers as handlers
-from .dask_handlers import HANDLERS, notes, run_everything
+from .dask_handlers import HANDLERS, notes
 from .queue_workers import WORKER_DEADLINE, wait_long
 
 pytestmark = [
@@ -99,13 +102,15 @@ def finish(folder, run, store, run_id):
     return result["held"]
 
 
-def test_everything(scheduler):
-    """A graph with each kind of outcome has the same results, usage and events as on threads."""
-    with TaskScheduler(HANDLERS) as on_threads:
-        expected = run_everything(on_threads)
-    assert run_everything(scheduler) == expected
-    assert expected["results"]["agent"] == "4 degrees"
-    assert expected["spent"].requests == 2
+@pytest.fixture(scope="module")
+def expected():
+    """The end of the graph with every feature on the calling thread."""
+    return run_everything(max_workers=0)
+
+
+def test_everything(client, expected):
+    """A graph with every feature has the same results, usage and events as without dask."""
+    compare(run_everything(executor=client.get_executor(pure=False)), expected)
 
 
 def test_a_killed_worker(client, scheduler, store, tmp_path):
@@ -128,7 +133,7 @@ def test_a_task_that_kills_its_workers(client, store):
             with TaskScheduler(HANDLERS, executor=one.get_executor(pure=False)) as scheduler:
                 graph = TaskGraph()
                 graph.add(Task(type="kill_process"), name="x")
-                graph.add(Task(type="kill_once"), name="y", retry=handlers.Retry(3))
+                graph.add(Task(type="kill_once"), name="y", retry=Retry(3, wait=wait_none()))
                 result = scheduler.run(graph)
     assert isinstance(result.exceptions["x"], WorkerLost)
     assert "KilledWorker" in result.errors["x"]
@@ -165,13 +170,11 @@ class Twice(concurrent.futures.Executor):
         return future
 
 
-def test_calls_that_are_made_twice(client, store, tmp_path):
+def test_calls_that_are_made_twice(client, store, tmp_path, expected):
     """Two calls of one task at once count as one: one outcome, one usage, the same tasks."""
     executor = Twice(client.get_executor(pure=False))
-    with TaskScheduler(HANDLERS) as on_threads:
-        expected = run_everything(on_threads)
+    compare(run_everything(executor=executor, remote=True), expected)
     with TaskScheduler(HANDLERS, executor=executor, remote=True, runs=store) as scheduler:
-        assert run_everything(scheduler) == expected
         run = scheduler.submit(build_held(tmp_path), run_id="twice")
         wait_started(tmp_path, times=2)
         finish(tmp_path, run, store, "twice")
