@@ -74,6 +74,13 @@ class OpenSpan:
             self.error = shorten_error(error)
             self.end = time.perf_counter()
 
+    def shift(self, seconds: float) -> "OpenSpan":
+        """Return a copy whose times are later by some seconds."""
+        twin = OpenSpan(self.kind, self.name)
+        twin.usage, twin.error, twin.start = self.usage, self.error, self.start + seconds
+        twin.end = None if self.end is None else self.end + seconds
+        return twin
+
 
 class SpanRecorder:
     """Collects the spans of one attempt. Safe to use from every thread.

@@ -246,3 +246,15 @@ def test_remote_is_found_out():
     with TaskScheduler(HANDLERS, executor=Counting(), remote=True) as scheduler:
         scheduler.run(single("echo")).raise_for_failure()
     assert calls == ["run_call"]
+
+
+def test_spans_travel(scheduler):
+    """The requests of a handler in another process are among the spans of its task."""
+    spans = run_single(scheduler, "ask_scripted_model").spans["x"]
+    assert [(span.kind, span.name) for span in spans] == [
+        ("attempt", "attempt 1"),
+        ("model", "far"),
+    ]
+    whole, request = spans
+    assert whole.start <= request.start <= request.end <= whole.end
+    assert whole.usage == request.usage and request.usage.requests == 1

@@ -3,10 +3,20 @@
 import pytest
 from tenacity import wait_none
 
-from asimov_sync import Approved, Refused, Retry, Task, TaskGraph, TaskScheduler, ToolCall
-from asimov_sync.testing import ScriptedInferenceClient
+from asimov_sync import (
+    AnthropicInferenceClient,
+    Approved,
+    Refused,
+    Retry,
+    Task,
+    TaskGraph,
+    TaskScheduler,
+    ToolCall,
+)
+from asimov_sync.testing import Fault, ModelServer, ScriptedInferenceClient
 from asimov_sync.web import read_ui_messages, ui_message_stream
 
+from ..tiers import suite
 from .referees import read_ui_message
 
 
@@ -88,6 +98,22 @@ def test_text_of_a_repeated_task_is_removed():
     assert "reset-step" in [chunk["type"] for chunk in chunks]
     tasks = {part["id"]: part["data"] for part in message if part["type"] == "data-task"}
     assert [task["status"] for task in tasks.values()] == ["complete"] * 3
+
+
+@suite
+@pytest.mark.usefixtures("fast_time")
+def test_text_of_a_cut_reply_is_removed():
+    """A reply that is cut and requested again is shown once."""
+    with ModelServer([Fault("one two three", error_at=4), "one two three"]) as server:
+        client = AnthropicInferenceClient(model="m", api_key="k", api_url=server.url)
+        graph = TaskGraph()
+        graph.add(Task(type="ask"), name="one")
+        with TaskScheduler({"ask": lambda task, context: client.generate("x").text}) as scheduler:
+            message, chunks = read(scheduler.stream(graph))
+        client.close()
+        assert len(server.requests) == 2
+    assert [part["text"] for part in message if part["type"] == "text"] == ["one two three"]
+    assert "one " in [chunk.get("delta") for chunk in chunks]
 
 
 def test_errors_are_masked(agent):
