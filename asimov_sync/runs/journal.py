@@ -336,8 +336,8 @@ class StoredJournal(RunJournal):
 
     def _lease_lost(self) -> LeaseLost:
         return LeaseLost(
-            f"another driver has taken over run {self.id}, or it was deleted; nothing more of this "
-            "one is kept"
+            f"another driver has taken over run {self.id}, it was deleted, or its store has lost "
+            "the last writes; nothing more of this driver is kept"
         )
 
     def _check_process(self) -> None:

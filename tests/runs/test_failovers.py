@@ -67,9 +67,7 @@ def test_killed_master(cluster, cache, unique):
         old = cluster.owner(SLOT)
         heir = cluster.replica_of(old)
         assert cluster.servers[old].kill() == -9
-        wait_for(
-            lambda: cluster.is_master(heir) and cluster.healthy(), "the replica to take over"
-        )
+        wait_for(lambda: cluster.is_master(heir) and cluster.healthy(), "the replica to take over")
         cluster.servers[old].start()
         wait_for(lambda: not cluster.is_master(old), "the old master to follow the new one")
     drives.check()
