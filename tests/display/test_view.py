@@ -2,9 +2,9 @@
 
 import pytest
 
-from asimov_sync import MemoryCache, RunStore, TaskGraph, TaskScheduler, run
-from asimov_sync.display import view_graph, view_record, view_result
-from asimov_sync.testing import ScriptedInferenceClient
+from asimov_sync import Agent, MemoryCache, RunStore, TaskGraph, TaskScheduler, run, tool
+from asimov_sync.display import report_html, view_graph, view_record, view_result
+from asimov_sync.testing import ScriptedInferenceClient, calls
 
 from .runs import HANDLERS, survey
 
@@ -58,6 +58,36 @@ def test_the_view_of_a_run_is_the_same_from_its_result_and_its_record(stored, so
     assert tasks["summary"].result == '[\n  "page 1"\n]'
     assert tasks["page[1]"].result == "page 1"
     assert view_result(stored["result"], content=False).tasks[1].result is None
+
+
+def test_redact_changes_what_a_parked_task_shows():
+    """`redact=` changes the prompt and the data of a wait, and the arguments of a tool call."""
+
+    def ask(task, context):
+        return context.wait_for("editor", prompt="Is it secret?", data={"text": "secret"})
+
+    store = RunStore(MemoryCache())
+    graph = TaskGraph()
+    graph.add(ask)
+
+    @tool(requires_approval=True)
+    def pay(to: str) -> str:
+        """Pay."""
+
+    client = ScriptedInferenceClient([calls(("pay", {"to": "secret"}))])
+    graph.add(Agent(client, tools=[pay], name="cashier"), objective="Pay.")
+    with TaskScheduler(max_workers=0, runs=store) as scheduler:
+        result = scheduler.run(graph, run_id="parked")
+    for view in (
+        view_result(result, redact=lambda text: text.replace("secret", "…")),
+        view_record(store.get("parked"), redact=lambda text: text.replace("secret", "…")),
+    ):
+        assert [task.status for task in view.tasks] == ["parked", "parked"]
+        assert view.tasks[0].waits[0].prompt == "Is it …?"
+        assert view.tasks[1].waits[0].call.name == "pay"
+        assert "secret" not in repr(view)
+        html = report_html(view)
+        assert "Is it …?" in html and "secret" not in html
 
 
 def test_redact_changes_every_text(stored):
