@@ -173,32 +173,38 @@ def _log_failure() -> None:
 StartReply = Callable[[], Callable[[str], Any]]
 """A text listener: called once for each reply; returns the callback for that reply's text.
 
-A retried reply starts anew.
+A retried reply starts anew. The callback of the reply that was cut then receives an empty text: its
+pieces so far do not count.
 """
 
 
-def listen_to_reply(listeners: Tuple[StartReply, ...]) -> Optional[Callable[[Event], None]]:
+def listen_to_reply(
+    listeners: Tuple[StartReply, ...],
+) -> Optional[Callable[[Optional[Event]], None]]:
     """Start a reply for every listener.
 
     listeners: the text listeners of the scope in which the reply was requested.
 
     Returns a function that passes an event of the reply on to the listeners, or None if there are
-    no listeners. A reply that is not streamed is passed on as one text.
+    no listeners. A reply that is not streamed is passed on as one text. Call the function with None
+    if the reply was cut and is requested again.
     """
     if not listeners:
         return None
     callbacks = [start_reply() for start_reply in listeners]
     streamed = False
 
-    def on_event(event: Event) -> None:
+    def on_event(event: Optional[Event]) -> None:
         nonlocal streamed
         if isinstance(event, TextDelta):
             text = event.text
         elif isinstance(event, ReplyDone) and not streamed:
             text = event.reply.text
+        elif event is None and streamed:
+            text = ""
         else:
             return
-        if text:
+        if text or event is None:
             streamed = True
             for callback in callbacks:
                 callback(text)

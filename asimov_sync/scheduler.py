@@ -257,7 +257,7 @@ class TaskScheduler(HandlerOwner):
         """Return the backend. Before the first run on an executor, it may have to make a call."""
         backend = self._backend
         if isinstance(backend, UndecidedBackend):
-            decided = backend.decide()
+            decided = backend.decide(lambda: self.cache)
             with self._guard.lock:
                 if self._backend is backend:
                     self._backend = decided

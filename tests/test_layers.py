@@ -255,7 +255,8 @@ def test_each_library_has_its_place():
 
 @suite
 def test_only_drawing_is_loaded_upwards_by_name():
-    """No file imports modules by name but `_exports`, `_drawing` (the display), and the command."""
+    """No file imports modules by name but `_exports`, `_drawing` (the display), the command, and
+    the file for handlers that are given by name."""
     importers = {
         path.relative_to(PACKAGE).as_posix()
         for path in files(PACKAGE)
@@ -264,7 +265,8 @@ def test_only_drawing_is_loaded_upwards_by_name():
             name in path.read_text(encoding="utf-8") for name in ("import_module", "__import__")
         )
     }
-    assert importers == {"_drawing.py", "_exports.py"}
+    # The last one imports what the values of `handlers=` name.
+    assert importers == {"_drawing.py", "_exports.py", "graph/importing.py"}
     drawing = PACKAGE.joinpath("_drawing.py").read_text(encoding="utf-8")
     assert drawing.count("import_module(") == drawing.count('import_module("asimov_sync.display.')
 
@@ -280,6 +282,17 @@ def test_json_has_one_parser():
                 if attribute == "loads" and getattr(node.value, "attr", "") == "_serializer":
                     continue  # the user's
                 assert attribute not in ("load", "loads", "JSONDecoder", "raw_decode"), path
+
+
+def test_pickles_are_read_in_two_files():
+    """Only the values of calls in other processes, and the result in an error, are unpickled."""
+    readers = {
+        module_of(path, PACKAGE)
+        for path in files(PACKAGE)
+        if "pickle import" in path.read_text(encoding="utf-8")
+        or "import pickle" in path.read_text(encoding="utf-8")
+    }
+    assert readers == {"errors", "graph.travel"}
 
 
 @suite

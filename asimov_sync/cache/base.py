@@ -191,7 +191,8 @@ class Cache:
         # Sorted, so that the keys of a mailbox are removed in one step.
         for batch in _batches(sorted(mailboxes)):
             self._store.delete(batch)
-        return sum(self._store.delete(batch) for batch in _batches(values))
+        # Likewise in order, because neighbours are on the same page of a file.
+        return sum(self._store.delete(batch) for batch in _batches(sorted(values)))
 
     def _read(self, names: List[str]) -> Iterator[Tuple[str, Any]]:
         for batch in _batches(names):

@@ -2,6 +2,7 @@
 
 from typing import Any, Dict, List, Optional
 
+from asimov_sync.cache.address import CacheAddress
 from asimov_sync.cache.base import Cache
 from asimov_sync.cache.keys import Namespace
 from asimov_sync.cache.redis_connection import RedisConnection, client_from_url, create_client
@@ -68,7 +69,12 @@ class RedisCache(Cache):
             )
         namespace = Namespace(separator=separator)
         namespace = namespace.with_prefix(default_prefix).with_suffix(default_suffix)
-        super().__init__(RedisStore(RedisConnection(client, owned), max_deliveries), namespace)
+        store = RedisStore(RedisConnection(client, owned), max_deliveries)
+        super().__init__(store, namespace)
+        if owned:
+            options: Dict[str, Any] = dict(address) if url is None else {"url": url}
+            options["max_deliveries"] = max_deliveries
+            store.address = CacheAddress("redis", tuple(options.items()))
 
 
 def _refuse_conflicts(chosen: str, names: List[str]) -> None:

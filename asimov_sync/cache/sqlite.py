@@ -3,6 +3,7 @@
 import os
 from typing import Union
 
+from asimov_sync.cache.address import CacheAddress
 from asimov_sync.cache.base import Cache
 from asimov_sync.cache.keys import Namespace
 from asimov_sync.cache.sqlite_connection import SQLiteConnection
@@ -50,8 +51,15 @@ class SQLiteCache(Cache):
         namespace = Namespace(separator=separator)
         namespace = namespace.with_prefix(default_prefix).with_suffix(default_suffix)
         connection = SQLiteConnection(os.path.abspath(path), synchronous)
-        super().__init__(SQLiteStore(connection, max_deliveries), namespace)
+        store = SQLiteStore(connection, max_deliveries)
+        super().__init__(store, namespace)
         self.path = connection.path
+        options = {
+            "path": self.path,
+            "max_deliveries": max_deliveries,
+            "synchronous": synchronous,
+        }
+        store.address = CacheAddress("sqlite", tuple(options.items()))
 
     def __repr__(self) -> str:
         return f"<SQLiteCache {self.path!r} of {self._namespace.key('…')!r}>"

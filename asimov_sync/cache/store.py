@@ -6,6 +6,7 @@ A `Store` knows nothing of namespaces, JSON or public message ids. `Cache` trans
 import abc
 from typing import Iterator, List, Mapping, NamedTuple, Optional
 
+from asimov_sync.cache.address import CacheAddress
 from asimov_sync.cache.records import RecordStore
 from asimov_sync.cancellation import Cancellation
 
@@ -54,7 +55,11 @@ class Store(abc.ABC):
 
     Every method raises a CacheError if the backend fails. In `expected` and `held`, None stands for
     an absent key.
+
+    address: the place of the backend; None if other processes cannot open it.
     """
+
+    address: Optional[CacheAddress] = None
 
     # Values
 

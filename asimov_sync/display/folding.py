@@ -12,7 +12,7 @@ __all__ = ["Arrow", "Box", "fold", "fold_name"]
 MAX_BOXES = 120
 """The number of boxes in a picture above which more is folded."""
 
-MAX_COLUMNS = 60
+MAX_COLUMNS = 40
 """The number of columns in a picture above which neighbouring columns are folded."""
 
 MAX_ITEMS = 12
@@ -21,7 +21,7 @@ MAX_ITEMS = 12
 MAX_APART = 6
 """The number of failed and parked tasks up to which they have boxes of their own."""
 
-_ITEM = re.compile(r"\[[^\[\]]*\]")
+_ITEM = re.compile(r"\[[^\[\]]*\]|(?<=[^\d\[\]])\d+(?=\.|$)")
 
 
 class Box(NamedTuple):
@@ -50,10 +50,10 @@ class Arrow(NamedTuple):
 def fold(tasks: Sequence[TaskView], limit: int = MAX_BOXES) -> Tuple[List[Box], List[Arrow]]:
     """Return the boxes and the arrows of a picture.
 
-    The items of a long map become one box. If there are still more than `limit` boxes, the items of
-    all maps, then the tasks of a type, and at last whole columns do. Only tasks of one column, or
-    neighbouring columns as a whole, are folded, so that no arrow is reversed. A few failed or
-    parked tasks keep boxes of their own.
+    The items of a long map, and tasks whose names differ by a last number, become one box. If there
+    are still more than `limit` boxes, those of several maps, then the tasks of a type, and at last
+    whole columns do. Only tasks of one column, or neighbouring columns as a whole, are folded, so
+    that no arrow is reversed. A few failed or parked tasks keep boxes of their own.
     """
     numbers = {task.name: number for number, task in enumerate(tasks)}
     arrows = _find_arrows(tasks, numbers)
@@ -63,14 +63,15 @@ def fold(tasks: Sequence[TaskView], limit: int = MAX_BOXES) -> Tuple[List[Box], 
     if len(apart) > MAX_APART:
         apart = set()
     patterns = [fold_name(task.name) for task in tasks]
+    maps = [fold_name(task.name, last_only=True) for task in tasks]
     columns = max(layers, default=0) + 1
     step = -(-columns // min(MAX_COLUMNS, limit))
     sizes = collections.Counter(
-        (layers[number], patterns[number], task.type) for number, task in enumerate(tasks)
+        (layers[number], maps[number], task.type) for number, task in enumerate(tasks)
     )
 
     def by_long_map(number: int) -> Hashable:
-        key = (layers[number], patterns[number], tasks[number].type)
+        key = (layers[number], maps[number], tasks[number].type)
         return key if sizes[key] > MAX_ITEMS else number
 
     def by_map(number: int) -> Hashable:
@@ -112,14 +113,24 @@ def fold(tasks: Sequence[TaskView], limit: int = MAX_BOXES) -> Tuple[List[Box], 
     ]
 
 
-def fold_name(name: str) -> str:
-    """Return a name with each key of a map replaced: "page[3].fetch" is "page[…].fetch"."""
-    return _ITEM.sub("[…]", name)
+def fold_name(name: str, last_only: bool = False) -> str:
+    """Return a name without keys of maps and numbers: "page[3].fetch-2" is "page[…].fetch-…".
+
+    last_only: replace the last of them only; default False.
+    """
+    matches = list(_ITEM.finditer(name))
+    for match in reversed(matches[-1:] if last_only else matches):
+        shown = "[…]" if match.group().startswith("[") else "…"
+        name = name[: match.start()] + shown + name[match.end() :]
+    return name
 
 
 def _label(patterns: Sequence[str], tasks: Sequence[TaskView]) -> str:
     if len(tasks) == 1:
         return tasks[0].name
+    maps = {fold_name(task.name, last_only=True) for task in tasks}
+    if len(maps) == 1:
+        return maps.pop()
     if len(set(patterns)) == 1:
         return patterns[0]
     types = list(dict.fromkeys(task.type for task in tasks))

@@ -12,8 +12,8 @@ __all__ = ["Layout", "find_layers", "place"]
 SWEEPS = 6
 """The number of passes over the columns that reduce the crossings."""
 
-ALIGNMENTS = 4
-"""The number of passes over the columns that straighten the arrows."""
+ALIGNMENTS = "before after before after both both"
+"""The passes over the columns that straighten the arrows: the neighbours that a point follows."""
 
 MAX_BENDS = 3000
 """The number of bends of long arrows above which they are drawn without bends, which bounds the
@@ -177,14 +177,16 @@ def _align(
         offsets.append(offset)
         for point, height in zip(row, offset):
             heights[point] = height - total / 2
-    for number in range(ALIGNMENTS):
+    for number, side in enumerate(ALIGNMENTS.split()):
         walk = range(len(rows)) if number % 2 == 0 else range(len(rows) - 1, -1, -1)
         for column in walk:
             row = rows[column]
             wanted = []
             for point in row:
-                near = (before if number % 2 == 0 else after)[point] or [point]
-                middle = sorted(heights[one] for one in near)
+                near = (before[point] if side != "after" else []) + (
+                    after[point] if side != "before" else []
+                )
+                middle = sorted(heights[one] for one in near or [point])
                 half = len(middle) // 2
                 wanted.append((middle[half] + middle[~half]) / 2)
             for point, height in zip(row, _separate(wanted, offsets[column])):

@@ -40,12 +40,13 @@ font-weight:600;white-space:nowrap}
 .asy .line{display:flex;flex-wrap:wrap;gap:2px 10px;align-items:center;margin:2px 0 8px}
 .asy .scroll{overflow:auto;max-height:560px}
 .asy .scroll svg.fit{max-width:100%;min-width:780px;height:auto}
-.asy table{border-collapse:collapse;margin:0;color:inherit;font-variant-numeric:tabular-nums}
-.asy th,.asy td{text-align:left;padding:3px 16px 3px 0;border:0;border-bottom:1px solid \
-var(--line);vertical-align:top;background:none;color:inherit;font-size:13px}
-.asy th{color:var(--quiet);font-weight:600;font-size:12px}
-.asy td.number,.asy th.number{text-align:right;white-space:nowrap}
-.asy td{overflow-wrap:anywhere;white-space:normal}
+div.asy table{border-collapse:collapse;margin:0;color:inherit;font-variant-numeric:tabular-nums}
+div.asy table tbody tr:nth-child(n){background:none}
+div.asy table th,div.asy table td{text-align:left;padding:3px 16px 3px 0;border:0;\
+border-bottom:1px solid var(--line);vertical-align:top;background:none;color:inherit;\
+font-size:13px;overflow-wrap:anywhere;white-space:normal}
+div.asy table th{color:var(--quiet);font-weight:600;font-size:12px}
+div.asy table td.number,div.asy table th.number{text-align:right;white-space:nowrap}
 .asy .bad-text{color:var(--failed)}
 .asy pre{margin:4px 0;padding:8px 10px;background:var(--raised);color:inherit;border-radius:6px;\
 white-space:pre-wrap;overflow-wrap:anywhere;max-height:320px;overflow:auto;font-size:12px}

@@ -8,6 +8,7 @@ import base64
 import hashlib
 from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
+from asimov_sync import __version__
 from asimov_sync.display.conversation import CONVERSATION_STYLE, draw_messages
 from asimov_sync.display.markup import escape, escape_short, shorten
 from asimov_sync.display.style import PICTURE_STYLE, REPORT_STYLE, THEME
@@ -153,6 +154,7 @@ def report_html(view: RunView) -> str:
     left_out = len(view.tasks) - len(listed)
     if left_out:
         parts.append(f'<p class="quiet">{left_out:,} more tasks are not listed.</p>')
+    parts.append(f"<footer>asimov_sync {__version__}. Times are in UTC.</footer>")
     policy = (
         "default-src 'none'; base-uri 'none'; form-action 'none'; "
         f"style-src '{_hash(STYLE)}'; script-src '{_hash(SCRIPT)}'"
@@ -495,6 +497,8 @@ def _draw_body(task: TaskView, texts: _Texts) -> str:
         parts.append(f"<h3>Waits for {texts.show_label(wait.name)}</h3>")
         if wait.prompt:
             parts.append(f'<p dir="auto">{texts.show_label(wait.prompt)}</p>')
+        if wait.data is not None:
+            parts.append(f"<pre>{texts.show(to_text(wait.data))}</pre>")
         if wait.call is not None:
             arguments = to_text(wait.call.arguments)
             parts.append(f"<pre>{texts.show_label(f'{wait.call.name} {arguments}')}</pre>")

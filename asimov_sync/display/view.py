@@ -29,7 +29,7 @@ from asimov_sync.graph.results import RunResult
 from asimov_sync.graph.stored_errors import describe_exception
 from asimov_sync.graph.task_graph import TaskGraph
 from asimov_sync.inference.tools.loop import ToolRun, apply_redact
-from asimov_sync.messages import Block, ChatMessage, ChatRole, Usage, as_messages
+from asimov_sync.messages import Block, ChatMessage, ChatRole, ToolCall, Usage, as_messages
 from asimov_sync.runs.store import RunRecord
 from asimov_sync.spans import Span
 from asimov_sync.usage import Price, cost_usd
@@ -236,7 +236,7 @@ def view_result(
     """Return the view of the result of a run.
 
     content: include results, tracebacks and conversations; default True.
-    redact: changes each text of the run, such as an error or a result; default none.
+    redact: changes each text of the run but names, such as an error or a result; default none.
     prices: the price of each model, for costs; default those of genai-prices, if it is installed.
     cache: the cache of the scheduler, in which agents with `keep_transcript=True` have stored their
         messages; default none.
@@ -257,13 +257,16 @@ def view_result(
         if messages:
             task = task._replace(messages=view_messages(messages, redact))
         tasks.append(task)
+    # The id of a run that was not given one is a UUID, and too long for a title.
+    is_random = re.match("[0-9a-f]{32}$", result.run_id) is not None
     return RunView(
-        result.run_id,
+        f"Run {result.run_id[:8]}" if is_random else result.run_id,
         "parked" if result.waiting else str(result.status),
         tuple(tasks),
         _text(result.reason, redact, MAX_LABEL),
         seconds=result.duration,
         usage=result.usage,
+        facts=(("run id", result.run_id),) if is_random else (),
         **_sum_up(tasks),
     )
 
@@ -400,11 +403,23 @@ def _view_task(
         traceback=_text(_hide_engine(traceback), redact, MAX_CONTENT),
         result=_text(record.result, redact, MAX_CONTENT) if has_result else None,
         spans=spans,
-        waits=record.waits,
+        waits=tuple(_redact_wait(wait, redact) for wait in record.waits),
         spawned_by=record.spawned_by,
         route=record.route,
         returned_from=tuple(record.feedback),
     )
+
+
+def _redact_wait(wait: Wait, redact: Optional[Redact]) -> Wait:
+    """Return a wait with its prompt, its data and the arguments of its call redacted."""
+    if redact is None:
+        return wait
+    call = wait.call
+    if call is not None:
+        shown = _text(call.arguments, redact, MAX_CONTENT)
+        call = ToolCall(id=call.id, name=call.name, arguments={"redacted": shown})
+    prompt, data = _text(wait.prompt, redact, MAX_LABEL), _text(wait.data, redact, MAX_CONTENT)
+    return wait._replace(prompt=prompt, data=data, call=call)
 
 
 def _hide_engine(traceback: Optional[str]) -> Optional[str]:
@@ -478,7 +493,12 @@ def _text(value: Any, redact: Optional[Redact], limit: int) -> Optional[str]:
 
 
 def to_text(value: Any) -> str:
-    """Return a text as it is, and any other value as JSON."""
+    """Return a text as it is, and any other value as JSON, with line breaks if it is short."""
     if isinstance(value, str):
         return value
-    return json.dumps(to_jsonable(value), ensure_ascii=False, indent=2)
+    jsonable = to_jsonable(value)
+    text = json.dumps(jsonable, ensure_ascii=False)
+    # With an indent, the standard encoder takes ten times as long.
+    if len(text) > MAX_CONTENT:
+        return text
+    return json.dumps(jsonable, ensure_ascii=False, indent=2)

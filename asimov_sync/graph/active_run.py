@@ -8,7 +8,6 @@ import contextvars
 import itertools
 import logging
 import os
-import pickle
 import sys
 import threading
 import time
@@ -30,12 +29,15 @@ from typing import (
 
 from asimov_sync import instrumentation
 from asimov_sync._json import format_error
+from asimov_sync.cache.address import CacheAddress
 from asimov_sync.cache.base import Cache
+from asimov_sync.cache.opening import find_address
 from asimov_sync.cancellation import Cancellation, Registration
 from asimov_sync.concurrency import scope
 from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.log_context import describe_error, get_logger
 from asimov_sync.concurrency.timers import Timer, timers
+from asimov_sync.concurrency.tracebacks import remove_outer_frames
 from asimov_sync.errors import Cancelled, GraphError, LeaseLost, Parked
 from asimov_sync.graph.attempt import Attempt, failed_outcome
 from asimov_sync.graph.backends import Backend, Work, on_main_thread
@@ -54,8 +56,9 @@ from asimov_sync.graph.results import Outcome, RunResult
 from asimov_sync.graph.snapshot import RunSnapshot
 from asimov_sync.graph.state import RunState
 from asimov_sync.graph.subscribers import Callback, EventBus
-from asimov_sync.graph.travel import dump
+from asimov_sync.graph.travel import dump, restore
 from asimov_sync.instrumentation import Observation
+from asimov_sync.messages import ToolCall, Usage
 from asimov_sync.tasks import Task, TaskStatus
 from asimov_sync.usage import Budget, BudgetUsage, UsageCounter
 
@@ -340,6 +343,7 @@ class ActiveRun(Work, RunServices, JournaledRun):
                 return Outcome(TaskStatus.WAITING, waits=attempt.waits)
             if not isinstance(error, Exception) and (self.inline or on_main_thread()):
                 raise  # Ctrl-C on the calling thread
+            remove_outer_frames(error)
             if attempt.is_overdue:
                 timeout_error = attempt.timeout_error()
                 timeout_error.__cause__, error = error, timeout_error
@@ -447,8 +451,18 @@ class ActiveRun(Work, RunServices, JournaledRun):
 
     # For handlers in other processes
 
-    def prepare_call(self, attempt: Attempt) -> Union[None, Outcome, Tuple[bytes, bytes]]:
+    @property
+    def is_durable(self) -> bool:
+        """Return whether calls may need the journal of the run."""
+        return self._journal is not None
+
+    def prepare_call(
+        self, attempt: Attempt, call: str, channel: Optional[CacheAddress]
+    ) -> Union[None, Outcome, Tuple[bytes, bytes]]:
         """Return what another process needs to call the handler of an attempt.
+
+        call, channel: the id of the call, and the address of the cache through which it reaches
+            this process meanwhile; None without.
 
         Returns None if the handler is not called, or the outcome if it cannot be called.
         """
@@ -471,7 +485,14 @@ class ActiveRun(Work, RunServices, JournaledRun):
             if logger.isEnabledFor(logging.DEBUG):
                 self._log_start(attempt)
             envelope = make_envelope(
-                attempt, self._publishes, self._budgets, trace, self._journal is not None
+                attempt,
+                self._publishes,
+                self._budgets,
+                trace,
+                self._journal is not None,
+                find_address(self.open_cache()),
+                call,
+                channel,
             )
             return self._handlers.make_reference(node), self._dump_envelope(envelope)
         except Exception as error:
@@ -492,25 +513,27 @@ class ActiveRun(Work, RunServices, JournaledRun):
         entered = self._scope.run(scope.current).budgets
         return tuple({id(budget): budget for budget in entered}.values())
 
-    def receive_report(self, attempt: Attempt, pickled: bytes) -> Optional[Outcome]:
+    def receive_report(self, attempt: Attempt, pickled: bytes, replayed: int) -> Optional[Outcome]:
         """Return the outcome of an attempt from the report of the process that called its handler.
+
+        replayed: how many events of the call were published before.
 
         None if the attempt does not count any more.
         """
         try:
-            report: CallReport = pickle.loads(pickled)
+            report: CallReport = restore(pickled)
         except Exception as unreadable:  # a class that this process does not have
             return self._failed_outcome(attempt, _unreadable(attempt, unreadable))
         self._charge(attempt, report)
         if attempt.abandoned is not None:
             return None
-        self._replay(attempt, report.events)
+        self.replay(attempt, report.events[replayed:])
         outcome, error = report.outcome, report.rebuild_error(self._budgets)
         try:
             for node, before_dependents in report.spawned:
                 self.spawn(attempt, node, before_dependents)
             if error is None:
-                outcome = outcome._replace(result=pickle.loads(report.result))
+                outcome = outcome._replace(result=restore(report.result))
         except GraphError as refusal:
             return self._failed_outcome(attempt, refusal)
         except Exception as unreadable:
@@ -549,7 +572,34 @@ class ActiveRun(Work, RunServices, JournaledRun):
         for budget, spent in zip(self._budgets, report.spent):
             budget.charge(spent)
 
-    def _replay(self, attempt: Attempt, events: Sequence[CallEvent]) -> None:
+    def answer_request(self, attempt: Attempt, do: str, args: Sequence[Any]) -> Any:
+        """Do for a call in another process what needs the journal of the run.
+
+        do, args: "read" (kind), "append" (kind, value, usage), "keep" (value), "now" (), or
+            "answers" (pairs of a wait's name and whether it is an approval).
+
+        Raises ValueError for anything else.
+        """
+        journal = self._journal
+        if journal is not None and do == "read" and len(args) == 1:
+            return journal.read_entries(attempt.name, attempt.visit, str(args[0]))
+        if do == "append" and len(args) == 3:
+            self._append_entry(attempt, str(args[0]), args[1], Usage(**args[2]))
+            return None
+        if do == "keep" and len(args) == 1:
+            return self.keep_value(args[0])
+        if journal is not None and do == "now" and not args:
+            return journal.now()
+        if do == "answers" and len(args) == 1:
+            call = ToolCall(id="", name="")  # the answer does not depend on which one
+            waits = [
+                Wait(self.id, attempt.name, str(name), attempt.visit, call=call if shown else None)
+                for name, shown in args[0]
+            ]
+            return self.find_answers(attempt, waits)
+        raise ValueError(f"a call asks for {do!r}, which is unknown")
+
+    def replay(self, attempt: Attempt, events: Sequence[CallEvent]) -> None:
         """Publish the progress and the text of a call in another process."""
         for event in events:
             if event.reply:
@@ -614,14 +664,15 @@ class ActiveRun(Work, RunServices, JournaledRun):
 
     def append_entry(self, attempt: Attempt, kind: str, value: Any) -> None:
         """Keep a value for this visit of a task, before this returns."""
+        self._append_entry(attempt, kind, value, attempt.usage_counter.usage)
+
+    def _append_entry(self, attempt: Attempt, kind: str, value: Any, usage: Usage) -> None:
         assert self._journal is not None
         if not self.engine.is_running(attempt):
             attempt.cancellation.raise_if_cancelled()
             raise Cancelled(f"{attempt.name!r} has ended")
         try:
-            self._journal.append_entry(
-                attempt.name, attempt.visit, kind, value, attempt.usage_counter.usage
-            )
+            self._journal.append_entry(attempt.name, attempt.visit, kind, value, usage)
         except LeaseLost as error:
             self.fail(error)
             raise
@@ -770,7 +821,8 @@ class ActiveRun(Work, RunServices, JournaledRun):
             if isinstance(event, TaskText):
                 key = (event.name, event.visit, event.attempt, event.reply)
                 if key in texts:
-                    texts[key]["text"] += event.text
+                    # An empty piece withdraws the earlier ones.
+                    texts[key]["text"] = event.text and texts[key]["text"] + event.text
                     continue
                 texts[key] = values
             elif isinstance(event, RunFinished):

@@ -1,7 +1,8 @@
 """Chooses the backend for the arguments of a scheduler."""
 
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
+from asimov_sync.cache.base import Cache
 from asimov_sync.graph.backends import Backend, ExecutorBackend, InlineBackend, ThreadBackend
 
 __all__ = ["UndecidedBackend", "make_backend"]
@@ -43,8 +44,10 @@ class UndecidedBackend(Backend):
         self._source = ExecutorSource(executor)
         self._remote = remote
 
-    def decide(self) -> Backend:
+    def decide(self, open_cache: Callable[[], Cache]) -> Backend:
         """Return the backend of the executor, which is made now, and may have to make one call.
+
+        open_cache: returns the cache of the scheduler.
 
         Raises GraphError if it does not make the call, and what making it raises.
         """
@@ -54,7 +57,7 @@ class UndecidedBackend(Backend):
         if self._remote if self._remote is not None else is_remote(executor):
             from asimov_sync.graph.remote_backend import RemoteBackend
 
-            return RemoteBackend(self._source)
+            return RemoteBackend(self._source, open_cache)
         return ExecutorBackend(executor, owned=not self._source.is_given)
 
     def close(self) -> None:

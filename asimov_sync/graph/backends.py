@@ -12,9 +12,10 @@ import contextlib
 import sys
 import threading
 from concurrent.futures import Executor, Future
-from typing import Any, Callable, Iterator, Optional, Tuple, Union
+from typing import Any, Callable, Iterator, Optional, Sequence, Tuple, Union
 
 from asimov_sync._json import format_error
+from asimov_sync.cache.address import CacheAddress
 from asimov_sync.concurrency import scope
 from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.log_context import get_logger
@@ -22,6 +23,7 @@ from asimov_sync.concurrency.pool import WorkerPool
 from asimov_sync.concurrency.timers import timers
 from asimov_sync.errors import ClosedError, GraphError
 from asimov_sync.graph.attempt import Attempt
+from asimov_sync.graph.envelope import CallEvent
 from asimov_sync.graph.results import Outcome
 
 __all__ = [
@@ -101,15 +103,35 @@ class Work:
 
     # For handlers in other processes
 
-    def prepare_call(self, attempt: Attempt) -> Union[None, Outcome, Tuple[bytes, bytes]]:
+    def prepare_call(
+        self, attempt: Attempt, call: str, channel: Optional[CacheAddress]
+    ) -> Union[None, Outcome, Tuple[bytes, bytes]]:
         """Return what another process needs to call the handler of an attempt.
+
+        call, channel: the id of the call, and the address of the cache through which it reaches
+            this process meanwhile; None without.
 
         Returns None if the handler is not called, or the outcome if it cannot be called.
         """
         raise NotImplementedError
 
-    def receive_report(self, attempt: Attempt, pickled: bytes) -> Optional[Outcome]:
+    def replay(self, attempt: Attempt, events: Sequence[CallEvent]) -> None:
+        """Publish the progress and the text of a call that is in progress."""
+        raise NotImplementedError
+
+    def answer_request(self, attempt: Attempt, do: str, args: Sequence[Any]) -> Any:
+        """Do for a call in another process what needs the journal of the run."""
+        raise NotImplementedError
+
+    @property
+    def is_durable(self) -> bool:
+        """Return whether calls may need the journal of the run."""
+        raise NotImplementedError
+
+    def receive_report(self, attempt: Attempt, pickled: bytes, replayed: int) -> Optional[Outcome]:
         """Return the outcome of an attempt from the report of the process that called its handler.
+
+        replayed: how many events of the call were published before.
 
         None if the attempt does not count any more.
         """

@@ -980,6 +980,7 @@ class RunEngine:
         for number, restored in [(index, record), *children]:
             self.state.restore_spawned(number, restored)
             self._restore_details(number, restored)
+        self.state.stop_after_failure([index, *(number for number, _ in children)])
 
     def _restore(self) -> None:
         """Put what earlier drives have kept in place, before the first step."""

@@ -4,15 +4,16 @@ An Envelope goes there, a CallReport comes back. Both are pickled, and travel ov
 own channel only.
 """
 
-import pickle
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
+from asimov_sync.cache.address import CacheAddress
 from asimov_sync.errors import BudgetExceeded, RemoteError
 from asimov_sync.graph.attempt import Attempt
 from asimov_sync.graph.journal import ErrorRecord
 from asimov_sync.graph.node import Node
 from asimov_sync.graph.results import Outcome
 from asimov_sync.graph.stored_errors import rebuild_exception
+from asimov_sync.graph.travel import restore
 from asimov_sync.messages import Usage
 from asimov_sync.spans import OpenSpan
 from asimov_sync.usage import Budget, BudgetUsage
@@ -31,6 +32,9 @@ class Envelope(NamedTuple):
     budgets: for each budget that limits the attempt, a copy of its own.
     trace: the trace context, for the telemetry of the process.
     durable: whether the run is kept.
+    cache: the address of the run's namespace of the scheduler's cache; None if it has none.
+    call, channel: the id of the call, and the address of the cache through which it reaches the
+        run; None without.
     """
 
     run_id: str
@@ -47,6 +51,9 @@ class Envelope(NamedTuple):
     budgets: Tuple[Budget, ...]
     trace: Mapping[str, str]
     durable: bool
+    cache: Optional[CacheAddress]
+    call: str
+    channel: Optional[CacheAddress]
 
 
 class CallEvent(NamedTuple):
@@ -73,7 +80,7 @@ class CallReport(NamedTuple):
     refused_by: the index of the budget in the Envelope that refused a request; None without.
     usage: the tokens that the call used; None without requests.
     spent: for each budget in the Envelope, what was charged to it.
-    events: what was not sent before, in its order.
+    events: the progress and the text of the call, in their order.
     spawned: the tasks that the handler has spawned, each with its `before_dependents`.
     spans: its requests and tool calls, with times from the beginning of the call on.
     """
@@ -99,7 +106,7 @@ class CallReport(NamedTuple):
         error = rebuild_exception(self.error)
         if self.exception is not None:
             try:
-                error = pickle.loads(self.exception)
+                error = restore(self.exception)
             except Exception:  # a class that cannot be unpickled
                 pass
         if self.refused_by is not None:
@@ -119,6 +126,9 @@ def make_envelope(
     budgets: Tuple[Budget, ...],
     trace: Mapping[str, str],
     durable: bool,
+    cache: Optional[CacheAddress],
+    call: str,
+    channel: Optional[CacheAddress],
 ) -> Envelope:
     """Return the envelope of an attempt.
 
@@ -141,4 +151,7 @@ def make_envelope(
         tuple(budget.split_off() for budget in budgets),
         trace,
         durable,
+        cache,
+        call,
+        channel,
     )

@@ -164,9 +164,9 @@ class TaskText(TaskEvent):
     """A piece of text of a reply arrived, from any model that the task called. For a slow reader,
     pieces of the same reply are joined.
 
-    text: the piece of text.
-    reply: the number of the reply within the attempt, from 1. A reply that was interrupted and is
-        requested again gets a new number, and its text starts from the beginning.
+    text: the piece of text. An empty one says that the reply was cut: its pieces do not count.
+    reply: the number of the reply within the attempt, from 1. A reply that was cut and is requested
+        again gets a new number, and its text starts from the beginning.
     """
 
     __slots__ = ("reply", "text")

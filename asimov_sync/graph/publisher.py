@@ -52,6 +52,8 @@ class _Merged:
         """Add an event of the same reply or attempt."""
         self.last = event
         if isinstance(event, TaskText):
+            if not event.text:  # the earlier pieces do not count
+                self.texts.clear()
             self.texts.append(event.text)
 
     def event(self) -> TaskEvent:

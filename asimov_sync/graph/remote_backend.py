@@ -8,10 +8,13 @@ feeds a pool of processes. So the callback only enqueues, and a thread of the ba
 import collections
 import contextlib
 import sys
+import uuid
 from concurrent.futures import BrokenExecutor
-from typing import Any, Dict, Optional
+from typing import Any, Callable, Dict, Optional
 
 from asimov_sync._json import format_error
+from asimov_sync.cache.base import Cache
+from asimov_sync.cache.opening import find_address
 from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.fork import ForkSafeLock, reset_after_fork
 from asimov_sync.concurrency.log_context import get_logger
@@ -22,6 +25,7 @@ from asimov_sync.graph.attempt import Attempt
 from asimov_sync.graph.backends import WARN_AFTER, Backend, Work
 from asimov_sync.graph.executor_source import ExecutorSource, count_workers
 from asimov_sync.graph.remote_call import run_call
+from asimov_sync.graph.remote_channel import RunChannel
 from asimov_sync.graph.results import Outcome
 
 __all__ = ["RemoteBackend"]
@@ -39,13 +43,19 @@ class RemoteBackend(Backend):
     of a task does not count the time for which it would be queued.
 
     source: the executor.
+    open_cache: returns the cache of the scheduler. If other processes can open it, calls reach this
+        process while they run.
     """
 
     remote = True
 
-    def __init__(self, source: ExecutorSource) -> None:
+    def __init__(self, source: ExecutorSource, open_cache: Callable[[], Cache]) -> None:
         super().__init__(sys.maxsize)
         self._source = source
+        self._channel: Optional[RunChannel] = None
+        cache = open_cache()
+        if find_address(cache) is not None:
+            self._channel = RunChannel(cache, self.call_in_background)
         self._threads = WorkerPool(None, name="asimov-remote")
         self._guard = ForkSafeLock()  # guards everything below
         self._capacity = count_workers(source.open())
@@ -56,6 +66,7 @@ class RemoteBackend(Backend):
         """Forget the calls of the parent process; called in a forked child."""
         self._waiting: "collections.OrderedDict[int, Work]" = collections.OrderedDict()
         self._futures: Dict[int, Any] = {}  # by the id of their attempt
+        self._calls: Dict[int, str] = {}  # the ids of the calls, likewise
         self._in_flight = 0
 
     def start_workers(self, work: Work) -> None:
@@ -113,7 +124,11 @@ class RemoteBackend(Backend):
             raise
 
     def _send(self, work: Work, attempt: Attempt) -> None:
-        call = work.prepare_call(attempt)
+        channel, id_of_call = self._channel, ""
+        if channel is not None:
+            id_of_call = uuid.uuid4().hex
+        address = None if channel is None else channel.address
+        call = work.prepare_call(attempt, id_of_call, address)
         if call is None or isinstance(call, Outcome):
             self._finish(work, attempt, call)
             return
@@ -129,6 +144,8 @@ class RemoteBackend(Backend):
             else:
                 with self._guard.lock:
                     self._futures[id(attempt)] = future
+                if channel is not None:
+                    self._open_channel(channel, id_of_call, work, attempt)
                 future.add_done_callback(
                     lambda future: self._on_done(work, attempt, executor, future)
                 )
@@ -136,6 +153,15 @@ class RemoteBackend(Backend):
                     self._cancel(attempt)
                 return
         self._finish(work, attempt, work.fail_call(attempt, self._describe(failure), True))
+
+    def _open_channel(self, channel: RunChannel, call: str, work: Work, attempt: Attempt) -> None:
+        with self._guard.lock:
+            self._calls[id(attempt)] = call
+        channel.open(
+            call,
+            lambda events: work.replay(attempt, events),
+            (lambda do, args: work.answer_request(attempt, do, args)) if work.is_durable else None,
+        )
 
     def _describe(self, error: Exception) -> WorkerLost:
         """Return the error of a task that cannot be sent to the executor."""
@@ -157,9 +183,13 @@ class RemoteBackend(Backend):
     def _complete(self, work: Work, attempt: Attempt, executor: Any, future: Any) -> None:
         with self._guard.lock:
             self._futures.pop(id(attempt), None)
+            call = self._calls.pop(id(attempt), None)
             self._in_flight -= 1
         try:
-            outcome = self._read(work, attempt, executor, future)
+            replayed = 0
+            if call is not None and self._channel is not None:
+                replayed = self._channel.close(call)
+            outcome = self._read(work, attempt, executor, future, replayed)
             work.finish_attempt(attempt, outcome, False)
             self._enqueue(work)
         except BaseException as error:  # as in `_dispatch`
@@ -168,11 +198,13 @@ class RemoteBackend(Backend):
             raise
         self._dispatch()
 
-    def _read(self, work: Work, attempt: Attempt, executor: Any, future: Any) -> Optional[Outcome]:
+    def _read(
+        self, work: Work, attempt: Attempt, executor: Any, future: Any, replayed: int
+    ) -> Optional[Outcome]:
         """Return the outcome of a call that has ended."""
         error = None if future.cancelled() else future.exception()
         if error is None and not future.cancelled():
-            return work.receive_report(attempt, future.result())
+            return work.receive_report(attempt, future.result(), replayed)
         if isinstance(error, KeyboardInterrupt):
             work.end("Ctrl-C has interrupted a process of the executor")
         elif isinstance(error, BrokenExecutor):
@@ -204,9 +236,11 @@ class RemoteBackend(Backend):
 
     def _cancel(self, attempt: Attempt) -> None:
         with self._guard.lock:
-            future = self._futures.get(id(attempt))
+            future, call = self._futures.get(id(attempt)), self._calls.get(id(attempt))
         if future is not None:
             future.cancel()
+        if call is not None and self._channel is not None:
+            self._channel.cancel(call, attempt.cancellation.reason or "cancelled")
 
     def _warn_if_stuck(self, attempt: Attempt) -> None:
         if id(attempt) in self._futures:

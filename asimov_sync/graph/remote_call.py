@@ -4,10 +4,10 @@
 the CallReport.
 """
 
+import contextlib
 import contextvars
 import itertools
 import os
-import pickle
 import socket
 import threading
 import time
@@ -17,6 +17,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 from asimov_sync import instrumentation
 from asimov_sync._json import format_error, to_jsonable
 from asimov_sync.cache.base import Cache
+from asimov_sync.cache.opening import open_address
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.concurrency import scope
 from asimov_sync.errors import BudgetExceeded, GraphError, Parked
@@ -27,9 +28,10 @@ from asimov_sync.graph.handlers import HandlerRegistry, outcome_of, run_generato
 from asimov_sync.graph.inputs import Inputs
 from asimov_sync.graph.journal import Answer, Wait
 from asimov_sync.graph.node import Node
+from asimov_sync.graph.remote_channel import CallChannel
 from asimov_sync.graph.results import Outcome
 from asimov_sync.graph.stored_errors import class_name, describe_exception
-from asimov_sync.graph.travel import TravelCheck, dump, load_handler
+from asimov_sync.graph.travel import TravelCheck, dump, load_handler, restore
 from asimov_sync.tasks import Task, TaskStatus
 from asimov_sync.usage import UsageCounter
 
@@ -37,7 +39,13 @@ __all__ = ["find_process", "run_call"]
 
 NO_STORE = (
     "the run's store is in another process: give the scheduler a cache that both share, as in "
-    "TaskScheduler(…, cache=RedisCache(…)), or call this in a task on threads"
+    "TaskScheduler(…, cache=RedisCache(url=…))"
+)
+
+NO_CACHE = (
+    "the scheduler's cache is in the memory of its process, or its client was made by the "
+    "application, so that this process cannot open it: give the scheduler a "
+    "SQLiteCache(path) or a RedisCache(url=…)"
 )
 
 
@@ -59,7 +67,7 @@ def run_call(call: Tuple[bytes, bytes]) -> bytes:
 
 def _run(reference: bytes, pickled: bytes) -> bytes:
     try:
-        envelope: Envelope = pickle.loads(pickled)
+        envelope: Envelope = restore(pickled)
     except Exception as error:  # a class that this process does not have
         refusal = GraphError(f"this process cannot read what the task was sent: {error!r}")
         refusal.__cause__ = error
@@ -74,6 +82,10 @@ class _RemoteAttempt(Attempt):
     __slots__ = ()
 
     def __init__(self, envelope: Envelope) -> None:
+        for name in Attempt.__slots__:  # what nothing here uses
+            setattr(self, name, None)
+        self.activities = ()
+        self.spans = None
         node = envelope.node
         self.run_id = envelope.run_id
         self.name = node.name
@@ -91,8 +103,6 @@ class _RemoteAttempt(Attempt):
         self.start = 0.0  # it has started
         self.thread = threading.get_ident()
         self.waits = ()
-        self.abandoned = None
-        self.spans = None
 
 
 class _Call(RunServices):
@@ -105,13 +115,19 @@ class _Call(RunServices):
         self._spawned: List[Tuple[Node, bool]] = []
         self._replies = itertools.count(1)
         self._checks = TravelCheck()
+        self._channel: Optional[CallChannel] = None
+        if envelope.channel is not None:
+            self._channel = CallChannel(
+                envelope.channel, envelope.call, self._events, self._attempt.cancellation
+            )
 
     def run(self, reference: bytes) -> bytes:
         """Call the handler, and return the pickle of the report."""
         attempt, envelope = self._attempt, self._envelope
         spent_before = [budget.spent for budget in envelope.budgets]
         began = time.perf_counter()
-        outcome = self._call_handler(reference)
+        with self._channel or contextlib.nullcontext():
+            outcome = self._call_handler(reference)
         try:
             result = dump(outcome.result)
         except Exception as error:  # what its classes raise
@@ -209,7 +225,9 @@ class _Call(RunServices):
 
     def open_cache(self) -> Cache:
         """Return the run's namespace of the scheduler's cache."""
-        raise GraphError("the scheduler has no cache that other processes can share")
+        if self._envelope.cache is None:
+            raise GraphError(NO_CACHE)
+        return open_address(self._envelope.cache)
 
     def report(self, attempt: Attempt, fraction: Optional[float], text: str, data: Any) -> None:
         """Note the progress of the attempt."""
@@ -227,25 +245,58 @@ class _Call(RunServices):
 
     def run_step(self, attempt: Attempt, name: str, call: Callable[[], Any]) -> Any:
         """Call a function; in a durable run, once for a visit of a task."""
-        if self._envelope.durable:
+        if not self._envelope.durable:
+            return call()
+        if self._channel is None:
             raise GraphError(f"step({name!r}) cannot commit here: {NO_STORE}")
-        return call()
+        kind = f"step:{name}"
+        for value in self._channel.ask("read", kind):
+            return value
+        value = self.keep_value(call())
+        self.append_entry(attempt, kind, value)
+        return value
 
     def read_entries(self, attempt: Attempt, kind: str) -> Optional[List[Any]]:
         """Return what was appended for this visit of a task; None if nothing can be kept."""
-        return None
+        if not self._envelope.durable or self._channel is None:
+            return None
+        values: List[Any] = self._channel.ask("read", kind)
+        return values
+
+    def append_entry(self, attempt: Attempt, kind: str, value: Any) -> None:
+        """Keep a value for this visit of a task, before this returns."""
+        assert self._channel is not None
+        self._channel.ask("append", kind, value, attempt.usage_counter.usage.model_dump())
 
     def keep_value(self, value: Any) -> Any:
         """Return a value as it is given back later."""
-        return value
+        if not self._envelope.durable or self._channel is None:
+            return value
+        return self._channel.ask("keep", value)
+
+    def open_waits(self, attempt: Attempt, waits: Sequence[Wait]) -> None:
+        """Note what the task waits for. Its handler raises Parked next."""
+        attempt.waits = tuple(waits)
+
+    def now(self) -> float:
+        """Return the present moment by the clock of the store."""
+        assert self._channel is not None
+        moment: float = self._channel.ask("now")
+        return moment
 
     def find_answers(
         self, attempt: Attempt, waits: Sequence[Wait]
     ) -> "Optional[List[Optional[Answer]]]":
         """Return the answer to each wait, None without one; None for all if not durable."""
-        if self._envelope.durable:
+        if not self._envelope.durable:
+            return None
+        if self._channel is None:
             raise GraphError(f"{attempt.name!r} cannot wait for an answer here: {NO_STORE}")
-        return None
+        asked = [[wait.name, wait.call is not None] for wait in waits]
+        return [
+            None if answer is None else Answer(*answer)
+            for answer in self._channel.ask("answers", asked)
+        ]
 
 
 def _make_report(outcome: Outcome) -> CallReport:

@@ -458,7 +458,7 @@ class RunResult:
         error with the traceback. Long texts are shortened, so that the file stays below 5 MB.
 
         path: the file; one that exists is replaced.
-        redact: changes each text of the run before it is written; default none.
+        redact: changes each text of the run but names before it is written; default none.
         prices: the price of each model, for the cost; default those of genai-prices, if it is
             installed.
         cache: the cache of the scheduler, in which agents with `keep_transcript=True` have stored

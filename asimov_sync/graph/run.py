@@ -8,7 +8,7 @@ from asimov_sync._drawing import draw_progress
 from asimov_sync.cancellation import Cancellation, require_number
 from asimov_sync.concurrency import scope
 from asimov_sync.concurrency.clock import clock
-from asimov_sync.concurrency.interrupts import shorten_traceback
+from asimov_sync.concurrency.tracebacks import shorten_traceback
 from asimov_sync.errors import CacheError, Cancelled, GraphError, LeaseLost, RunTimeout
 from asimov_sync.graph.active_run import ActiveRun
 from asimov_sync.graph.backends import yield_worker_slots
@@ -104,8 +104,7 @@ class Run:
         except (LeaseLost, CacheError):  # the run has ended because of it
             raise
         except BaseException as interruption:
-            if isinstance(interruption, KeyboardInterrupt):
-                shorten_traceback(interruption)
+            shorten_traceback(interruption)
             run.interrupt(interruption)
             raise
 
@@ -242,8 +241,7 @@ class RunEvents(Iterator[Event]):
             # A wait that is refused or cancelled does not affect the run.
             if self._owns_run or not isinstance(interruption, (GraphError, Cancelled)):
                 self._run._active_run.interrupt(interruption)
-            if isinstance(interruption, KeyboardInterrupt):
-                shorten_traceback(interruption)
+            shorten_traceback(interruption)
             raise
         if event is None:
             raise StopIteration

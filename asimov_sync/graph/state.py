@@ -746,10 +746,7 @@ class RunState:
         self.unreleased.clear()
         if everything:
             return
-        if self.stop_on_failure:
-            failed = next((index for index in records if phases[index] is FAILED), None)
-            if failed is not None:
-                self.stop(f"the run stopped after {self.nodes[failed].name!r} failed")
+        self.stop_after_failure(records)
         waiting = [index for index, count in enumerate(self.pending) if not count]
         for index in waiting:
             if phases[index] is WAITING and self._resolve_ready(index):
@@ -765,8 +762,16 @@ class RunState:
     def restore_spawned(self, index: int, record: TaskRecord) -> None:
         """Put what an earlier drive has kept in place of a task that was just spawned."""
         self._restore_task(index, record, False)
-        if self.phases[index].is_final:
+        phase = self.phases[index]
+        if phase.is_final and not (self.stop_on_failure and phase is FAILED):
             self._propagate(index)
+
+    def stop_after_failure(self, restored: Iterable[int]) -> None:
+        """Stop the run if one of the tasks that were restored stops it."""
+        if self.stop_on_failure:
+            failed = next((index for index in restored if self.phases[index] is FAILED), None)
+            if failed is not None:
+                self.stop(f"the run stopped after {self.nodes[failed].name!r} failed")
 
     def _restore_task(self, index: int, record: TaskRecord, everything: bool) -> None:
         """Restore one task, without its effects on others."""

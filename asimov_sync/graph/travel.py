@@ -5,7 +5,7 @@ is known by what its driver sends over the executor's own channel, and by nothin
 """
 
 import functools
-import pickle
+from pickle import HIGHEST_PROTOCOL, dumps, loads
 from typing import Any, Callable, Dict, Mapping, NamedTuple, Sequence, Tuple
 
 from asimov_sync._json import format_error
@@ -14,7 +14,7 @@ from asimov_sync.graph.functions import FunctionCall, ItemCall
 from asimov_sync.graph.importing import import_name
 from asimov_sync.graph.node import Node
 
-__all__ = ["HandlerReference", "TravelCheck", "dump", "load_handler"]
+__all__ = ["HandlerReference", "TravelCheck", "dump", "load_handler", "restore"]
 
 PLAIN_TYPES = frozenset([str, int, float, bool, bytes, type(None)])
 
@@ -32,7 +32,15 @@ class HandlerReference(NamedTuple):
 
 def dump(value: Any) -> bytes:
     """Return the pickle of a value. Raises what its classes raise."""
-    return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+    return dumps(value, HIGHEST_PROTOCOL)
+
+
+def restore(pickled: bytes) -> Any:
+    """Return the value of a pickle that came over the executor's own channel.
+
+    Raises what its classes raise.
+    """
+    return loads(pickled)
 
 
 @functools.lru_cache(maxsize=64)
@@ -41,7 +49,7 @@ def load_handler(reference: bytes) -> HandlerReference:
 
     Raises GraphError for a name that cannot be imported, and what unpickling raises.
     """
-    loaded: HandlerReference = pickle.loads(reference)
+    loaded: HandlerReference = restore(reference)
     if isinstance(loaded.handler, str):
         return loaded._replace(handler=import_name(loaded.handler))
     return loaded

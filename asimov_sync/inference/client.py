@@ -20,6 +20,7 @@ from typing import (
     Iterable,
     List,
     Mapping,
+    NoReturn,
     Optional,
     TypeVar,
 )
@@ -30,8 +31,8 @@ from asimov_sync import instrumentation
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.concurrency import scope
 from asimov_sync.concurrency.clock import clock
-from asimov_sync.concurrency.interrupts import short_interrupts
 from asimov_sync.concurrency.pool import WorkerPool
+from asimov_sync.concurrency.tracebacks import short_tracebacks
 from asimov_sync.errors import (
     AsimovError,
     BudgetExceeded,
@@ -206,7 +207,7 @@ class InferenceClient(abc.ABC):
         or ClosedError.
         """
         request = self._request(messages, system, tools, options)
-        with short_interrupts:
+        with short_tracebacks:
             if output is None:
                 return self._complete_reply(request, cancellation)
             output_type = Output(output, [definition["name"] for definition in request.tools])
@@ -250,7 +251,7 @@ class InferenceClient(abc.ABC):
 
         Raises InferenceError, Cancelled, or ClosedError.
         """
-        with short_interrupts:
+        with short_tracebacks:
             return self._stream(self._request(messages, system, tools, options), cancellation)
 
     def run_tools(
@@ -308,7 +309,7 @@ class InferenceClient(abc.ABC):
         or ClosedError.
         """
         token = cancellation or Cancellation.current()
-        with short_interrupts:
+        with short_tracebacks:
             source = self._tool_loop(
                 messages,
                 tools,
@@ -358,7 +359,7 @@ class InferenceClient(abc.ABC):
         # The stream's own token: closing the stream unblocks its reader, and nothing else.
         token = Cancellation(parent=cancellation or Cancellation.current())
         context = contextvars.copy_context()
-        with short_interrupts:
+        with short_tracebacks:
             source = context.run(
                 self._tool_loop,
                 messages,
@@ -476,14 +477,15 @@ class InferenceClient(abc.ABC):
         request = self._with_cache_markers(self._request(messages, system, tools, options))
         deadline = _deadline(request)
         token = Cancellation(parent=cancellation or Cancellation.current())
-        for attempt in retrying(request.max_retries, token, deadline, lambda: True):
-            with attempt:
-                wait_for_slot(self._pause, None, 0, token, deadline, self.provider)
-                try:
-                    return self._count_tokens(request, token, deadline)
-                except InferenceError as error:
-                    self._note_failure(error, request)
-                    raise
+        with short_tracebacks:
+            for attempt in retrying(request.max_retries, token, deadline, lambda: True):
+                with attempt:
+                    wait_for_slot(self._pause, None, 0, token, deadline, self.provider)
+                    try:
+                        return self._count_tokens(request, token, deadline)
+                    except InferenceError as error:
+                        self._note_failure(error, request)
+                        raise
         raise AssertionError("the retries ended without a result or an error")
 
     # Sending
@@ -646,6 +648,17 @@ class InferenceClient(abc.ABC):
             twin.model = model
         twin._set_options(options, self.with_options)
         return twin
+
+    def __copy__(self: Client) -> Client:
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        return twin
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"a client is not pickled, because its key must not travel: make the "
+            f"{type(self).__name__} in the process that uses it, at the top level of a module"
+        )
 
     def close(self) -> None:
         """Close the idle connections. Every later call of the client or a copy raises ClosedError.

@@ -141,6 +141,7 @@ class AttemptEvents(EventSource):
         self._progress = progress
         self._note_failure = note_failure
         self._sent: "Optional[AbstractContextManager[ReplyEvents]]" = sent
+        self._listen: Optional[Callable[[Optional[Event]], None]] = None
         self._start = time.perf_counter()
         self._span = accounts.open_span()
         logger.debug("request to %s (%s)", accounts.model, accounts.provider)
@@ -160,7 +161,7 @@ class AttemptEvents(EventSource):
         try:
             with _Entered(sent):
                 progress = self._progress
-                listen = listen_to_reply(self._listeners)
+                listen = self._listen = listen_to_reply(self._listeners)
                 for event in self._reply.events:
                     progress.delivered = True
                     if listen is not None:
@@ -180,6 +181,11 @@ class AttemptEvents(EventSource):
         except (InferenceError, Cancelled) as error:
             self._fail(error)
             raise
+
+    def withdraw_text(self) -> None:
+        """Notify the listeners that the text of this attempt does not count."""
+        if self._listen is not None:
+            self._listen(None)
 
     def close(self) -> None:
         """Close the connection. Nothing was read, so there is no usage to record."""
@@ -263,7 +269,9 @@ class RetriedEvents(EventSource):
                 return
             except InferenceError as error:
                 self._retry_state.set_exception((type(error), error, error.__traceback__))
+            failed = self._attempt
             self._open()
+            failed.withdraw_text()
 
     def close(self) -> None:
         """Close the connection of the current attempt."""

@@ -4,8 +4,8 @@ import contextvars
 from typing import Any, Callable, ClassVar, Dict, Iterator, Optional, Type
 
 from asimov_sync.cancellation import Cancellation
-from asimov_sync.concurrency.interrupts import shorten_traceback
 from asimov_sync.concurrency.timers import timers
+from asimov_sync.concurrency.tracebacks import shorten_traceback
 from asimov_sync.errors import AsimovError, Cancelled
 from asimov_sync.inference.reply_events import EventReader, EventSource
 from asimov_sync.inference.tools.loop import ToolRun, ToolRunDone
@@ -38,8 +38,8 @@ class EventStream(Iterator[Event]):
             if not self._cancellation.cancelled:
                 raise
             event = None  # another thread is closing the stream right now
-        except KeyboardInterrupt as interrupt:
-            shorten_traceback(interrupt)
+        except (KeyboardInterrupt, AsimovError) as error:
+            shorten_traceback(error)
             raise
         if event is None:
             # The stream was closed between two events. StopIteration would look like its end.

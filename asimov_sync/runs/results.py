@@ -45,6 +45,10 @@ def make_result(run_id: str, head: Head, records: Mapping[str, TaskRecord]) -> R
     state = RunState(plan)
     by_index = {index: records[node.name] for index, node in enumerate(plan.nodes)}
     state.restore(by_index, everything=True)
+    indexes = {record.name: index for index, record in by_index.items()}
+    for index, record in by_index.items():
+        if record.spawned_by in indexes:
+            state.spawned.setdefault(indexes[record.spawned_by], []).append(index)
     state.reason = head.reason
     if RunStatus(head.status) not in ENDED:
         state.unfinished += 1  # there may be tasks that are not stored yet

@@ -269,10 +269,17 @@ class Fold:
 
     def _add_task_text(self, event: Mapping[str, Any]) -> Iterator[Part]:
         text = event.get("text")
-        if not isinstance(text, str) or not text:
+        if not isinstance(text, str):
             return
         name, reply = _name(event), event.get("reply")
         key: TaskReply = (name, event.get("visit"), event.get("attempt"), reply)
+        if not text:  # the reply was cut, and is requested again
+            if key in self._task_texts:
+                text_id = self._task_texts[key]
+                yield from self._end_task_text(key)
+                self._task_parts[name].remove(text_id)
+                yield Removed((text_id,))
+            return
         if key not in self._task_texts:
             number = reply if isinstance(reply, int) else 0
             began = TextBegan(self._new_id(f"{name}-{number}"), "text", number)

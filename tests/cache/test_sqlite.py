@@ -19,7 +19,7 @@ from asimov_sync import CacheReadOnly, CacheUnavailable, Cancellation, Cancelled
 from asimov_sync.cache import sqlite_connection, sqlite_errors
 from asimov_sync.testing import count_callbacks
 
-from ..tiers import by_tier, suite
+from ..tiers import by_tier, soak, suite
 from ..waiting import Background, in_child, wait_for
 
 NOBODY = 65534
@@ -552,3 +552,19 @@ def test_nothing_is_lost_when_a_writer_is_killed(cache):
         os.close(acknowledged[0])
         stored = cache.get_many([f"a-{attempt}", f"b-{attempt}"])
         assert count - 1 <= stored[f"a-{attempt}"] == stored[f"b-{attempt}"] <= count
+
+
+@soak
+def test_clear_lets_others_write(cache, path):
+    """A view of many keys is cleared in steps, between which other processes write."""
+    view = cache.with_prefix("many")
+    for start in range(0, 200_000, 10_000):
+        view.set_many({f"key-{number}": number for number in range(start, start + 10_000)})
+    delays, clearing = [], Background(view.clear)
+    with SQLiteCache(path, synchronous="normal") as other:
+        while clearing.thread.is_alive():
+            begin = time.monotonic()
+            other.set("other", len(delays))
+            delays.append(time.monotonic() - begin)
+    assert clearing.result() == 200_000
+    assert len(delays) > 20 and max(delays) < 1.0

@@ -70,7 +70,7 @@ def random_graph(count):
     """Return a graph without any regularity."""
     graph = TaskGraph()
     for number in range(count):
-        before = {str(number * factor % number) for factor in (7, 13, 101)} if number else ()
+        before = {str(number * factor // 10) for factor in (3, 5, 9)} if number else ()
         graph.add(Task(type=f"type-{number % 89}"), name=str(number), depends_on=before)
     return graph
 
@@ -85,6 +85,21 @@ def test_a_long_map_is_one_box():
     ]
     assert [(arrow.source, arrow.target) for arrow in arrows] == [(0, 1), (1, 2)]
     assert len(fold(view_graph(wide(5)).tasks)[0]) == 7
+
+
+def test_repeated_tasks_are_one_box():
+    """Tasks that are named name-1, name-2 and so on are folded; the parts of subgraphs are not."""
+    graph = TaskGraph()
+    for _ in range(40):
+        graph.call(len, "text")
+    assert [(box.label, len(box.tasks)) for box in fold(view_graph(graph).tasks)[0]] == [
+        ("len", 1),
+        ("len-…", 39),
+    ]
+    graph = TaskGraph()
+    for number in range(5):
+        graph.add_graph(wide(4), name=f"part{number}")
+    assert len(fold(view_graph(graph).tasks)[0]) == len(graph) == 30
 
 
 def test_a_failed_item_keeps_its_box():

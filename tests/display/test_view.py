@@ -2,20 +2,24 @@
 
 import pytest
 
-from asimov_sync import MemoryCache, RunStore, TaskGraph, TaskScheduler, run
-from asimov_sync.display import view_graph, view_record, view_result
-from asimov_sync.testing import ScriptedInferenceClient
+from asimov_sync import Agent, MemoryCache, RunStore, TaskGraph, TaskScheduler, run, tool
+from asimov_sync.display import report_html, view_graph, view_record, view_result
+from asimov_sync.testing import ScriptedInferenceClient, calls
 
 from .runs import HANDLERS, survey
 
 
 @pytest.fixture(scope="module")
 def stored():
-    """Return the result of a durable run, and its record."""
+    """Return the result of a durable run, its stored result, and its record."""
     store = RunStore(MemoryCache())
     with TaskScheduler(HANDLERS, max_workers=0, runs=store) as scheduler:
         result = scheduler.run(survey(), run_id="survey-1")
-    return result, store.get("survey-1")
+    return {
+        "result": result,
+        "stored result": store.result("survey-1"),
+        "record": store.get("survey-1"),
+    }
 
 
 def test_the_view_of_a_graph_has_its_tasks_dependencies_and_options():
@@ -29,11 +33,10 @@ def test_the_view_of_a_graph_has_its_tasks_dependencies_and_options():
     assert {task.status for task in view.tasks} == {"waiting"}
 
 
-@pytest.mark.parametrize("source", ["result", "record"])
+@pytest.mark.parametrize("source", ["result", "stored result", "record"])
 def test_the_view_of_a_run_is_the_same_from_its_result_and_its_record(stored, source):
-    """Both have statuses, Routes, loops, spawned tasks, errors, tracebacks and results."""
-    result, record = stored
-    view = view_result(result) if source == "result" else view_record(record)
+    """All have statuses, Routes, loops, spawned tasks, errors, tracebacks and results."""
+    view = view_record(stored[source]) if source == "record" else view_result(stored[source])
     tasks = {task.name: task for task in view.tasks}
     assert (view.title, view.status) == ("survey-1", "partial")
     assert {name: task.status for name, task in tasks.items() if task.status != "complete"} == {
@@ -50,19 +53,50 @@ def test_the_view_of_a_run_is_the_same_from_its_result_and_its_record(stored, so
     assert tasks["page[2]"].error == "ValueError: no such page"
     traceback = tasks["page[2]"].traceback
     assert traceback.endswith("ValueError: no such page\n")
-    assert traceback.count('  File "') == 1  # the user's, without the engine's
+    # The user's frame, without the engine's; a stored result has its exceptions without theirs.
+    assert traceback.count('  File "') == (source != "stored result")
     assert tasks["summary"].result == '[\n  "page 1"\n]'
     assert tasks["page[1]"].result == "page 1"
-    assert view_result(result, content=False).tasks[1].result is None
+    assert view_result(stored["result"], content=False).tasks[1].result is None
+
+
+def test_redact_changes_what_a_parked_task_shows():
+    """`redact=` changes the prompt and the data of a wait, and the arguments of a tool call."""
+
+    def ask(task, context):
+        return context.wait_for("editor", prompt="Is it secret?", data={"text": "secret"})
+
+    store = RunStore(MemoryCache())
+    graph = TaskGraph()
+    graph.add(ask)
+
+    @tool(requires_approval=True)
+    def pay(to: str) -> str:
+        """Pay."""
+
+    client = ScriptedInferenceClient([calls(("pay", {"to": "secret"}))])
+    graph.add(Agent(client, tools=[pay], name="cashier"), objective="Pay.")
+    with TaskScheduler(max_workers=0, runs=store) as scheduler:
+        result = scheduler.run(graph, run_id="parked")
+    for view in (
+        view_result(result, redact=lambda text: text.replace("secret", "…")),
+        view_record(store.get("parked"), redact=lambda text: text.replace("secret", "…")),
+    ):
+        assert [task.status for task in view.tasks] == ["parked", "parked"]
+        assert view.tasks[0].waits[0].prompt == "Is it …?"
+        assert view.tasks[1].waits[0].call.name == "pay"
+        assert "secret" not in repr(view)
+        html = report_html(view)
+        assert "Is it …?" in html and "secret" not in html
 
 
 def test_redact_changes_every_text(stored):
     """`redact=` changes each text; a text whose redaction fails is withheld."""
-    view = view_result(stored[0], redact=lambda text: text.replace("page", "…"))
+    view = view_result(stored["result"], redact=lambda text: text.replace("page", "…"))
     shown = repr([(task.result, task.error, task.traceback) for task in view.tasks])
     assert "no such …" in shown
     assert "no such page" not in shown
-    withheld = view_result(stored[0], redact=lambda text: 1 / 0)
+    withheld = view_result(stored["result"], redact=lambda text: 1 / 0)
     assert {task.result for task in withheld.tasks} == {None, "(withheld: redact= failed)"}
 
 

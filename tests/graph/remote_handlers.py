@@ -1,9 +1,19 @@
 """Handlers at the top level of a module, which other processes can import."""
 
+import logging
 import os
 import time
 
-from asimov_sync import Partial, Route, Task
+from asimov_sync import (
+    Agent,
+    AnthropicInferenceClient,
+    LogFilter,
+    Partial,
+    Route,
+    Task,
+    TaskGraph,
+    TaskScheduler,
+)
 from asimov_sync.testing import ScriptedInferenceClient
 
 
@@ -21,6 +31,26 @@ def double(number):
 
 def add(one, other):
     return one + other
+
+
+def add_all(*numbers):
+    return sum(numbers)
+
+
+def choose(task, context):
+    return Route("chosen", result=context.inputs)
+
+
+def run_nested(task, context):
+    """Run a graph in this process, on threads."""
+    graph = TaskGraph()
+    graph.map(double, [5, 6], name="inner")
+    with TaskScheduler() as scheduler:
+        return scheduler.run(graph).results
+
+
+def read_key(task, context):
+    return (context.idempotency_key, context.step("once", double, 21))
 
 
 def fail_once(task, context):
@@ -55,8 +85,10 @@ def report(task, context):
 
 
 def spawn(task, context):
-    context.spawn(Task(type="echo", params={"n": 1}), name="child")
-    context.spawn(double_item, params={"item": 4}, name="own")
+    child = context.spawn(Task(type="echo", params={"n": 1}), name="child", before_dependents=True)
+    context.spawn(
+        double_item, params={"item": 4}, name="own", depends_on=child, before_dependents=True
+    )
     return "spawned"
 
 
@@ -96,7 +128,7 @@ def wait_for_cancel(task, context):
     context.cancellation.raise_if_cancelled()
 
 
-def ask_model(task, context):
+def ask_scripted_model(task, context):
     return ScriptedInferenceClient(["an answer"], model="far").generate("?").text
 
 
@@ -124,9 +156,74 @@ class Greeter:
         return f"{self.greeting} from {os.getpid()}"
 
 
+def make_client(task):
+    return AnthropicInferenceClient(
+        model="claude-test", api_key=task.params.get("key", "sk-worker"), api_url=task.params["url"]
+    )
+
+
+def ask_model(task, context):
+    """Stream the reply of a model."""
+    with make_client(task) as client:
+        with client.stream("a question") as stream:
+            return "".join(stream.text_stream)
+
+
+def look_up(word: str) -> str:
+    """Look a word up."""
+    return f"{word} means nothing"
+
+
+def ask_agent(task, context):
+    """Have an agent with a tool answer."""
+    with make_client(task) as client:
+        return Agent(client, tools=[look_up], name="agent")(task, context)
+
+
+def use_cache(task, context):
+    context.cache.set("mine", {"pid": os.getpid()})
+    return context.cache.get("mine")["pid"] == os.getpid()
+
+
+def report_and_wait(task, context):
+    """Report, and then wait for a value that the reader of the report sets."""
+    context.report(0.5, "begun")
+    for _ in range(2000):
+        if context.cache.get("seen", None):
+            return "seen"
+        time.sleep(0.01)
+
+
+def note_cancel(task, context):
+    """Wait for the cancellation, and note its reason in the cache."""
+    context.report(text="begun")
+    context.cancellation.wait(20)
+    context.cache.set("reason", context.cancellation.reason)
+    context.cancellation.raise_if_cancelled()
+
+
+def step(task, context):
+    """Take a step in this process, and fail once after it."""
+    pid = context.step("pay", os.getpid)
+    if context.attempt == 1:
+        raise ConnectionError("after the step")
+    return [pid, context.step("pay", os.getpid), context.idempotency_key]
+
+
+def ask_human(task, context):
+    return context.wait_for("review", prompt="Is it good?")
+
+
+def log_something(task, context):
+    """Return the attributes of a log record, as LogFilter sets them."""
+    record = logging.LogRecord("name", logging.INFO, "path", 1, "message", (), None)
+    LogFilter().filter(record)
+    return [record.run_id, record.task, record.attempt]
+
+
 HANDLERS = {
     name: value
     for name, value in dict(globals()).items()
-    if getattr(value, "__code__", None) and value.__code__.co_varnames[:1] == ("task",)
+    if getattr(value, "__code__", None) and value.__code__.co_varnames[:2] == ("task", "context")
 }
 """The handlers, by task type."""

@@ -250,7 +250,7 @@ def test_remote_is_found_out():
 
 def test_spans_travel(scheduler):
     """The requests of a handler in another process are among the spans of its task."""
-    spans = run_single(scheduler, "ask_model").spans["x"]
+    spans = run_single(scheduler, "ask_scripted_model").spans["x"]
     assert [(span.kind, span.name) for span in spans] == [
         ("attempt", "attempt 1"),
         ("model", "far"),

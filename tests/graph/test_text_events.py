@@ -8,7 +8,7 @@ from asimov_sync import AnthropicInferenceClient, Retry, TaskScheduler, tool
 from asimov_sync.testing import Fault, ModelServer, ScriptedInferenceClient, calls
 
 from ..tiers import suite
-from ..waiting import Background, wait_for
+from ..waiting import DEADLINE, Background, wait_for
 from .graphs import single
 
 
@@ -63,7 +63,8 @@ def test_every_way_to_call_a_model(scheduler):
 @pytest.mark.usefixtures("fast_time")
 @suite
 def test_interrupted_reply_starts_again(scheduler):
-    """A reply that breaks off and is requested again has a new number, and starts from scratch."""
+    """A reply that breaks off and is requested again has a new number, and starts from scratch. An
+    empty piece withdraws the text of the old number."""
     with ModelServer([Fault("one two three", error_at=4), "one two three"]) as server:
         client = AnthropicInferenceClient(model="m", api_key="k", api_url=server.url, max_retries=2)
         scheduler.handlers["handler"] = lambda task, context: client.generate("hello").text
@@ -71,6 +72,24 @@ def test_interrupted_reply_starts_again(scheduler):
         assert events[-1].result.results == {"x": "one two three"}
         assert len(server.requests) == 2
         assert texts(events) == {1: "one ", 2: "one two three"}
+        pieces = [(one.reply, one.text) for one in events if one.type == "task_text"]
+        assert pieces[:2] == [(1, "one "), (1, "")]
+        assert all(text for _, text in pieces[2:])
+
+
+@pytest.mark.usefixtures("fast_time")
+@suite
+def test_interrupted_reply_for_a_slow_reader(scheduler):
+    """If the pieces of a cut reply are merged, nothing of them is left."""
+    answers = [Fault("word " * 3000, error_at=2000), "one two three"]
+    with ModelServer(answers) as server:
+        client = AnthropicInferenceClient(model="m", api_key="k", api_url=server.url, max_retries=2)
+        scheduler.handlers["handler"] = lambda task, context: client.generate("hello").text
+        run = scheduler.submit(single("handler"))
+        events = run.events()
+        assert run.result(DEADLINE).results == {"x": "one two three"}
+        pieces = [(one.reply, one.text) for one in events if one.type == "task_text"]
+        assert [text for reply, text in pieces if reply == 1][-1] == "" and len(pieces) < 1500
 
 
 def test_attempts_count_their_own_replies(scheduler):

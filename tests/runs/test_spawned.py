@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from asimov_sync import Cancellation, Task, TaskGraph, TaskScheduler, TaskStatus
+from asimov_sync import Cancellation, RunStatus, Task, TaskGraph, TaskScheduler, TaskStatus
 
 from ..waiting import DEADLINE, wait_for
 
@@ -103,3 +103,40 @@ def test_children_of_an_interrupted_spawner(store):
         result = scheduler.run(build(), run_id="r")
     assert result.status is TaskStatus.COMPLETE
     assert family.calls == ["spawner", "child", "grandchild", "spawner", "after"]
+
+
+def test_an_adopted_failure_stops_the_run(store):
+    """With on_failure="stop", a spawned task that failed in an earlier drive stops the next one."""
+    calls, drives = [], []
+
+    def spawner(task, context):
+        calls.append(context.name)
+        context.spawn(Task(type="child"), name="child")
+        if len(drives) == 1:
+            context.cancellation.wait(DEADLINE)
+            context.cancellation.raise_if_cancelled()
+        return context.name
+
+    def child(task, context):
+        raise ValueError(context.name)
+
+    def work(task, context):
+        calls.append(context.name)
+
+    handlers = {"spawner": spawner, "child": child, "work": work}
+    token = Cancellation()
+    drives.append(token)
+    with TaskScheduler(handlers, max_workers=2, runs=store) as scheduler:
+        run = scheduler.submit(build(), run_id="r", on_failure="stop", cancellation=token)
+        wait_for(lambda: "child" in store.get("r").tasks)
+        wait_for(lambda: store.get("r").tasks["child"].phase == "FAILED")
+        token.cancel("interrupted")
+        run.result(DEADLINE)
+        assert store.get("r").status is RunStatus.INTERRUPTED
+        drives.append(None)
+        result = scheduler.run(build(), run_id="r", on_failure="stop")
+    assert calls == ["spawner", "spawner"]
+    assert result.results == {"spawner": "spawner"}
+    assert list(result.errors) == ["child"]
+    stopped = "the run stopped after 'child' failed"
+    assert (result.reason, result.skipped) == (stopped, {"after": stopped})

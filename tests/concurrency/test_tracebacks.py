@@ -1,4 +1,4 @@
-"""Ctrl-C in a call of the library: a short traceback, which begins with the user's own line."""
+"""Short tracebacks of the library's errors and of Ctrl-C, which begin with the user's own line."""
 
 import os
 import signal
@@ -8,8 +8,15 @@ import traceback
 
 import pytest
 
-from asimov_sync import Agent, AnthropicInferenceClient, TaskGraph, TaskScheduler, tool
-from asimov_sync.testing import ModelServer, ScriptedInferenceClient, calls
+from asimov_sync import (
+    Agent,
+    AnthropicInferenceClient,
+    InferenceError,
+    TaskGraph,
+    TaskScheduler,
+    tool,
+)
+from asimov_sync.testing import Fault, ModelServer, ScriptedInferenceClient, calls
 
 from ..tiers import suite
 from ..waiting import wait_for
@@ -29,6 +36,14 @@ def main_thread_waits():
     """Return whether the main thread reads from a socket, or waits for a run."""
     frame = sys._current_frames()[threading.main_thread().ident]
     return os.path.basename(frame.f_code.co_filename) in ("socket.py", "event.py")
+
+
+def assert_short(error):
+    """Assert that a traceback has the user's line, and at most three frames of the library."""
+    files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    own = [file for file in files if os.path.basename(file) != os.path.basename(__file__)]
+    assert len(files) > len(own) and len(own) <= 3, files
+    assert all("asimov_sync" in file for file in own), files
 
 
 @pytest.fixture
@@ -57,11 +72,41 @@ def test_traceback_of_an_interrupted_call(name, at, released):
         graph.add(lambda task, context: client.generate("hello").text, name="ask")
         with client, pytest.raises(KeyboardInterrupt) as caught:
             CALLS[name](client, graph, TaskScheduler())
-    files = [frame.filename for frame in traceback.extract_tb(caught.value.__traceback__)]
-    own = [file for file in files if os.path.basename(file) != os.path.basename(__file__)]
-    assert len(files) > len(own) and len(own) <= 3, files
-    assert all("asimov_sync" in file for file in own), files
+    assert_short(caught.value)
     assert caught.value.__context__ is None
+
+
+@suite
+@pytest.mark.parametrize("cause", ["wrong key", "no server", "cut stream"])
+@pytest.mark.parametrize("name", list(CALLS)[:5])
+def test_traceback_of_an_error(name, cause):
+    """The traceback of a typed error is as short, whether it comes at once or in a stream."""
+    answers = [Fault("one two three", cut_at=700)] if cause == "cut stream" else ["one"]
+    with ModelServer(answers, api_key="right") as server:
+        url = "http://127.0.0.1:9/v1/messages" if cause == "no server" else server.url
+        key = "wrong" if cause == "wrong key" else "right"
+        client = AnthropicInferenceClient(model="m", api_key=key, api_url=url, max_retries=0)
+        with client, pytest.raises(InferenceError) as caught:
+            CALLS[name](client, None, None)
+    assert_short(caught.value)
+
+
+def test_traceback_of_a_failed_task():
+    """The exception of a task begins with the frame of its handler."""
+
+    def broken(task, context):
+        raise ValueError("broken")
+
+    def nested(task, context):
+        yield broken(task, context)
+
+    graph = TaskGraph()
+    graph.add(broken, name="a")
+    graph.add(nested, name="b")
+    errors = TaskScheduler().run(graph).exceptions
+    names = {name: traceback.extract_tb(error.__traceback__) for name, error in errors.items()}
+    assert [frame.name for frame in names["a"]] == ["broken"]
+    assert [frame.name for frame in names["b"]] == ["nested", "broken"]
 
 
 @pytest.mark.parametrize("place", ["handler", "tool"])
