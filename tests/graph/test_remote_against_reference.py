@@ -34,7 +34,7 @@ def kind(reason):
 
 
 @suite
-@hypothesis.settings(max_examples=by_tier(40, 1000))
+@hypothesis.settings(max_examples=by_tier(25, 1000))
 @hypothesis.given(scenarios())
 def test_on_processes(scheduler, specs):
     """On processes, every scenario ends as the reference says."""
