@@ -1,6 +1,7 @@
 """`asimov-sync chat`: a conversation with an agent on the terminal."""
 
 import argparse
+import json
 import logging
 import sys
 from typing import Any, Dict, List, Optional
@@ -13,7 +14,7 @@ from asimov_sync.cli.exit_status import FAILED, INTERRUPTED, OK
 from asimov_sync.cli.loading import is_from_user, load_object, print_user_traceback
 from asimov_sync.cli.logs import show_log
 from asimov_sync.cli.output import Output, format_value
-from asimov_sync.cli.text import escape, escape_line, shorten
+from asimov_sync.cli.text import escape, escape_json, escape_line, shorten
 from asimov_sync.cli.waits import call_fields
 from asimov_sync.display.words import format_tokens
 from asimov_sync.errors import AsimovError
@@ -92,7 +93,11 @@ class _Chat:
             if question is None:
                 return FAILED if self._has_failed and not self._asks else OK
             if question.strip():
-                self._answer(question)
+                try:
+                    self._answer(question)
+                except KeyboardInterrupt:  # a second one, while the first one is handled
+                    if not self._asks:
+                        raise
 
     def _answer(self, question: str) -> None:
         """Answer a question. Without a complete answer, the conversation stays as it was."""
@@ -159,7 +164,7 @@ class _Chat:
                 self._at_line_start = text.endswith("\n")
         elif isinstance(event, ToolStarted):
             pairs = event.call.arguments.items()
-            arguments = ", ".join(f"{name}={format_value(value)}" for name, value in pairs)
+            arguments = ", ".join(f"{name}={_quote(value)}" for name, value in pairs)
             self._print_line(f"→ {event.call.name}({arguments})")
         elif isinstance(event, ToolFinished):
             self._print_line(f"← {event.error or format_value(event.result)}")
@@ -223,6 +228,10 @@ class _Chat:
         if decided is None:
             return None
         return Approved(call, decided.arguments) if decided.approved else Refused(decided.reason)
+
+
+def _quote(value: Any) -> str:
+    return escape_json(json.dumps(value, ensure_ascii=False))
 
 
 COMMAND = Command(

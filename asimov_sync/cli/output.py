@@ -6,11 +6,11 @@ import os
 import shutil
 from typing import Any, List, Optional, Sequence, TextIO
 
-from asimov_sync._json import to_jsonable
+from asimov_sync._json import loads, to_jsonable
 from asimov_sync.cli.text import escape, escape_json, escape_line, pad, shorten, width_of
 from asimov_sync.messages import Usage
 
-__all__ = ["Output", "format_usage", "format_value"]
+__all__ = ["Output", "format_argument", "format_usage", "format_value"]
 
 STYLES = {
     "bold": "1",
@@ -166,6 +166,21 @@ def format_value(value: Any) -> str:
     if isinstance(value, str):
         return value
     return escape_json(json.dumps(to_jsonable(value), ensure_ascii=False, allow_nan=False))
+
+
+def format_argument(value: Any) -> str:
+    """Return an argument of a tool call as JSON; a text without quotes, if that is unmistakable."""
+    if isinstance(value, str) and not _is_json(value):
+        return value
+    return escape_json(json.dumps(to_jsonable(value), ensure_ascii=False, allow_nan=False))
+
+
+def _is_json(text: str) -> bool:
+    try:
+        loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def format_usage(usage: Usage) -> str:

@@ -31,6 +31,9 @@ from asimov_sync.tasks import TaskStatus
 
 __all__ = ["COMMAND", "exit_status_of", "print_result"]
 
+SHOWN_RESULTS = 50
+"""The number of results that are printed, and of failed and skipped tasks."""
+
 SHOWN_FAILURES = 3
 """The number of failed tasks whose tracebacks are shown."""
 
@@ -226,8 +229,9 @@ def print_result(result: RunResult, output: Output) -> None:
     if len(found) == 1 and result.status is TaskStatus.COMPLETE:
         output.line(format_value(found[0][1]))
         return
-    for name, value in found:
-        output.fields([(name, format_value(value))])
+    output.fields([(name, format_value(value)) for name, value in found[:SHOWN_RESULTS]])
+    if len(found) > SHOWN_RESULTS:
+        output.line(f"{len(found) - SHOWN_RESULTS:,} more results; --json has all of them", "dim")
     failed = result.errors
     rows = [[name, result.tasks[name].status.value, error] for name, error in failed.items()]
     rows += [[name, "skipped", why] for name, why in result.skipped.items()]
@@ -235,9 +239,12 @@ def print_result(result: RunResult, output: Output) -> None:
         return
     if found:
         output.line()
+    shown = rows[:SHOWN_RESULTS]
     output.table(
-        ["TASK", "STATUS", "ERROR"], rows, [STATUS_STYLES.get(status) for _, status, _ in rows]
+        ["TASK", "STATUS", "ERROR"], shown, [STATUS_STYLES.get(status) for _, status, _ in shown]
     )
+    if len(rows) > len(shown):
+        output.line(f"{len(rows) - len(shown):,} more tasks without a result", "dim")
     if result.reason is not None:
         output.line(f"the run ended early: {result.reason}")
     for name, error in list(result.exceptions.items())[:SHOWN_FAILURES]:

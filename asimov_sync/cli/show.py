@@ -68,7 +68,7 @@ def execute(options: argparse.Namespace, output: Output) -> int:
     if waits:
         output.line()
         print_waits(waits, options, output)
-    for line in _next_steps(record, options):
+    for line in _next_steps(record, bool(waits), options):
         output.line()
         output.line(line, "dim")
     return OK
@@ -213,13 +213,18 @@ def _moment(seconds: float) -> datetime.datetime:
     return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc)
 
 
-def _next_steps(record: RunRecord, options: argparse.Namespace) -> List[str]:
-    """Return what to do with a run in its state, as docs/durability.rst has it."""
+def _next_steps(record: RunRecord, waits: bool, options: argparse.Namespace) -> List[str]:
+    """Return what to do with a run in its state, as docs/durability.rst has it.
+
+    waits: whether it waits for an answer.
+    """
     run_id = record.run_id
     resume = format_resume(record, options)
     texts: Dict[RunStatus, Optional[str]] = {
         RunStatus.RUNNING: f"to end it: {format_command(options, 'cancel', run_id)}",
-        RunStatus.PARKED: f"when it is answered, {resume}",
+        RunStatus.PARKED: f"when it is answered, {resume}"
+        if waits
+        else f"it is answered; {resume}",
         RunStatus.INTERRUPTED: resume,
         RunStatus.ORPHANED: resume,
         RunStatus.PARTIAL: f"to run the failed tasks again: "

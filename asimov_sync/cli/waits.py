@@ -6,7 +6,7 @@ import getpass
 import shlex
 from typing import Any, List, Mapping, Optional, Sequence
 
-from asimov_sync.cli.output import Output, format_value
+from asimov_sync.cli.output import Output, format_argument, format_value
 from asimov_sync.cli.records import describe_type
 from asimov_sync.cli.store import format_command
 from asimov_sync.cli.text import escape_line
@@ -61,7 +61,7 @@ def _wait_fields(wait: Wait, output: Output) -> List[Sequence[str]]:
 def call_fields(call: ToolCall) -> List[Sequence[str]]:
     """Return the name and the arguments of a tool call, for `Output.fields`."""
     fields: List[Sequence[str]] = [("tool", call.name, "bold")]
-    fields += [(f"  {name}", format_value(value)) for name, value in call.arguments.items()]
+    fields += [(f"  {name}", format_argument(value)) for name, value in call.arguments.items()]
     return fields
 
 

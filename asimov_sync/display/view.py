@@ -257,13 +257,16 @@ def view_result(
         if messages:
             task = task._replace(messages=view_messages(messages, redact))
         tasks.append(task)
+    # The id of a run that was not given one is a UUID, and too long for a title.
+    is_random = re.match("[0-9a-f]{32}$", result.run_id) is not None
     return RunView(
-        result.run_id,
+        f"Run {result.run_id[:8]}" if is_random else result.run_id,
         "parked" if result.waiting else str(result.status),
         tuple(tasks),
         _text(result.reason, redact, MAX_LABEL),
         seconds=result.duration,
         usage=result.usage,
+        facts=(("run id", result.run_id),) if is_random else (),
         **_sum_up(tasks),
     )
 
@@ -490,7 +493,12 @@ def _text(value: Any, redact: Optional[Redact], limit: int) -> Optional[str]:
 
 
 def to_text(value: Any) -> str:
-    """Return a text as it is, and any other value as JSON."""
+    """Return a text as it is, and any other value as JSON, with line breaks if it is short."""
     if isinstance(value, str):
         return value
-    return json.dumps(to_jsonable(value), ensure_ascii=False, indent=2)
+    jsonable = to_jsonable(value)
+    text = json.dumps(jsonable, ensure_ascii=False)
+    # With an indent, the standard encoder takes ten times as long.
+    if len(text) > MAX_CONTENT:
+        return text
+    return json.dumps(jsonable, ensure_ascii=False, indent=2)

@@ -98,7 +98,8 @@ class Body(Iterator[bytes]):
             items = self._source.take(self._keep_alive)
             if not items:
                 return COMMENT
-            chunk, self._ended = _encode_items(self._encoder, items)
+            chunk, is_last = _encode_items(self._encoder, items)
+            self._ended = self._ended or is_last  # another thread may have closed it
             if chunk:
                 return chunk
             if self._ended:
@@ -174,7 +175,8 @@ class AsyncBody(AsyncIterator[bytes]):
                 raise
             if not items:
                 return COMMENT
-            chunk, self._ended = _encode_items(self._encoder, items)
+            chunk, is_last = _encode_items(self._encoder, items)
+            self._ended = self._ended or is_last  # another thread may have closed it
             if chunk:
                 return chunk
             if self._ended:

@@ -79,7 +79,7 @@ def test_tools(chat):
     """Calls of tools are shown. Without a terminal, a call that needs approval is refused."""
     status, out, _ = chat("look", "pay")
     assert status == 0 and "\x1b" not in out
-    assert "→ look(city=Rome)\n← Rome: rain\\x1b[2J\nThe tool: Rome: rain\\x1b[2J\n" in out
+    assert '→ look(city="Rome")\n← Rome: rain\\x1b[2J\nThe tool: Rome: rain\\x1b[2J\n' in out
     assert "tool      pay\n  amount  500\n  to      eve\n" in out
     assert "refused: nobody is there to approve it\n" in out
 

@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from asimov_sync import TaskGraph
+from asimov_sync import RedisCache, RunStore, TaskGraph, TaskScheduler
 from asimov_sync.cli.main import COMMANDS, main
 
-from ..tiers import suite
+from ..tiers import soak, suite
 from ..waiting import DEADLINE
 from .programs import start_command
 
@@ -80,7 +80,7 @@ def test_no_store_is_named(command, monkeypatch):
         (".", 2, "is a folder"),
         ("mongodb://host/db", 2, "mongodb:// is not the address of a cache"),
         ("redis://user:secret@host:port/0", 2, "redis://user:…@host:port/0 is not an address"),
-        ("redis://:secret@127.0.0.1:1/0", 1, "cannot be reached"),
+        pytest.param("redis://:secret@127.0.0.1:1/0", 1, "cannot be reached", marks=suite),
         ("text.txt", 1, "is not a SQLite database"),
     ],
 )
@@ -95,9 +95,21 @@ def test_bad_addresses(command, folder, address, status, message):
 @suite
 def test_a_store_in_redis(command, redis_url):
     """--cache takes the URL of a Redis server."""
-    assert command("runs", "--cache", redis_url)[0] == 0
+    store = RunStore(RedisCache(url=redis_url))
+    graph = TaskGraph()
+    graph.add(lambda task, context: context.wait_for("word"), name="ask")
+    with TaskScheduler(runs=store) as scheduler:
+        assert scheduler.run(graph, run_id="in-redis").waiting
+    where = ["--cache", redis_url]
+    assert "in-redis" in command("runs", *where)[1]
+    assert command("answer", "in-redis", "ask", "x", *where)[0] == 4
+    assert command("answer", "in-redis", "word", "x", *where)[0] == 0
+    assert command("watch", "in-redis", *where)[0] == 3
+    assert command("show", "in-redis", "ask", *where)[0] == 0
+    assert command("delete", "in-redis", *where)[0] == 0
 
 
+@suite
 def test_a_store_of_a_program(command, write_module):
     """--scheduler names a scheduler or a store, whose serializer then reads the runs."""
     name = write_module(
@@ -138,9 +150,26 @@ def test_a_run_that_does_not_exist(command, scheduler):
     assert command("show", "there")[0] == 0
 
 
-@suite
+class ClosedPipe(io.StringIO):
+    """An output whose reader has left."""
+
+    def write(self, text):
+        raise BrokenPipeError
+
+
+def test_an_output_without_a_reader(command, scheduler, monkeypatch, capsys):
+    """If nobody reads the output any more, the status is 141, without a message."""
+    graph = TaskGraph()
+    graph.call(len, "four")
+    scheduler.run(graph, run_id="r")
+    monkeypatch.setattr(sys, "stdout", ClosedPipe())
+    assert main(["show", "r"]) == 141
+    assert capsys.readouterr().err == ""
+
+
+@soak
 def test_a_reader_that_leaves(scheduler, folder):
-    """If the reader of the output closes it, the command ends without a traceback."""
+    """If the reader of the output closes it, the process ends without a traceback."""
     graph = TaskGraph()
     graph.call(str.upper, "long" * 100000)
     scheduler.run(graph, run_id="r")

@@ -10,6 +10,7 @@ import pytest
 from asimov_sync import Agent, RunStatus, Task, TaskGraph, tool
 from asimov_sync.testing import ScriptedInferenceClient, calls
 
+from ..tiers import suite
 from ..waiting import DEADLINE
 
 
@@ -199,35 +200,38 @@ def test_show_a_running_run(command, scheduler, store):
 # Answers
 
 
-@pytest.mark.parametrize(
-    "type, text, value",
-    [
-        (str, "true", "true"),
-        (str, "5", "5"),
-        (str, '"quoted"', '"quoted"'),
-        (str, "", ""),
-        (bool, "yes", True),
-        (bool, "N", False),
-        (bool, "false", False),
-        (int, "-5", -5),
-        (float, "1e3", 1000.0),
-        (List[str], '["a"]', ["a"]),
-        (Optional[str], "null", None),
-        (Optional[str], "nothing", "nothing"),
-        (Union[int, str], "5", 5),
-        (None, "5", 5),
-        (None, "yes", "yes"),
-        (None, '"yes"', "yes"),
-        (None, "\u202e", "\u202e"),
-    ],
-)
-def test_values(command, scheduler, type, text, value):
+VALUES = [
+    (str, "true", "true"),
+    (str, "5", "5"),
+    (str, '"quoted"', '"quoted"'),
+    (str, "", ""),
+    (bool, "yes", True),
+    (bool, "N", False),
+    (bool, "false", False),
+    (int, "-5", -5),
+    (float, "1e3", 1000.0),
+    (List[str], '["a"]', ["a"]),
+    (Optional[str], "null", None),
+    (Optional[str], "nothing", "nothing"),
+    (Union[int, str], "5", 5),
+    (None, "5", 5),
+    (None, "yes", "yes"),
+    (None, '"yes"', "yes"),
+    (None, "\u202e", "\u202e"),
+]
+"""Types of waits, texts that a person enters, and the values that are meant."""
+
+
+def test_values(command, scheduler):
     """A value is read by the type of the wait, and the answer that was stored is printed."""
-    graph = park(scheduler, "r", ("w", type))
-    status, out, err = command("answer", "--by", "ann", "r", "w", "--", text)
-    assert (status, err) == (0, "")
-    assert scheduler.run(graph, run_id="r")["w"] == value
-    assert "\u202e" not in out
+    waits = [(f"w{number}", type) for number, (type, _, _) in enumerate(VALUES)]
+    graph = park(scheduler, "r", *waits)
+    for number, (_, text, _) in enumerate(VALUES):
+        status, out, err = command("answer", "--by", "ann", "r", f"w{number}", "--", text)
+        assert (status, err) == (0, "") and "\u202e" not in out
+        assert out.startswith(f"answered w{number} of task w{number} with ")
+    results = scheduler.run(graph, run_id="r").results
+    assert results == {f"w{number}": value for number, (_, _, value) in enumerate(VALUES)}
 
 
 def test_answers_that_do_not_count(command, scheduler):
@@ -330,6 +334,7 @@ def test_delete(command, scheduler, store):
     assert store.stats() == {}
 
 
+@suite
 def test_a_run_of_many_tasks(command, scheduler):
     """Of more than 100 tasks, those that failed or wait are listed; --json has all."""
 

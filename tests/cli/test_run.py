@@ -7,6 +7,7 @@ import signal
 import pytest
 
 from asimov_sync import RunStatus, RunStore, SQLiteCache
+from asimov_sync.cli.main import main
 
 from ..tiers import by_tier, suite
 from ..waiting import DEADLINE, wait_for
@@ -161,8 +162,6 @@ def test_wrong_arguments(run, module, arguments, status, message):
 
 def test_a_function_that_raises(capsys, folder, module, monkeypatch):
     """The traceback of a function that cannot build its graph begins with its own frame."""
-    from asimov_sync.cli.main import main
-
     assert main(["run", f"{module}:broken", "--arg", "text=why"]) == 1
     err = capsys.readouterr().err
     assert "RuntimeError: why" in err and "asimov_sync/" not in err
@@ -171,8 +170,6 @@ def test_a_function_that_raises(capsys, folder, module, monkeypatch):
 
 def test_a_failure(capsys, folder, module):
     """Failed tasks are a table on stdout, and their tracebacks on stderr. The status is 1."""
-    from asimov_sync.cli.main import main
-
     assert main(["run", f"{module}:report", "--arg", "text=fail", "--run-id", "r"]) == 1
     out, err = capsys.readouterr()
     assert "shout    failed   LookupError: \\x1b[2J no text\n" in out
@@ -199,7 +196,7 @@ def test_a_graph(run, write_module, monkeypatch):
     """A graph needs no scheduler. The results of several last tasks have their names."""
     name = write_module(GRAPH)
     status, out, _ = run("run", f"{name}:graph")
-    assert (status, out) == (0, "len  1\nlower  a\n")
+    assert (status, out) == (0, "len    1\nlower  a\n")
     status, _, err = run("run", f"{name}:graph", "--run-id", "r")
     assert status == 2 and "--run-id needs a store" in err
     assert run("run", f"{name}:graph", "--run-id", "r", "--cache", "new.db")[0] == 0
@@ -209,6 +206,22 @@ def test_a_graph(run, write_module, monkeypatch):
     assert run("run", f"{name}:graph", "--arg", "a=1")[0] == 2
 
 
+@suite
+def test_many_results(run, write_module, capsys):
+    """Of many results, the first ones are printed."""
+    name = write_module(
+        "from asimov_sync import TaskGraph\n"
+        "graph = TaskGraph()\n"
+        "graph.map(lambda item: 1 // (item - 60), range(130), name='map')\n"
+    )
+    status, out, _ = run("run", f"{name}:graph", "--json")
+    assert status == 1 and len(json.loads(out)["results"]) == 129
+    assert main(["run", f"{name}:graph"]) == 1
+    out = capsys.readouterr().out
+    assert out.count("map[") == 51 and "\n79 more results; --json has all of them\n" in out
+
+
+@suite
 def test_pictures(run, module, folder):
     """A graph is drawn as Mermaid or SVG without running it, and a run as a report."""
     status, out, _ = run("graph", f"{module}:report", "--arg", "text=fail")

@@ -1,5 +1,6 @@
 """The command on a terminal: colours, widths, and questions to the person."""
 
+import io
 import json
 import re
 
@@ -7,6 +8,8 @@ import pytest
 
 from asimov_sync import Agent, Task, TaskGraph, tool
 from asimov_sync.cli import demo
+from asimov_sync.cli.output import Output
+from asimov_sync.cli.text import width_of
 from asimov_sync.testing import ScriptedInferenceClient, calls
 
 from ..tiers import soak, suite
@@ -23,7 +26,34 @@ def park(scheduler, run_id, name, type):
     return graph
 
 
-@suite
+class Screen(io.StringIO):
+    """A terminal of 80 columns."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(
+    "variables, colours",
+    [({}, True), ({"NO_COLOR": "1"}, False), ({"NO_COLOR": ""}, True), ({"TERM": "dumb"}, False)],
+)
+def test_a_table(monkeypatch, variables, colours):
+    """A table on a terminal is cut to its width. It has colours, if they are wanted."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for name, value in dict({"COLUMNS": "80", "TERM": "xterm"}, **variables).items():
+        monkeypatch.setenv(name, value)
+    screen = Screen()
+    output = Output(screen)
+    output.table(["RUN", "STATUS", "ERROR"], [["r" * 90, "failed", "日本\x1b[2J" * 40]], ["red"])
+    text = screen.getvalue()
+    assert ("\x1b[31mfailed\x1b[0m" in text) == colours
+    plain = re.sub(r"\x1b\[\d+m", "", text) if colours else text
+    assert "\x1b" not in plain
+    header, row = plain.splitlines()
+    assert width_of(row) in (79, 80) and row.count("…") == 2 and header.startswith("RUN  ")
+
+
+@soak
 def test_colours_and_widths(scheduler, folder):
     """On a terminal, a table is as wide as it, and statuses have colours."""
 
@@ -51,7 +81,7 @@ def test_no_colours(scheduler, folder):
     assert "\x1b" not in terminal.text
 
 
-@suite
+@soak
 def test_questions(scheduler, folder):
     """Without a value, the person is asked until the answer fits."""
     graph = park(scheduler, "r", "count", int)
@@ -115,6 +145,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(demo, "SECONDS", 0.0)
 
 
+@suite
 def test_the_demo(command, quick, folder):
     """The demo runs without a key and a terminal, and leaves a run to look at."""
     status, out, err = command("demo", "--cache", "demo.db")

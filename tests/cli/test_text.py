@@ -6,7 +6,7 @@ import unicodedata
 
 import pytest
 
-from asimov_sync.cli.output import format_value
+from asimov_sync.cli.output import format_argument, format_value
 from asimov_sync.cli.text import escape, escape_line, pad, shorten, width_of
 
 from ..tiers import by_tier
@@ -56,6 +56,15 @@ def test_values_stay_json():
     assert shown == '{"amount": 5, "to": "ève\\u202e\\u007f\\u009b\\n"}'
     assert json.loads(shown) == value
     assert format_value("text") == "text"
+
+
+@pytest.mark.parametrize(
+    "value, shown",
+    [(5, "5"), ("5", '"5"'), (None, "null"), ("null", '"null"'), ("Ada", "Ada"), ('"', '"')],
+)
+def test_arguments(value, shown):
+    """An argument of a tool call that is a text cannot be mistaken for another JSON value."""
+    assert format_argument(value) == shown
 
 
 def test_widths():

@@ -2,17 +2,19 @@
 
 import gc
 import json
+import random
 import threading
+import time
 import weakref
 
 import pytest
 
 from asimov_sync import Agent, AnthropicInferenceClient, Cancellation, TextDelta
 from asimov_sync.testing import ModelServer
-from asimov_sync.web import read_last_event_id, sse, ui_message_stream
+from asimov_sync.web import ag_ui, read_last_event_id, sse, ui_message_stream
 
-from ..tiers import by_tier
-from ..waiting import DEADLINE, wait_for
+from ..tiers import by_tier, suite
+from ..waiting import DEADLINE, Background, wait_for
 from .referees import read_frames
 
 
@@ -253,3 +255,37 @@ def test_no_other_end_is_reported():
     assert called == []
     body = b"".join(sse([TextDelta("a")], on_end=lambda: 1 / 0))
     assert b"ZeroDivisionError" in body
+
+
+@suite
+def test_closing_at_any_moment():
+    """Wherever a stream is when the server closes its body, the provider's stream is closed, and
+    the thread ends."""
+    generator = random.Random(7)
+    before = {"delay": 0.0}
+    rounds, cut = by_tier(15, 400), 0
+
+    def wait(request, number):
+        time.sleep(before["delay"])
+
+    with ModelServer(lambda body: "one two three four five", before_event=wait) as server:
+        client = AnthropicInferenceClient(model="m", api_key="key", api_url=server.url)
+        agent = Agent(client)
+        for number in range(rounds):
+            before["delay"] = generator.choice([0.0, 0.001, 0.005])
+            encode = generator.choice([sse, ui_message_stream, ag_ui])
+            body = encode(agent.stream("hi"), keep_alive=0.002)
+            for _ in range(generator.randrange(8)):
+                next(body, None)
+            closing = Background(body.close) if generator.random() < 0.5 else None
+            if closing is None:
+                body.close()
+            else:
+                list(body)  # a server may read while another thread closes
+                closing.result()
+            request = server.requests[number]
+            assert request.finished.wait(DEADLINE)
+            cut += request.disconnected.is_set()
+            assert request.disconnected.is_set() or request.whole
+        client.close()
+    assert cut > rounds / 10
