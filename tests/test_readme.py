@@ -202,6 +202,6 @@ def test_the_table_of_statuses_is_the_one_that_holds():
 def installed(block):
     """Return whether the web frameworks that a block imports are installed."""
     frameworks = re.findall(
-        r"^(?:from|import) (flask|django|celery|rq|streamlit|tqdm)\b", block, re.M
+        r"^(?:from|import) (flask|django|celery|distributed|rq|streamlit|tqdm)\b", block, re.M
     )
     return all(importlib.util.find_spec(framework) for framework in frameworks)

@@ -44,7 +44,7 @@ def build(url):
     graph.add(
         Task(type="ask_model", params={"url": url}),
         name="over_budget",
-        depends_on=[name for name in graph if name not in ("route", "back")],
+        depends_on=[name for name in graph if name != "route"],
         allow_failure=True,
     )
     return graph
@@ -85,5 +85,9 @@ def run_everything(**options):
             "usage": result.usage,
             "usages": result.usages,
             "spent": budget.spent,
+            "spans": {
+                name: [(one.kind, one.name, one.usage, one.error, one.attempt) for one in spans]
+                for name, spans in result.spans.items()
+            },
             "events": {describe(event) for event in events},
         }
