@@ -200,7 +200,10 @@ class RunInProgress(AsimovError):
 
 
 class LeaseLost(AsimovError):
-    """Another process has taken over this durable run. Nothing more of this drive is kept."""
+    """Another process has taken over this durable run, or its store has lost the last writes.
+
+    Nothing more of this drive is kept.
+    """
 
 
 class GraphChanged(AsimovError, ValueError):

@@ -160,6 +160,7 @@ HEAD_FIELDS = (
     "released",
     "posts",
     "indexed",
+    "commits",
 )
 """The fields of a head. The first thirteen are the reply of the scripts that return one.
 
@@ -171,6 +172,7 @@ untouched: "1" if nothing was written since the claim that created the record.
 released: identifies the commit that gave the lease up, to recognize its repetition.
 posts: the tokens of the last posts, for the same purpose.
 indexed: the moment of being ready in the index. It may be earlier than the real one.
+commits: the number of commits of the present epoch.
 """
 
 _HEAD_WORDS = ", ".join(f"'{name}'" for name in HEAD_FIELDS)
@@ -189,6 +191,7 @@ local function read_head(key)
     for index, name in ipairs(names) do
         head[name] = values[index]
     end
+    head.commits = head.commits or '0' -- of a release that did not count them
     if head.expires ~= '' and tonumber(head.expires) <= now then
         return nil, true
     end
@@ -294,7 +297,7 @@ if not head then
         status = status, tags = ARGV[last_status + 1], summary = ARGV[last_status + 2],
         created = created, updated = created, owner = owner, epoch = '1', lease_until = '0',
         due = '', news = '0', version = '0', expires = '', last_number = '0', untouched = '1',
-        released = '', posts = '', indexed = '',
+        released = '', posts = '', indexed = '', commits = '0',
     }
     redis.call('DEL', unpack(record_keys)) -- the server may have evicted only the head
     write_fields(last_status + 3, #ARGV)
@@ -307,7 +310,7 @@ elseif head.owner ~= owner or head.lease_until == '0' then
     if not is_free or not has_status then
         return {0, 0, integer(now), redis.call('HGETALL', fields_key), describe(head)}
     end
-    head.epoch, head.untouched = integer(head.epoch + 1), ''
+    head.epoch, head.untouched, head.commits = integer(head.epoch + 1), '', '0'
 end
 had_expiry = head.expires ~= ''
 head.owner, head.status, head.lease_until = owner, status, integer(now + lease)
@@ -321,9 +324,11 @@ return {1, created, integer(now), redis.call('HGETALL', fields_key), describe(he
 
 # ARGV: 3 owner; 4 epoch; 5 lease or ""; 6 status or ""; 7 due or ""; 8 "summary" or ""; 9 summary;
 # 10 time to live or ""; 11 news or ""; 12 what identifies this commit, if it gives the lease up;
-# 13 MAX_LOG_ENTRIES; 14 the number of fields to write; 15 of those to remove; names and values to
-# write; names to remove; numbers and data of the log.
-# Returns {}, or {applied, lease_until, now, news, describe… if the index changes}.
+# 13 MAX_LOG_ENTRIES; 14 the number of fields to write; 15 of those to remove; 16 the number of
+# commits that the caller knows of; names and values to write; names to remove; numbers and data of
+# the log. If there were fewer commits, a failover has lost some: the lease is given up, so that the
+# next driver continues from what is left.
+# Returns {}, or {applied, lease_until, now, news, commits, describe… if the index changes}.
 COMMIT = (
     _RECORD_PRELUDE
     + """
@@ -332,18 +337,24 @@ if not head then
     return {}
 end
 if released ~= '' and head.released == released then
-    return {1, '0', integer(now), head.news, describe(head)}
+    return {1, '0', integer(now), head.news, head.commits, describe(head)}
 end
 if head.owner ~= owner or head.epoch ~= epoch or head.lease_until == '0' then
     return {}
 end
+if tonumber(head.commits) < tonumber(ARGV[16]) then
+    head.lease_until = '0'
+    write_head(true)
+    return {}
+end
 if ARGV[11] ~= '' and tonumber(head.news) > tonumber(ARGV[11]) then
-    return {0, head.lease_until, integer(now), head.news}
+    return {0, head.lease_until, integer(now), head.news, head.commits}
 end
 local had_expiry = head.expires ~= ''
-local first_removed = 16 + 2 * tonumber(ARGV[14])
+head.commits = integer(head.commits + 1)
+local first_removed = 17 + 2 * tonumber(ARGV[14])
 local first_entry = first_removed + tonumber(ARGV[15])
-write_fields(16, first_removed - 1)
+write_fields(17, first_removed - 1)
 for index = first_removed, first_entry - 1, 1000 do
     redis.call('HDEL', fields_key, unpack(ARGV, index, math.min(index + 999, first_entry - 1)))
 end
@@ -375,9 +386,9 @@ local shown = tonumber(head.indexed) or math.huge
 local is_indexed = status ~= '' or (moment ~= '' and tonumber(moment) < shown)
 write_head(is_indexed)
 set_expiry(had_expiry)
-local reply = {1, head.lease_until, integer(now), head.news}
+local reply = {1, head.lease_until, integer(now), head.news, head.commits}
 if is_indexed then
-    reply[5] = describe(head)
+    reply[6] = describe(head)
 end
 return reply
 """

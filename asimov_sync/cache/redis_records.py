@@ -70,6 +70,8 @@ class RedisRecords(RecordStore):
         self._path = f"{head}{tail}{RUN}"
         index = f"{self._path}s{{runs:{head}{tail}}}"
         self._index_keys = [f"{index}{name}" for name in lua.INDEX_KEYS]
+        # The number of commits by the id, owner and epoch of each lease that is held here.
+        self._commits: Dict[Tuple[str, str, int], int] = {}
 
     def _record_keys(self, id: str) -> List[str]:
         return [f"{self._path}{{{id}}}{name}" for name in lua.RECORD_KEYS]
@@ -150,16 +152,22 @@ class RedisRecords(RecordStore):
             MAX_LOG_ENTRIES,
             len(written),
             len(removed),
+            self._commits.get((id, owner, epoch), 0),
             *_pairs(written),
             *removed,
             *(word for entry in change.log for word in entry),
         ]
         reply = self._run_on_record(lua.COMMIT, id, *arguments)
         if not reply:
+            self._commits.pop((id, owner, epoch), None)
             return None
-        applied, lease_until, now, news = reply[:4]
-        if len(reply) == 5:
-            self._write_index(_parse_head(id, reply[4], now))
+        applied, lease_until, now, news, commits = reply[:5]
+        if change.lease is None and applied:
+            self._commits.pop((id, owner, epoch), None)
+        else:
+            self._commits[id, owner, epoch] = int(commits)
+        if len(reply) == 6:
+            self._write_index(_parse_head(id, reply[5], now))
         return Committed(bool(applied), int(lease_until) / 1000, int(now) / 1000, int(news))
 
     def post(

@@ -53,6 +53,7 @@ stroke-linejoin:round}}
 .asy .loop{{stroke:var(--partial);stroke-dasharray:6 3}}
 .asy .loophead{{fill:var(--partial);stroke:none}}
 .asy .grid{{stroke:var(--line);stroke-width:1}}
+.asy .idle{{fill:var(--raised)}}
 .asy .attempt{{fill:var(--own,var(--waiting));fill-opacity:.28}}
 .asy .model{{fill:var(--model)}}
 .asy .tool{{fill:var(--tool)}}

@@ -3,6 +3,7 @@
 import heapq
 from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
+from asimov_sync.display.axis import TOP, Axis
 from asimov_sync.display.markup import escape, escape_short, make_visible, shorten
 from asimov_sync.display.style import PICTURE_STYLE, THEME
 from asimov_sync.display.view import RunView, SpanView, TaskView
@@ -11,7 +12,6 @@ from asimov_sync.display.words import (
     format_seconds,
     format_usage,
     shorten_to_width,
-    text_width,
 )
 
 __all__ = ["timeline_svg"]
@@ -20,11 +20,11 @@ Link = Callable[[str], Optional[str]]
 
 WIDTH = 1080
 LABELS = 190
-AXIS = 26
 ROW = 26
 BAR = 18
 CALL = 5
 LANE = 20
+PACKED_GAP = 3
 MAX_ROWS = 120
 """The number of tasks up to which each has a row; the bars of more tasks share rows."""
 
@@ -36,14 +36,6 @@ MAX_NAME = 80
 MAX_TITLE = 250
 MAX_SPANS = 15_000
 """The number of model and tool calls that are drawn at most."""
-
-DAY = 86400.0
-STEPS = (
-    *(number * unit for unit in (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.1) for number in (1, 2, 5)),
-    *(1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 900.0, 1800.0, 3600.0),
-    *(7200.0, 14400.0, 21600.0, 43200.0, DAY),
-)
-"""The distances of the marks on the axis, in seconds."""
 
 
 class _Bar(NamedTuple):
@@ -76,37 +68,33 @@ def timeline_svg(
         if start is not None:
             bars.append(_Bar(task, number, start, max(start, stop)))
     bars.sort(key=lambda bar: (bar.start, bar.number))
-    first = bars[0].start
     end = max(bar.end for bar in bars)
-    duration = max(end - first, 1e-6)
     labelled = len(bars) <= MAX_ROWS
-    left = LABELS if labelled else 8
-    scale = (WIDTH - left - 12) / duration
-    rows = list(range(len(bars))) if labelled else _pack(bars, 3 / scale)
+    work = [period for bar in bars for period in _periods_of(bar, end)]
+    axis = Axis(work, LABELS if labelled else 8, WIDTH - 12)
+    rows = list(range(len(bars))) if labelled else _pack(bars, axis)
     shown = [(bar, row) for bar, row in zip(bars, rows) if labelled or row < MAX_LANES]
     step = ROW if labelled else LANE
-    count = max(row for _, row in shown) + 1
-    height = AXIS + count * step + 8
-    parts = [_draw_axis(duration, left, scale, height)]
-    scales = _Scale(first, end, left, scale)
+    height = TOP + (max(row for _, row in shown) + 1) * step + 8
+    parts = [axis.draw(height)]
     marks: Dict[str, List[str]] = {}
     room = MAX_SPANS
     for number, (bar, row) in enumerate(shown):
-        top = AXIS + row * step + (step - BAR) // 2
+        top = TOP + row * step + (step - BAR) // 2
         spans = [span for span in bar.task.spans if span.start is not None]
         calls = [span for span in spans if span.kind != "attempt"][:room]
         room -= len(calls)
         if number >= MAX_BARS:
-            x, width = scales.place(bar.start, bar.end)
+            x, width = axis.place(bar.start, bar.end)
             marks.setdefault("attempt", []).append(_box_path(x, top, width, BAR))
             continue
-        shapes = [_draw_attempts(bar, spans, scales, top)]
+        shapes = [_draw_attempts(bar, spans, axis, top)]
         if labelled:
-            shapes += [_draw_call(span, scales, top) for span in calls]
+            shapes += [_draw_call(span, axis, top) for span in calls]
             shapes.append(_draw_label(bar.task, top))
         else:
             for span in calls:
-                marks.setdefault(_kind_of(span), []).append(_outline(span, scales, top))
+                marks.setdefault(_kind_of(span), []).append(_outline(span, axis, top))
         parts.append(_wrap(bar.task, "".join(shapes), link))
     for kind, outlines in marks.items():
         parts.append(f'<path class="{kind}" d="{"".join(outlines)}"/>')
@@ -117,7 +105,7 @@ def timeline_svg(
     role = "img" if link is None else "group"  # the parts of an image are not reachable
     fit = "" if style else " fit"
     sheet = f"<style>{THEME}{PICTURE_STYLE}</style>" if style else ""
-    label = f"Timeline of {len(bars)} tasks over {format_seconds(duration)}"
+    label = f"Timeline of {len(bars)} tasks over {format_seconds(end - bars[0].start)}"
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="asy{fit}" width="{WIDTH}" '
         f'height="{height}" viewBox="0 0 {WIDTH} {height}" role="{role}" '
@@ -151,89 +139,46 @@ def _extent(task: TaskView, end: float) -> Tuple[Optional[float], float]:
     return min(starts), max(ends, default=end)
 
 
-def _pack(bars: Sequence[_Bar], gap: float) -> List[int]:
+def _periods_of(bar: _Bar, end: float) -> List[Tuple[float, float]]:
+    """Return when a task worked: its attempts, or the whole bar if they are not known."""
+    periods = [
+        (span.start, max(span.start, end if span.end is None else span.end))
+        for span in bar.task.spans
+        if span.kind == "attempt" and span.start is not None
+    ]
+    return periods or [(bar.start, bar.end)]
+
+
+def _pack(bars: Sequence[_Bar], axis: Axis) -> List[int]:
     """Return a row for each bar, so that few rows are used and no two bars overlap."""
     free: List[int] = []
     busy: List[Tuple[float, int]] = []
     rows = []
     count = 0
     for bar in bars:
-        while busy and busy[0][0] <= bar.start:
+        left, width = axis.place(bar.start, bar.end)
+        while busy and busy[0][0] <= left:
             heapq.heappush(free, heapq.heappop(busy)[1])
         if free:
             row = heapq.heappop(free)
         else:
             row, count = count, count + 1
         rows.append(row)
-        heapq.heappush(busy, (bar.end + gap, row))
+        heapq.heappush(busy, (left + width + PACKED_GAP, row))
     return rows
 
 
-def _draw_axis(duration: float, left: int, scale: float, height: int) -> str:
-    step = _tick_step(duration)
-    parts = []
-    number = 0
-    while number * step <= duration * 1.0001:
-        x = round(left + number * step * scale, 1)
-        parts.append(f'<path class="grid" d="M{x:g} {AXIS - 6}V{height - 8}"/>')
-        label = _format_tick(number * step)
-        if x + text_width(label, 11) < WIDTH:
-            parts.append(f'<text class="quiet" x="{x + 3:g}" y="13">{label}</text>')
-        number += 1
-    return "".join(parts)
-
-
-def _format_tick(seconds: float) -> str:
-    """Return a round duration without needless digits."""
-    if seconds == 0:
-        return "0"
-    if seconds < 1e-3:
-        return f"{seconds * 1e6:.4g} µs"
-    if seconds < 1:
-        return f"{seconds * 1e3:.4g} ms"
-    return f"{seconds:g} s" if seconds < 60 else format_seconds(seconds)
-
-
-def _tick_step(duration: float) -> float:
-    """Return a round number of seconds of which at most eight fit into a duration."""
-    for step in STEPS:
-        if step * 8 >= duration:
-            return step
-    return DAY * -(-duration // (8 * DAY))
-
-
-class _Scale(NamedTuple):
-    """Turns times into positions.
-
-    first, end: the times of the ends of the axis.
-    left: the position of the first.
-    scale: the width of a second.
-    """
-
-    first: float
-    end: float
-    left: int
-    scale: float
-
-    def place(self, start: Optional[float], end: Optional[float]) -> Tuple[float, float]:
-        """Return the position and the width of a bar."""
-        begin = self.first if start is None else start
-        stop = self.end if end is None else end
-        width = max(1.5, (stop - begin) * self.scale)
-        return self.left + (begin - self.first) * self.scale, width
-
-
-def _draw_attempts(bar: _Bar, spans: Sequence[SpanView], scale: _Scale, top: int) -> str:
+def _draw_attempts(bar: _Bar, spans: Sequence[SpanView], axis: Axis, top: int) -> str:
     task = bar.task
     whole = f"{shorten(task.name, MAX_NAME)}: {task.status}, {format_seconds(bar.end - bar.start)}"
     attempts = [span for span in spans if span.kind == "attempt"]
     if not attempts:
-        x, width = scale.place(bar.start, bar.end)
+        x, width = axis.place(bar.start, bar.end)
         return _rectangle("attempt", x, top, width, BAR, whole)
     shapes = []
     for span in attempts:
-        x, width = scale.place(span.start, span.end)
-        title = whole if len(attempts) == 1 else f"{whole}, {_span_title(span, scale)}"
+        x, width = axis.place(span.start, span.end)
+        title = whole if len(attempts) == 1 else f"{whole}, {_span_title(span, axis)}"
         kind = "attempt bad" if span.error is not None else "attempt"
         shapes.append(_rectangle(kind, x, top, width, BAR, title))
     return "".join(shapes)
@@ -244,15 +189,15 @@ def _rectangle(kind: str, x: float, y: float, width: float, height: float, title
     return f'<rect class="{kind}" {shape}><title>{escape_short(title, MAX_TITLE)}</title></rect>'
 
 
-def _draw_call(span: SpanView, scale: _Scale, top: int) -> str:
-    x, width = scale.place(span.start, span.end)
-    title = _span_title(span, scale)
+def _draw_call(span: SpanView, axis: Axis, top: int) -> str:
+    x, width = axis.place(span.start, span.end)
+    title = _span_title(span, axis)
     return _rectangle(_kind_of(span), x, top + _offset(span), width, CALL, title)
 
 
-def _outline(span: SpanView, scale: _Scale, top: int) -> str:
+def _outline(span: SpanView, axis: Axis, top: int) -> str:
     """Return a call as a part of a path, which is shorter than an element."""
-    x, width = scale.place(span.start, span.end)
+    x, width = axis.place(span.start, span.end)
     return _box_path(x, top + _offset(span), width, CALL)
 
 
@@ -281,11 +226,11 @@ def _wrap(task: TaskView, shapes: str, link: Optional[Link]) -> str:
     return group if address is None else f'<a href="{escape(address)}">{group}</a>'
 
 
-def _span_title(span: SpanView, scale: _Scale) -> str:
+def _span_title(span: SpanView, axis: Axis) -> str:
     name = shorten(span.name, MAX_NAME)
     parts = [name if span.kind == "attempt" else f"{span.kind} {name}"]
     if span.start is not None:
-        end = scale.end if span.end is None else span.end
+        end = axis.end if span.end is None else span.end
         parts.append(format_seconds(end - span.start))
     parts += [one for one in (format_usage(span.usage), format_cost(span.cost)) if one]
     if span.error is not None:

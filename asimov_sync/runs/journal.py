@@ -336,8 +336,8 @@ class StoredJournal(RunJournal):
 
     def _lease_lost(self) -> LeaseLost:
         return LeaseLost(
-            f"another driver has taken over run {self.id}, or it was deleted; nothing more of this "
-            "one is kept"
+            f"another driver has taken over run {self.id}, it was deleted, or its store has lost "
+            "the last writes; nothing more of this driver is kept"
         )
 
     def _check_process(self) -> None:
@@ -350,14 +350,24 @@ class StoredJournal(RunJournal):
     def save(self, batch: Batch) -> bool:
         """Write a batch in one step. The last batch of a drive gives up the lease."""
         self._check_process()
+        tasks = self._dump_tasks(batch)
         with self._lock:
             if self._closed:
                 if self._lost is not None:
                     raise self._lost
                 raise ClosedError(f"run {self.id} was interrupted")
-            return self._save(batch, retry=True)
+            return self._save(batch, tasks, retry=True)
 
-    def _save(self, batch: Batch, retry: bool, interrupted: Optional[str] = None) -> bool:
+    def _dump_tasks(self, batch: Batch) -> List[bytes]:
+        """Return the bytes of the tasks of a batch.
+
+        `save` calls it without the lock: a slow serializer does not delay the renewal of the lease.
+        """
+        return [self._codec.dump_task(record) for record in batch.records]
+
+    def _save(
+        self, batch: Batch, tasks: List[bytes], retry: bool, interrupted: Optional[str] = None
+    ) -> bool:
         end = batch.end
         if end is not None and end.parked and self._has_news(batch):
             return False
@@ -366,8 +376,8 @@ class StoredJournal(RunJournal):
         if end is None and batch.cancelled is not None and cancel not in self._posts:
             # Should this driver die, the next one runs tasks with `always` only, too.
             fields[cancel] = self._posts[cancel] = self._codec.encode(batch.cancelled)
-        for record in batch.records:
-            fields[field_name("task", record.name)] = self._codec.dump_task(record)
+        for record, data in zip(batch.records, tasks):
+            fields[field_name("task", record.name)] = data
             self._forget_progress(record.name, record, fields)
         for name in batch.removed:
             fields[field_name("task", name)] = None
@@ -505,9 +515,10 @@ class StoredJournal(RunJournal):
                     batch = Batch([], [], usage, seconds, None)
                 end = batch.end
                 ended = end is not None and not end.parked
-                if not self._save(batch, False, None if ended else reason):
+                tasks = self._dump_tasks(batch)
+                if not self._save(batch, tasks, False, None if ended else reason):
                     # An answer has arrived: it is not parked, but interrupted.
-                    self._save(batch._replace(end=None), False, reason)
+                    self._save(batch._replace(end=None), tasks, False, reason)
             finally:
                 self._close()
 

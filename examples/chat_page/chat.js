@@ -62,7 +62,7 @@ const handlers = {
   },
   tool_finished({call, result, error}) {
     calls[call.id].className = error ? "call failed" : "call done";
-    calls[call.id].append(element("output", "", error || JSON.stringify(result, null, 1)));
+    calls[call.id].append(element("output", "", error || show(result, 1)));
     text = null;
   },
   tool_run_done({run}) {
@@ -76,7 +76,7 @@ const handlers = {
 
 function showCall(call) {
   calls[call.id] = add("div", "call", "");
-  calls[call.id].append(element("code", "", `${call.name}(${JSON.stringify(call.arguments)})`));
+  calls[call.id].append(element("code", "", `${call.name}(${show(call.arguments)})`));
   return calls[call.id];
 }
 
@@ -112,6 +112,14 @@ function element(tag, className, content) {
   made.className = className;
   made.textContent = content;
   return made;
+}
+
+// JSON in which no character is invisible or changes the direction of the text, so that a person
+// sees what a call really asks for.
+function show(value, indent) {
+  const hidden = /[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g;
+  const escape = one => "\\u" + one.charCodeAt(0).toString(16).padStart(4, "0");
+  return JSON.stringify(value, null, indent).replace(hidden, escape);
 }
 
 function cookie(name) {

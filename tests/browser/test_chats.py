@@ -104,7 +104,8 @@ def test_a_conversation(chat, model, open_page, screenshots, request):
     page.wait_for_selector(".waits button")
     assert page.inner_text(".call.failed output") == "LookupError: no line goes there"
     assert "21" in page.inner_text(".call.done output")
-    assert HOSTILE.split(">")[0] in page.inner_text(".waits code")
+    asked = page.inner_text(".waits code")
+    assert HOSTILE.split(">")[0] in asked and "\\u202etxet" in asked  # visible, not reversed
     name = request.node.name.strip("]").replace("[", "-")
     page.screenshot(path=str(screenshots / f"{name}-asks.png"))
 

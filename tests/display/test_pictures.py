@@ -145,6 +145,29 @@ def test_many_tasks_share_the_rows_of_a_timeline():
         assert all(sum(one) <= other[0] for one, other in zip(row, row[1:]))
 
 
+def test_a_long_time_without_work_is_cut():
+    """The bars of a run that was parked for two days are as wide as without the wait."""
+    day = 86400.0
+    spans = [
+        SpanView("attempt", "attempt 1", 10.0, 14.0),
+        SpanView("attempt", "attempt 1", 2 * day, 2 * day + 4),
+    ]
+    asked = working("ask", 10.0, 2 * day + 4, spans=spans)
+    tasks = (working("first", 0.0, 10.0), asked, working("last", 2 * day + 4, 2 * day + 10))
+    svg = timeline_svg(RunView("run", "complete", tasks))
+    bars = [
+        (float(rect.get("x")), float(rect.get("width")))
+        for rect in etree.fromstring(svg).iter(SVG + "rect")
+        if "attempt" in rect.get("class")
+    ]
+    assert all(width > 100 for _, width in bars)
+    assert all(sum(one) <= other[0] + 0.2 for one, other in zip(bars, bars[1:]))
+    assert "1 d 23 h" in texts(svg)
+    assert "no work for 1 d 23 h" in svg
+    short = tuple(working(str(number), number * 10.0, number * 10.0 + 8) for number in range(9))
+    assert "no work" not in timeline_svg(RunView("run", "complete", short))
+
+
 def test_without_times_there_is_no_timeline():
     """A graph that has not run has no timeline."""
     assert timeline_svg(view_graph(survey())) == ""

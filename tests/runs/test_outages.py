@@ -80,14 +80,16 @@ class Work:
 class Drives:
     """Drives a run again and again until it has ended, on a thread of its own.
 
+    cache: the cache of the run; it is closed at the end.
+    lease: the lease of the store.
     interruptions: the exceptions that drives have ended with.
     work: the handler.
     """
 
-    def __init__(self, server, lease):
+    def __init__(self, cache, lease):
         self.interruptions = []
         self.work = Work()
-        self.cache = RedisCache(url=server.url)
+        self.cache = cache
         self.store = RunStore(self.cache, lease=lease)
         self.driving = Background(self._drive)
 
@@ -143,7 +145,7 @@ class Drives:
 @pytest.mark.parametrize("lease", [30.0, 0.3], ids=["shorter than the lease", "longer"])
 def test_restarted_server(server, lease):
     """The server is killed and restarted under a run, which then proceeds, or is continued."""
-    drives = Drives(server, lease)
+    drives = Drives(RedisCache(url=server.url), lease)
     for _ in range(ROUNDS):
         drives.wait_for_calls(8)
         server.kill()
@@ -161,7 +163,7 @@ def test_restarted_server(server, lease):
 def test_cut_connections(server):
     """All connections are cut again and again, and the run proceeds."""
     cut = 0
-    drives = Drives(server, 30.0)
+    drives = Drives(RedisCache(url=server.url), 30.0)
     drives.work.limit = COLUMNS
     with redis.Redis.from_url(server.url) as plain:
         while drives.alive:
@@ -175,7 +177,7 @@ def test_cut_connections(server):
 
 def test_silent_server(server):
     """The server does not answer for a while: the run proceeds after that."""
-    drives = Drives(server, 30.0)
+    drives = Drives(RedisCache(url=server.url), 30.0)
     for _ in range(by_tier(1, soak=3)):
         drives.wait_for_calls(8)
         server.signal(signal.SIGSTOP)
@@ -188,7 +190,7 @@ def test_silent_server(server):
 @soak
 def test_silent_for_longer_than_the_lease(server):
     """A server is silent for longer than the lease: the run proceeds, or is continued."""
-    drives = Drives(server, 0.3)
+    drives = Drives(RedisCache(url=server.url), 0.3)
     for _ in range(5):
         drives.wait_for_calls(8)
         server.signal(signal.SIGSTOP)

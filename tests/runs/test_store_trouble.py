@@ -279,6 +279,35 @@ def test_a_serializer_that_encrypts(tmp_path):
         assert SECRET.encode() in stored_bytes(path)
 
 
+class Slow(Scrambled):
+    """A serializer that takes longer for an outcome than the lease lasts.
+
+    is_renewed: returns whether the lease was renewed meanwhile.
+    """
+
+    def __init__(self, is_renewed):
+        self._is_renewed = is_renewed
+
+    def dumps(self, value):
+        if isinstance(value, dict) and value.get("phase") == "COMPLETE":
+            wait_for(self._is_renewed)
+        return super().dumps(value)
+
+
+def test_the_lease_is_renewed_while_a_value_is_serialized(make_store):
+    """The lease is renewed while a serializer takes longer for an outcome than the lease lasts."""
+    began = []
+
+    def is_renewed():
+        until = store.get("r").lease_until
+        began.append(until)
+        return until > began[0]
+
+    store = make_store(lease=0.3, serializer=Slow(is_renewed))
+    with TaskScheduler({"work": lambda task, context: 1}, max_workers=1, runs=store) as scheduler:
+        assert scheduler.run(chain("a"), run_id="r").results == {"a": 1}
+
+
 def hide(value):
     """Replace the secret in a value."""
     return json.loads(json.dumps(value).replace(SECRET, "***"))
