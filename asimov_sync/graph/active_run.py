@@ -493,14 +493,17 @@ class ActiveRun(Work, RunServices, JournaledRun):
                 find_address(self.open_cache()),
                 call,
                 channel,
+                self.backend.by_value,
             )
-            return self._handlers.make_reference(node), self._dump_envelope(envelope)
+            return self._handlers.make_reference(node, self.backend.by_value), self._dump_envelope(
+                envelope
+            )
         except Exception as error:
             return self._failed_outcome(attempt, error)
 
     def _dump_envelope(self, envelope: Envelope) -> bytes:
         try:
-            return dump(envelope)
+            return dump(envelope, envelope.by_value)
         except Exception as error:  # what the classes of the values raise
             raise GraphError(
                 f"the params or the inputs of {envelope.node.name!r} cannot be sent to another "

@@ -154,12 +154,14 @@ class Backend:
 
     inline: whether they are called on the thread that waits for the run.
     remote: whether they are called in other processes.
+    by_value: whether functions of the main program travel there as code.
     worker_limit: the most workers that the backend allows one run.
     threads: identifies the pool or executor that calls handlers, for the slots of a context.
     """
 
     inline = False
     remote = False
+    by_value = False
 
     def __init__(self, worker_limit: int) -> None:
         self.worker_limit = worker_limit

@@ -35,6 +35,7 @@ class Envelope(NamedTuple):
     cache: the address of the run's namespace of the scheduler's cache; None if it has none.
     call, channel: the id of the call, and the address of the cache through which it reaches the
         run; None without.
+    by_value: whether what the main program defines travels as code.
     """
 
     run_id: str
@@ -54,6 +55,7 @@ class Envelope(NamedTuple):
     cache: Optional[CacheAddress]
     call: str
     channel: Optional[CacheAddress]
+    by_value: bool
 
 
 class CallEvent(NamedTuple):
@@ -129,6 +131,7 @@ def make_envelope(
     cache: Optional[CacheAddress],
     call: str,
     channel: Optional[CacheAddress],
+    by_value: bool,
 ) -> Envelope:
     """Return the envelope of an attempt.
 
@@ -154,4 +157,5 @@ def make_envelope(
         cache,
         call,
         channel,
+        by_value,
     )

@@ -4,7 +4,7 @@ import contextlib
 import os
 import threading
 from concurrent.futures import Executor
-from typing import Any, Callable, Optional, Tuple, Union
+from typing import Any, Callable, Optional, Set, Tuple, Union
 
 from asimov_sync._json import format_error
 from asimov_sync.cancellation import Cancellation
@@ -14,7 +14,7 @@ from asimov_sync.concurrency.log_context import describe_error, get_logger
 from asimov_sync.errors import ClosedError, GraphError
 from asimov_sync.graph.remote_call import find_process
 
-__all__ = ["ExecutorSource", "count_workers", "is_remote"]
+__all__ = ["ExecutorSource", "count_workers", "is_remote", "sends_code"]
 
 logger = get_logger("asimov_sync.graph")
 
@@ -136,12 +136,12 @@ def is_remote(executor: Any) -> bool:
 
     Raises GraphError if the call is not made.
     """
-    modules = {kind.__module__ for kind in type(executor).__mro__}
+    modules = _modules_of(executor)
     if "concurrent.futures.interpreter" in modules:
         return True  # in this process, but with modules of its own
     if "concurrent.futures.thread" in modules:
         return False
-    if any(module.partition(".")[0] == "distributed" for module in modules):
+    if "distributed" in modules:
         return True  # it pickles calls in any case
     try:
         where = _wait(executor.submit(find_process))
@@ -151,6 +151,20 @@ def is_remote(executor: Any) -> bool:
             f"({format_error(error)}): say remote=True for processes, remote=False for threads"
         ) from error
     return where != find_process()
+
+
+def sends_code(executor: Any) -> bool:
+    """Return whether the processes of an executor have another main program than this one.
+
+    Its package then requires cloudpickle.
+    """
+    return not {"distributed", "loky"}.isdisjoint(_modules_of(executor))
+
+
+def _modules_of(executor: Any) -> Set[str]:
+    """Return the modules of an executor's classes, and their packages."""
+    modules = {kind.__module__ for kind in type(executor).__mro__}
+    return modules | {module.partition(".")[0] for module in modules}
 
 
 def _wait(future: Any) -> Tuple[str, int]:

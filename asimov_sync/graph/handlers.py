@@ -91,16 +91,19 @@ class HandlerRegistry:
         for type in types:
             check_handler(type, self.handlers[type], GraphError)
 
-    def make_reference(self, node: Node) -> bytes:
-        """Return the handler of a task and the middleware around it, for another process."""
+    def make_reference(self, node: Node, by_value: bool) -> bytes:
+        """Return the handler of a task and the middleware around it, for another process.
+
+        by_value: whether what the main program defines travels as code.
+        """
         layers = self.middleware + node.middleware
         if node.handler is not None:
-            return dump(HandlerReference(node.handler, layers))
+            return dump(HandlerReference(node.handler, layers), by_value)
         type = node.task.type
         reference = HandlerReference(self.handlers[type], layers)
         known = self._references.get(type)
         if known is None or known[0] != reference:
-            known = self._references[type] = (reference, dump(reference))
+            known = self._references[type] = (reference, dump(reference, by_value))
         return known[1]
 
     def _resolve(self, handler: NamedHandler) -> Handler:

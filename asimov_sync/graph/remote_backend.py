@@ -23,7 +23,7 @@ from asimov_sync.concurrency.timers import timers
 from asimov_sync.errors import ClosedError, WorkerLost
 from asimov_sync.graph.attempt import Attempt
 from asimov_sync.graph.backends import WARN_AFTER, Backend, Work
-from asimov_sync.graph.executor_source import ExecutorSource, count_workers
+from asimov_sync.graph.executor_source import ExecutorSource, count_workers, sends_code
 from asimov_sync.graph.remote_call import run_call
 from asimov_sync.graph.remote_channel import RunChannel
 from asimov_sync.graph.results import Outcome
@@ -52,6 +52,7 @@ class RemoteBackend(Backend):
     def __init__(self, source: ExecutorSource, open_cache: Callable[[], Cache]) -> None:
         super().__init__(sys.maxsize)
         self._source = source
+        self.by_value = sends_code(source.open())
         self._channel: Optional[RunChannel] = None
         cache = open_cache()
         if find_address(cache) is not None:

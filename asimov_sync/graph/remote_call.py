@@ -129,7 +129,7 @@ class _Call(RunServices):
         with self._channel or contextlib.nullcontext():
             outcome = self._call_handler(reference)
         try:
-            result = dump(outcome.result)
+            result = dump(outcome.result, envelope.by_value)
         except Exception as error:  # what its classes raise
             refusal = TypeError(
                 f"the result of {attempt.name!r} cannot be sent back from its process "
@@ -151,10 +151,10 @@ class _Call(RunServices):
             spans=tuple(span.shift(-began) for span in tuple(attempt.spans or ())),
         )
         try:
-            return dump(report)
+            return dump(report, envelope.by_value)
         except Exception:  # the data of an event, which becomes its JSON form
             events = [event._replace(data=to_jsonable(event.data)) for event in self._events]
-            return dump(report._replace(events=events))
+            return dump(report._replace(events=events), envelope.by_value)
 
     def _call_handler(self, reference: bytes) -> Outcome:
         attempt, task = self._attempt, self._envelope.node.task

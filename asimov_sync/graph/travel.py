@@ -30,8 +30,17 @@ class HandlerReference(NamedTuple):
     middleware: Tuple[Callable[..., Any], ...]
 
 
-def dump(value: Any) -> bytes:
-    """Return the pickle of a value. Raises what its classes raise."""
+def dump(value: Any, by_value: bool = False) -> bytes:
+    """Return the pickle of a value. Raises what its classes raise.
+
+    by_value: whether functions and classes of the main program travel as code, since its module is
+        another one in the processes of the executor. The package cloudpickle does that.
+    """
+    if by_value:
+        from cloudpickle import dumps as dump_by_value  # the executor's package requires it
+
+        pickled: bytes = dump_by_value(value, HIGHEST_PROTOCOL)
+        return pickled
     return dumps(value, HIGHEST_PROTOCOL)
 
 

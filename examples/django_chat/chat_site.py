@@ -4,7 +4,7 @@
     uvicorn --app-dir examples django_chat.chat_site:asgi              (then open localhost:8000)
     gunicorn --chdir examples --threads 8 django_chat.chat_site:wsgi
 
-`/chat` serves the page in chat_page, which has 100 lines of plain JavaScript. `/api/chat` serves
+`/chat` serves the page in chat_page, which has 130 lines of plain JavaScript. `/api/chat` serves
 front ends of Vercel's AI SDK: useChat, assistant-ui and others.
 """
 

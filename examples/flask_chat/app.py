@@ -3,7 +3,7 @@
     pip install flask gunicorn
     gunicorn --chdir examples --threads 8 flask_chat.app:app          (then open localhost:8000)
 
-`/chat` serves the page in chat_page, which has 100 lines of plain JavaScript. `/api/chat` serves
+`/chat` serves the page in chat_page, which has 130 lines of plain JavaScript. `/api/chat` serves
 front ends of Vercel's AI SDK: useChat, assistant-ui and others.
 """
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import time
 
 from asimov_sync import (
@@ -219,6 +220,46 @@ def log_something(task, context):
     record = logging.LogRecord("name", logging.INFO, "path", 1, "message", (), None)
     LogFilter().filter(record)
     return [record.run_id, record.task, record.attempt]
+
+
+def die_once(task, context):
+    """Kill this process, if it is the victim that has not been killed yet."""
+    os.makedirs(task.params["folder"], exist_ok=True)
+    marker = os.path.join(task.params["folder"], "killed")
+    if task.params["dies"] and not os.path.exists(marker):
+        open(marker, "w").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "done"
+
+
+def search_memory(task, context):
+    """Return where the memory or the environment of this process has a text, given reversed."""
+    backwards = task.params["reversed"].encode()
+    found = [name for name, value in os.environb.items() if backwards in value[::-1]]
+    with open("/proc/self/maps") as maps, open("/proc/self/mem", "rb", 0) as memory:
+        areas = [line.split() for line in maps]
+        for area, rights, *_ in areas:
+            start, end = (int(part, 16) for part in area.split("-"))
+            while rights.startswith("rw") and start < end:
+                try:
+                    memory.seek(start)
+                    piece = memory.read(min(end - start, 2**20))
+                except (OSError, ValueError, OverflowError):
+                    break
+                # Reversed, so that this search does not find itself.
+                if backwards in piece[::-1]:
+                    found.append(area)
+                start += 2**20
+                del piece
+    return found
+
+
+def name_span(task, context):
+    """Return the trace and the span that are current in this process."""
+    from opentelemetry import trace
+
+    current = trace.get_current_span().get_span_context()
+    return [current.trace_id, current.span_id]
 
 
 HANDLERS = {

@@ -22,7 +22,7 @@ from asimov_sync import (
 from asimov_sync.cache.opening import find_address
 from asimov_sync.testing import Fault, ModelServer, calls, tool_results
 
-from ..tiers import suite, within
+from ..tiers import soak, suite, within
 from ..waiting import DEADLINE, wait_for
 from .graphs import single
 from .remote_handlers import HANDLERS
@@ -41,7 +41,7 @@ def scheduler(cache):
         yield new
 
 
-@pytest.fixture(params=["sqlite", "redis"])
+@pytest.fixture(params=["sqlite", pytest.param("redis", marks=soak)])
 def any_scheduler(request, open_cache):
     cache = open_cache(request.param)
     with TaskScheduler(HANDLERS, executor=make_pool, cache=cache) as new:
@@ -54,11 +54,13 @@ def run_cache(scheduler, run):
 
 
 @suite
-def test_the_cache_reconnects(any_scheduler):
+@pytest.mark.parametrize("backend", ["sqlite", "redis"])
+def test_the_cache_reconnects(open_cache, backend):
     """`context.cache` is the run's namespace of the same cache."""
-    run = any_scheduler.submit(single("use_cache"))
-    assert run.result(DEADLINE)["x"] is True
-    assert "pid" in run_cache(any_scheduler, run).get("mine")
+    with TaskScheduler(HANDLERS, executor=make_pool, cache=open_cache(backend)) as scheduler:
+        run = scheduler.submit(single("use_cache"))
+        assert run.result(DEADLINE)["x"] is True
+        assert "pid" in run_cache(scheduler, run).get("mine")
 
 
 def test_a_cache_in_memory_is_not_shared():
@@ -107,7 +109,7 @@ def test_the_stream_of_a_model_is_closed(scheduler, ending):
     with stalled_server() as server:
         graph = single(
             task=Task(type="ask_model", params={"url": server.url}),
-            timeout=1.0 if ending == "time-out" else None,
+            timeout=0.5 if ending == "time-out" else None,
         )
         run = scheduler.submit(graph)
         next(event for event in run.events() if event.type == "task_text")

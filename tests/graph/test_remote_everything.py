@@ -7,7 +7,7 @@ import pytest
 
 from asimov_sync import RemoteError
 
-from ..tiers import suite
+from ..tiers import soak, suite
 from .everything import run_everything
 
 
@@ -32,7 +32,7 @@ def test_on_threads(expected):
 
 
 @suite
-@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("forkserver", marks=soak), "spawn"])
 def test_on_processes(expected, method):
     """On processes of each start method, it has the same results, usage and set of events."""
     context = multiprocessing.get_context(method)

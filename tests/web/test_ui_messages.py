@@ -255,3 +255,35 @@ def test_a_run_that_fails():
         run = scheduler.submit(graph)
         _, chunks = read(run.events())
         assert chunks[-1] == {"type": "abort", "reason": "not needed any more"}
+
+
+def test_progress_and_questions_of_tasks():
+    """Progress replaces the data of its task, and a question is a data part."""
+
+    def work(task, context):
+        context.report(0.5, "half")
+        context.report(0.75, "more", data={"rows": 3})
+
+    graph = TaskGraph()
+    graph.add(Task(type="work"), name="one")
+    with TaskScheduler({"work": work}) as scheduler:
+        message, chunks = read(scheduler.stream(graph))
+    states = [chunk["data"] for chunk in chunks if chunk["type"] == "data-task"]
+    assert [state.get("fraction") for state in states] == [None, 0.5, 0.75, None]
+    assert states[2]["data"] == {"rows": 3} and states[2]["text"] == "more"
+
+    wait = {"name": "ok?", "prompt": "May it go?", "type": {"type": "boolean"}, "data": None}
+    parked = {"type": "task_parked", "name": "one", "wait": wait}
+    message, _ = read([{"type": "task_started", "name": "one"}, parked])
+    (question,) = [part for part in message if part["type"] == "data-question"]
+    assert question["id"] == "one/ok?" and question["data"]["prompt"] == "May it go?"
+
+
+def test_a_drive_that_did_not_end():
+    """If the driver of a stored run was killed, the next drive shows the text of the task anew."""
+    text = {"type": "task_text", "name": "one", "reply": 1, "attempt": 1, "visit": 1}
+    drive = [{"type": "run_started"}, {"type": "task_started", "name": "one"}]
+    end = {"type": "task_finished", "name": "one", "task": {"status": "complete"}}
+    events = drive + [dict(text, text="half an")] + drive + [dict(text, text="half an answer"), end]
+    message, _ = read(events + [{"type": "run_finished", "status": "complete"}])
+    assert [part["text"] for part in message if part["type"] == "text"] == ["half an answer"]

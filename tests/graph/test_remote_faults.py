@@ -1,0 +1,124 @@
+"""Processes that are killed, calls that are made twice, and keys that must not travel."""
+
+import concurrent.futures
+import copy
+import multiprocessing
+import os
+import pickle
+import random
+
+import pytest
+from tenacity import wait_none
+
+from asimov_sync import (
+    Agent,
+    AnthropicInferenceClient,
+    GraphError,
+    Retry,
+    RunStore,
+    Task,
+    TaskGraph,
+    TaskScheduler,
+    TaskStatus,
+    WorkerLost,
+)
+
+from ..tiers import by_tier, soak, suite
+from ..waiting import DEADLINE
+from .graphs import single
+from .remote_handlers import HANDLERS
+from .test_remote import make_pool
+
+
+def count_outcomes(store, run_id):
+    """Return how many outcomes of each task the log of a durable run has."""
+    names = [event["name"] for event in store.events(run_id) if event["type"] == "task_finished"]
+    return {name: names.count(name) for name in names}
+
+
+@suite
+def test_killed_processes(open_cache, tmp_path):
+    """Whichever processes are killed, each outcome is committed once, and the run ends."""
+    kills = by_tier(3, 50)
+    chance = random.Random(7)
+    store = RunStore(open_cache("sqlite"))
+    with TaskScheduler(HANDLERS, executor=make_pool, runs=store) as scheduler:
+        for number in range(kills):
+            graph = TaskGraph()
+            # A pool breaks as a whole, so other tasks lose attempts, too.
+            retry = Retry(10, wait=wait_none(), on=WorkerLost)
+            victim = f"t{chance.randrange(8)}"
+            folder = str(tmp_path / str(number))
+            for index in range(8):
+                name = f"t{index}"
+                before = [f"t{chance.randrange(index)}"] if index and chance.random() < 0.5 else []
+                params = {"folder": folder, "dies": name == victim}
+                task = Task(type="die_once", params=params)
+                graph.add(task, name=name, depends_on=before, retry=retry)
+            result = scheduler.run(graph, run_id=f"run-{number}", timeout=DEADLINE)
+            assert os.listdir(folder) == ["killed"]
+            assert result.results == {f"t{index}": "done" for index in range(8)}
+            assert count_outcomes(store, f"run-{number}") == {f"t{index}": 1 for index in range(8)}
+
+
+class Twice(concurrent.futures.Executor):
+    """Makes each call twice at once, as dask does if it takes a worker for dead."""
+
+    def __init__(self):
+        self.pool = make_pool()
+        self.made = []
+
+    def submit(self, function, *args):
+        calls = [self.pool.submit(function, *args) for _ in range(2)]
+        self.made += calls
+        return calls[0]
+
+
+@suite
+def test_calls_that_are_made_twice(open_cache):
+    """If the executor makes calls twice, each outcome is committed once."""
+    store = RunStore(open_cache("sqlite"))
+    twice = Twice()
+    with TaskScheduler(HANDLERS, executor=twice, remote=True, runs=store) as scheduler:
+        graph = single("spawn")
+        graph.add(Task(type="fail_once"), name="y", retry=Retry(2, wait=wait_none()))
+        result = scheduler.run(graph, run_id="twice", timeout=DEADLINE)
+        assert result.results == {"x": "spawned", "y": 2, "child": [{"n": 1}, {}], "own": 8}
+        assert count_outcomes(store, "twice") == dict.fromkeys(("x", "y", "child", "own"), 1)
+    twice.pool.shutdown()
+    assert len(twice.made) >= 10 and all(call.done() for call in twice.made)
+
+
+def test_clients_and_agents_are_not_pickled():
+    """A client is not pickled, and says so; an Agent that holds one is refused before the run."""
+    client = AnthropicInferenceClient(model="claude-test", api_key="sk-stays-here-1234")
+    with pytest.raises(TypeError, match="its key must not travel.*top level of a module") as caught:
+        pickle.dumps(client)
+    assert "sk-stays" not in str(caught.value)
+    assert copy.copy(client).model == client.with_options(model="claude-test").model
+    graph = TaskGraph()
+    graph.add(Agent(client, name="research"), name="x")
+    with TaskScheduler(executor=make_pool) as scheduler:
+        with pytest.raises(GraphError, match="'research' cannot be sent.*'package.module:name'"):
+            scheduler.run(graph)
+
+
+@soak
+def test_no_key_is_in_another_process():
+    """The memory and the environment of a process have no key that was not sent to it."""
+    key = "sk-driver-" + str(os.getpid())
+    client = AnthropicInferenceClient(model="claude-test", api_key=key)
+    context = multiprocessing.get_context("spawn")
+
+    def make():
+        return concurrent.futures.ProcessPoolExecutor(1, mp_context=context)
+
+    params = {"reversed": key[::-1]}
+    with TaskScheduler(HANDLERS, executor=make) as scheduler:
+        result = scheduler.run(single(task=Task(type="search_memory", params=params)))
+        assert result["x"] == [], result.errors
+        # The search finds a key that is there.
+        params = {"reversed": key[::-1], "key": key}
+        result = scheduler.run(single(task=Task(type="search_memory", params=params)))
+        assert result.status is TaskStatus.COMPLETE and result["x"] != []
+    client.close()
