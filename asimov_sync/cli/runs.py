@@ -84,11 +84,28 @@ def execute(options: argparse.Namespace, output: Output) -> int:
     elif records:
         _print_table(records, output)
         if len(records) == options.limit:
-            command = format_command(options, "runs", "--after", records[-1].run_id)
-            output.line(f"older runs: {command}", "dim")
+            output.line(f"older runs: {_next_page(records[-1], options)}", "dim")
     else:
         output.line(_explain_empty(store, options))
     return 0
+
+
+def _next_page(last: RunRecord, options: argparse.Namespace) -> str:
+    """Return the command that lists the runs after the last one, with the same filters."""
+    words = ["runs"]
+    for status in options.status or ():
+        words += ["--status", status]
+    for name, value in options.tag:
+        words += ["--tag", f"{name}={value}"]
+    for option in ("since", "until"):
+        moment = vars(options)[option]
+        if moment is not None:
+            words += [f"--{option}", moment.isoformat(timespec="seconds")]
+    if options.limit != LIMIT:
+        words += ["--limit", str(options.limit)]
+    if options.utc:
+        words.append("--utc")
+    return format_command(options, *words, "--after", last.run_id)
 
 
 def _explain_empty(store: RunStore, options: argparse.Namespace) -> str:

@@ -32,7 +32,6 @@ __all__ = [
     "draw_head",
     "draw_legend",
     "draw_sign",
-    "draw_spans",
     "draw_status",
     "draw_task",
     "draw_usage",
@@ -530,12 +529,6 @@ def _draw_body(task: TaskView, texts: _Texts) -> str:
 def _join(names: Sequence[str]) -> str:
     more = f" and {len(names) - MAX_NAMES:,} more" if len(names) > MAX_NAMES else ""
     return ", ".join(shorten(name, MAX_NAME) for name in names[:MAX_NAMES]) + more
-
-
-def draw_spans(spans: Sequence[SpanView]) -> str:
-    """Return attempts, requests and tool calls with their content, as HTML."""
-    texts = _Texts([TaskView("", "", "", "", (), spans=tuple(spans))], MAX_BYTES)
-    return "".join(_draw_span(span, texts) for span in texts.take_spans(spans))
 
 
 def _draw_span(span: SpanView, texts: _Texts) -> str:

@@ -92,11 +92,14 @@ def register_tasks(
             else:
                 result = scheduler.run(flow, args=args, tags=tags, run_id=run_id)
         except SoftTimeLimitExceeded as error:
-            logger.info("run %s: the soft time limit has interrupted it", run_id)
+            logger.info(
+                "run %s: the soft time limit has interrupted it",
+                run_id,
+                extra={"run_id": run_id},
+            )
             raise task.retry(exc=error, countdown=0) from error
         except DELAYED as error:
             raise task.retry(exc=error) from error
-        logger.info("run %s: %s", run_id, result.status.value, extra={"run_id": run_id})
         return {
             "run_id": run_id,
             "status": result.status.value,

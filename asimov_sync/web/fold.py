@@ -364,6 +364,8 @@ class Fold:
         if status not in ("orphaned", "interrupted"):  # then the next drive starts the tasks again
             for name in list(self._steps):
                 yield from self._end_step(name)
+        if status in ("complete", "partial", "failed", "cancelled"):
+            self._waiting = {}
         if event is not None:
             self._usage = event.result.usage
         if reason is not None and status not in ("complete", "waiting", "parked"):

@@ -21,13 +21,13 @@ from typing import (
 from urllib.parse import quote, urlencode
 
 from asimov_sync._json import to_jsonable
+from asimov_sync.display.conversation import draw_messages
 from asimov_sync.display.markup import escape, shorten
 from asimov_sync.display.report import (
     SPAN_LEGEND,
     draw_head,
     draw_legend,
     draw_sign,
-    draw_spans,
     draw_status,
     draw_task,
     draw_usage,
@@ -35,9 +35,10 @@ from asimov_sync.display.report import (
 )
 from asimov_sync.display.svg import graph_svg
 from asimov_sync.display.timeline import timeline_svg
-from asimov_sync.display.view import SpanView, TaskView
+from asimov_sync.display.view import TaskView, view_messages
 from asimov_sync.display.words import format_seconds, format_time, format_usage
 from asimov_sync.graph.journal import Wait
+from asimov_sync.messages import ChatMessage
 from asimov_sync.runs.status import RunStatus
 from asimov_sync.runs.store import RunRecord
 from asimov_sync.web.live_run import Activity, LiveRun
@@ -578,7 +579,9 @@ def draw_run_page(frame: Frame, run: LiveRun, update: Dict[str, Any], live: str)
 # One task
 
 
-def draw_task_parts(task: TaskView, conversations: Sequence[Sequence[SpanView]]) -> Dict[str, Any]:
+def draw_task_parts(
+    task: TaskView, conversations: Sequence[Sequence[ChatMessage]]
+) -> Dict[str, Any]:
     """Return the parts of the page of a task: see `RunPage.update`.
 
     conversations: what its agents have stored so far.
@@ -587,9 +590,9 @@ def draw_task_parts(task: TaskView, conversations: Sequence[Sequence[SpanView]])
     known = " · ".join(text for text in figures if text)
     head = f'{draw_status(task.status)}<span class="quiet">{known}</span>'
     content = ""
-    for number, spans in enumerate(conversations, 1):
+    for number, messages in enumerate(conversations, 1):
         title = "Conversation so far" if len(conversations) == 1 else f"Conversation {number}"
-        content += f"<h2>{title}</h2>{draw_spans(spans)}"
+        content += f"<h2>{title}</h2>{draw_messages(view_messages(messages))}"
     sections = {"head": head, "task": draw_task(task), "conversations": content}
     return {"sections": sections, "lists": {}}
 

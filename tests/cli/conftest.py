@@ -19,7 +19,7 @@ numbers = itertools.count(1)
 def folder(tmp_path, monkeypatch):
     """The current folder of the test; no environment variable names a store."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [str(tmp_path)] + sys.path)
+    monkeypatch.setattr(sys, "path", list(sys.path))  # the command adds the current folder
     monkeypatch.delenv("ASIMOV_CACHE", raising=False)
     monkeypatch.setenv("TZ", "UTC")
     terminate = signal.getsignal(signal.SIGTERM)
@@ -42,9 +42,11 @@ def write_module(folder, monkeypatch):
 
 
 @pytest.fixture
-def program(write_module):
+def program(write_module, folder, monkeypatch):
     """The program, as a module that was imported in its folder."""
-    module = importlib.import_module(write_module(PROGRAM))
+    name = write_module(PROGRAM)
+    monkeypatch.syspath_prepend(str(folder))
+    module = importlib.import_module(name)
     yield module
     module.scheduler.close()
 

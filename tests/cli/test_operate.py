@@ -2,6 +2,8 @@
 
 import datetime
 import json
+import re
+import shlex
 import threading
 from typing import List, Optional, Union
 
@@ -104,7 +106,11 @@ def test_filters(command, scheduler):
     assert ids("--until", "1h") == ids("--since", "2999-01-01T10:00:00Z") == []
     assert ids("--limit", "2", "--after", "r2") == ["r1", "r0"]
     status, out, _ = command("runs", "--limit", "2", "--cache", "runs.db")
-    assert "older runs: asimov-sync runs --after r2 --cache runs.db" in out
+    assert "older runs: asimov-sync runs --limit 2 --after r2 --cache runs.db\n" in out
+    filters = ["--tag", "tenant=7", "--since", "1h", "--status", "parked", "--limit", "1"]
+    out = command("runs", *filters)[1]
+    (rest,) = re.findall("older runs: asimov-sync (.*)", out)
+    assert command(*shlex.split(rest))[1].splitlines()[1].startswith("r1 ")
 
 
 @pytest.mark.parametrize(

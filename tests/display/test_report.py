@@ -7,7 +7,17 @@ from html.parser import HTMLParser
 
 import pytest
 
-from asimov_sync import Agent, MemoryCache, Price, RunStore, Task, TaskGraph, TaskScheduler, Usage
+from asimov_sync import (
+    Agent,
+    AnthropicInferenceClient,
+    MemoryCache,
+    Price,
+    RunStore,
+    Task,
+    TaskGraph,
+    TaskScheduler,
+    Usage,
+)
 from asimov_sync.display import (
     MessageView,
     RunView,
@@ -17,7 +27,7 @@ from asimov_sync.display import (
     view_record,
     view_result,
 )
-from asimov_sync.testing import ScriptedInferenceClient
+from asimov_sync.testing import Failure, ModelServer, ScriptedInferenceClient
 
 from ..tiers import suite
 from .runs import HANDLERS, HOSTILE, survey
@@ -170,6 +180,20 @@ def test_conversations_are_shown_where_they_were_kept(tmp_path):
         page = Page((tmp_path / "run.html").read_text(encoding="utf-8"))
         assert page.text.count("Conversation: 2 messages") == expected
         assert "Oslo?" in page.text
+
+
+def test_no_report_has_a_key():
+    """If a server quotes the key that it refuses, neither the report nor a notebook shows it."""
+    key = "sk-secret-0123456789"
+    with ModelServer([Failure(403, message=f"the key {key} may not do this")]) as server:
+        client = AnthropicInferenceClient("m", api_key=key, api_url=server.url, max_retries=0)
+        graph = TaskGraph()
+        graph.add(Agent(client, name="ask"), objective="Hello?")
+        with client, TaskScheduler(max_workers=0) as scheduler:
+            result = scheduler.run(graph)
+    for shown in (report_html(view_result(result)), result._repr_html_(), repr(result)):
+        assert key not in shown
+    assert "the key … may not do this" in report_html(view_result(result))
 
 
 def test_usage_and_cost_are_summed_by_model_and_by_type():

@@ -11,6 +11,7 @@ from asimov_sync.testing import ModelServer, count_threads
 from asimov_sync.web import AsyncBody, sse, ui_message_stream
 
 from ..aio.coroutines import async_test, wait_until
+from ..tiers import suite
 from ..waiting import DEADLINE, wait_for
 from .referees import read_frames, read_ui_message
 
@@ -66,6 +67,7 @@ def agent_of(server, key="key"):
     return Agent(AnthropicInferenceClient(model="m", api_key=key, api_url=server.url))
 
 
+@suite
 @pytest.mark.parametrize("blocking", [True, False], ids=["thread", "task"])
 @pytest.mark.parametrize("how", ["close", "aclose", "cancel", "lose"])
 @async_test

@@ -62,6 +62,15 @@ def test_an_approval_of_a_stored_run(scheduler, store):
     assert not [one for one in message if "toolCallId" in one]
 
 
+def test_a_parked_run_that_is_cancelled(scheduler, store):
+    """A run that is cancelled waits for nothing any more."""
+    scheduler.run(graph("agent"), run_id="r")
+    assert store.cancel("r", "not needed")
+    scheduler.run(graph("agent"), run_id="r")
+    _, chunks = read_ui_message(b"".join(ui_message_stream(follow(store, "r"))))
+    assert chunks[-1]["type"] == "abort"
+
+
 def test_a_forged_approval_of_a_stored_run(scheduler, store):
     """A decision about a call that does not wait is a ValueError, and stores nothing."""
     scheduler.run(graph("agent"), run_id="r")
