@@ -12,7 +12,7 @@ __all__ = ["Layout", "find_layers", "place"]
 SWEEPS = 6
 """The number of passes over the columns that reduce the crossings."""
 
-ALIGNMENTS = "before after before after both both"
+ALIGNMENTS = "before after before after both both before"
 """The passes over the columns that straighten the arrows: the neighbours that a point follows."""
 
 MAX_BENDS = 3000

@@ -3,9 +3,9 @@
 __all__ = ["PICTURE_STYLE", "REPORT_STYLE", "THEME"]
 
 _LIGHT = """\
---ground:#ffffff;--raised:#f7f8fa;--line:#dfe3e8;--text:#1c2430;--quiet:#5d6877;--arrow:#98a2b0;
---link:#1f5fbf;--complete:#1d8a4e;--failed:#c62f3f;--partial:#a66f00;--executing:#2463c7;
---parked:#7a49c4;--delayed:#b85c00;--waiting:#7b8695;--model:#5b8def;--tool:#d08b2c"""
+--ground:#ffffff;--raised:#f7f8fa;--line:#dfe3e8;--text:#1c2430;--quiet:#5d6877;--arrow:#87919f;
+--link:#1f5fbf;--complete:#187a44;--failed:#c62f3f;--partial:#8f5f00;--executing:#2463c7;
+--parked:#7a49c4;--delayed:#a85400;--waiting:#646f7d;--model:#3a6fd0;--tool:#946010"""
 
 _DARK = """\
 --ground:#14181e;--raised:#1c2129;--line:#323a46;--text:#e4e8ee;--quiet:#9aa5b4;--arrow:#6a7585;

@@ -151,6 +151,7 @@ class RunEngine:
         self._seconds: Dict[int, float] = {}
         self._usages: Dict[int, Usage] = {}
         self._spans = TaskSpans()
+        self._starts = self._spans.starts
         self._no_usage = Usage()
         self._start = time.perf_counter()
         # For a durable run:
@@ -644,7 +645,7 @@ class RunEngine:
             seconds = time.perf_counter() - attempt.start
             earlier = self._seconds.get(index)
             if earlier is None and error is None and attempt.spans is None:
-                self._spans.starts[index] = attempt.start
+                self._starts[index] = attempt.start
                 self._seconds[index] = seconds
             else:
                 self._add_spans(attempt, seconds, error)

@@ -353,12 +353,21 @@ class RunPage:
             "head": draw_head(view),
             "state": self._draw_state(),
             "actions": self._draw_actions(),
-            "waiting": "<h2>Waits for an answer</h2>" if self._waits else "",
+            "waiting": self._draw_waiting(),
             "now": self._draw_now(),
             "graph": graph,
             "timeline": timeline,
             "usage": draw_usage(view),
         }
+
+    def _draw_waiting(self) -> str:
+        if not self._waits:
+            return ""
+        count = len(self._waits)
+        more = ""
+        if count > MAX_WAITS:
+            more = f'<p class="quiet">The first {MAX_WAITS} of {count:,} are shown.</p>'
+        return f"<h2>Waits for an answer</h2>{more}"
 
     def _draw_state(self) -> str:
         """Return what to do for a run that nobody drives."""

@@ -157,6 +157,21 @@ def test_what_is_typed_stays(serve, open_page, store):
     assert [wait.name for wait in store.waits("r")] == []
 
 
+def test_without_javascript(serve, open_page, store):
+    """Reading, answering and going back to the list need no JavaScript."""
+    with TaskScheduler(max_workers=0, runs=store) as scheduler:
+        scheduler.run(build(lambda *call: None), run_id="r")
+    page = visit(open_page, serve(read_only=False), java_script_enabled=False)
+    page.locator("#l-runs a.row").click()
+    page.get_by_label("Answer").fill("tea")
+    page.get_by_role("button", name="Answer").click()
+    page.get_by_text("The answer is stored.").wait_for()
+    page.get_by_role("link", name="Runs").click()
+    page.locator("a.chip", has_text="parked").click()
+    assert page.get_by_role("heading", name="Runs").count() == 1
+    assert [wait.task for wait in store.waits("r")] == ["mail"]
+
+
 def test_a_run_of_500_tasks_is_followed(serve, open_page, store):
     """The page keeps up with 500 tasks that end in a few seconds: it shows their end at once."""
     graph = TaskGraph()

@@ -145,7 +145,7 @@ def test_only_new_text_of_the_user_is_read():
             ]
         ),
     ],
-    ids=repr,
+    ids=lambda body: repr(body)[:40],
 )
 def test_a_body_of_another_form_is_a_value_error(body):
     """Whatever a browser posts, the only exception is ValueError, for a 400."""

@@ -1,16 +1,27 @@
 """The page of runs in Django and Flask, and the server of `asimov-sync serve`."""
 
+import contextlib
 import http.client
 import json
+import os
 import re
+import socket
 import threading
 
 import pytest
 
-from asimov_sync import MemoryCache, RunStatus, RunStore, Task, TaskGraph, TaskScheduler
+from asimov_sync import (
+    MemoryCache,
+    RunStatus,
+    RunStore,
+    SQLiteCache,
+    Task,
+    TaskGraph,
+    TaskScheduler,
+)
 from asimov_sync.web.local_server import LocalServer
 
-from ..hosts.processes import run_module
+from ..hosts.processes import run_module, start_module
 from ..optional_packages import skip_unless_installed
 from ..tiers import soak, suite
 from ..waiting import DEADLINE, wait_for
@@ -177,3 +188,54 @@ def test_the_page_in_flask():
     page = site.test_client().get("/ops/")
     assert page.status_code == 200 and 'action="/ops/"' in page.text
     assert re.search(r'data-poll="/ops/"', page.text)
+
+
+@contextlib.contextmanager
+def fetch(port, path):
+    """The reply of a server on this machine, until the end of the block."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE)
+    try:
+        connection.request("GET", path)
+        with connection.getresponse() as reply:
+            yield reply
+    finally:
+        connection.close()
+
+
+@soak
+@pytest.mark.parametrize("threads", [0, 4])
+def test_the_page_under_gunicorn(tmp_path, threads):
+    """One worker with threads holds the connection of a page; one without answers it at once, so
+    that other requests are served."""
+    skip_unless_installed("gunicorn")
+
+    def build():
+        graph = TaskGraph()
+        graph.add(lambda task, context: context.wait_for("name"), name="sign")
+        return graph
+
+    path = tmp_path / "runs.db"
+    with TaskScheduler(runs=RunStore(SQLiteCache(path, synchronous="normal"))) as scheduler:
+        scheduler.run(build(), run_id="r")
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(16)
+        port = listener.getsockname()[1]
+        arguments = ["--config=tests/hosts/gunicorn_settings.py", "--workers=1"]
+        arguments += [f"--bind=fd://{listener.fileno()}"]
+        arguments += [f"--threads={threads}"] if threads else []
+        options = {
+            "pass_fds": [listener.fileno()],
+            "env": dict(os.environ, ASIMOV_TEST_RUNS=str(path)),
+        }
+        log = tmp_path / "gunicorn.log"
+        with start_module(log, "gunicorn", "tests.web.runs_site:app", *arguments, **options):
+            with fetch(port, "/runs/r") as page, fetch(port, "/runs/r/live") as live:
+                assert page.status == 200
+                seen = b""
+                while b"event: update" not in seen:
+                    seen += live.read1(65536)
+                with fetch(port, "/") as other:
+                    assert other.status == 200
+                if not threads:
+                    assert b"event: end" not in seen + live.read()
