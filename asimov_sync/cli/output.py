@@ -24,8 +24,11 @@ STYLES = {
 }
 """The codes of the styles (ECMA-48, "select graphic rendition")."""
 
-NARROWEST = 12
-"""The fewest columns to which a column of a table is cut."""
+NARROWEST = (12, 6)
+"""The width to which a column of a table is cut, and that if the table does not fit even then."""
+
+NARROW = 100
+"""The width of a terminal below which tables show times without the year."""
 
 
 class Output:
@@ -98,6 +101,7 @@ class Output:
         rows: Sequence[Sequence[str]],
         styles: Sequence[Optional[str]] = (),
         numbers: Sequence[int] = (),
+        texts: Optional[Sequence[int]] = None,
     ) -> None:
         """Print a table. On a terminal, the longest cells are cut to fit its width.
 
@@ -105,13 +109,16 @@ class Output:
         rows: the cells of each row.
         styles: for each row, the style of its second cell; default none.
         numbers: the columns that are aligned to the right.
+        texts: the columns that may be cut; by default all but the numbers.
         """
         lines = [[escape_line(cell) for cell in row] for row in rows]
         columns = [
             max([width_of(name)] + [width_of(row[index]) for row in lines])
             for index, name in enumerate(header)
         ]
-        self._fit(columns, header)
+        if texts is None:
+            texts = [index for index in range(len(header)) if index not in numbers]
+        self._fit(columns, header, texts)
         for number, row in enumerate([list(header)] + lines):
             cells: List[str] = []
             for index, cell in enumerate(row):
@@ -126,17 +133,18 @@ class Output:
                 cells.append(space + styled if index in numbers else styled + space)
             self.write("  ".join(cells).rstrip() + "\n")
 
-    def _fit(self, columns: List[int], header: Sequence[str]) -> None:
-        """Narrow the widest columns until the table fits the terminal."""
+    def _fit(self, columns: List[int], header: Sequence[str], texts: Sequence[int]) -> None:
+        """Narrow the widest of the columns that may be cut until the table fits the terminal."""
         if self.width is None:
             return
-        excess = sum(columns) + 2 * (len(columns) - 1) - self.width
-        while excess > 0:
-            widest = max(range(len(columns)), key=columns.__getitem__)
-            if columns[widest] <= max(NARROWEST, width_of(header[widest])):
-                return  # it is too narrow for a table: lines are wrapped
-            columns[widest] -= 1
-            excess -= 1
+        for narrowest in NARROWEST:
+            excess = sum(columns) + 2 * (len(columns) - 1) - self.width
+            while excess > 0:
+                widest = max(texts, key=columns.__getitem__)
+                if columns[widest] <= max(narrowest, width_of(header[widest])):
+                    break
+                columns[widest] -= 1
+                excess -= 1
 
     # Values
 
@@ -148,6 +156,11 @@ class Output:
         """Print a value as JSON in one line, and show it at once."""
         self.write(json.dumps(to_jsonable(value), allow_nan=False) + "\n")
         self.flush()
+
+    def cell_time(self, moment: datetime.datetime) -> str:
+        """Return an aware moment as text for a table: without the year on a narrow terminal."""
+        text = self.time(moment)
+        return text[len("2030-") :] if self.width is not None and self.width < NARROW else text
 
     def time(self, moment: Optional[datetime.datetime], seconds: bool = False) -> str:
         """Return a moment as text: the date, and the time with its minute.

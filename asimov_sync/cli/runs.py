@@ -1,7 +1,7 @@
 """`asimov-sync runs`: lists the stored runs."""
 
 import argparse
-from typing import List
+from typing import List, Optional, Sequence
 
 from asimov_sync.cli.command import Command
 from asimov_sync.cli.exit_status import NOT_FOUND
@@ -9,6 +9,7 @@ from asimov_sync.cli.options import add_json_option, add_utc_option, read_moment
 from asimov_sync.cli.output import Output
 from asimov_sync.cli.records import STATUS_STYLES, describe_counts, run_to_dict
 from asimov_sync.cli.store import add_store_options, find_run, format_command, open_store
+from asimov_sync.cli.text import escape_line, width_of
 from asimov_sync.display.words import format_seconds
 from asimov_sync.runs.status import RunStatus
 from asimov_sync.runs.store import RunRecord, RunStore
@@ -16,6 +17,9 @@ from asimov_sync.runs.store import RunRecord, RunStore
 __all__ = ["COMMAND"]
 
 LIMIT = 50
+
+ERROR_COLUMNS = 24
+"""The width that the column of errors has at least, before other columns are left out for it."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -127,7 +131,7 @@ def _print_table(records: List[RunRecord], output: Output) -> None:
             [
                 record.run_id,
                 record.status.value,
-                output.time(record.created),
+                output.cell_time(record.created),
                 format_seconds(record.seconds),
                 describe_counts(record),
                 f"{tokens:,}" if tokens else "",
@@ -135,13 +139,37 @@ def _print_table(records: List[RunRecord], output: Output) -> None:
                 record.error or "",
             ]
         )
-    kept = [index for index in range(len(header)) if any(row[index] for row in rows)]
+    kept = _choose_columns(header, rows, output.width)
     output.table(
         [header[index] for index in kept],
         [[row[index] for index in kept] for row in rows],
         [STATUS_STYLES.get(record.status.value) for record in records],
         numbers=[kept.index(index) for index in (3, 5) if index in kept],
+        texts=[kept.index(index) for index in (0, 4, 6, 7) if index in kept],
     )
+
+
+def _choose_columns(
+    header: Sequence[str], rows: Sequence[Sequence[str]], width: Optional[int]
+) -> List[int]:
+    """Return the columns that have values. On a narrow terminal, those that matter less are left
+    out until the others fit."""
+    kept = [index for index in range(len(header)) if any(row[index] for row in rows)]
+    for dropped in (5, 6, 4, 3):
+        widths = [
+            max(
+                width_of(escape_line(text))
+                for text in [header[index]] + [row[index] for row in rows]
+            )
+            for index in kept
+        ]
+        needed = [
+            min(one, ERROR_COLUMNS) if kept[at] == 7 else one for at, one in enumerate(widths)
+        ]
+        if width is None or sum(needed) + 2 * (len(needed) - 1) <= width:
+            break
+        kept = [index for index in kept if index != dropped]
+    return kept
 
 
 COMMAND = Command(

@@ -3,11 +3,13 @@
 import io
 import json
 import re
+import sys
 
 import pytest
 
 from asimov_sync import Agent, Task, TaskGraph, tool
 from asimov_sync.cli import demo
+from asimov_sync.cli.main import main
 from asimov_sync.cli.output import Output
 from asimov_sync.cli.text import width_of
 from asimov_sync.testing import ScriptedInferenceClient, calls
@@ -173,3 +175,17 @@ def test_an_interrupted_demo(folder):
         terminal.type("y\n")
         terminal.expect("is published, with 3 sections.")
         assert terminal.wait() == 0
+
+
+@suite
+def test_a_narrow_list(command, scheduler, monkeypatch):
+    """On a narrow terminal, a list of runs has fewer columns, and the ids of runs are complete."""
+    park(scheduler, "a-run-with-a-long-id-" + "x" * 10, "count", int)
+    monkeypatch.setenv("COLUMNS", "60")
+    screen = Screen()
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert main(["runs"]) == 0
+    header, row = screen.getvalue().splitlines()
+    assert header.split() == ["RUN", "STATUS", "CREATED"]
+    assert row.split()[0] == "a-run-with-a-long-id-" + "x" * 10 and len(row) <= 60
