@@ -4,7 +4,7 @@
     python examples/writer_critic.py --words 5 --visits 8 notes.txt
 
 With ANTHROPIC_API_KEY set the writer is a real model (ANTHROPIC_MODEL names it). Otherwise it is a
-stand-in on this machine that leaves out a quarter of the sentences at a time. The critic is plain
+stand-in on this machine that leaves out a third of the sentences at a time. The critic is plain
 code.
 """
 
@@ -34,7 +34,7 @@ TEXT, DRAFT, CRITICISM = "The text:\n\n", "\n\nYour last draft:\n\n", "\n\nWhat 
 def stand_in(body: Dict[str, Any]) -> str:
     """Reply like a model: the text itself, or a shorter draft than the last one.
 
-    A shorter draft leaves out a quarter of the sentences: those with the fewest words that are
+    A shorter draft leaves out a third of the sentences: those with the fewest words that are
     frequent in the text. If only one sentence is left, it loses a quarter of its words.
     """
     text, _, rest = last_text(body).partition(DRAFT)
@@ -49,7 +49,7 @@ def stand_in(body: Dict[str, Any]) -> str:
     words = [set(WORD.findall(sentence.lower())) for sentence in sentences]
     weights = [sum(counts[word] for word in sentence) for sentence in words]
     order = sorted(range(len(sentences)), key=weights.__getitem__)
-    left_out = set(order[: max(1, len(sentences) // 4)])
+    left_out = set(order[: max(1, len(sentences) // 3)])
     sentences = [text for index, text in enumerate(sentences) if index not in left_out]
     return " ".join(sentences)
 

@@ -298,6 +298,7 @@ class RunStore:
             if graph != contents.graph:
                 changed[GRAPH_FIELD] = graph
             if options.retry_failed:
+                head = head._replace(error=None)
                 changed[field_name("cancel")] = None
                 contents.posts.pop(field_name("cancel"), None)
             if head.starts >= self._max_recoveries:

@@ -17,7 +17,7 @@ WORKER_DEADLINE = 60.0
 class QueueWorker:
     """A worker and its processes, in a process group of their own.
 
-    command: the arguments of `python -m`.
+    command: the arguments of Python.
     log: the file of its output.
     folder: its current folder.
     """
@@ -25,7 +25,7 @@ class QueueWorker:
     def __init__(self, command, log, folder=ROOT):
         with open(str(log), "ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m"] + command,
+                [sys.executable] + command,
                 cwd=str(folder),
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -38,7 +38,7 @@ from .queue_workers import (
 
 PROCESSES = 3
 ENDED = (RunStatus.COMPLETE, RunStatus.PARTIAL, RunStatus.FAILED, RunStatus.CANCELLED)
-WORKER = ["celery", "-A", "tests.engines.celery_app", "worker", "-l", "INFO"]
+WORKER = ["-m", "celery", "-A", "tests.engines.celery_app", "worker", "-l", "INFO"]
 WORKER += ["-c", str(PROCESSES), "--without-gossip", "--without-mingle", "--without-heartbeat"]
 
 

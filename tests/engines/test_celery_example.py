@@ -29,7 +29,7 @@ def test_the_example(server, tmp_path):
     (command,) = re.findall(r"^    celery (.*)$", (FOLDER / "reports.py").read_text(), re.M)
     schedule = str(tmp_path / "beat")
     worker = QueueWorker(
-        ["celery"] + command.split() + ["--schedule", schedule], tmp_path / "log", FOLDER
+        ["-m", "celery"] + command.split() + ["--schedule", schedule], tmp_path / "log", FOLDER
     )
     try:
         done = subprocess.run(

@@ -39,8 +39,8 @@ def start_worker(recipe, worker_log):
     started = []
 
     def start():
-        url = os.environ["ASIMOV_TEST_QUEUE_SERVER"]
-        started.append(QueueWorker(["rq.cli", "worker", "-u", url, "reports"], worker_log))
+        command = ["-c", "import recipe_of_rq; recipe_of_rq.work()"]
+        started.append(QueueWorker(command, worker_log))
         return started[-1]
 
     yield start

@@ -401,7 +401,7 @@ def test_stop_on_failure(threads, specs):
 
 def driven(specs, executor):
     """Run a scenario on an executor that has to be driven."""
-    with TaskScheduler(max_workers=4, executor=executor) as scheduler:
+    with TaskScheduler(max_workers=4, executor=executor, remote=False) as scheduler:
         graph = graph_of(specs, executor.pause)
         actor = scheduler.handlers["act"] = Actor(specs, graph, executor.pause)
         events = record_events(scheduler)
