@@ -382,7 +382,7 @@ class RunsApp:
             approval = Refused(form.get("reason", "").strip())
         else:
             raise FormError("choose to approve or to refuse")
-        stored = self._store.approve(run_id, {wait.name: approval}, by=user)
+        stored = self._store.approve(run_id, {wait.name: approval}, task=wait.task, by=user)
         if not stored:
             return "late"
         return "approved" if decision == "approve" else "refused"
