@@ -382,7 +382,7 @@ def _view_task(
     prices: Optional[Mapping[str, Price]],
     traceback: Optional[str],
 ) -> TaskView:
-    status = "executing" if record.running else STATUSES[record.phase]
+    status = "executing" if record.running else STATUSES.get(record.phase, "waiting")
     spans = tuple(_view_span(span, redact, prices) for span in _spans_of(record))
     costs = [span.cost for span in spans if span.cost is not None]
     has_result = content and record.phase in ("COMPLETE", "PARTIAL")
