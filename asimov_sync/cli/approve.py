@@ -141,7 +141,9 @@ def _decide(
         Approved(wait.call, decided.arguments) if decided.approved else Refused(decided.reason)
     )
     try:
-        won = store.approve(wait.run_id, {wait.name: approval}, by=by or login_name())
+        won = store.approve(
+            wait.run_id, {wait.name: approval}, task=wait.task, by=by or login_name()
+        )
     except AsimovError:
         raise
     except ValueError as error:

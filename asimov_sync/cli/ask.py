@@ -31,9 +31,11 @@ def ask(question: str, prefilled: str = "") -> Optional[str]:
         readline.set_startup_hook(lambda: readline.insert_text(prefilled))
     try:
         return input(escape_line(question))
-    except EOFError:
+    except (EOFError, KeyboardInterrupt) as end:
         if sys.stdin.isatty():
-            print()
+            print()  # the next text begins a line
+        if isinstance(end, KeyboardInterrupt):
+            raise
         return None
     finally:
         if readline is not None:

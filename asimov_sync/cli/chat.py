@@ -7,7 +7,7 @@ import sys
 from typing import Any, Dict, List, Optional
 
 from asimov_sync._json import format_error
-from asimov_sync.agents.agent import Agent
+from asimov_sync.agents.agent import COMPLETE_REASONS, Agent
 from asimov_sync.cli.ask import ask, ask_decision, can_ask
 from asimov_sync.cli.command import Command, UsageError
 from asimov_sync.cli.exit_status import FAILED, INTERRUPTED, OK
@@ -88,7 +88,6 @@ class _Chat:
             except KeyboardInterrupt:
                 if not self._asks:
                     raise
-                self._output.line()
                 continue
             if question is None:
                 return FAILED if self._has_failed and not self._asks else OK
@@ -123,6 +122,8 @@ class _Chat:
             self._output.line("this exchange is not part of the conversation", "yellow")
             return
         self._messages = run.messages
+        if run.parsed is None and run.stop_reason not in COMPLETE_REASONS:
+            self._output.line(f"the answer is incomplete: {run.stop_reason}", "yellow")
         if self._asks:
             self._output.line(f"{format_tokens(run.usage.total_tokens)} tokens", "dim")
 

@@ -18,7 +18,7 @@ from asimov_sync.cli.logs import show_log
 from asimov_sync.cli.options import add_json_option, read_tag
 from asimov_sync.cli.output import Output, format_value
 from asimov_sync.cli.records import STATUS_STYLES
-from asimov_sync.cli.store import CACHE_VARIABLE, open_cache
+from asimov_sync.cli.store import CACHE_VARIABLE, hide_password, open_cache
 from asimov_sync.cli.target import Target, add_target, build_graph, load_target, read_arguments
 from asimov_sync.cli.text import escape_line
 from asimov_sync.cli.waits import print_waits
@@ -185,9 +185,10 @@ def _same_command(options: argparse.Namespace, run_id: str) -> str:
     words = ["asimov-sync", "run", options.target, "--run-id", run_id]
     for name, value in options.arg:
         words += ["--arg", f"{name}={value}"]
-    for option in ("cache", "scheduler"):
-        if vars(options)[option] is not None:
-            words += [f"--{option}", vars(options)[option]]
+    if options.cache is not None:
+        words += ["--cache", hide_password(options.cache)]
+    if options.scheduler is not None:
+        words += ["--scheduler", options.scheduler]
     return " ".join(shlex.quote(escape_line(word)) for word in words)
 
 

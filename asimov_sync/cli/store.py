@@ -18,6 +18,7 @@ __all__ = [
     "add_store_options",
     "find_run",
     "format_command",
+    "hide_password",
     "open_cache",
     "open_store",
 ]
@@ -84,7 +85,7 @@ def open_cache(address: str, must_exist: bool = True) -> Cache:
             return RedisCache(url=address)
         except ValueError:  # its message may contain the password
             raise UsageError(
-                f"{_hide_password(address)} is not an address: redis://user:password@host:port/db"
+                f"{hide_password(address)} is not an address: redis://user:password@host:port/db"
             ) from None
     path = os.path.abspath(os.path.expanduser(address))
     if os.path.isdir(path):
@@ -97,7 +98,8 @@ def open_cache(address: str, must_exist: bool = True) -> Cache:
         raise UsageError(str(error)) from None
 
 
-def _hide_password(url: str) -> str:
+def hide_password(url: str) -> str:
+    """Return an address without the password in it; a path as it is."""
     scheme, _, rest = url.partition("://")
     credentials, at, host = rest.rpartition("@")
     return f"{scheme}://{credentials.partition(':')[0]}:…@{host}" if at else url
@@ -119,5 +121,5 @@ def format_command(options: argparse.Namespace, *arguments: str) -> str:
     if options.scheduler is not None:
         words += ["--scheduler", options.scheduler]
     elif options.cache is not None:
-        words += ["--cache", _hide_password(options.cache)]
+        words += ["--cache", hide_password(options.cache)]
     return " ".join(shlex.quote(escape_line(word)) for word in words)

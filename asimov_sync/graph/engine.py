@@ -1006,6 +1006,8 @@ class RunEngine:
                 by_index[index] = record
                 self._restore_details(index, record)
         state.restore(by_index, everything)
+        parked = (index for index, record in by_index.items() if PHASES[record.phase] is PARKED)
+        self._mark(*(index for index in parked if index not in state.parked))
 
     def _spawn_restored(self, spawners: Iterable[str]) -> List[Tuple[int, TaskRecord]]:
         """Spawn again what finished tasks had spawned, and what those tasks had.

@@ -467,7 +467,7 @@ class RunResult:
         Raises OSError if the file cannot be written, and a CacheError if the cache fails.
         """
         text = _drawing.draw("report_of_result", self, redact=redact, prices=prices, cache=cache)
-        with open(path, "w", encoding="utf-8") as file:
+        with open(path, "w", encoding="utf-8", newline="\n") as file:
             file.write(text)
 
     def _repr_html_(self) -> str:

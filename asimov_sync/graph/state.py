@@ -751,6 +751,11 @@ class RunState:
         for index in waiting:
             if phases[index] is WAITING and self._resolve_ready(index):
                 self._propagate(index)
+        # In a graph that was changed, a parked task may depend on tasks that have not finished.
+        for index in [index for index in self.parked if self.pending[index]]:
+            self.parked.discard(index)
+            self.resuming.add(index)
+            phases[index] = WAITING
         # Readers of the earlier drives know these already.
         self.changes = [
             change

@@ -298,6 +298,7 @@ class RunStore:
             if graph != contents.graph:
                 changed[GRAPH_FIELD] = graph
             if options.retry_failed:
+                head = head._replace(error=None)
                 changed[field_name("cancel")] = None
                 contents.posts.pop(field_name("cancel"), None)
             if head.starts >= self._max_recoveries:
@@ -763,47 +764,51 @@ class RunStore:
         data = self._codec.dump_answer(Answer(message, by, snapshot.now))
         return bool(self._records.post(snapshot.id, {answer_field(wait): data}, due=snapshot.now))
 
-    def approve(self, run_id: str, approvals: Approvals, *, by: Optional[str] = None) -> bool:
+    def approve(
+        self,
+        run_id: str,
+        approvals: Approvals,
+        *,
+        task: Optional[str] = None,
+        by: Optional[str] = None,
+    ) -> bool:
         """Decide about tool calls of agents that wait for approval.
 
         A decision is bound to the call as `waits` shows it: its name and its arguments.
 
         approvals: decisions by the name of the wait, which is the call's id unless the model used
             it before: True, Approved(…), Refused(…), or the reason for a refusal.
+        task: the name of the task that waits; needed if calls of several tasks have the same id.
         by: who decides, to be stored with the decisions.
 
         Returns False if one of them was decided already: the first decision counts. Raises KeyError
         if there is no such run, ValueError for a call that does not wait or is not the shown one,
-        and for arguments that do not fit the tool, and TypeError for a value that is not a
-        decision.
+        if `task=` is needed, and for arguments that do not fit the tool, and TypeError for a value
+        that is not a decision.
         """
         if not isinstance(approvals, Mapping):
             raise TypeError(f"approvals are a dict of decisions by call id; not {approvals!r}")
         snapshot, contents = self._read(run_id)
-        waits = {
-            wait.name: wait
-            for record in contents.tasks.values()
-            for wait in record.waits
-            if wait.call is not None
-        }
-        if RunStatus(snapshot.status) in ENDED:
-            waits = {}
-        messages = {}
+        has_ended = RunStatus(snapshot.status) in ENDED
+        decided = []
         for call_id, approval in approvals.items():
-            wait = waits.get(call_id)
+            wait = None if has_ended else _find_approval(contents, call_id, task)
             if wait is None or wait.call is None:
-                undecided = [one.name for one in _open_waits(contents) if one.name in waits]
+                undecided = [
+                    one.name
+                    for one in _open_waits(contents)
+                    if one.call is not None and not has_ended and task in (None, one.task)
+                ]
                 known = ", ".join(map(repr, undecided)) or "none"
                 raise ValueError(
                     f"no call {call_id!r} of run {run_id!r} waits for approval; these do: {known}"
                 )
-            messages[call_id] = encode_decision(approval, wait.call)
-            arguments = messages[call_id].get("arguments")
-            if arguments is not None:
-                check_answer(wait.type, arguments)
+            message = encode_decision(approval, wait.call)
+            if message.get("arguments") is not None:
+                check_answer(wait.type, message["arguments"])
+            decided.append((wait, message))
         posted = [
-            self._post_answer(snapshot, contents, waits[call_id], message, by)
-            for call_id, message in messages.items()
+            self._post_answer(snapshot, contents, wait, message, by) for wait, message in decided
         ]
         return all(posted)
 
@@ -1030,6 +1035,26 @@ def _is_past(record: Optional[TaskRecord], visit: int) -> bool:
     if record is None or PHASES[record.phase].is_final:
         return False
     return visit < record.visit + (record.attempt == 0)
+
+
+def _find_approval(contents: Contents, name: str, task: Optional[str]) -> Optional[Wait]:
+    """Return the wait for an approval of this name; None without one.
+
+    Models reuse the ids of calls, so several tasks may have one. Raises ValueError then.
+    """
+    known = [
+        wait
+        for record in contents.tasks.values()
+        for wait in record.waits
+        if wait.call is not None and wait.name == name and task in (None, wait.task)
+    ]
+    undecided = [wait for wait in known if answer_field(wait) not in contents.posts]
+    if len(undecided) > 1:
+        names = ", ".join(repr(wait.task) for wait in undecided)
+        raise ValueError(
+            f"calls {name!r} of several tasks wait for approval: name one with task=, of {names}"
+        )
+    return next(iter(undecided or known), None)
 
 
 def _open_waits(contents: Contents) -> List[Wait]:

@@ -45,6 +45,8 @@ class CallerGuard(Guard):
     """Asks a function of the embedding application.
 
     authorize: called with the WSGI environment; returns the name of the user, or None.
+
+    Raises TypeError if it returns anything else.
     """
 
     def __init__(self, authorize: Authorize) -> None:
@@ -53,9 +55,13 @@ class CallerGuard(Guard):
     def admit(self, request: Request) -> Admitted:
         """Return who makes the request. Raises HttpError if it is refused."""
         user = self._authorize(request.environ)
-        if user is None or user is False or user == "":
+        if user is None or user == "":
             raise HttpError(403, "You may not see this page.")
-        return Admitted(str(user))
+        if not isinstance(user, str):
+            raise TypeError(
+                f"authorize= returns the name of the user as a str, or None; not {user!r}"
+            )
+        return Admitted(user)
 
 
 class LocalGuard(Guard):

@@ -449,6 +449,28 @@ def test_a_call_that_needs_approval_parks_the_run(bench):
     assert result.usage == bench.client.usage
 
 
+def test_calls_of_several_tasks_with_one_id(bench):
+    """Models reuse the ids of calls: then task= names the task, and nothing is decided without."""
+    bench.employ(pays_twice)
+    graph = TaskGraph()
+    for name in ("one", "two"):
+        graph.add(Task(type="agent", objective="pay"), name=name)
+    with TaskScheduler({"agent": bench.agent}, max_workers=0, runs=bench.store) as scheduler:
+        scheduler.run(graph, run_id="r")
+    with pytest.raises(ValueError, match="task=, of 'one', 'two'"):
+        bench.store.approve("r", {"a": False})
+    with pytest.raises(ValueError, match="no call 'a'"):
+        bench.store.approve("r", {"a": False}, task="three")
+    assert bench.store.approve("r", {"a": False}, task="two")
+    assert not bench.store.approve("r", {"a": False}, task="two")
+    assert [(one.task, one.name) for one in bench.store.waits("r")] == [
+        ("one", "a"),
+        ("one", "c"),
+        ("two", "c"),
+    ]
+    assert bench.store.approve("r", {"a": True})
+
+
 @pytest.mark.parametrize(
     "decision",
     [

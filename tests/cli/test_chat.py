@@ -34,6 +34,10 @@ def answer(body):
     text = last_text(body)
     if text == "wait":
         Cancellation.current().wait()
+    if text == "long":
+        return ScriptedInferenceClient(["A long"]).generate("x").model_copy(
+            update={"stop_reason": "max_tokens", "raw_stop_reason": "max_tokens"}
+        )
     if text == "fail":
         return Failure(400)
     if text == "pay":
@@ -82,6 +86,11 @@ def test_tools(chat):
     assert '→ look(city="Rome")\n← Rome: rain\\x1b[2J\nThe tool: Rome: rain\\x1b[2J\n' in out
     assert "tool      pay\n  amount  500\n  to      eve\n" in out
     assert "refused: nobody is there to approve it\n" in out
+
+
+def test_an_incomplete_answer(chat):
+    """An answer that the model did not end by itself is marked as incomplete."""
+    assert chat("long")[1] == "A long\nthe answer is incomplete: max_tokens\n"
 
 
 def test_a_failure(chat):

@@ -1,13 +1,16 @@
 """The frame of the command: help, stores, exit statuses, and errors as one line."""
 
+import argparse
 import io
 import os
+import shlex
 import sys
 
 import pytest
 
 from asimov_sync import RedisCache, RunStore, TaskGraph, TaskScheduler
 from asimov_sync.cli.main import COMMANDS, main
+from asimov_sync.cli.store import format_command
 
 from ..tiers import soak, suite
 from ..waiting import DEADLINE
@@ -90,6 +93,16 @@ def test_bad_addresses(command, folder, address, status, message):
     given, out, err = command("runs", "--cache", address)
     assert (given, out, err.count("\n")) == (status, "", 1)
     assert message in err and "secret" not in err
+
+
+def test_a_command_to_type_has_no_password():
+    """A command that is printed has the address of the store without its password, quoted."""
+    options = argparse.Namespace(cache="redis://ann:secret@host/0", scheduler=None)
+    command = format_command(options, "answer", "r", "it's\x1b", "$(rm x)")
+    assert "secret" not in command
+    words = shlex.split(command)
+    assert words[:5] == ["asimov-sync", "answer", "r", "it's\\x1b", "$(rm x)"]
+    assert words[5:] == ["--cache", "redis://ann:…@host/0"]
 
 
 @suite

@@ -137,6 +137,49 @@ def test_changes_of_unfinished_tasks(scheduler, worker):
     assert result.results["c"].startswith("c 3")
 
 
+@pytest.mark.parametrize("answered", [False, True], ids=["open", "answered"])
+@pytest.mark.parametrize("parks", [(), ("y",)], ids=["finishes", "parks"])
+def test_a_parked_task_with_a_new_dependency(scheduler, worker, store, answered, parks):
+    """A parked task that depends on a new task continues after it, with its result."""
+    worker.parks = {"b"}
+    scheduler.run(build("a", "b<a", "c<b"), run_id="r")
+    if answered:
+        store.answer("r", "go", 1, task="b")
+    worker.take()
+    worker.parks |= set(parks)
+    graph = ("a", "b<ay", "c<b", "y")
+    result = scheduler.run(build(*graph), run_id="r")
+    if parks:
+        assert result.waiting == {"y": ["go"]} and worker.take() == ["y"]
+        assert [wait.task for wait in store.waits("r")] == ["y"]
+        store.answer("r", "go", 1, task="y")
+        result = scheduler.run(build(*graph), run_id="r")
+    if not answered:
+        assert result.waiting == {"b": ["go"]}
+        store.answer("r", "go", 1, task="b")
+        result = scheduler.run(build(*graph), run_id="r")
+    assert result["b"] == "b 0 ['a 0 []', 'y 0 []']"
+    assert result.status is TaskStatus.COMPLETE
+    assert store.get("r").tasks["b"].visit == 1
+
+
+@pytest.mark.parametrize("kind", ["type", "objective", "params", "renamed"])
+def test_a_changed_task_that_is_parked(scheduler, worker, store, kind):
+    """A parked task that was changed keeps its answer; a renamed one asks anew."""
+    worker.parks = {"a", "x"}
+    scheduler.run(build("a", "b<a", "c<b"), run_id="r")
+    assert store.answer("r", "go", 1)
+    graph, _ = CHANGES[kind]
+    result = scheduler.run(graph.copy(), run_id="r")
+    if kind == "renamed":
+        assert result.waiting == {"x": ["go"]}
+        assert list(store.get("r").tasks) == ["x"]
+        assert store.answer("r", "go", 1)
+        result = scheduler.run(graph.copy(), run_id="r")
+    assert result.status is TaskStatus.COMPLETE
+    assert store.get("r").tasks.keys() == set(graph)
+
+
 def test_options_that_are_no_change(scheduler, worker):
     """timeout, retry, max_visits and the order of tasks are not compared."""
     worker.parks = {"b"}

@@ -171,6 +171,7 @@ def test_failed_tasks_run_again_on_demand(scheduler, store):
     result = scheduler.run(chain("a", "b", "c"), run_id="r", retry_failed=True)
     assert result.status is TaskStatus.COMPLETE
     assert scheduler.calls == ["a", "b", "b", "c"]
+    assert store.get("r").error is None
 
 
 def test_a_failed_task_that_runs_again_continues_its_visit(scheduler, store):

@@ -38,7 +38,7 @@ KILLS = by_tier(6, soak=200)
 LEASE = 600.0
 """Longer than any test: the next driver must not wait for the end of the lease."""
 
-ROUNDS = {"raise": by_tier(5, soak=500), "wait": by_tier(2, soak=500)}
+ROUNDS = {"raise": by_tier(5, soak=500), "wait": by_tier(2, soak=200)}
 
 
 @pytest.fixture(params=["sqlite", pytest.param("redis", marks=soak)])

@@ -113,6 +113,13 @@ def test_it_needs_authorize():
         runs_app(MemoryCache(), authorize=user_of)
 
 
+@pytest.mark.parametrize("user", [True, False, object()])
+def test_the_user_is_a_name(user):
+    """authorize= returns a name: a truth value would be stored as who has answered."""
+    with pytest.raises(TypeError, match="name of the user"):
+        Site(authorize=lambda environ: user).ann.get("/")
+
+
 def test_a_stranger_sees_nothing(site):
     """A visitor who is not admitted learns nothing, not even whether a run exists."""
     site.run("good")
@@ -215,6 +222,20 @@ def test_a_task(site):
     agent = site.ann.get("/runs/r/task?name=agent").words
     assert "Conversation so far" in agent and 'calls send { "to": "bob"' in agent
     assert site.ann.get("/runs/r/task?name=none").status == 404
+
+
+def test_a_kept_transcript():
+    """The page of a task has the conversation of an agent that has ended, if the agent kept it."""
+    cache = MemoryCache()
+    store = RunStore(cache)
+    agent = Agent(ScriptedInferenceClient(["It is <late>."]), name="clock", keep_transcript=True)
+    graph = TaskGraph()
+    graph.add(agent, name="clock", objective="What time is it?")
+    with TaskScheduler(cache=cache, max_workers=0, runs=store) as scheduler:
+        scheduler.run(graph, run_id="r")
+    page = Visitor(runs_app(store, authorize=user_of)).get("/runs/r/task?name=clock")
+    assert "Conversation: 2 messages" in page.words
+    assert page.words.count("It is <late>.") == 2  # the result, and the message
 
 
 def test_tasks_that_have_not_started(site):
@@ -462,6 +483,20 @@ def test_changed_arguments(site):
     site.ann.post("/runs/r/approve", dict(form, arguments='{"to": "eve"}'))
     site.run("agent")
     assert site.sent == [("eve", "", "agent")]
+
+
+def test_calls_of_two_tasks_with_one_id(site):
+    """Models reuse the ids of calls: a decision applies to the task whose form it was."""
+    graph = TaskGraph()
+    for name in ("one", "two"):
+        graph.add(Task(type="agent", objective="do it"), name=name)
+    site.scheduler.run(graph, run_id="r")
+    page = site.ann.get("/runs/r")
+    first, second = page.forms("/approve")
+    site.ann.post("/runs/r/approve", dict(second, decision="approve"))
+    site.ann.post("/runs/r/approve", dict(first, decision="refuse"))
+    site.scheduler.run(graph, run_id="r")
+    assert [call[2] for call in site.sent] == ["two"]
 
 
 def test_a_refusal(site):
