@@ -89,11 +89,21 @@ class ExecutorSource:
         _shut_down(broken)
         return True
 
+    def kill(self) -> None:
+        """Kill the processes of an executor that was made here. Another is made if needed."""
+        with self._guard.lock:
+            executor = self._executor
+            if self._make is None or executor is None or self._process != os.getpid():
+                return
+            self._executor = None
+        _kill_processes(executor)
+        _shut_down(executor)
+
     def close(self) -> None:
         """Shut down the executor, unless it was given. Never waits."""
         with self._guard.lock:
             self._closed = True
-            executor, self._executor = self._executor, None if self._make else self._executor
+            executor = self._executor
         if self._make is not None and executor is not None and self._process == os.getpid():
             _shut_down(executor)
 
@@ -120,6 +130,16 @@ def _shut_down(executor: Any) -> None:
 
     with contextlib.suppress(RuntimeError):  # at the end of the program, no thread can start
         threading.Thread(target=shut_down, name="asimov-shutdown", daemon=True).start()
+
+
+def _kill_processes(executor: Any) -> None:
+    """Kill the processes of a ProcessPoolExecutor, or of one that derives from it."""
+    kill = getattr(executor, "kill_workers", None)  # since Python 3.14
+    if kill is not None:
+        kill()
+        return
+    for process in list((getattr(executor, "_processes", None) or {}).values()):
+        process.kill()
 
 
 def count_workers(executor: Any) -> Optional[int]:

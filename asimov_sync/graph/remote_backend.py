@@ -10,7 +10,7 @@ import contextlib
 import sys
 import uuid
 from concurrent.futures import BrokenExecutor
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict, Optional, Set
 
 from asimov_sync._json import format_error
 from asimov_sync.cache.base import Cache
@@ -52,6 +52,7 @@ class RemoteBackend(Backend):
     def __init__(self, source: ExecutorSource, open_cache: Callable[[], Cache]) -> None:
         super().__init__(sys.maxsize)
         self._source = source
+        self._closed = False
         self.by_value = sends_code(source.open())
         self._channel: Optional[RunChannel] = None
         cache = open_cache()
@@ -68,6 +69,7 @@ class RemoteBackend(Backend):
         self._waiting: "collections.OrderedDict[int, Work]" = collections.OrderedDict()
         self._futures: Dict[int, Any] = {}  # by the id of their attempt
         self._calls: Dict[int, str] = {}  # the ids of the calls, likewise
+        self._stuck: Set[int] = set()  # likewise, of calls whose attempts were abandoned
         self._in_flight = 0
 
     def start_workers(self, work: Work) -> None:
@@ -184,6 +186,7 @@ class RemoteBackend(Backend):
     def _complete(self, work: Work, attempt: Attempt, executor: Any, future: Any) -> None:
         with self._guard.lock:
             self._futures.pop(id(attempt), None)
+            self._stuck.discard(id(attempt))
             call = self._calls.pop(id(attempt), None)
             self._in_flight -= 1
         try:
@@ -244,19 +247,39 @@ class RemoteBackend(Backend):
             self._channel.cancel(call, attempt.cancellation.reason or "cancelled")
 
     def _warn_if_stuck(self, attempt: Attempt) -> None:
-        if id(attempt) in self._futures:
-            logger.warning(
-                "the handler of task %r (run %s) still runs in its process after its cancellation",
-                attempt.name,
-                attempt.run_id,
-                extra={"run_id": attempt.run_id, "task": attempt.name, "attempt": attempt.number},
-            )
+        with self._guard.lock:
+            future = self._futures.get(id(attempt))
+            if future is None or future.done():
+                return
+            self._stuck.add(id(attempt))
+        logger.warning(
+            "the handler of task %r (run %s) still runs in its process after its cancellation",
+            attempt.name,
+            attempt.run_id,
+            extra={"run_id": attempt.run_id, "task": attempt.name, "attempt": attempt.number},
+        )
+        self.call_in_background(self._kill_if_stuck)
+
+    def _kill_if_stuck(self) -> None:
+        """Kill the processes if all of them are stuck, so that runs can continue on new ones."""
+        with self._guard.lock:
+            running = {key for key, future in self._futures.items() if not future.done()}
+            full = self._capacity is not None and len(running) >= self._capacity
+            kills = bool(running) and running <= self._stuck and (full or self._closed)
+        if kills:
+            self._source.kill()
 
     def close(self) -> None:
-        """Accept no more calls. Never waits."""
+        """Accept no more calls. Never waits.
+
+        The processes of stuck handlers are killed a moment later, so that the program can end.
+        """
+        self._closed = True
         self._threads.shutdown(wait=False)
         self._source.close()
         super().close()
+        if self._stuck:
+            timers.call_at(clock.monotonic() + WARN_AFTER, self._kill_if_stuck)
 
     def __repr__(self) -> str:
         return repr(self._source)

@@ -6,6 +6,9 @@ import multiprocessing
 import os
 import pickle
 import random
+import subprocess
+import sys
+import time
 
 import pytest
 from tenacity import wait_none
@@ -23,7 +26,7 @@ from asimov_sync import (
     WorkerLost,
 )
 
-from ..tiers import by_tier, soak, suite
+from ..tiers import by_tier, soak, suite, within
 from ..waiting import DEADLINE
 from .graphs import single
 from .remote_handlers import HANDLERS
@@ -122,3 +125,45 @@ def test_no_key_is_in_another_process():
         result = scheduler.run(single(task=Task(type="search_memory", params=params)))
         assert result.status is TaskStatus.COMPLETE and result["x"] != []
     client.close()
+
+
+PROGRAM = """
+import concurrent.futures, multiprocessing, sys, time
+from asimov_sync import Task, TaskGraph, TaskScheduler
+from tests.graph.remote_handlers import HANDLERS
+
+def make():
+    return concurrent.futures.ProcessPoolExecutor(
+        1, mp_context=multiprocessing.get_context("fork")
+    )
+
+with TaskScheduler(HANDLERS, executor=make) as scheduler:
+    graph = TaskGraph()
+    graph.add(Task(type="ignore_cancel"), name="stuck", timeout=0.1)
+    result = scheduler.run(graph)
+    print(result.errors, flush=True)
+"""
+
+
+@soak
+def test_stuck_processes_are_replaced():
+    """If every process is in a handler that ignores its cancellation, they are replaced."""
+    with TaskScheduler(HANDLERS, executor=make_pool) as scheduler:
+        graph = TaskGraph()
+        for index in range(2):
+            graph.add(Task(type="ignore_cancel"), name=f"stuck-{index}", timeout=0.05)
+        graph.add(Task(type="echo"), name="after", depends_on="stuck-0", allow_failure=True)
+        result = scheduler.run(graph, timeout=DEADLINE)
+        assert list(result.results) == ["after"]
+        assert result.duration < DEADLINE / 2
+
+
+@soak
+def test_a_stuck_process_does_not_delay_the_end_of_the_program():
+    """A program ends although a handler ignores its cancellation."""
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, timeout=60, encoding="utf-8"
+    )
+    assert "TaskTimeout" in done.stdout and done.returncode == 0
+    assert time.monotonic() - start < within(5)
