@@ -58,7 +58,7 @@ def test_an_approval_keeps_every_character(text):
 
 
 def test_one_changed_argument_keeps_the_others():
-    """Who changes one argument in the form does not change the text of another."""
+    """A change of one argument in the form does not change the text of another."""
     site, form, sent = approval_of({"text": INVISIBLE, "copies": 2})
     form["arguments"] = form["arguments"].replace('"copies": 2', '"copies": 3')
     site.ann.post("/runs/r/approve", form)
