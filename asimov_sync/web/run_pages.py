@@ -581,7 +581,7 @@ def draw_run_page(frame: Frame, run: LiveRun, update: Dict[str, Any], live: str)
 
 
 def draw_task_parts(
-    task: TaskView, conversations: Sequence[Sequence[ChatMessage]]
+    frame: Frame, run: LiveRun, task: TaskView, conversations: Sequence[Sequence[ChatMessage]]
 ) -> Dict[str, Any]:
     """Return the parts of the page of a task: see `RunPage.update`.
 
@@ -590,6 +590,9 @@ def draw_task_parts(
     figures = [format_seconds(task.seconds), format_usage(task.usage)]
     known = " · ".join(text for text in figures if text)
     head = f'{draw_status(task.status)}<span class="quiet">{known}</span>'
+    if task.waits:
+        address = run_url(frame, run.record.run_id)
+        head += f'<a href="{escape(address)}#s-waiting">Answer on the page of the run</a>'
     content = ""
     for number, messages in enumerate(conversations, 1):
         title = "Conversation so far" if len(conversations) == 1 else f"Conversation {number}"

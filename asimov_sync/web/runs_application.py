@@ -261,13 +261,15 @@ class RunsApp:
         if task is None:
             raise HttpError(404, "There is no such task in the run.")
         transcripts = self._store.read_transcripts(run_id, name)
-        parts = draw_task_parts(task, [read_conversation(entries) for entries in transcripts])
+        frame = self._frame(request, user, "")
+        conversations = [read_conversation(entries) for entries in transcripts]
+        parts = draw_task_parts(frame, run, task, conversations)
         if _wants_json(request):
             return _json(parts)
         poll = ""
         if not run.has_ended:
             poll = f"{request.url(f'/runs/{run_id}/task')}?name={urllib.parse.quote(name, safe='')}"
-        return _html(draw_task_page(self._frame(request, user, ""), run, task, parts, poll))
+        return _html(draw_task_page(frame, run, task, parts, poll))
 
     # Updates
 

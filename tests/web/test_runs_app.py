@@ -220,6 +220,7 @@ def test_a_task(site):
     assert "fine" in site.ann.get("/runs/r/task?name=good").words
     assert "Traceback" in site.ann.get("/runs/r/task?name=bad").words
     agent = site.ann.get("/runs/r/task?name=agent").words
+    assert "Answer on the page of the run" in agent
     assert "Conversation so far" in agent and 'calls send { "to": "bob"' in agent
     assert site.ann.get("/runs/r/task?name=none").status == 404
 
