@@ -108,8 +108,8 @@ def runs_app(
 
     store: the store.
     authorize: called with the WSGI environment of each request; returns the name of the user, which
-        is stored with their answers, or None to refuse the request. It may raise what the
-        embedding framework handles.
+        is stored with their answers, or None to refuse the request. A user who is admitted sees
+        all runs of the store. It may raise what the embedding framework handles.
     read_only: whether the pages have no forms, and every write is refused; default True.
     resume: called with the id of a run that has something to do and no driver, after an answer or a
         retry. It must return soon: have a worker continue the run. By default the page says what to

@@ -362,7 +362,7 @@ def test_who_answered_is_stored():
         ({"value": "7", "format": "json"}, 7),
         ({"value": "[1, 2]", "format": "json"}, [1, 2]),
         ({"value": "7", "format": "text"}, "7"),
-        ({"value": "a\r\nb"}, "a\r\nb"),
+        ({"value": "a\r\nb"}, "a\nb"),
     ],
 )
 def test_answers_of_any_type(site, typed, answer):
