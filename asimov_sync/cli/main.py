@@ -70,7 +70,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
     except BrokenPipeError:
         # The interpreter flushes again at its end, which must not fail.
         with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            descriptor = sys.stdout.fileno()
+            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
         return exit_status.BROKEN_PIPE
     except KeyboardInterrupt:
         return exit_status.INTERRUPTED

@@ -4,6 +4,7 @@ A view holds text and numbers only. It is made from a graph that has not run, fr
 from the record of a durable run, so that all drawing code reads the same values.
 """
 
+import contextlib
 import json
 import re
 from typing import (
@@ -23,6 +24,7 @@ from typing import (
 from asimov_sync._json import to_jsonable
 from asimov_sync.cache.base import Cache
 from asimov_sync.display.markup import shorten
+from asimov_sync.errors import CacheKeyError
 from asimov_sync.graph.journal import TaskRecord, Wait
 from asimov_sync.graph.node import Node
 from asimov_sync.graph.results import RunResult
@@ -279,12 +281,24 @@ def _read_transcripts(
         return {}
     kept = cache.with_prefix("run").with_prefix(run_id).with_prefix("transcript")
     transcripts = {}
-    for name, values in kept.get_many(names).items():
+    for name, values in _get_values(kept, names).items():
         try:
             transcripts[name] = as_messages(values)
         except ValueError:  # another program has written it
             continue
     return transcripts
+
+
+def _get_values(cache: Cache, names: Sequence[str]) -> Dict[str, Any]:
+    """Return what a cache has under some names. A name that cannot be a key has nothing."""
+    try:
+        return cache.get_many(names)
+    except CacheKeyError:
+        found: Dict[str, Any] = {}
+        for name in names:
+            with contextlib.suppress(CacheKeyError):
+                found.update(cache.get_many([name]))
+        return found
 
 
 def view_messages(

@@ -5,6 +5,7 @@ A record has the outcomes of tasks. Which tasks run now, and what they report, i
 
 from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Set
 
+from asimov_sync.cache.base import Cache
 from asimov_sync.cancellation import Cancellation
 from asimov_sync.display.view import RunView, TaskView, view_record
 from asimov_sync.errors import Cancelled
@@ -104,9 +105,17 @@ class LiveRun:
     record: its record.
     activities: the tasks that are running, by name.
     sequence: the number of the last event that was read.
+    cache: the cache with the transcripts to show; None without.
     """
 
-    def __init__(self, record: RunRecord, activities: Dict[str, Activity], sequence: int) -> None:
+    def __init__(
+        self,
+        record: RunRecord,
+        activities: Dict[str, Activity],
+        sequence: int,
+        cache: Optional[Cache] = None,
+    ) -> None:
+        self._cache = cache
         self.record = record
         self.activities = activities
         self.sequence = sequence
@@ -121,7 +130,7 @@ class LiveRun:
     def view(self) -> RunView:
         """The run with its tasks, for drawing."""
         if self._view is None:
-            view = view_record(self.record)
+            view = view_record(self.record, cache=self._cache)
             tasks = [self._overlay(task) for task in view.tasks]
             known = {task.name for task in tasks}
             for one in self.activities.values():
@@ -163,14 +172,19 @@ class Follower:
         self._changed: Set[str] = set()
         self._sequence = 0
 
-    def read(self) -> LiveRun:
-        """Read the run as it is now, without waiting."""
+    def read(self, with_transcripts: bool = False) -> LiveRun:
+        """Read the run as it is now, without waiting.
+
+        with_transcripts: whether its tasks have the conversations that agents with
+            `keep_transcript=True` have stored, if the scheduler's cache is that of the store.
+        """
         record = self._store.get(self._run_id)
         if record.status not in ENDED or self._sequence:  # the end may have come since `wait`
             self._fold(self._drain(self._sequence, Cancellation(0.0)))
         if record.status is not RunStatus.RUNNING:
             self._activities.clear()
-        return LiveRun(record, dict(self._activities), self._sequence)
+        cache = self._store.cache if with_transcripts else None
+        return LiveRun(record, dict(self._activities), self._sequence, cache)
 
     def names_after(self, sequence: int) -> Set[str]:
         """Return the names of the tasks that events after a number are about, without waiting."""

@@ -256,7 +256,7 @@ class RunsApp:
         return [] if run.has_ended else self._store.waits(run.record.run_id)
 
     def _show_task(self, request: Request, user: str, run_id: str, name: str) -> Reply:
-        run = Follower(self._store, run_id).read()
+        run = Follower(self._store, run_id).read(with_transcripts=True)
         task = next((one for one in run.view.tasks if one.name == name), None)
         if task is None:
             raise HttpError(404, "There is no such task in the run.")

@@ -5,11 +5,12 @@ import json
 import re
 import shlex
 import threading
+import time
 from typing import List, Optional, Union
 
 import pytest
 
-from asimov_sync import Agent, RunStatus, Task, TaskGraph, tool
+from asimov_sync import Agent, LeaseLost, RunStatus, Task, TaskGraph, tool
 from asimov_sync.testing import ScriptedInferenceClient, calls
 
 from ..tiers import suite
@@ -167,6 +168,23 @@ def test_show(command, scheduler):
     assert status == 4 and "it has 'len', 'broken'" in err
 
 
+def test_times(command, scheduler, monkeypatch):
+    """Times are local; --utc shows them in UTC."""
+    park(scheduler, "r", ("w", None))
+    monkeypatch.setenv("TZ", "XYZ-9")  # nine hours ahead of UTC
+    time.tzset()
+    try:
+        local, utc = (command("show", "r", *option)[1] for option in ([], ["--utc"]))
+        assert command("runs")[1] != command("runs", "--utc")[1]
+        assert command("watch", "r")[1] != command("watch", "r", "--utc")[1]
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    shown = [re.search(r"created   (.*) (XYZ|UTC)\n", out).group(1) for out in (local, utc)]
+    moments = [datetime.datetime.strptime(one, "%Y-%m-%d %H:%M:%S") for one in shown]
+    assert moments[0] - moments[1] == datetime.timedelta(hours=9)
+
+
 def test_show_waits(command, scheduler, payment):
     """The waits of a run are shown, with the commands that answer them."""
     park(scheduler, "r", ("agreed", bool), ("note", str, "one"), ("note", str, "two; rm -rf /"))
@@ -201,6 +219,24 @@ def test_show_a_running_run(command, scheduler, store):
     status, out, _ = command("cancel", "r", "--reason", "no need")
     assert (status, out[:20]) == (0, "r is being cancelled")
     assert run.result().reason == "no need"
+    assert command("delete", "r") == (0, "r is deleted\n", "")
+
+
+def test_delete_a_running_run(command, scheduler):
+    """--force deletes a run that has a driver, which notices it."""
+    started = threading.Event()
+
+    def wait(task, context):
+        started.set()
+        context.cancellation.wait()
+
+    graph = TaskGraph()
+    graph.add(wait, name="slow")
+    run = scheduler.submit(graph, run_id="r")
+    assert started.wait(DEADLINE)
+    assert command("delete", "--force", "r") == (0, "r is deleted\n", "")
+    with pytest.raises(LeaseLost):
+        run.result(DEADLINE)
 
 
 # Answers

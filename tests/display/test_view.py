@@ -114,3 +114,15 @@ def test_spans_and_times():
     ]
     assert [span.kind for span in plain.spans] == ["attempt"]
     assert view.started == ask.started < ask.ended <= plain.started < plain.ended == view.ended
+
+
+def test_names_that_are_no_keys():
+    """A task whose name cannot be a key of the cache does not hide the conversations of others."""
+    cache = MemoryCache()
+    agent = Agent(ScriptedInferenceClient(["a"]), name="agent", keep_transcript=True)
+    graph = TaskGraph()
+    graph.add(agent, name="agent", objective="?")
+    graph.add(lambda task, context: None, name="x" * 10_000 + "\x00")
+    with TaskScheduler(cache=cache, max_workers=0) as scheduler:
+        view = view_result(scheduler.run(graph), cache=cache)
+    assert [len(task.messages) for task in view.tasks] == [2, 0]

@@ -224,6 +224,20 @@ def test_a_task(site):
     assert site.ann.get("/runs/r/task?name=none").status == 404
 
 
+def test_a_kept_transcript():
+    """The page of a task has the conversation of an agent that has ended, if the agent kept it."""
+    cache = MemoryCache()
+    store = RunStore(cache)
+    agent = Agent(ScriptedInferenceClient(["It is <late>."]), name="clock", keep_transcript=True)
+    graph = TaskGraph()
+    graph.add(agent, name="clock", objective="What time is it?")
+    with TaskScheduler(cache=cache, max_workers=0, runs=store) as scheduler:
+        scheduler.run(graph, run_id="r")
+    page = Visitor(runs_app(store, authorize=user_of)).get("/runs/r/task?name=clock")
+    assert "Conversation: 2 messages" in page.words
+    assert page.words.count("It is <late>.") == 2  # the result, and the message
+
+
 def test_tasks_that_have_not_started(site):
     """The page shows the whole graph of a run, also the tasks that have not started."""
     graph = TaskGraph()
