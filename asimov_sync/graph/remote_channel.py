@@ -256,6 +256,8 @@ class RunChannel:
             opened = self._calls.pop(call, None)
         if opened is None:
             return 0
+        if opened.requests:  # another process may make the call, too, and wait for a reply
+            self._call_in_background(self.cancel, call, "the call has ended")
         with opened.busy:
             opened.closed = True
             return opened.events

@@ -77,7 +77,7 @@ class Twice(concurrent.futures.Executor):
         return calls[0]
 
 
-@suite
+@soak
 def test_calls_that_are_made_twice(open_cache):
     """If the executor makes calls twice, each outcome and each step is committed once."""
     cache = open_cache("sqlite")
