@@ -242,7 +242,7 @@ COMMAND = Command(
     "a terminal, each line is a question, and calls that need approval are refused.",
     [
         "chat myapp.agents:writer",
-        "echo 'How is the weather?' | asimov-sync chat myapp.agents:writer",
+        "chat myapp.agents:writer < questions.txt",
     ],
     {
         FAILED: "without a terminal: a question was not answered",

@@ -67,8 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--cache",
         metavar="PATH|URL",
-        help="where to keep the run, if its scheduler has no store: a SQLite file, which is made, "
-        f"or redis://host:port/db; by default ${CACHE_VARIABLE}",
+        help="where to keep the run of a graph without a scheduler: a SQLite file, which is "
+        f"created, or redis://host:port/db; by default ${CACHE_VARIABLE}",
     )
     group.add_argument(
         "--scheduler",

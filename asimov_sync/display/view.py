@@ -77,13 +77,6 @@ STATUSES = {
 """The status that a view shows for each phase of a task."""
 
 
-_TRACEBACK = "Traceback (most recent call last):\n"
-_ENGINE_FRAME = re.compile(
-    r'  File "[^"\n]*[\\/]asimov_sync[\\/](?:graph|concurrency)[\\/][^"\n]*", line .*\n'
-    r"(?:    .*\n)*"
-)
-
-
 class SpanView(NamedTuple):
     """A part of a task's work.
 
@@ -414,7 +407,7 @@ def _view_task(
         usage=record.usage,
         cost=sum(costs) if costs else None,
         error=_text(record.error, redact, MAX_LABEL),
-        traceback=_text(_hide_engine(traceback), redact, MAX_CONTENT),
+        traceback=_text(traceback, redact, MAX_CONTENT),
         result=_text(record.result, redact, MAX_CONTENT) if has_result else None,
         spans=spans,
         waits=tuple(_redact_wait(wait, redact) for wait in record.waits),
@@ -434,21 +427,6 @@ def _redact_wait(wait: Wait, redact: Optional[Redact]) -> Wait:
         call = ToolCall(id=call.id, name=call.name, arguments={"redacted": shown})
     prompt, data = _text(wait.prompt, redact, MAX_LABEL), _text(wait.data, redact, MAX_CONTENT)
     return wait._replace(prompt=prompt, data=data, call=call)
-
-
-def _hide_engine(traceback: Optional[str]) -> Optional[str]:
-    """Remove the frames of this library's engine from the beginning of each traceback in a text."""
-    if traceback is None:
-        return None
-    before, *parts = traceback.split(_TRACEBACK)
-    shown = []
-    for part in parts:
-        frame = _ENGINE_FRAME.match(part)
-        while frame is not None and part.startswith("  File ", frame.end()):
-            part = part[frame.end() :]
-            frame = _ENGINE_FRAME.match(part)
-        shown.append(part)
-    return _TRACEBACK.join([before, *shown])
 
 
 def _spans_of(record: TaskRecord) -> Sequence[Span]:

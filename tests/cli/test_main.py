@@ -38,7 +38,9 @@ def test_help(capsys):
             main([name, "--help"])
         assert exit.value.code == 0
         own = capsys.readouterr().out
-        assert f"\n  asimov-sync {name}" in own and "\nexit status:\n  0    " in own
+        examples = own.split("\nexamples:\n")[1].split("\n\n")[0].splitlines()
+        assert examples and all(line.startswith(f"  asimov-sync {name}") for line in examples)
+        assert "\nexit status:\n  0    " in own
         assert "\n  130  Ctrl-C" in own
 
 
