@@ -220,6 +220,7 @@ def test_a_task(site):
     assert "fine" in site.ann.get("/runs/r/task?name=good").words
     assert "Traceback" in site.ann.get("/runs/r/task?name=bad").words
     agent = site.ann.get("/runs/r/task?name=agent").words
+    assert "Answer on the page of the run" in agent
     assert "Conversation so far" in agent and 'calls send { "to": "bob"' in agent
     assert site.ann.get("/runs/r/task?name=none").status == 404
 
@@ -361,7 +362,7 @@ def test_who_answered_is_stored():
         ({"value": "7", "format": "json"}, 7),
         ({"value": "[1, 2]", "format": "json"}, [1, 2]),
         ({"value": "7", "format": "text"}, "7"),
-        ({"value": "a\r\nb"}, "a\r\nb"),
+        ({"value": "a\r\nb"}, "a\nb"),
     ],
 )
 def test_answers_of_any_type(site, typed, answer):
