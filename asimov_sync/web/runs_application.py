@@ -17,6 +17,7 @@ import urllib.parse
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple
 
 from asimov_sync._json import format_error
+from asimov_sync.cancellation import Cancellation
 from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.log_context import get_logger
 from asimov_sync.display.markup import shorten
@@ -323,7 +324,7 @@ class RunsApp:
             if not hold or started > end:
                 return
             interval = 4 * (clock.real() - started)
-            time.sleep(min(MAX_INTERVAL, max(MIN_INTERVAL, interval)))
+            Cancellation.current().wait(min(MAX_INTERVAL, max(MIN_INTERVAL, interval)))
             while True:
                 state, waited = _state(run), clock.real()
                 follower.wait(KEEP_ALIVE)
@@ -332,7 +333,7 @@ class RunsApp:
                 if names or _state(run) != state:
                     break
                 if clock.real() - waited < IDLE_SECONDS:  # there is no driver to wait for
-                    time.sleep(IDLE_SECONDS)
+                    Cancellation.current().wait(IDLE_SECONDS)
                 yield b": waiting\n\n"
                 if clock.real() > end:
                     return
