@@ -13,7 +13,7 @@ OWN = ("self", "cls", "super()")
 """The objects whose private names a class may use: its own."""
 
 PUBLIC = ("_asdict", "_fields", "_make", "_replace", "_repr_html_")
-"""The methods of named tuples, and the one that notebooks call: public in spite of their names."""
+"""The methods of named tuples and of notebooks, which are public in spite of their names."""
 
 OTHER_PACKAGES = ("os._exit", "sys._current_frames")
 """Names of other packages that have no public equivalent."""
