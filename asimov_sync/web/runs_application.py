@@ -108,8 +108,8 @@ def runs_app(
 
     store: the store.
     authorize: called with the WSGI environment of each request; returns the name of the user, which
-        is stored with their answers, or None to refuse the request. It may raise what the
-        embedding framework handles.
+        is stored with their answers, or None to refuse the request. A user who is admitted sees
+        all runs of the store. It may raise what the embedding framework handles.
     read_only: whether the pages have no forms, and every write is refused; default True.
     resume: called with the id of a run that has something to do and no driver, after an answer or a
         retry. It must return soon: have a worker continue the run. By default the page says what to
@@ -261,13 +261,15 @@ class RunsApp:
         if task is None:
             raise HttpError(404, "There is no such task in the run.")
         transcripts = self._store.read_transcripts(run_id, name)
-        parts = draw_task_parts(task, [read_conversation(entries) for entries in transcripts])
+        frame = self._frame(request, user, "")
+        conversations = [read_conversation(entries) for entries in transcripts]
+        parts = draw_task_parts(frame, run, task, conversations)
         if _wants_json(request):
             return _json(parts)
         poll = ""
         if not run.has_ended:
             poll = f"{request.url(f'/runs/{run_id}/task')}?name={urllib.parse.quote(name, safe='')}"
-        return _html(draw_task_page(self._frame(request, user, ""), run, task, parts, poll))
+        return _html(draw_task_page(frame, run, task, parts, poll))
 
     # Updates
 

@@ -228,8 +228,22 @@ class Account:
         begun = set(notes[self._drives[-1] :])
         self._drives.append(len(notes))
         committed = self._read_committed()
+        self._check_order(begun)
         self._committed.append(committed)
         self.drives_with_work += any(note not in committed for note in begun if note[0] != "step")
+
+    def _check_order(self, begun):
+        """Check that what a drive began was begun after the outcomes before it were stored."""
+        names = {note[1] for note in begun if note[0] == "attempt"}
+        if not names:
+            return
+        settled = {
+            event["name"]
+            for event in self._store.events(RUN_ID)
+            if event["type"] in ("task_finished", "task_skipped")
+        }
+        for before, after in workload().edges:
+            assert after not in names or before in settled, (before, after)
 
     def _read_committed(self):
         """Return the notes and the requests that belong to what is stored."""
