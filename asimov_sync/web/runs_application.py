@@ -12,6 +12,7 @@ POST  /runs/ID/ACTION           answer, approve, cancel, retry
 import hashlib
 import json
 import re
+import time
 import urllib.parse
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple
 
