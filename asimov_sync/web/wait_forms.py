@@ -283,9 +283,9 @@ def _as_typed(text: str) -> str:
 def _parse(text: str, what: str) -> Any:
     try:
         value = loads(text)
-        json.dumps(value, allow_nan=False)  # raises for NaN and Infinity, which are not JSON
+        json.dumps(value, allow_nan=False)
         return value
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FormError(f"{what}: this is not a JSON value: {error}") from None
 
 
