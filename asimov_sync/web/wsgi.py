@@ -111,6 +111,8 @@ class Request:
         if not 0 <= length <= MAX_BODY:
             raise HttpError(413, f"The form has more than {MAX_BODY:,} bytes.")
         data = self.environ["wsgi.input"].read(length)
+        if len(data) < length:  # the browser has left: a part of an answer is not an answer
+            raise HttpError(400, "The form did not arrive whole.")
         try:
             pairs = parse_qsl(
                 data.decode("ascii"),
