@@ -69,12 +69,18 @@ def test_plain_functions_and_objects_travel(scheduler):
 
 def test_importable_names():
     """A handler that is given by name is imported in the process that calls it, and in no other."""
-    names = {"echo": "tests.graph.remote_handlers:echo", "broken": "tests.graph.no_such:handler"}
+    module = "tests.graph.remote_handlers"
+    names = {
+        "echo": f"{module}:echo",
+        "broken": "tests.graph.no_such:handler",
+        "agent": f"{module}:scripted_agent",
+    }
     with TaskScheduler(names, executor=make_pool) as scheduler:
         graph = single("echo")
+        graph.add(Task(type="agent", objective="ask"), name="agent")
         graph.add(Task(type="broken"), name="broken")
         result = scheduler.run(graph)
-        assert result["x"] == ({}, {})
+        assert result["x"] == ({}, {}) and result["agent"] == "an answer"
         assert "'tests.graph.no_such:handler' cannot be imported" in result.errors["broken"]
     with TaskScheduler({"echo": names["echo"]}) as on_threads:
         assert on_threads.run(single("echo"))["x"] == ({}, {})
