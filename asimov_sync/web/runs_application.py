@@ -311,10 +311,10 @@ class RunsApp:
         yield f"retry: {POLL_MILLISECONDS}\n\n".encode()
         names = follower.names_after(after) if after else None  # None: all
         follower.take_changed()
-        pause, end = Cancellation(), clock.monotonic() + HOLD_SECONDS
+        end = clock.real() + HOLD_SECONDS
         seen: Dict[str, Any] = {}
         while True:
-            started = clock.monotonic()
+            started = clock.real()
             update = self._make_page(request, user, run, csrf).update(names)
             changed = _only_changed(update, seen)
             before, digest = digest, _digest(update)
@@ -326,19 +326,19 @@ class RunsApp:
                 return
             if not hold or started > end:
                 return
-            interval = 4 * (clock.monotonic() - started)
-            pause.wait(min(MAX_INTERVAL, max(MIN_INTERVAL, interval)))
+            interval = 4 * (clock.real() - started)
+            Cancellation.current().wait(min(MAX_INTERVAL, max(MIN_INTERVAL, interval)))
             while True:
-                state, waited = _state(run), clock.monotonic()
+                state, waited = _state(run), clock.real()
                 follower.wait(KEEP_ALIVE)
                 run = follower.read()
                 names = follower.take_changed()
                 if names or _state(run) != state:
                     break
-                if clock.monotonic() - waited < IDLE_SECONDS:  # there is no driver to wait for
-                    pause.wait(IDLE_SECONDS)
+                if clock.real() - waited < IDLE_SECONDS:  # there is no driver to wait for
+                    Cancellation.current().wait(IDLE_SECONDS)
                 yield b": waiting\n\n"
-                if clock.monotonic() > end:
+                if clock.real() > end:
                     return
 
     # Writes

@@ -283,10 +283,10 @@ def _as_typed(text: str) -> str:
 def _parse(text: str, what: str) -> Any:
     try:
         value = loads(text)
-        json.dumps(value, allow_nan=False)  # refuses NaN and Infinity
-    except ValueError as error:
+        json.dumps(value, allow_nan=False)
+        return value
+    except (ValueError, RecursionError) as error:
         raise FormError(f"{what}: this is not a JSON value: {error}") from None
-    return value
 
 
 def _show(value: Any) -> str:
