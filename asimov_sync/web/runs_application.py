@@ -17,6 +17,8 @@ import urllib.parse
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple
 
 from asimov_sync._json import format_error
+from asimov_sync.cancellation import Cancellation
+from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.log_context import get_logger
 from asimov_sync.display.markup import shorten
 from asimov_sync.errors import CacheError, StoredFormatError
@@ -306,10 +308,10 @@ class RunsApp:
         yield f"retry: {POLL_MILLISECONDS}\n\n".encode()
         names = follower.names_after(after) if after else None  # None: all
         follower.take_changed()
-        end = time.monotonic() + HOLD_SECONDS
+        end = clock.real() + HOLD_SECONDS
         seen: Dict[str, Any] = {}
         while True:
-            started = time.monotonic()
+            started = clock.real()
             update = self._make_page(request, user, run, csrf).update(names)
             changed = _only_changed(update, seen)
             before, digest = digest, _digest(update)
@@ -321,19 +323,19 @@ class RunsApp:
                 return
             if not hold or started > end:
                 return
-            interval = 4 * (time.monotonic() - started)
-            time.sleep(min(MAX_INTERVAL, max(MIN_INTERVAL, interval)))
+            interval = 4 * (clock.real() - started)
+            Cancellation.current().wait(min(MAX_INTERVAL, max(MIN_INTERVAL, interval)))
             while True:
-                state, waited = _state(run), time.monotonic()
+                state, waited = _state(run), clock.real()
                 follower.wait(KEEP_ALIVE)
                 run = follower.read()
                 names = follower.take_changed()
                 if names or _state(run) != state:
                     break
-                if time.monotonic() - waited < IDLE_SECONDS:  # there is no driver to wait for
-                    time.sleep(IDLE_SECONDS)
+                if clock.real() - waited < IDLE_SECONDS:  # there is no driver to wait for
+                    Cancellation.current().wait(IDLE_SECONDS)
                 yield b": waiting\n\n"
-                if time.monotonic() > end:
+                if clock.real() > end:
                     return
 
     # Writes

@@ -10,7 +10,7 @@ import html
 import json
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
-from asimov_sync._json import to_jsonable
+from asimov_sync._json import loads, to_jsonable
 from asimov_sync.display.markup import escape, escape_json, shorten
 from asimov_sync.graph.journal import Wait
 
@@ -282,13 +282,11 @@ def _as_typed(text: str) -> str:
 
 def _parse(text: str, what: str) -> Any:
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        value = loads(text)
+        json.dumps(value, allow_nan=False)
+        return value
     except (ValueError, RecursionError) as error:
         raise FormError(f"{what}: this is not a JSON value: {error}") from None
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a JSON value")
 
 
 def _show(value: Any) -> str:
