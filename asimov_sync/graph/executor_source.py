@@ -35,7 +35,7 @@ class ExecutorSource:
         self._executor: Any = None
         if _is_executor(given):
             self._executor = given
-        elif callable(given) and not isinstance(given, type):
+        elif callable(given):
             self._make = given
         else:
             raise TypeError(
