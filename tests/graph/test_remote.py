@@ -9,6 +9,8 @@ import pytest
 from tenacity import wait_none
 
 from asimov_sync import (
+    Cancellation,
+    Cancelled,
     GraphError,
     RemoteError,
     Retry,
@@ -264,3 +266,15 @@ def test_spans_travel(scheduler):
     whole, request = spans
     assert whole.start <= request.start <= request.end <= whole.end
     assert whole.usage == request.usage and request.usage.requests == 1
+
+
+def test_the_wait_for_that_call_can_be_cancelled():
+    """A cancelled run does not wait for an executor that makes no call."""
+
+    class Silent(concurrent.futures.Executor):
+        def submit(self, function, *args):
+            return concurrent.futures.Future()
+
+    with TaskScheduler(HANDLERS, executor=Silent()) as scheduler:
+        with pytest.raises(Cancelled), Cancellation(timeout=0.05):
+            scheduler.run(single("echo"))
