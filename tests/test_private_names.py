@@ -12,8 +12,8 @@ TESTS = pathlib.Path(__file__).resolve().parent
 OWN = ("self", "cls", "super()")
 """The objects whose private names a class may use: its own."""
 
-PUBLIC = ("_asdict", "_fields", "_make", "_replace")
-"""The methods of named tuples, which are public in spite of their names."""
+PUBLIC = ("_asdict", "_fields", "_make", "_replace", "_repr_html_")
+"""The methods of named tuples and of notebooks, which are public in spite of their names."""
 
 OTHER_PACKAGES = ("os._exit", "sys._current_frames")
 """Names of other packages that have no public equivalent."""

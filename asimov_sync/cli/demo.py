@@ -119,8 +119,8 @@ def _approve(options: argparse.Namespace, output: Output) -> bool:
 
 def _build_graph() -> TaskGraph:
     graph = TaskGraph("demo")
-    pages = graph.map(_read, TOPICS, name="read", key=str)
-    digests = graph.map(_digest, pages, name="digest", key=_topic_of)
+    pages = graph.map(read_page, TOPICS, name="read", key=str)
+    digests = graph.map(digest_page, pages, name="digest", key=_topic_of)
     graph.add(
         Task(type="publish", objective="Publish a report."), name="publish", depends_on="digest"
     )
@@ -128,7 +128,7 @@ def _build_graph() -> TaskGraph:
     return graph
 
 
-def _read(task: Task, context: TaskContext) -> str:
+def read_page(task: Task, context: TaskContext) -> str:
     """Read a page, which takes some time."""
     topic = task.params["item"]
     steps = 2 + TOPICS.index(topic)
@@ -138,7 +138,7 @@ def _read(task: Task, context: TaskContext) -> str:
     return f"There are {3 * steps} things to know about {topic}."
 
 
-def _digest(page: str) -> str:
+def digest_page(page: str) -> str:
     """Have the model digest a page."""
     return ScriptedInferenceClient(_reply).generate(f"Digest: {page}").text
 

@@ -6,10 +6,11 @@ attribute, and cannot change the order in which the text around it is shown.
 
 import functools
 import html
+import json
 import re
 from typing import Dict
 
-__all__ = ["escape", "escape_short", "make_visible", "shorten"]
+__all__ = ["escape", "escape_json", "escape_short", "make_visible", "shorten"]
 
 _UNSAFE = (
     (0x00, 0x08),
@@ -54,6 +55,11 @@ def _symbols() -> Dict[int, str]:
 def escape(text: object) -> str:
     """Return a text that is safe in the content of HTML and SVG and in a quoted attribute."""
     return html.escape(make_visible(str(text)))
+
+
+def escape_json(text: str) -> str:
+    """Return JSON with the same value, in which such characters are escaped as JSON does it."""
+    return _PATTERN.sub(lambda match: json.dumps(match.group())[1:-1], text)
 
 
 def shorten(text: str, limit: int) -> str:

@@ -169,6 +169,7 @@ class ActiveRun(Work, RunServices, JournaledRun):
         self._ending_spans = threading.Lock()  # its holder reports the ends of spans
         self._logging = threading.Lock()  # its holder logs the entries of the effects
         self._saving = threading.Lock()  # its holder writes to the journal
+        self._committing = threading.Lock()  # its holder commits a step of another process
         self._batch_waiters: Deque[Any] = collections.deque()  # locks that it releases then
         self._last_batch: Optional[Batch] = None
         self._released: Optional[threading.Event] = None
@@ -578,14 +579,22 @@ class ActiveRun(Work, RunServices, JournaledRun):
     def answer_request(self, attempt: Attempt, do: str, args: Sequence[Any]) -> Any:
         """Do for a call in another process what needs the journal of the run.
 
-        do, args: "read" (kind), "append" (kind, value, usage), "keep" (value), "now" (), or
-            "answers" (pairs of a wait's name and whether it is an approval).
+        do, args: "read" (kind), "append" (kind, value, usage), "commit" (likewise, if there is
+            nothing yet; returns what is kept), "keep" (value), "now" (), or "answers" (pairs of a
+            wait's name and whether it is an approval).
 
         Raises ValueError for anything else.
         """
         journal = self._journal
         if journal is not None and do == "read" and len(args) == 1:
             return journal.read_entries(attempt.name, attempt.visit, str(args[0]))
+        if journal is not None and do == "commit" and len(args) == 3:
+            with self._committing:
+                kept = journal.read_entries(attempt.name, attempt.visit, str(args[0]))
+                if not kept:
+                    kept = [journal.keep_value(args[1])]
+                    self._append_entry(attempt, str(args[0]), kept[0], Usage(**args[2]))
+            return kept[0]
         if do == "append" and len(args) == 3:
             self._append_entry(attempt, str(args[0]), args[1], Usage(**args[2]))
             return None

@@ -252,9 +252,8 @@ class _Call(RunServices):
         kind = f"step:{name}"
         for value in self._channel.ask("read", kind):
             return value
-        value = self.keep_value(call())
-        self.append_entry(attempt, kind, value)
-        return value
+        # Another process may have taken the step meanwhile, if the executor calls twice.
+        return self._channel.ask("commit", kind, call(), attempt.usage_counter.usage.model_dump())
 
     def read_entries(self, attempt: Attempt, kind: str) -> Optional[List[Any]]:
         """Return what was appended for this visit of a task; None if nothing can be kept."""

@@ -7,16 +7,20 @@ key              value
 ===============  ==================================================================================
 call.0, .1 …     a part of the call's events, as lists [reply, text, fraction, data]
 call.cancel      why the call is cancelled
-call.request     {"number", "do", "args"}: what the call asks of the run
-call.reply       {"number", "value"} or {"number", "error", "message"}: the reply of the run
+call.request     {"id", "do", "args"}: what the call asks of the run
+call.reply.id    {"value"} or {"error", "message"}: the reply of the run to a request
 ===============  ==================================================================================
+
+An executor may make a call twice at once. Then each process repeats its request until it has the
+reply, in case the other one has overwritten it.
 
 A call is named by a random id. Without such a cache, events come with the report of the call, and
 a handler is cancelled by its deadline only.
 """
 
 import threading
-from typing import Any, Callable, Dict, List, Optional
+import uuid
+from typing import Any, Callable, Dict, List, Optional, Set
 
 from asimov_sync._json import to_jsonable
 from asimov_sync.cache.address import CacheAddress
@@ -27,7 +31,7 @@ from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.event import InterruptibleEvent
 from asimov_sync.concurrency.fork import ForkSafeLock, reset_after_fork
 from asimov_sync.concurrency.log_context import describe_error, get_logger
-from asimov_sync.errors import CacheError, CacheUnavailable, Cancelled
+from asimov_sync.errors import CacheError, CacheUnavailable, CacheValueError, Cancelled
 from asimov_sync.graph.envelope import CallEvent
 from asimov_sync.graph.journal import ErrorRecord
 from asimov_sync.graph.stored_errors import describe_exception, rebuild_exception
@@ -44,6 +48,9 @@ PERIOD = 0.1
 
 REQUEST_PERIOD = 0.02
 """Seconds between two looks for the reply to a request."""
+
+REPEAT_LOOKS = 15
+"""The number of looks after which a request is repeated."""
 
 KEEP_SECONDS = 300.0
 """Seconds after which what was written expires."""
@@ -75,7 +82,8 @@ class CallChannel:
         self._call = call
         self._events = events
         self._cancellation = cancellation
-        self._sent = self._parts = self._requests = 0
+        self._sent = self._parts = 0
+        self._sends = True
         self._requesting = threading.Lock()
 
     def __enter__(self) -> "CallChannel":
@@ -88,12 +96,15 @@ class CallChannel:
     def look(self) -> None:
         """Send new events, and cancel the attempt if the run has cancelled the call."""
         events = self._events[self._sent :]
-        if events:
+        if events and self._sends:
             part = [
                 [event.reply, event.text, event.fraction, to_jsonable(event.data)]
                 for event in events
             ]
-            self._cache.set(f"{self._call}.{self._parts}", part, ttl=KEEP_SECONDS)
+            try:
+                self._cache.set(f"{self._call}.{self._parts}", part, ttl=KEEP_SECONDS)
+            except CacheValueError:  # data that JSON cannot hold, such as NaN
+                self._sends = False  # it comes with the report
             self._sent += len(events)
             self._parts += 1
         reason = self._cache.get(f"{self._call}.cancel", None)
@@ -110,17 +121,18 @@ class CallChannel:
         error of the run, by the name of its class.
         """
         with self._requesting:  # tools may ask on several threads
-            self._requests += 1
-            number = self._requests
-            request = {"number": number, "do": do, "args": args}
-            self._cache.set(f"{self._call}.request", request, ttl=KEEP_SECONDS)
+            request = {"id": uuid.uuid4().hex, "do": do, "args": args}
             end = clock.real() + REPLY_SECONDS
+            looks = 0
             while clock.real() < end:
-                reply = self._cache.get(f"{self._call}.reply", None)
-                if isinstance(reply, dict) and reply.get("number") == number:
-                    break
+                if looks % REPEAT_LOOKS == 0:
+                    self._cache.set(f"{self._call}.request", request, ttl=KEEP_SECONDS)
+                looks += 1
                 if self._cancellation.wait(REQUEST_PERIOD):
                     raise Cancelled(self._cancellation.reason or "cancelled")
+                reply = self._cache.get(f"{self._call}.reply.{request['id']}", None)
+                if isinstance(reply, dict):
+                    break
             else:
                 raise CacheUnavailable(f"the run has not replied within {REPLY_SECONDS:.0f} s")
         if "error" in reply:
@@ -193,7 +205,8 @@ class _OpenCall:
     ) -> None:
         self.replay = replay
         self.answer = answer
-        self.parts = self.events = self.requests = 0
+        self.parts = self.events = 0
+        self.requests: Set[str] = set()  # the ids of those that were taken
         # Held during the replay, so that what comes with the report is not published before.
         self.busy = threading.Lock()
         self.closed = False
@@ -243,6 +256,8 @@ class RunChannel:
             opened = self._calls.pop(call, None)
         if opened is None:
             return 0
+        if opened.requests:  # another process may make the call, too, and wait for a reply
+            self._call_in_background(self.cancel, call, "the call has ended")
         with opened.busy:
             opened.closed = True
             return opened.events
@@ -293,14 +308,13 @@ class RunChannel:
                 opened.replay(events)
 
     def _take_request(self, call: str, opened: _OpenCall, request: Dict[str, Any]) -> None:
-        number = request.get("number")
-        if not isinstance(number, int) or number <= opened.requests:
-            return
-        opened.requests = number
-        self._call_in_background(self._reply, call, opened, request)
+        name = request.get("id")
+        if isinstance(name, str) and name not in opened.requests:
+            opened.requests.add(name)
+            self._call_in_background(self._reply, call, opened, request)
 
     def _reply(self, call: str, opened: _OpenCall, request: Dict[str, Any]) -> None:
-        reply: Dict[str, Any] = {"number": request["number"]}
+        reply: Dict[str, Any] = {}
         try:
             assert opened.answer is not None
             reply["value"] = opened.answer(str(request.get("do")), list(request.get("args") or ()))
@@ -308,7 +322,7 @@ class RunChannel:
             record = describe_exception(error)
             reply.update(error=record.type, message=record.message)
         try:
-            self._cache.set(f"{call}.reply", reply, ttl=KEEP_SECONDS)
+            self._cache.set(f"{call}.reply.{request['id']}", reply, ttl=KEEP_SECONDS)
         except CacheError as error:
             logger.info("a call could not be answered: %s", describe_error(error))
 

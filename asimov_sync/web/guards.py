@@ -3,7 +3,6 @@
 import hmac
 import secrets
 from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
-from urllib.parse import urlsplit
 
 from asimov_sync.web.wsgi import HttpError, Reply, Request
 
@@ -120,11 +119,10 @@ def check_write(request: Request, form: Dict[str, str]) -> None:
     Its Origin has to be that of the application, and its token that of the cookie, which pages of
     another origin cannot read.
     """
-    origin = request.header("HTTP_ORIGIN") or ""
-    parts = urlsplit(origin)
+    origin = (request.header("HTTP_ORIGIN") or "").lower()
     schemes = ("https",) if request.environ.get("wsgi.url_scheme") == "https" else ("http", "https")
     host = (request.header("HTTP_HOST") or "").lower()
-    if not host or parts.scheme not in schemes or parts.netloc.lower() != host:
+    if not host or origin not in [f"{scheme}://{host}" for scheme in schemes]:
         raise HttpError(
             403, "The form was sent from another site, or by a proxy that changes Host."
         )

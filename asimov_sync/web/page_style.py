@@ -67,7 +67,7 @@ color:inherit;text-decoration:none;font-variant-numeric:tabular-nums}
 .asy .row:hover{background:var(--raised)}
 .asy .task-page{padding:0}
 .asy .task-page .facts{margin:10px 0}
-.asy header .quiet{font-size:14px;margin-left:8px}
+.asy .task-page #s-head{display:flex;flex-wrap:wrap;gap:4px 14px;align-items:center;font-size:14px}
 .asy .row svg{width:18px;height:18px}
 .asy .row .why{grid-column:2/-1;margin:-6px 0 0;font-size:12.5px;color:var(--quiet);\
 overflow:hidden;text-overflow:ellipsis;white-space:nowrap}

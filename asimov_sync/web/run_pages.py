@@ -6,7 +6,7 @@ around it.
 
 import datetime
 import hashlib
-import json
+import html
 from typing import (
     Any,
     Callable,
@@ -20,7 +20,6 @@ from typing import (
 )
 from urllib.parse import quote, urlencode
 
-from asimov_sync._json import to_jsonable
 from asimov_sync.display.conversation import draw_messages
 from asimov_sync.display.markup import escape, shorten
 from asimov_sync.display.report import (
@@ -43,7 +42,7 @@ from asimov_sync.runs.status import RunStatus
 from asimov_sync.runs.store import RunRecord
 from asimov_sync.web.live_run import Activity, LiveRun
 from asimov_sync.web.page_style import SCRIPT, STYLE
-from asimov_sync.web.wait_forms import call_digest, draw_inputs
+from asimov_sync.web.wait_forms import call_digest, draw_inputs, to_text
 from asimov_sync.web.wsgi import content_policy
 
 __all__ = [
@@ -516,20 +515,13 @@ class RunPage:
                 f"<details{is_open}><summary>Change the arguments</summary>"
                 f'<div class="field"><label for="{id}-a">Arguments as JSON</label>'
                 f'<textarea class="code" rows="{rows}" spellcheck="false" id="{id}-a" '
-                f'name="arguments">\n{escape(text)}</textarea></div></details>'
+                f'name="arguments">\n{html.escape(text)}</textarea></div></details>'
             )
         return (
             f'{changes}<div class="field"><label for="{id}-r">Reason for a refusal '
             f'<span class="quiet">optional, for the model</span></label><input type="text" '
-            f'id="{id}-r" name="reason" value="{escape(typed.get("reason", ""))}"></div>'
+            f'id="{id}-r" name="reason" value="{html.escape(typed.get("reason", ""))}"></div>'
         )
-
-
-def to_text(value: Any) -> str:
-    """Return a value as text: a string as it is, another value as JSON."""
-    if isinstance(value, str):
-        return value
-    return json.dumps(to_jsonable(value), ensure_ascii=False, indent=2)
 
 
 def how_to_continue(record: RunRecord) -> str:
@@ -589,7 +581,7 @@ def draw_run_page(frame: Frame, run: LiveRun, update: Dict[str, Any], live: str)
 
 
 def draw_task_parts(
-    task: TaskView, conversations: Sequence[Sequence[ChatMessage]]
+    frame: Frame, run: LiveRun, task: TaskView, conversations: Sequence[Sequence[ChatMessage]]
 ) -> Dict[str, Any]:
     """Return the parts of the page of a task: see `RunPage.update`.
 
@@ -598,6 +590,9 @@ def draw_task_parts(
     figures = [format_seconds(task.seconds), format_usage(task.usage)]
     known = " · ".join(text for text in figures if text)
     head = f'{draw_status(task.status)}<span class="quiet">{known}</span>'
+    if task.waits:
+        address = run_url(frame, run.record.run_id)
+        head += f'<a href="{escape(address)}#s-waiting">Answer on the page of the run</a>'
     content = ""
     for number, messages in enumerate(conversations, 1):
         title = "Conversation so far" if len(conversations) == 1 else f"Conversation {number}"
@@ -617,7 +612,7 @@ def draw_task_page(
     run_id = run.record.run_id
     type_of = f' <small class="quiet">{escape(task.type)}</small>' if task.type != task.name else ""
     sections = "".join(
-        f'<section id="s-{name}">{html}</section>' for name, html in parts["sections"].items()
+        f'<section id="s-{name}">{text}</section>' for name, text in parts["sections"].items()
     )
     content = (
         f"<header><h1><bdi>{escape(task.name)}</bdi>{type_of}</h1></header>"

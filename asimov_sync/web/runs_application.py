@@ -17,6 +17,8 @@ import urllib.parse
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple
 
 from asimov_sync._json import format_error
+from asimov_sync.cancellation import Cancellation
+from asimov_sync.concurrency.clock import clock
 from asimov_sync.concurrency.log_context import get_logger
 from asimov_sync.display.markup import shorten
 from asimov_sync.errors import CacheError, StoredFormatError
@@ -108,8 +110,8 @@ def runs_app(
 
     store: the store.
     authorize: called with the WSGI environment of each request; returns the name of the user, which
-        is stored with their answers, or None to refuse the request. It may raise what the
-        embedding framework handles.
+        is stored with their answers, or None to refuse the request. A user who is admitted sees
+        all runs of the store. It may raise what the embedding framework handles.
     read_only: whether the pages have no forms, and every write is refused; default True.
     resume: called with the id of a run that has something to do and no driver, after an answer or a
         retry. It must return soon: have a worker continue the run. By default the page says what to
@@ -178,7 +180,8 @@ class RunsApp:
                 raise HttpError(503, f"The store cannot be read: {format_error(error)}") from error
         except HttpError as error:
             frame = self._frame(request, user, "")
-            return _html(draw_message(frame, error.status, error.message), error.status)
+            page = draw_message(frame, error.status, error.message)
+            return _html(page, error.status, error.headers)
 
     def _route(self, request: Request, user: str) -> Reply:
         if request.path == "/":
@@ -261,13 +264,15 @@ class RunsApp:
         if task is None:
             raise HttpError(404, "There is no such task in the run.")
         transcripts = self._store.read_transcripts(run_id, name)
-        parts = draw_task_parts(task, [read_conversation(entries) for entries in transcripts])
+        frame = self._frame(request, user, "")
+        conversations = [read_conversation(entries) for entries in transcripts]
+        parts = draw_task_parts(frame, run, task, conversations)
         if _wants_json(request):
             return _json(parts)
         poll = ""
         if not run.has_ended:
             poll = f"{request.url(f'/runs/{run_id}/task')}?name={urllib.parse.quote(name, safe='')}"
-        return _html(draw_task_page(self._frame(request, user, ""), run, task, parts, poll))
+        return _html(draw_task_page(frame, run, task, parts, poll))
 
     # Updates
 
@@ -280,7 +285,9 @@ class RunsApp:
         follower = Follower(self._store, run_id)
         run = follower.read()
         csrf = "" if self._read_only else known_csrf(request)
-        updates = self._follow(request, user, follower, run, after, digest, csrf)
+        updates = _until_lost(
+            run_id, self._follow(request, user, follower, run, after, digest, csrf)
+        )
         headers = (("X-Accel-Buffering", "no"),)
         return Reply(200, updates, "text/event-stream; charset=utf-8", headers)
 
@@ -304,10 +311,10 @@ class RunsApp:
         yield f"retry: {POLL_MILLISECONDS}\n\n".encode()
         names = follower.names_after(after) if after else None  # None: all
         follower.take_changed()
-        end = time.monotonic() + HOLD_SECONDS
+        end = clock.real() + HOLD_SECONDS
         seen: Dict[str, Any] = {}
         while True:
-            started = time.monotonic()
+            started = clock.real()
             update = self._make_page(request, user, run, csrf).update(names)
             changed = _only_changed(update, seen)
             before, digest = digest, _digest(update)
@@ -319,19 +326,19 @@ class RunsApp:
                 return
             if not hold or started > end:
                 return
-            interval = 4 * (time.monotonic() - started)
-            time.sleep(min(MAX_INTERVAL, max(MIN_INTERVAL, interval)))
+            interval = 4 * (clock.real() - started)
+            Cancellation.current().wait(min(MAX_INTERVAL, max(MIN_INTERVAL, interval)))
             while True:
-                state, waited = _state(run), time.monotonic()
+                state, waited = _state(run), clock.real()
                 follower.wait(KEEP_ALIVE)
                 run = follower.read()
                 names = follower.take_changed()
                 if names or _state(run) != state:
                     break
-                if time.monotonic() - waited < IDLE_SECONDS:  # there is no driver to wait for
-                    time.sleep(IDLE_SECONDS)
+                if clock.real() - waited < IDLE_SECONDS:  # there is no driver to wait for
+                    Cancellation.current().wait(IDLE_SECONDS)
                 yield b": waiting\n\n"
-                if time.monotonic() > end:
+                if clock.real() > end:
                     return
 
     # Writes
@@ -422,7 +429,8 @@ PATH = re.compile(
 
 def _require(request: Request, method: str) -> None:
     if request.method != method and not (method == "GET" and request.method == "HEAD"):
-        raise HttpError(405, f"This address takes {method} only.")
+        allowed = "GET, HEAD" if method == "GET" else method
+        raise HttpError(405, f"This address takes {method} only.", (("Allow", allowed),))
 
 
 def _wants_json(request: Request) -> bool:
@@ -446,6 +454,15 @@ def _read_tag(text: str) -> Optional[Dict[str, str]]:
     if not separator:
         raise ValueError("a tag is written as name=value")
     return {name.strip(): value.strip()}
+
+
+def _until_lost(run_id: str, updates: Iterator[bytes]) -> Iterator[bytes]:
+    """Return updates, until the run is deleted or its store fails. The browser asks again then, and
+    the reply to that says what happened."""
+    try:
+        yield from updates
+    except (KeyError, CacheError, StoredFormatError) as error:
+        logger.warning("the updates of run %s have ended: %s", run_id, format_error(error))
 
 
 def _state(run: LiveRun) -> Tuple[Any, ...]:

@@ -1,16 +1,27 @@
 """Forms for what a parked task waits for: inputs by the JSON schema of the answer, and back.
 
+The value of an input is escaped as HTML and no further, so that the browser sends it back as it is.
+
 Pure: no IO, no clock.
 """
 
 import hashlib
+import html
 import json
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
-from asimov_sync.display.markup import escape, shorten
+from asimov_sync._json import loads, to_jsonable
+from asimov_sync.display.markup import escape, escape_json, shorten
 from asimov_sync.graph.journal import Wait
 
-__all__ = ["FormError", "call_digest", "draw_inputs", "read_answer", "read_arguments"]
+__all__ = [
+    "FormError",
+    "call_digest",
+    "draw_inputs",
+    "read_answer",
+    "read_arguments",
+    "to_text",
+]
 
 MAX_OPTIONS = 200
 """The number of choices that a list shows; an answer to a longer one is typed."""
@@ -58,7 +69,7 @@ def read_answer(wait: Wait, form: Mapping[str, str]) -> Any:
     """Return the answer that a form has. Raises FormError if it is none."""
     if wait.type is None:
         text = form.get("value", "")
-        return _parse(text, "the answer") if form.get("format") == "json" else text
+        return _parse(text, "the answer") if form.get("format") == "json" else _as_typed(text)
     inputs, is_object = _plan(wait.type)
     if not is_object:
         found, value = _read(inputs[0], form)
@@ -85,15 +96,33 @@ def read_arguments(wait: Wait, form: Mapping[str, str]) -> Optional[Dict[str, An
     arguments = _parse(text, "the arguments")
     if not isinstance(arguments, dict):
         raise FormError("the arguments are a JSON object")
-    return None if arguments == wait.call.arguments else arguments
+    # Compared as JSON: in Python, 1 equals true.
+    shown = _parse(to_text(wait.call.arguments), "the arguments")
+    return None if _to_canonical(arguments) == _to_canonical(shown) else arguments
 
 
 def call_digest(wait: Wait) -> str:
     """Return a digest of a wait as it is shown, so that a decision applies to that alone."""
     call = wait.call
     shown = None if call is None else [call.id, call.name, call.arguments]
-    text = json.dumps([wait.task, wait.name, wait.visit, shown], sort_keys=True)
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:32]
+    question = [wait.prompt, wait.data, wait.type]
+    text = _to_canonical([wait.task, wait.name, wait.visit, shown, to_jsonable(question)])
+    return hashlib.sha256(text.encode("ascii")).hexdigest()[:32]
+
+
+def to_text(value: Any) -> str:
+    """Return a value as text: a string as it is, another value as JSON.
+
+    In the JSON, characters that are invisible or change the direction of text are escaped. So a
+    person sees them, and a browser sends back the same value.
+    """
+    if isinstance(value, str):
+        return value
+    return escape_json(json.dumps(to_jsonable(value), ensure_ascii=False, indent=2))
+
+
+def _to_canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
 
 
 def _plan(schema: Mapping[str, Any]) -> Tuple[List[_Input], bool]:
@@ -156,32 +185,38 @@ def _draw(one: _Input, typed: Optional[str], id: str) -> str:
     label += "" if one.required else ' <span class="quiet">optional</span>'
     label += "</label>"
     hint = f'<p class="hint" dir="auto">{escape(shorten(one.hint, 500))}</p>' if one.hint else ""
-    name = f'id="{id}" name="{escape(one.name)}"'
+    name = f'id="{id}" name="{html.escape(one.name)}"'
     needed = " required" if one.required else ""
-    if typed is None and one.default is not None:
-        typed = one.default if isinstance(one.default, str) else _dump(one.default)
-    value = typed if typed is not None else ""
+    value = _default(one) if typed is None else typed
     if one.kind == "boolean":
         shown = [("true", "Yes"), ("false", "No")]
         return _draw_select(label, name, needed, shown, value, hint)
     if one.kind == "choice":
         choices = [(str(number), _show(item)) for number, item in enumerate(one.options)]
-        if typed is not None and typed not in dict(choices):
-            numbers = [number for number, text in choices if text == typed]
-            value = numbers[0] if numbers else ""
         return _draw_select(label, name, needed, choices, value, hint)
     if one.kind == "number":
         step = "1" if one.whole else "any"
         return (
             f'<div class="field">{label}<input type="number" step="{step}" {name}{needed} '
-            f'value="{escape(value)}">{hint}</div>'
+            f'value="{html.escape(value)}">{hint}</div>'
         )
     rows = 3 if one.kind == "text" else 5
     note = hint if one.kind == "text" else f'{hint}<p class="hint">A JSON value.</p>'
     return (
         f'<div class="field">{label}<textarea rows="{rows}" dir="auto" {name}'
-        f"{needed if one.kind == 'json' else ''}>\n{escape(value)}</textarea>{note}</div>"
+        f"{needed if one.kind == 'json' else ''}>\n{html.escape(value)}</textarea>{note}</div>"
     )
+
+
+def _default(one: _Input) -> str:
+    """Return what an input contains before somebody types."""
+    if one.default is None:
+        return ""
+    if one.kind == "choice":
+        shown = [_dump(option) for option in one.options]
+        default = _dump(one.default)
+        return str(shown.index(default)) if default in shown else ""
+    return _show(one.default)
 
 
 def _draw_select(
@@ -208,7 +243,7 @@ def _draw_free(typed: Mapping[str, str], prefix: str) -> str:
     return (
         f'<div class="field"><label for="{prefix}-0">Answer</label>'
         f'<textarea rows="3" dir="auto" id="{prefix}-0" name="value">\n'
-        f"{escape(typed.get('value', ''))}</textarea></div>"
+        f"{html.escape(typed.get('value', ''))}</textarea></div>"
         f'<div class="field"><label for="{prefix}-1">It is</label>'
         f'<select id="{prefix}-1" name="format">{options}</select></div>'
     )
@@ -222,13 +257,13 @@ def _read(one: _Input, form: Mapping[str, str]) -> Tuple[bool, Any]:
             raise FormError(f"{one.label}: there is no answer")
         return False, None
     if one.kind == "text":
-        return True, text.replace("\r\n", "\n")
+        return True, _as_typed(text)
     if one.kind == "boolean":
         if text not in ("true", "false"):
             raise FormError(f"{one.label}: choose yes or no")
         return True, text == "true"
     if one.kind == "choice":
-        if not text.isdigit() or int(text) >= len(one.options):
+        if not text.isdecimal() or int(text) >= len(one.options):
             raise FormError(f"{one.label}: choose one of the list")
         return True, one.options[int(text)]
     if one.kind == "number":
@@ -240,15 +275,18 @@ def _read(one: _Input, form: Mapping[str, str]) -> Tuple[bool, Any]:
     return True, _parse(text, one.label)
 
 
+def _as_typed(text: str) -> str:
+    """Return a text with the line ends that the person typed: forms send others."""
+    return text.replace("\r\n", "\n")
+
+
 def _parse(text: str, what: str) -> Any:
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        value = loads(text)
+        json.dumps(value, allow_nan=False)
+        return value
     except (ValueError, RecursionError) as error:
         raise FormError(f"{what}: this is not a JSON value: {error}") from None
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a JSON value")
 
 
 def _show(value: Any) -> str:

@@ -20,12 +20,16 @@ class HttpError(Exception):
 
     status: the status code.
     message: what to do.
+    headers: more header fields.
     """
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(
+        self, status: int, message: str, headers: Tuple[Tuple[str, str], ...] = ()
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
+        self.headers = headers
 
 
 class Reply(NamedTuple):
@@ -111,6 +115,8 @@ class Request:
         if not 0 <= length <= MAX_BODY:
             raise HttpError(413, f"The form has more than {MAX_BODY:,} bytes.")
         data = self.environ["wsgi.input"].read(length)
+        if len(data) < length:  # the browser has left: a part of an answer is not an answer
+            raise HttpError(400, "The form did not arrive whole.")
         try:
             pairs = parse_qsl(
                 data.decode("ascii"),

@@ -10,7 +10,7 @@ import pytest
 from asimov_sync import RunStatus
 from asimov_sync.cli.main import main
 
-from ..tiers import suite
+from ..tiers import soak
 from ..waiting import DEADLINE, wait_for
 from .programs import start_command
 
@@ -41,7 +41,7 @@ def enter(process):
     return send, note
 
 
-@suite
+@soak
 def test_it_shows_answers_and_continues(program, tmp_path):
     """With --write and --work, an answer in the page continues a parked run; SIGTERM ends all."""
     assert program.scheduler.run("single", args={"type": "ask"}, run_id="r").waiting
@@ -60,7 +60,7 @@ def test_it_shows_answers_and_continues(program, tmp_path):
     assert program.store.result("r").results == {"only": "a word"}
 
 
-@suite
+@soak
 def test_it_is_read_only(program, tmp_path):
     """Without --write, the page has no forms; Ctrl-C ends the server with status 130."""
     assert program.scheduler.run("single", args={"type": "ask"}, run_id="r").waiting

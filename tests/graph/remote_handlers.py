@@ -267,6 +267,10 @@ def ignore_cancel(task, context):
         time.sleep(0.1)
 
 
+scripted_agent = Agent(ScriptedInferenceClient(lambda body: "an answer"), name="scripted")
+"""An agent with a client, which every process that imports this module makes for itself."""
+
+
 HANDLERS = {
     name: value
     for name, value in dict(globals()).items()

@@ -9,6 +9,8 @@ import pytest
 from tenacity import wait_none
 
 from asimov_sync import (
+    Cancellation,
+    Cancelled,
     GraphError,
     RemoteError,
     Retry,
@@ -69,12 +71,18 @@ def test_plain_functions_and_objects_travel(scheduler):
 
 def test_importable_names():
     """A handler that is given by name is imported in the process that calls it, and in no other."""
-    names = {"echo": "tests.graph.remote_handlers:echo", "broken": "tests.graph.no_such:handler"}
+    module = "tests.graph.remote_handlers"
+    names = {
+        "echo": f"{module}:echo",
+        "broken": "tests.graph.no_such:handler",
+        "agent": f"{module}:scripted_agent",
+    }
     with TaskScheduler(names, executor=make_pool) as scheduler:
         graph = single("echo")
+        graph.add(Task(type="agent", objective="ask"), name="agent")
         graph.add(Task(type="broken"), name="broken")
         result = scheduler.run(graph)
-        assert result["x"] == ({}, {})
+        assert result["x"] == ({}, {}) and result["agent"] == "an answer"
         assert "'tests.graph.no_such:handler' cannot be imported" in result.errors["broken"]
     with TaskScheduler({"echo": names["echo"]}) as on_threads:
         assert on_threads.run(single("echo"))["x"] == ({}, {})
@@ -258,3 +266,15 @@ def test_spans_travel(scheduler):
     whole, request = spans
     assert whole.start <= request.start <= request.end <= whole.end
     assert whole.usage == request.usage and request.usage.requests == 1
+
+
+def test_the_wait_for_that_call_can_be_cancelled():
+    """A cancelled run does not wait for an executor that makes no call."""
+
+    class Silent(concurrent.futures.Executor):
+        def submit(self, function, *args):
+            return concurrent.futures.Future()
+
+    with TaskScheduler(HANDLERS, executor=Silent()) as scheduler:
+        with pytest.raises(Cancelled), Cancellation(timeout=0.05):
+            scheduler.run(single("echo"))

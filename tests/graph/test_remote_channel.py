@@ -189,7 +189,7 @@ def test_hostile_messages_are_ignored(scheduler, cache, tmp_path):
         "hostile_module:x", ["hostile_module:x"], {"handler": "hostile_module:x"}, [[1, 2, 3, 4]],
         [["x", "text", None, None]], [[0, "", "nan", {"py/object": "hostile_module.x"}]], 5, None,
     ]  # fmt: skip
-    request = {"number": 1, "do": "hostile_module:x", "args": ["hostile_module:x"]}
+    request = {"id": "1", "do": "hostile_module:x", "args": ["hostile_module:x"]}
     try:
         run = scheduler.submit(single("report_and_wait"), run_id="hostile")
         next(event for event in run.events() if event.type == "task_progress")
@@ -198,8 +198,8 @@ def test_hostile_messages_are_ignored(scheduler, cache, tmp_path):
         for number, value in enumerate(hostile, 1):
             cache.set(f"{call}.{number}", value)
         cache.set(f"{call}.request", request)
-        wait_for(lambda: cache.get(f"{call}.reply", None))
-        assert "which is unknown" in cache.get(f"{call}.reply")["message"]
+        wait_for(lambda: cache.get(f"{call}.reply.1", None))
+        assert "which is unknown" in cache.get(f"{call}.reply.1")["message"]
         run_cache(scheduler, run).set("seen", True)
         assert run.result(DEADLINE)["x"] == "seen"
         # A type that looks like an importable name is a type like any other.

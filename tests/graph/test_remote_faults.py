@@ -77,16 +77,20 @@ class Twice(concurrent.futures.Executor):
         return calls[0]
 
 
-@suite
+@soak
 def test_calls_that_are_made_twice(open_cache):
-    """If the executor makes calls twice, each outcome is committed once."""
-    store = RunStore(open_cache("sqlite"))
+    """If the executor makes calls twice, each outcome and each step is committed once."""
+    cache = open_cache("sqlite")
+    store = RunStore(cache)
     twice = Twice()
-    with TaskScheduler(HANDLERS, executor=twice, remote=True, runs=store) as scheduler:
+    with TaskScheduler(HANDLERS, executor=twice, remote=True, runs=store, cache=cache) as scheduler:
         graph = single("spawn")
-        graph.add(Task(type="fail_once"), name="y", retry=Retry(2, wait=wait_none()))
+        graph.add(Task(type="step"), name="y", retry=Retry(2, wait=wait_none()))
         result = scheduler.run(graph, run_id="twice", timeout=DEADLINE)
-        assert result.results == {"x": "spawned", "y": 2, "child": [{"n": 1}, {}], "own": 8}
+        results = result.results
+        first, second, _ = results.pop("y")
+        assert results == {"x": "spawned", "child": [{"n": 1}, {}], "own": 8}
+        assert first == second  # one of the two processes has taken the step
         assert count_outcomes(store, "twice") == dict.fromkeys(("x", "y", "child", "own"), 1)
     twice.pool.shutdown()
     assert len(twice.made) >= 10 and all(call.done() for call in twice.made)
@@ -144,6 +148,27 @@ with TaskScheduler(HANDLERS, executor=make) as scheduler:
     print(result.errors, flush=True)
 """
 
+INTERRUPTED = """
+import os, signal, threading
+from asimov_sync import RunStore, SQLiteCache, Task, TaskGraph, TaskScheduler
+from tests.graph.remote_handlers import HANDLERS
+from tests.graph.test_remote import make_pool
+
+def interrupt(event):
+    if event.type == "task_progress":
+        os.killpg(0, signal.SIGINT)
+
+cache = SQLiteCache(os.environ["DATABASE"])
+try:
+    with TaskScheduler(HANDLERS, executor=make_pool, cache=cache, runs=RunStore(cache)) as one:
+        one.on_event(interrupt)
+        graph = TaskGraph()
+        graph.add(Task(type="note_cancel"), name="waits")
+        one.run(graph, run_id="ours")
+except KeyboardInterrupt:
+    print(RunStore(cache).get("ours").status, flush=True)
+"""
+
 
 @soak
 def test_stuck_processes_are_replaced():
@@ -167,3 +192,39 @@ def test_a_stuck_process_does_not_delay_the_end_of_the_program():
     )
     assert "TaskTimeout" in done.stdout and done.returncode == 0
     assert time.monotonic() - start < within(5)
+
+
+@soak
+def test_ctrl_c_reaches_all_processes(tmp_path):
+    """Ctrl-C interrupts the run and its processes; nothing is committed, and the program ends."""
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED],
+        stdout=subprocess.PIPE,
+        timeout=60,
+        encoding="utf-8",
+        env=dict(os.environ, DATABASE=str(tmp_path / "runs.db")),
+        start_new_session=True,
+    )
+    assert (done.stdout.strip(), done.returncode) == ("interrupted", 0)
+
+
+@suite
+def test_a_class_makes_an_executor():
+    """executor= may be the class of an executor."""
+    with TaskScheduler(executor=concurrent.futures.ThreadPoolExecutor) as scheduler:
+        graph = TaskGraph()
+        graph.call(lambda: 1)
+        assert list(scheduler.run(graph).results.values()) == [1]
+
+
+@suite
+def test_runs_share_the_processes():
+    """Several runs at once on one scheduler all end."""
+    with TaskScheduler(HANDLERS, executor=make_pool) as scheduler:
+        runs = []
+        for _ in range(5):
+            graph = TaskGraph()
+            graph.map(Task(type="double_item"), range(10), name="each")
+            runs.append(scheduler.submit(graph))
+        for run in runs:
+            assert sum(run.result(DEADLINE).results.values()) == 90

@@ -116,7 +116,9 @@ def test_a_nested_run():
 
 def test_requests_that_are_repeated():
     """A request that fails and is sent again has two spans, the first one with the error."""
-    client = ScriptedInferenceClient([Failure(529, message="busy"), "a"])
+    client = ScriptedInferenceClient(
+        [Failure(529, message="busy", headers={"retry-after": "0"}), "a"]
+    )
     retried = client.with_options(max_retries=1)
     spans = in_one_task(lambda task, context: retried.generate("?").text)
     details = " (status 529, type overloaded_error)"

@@ -202,12 +202,12 @@ class Actor:
     """The handler of the graph. effects: the file of the effects."""
 
     def __init__(self, effects):
-        self._file = os.open(str(effects), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        self.file = os.open(str(effects), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         self._client = ScriptedInferenceClient(lambda body: "done")
 
     def effect(self, context):
         """Record an effect outside of the run."""
-        os.write(self._file, f"{context.idempotency_key} {context.attempt}\n".encode())
+        os.write(self.file, f"{context.idempotency_key} {context.attempt}\n".encode())
 
     def __call__(self, task, context):
         name = context.name

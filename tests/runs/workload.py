@@ -106,7 +106,7 @@ class Worker(Actor):
         note = ["step", context.idempotency_key]
         if not is_step:
             note = ["attempt", context.name, context.visit, context.attempt]
-        write_note(self._file, note)
+        write_note(self.file, note)
 
     def __call__(self, task, context):
         name = context.name
@@ -141,7 +141,7 @@ def drive_once(open_cache, url, notes, name, on_call=None, workers=4, **options)
     worker = Worker(notes)
 
     def note_call():
-        write_note(worker._file, ["tool", current_context().idempotency_key])
+        write_note(worker.file, ["tool", current_context().idempotency_key])
 
     @tool
     def look(word: str) -> str:

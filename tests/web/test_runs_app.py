@@ -220,6 +220,7 @@ def test_a_task(site):
     assert "fine" in site.ann.get("/runs/r/task?name=good").words
     assert "Traceback" in site.ann.get("/runs/r/task?name=bad").words
     agent = site.ann.get("/runs/r/task?name=agent").words
+    assert "Answer on the page of the run" in agent
     assert "Conversation so far" in agent and 'calls send { "to": "bob"' in agent
     assert site.ann.get("/runs/r/task?name=none").status == 404
 
@@ -272,12 +273,12 @@ def test_hostile_content():
     name = HOSTILE.replace("\ud800", "")  # names are stored as UTF-8
 
     def shout(task, context):
-        raise ValueError(HOSTILE * 1000)
+        raise ValueError(HOSTILE * 200)
 
     site.scheduler.handler("shout")(shout)
     graph = TaskGraph()
     graph.add(Task(type="shout", objective=HOSTILE), name=name)
-    question = {"prompt": name, "data": {name: name * 10_000}}
+    question = {"prompt": name, "data": {name: name * 2_000}}
     graph.add(Task(type="ask", objective=HOSTILE, params=question), name="ask")
     site.scheduler.run(graph, run_id="r", tags={name: name})
     pages = [site.ann.get(path) for path in ("/", "/runs/r")]
@@ -361,7 +362,7 @@ def test_who_answered_is_stored():
         ({"value": "7", "format": "json"}, 7),
         ({"value": "[1, 2]", "format": "json"}, [1, 2]),
         ({"value": "7", "format": "text"}, "7"),
-        ({"value": "a\r\nb"}, "a\r\nb"),
+        ({"value": "a\r\nb"}, "a\nb"),
     ],
 )
 def test_answers_of_any_type(site, typed, answer):
@@ -430,6 +431,7 @@ def test_inputs_of_an_object():
         (List[int], "[1, "),
         (List[int], '["x"]'),
         (List[int], "[" * 100_000),
+        (List[float], "[NaN]"),
     ],
 )
 def test_answers_that_do_not_fit(kind, typed):
@@ -694,3 +696,23 @@ def test_wrong_positions(site, position):
     """An id that is not one of an update is an error of the request."""
     site.run("good")
     assert site.ann.get("/runs/r/live", HTTP_LAST_EVENT_ID=position).status == 400
+
+
+def test_updates_of_a_run_that_is_deleted(site, caplog):
+    """The updates end, and the next request for them says that there is no such run."""
+    site.run("ask")
+    _, _, chunks = site.ann.open("/runs/r/live")
+    assert b"retry:" in next(chunks) and b"event: update" in next(chunks)
+    site.store.delete("r")
+    assert list(chunks) == []
+    chunks.close()
+    assert "the updates of run r have ended" in caplog.text
+    assert site.ann.get("/runs/r/live").status == 404
+
+
+def test_methods(site):
+    """A reply to another method says which one an address takes."""
+    site.run("good")
+    for path, allowed in [("/", "GET, HEAD"), ("/runs/r", "GET, HEAD"), ("/runs/r/cancel", "POST")]:
+        reply = site.ann.get(path, method="OPTIONS")
+        assert (reply.status, reply.headers["allow"]) == (405, allowed)
