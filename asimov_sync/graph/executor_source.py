@@ -11,7 +11,7 @@ from asimov_sync.cancellation import Cancellation
 from asimov_sync.concurrency.event import InterruptibleEvent
 from asimov_sync.concurrency.fork import ForkSafeLock
 from asimov_sync.concurrency.log_context import describe_error, get_logger
-from asimov_sync.errors import ClosedError, GraphError
+from asimov_sync.errors import Cancelled, ClosedError, GraphError
 from asimov_sync.graph.remote_call import find_process
 
 __all__ = ["ExecutorSource", "count_workers", "is_remote", "sends_code"]
@@ -35,7 +35,7 @@ class ExecutorSource:
         self._executor: Any = None
         if _is_executor(given):
             self._executor = given
-        elif callable(given) and not isinstance(given, type):
+        elif callable(given):
             self._make = given
         else:
             raise TypeError(
@@ -154,7 +154,7 @@ def is_remote(executor: Any) -> bool:
 
     One call finds out, unless the class of the executor says it.
 
-    Raises GraphError if the call is not made.
+    Raises GraphError if the call is not made, and Cancelled if the current token is cancelled.
     """
     modules = _modules_of(executor)
     if "concurrent.futures.interpreter" in modules:
@@ -165,6 +165,8 @@ def is_remote(executor: Any) -> bool:
         return True  # it pickles calls in any case
     try:
         where = _wait(executor.submit(find_process))
+    except Cancelled:
+        raise
     except Exception as error:  # what the executor raises
         raise GraphError(
             f"the executor did not make the call that finds out where it makes its calls "

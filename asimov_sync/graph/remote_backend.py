@@ -36,6 +36,10 @@ MAX_REPLACEMENTS = 3
 """The number of executors to try for one call, if each of them breaks before it takes the call."""
 
 
+MAX_CALLS = 10_000
+"""The most calls that are handed over at once to an executor whose number of workers is unknown."""
+
+
 class RemoteBackend(Backend):
     """Calls handlers on an executor of processes.
 
@@ -60,7 +64,7 @@ class RemoteBackend(Backend):
             self._channel = RunChannel(cache, self.call_in_background)
         self._threads = WorkerPool(None, name="asimov-remote")
         self._guard = ForkSafeLock()  # guards everything below
-        self._capacity = count_workers(source.open())
+        self._capacity = count_workers(source.open()) or MAX_CALLS
         self.reset()
         reset_after_fork(self)
 
@@ -87,7 +91,7 @@ class RemoteBackend(Backend):
         """Send ready tasks while the executor has free workers, one of each run in turn."""
         while True:
             with self._guard.lock:
-                full = self._capacity is not None and self._in_flight >= self._capacity
+                full = self._in_flight >= self._capacity
                 if full or not self._waiting:
                     return
                 _, work = self._waiting.popitem(last=False)
@@ -267,7 +271,7 @@ class RemoteBackend(Backend):
         """Kill the processes if all of them are stuck, so that runs can continue on new ones."""
         with self._guard.lock:
             running = {key for key, future in self._futures.items() if not future.done()}
-            full = self._capacity is not None and len(running) >= self._capacity
+            full = len(running) >= self._capacity
             kills = bool(running) and running <= self._stuck and (full or self._closed)
         if kills:
             self._source.kill()

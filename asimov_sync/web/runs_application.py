@@ -180,7 +180,8 @@ class RunsApp:
                 raise HttpError(503, f"The store cannot be read: {format_error(error)}") from error
         except HttpError as error:
             frame = self._frame(request, user, "")
-            return _html(draw_message(frame, error.status, error.message), error.status)
+            page = draw_message(frame, error.status, error.message)
+            return _html(page, error.status, error.headers)
 
     def _route(self, request: Request, user: str) -> Reply:
         if request.path == "/":
@@ -284,7 +285,9 @@ class RunsApp:
         follower = Follower(self._store, run_id)
         run = follower.read()
         csrf = "" if self._read_only else known_csrf(request)
-        updates = self._follow(request, user, follower, run, after, digest, csrf)
+        updates = _until_lost(
+            run_id, self._follow(request, user, follower, run, after, digest, csrf)
+        )
         headers = (("X-Accel-Buffering", "no"),)
         return Reply(200, updates, "text/event-stream; charset=utf-8", headers)
 
@@ -426,7 +429,8 @@ PATH = re.compile(
 
 def _require(request: Request, method: str) -> None:
     if request.method != method and not (method == "GET" and request.method == "HEAD"):
-        raise HttpError(405, f"This address takes {method} only.")
+        allowed = "GET, HEAD" if method == "GET" else method
+        raise HttpError(405, f"This address takes {method} only.", (("Allow", allowed),))
 
 
 def _wants_json(request: Request) -> bool:
@@ -450,6 +454,15 @@ def _read_tag(text: str) -> Optional[Dict[str, str]]:
     if not separator:
         raise ValueError("a tag is written as name=value")
     return {name.strip(): value.strip()}
+
+
+def _until_lost(run_id: str, updates: Iterator[bytes]) -> Iterator[bytes]:
+    """Return updates, until the run is deleted or its store fails. The browser asks again then, and
+    the reply to that says what happened."""
+    try:
+        yield from updates
+    except (KeyError, CacheError, StoredFormatError) as error:
+        logger.warning("the updates of run %s have ended: %s", run_id, format_error(error))
 
 
 def _state(run: LiveRun) -> Tuple[Any, ...]:

@@ -1,7 +1,7 @@
 """Server-sent events: each event of a stream as it is, for a page with JavaScript of its own."""
 
 import re
-from typing import Any, AsyncIterable, Dict, Iterable, Optional, overload
+from typing import Any, AsyncIterable, Dict, Iterable, Mapping, Optional, overload
 
 from asimov_sync._json import format_error, to_jsonable
 from asimov_sync.inference.tools.loop import ToolRunDone
@@ -48,8 +48,9 @@ def sse(
 ) -> Any:
     """Encode events as server-sent events, the body of a streamed response.
 
-    The field `event` is the type of the event, and `data` is its `to_dict()`. A `tool_run_done` has
-    no `messages` and no `calls`, since their contents were sent before. An event of a run has its
+    The field `event` is the type of the event, and `data` is its `to_dict()`, with the types of
+    exceptions in place of their texts. A `tool_run_done` has no `messages` and no `calls`, since
+    their contents were sent before. An event of a run has its
     number as its `id`, which a browser that reconnects sends back (see `read_last_event_id`). If
     the iterator raises, the last event is `error`, with `{"error": …}`.
 
@@ -58,7 +59,8 @@ def sse(
     keep_alive: the seconds without an event after which a comment is sent; by default 2. It lets
         the server notice that the browser has left. With None there are none, and the events are
         read on the thread of the response.
-    show_errors: send the message of an exception; by default only its type.
+    show_errors: send the messages of exceptions, those of tools and tasks too; by default only
+        their types.
     on_end: called without arguments when the events have ended, and no exception ended them; for
         example to store the conversation. By default nothing is called.
 
@@ -93,6 +95,8 @@ class _SSEEncoder(Encoder):
             data = {"type": event.type, "run": {name: to_jsonable(vars(run)[name]) for name in RUN}}
         else:
             data = event.to_dict() if isinstance(event, Event) else to_jsonable(dict(event))
+        if not self._show_errors:
+            data = _mask_errors(data)
         event_type, number = str(data.get("type")), data.get("sequence")
         return frame(
             data,
@@ -110,6 +114,25 @@ class _SSEEncoder(Encoder):
         return frame(
             {"type": "error", "error": text if self._show_errors else mask_error(text)}, "error"
         )
+
+
+def _mask_errors(data: Mapping[str, Any]) -> Dict[str, Any]:
+    """Return an event with the types of its exceptions, where their messages were.
+
+    An event has them in "error", that of a task in "task", and the result of a run in "errors".
+    """
+    masked = dict(data)
+    if isinstance(data.get("error"), str):
+        masked["error"] = mask_error(data["error"])
+    if isinstance(data.get("task"), Mapping):
+        masked["task"] = _mask_errors(data["task"])
+    result = data.get("result")
+    if data.get("type") == "run_finished" and isinstance(result, Mapping):
+        errors = result.get("errors")
+        if isinstance(errors, Mapping):
+            types = {name: mask_error(str(error)) for name, error in errors.items()}
+            masked["result"] = dict(result, errors=types)
+    return masked
 
 
 RUN = ("reply", "usage", "iterations", "stop_reason", "pending", "parsed")

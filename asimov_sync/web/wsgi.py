@@ -20,12 +20,16 @@ class HttpError(Exception):
 
     status: the status code.
     message: what to do.
+    headers: more header fields.
     """
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(
+        self, status: int, message: str, headers: Tuple[Tuple[str, str], ...] = ()
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
+        self.headers = headers
 
 
 class Reply(NamedTuple):

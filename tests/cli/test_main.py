@@ -26,6 +26,7 @@ WRITING = [
 ]
 
 
+@suite
 def test_help(capsys):
     """The help lists every command, and that of each command has examples and exit statuses."""
     with pytest.raises(SystemExit) as exit:
@@ -151,6 +152,7 @@ def test_a_store_of_a_program(command, write_module):
     assert command("runs", "--scheduler", f"{name}:store", "--cache", "x")[0] == 2
 
 
+@suite
 def test_a_run_that_does_not_exist(command, scheduler):
     """Each command that names a run gives status 4 for one that does not exist, and one line."""
     graph = TaskGraph()

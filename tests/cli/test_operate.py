@@ -89,6 +89,7 @@ def test_the_table_of_runs(command, scheduler):
     assert lines[2][:2] == ["parked-1", "parked"] and lines[2][-2:] == ["1", "parked"]
 
 
+@suite
 def test_filters(command, scheduler):
     """Runs are selected by status, tags and time, and paged by --limit and --after."""
     for number in range(3):
@@ -168,6 +169,7 @@ def test_show(command, scheduler):
     assert status == 4 and "it has 'len', 'broken'" in err
 
 
+@suite
 def test_times(command, scheduler, monkeypatch):
     """Times are local; --utc shows them in UTC."""
     park(scheduler, "r", ("w", None))
@@ -185,6 +187,7 @@ def test_times(command, scheduler, monkeypatch):
     assert moments[0] - moments[1] == datetime.timedelta(hours=9)
 
 
+@suite
 def test_show_waits(command, scheduler, payment):
     """The waits of a run are shown, with the commands that answer them."""
     park(scheduler, "r", ("agreed", bool), ("note", str, "one"), ("note", str, "two; rm -rf /"))
@@ -222,6 +225,7 @@ def test_show_a_running_run(command, scheduler, store):
     assert command("delete", "r") == (0, "r is deleted\n", "")
 
 
+@suite
 def test_delete_a_running_run(command, scheduler):
     """--force deletes a run that has a driver, which notices it."""
     started = threading.Event()
@@ -276,6 +280,7 @@ def test_values(command, scheduler):
     assert results == {f"w{number}": value for number, (_, _, value) in enumerate(VALUES)}
 
 
+@suite
 def test_answers_that_do_not_count(command, scheduler):
     """A wrong value, a wrong name and a second answer have a status each, and change nothing."""
     graph = park(scheduler, "r", ("count", int), ("note", str, "one"), ("note", str, "two"))
@@ -328,6 +333,7 @@ def test_approve(command, payment):
     assert command("approve", "payment", call_id, "--yes")[0] == 4
 
 
+@suite
 def test_approve_other_arguments(command, payment):
     """Edited arguments are validated; the tool is called with them."""
     call_id, paid, finish = payment
@@ -338,6 +344,7 @@ def test_approve_other_arguments(command, payment):
     assert finish().status == "complete" and paid == [(5, "bob")]
 
 
+@suite
 def test_refuse(command, payment):
     """--refuse refuses the call; the tool is not called."""
     call_id, paid, finish = payment
@@ -357,6 +364,7 @@ def test_cancel(command, scheduler, store):
     assert command("cancel", "r") == (1, "r has ended already: cancelled\n", "")
 
 
+@suite
 def test_retry(command, scheduler, store):
     """Failed tasks run again when the run is continued. Other runs give status 1."""
     graph = fail(scheduler, "r")

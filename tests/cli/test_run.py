@@ -140,6 +140,7 @@ def test_arguments(run, module, arguments, shown):
     assert shown_run["args"] == shown
 
 
+@suite
 @pytest.mark.parametrize(
     "arguments, status, message",
     [
@@ -179,6 +180,7 @@ def test_a_failure(capsys, folder, module):
     assert "\x1b" not in out + err
 
 
+@suite
 def test_a_parked_run(run, module):
     """A parked run gives status 3, and prints what to type; these commands continue it."""
     status, out, _ = run("run", f"{module}:order", "--run-id", "o")
@@ -192,6 +194,7 @@ def test_a_parked_run(run, module):
     }
 
 
+@suite
 def test_a_graph(run, write_module, monkeypatch):
     """A graph needs no scheduler. The results of several last tasks have their names."""
     name = write_module(GRAPH)

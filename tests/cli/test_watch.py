@@ -57,6 +57,7 @@ def one(task, context):
     return 1
 
 
+@suite
 def test_exit_statuses(command, scheduler, store):
     """The status is that of the run: 1 after a failure, 3 if it waits, 1 without a driver."""
 
@@ -108,7 +109,7 @@ def test_show_a_task_that_executes(command, scheduler, store):
 
 
 @suite
-def test_following(scheduler, store, folder):
+def test_following(command, scheduler, store, folder):
     """A run of another process is followed. Ctrl-C ends the watching, and not the run."""
     end = threading.Event()
 
@@ -118,17 +119,16 @@ def test_following(scheduler, store, folder):
         return 1
 
     run = scheduler.submit(make_graph(slow), run_id="r")
-    arguments = ["watch", "r", "--cache", "runs.db"]
-    with start_command(folder, *arguments) as first, start_command(folder, *arguments) as other:
-        assert first.stdout.readline().endswith("  the run         started\n")
-        assert first.stdout.readline().endswith("  slow            started\n")
-        assert other.stdout.readline().endswith("  the run         started\n")
-        first.send_signal(signal.SIGINT)
-        _, err = first.communicate(timeout=DEADLINE)
-        assert (first.returncode, err) == (130, "stopped watching; the run is not affected\n")
-        assert store.get("r").status is RunStatus.RUNNING
-        end.set()
-        out, err = other.communicate(timeout=DEADLINE)
-        assert (other.returncode, err) == (0, "")
-        assert out.endswith("  the run         complete\n")
+    with start_command(folder, "watch", "r", "--cache", "runs.db") as process:
+        assert process.stdout.readline().endswith("  the run         started\n")
+        assert process.stdout.readline().endswith("  slow            started\n")
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=DEADLINE)
+        assert (process.returncode, err) == (130, "stopped watching; the run is not affected\n")
+    assert store.get("r").status is RunStatus.RUNNING
+    timer = threading.Timer(0.1, end.set)
+    timer.start()
+    status, out, _ = command("watch", "r")  # this one follows the run to its end
+    timer.join()
+    assert status == 0 and out.endswith("  the run         complete\n")
     assert run.result()["slow"] == 1

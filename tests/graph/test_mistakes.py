@@ -66,7 +66,11 @@ MISTAKES = [
     (lambda: TaskScheduler(max_workers=-1), ValueError, "max_workers= is a number .*not -1"),
     (lambda: TaskScheduler(executor=5), TypeError, "ThreadPoolExecutor.* 5 has no submit"),
     (lambda: TaskScheduler(remote=True), ValueError, "remote=True .* needs executor="),
-    (lambda: TaskScheduler(executor=int, remote=True), TypeError, "has no submit"),
+    (
+        lambda: TaskScheduler(executor=int).run(TaskGraph()),
+        GraphError,
+        r"executor= made 0, which has no submit\(\)",
+    ),
     (
         lambda: TaskScheduler({"a": "tasks.a"}),
         TypeError,

@@ -9,6 +9,8 @@ import pytest
 from tenacity import wait_none
 
 from asimov_sync import (
+    Cancellation,
+    Cancelled,
     GraphError,
     RemoteError,
     Retry,
@@ -302,3 +304,15 @@ def test_a_run_that_cannot_continue_leaves_the_executor_to_others(tmp_path):
         path.touch()
         assert "SystemExit" in broken.result(DEADLINE).reason
         assert other.result(DEADLINE).status is TaskStatus.COMPLETE
+
+
+def test_the_wait_for_that_call_can_be_cancelled():
+    """A cancelled run does not wait for an executor that makes no call."""
+
+    class Silent(concurrent.futures.Executor):
+        def submit(self, function, *args):
+            return concurrent.futures.Future()
+
+    with TaskScheduler(HANDLERS, executor=Silent()) as scheduler:
+        with pytest.raises(Cancelled), Cancellation(timeout=0.05):
+            scheduler.run(single("echo"))

@@ -209,6 +209,15 @@ def test_ctrl_c_reaches_all_processes(tmp_path):
 
 
 @suite
+def test_a_class_makes_an_executor():
+    """executor= may be the class of an executor."""
+    with TaskScheduler(executor=concurrent.futures.ThreadPoolExecutor) as scheduler:
+        graph = TaskGraph()
+        graph.call(lambda: 1)
+        assert list(scheduler.run(graph).results.values()) == [1]
+
+
+@suite
 def test_runs_share_the_processes():
     """Several runs at once on one scheduler all end."""
     with TaskScheduler(HANDLERS, executor=make_pool) as scheduler:

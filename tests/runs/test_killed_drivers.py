@@ -162,6 +162,7 @@ def test_killed_drivers(site):
                 workload.decide(site.store)
         kills_with_work += site.account.drives_with_work
         site.finish(expected)
+    print(kills, "kills,", kills_with_work, "of them with work")
     assert kills_with_work >= kills / 2
 
 

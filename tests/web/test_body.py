@@ -8,9 +8,22 @@ import time
 import weakref
 
 import pytest
+from tenacity import wait_none
 
-from asimov_sync import Agent, AnthropicInferenceClient, Cancellation, TextDelta
-from asimov_sync.testing import ModelServer
+from asimov_sync import (
+    Agent,
+    AnthropicInferenceClient,
+    Cancellation,
+    MemoryCache,
+    Retry,
+    RunStore,
+    Task,
+    TaskGraph,
+    TaskScheduler,
+    TextDelta,
+    ToolCall,
+)
+from asimov_sync.testing import ModelServer, ScriptedInferenceClient
 from asimov_sync.web import ag_ui, read_last_event_id, sse, ui_message_stream
 
 from ..tiers import by_tier, suite
@@ -185,6 +198,37 @@ def test_an_error_after_the_first_byte_is_an_event():
 
 
 # Server-sent events
+
+
+@pytest.mark.parametrize("encode", [sse, ui_message_stream, ag_ui])
+def test_the_messages_of_tools_and_tasks_are_withheld(encode):
+    """The browser gets the types of the exceptions of tools and tasks; with show_errors=True also
+    their messages, which may have a secret."""
+
+    def look() -> str:
+        """Look."""
+        raise LookupError("hunter2")
+
+    def answer(body):
+        return "done" if len(body["messages"]) > 1 else [ToolCall(id="1", name="look")]
+
+    def fail(task, context):
+        raise LookupError("hunter2")
+
+    agent = Agent(ScriptedInferenceClient(answer), tools=[look])
+    graph = TaskGraph()
+    graph.add(Task(type="fail"), name="fail", retry=Retry(attempts=2, wait=wait_none()))
+    store = RunStore(MemoryCache())
+    scheduler = TaskScheduler({"fail": fail}, runs=store)
+    streams = [
+        lambda: agent.stream("hi"),
+        lambda: scheduler.stream(graph, run_id="r"),
+        lambda: store.events("r"),
+    ]
+    for stream in streams:
+        text = b"".join(encode(stream())).decode()
+        assert "hunter2" not in text and "LookupError" in text
+    assert "hunter2" in b"".join(encode(agent.stream("hi"), show_errors=True)).decode()
 
 
 def test_hostile_text_stays_in_its_event():

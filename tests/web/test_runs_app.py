@@ -431,6 +431,7 @@ def test_inputs_of_an_object():
         (List[int], "[1, "),
         (List[int], '["x"]'),
         (List[int], "[" * 100_000),
+        (List[float], "[NaN]"),
     ],
 )
 def test_answers_that_do_not_fit(kind, typed):
@@ -695,3 +696,23 @@ def test_wrong_positions(site, position):
     """An id that is not one of an update is an error of the request."""
     site.run("good")
     assert site.ann.get("/runs/r/live", HTTP_LAST_EVENT_ID=position).status == 400
+
+
+def test_updates_of_a_run_that_is_deleted(site, caplog):
+    """The updates end, and the next request for them says that there is no such run."""
+    site.run("ask")
+    _, _, chunks = site.ann.open("/runs/r/live")
+    assert b"retry:" in next(chunks) and b"event: update" in next(chunks)
+    site.store.delete("r")
+    assert list(chunks) == []
+    chunks.close()
+    assert "the updates of run r have ended" in caplog.text
+    assert site.ann.get("/runs/r/live").status == 404
+
+
+def test_methods(site):
+    """A reply to another method says which one an address takes."""
+    site.run("good")
+    for path, allowed in [("/", "GET, HEAD"), ("/runs/r", "GET, HEAD"), ("/runs/r/cancel", "POST")]:
+        reply = site.ann.get(path, method="OPTIONS")
+        assert (reply.status, reply.headers["allow"]) == (405, allowed)
