@@ -116,7 +116,8 @@ def open_stream(user: str, request: BrowserRequest) -> Tuple[ToolStream, Callabl
     """Continue a conversation, and return the stream and the function that stores it at the end.
 
     This server has stored the conversation so far. The request adds text and decisions to it, and
-    nothing else.
+    nothing else. A decision that is sent twice before the answer has ended books twice: a shop
+    uses a durable run.
 
     Raises ValueError for decisions about calls that do not wait.
     """

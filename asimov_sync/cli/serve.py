@@ -10,6 +10,7 @@ from asimov_sync.cli.loading import load_scheduler
 from asimov_sync.cli.logs import show_log
 from asimov_sync.cli.output import Output
 from asimov_sync.cli.store import add_store_options, open_store
+from asimov_sync.cli.waits import login_name
 from asimov_sync.cli.worker import Worker
 from asimov_sync.scheduler import TaskScheduler
 from asimov_sync.web.local_server import LocalServer
@@ -59,7 +60,8 @@ def execute(options: argparse.Namespace, output: Output) -> int:
     resume = None if scheduler is None else _leave
 
     def start(port: int) -> LocalServer:
-        return LocalServer(store, port=port, read_only=not options.write, resume=resume)
+        user = login_name() or "local user"
+        return LocalServer(store, port=port, read_only=not options.write, resume=resume, user=user)
 
     try:
         server = start(DEFAULT_PORT if options.port is None else options.port)

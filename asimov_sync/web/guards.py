@@ -66,7 +66,7 @@ class CallerGuard(Guard):
 class LocalGuard(Guard):
     """Admits the browser of the person who started a server on this machine.
 
-    The address with the token is opened once; the browser gets a cookie in exchange. A request
+    A browser that opens the address with the token gets a cookie in exchange. A request
     under another name of this machine is refused, since a foreign page may have made that name
     resolve to it.
 
@@ -128,7 +128,7 @@ def check_write(request: Request, form: Dict[str, str]) -> None:
         )
     if request.header("HTTP_SEC_FETCH_SITE") not in (None, "same-origin"):
         raise HttpError(403, "The form was sent from another site.")
-    known = request.cookies().get(CSRF_COOKIE, "")
+    known = known_csrf(request)
     if not known or not _equal(known, form.get("csrf", "")):
         raise HttpError(403, "The form is too old. Reload the page, and send it again.")
 

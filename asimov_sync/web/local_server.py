@@ -3,7 +3,6 @@
 A threading server of the standard library, since a page that follows a run holds its connection.
 """
 
-import getpass
 import socketserver
 import threading
 from typing import Any, Optional
@@ -29,7 +28,7 @@ class LocalServer:
 
     store, read_only, resume, title: as in `runs_app`.
     port: its port; 0 chooses a free one.
-    user: the name that is stored with answers; default that of the person who runs the process.
+    user: the name that is stored with answers; default "local user".
 
     port: its port.
     address: the address with the token, which a browser exchanges for a cookie.
@@ -45,11 +44,11 @@ class LocalServer:
         read_only: bool = True,
         resume: Optional[Resume] = None,
         title: str = "Runs",
-        user: Optional[str] = None,
+        user: str = "local user",
     ) -> None:
         self._server = _Server((HOST, port), _Handler)
         self.port: int = self._server.server_address[1]
-        guard = LocalGuard(user if user is not None else _find_user(), self.port)
+        guard = LocalGuard(user, self.port)
         self._server.set_app(RunsApp(store, guard, read_only, resume, title))
         self.address = f"http://{HOST}:{self.port}/?token={guard.token}"
         self._thread: Optional[threading.Thread] = None
@@ -128,10 +127,3 @@ class _Handler(WSGIRequestHandler):
         )
         handler.request_handler = self  # type: ignore[attr-defined]
         handler.run(self.server.get_app())  # type: ignore[attr-defined]
-
-
-def _find_user() -> str:
-    try:
-        return getpass.getuser()
-    except Exception:  # there is no name for the user id, in a container for example
-        return "local user"

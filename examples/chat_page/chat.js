@@ -117,9 +117,11 @@ function element(tag, className, content) {
 // JSON in which no character is invisible or changes the direction of the text, so that a person
 // sees what a call really asks for.
 function show(value, indent) {
-  const hidden = /[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g;
-  const escape = one => "\\u" + one.charCodeAt(0).toString(16).padStart(4, "0");
-  return JSON.stringify(value, null, indent).replace(hidden, escape);
+  const hidden = /[\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]/g;
+  const tags = /\udb40[\udc00-\udfff]/g;
+  const escape = text => text.split("").map(
+    one => "\\u" + one.charCodeAt(0).toString(16).padStart(4, "0")).join("");
+  return JSON.stringify(value, null, indent).replace(hidden, escape).replace(tags, escape);
 }
 
 function cookie(name) {

@@ -18,6 +18,7 @@ pytestmark = soak
 
 HOSTILE = (
     "<script>document.title='run'</script><img src=x onerror=\"document.title='run'\"> \u202etxet"
+    "\xad\U000e0041"
 )
 
 GUNICORN = ("gunicorn", "--config=tests/hosts/gunicorn_settings.py", "--workers=1")
@@ -102,10 +103,11 @@ def test_a_conversation(chat, model, open_page, screenshots, request):
     ask(page, "I want to go to Atlantis")
     model.may_write.set()
     page.wait_for_selector(".waits button")
-    assert page.inner_text(".call.failed output") == "LookupError: no line goes there"
+    assert page.inner_text(".call.failed output") == "LookupError"
     assert "21" in page.inner_text(".call.done output")
     asked = page.inner_text(".waits code")
-    assert HOSTILE.split(">")[0] in asked and "\\u202etxet" in asked  # visible, not reversed
+    assert HOSTILE.split(">")[0] in asked
+    assert "\\u202etxet\\u00ad\\udb40\\udc41" in asked  # visible, not reversed
     name = request.node.name.strip("]").replace("[", "-")
     page.screenshot(path=str(screenshots / f"{name}-asks.png"))
 
