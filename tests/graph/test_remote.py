@@ -294,7 +294,7 @@ def test_conditions_that_raise_system_exit():
 
 
 def test_a_run_that_cannot_continue_leaves_the_executor_to_others(tmp_path):
-    """If a policy raises SystemExit, the run ends, and the runs that wait for its slot go on."""
+    """If a policy raises SystemExit, the run ends, and the runs that wait for its slot continue."""
     retry = Retry(2, wait=wait_none(), on=handlers.leave_in_retry)
     with TaskScheduler(HANDLERS, executor=make_small_pool, remote=True) as scheduler:
         path = tmp_path / "all-submitted"
