@@ -66,6 +66,9 @@ __all__ = ["ActiveRun", "RunOptions"]
 
 logger = get_logger("asimov_sync.graph")
 
+POLL_SECONDS = 0.2
+"""Seconds between two looks at whether the journal is still written by another thread."""
+
 FINALIZER_TIMEOUT = 0.2
 """The longest wait, in seconds, of a destructor for the lock of an inline run, and of a closed
 stream for the end of its run.
@@ -499,7 +502,9 @@ class ActiveRun(Work, RunServices, JournaledRun):
             return self._handlers.make_reference(node, self.backend.by_value), self._dump_envelope(
                 envelope
             )
-        except Exception as error:
+        except BaseException as error:  # that of a `when`: this is a thread of the backend
+            if isinstance(error, Parked) and attempt.waits:
+                return Outcome(TaskStatus.WAITING, waits=attempt.waits)
             return self._failed_outcome(attempt, error)
 
     def _dump_envelope(self, envelope: Envelope) -> bytes:
@@ -526,7 +531,7 @@ class ActiveRun(Work, RunServices, JournaledRun):
         """
         try:
             report: CallReport = restore(pickled)
-        except Exception as unreadable:  # a class that this process does not have
+        except BaseException as unreadable:  # a class that this process does not have
             return self._failed_outcome(attempt, _unreadable(attempt, unreadable))
         self._charge(attempt, report)
         if attempt.abandoned is not None:
@@ -540,7 +545,7 @@ class ActiveRun(Work, RunServices, JournaledRun):
                 outcome = outcome._replace(result=restore(report.result))
         except GraphError as refusal:
             return self._failed_outcome(attempt, refusal)
-        except Exception as unreadable:
+        except BaseException as unreadable:  # what the classes of the result raise
             return self._failed_outcome(attempt, _unreadable(attempt, unreadable))
         if attempt.is_overdue:
             timeout_error = attempt.timeout_error()
@@ -617,6 +622,7 @@ class ActiveRun(Work, RunServices, JournaledRun):
             if event.reply:
                 self.engine.publish_text(attempt, event.reply, event.text)
             else:
+                attempt.progress = (event.fraction, event.text)
                 self.engine.report(attempt, event.fraction, event.text, event.data)
         if self._effects.pending:
             self._apply_effects_in_handler()
@@ -781,8 +787,10 @@ class ActiveRun(Work, RunServices, JournaledRun):
         written = threading.Lock()
         written.acquire()
         self._batch_waiters.append(written)
-        if self._saving.locked():  # after the append: otherwise nobody may release the lock
-            written.acquire()
+        # After the append: otherwise nobody may release the lock. Ctrl-C may stop the other thread
+        # before it does, so this one looks itself now and then.
+        while self._saving.locked() and not written.acquire(timeout=POLL_SECONDS):
+            pass
 
     def _wake_batch_waiters(self) -> None:
         while self._batch_waiters:
@@ -1264,7 +1272,7 @@ class ActiveRun(Work, RunServices, JournaledRun):
                 logger.debug("task %r was skipped", name, extra=extra)
 
 
-def _unreadable(attempt: Attempt, error: Exception) -> TypeError:
+def _unreadable(attempt: Attempt, error: BaseException) -> TypeError:
     """Return the error of a task whose result this process cannot read."""
     unreadable = TypeError(
         f"what the process of {attempt.name!r} has sent back cannot be read here "

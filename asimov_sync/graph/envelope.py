@@ -109,7 +109,7 @@ class CallReport(NamedTuple):
         if self.exception is not None:
             try:
                 error = restore(self.exception)
-            except Exception:  # a class that cannot be unpickled
+            except BaseException:  # what the classes of its attributes raise
                 pass
         if self.refused_by is not None:
             refusal = error

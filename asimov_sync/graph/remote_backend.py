@@ -112,33 +112,39 @@ class RemoteBackend(Backend):
             self._in_flight -= 1
 
     def _send_next(self, work: Work) -> bool:
-        """Send the next ready task of a run. Return whether there was one."""
+        """Send the next ready task of a run. Return whether its call keeps the slot."""
         attempt = work.next_attempt(None) if work.reserve_workers(1) else None
         if attempt is None:
             return False
         if attempt.node.when is not None:  # which may take its time
             self._threads.submit(self._send_guarded, work, attempt)
-        else:
-            self._send(work, attempt)
-        return True
+            return True
+        return self._send(work, attempt)
 
     def _send_guarded(self, work: Work, attempt: Attempt) -> None:
+        sent = False
         try:
-            self._send(work, attempt)
+            sent = self._send(work, attempt)
+            self._enqueue(work)
         except BaseException as error:  # as in `_dispatch`
             logger.exception("run %s cannot continue", work.id, extra={"run_id": work.id})
             work.interrupt(error)
             raise
+        finally:
+            if not sent:
+                self._release_slot()
+            self._dispatch()
 
-    def _send(self, work: Work, attempt: Attempt) -> None:
+    def _send(self, work: Work, attempt: Attempt) -> bool:
+        """Send an attempt, or end it. Return whether it was sent."""
         channel, id_of_call = self._channel, ""
         if channel is not None:
             id_of_call = uuid.uuid4().hex
         address = None if channel is None else channel.address
         call = work.prepare_call(attempt, id_of_call, address)
         if call is None or isinstance(call, Outcome):
-            self._finish(work, attempt, call)
-            return
+            work.finish_attempt(attempt, call, False)
+            return False
         for _ in range(MAX_REPLACEMENTS):
             executor: Any = None
             try:
@@ -158,8 +164,10 @@ class RemoteBackend(Backend):
                 )
                 if attempt.abandoned is not None:  # meanwhile
                     self._cancel(attempt)
-                return
-        self._finish(work, attempt, work.fail_call(attempt, self._describe(failure), True))
+                return True
+        refusal = work.fail_call(attempt, self._describe(failure), True)
+        work.finish_attempt(attempt, refusal, False)
+        return False
 
     def _open_channel(self, channel: RunChannel, call: str, work: Work, attempt: Attempt) -> None:
         with self._guard.lock:
@@ -204,7 +212,8 @@ class RemoteBackend(Backend):
             logger.exception("run %s cannot continue", work.id, extra={"run_id": work.id})
             work.interrupt(error)
             raise
-        self._dispatch()
+        finally:
+            self._dispatch()
 
     def _read(
         self, work: Work, attempt: Attempt, executor: Any, future: Any, replayed: int
@@ -226,12 +235,6 @@ class RemoteBackend(Backend):
         )
         lost.__cause__ = error
         return work.fail_call(attempt, lost, False)
-
-    def _finish(self, work: Work, attempt: Attempt, outcome: Optional[Outcome]) -> None:
-        """End an attempt that was not sent."""
-        self._release_slot()
-        work.finish_attempt(attempt, outcome, False)
-        self.ensure_workers(work)
 
     # Cancellation
 

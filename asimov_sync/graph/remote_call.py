@@ -130,7 +130,9 @@ class _Call(RunServices):
             outcome = self._call_handler(reference)
         try:
             result = dump(outcome.result, envelope.by_value)
-        except Exception as error:  # what its classes raise
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # what its classes raise
             refusal = TypeError(
                 f"the result of {attempt.name!r} cannot be sent back from its process "
                 f"({format_error(error)}): return what it is made of"

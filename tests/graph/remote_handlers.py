@@ -267,6 +267,47 @@ def ignore_cancel(task, context):
         time.sleep(0.1)
 
 
+def leave():
+    raise SystemExit("from a pickle")
+
+
+class LeavesOnLoad:
+    """A result that raises SystemExit when it is unpickled."""
+
+    def __reduce__(self):
+        return (leave, ())
+
+
+class LeavesOnDump:
+    """A result that raises SystemExit when it is pickled."""
+
+    def __reduce__(self):
+        raise SystemExit("from a pickle")
+
+
+def return_hostile(task, context):
+    return {"load": LeavesOnLoad, "dump": LeavesOnDump}[task.params["on"]]()
+
+
+def leave_in_condition(inputs):
+    raise SystemExit("from a condition")
+
+
+def ask_in_condition(inputs, context):
+    return context.wait_for("go")
+
+
+def kill_process_later(task, context):
+    """Kill this process when a file exists."""
+    while not os.path.exists(task.params["path"]):
+        time.sleep(0.01)
+    os.kill(os.getpid(), 9)
+
+
+def leave_in_retry(error):
+    raise SystemExit("from a policy")
+
+
 scripted_agent = Agent(ScriptedInferenceClient(lambda body: "an answer"), name="scripted")
 """An agent with a client, which every process that imports this module makes for itself."""
 

@@ -22,7 +22,7 @@ from asimov_sync import (
     WorkerLost,
 )
 
-from ..waiting import in_child
+from ..waiting import DEADLINE, in_child
 from . import remote_handlers as handlers
 from .graphs import single
 
@@ -266,6 +266,44 @@ def test_spans_travel(scheduler):
     whole, request = spans
     assert whole.start <= request.start <= request.end <= whole.end
     assert whole.usage == request.usage and request.usage.requests == 1
+
+
+def test_pickles_that_raise_system_exit(scheduler):
+    """A result that raises SystemExit when it is pickled or unpickled fails its task only."""
+    graph = TaskGraph()
+    for moment in ("load", "dump"):
+        graph.add(Task(type="return_hostile", params={"on": moment}), name=moment)
+    graph.add(Task(type="echo"), name="other")
+    result = scheduler.run(graph)
+    assert result.tasks["other"].status is TaskStatus.COMPLETE and result.reason is None
+    for moment in ("load", "dump"):
+        assert "SystemExit: from a pickle" in result.errors[moment]
+
+
+def make_small_pool():
+    return concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork"))
+
+
+def test_conditions_that_raise_system_exit():
+    """A condition that raises SystemExit fails its task, and the executor's slot is free again."""
+    with TaskScheduler(HANDLERS, executor=make_small_pool, remote=True) as scheduler:
+        for _ in range(2):
+            result = scheduler.run(single(when=handlers.leave_in_condition), timeout=DEADLINE)
+            assert result.errors == {"x": "SystemExit: from a condition"} and not result.reason
+        assert scheduler.run(single(), timeout=DEADLINE).status is TaskStatus.COMPLETE
+
+
+def test_a_run_that_cannot_continue_leaves_the_executor_to_others(tmp_path):
+    """If a policy raises SystemExit, the run ends, and the runs that wait for its slot continue."""
+    retry = Retry(2, wait=wait_none(), on=handlers.leave_in_retry)
+    with TaskScheduler(HANDLERS, executor=make_small_pool, remote=True) as scheduler:
+        path = tmp_path / "all-submitted"
+        task = Task(type="kill_process_later", params={"path": str(path)})
+        broken = scheduler.submit(single(task=task, retry=retry))
+        other = scheduler.submit(single())
+        path.touch()
+        assert "SystemExit" in broken.result(DEADLINE).reason
+        assert other.result(DEADLINE).status is TaskStatus.COMPLETE
 
 
 def test_the_wait_for_that_call_can_be_cancelled():

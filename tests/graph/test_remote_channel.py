@@ -25,7 +25,7 @@ from asimov_sync.testing import Fault, ModelServer, calls, tool_results
 from ..tiers import soak, suite, within
 from ..waiting import DEADLINE, wait_for
 from .graphs import single
-from .remote_handlers import HANDLERS
+from .remote_handlers import HANDLERS, ask_in_condition
 from .test_remote import make_pool
 
 
@@ -141,6 +141,15 @@ def test_waits_park_the_run(scheduler):
     assert [wait.prompt for wait in scheduler.runs.waits("waits")] == ["Is it good?"]
     assert scheduler.runs.answer("waits", "review", {"good": True})
     assert scheduler.run(graph, run_id="waits")["x"] == {"good": True}
+
+
+@suite
+def test_a_condition_parks_the_run(scheduler):
+    """wait_for() in a condition parks the run, whose tasks have handlers in other processes."""
+    graph = single("echo", when=ask_in_condition)
+    assert scheduler.run(graph, run_id="asks").status is TaskStatus.WAITING
+    assert scheduler.runs.answer("asks", "go", True)
+    assert scheduler.run(graph, run_id="asks").status is TaskStatus.COMPLETE
 
 
 def answer_agent(body):
