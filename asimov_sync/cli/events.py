@@ -6,7 +6,7 @@ from typing import Any, Dict, Mapping, Optional, Tuple
 from asimov_sync.cli.output import Output, format_json, format_value
 from asimov_sync.cli.records import STATUS_STYLES
 from asimov_sync.cli.text import escape_line, shorten, shorten_name, width_of
-from asimov_sync.display.words import format_seconds
+from asimov_sync.display.words import format_seconds, plural
 
 __all__ = ["EventPrinter", "describe_event"]
 
@@ -95,7 +95,7 @@ def describe_event(event: Mapping[str, Any]) -> str:
     kind = event.get("type")
     if kind == "run_started":
         restored = len(event.get("restored") or ())
-        more = f"; {restored} task{'s'[: restored != 1]} had ended before" if restored else ""
+        more = f"; {plural(restored, 'task')} had ended before" if restored else ""
         return f"started{more}"
     if kind == "task_started":
         attempt = event.get("attempt") or 1

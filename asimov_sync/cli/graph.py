@@ -7,6 +7,7 @@ from asimov_sync.cli.exit_status import FAILED, OK
 from asimov_sync.cli.output import Output
 from asimov_sync.cli.target import add_target, build_graph, load_target
 from asimov_sync.cli.text import escape
+from asimov_sync.display.words import plural
 
 __all__ = ["COMMAND"]
 
@@ -31,7 +32,7 @@ def execute(options: argparse.Namespace, output: Output) -> int:
             file.write(picture)
     except OSError as error:
         raise CommandError(f"{options.svg} cannot be written: {error.strerror}") from None
-    output.line(f"{options.svg} has the picture of {len(graph)} tasks")
+    output.line(f"{options.svg} has the picture of {plural(len(graph), 'task')}")
     return OK
 
 

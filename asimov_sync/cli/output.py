@@ -16,9 +16,8 @@ from asimov_sync.cli.text import (
     shorten_name,
     width_of,
 )
-from asimov_sync.messages import Usage
 
-__all__ = ["Output", "format_argument", "format_json", "format_usage", "format_value"]
+__all__ = ["Output", "format_argument", "format_json", "format_value"]
 
 STYLES = {
     "bold": "1",
@@ -205,8 +204,3 @@ def _is_json(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def format_usage(usage: Usage) -> str:
-    """Return the tokens and requests of a usage as text."""
-    return f"{usage.total_tokens:,} tokens in {usage.requests} request{'s'[: usage.requests != 1]}"

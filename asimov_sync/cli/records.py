@@ -8,8 +8,10 @@ import datetime
 from typing import Any, Dict, List, Mapping, Optional
 
 from asimov_sync._json import to_jsonable
+from asimov_sync.display.words import plural
 from asimov_sync.graph.journal import TaskRecord, Wait
 from asimov_sync.graph.state import PHASES
+from asimov_sync.messages import Usage
 from asimov_sync.runs.store import RunRecord
 
 __all__ = [
@@ -17,6 +19,7 @@ __all__ = [
     "count_tasks",
     "describe_counts",
     "describe_type",
+    "describe_usage",
     "run_to_dict",
     "task_status",
     "task_to_dict",
@@ -78,6 +81,11 @@ def count_tasks(record: RunRecord) -> Dict[str, int]:
 def describe_counts(record: RunRecord) -> str:
     """Return the number of the stored tasks of a run by their status, as text."""
     return ", ".join(f"{count} {status}" for status, count in count_tasks(record).items())
+
+
+def describe_usage(usage: Usage) -> str:
+    """Return the tokens and requests of a usage, as text."""
+    return f"{usage.total_tokens:,} tokens in {plural(usage.requests, 'request')}"
 
 
 def task_status(task: TaskRecord, executing: bool = False) -> str:

@@ -10,7 +10,7 @@ from asimov_sync.cli.output import Output
 from asimov_sync.cli.records import STATUS_STYLES, describe_counts, run_to_dict
 from asimov_sync.cli.store import add_store_options, find_run, format_command, open_store
 from asimov_sync.cli.text import escape_line, width_of
-from asimov_sync.display.words import format_seconds
+from asimov_sync.display.words import format_seconds, plural
 from asimov_sync.runs.status import RunStatus
 from asimov_sync.runs.store import RunRecord, RunStore
 
@@ -115,7 +115,7 @@ def _next_page(last: RunRecord, options: argparse.Namespace) -> str:
 def _explain_empty(store: RunStore, options: argparse.Namespace) -> str:
     count = sum(store.stats().values())
     if count:
-        return f"no run matches; the store has {count} run{'s' if count > 1 else ''}"
+        return f"no run matches; the store has {plural(count, 'run')}"
     return (
         "no runs are stored. A run is stored if it has a run_id and its scheduler a store: "
         "TaskScheduler(runs=RunStore(…))"

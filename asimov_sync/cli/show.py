@@ -9,9 +9,10 @@ from asimov_sync.cli.events import describe_event
 from asimov_sync.cli.exit_status import NOT_FOUND, OK
 from asimov_sync.cli.live import find_executing
 from asimov_sync.cli.options import add_json_option, add_run_id, add_utc_option
-from asimov_sync.cli.output import Output, format_usage, format_value
+from asimov_sync.cli.output import Output, format_value
 from asimov_sync.cli.records import (
     STATUS_STYLES,
+    describe_usage,
     run_to_dict,
     task_status,
     task_to_dict,
@@ -90,7 +91,7 @@ def _print_run(record: RunRecord, output: Output) -> None:
         ("duration", format_seconds(record.seconds)),
     ]
     if record.usage.requests:
-        fields.append(("usage", format_usage(record.usage)))
+        fields.append(("usage", describe_usage(record.usage)))
     if record.lease_until is not None:
         until = output.time(record.lease_until, seconds=True)
         fields.append(("driver", f"{record.owner}, until {until} unless it renews its lease"))
@@ -177,7 +178,7 @@ def _print_task(task: TaskRecord, event: Optional[Mapping[str, Any]], output: Ou
     if task.visit > 1:
         fields.append(("visits", str(task.visit)))
     if task.usage is not None and task.usage.requests:
-        fields.append(("usage", format_usage(task.usage)))
+        fields.append(("usage", describe_usage(task.usage)))
     if task.waits:
         fields.append(("waits for", ", ".join(wait.name for wait in task.waits)))
     if task.error is not None:

@@ -15,6 +15,7 @@ from asimov_sync.display.words import (
     count_statuses,
     format_seconds,
     format_usage,
+    plural,
 )
 from asimov_sync.errors import GraphError
 from asimov_sync.graph.results import RunResult
@@ -153,14 +154,14 @@ def _show_tool_run(run: ToolRun) -> str:
         _draw_facts(
             [
                 run.stop_reason or "partial",
-                _plural(run.usage.requests, "request"),
+                plural(run.usage.requests, "request"),
                 format_usage(run.usage),
             ]
         )
     )
     if run.calls:
         parts.append(_draw_calls(run.calls))
-    title = f"The whole conversation: {_plural(len(run.messages), 'message')}"
+    title = f"The whole conversation: {plural(len(run.messages), 'message')}"
     conversation = draw_messages(view_messages(run.messages))
     parts.append(f"<details><summary>{title}</summary>{conversation}</details>")
     return "".join(parts)
@@ -179,7 +180,7 @@ def _draw_calls(calls: Sequence[CalledTool]) -> str:
         rows.append(f"<tr>{''.join(cells)}</tr>")
     head = "<th>Tool</th><th>Arguments</th><th class=number>Time</th><th>Result</th>"
     more = len(calls) - MAX_ROWS
-    note = f'<div class="quiet">and {_plural(more, "more call")}</div>' if more > 0 else ""
+    note = f'<div class="quiet">and {plural(more, "more call")}</div>' if more > 0 else ""
     body = "".join(rows)
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     return f'<div class="scroll">{table}</div>{note}'
@@ -207,10 +208,6 @@ def _draw_value(label: str, value: Any) -> str:
 def _draw_facts(facts: Sequence[str]) -> str:
     shown = " · ".join(escape_short(one, MAX_ERROR) for one in facts if one)
     return f'<div class="line quiet">{shown}</div>'
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 _SHOW: Dict[Type[Any], Callable[[Any], str]] = {

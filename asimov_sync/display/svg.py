@@ -10,6 +10,7 @@ from asimov_sync.display.view import RunView, TaskView
 from asimov_sync.display.words import (
     count_statuses,
     format_seconds,
+    plural,
     shorten_to_width,
     text_width,
 )
@@ -65,8 +66,7 @@ def graph_svg(view: RunView, *, link: Optional[Link] = None, style: bool = True)
     loops = [one for one in arrows if one.kind == "loop"]
     lines = _draw_arrows(arrows, frame)
     height = frame.height + (26 if loops else 0)
-    count = len(view.tasks)
-    title = f"{shorten(view.title or 'Graph', MAX_TITLE)}: {count} task{'' if count == 1 else 's'}"
+    title = f"{shorten(view.title or 'Graph', MAX_TITLE)}: {plural(len(view.tasks), 'task')}"
     shown = "".join(
         _draw_box(box, text, frame.corner(number), frame.width(number), ran, link)
         for number, (box, text) in enumerate(zip(boxes, texts))

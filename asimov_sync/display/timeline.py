@@ -11,6 +11,7 @@ from asimov_sync.display.words import (
     format_cost,
     format_seconds,
     format_usage,
+    plural,
     shorten_to_width,
 )
 
@@ -98,7 +99,7 @@ def timeline_svg(
         height += 20
         parts.append(f'<text class="quiet" x="8" y="{height - 8}">{left_out} more tasks</text>')
     role = "img" if link is None else "group"  # the parts of an image are not reachable
-    title = f"Timeline of {len(bars)} tasks over {format_seconds(end - bars[0].start)}"
+    title = f"Timeline of {plural(len(bars), 'task')} over {format_seconds(end - bars[0].start)}"
     return draw_svg("".join(parts), WIDTH, height, title, role=role, style=style, fits=not style)
 
 

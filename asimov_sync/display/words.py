@@ -15,6 +15,7 @@ __all__ = [
     "format_time",
     "format_tokens",
     "format_usage",
+    "plural",
     "shorten_to_width",
     "text_width",
 ]
@@ -76,6 +77,11 @@ def format_usage(usage: Optional[Usage]) -> str:
         return ""
     read = usage.total_tokens - usage.output_tokens
     return f"{format_tokens(read)} in, {format_tokens(usage.output_tokens)} out"
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a number with its noun, as in "1 task" and "1,200 tasks"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def format_cost(cost: Optional[float]) -> str:

@@ -132,6 +132,13 @@ def test_a_timeline_has_the_calls_inside_the_tasks():
     assert "model claude-haiku-4-5, 1.5 s, 3 in, 0 out" in bars
 
 
+def test_a_picture_of_one_task_names_one_task():
+    """The name of a picture, which screen readers read, has the noun of its number."""
+    view = RunView("run", "complete", (working("only", 100.0, 108.0),))
+    assert 'aria-label="Timeline of 1 task over 8.0 s"' in timeline_svg(view)
+    assert 'aria-label="run: 1 task"' in graph_svg(view)
+
+
 def test_many_tasks_share_the_rows_of_a_timeline():
     """The bars of more than 120 tasks are packed, and no two of them overlap."""
     tasks = [working(str(number), float(number), number + 4.0) for number in range(1000)]
