@@ -637,5 +637,6 @@ def _translate_error(error: Optional[BaseException]) -> errors.CacheError:
             "Check host and port, and that it is not stopped or busy"
         )
     return errors.CacheUnavailable(
-        f"the Redis server cannot be reached: {text}. Check host and port, and that it runs"
+        f"the Redis server cannot be reached: {text.rstrip('.')}. "
+        "Check host and port, and that it runs"
     )

@@ -9,7 +9,7 @@ from asimov_sync.cli.command import Command, CommandError, NotFound, UsageError
 from asimov_sync.cli.exit_status import FAILED, NOT_FOUND, OK, PARKED
 from asimov_sync.cli.options import add_by_option, add_run_id
 from asimov_sync.cli.output import Output, format_value
-from asimov_sync.cli.store import add_store_options, find_run, open_store
+from asimov_sync.cli.store import add_store_options, find_run, format_command, open_store
 from asimov_sync.cli.waits import format_resume, login_name, print_wait, print_waits
 from asimov_sync.errors import AsimovError
 from asimov_sync.graph.journal import Wait
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace, output: Output) -> int:
     """Run the command. Returns its exit status."""
     store = open_store(options)
-    record = find_run(store, options.run_id)
+    record = find_run(store, options.run_id, options)
     waits = [
         wait
         for wait in store.waits(record.run_id)
@@ -71,9 +71,8 @@ def _explain_none(
     """Return the error for a run in which no such question is open."""
     if waits:
         name = waits[0].name
-        return UsageError(
-            f"{name!r} waits for an approval: asimov-sync approve {record.run_id} {name}"
-        )
+        command = format_command(options, "approve", record.run_id, name)
+        return UsageError(f"{name!r} waits for an approval: {command}")
     answered = [
         wait.name
         for task in record.tasks.values()
@@ -85,7 +84,7 @@ def _explain_none(
     what = "nothing" if options.wait is None else f"no {options.wait!r}"
     return NotFound(
         f"run {record.run_id} ({record.status.value}) waits for {what}; "
-        f"`asimov-sync show {record.run_id}` shows what it waits for"
+        f"`{format_command(options, 'show', record.run_id)}` shows what it waits for"
     )
 
 

@@ -9,7 +9,7 @@ from asimov_sync.cli.command import Command, CommandError, NotFound, UsageError
 from asimov_sync.cli.exit_status import FAILED, NOT_FOUND, OK, PARKED
 from asimov_sync.cli.options import add_by_option, add_run_id
 from asimov_sync.cli.output import Output
-from asimov_sync.cli.store import add_store_options, find_run, open_store
+from asimov_sync.cli.store import add_store_options, find_run, format_command, open_store
 from asimov_sync.cli.waits import format_resume, login_name, print_wait, print_waits
 from asimov_sync.errors import AsimovError
 from asimov_sync.graph.journal import Wait
@@ -51,7 +51,7 @@ def _read_arguments(text: str) -> Dict[str, Any]:
 def execute(options: argparse.Namespace, output: Output) -> int:
     """Run the command. Returns its exit status."""
     store = open_store(options)
-    record = find_run(store, options.run_id)
+    record = find_run(store, options.run_id, options)
     decided = _decision_of(options)
     if decided is not None and options.call is None:
         raise UsageError("name the call: --yes, --arguments and --refuse decide about one CALL_ID")
@@ -61,7 +61,7 @@ def execute(options: argparse.Namespace, output: Output) -> int:
         if wait.call is not None and options.call in (None, wait.name)
     ]
     if not waits:
-        raise _explain_none(record, options.call)
+        raise _explain_none(record, options)
     if decided is None and not can_ask(output):
         print_waits(waits, options, output)
         return PARKED
@@ -102,8 +102,9 @@ def _decision_of(options: argparse.Namespace) -> Optional[Decided]:
     return None if options.refuse is None else Decided(False, options.refuse)
 
 
-def _explain_none(record: RunRecord, call: Optional[str]) -> CommandError:
+def _explain_none(record: RunRecord, options: argparse.Namespace) -> CommandError:
     """Return the error for a run in which no such call waits."""
+    call: Optional[str] = options.call
     decided = [
         wait.name
         for task in record.tasks.values()
@@ -115,7 +116,7 @@ def _explain_none(record: RunRecord, call: Optional[str]) -> CommandError:
     what = "no call" if call is None else f"no call {call!r}"
     return NotFound(
         f"{what} of run {record.run_id} ({record.status.value}) waits for approval; "
-        f"`asimov-sync show {record.run_id}` shows what it waits for"
+        f"`{format_command(options, 'show', record.run_id)}` shows what it waits for"
     )
 
 

@@ -1,12 +1,11 @@
 """Asks a person on the terminal, with the line editing of readline where Python has it."""
 
-import json
 import sys
 from typing import Any, Dict, Optional
 
 from asimov_sync._json import loads
-from asimov_sync.cli.output import Output
-from asimov_sync.cli.text import escape_json, escape_line
+from asimov_sync.cli.output import Output, format_json
+from asimov_sync.cli.text import escape_line
 
 __all__ = ["Decided", "ask", "ask_arguments", "ask_decision", "can_ask"]
 
@@ -88,7 +87,7 @@ def ask_decision(arguments: Dict[str, Any], output: Output) -> Optional[Decided]
 
 def ask_arguments(arguments: Dict[str, Any], output: Output) -> Optional[Dict[str, Any]]:
     """Return the arguments as a person edits them; None if the person gives up."""
-    text = escape_json(json.dumps(arguments, ensure_ascii=False))
+    text = format_json(arguments)
     while True:
         entered = ask("arguments: ", text)
         if not entered:

@@ -27,7 +27,7 @@ def execute(options: argparse.Namespace, output: Output) -> int:
     """Run the command. Returns its exit status."""
     store = open_store(options)
     for run_id in options.run_ids:
-        find_run(store, run_id)  # all of them, before one is cancelled
+        find_run(store, run_id, options)  # all of them, before one is cancelled
     status = OK
     for run_id in options.run_ids:
         before = store.get(run_id)

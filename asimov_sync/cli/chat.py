@@ -1,7 +1,6 @@
 """`asimov-sync chat`: a conversation with an agent on the terminal."""
 
 import argparse
-import json
 import logging
 import sys
 from typing import Any, Dict, List, Optional
@@ -13,8 +12,8 @@ from asimov_sync.cli.command import Command, UsageError
 from asimov_sync.cli.exit_status import FAILED, INTERRUPTED, OK
 from asimov_sync.cli.loading import is_from_user, load_object, print_user_traceback
 from asimov_sync.cli.logs import show_log
-from asimov_sync.cli.output import Output, format_value
-from asimov_sync.cli.text import escape, escape_json, escape_line, shorten
+from asimov_sync.cli.output import Output, format_json, format_value
+from asimov_sync.cli.text import escape, escape_line, shorten
 from asimov_sync.cli.waits import call_fields
 from asimov_sync.display.words import format_tokens
 from asimov_sync.errors import AsimovError
@@ -165,7 +164,7 @@ class _Chat:
                 self._at_line_start = text.endswith("\n")
         elif isinstance(event, ToolStarted):
             pairs = event.call.arguments.items()
-            arguments = ", ".join(f"{name}={_quote(value)}" for name, value in pairs)
+            arguments = ", ".join(f"{name}={format_json(value)}" for name, value in pairs)
             self._print_line(f"→ {event.call.name}({arguments})")
         elif isinstance(event, ToolFinished):
             self._print_line(f"← {event.error or format_value(event.result)}")
@@ -229,10 +228,6 @@ class _Chat:
         if decided is None:
             return None
         return Approved(call, decided.arguments) if decided.approved else Refused(decided.reason)
-
-
-def _quote(value: Any) -> str:
-    return escape_json(json.dumps(value, ensure_ascii=False))
 
 
 COMMAND = Command(

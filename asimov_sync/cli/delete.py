@@ -24,7 +24,7 @@ def execute(options: argparse.Namespace, output: Output) -> int:
     """Run the command. Returns its exit status."""
     store = open_store(options)
     for run_id in options.run_ids:  # all of them, before one is removed
-        record = find_run(store, run_id)
+        record = find_run(store, run_id, options)
         if record.lease_until is not None and not options.force:
             cancel = format_command(options, "cancel", run_id)
             raise CommandError(

@@ -1,10 +1,9 @@
 """Events: the events of a run, as its log has them, as lines for a person."""
 
 import datetime
-import json
 from typing import Any, Dict, Mapping, Optional, Tuple
 
-from asimov_sync.cli.output import Output, format_value
+from asimov_sync.cli.output import Output, format_json, format_value
 from asimov_sync.cli.records import STATUS_STYLES
 from asimov_sync.cli.text import escape_line, shorten, width_of
 from asimov_sync.display.words import format_seconds
@@ -153,7 +152,7 @@ def _describe_progress(event: Mapping[str, Any]) -> str:
 def _describe_wait(wait: Mapping[str, Any]) -> str:
     call = wait.get("call")
     if isinstance(call, dict):
-        return f"waits for approval of {call.get('name')}({json.dumps(call.get('arguments'))})"
+        return f"waits for approval of {call.get('name')}({format_json(call.get('arguments'))})"
     prompt = f": {wait['prompt']}" if wait.get("prompt") else ""
     return f"waits for {wait.get('name')}{prompt}"
 

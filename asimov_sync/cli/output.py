@@ -10,7 +10,7 @@ from asimov_sync._json import loads, to_jsonable
 from asimov_sync.cli.text import escape, escape_json, escape_line, pad, shorten, width_of
 from asimov_sync.messages import Usage
 
-__all__ = ["Output", "format_argument", "format_usage", "format_value"]
+__all__ = ["Output", "format_argument", "format_json", "format_usage", "format_value"]
 
 STYLES = {
     "bold": "1",
@@ -176,15 +176,16 @@ class Output:
 
 def format_value(value: Any) -> str:
     """Return a text as it is, and any other value as JSON."""
-    if isinstance(value, str):
-        return value
-    return escape_json(json.dumps(to_jsonable(value), ensure_ascii=False, allow_nan=False))
+    return value if isinstance(value, str) else format_json(value)
 
 
 def format_argument(value: Any) -> str:
     """Return an argument of a tool call as JSON; a text without quotes, if that is unmistakable."""
-    if isinstance(value, str) and not _is_json(value):
-        return value
+    return value if isinstance(value, str) and not _is_json(value) else format_json(value)
+
+
+def format_json(value: Any) -> str:
+    """Return a value as JSON in one line, readable in every language and safe to show."""
     return escape_json(json.dumps(to_jsonable(value), ensure_ascii=False, allow_nan=False))
 
 

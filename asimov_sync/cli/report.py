@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace, output: Output) -> int:
     """Run the command. Returns its exit status."""
     store = open_store(options)
-    record = find_run(store, options.run_id)
+    record = find_run(store, options.run_id, options)
     html = report_html(view_record(record, cache=store.cache))
     path = options.output or f"{record.run_id}.html"
     try:

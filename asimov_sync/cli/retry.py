@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace, output: Output) -> int:
     """Run the command. Returns its exit status."""
     store = open_store(options)
-    record = find_run(store, options.run_id)
+    record = find_run(store, options.run_id, options)
     if not store.retry(record.run_id):
         raise CommandError(
             f"{record.run_id} is {record.status.value}: only a run that has ended with failed "

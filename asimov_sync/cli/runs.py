@@ -80,7 +80,7 @@ def execute(options: argparse.Namespace, output: Output) -> int:
         tags=dict(options.tag),
         since=options.since,
         until=options.until,
-        after=None if options.after is None else find_run(store, options.after),
+        after=None if options.after is None else find_run(store, options.after, options),
         limit=options.limit,
     )
     if options.json:

@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace, output: Output) -> int:
     """Run the command. Returns its exit status."""
     store = open_store(options)
-    record = find_run(store, options.run_id)
+    record = find_run(store, options.run_id, options)
     tasks = list(record.graph.values())
     running = record.status is RunStatus.RUNNING
     executing = find_executing(store, record.run_id) if running else {}
@@ -222,9 +222,7 @@ def _next_steps(record: RunRecord, waits: bool, options: argparse.Namespace) -> 
     resume = format_resume(record, options)
     texts: Dict[RunStatus, Optional[str]] = {
         RunStatus.RUNNING: f"to end it: {format_command(options, 'cancel', run_id)}",
-        RunStatus.PARKED: f"when it is answered, {resume}"
-        if waits
-        else f"it is answered; {resume}",
+        RunStatus.PARKED: f"after the answer, {resume}" if waits else f"it is answered; {resume}",
         RunStatus.INTERRUPTED: resume,
         RunStatus.ORPHANED: resume,
         RunStatus.PARTIAL: f"to run the failed tasks again: "

@@ -105,13 +105,16 @@ def hide_password(url: str) -> str:
     return f"{scheme}://{credentials.partition(':')[0]}:…@{host}" if at else url
 
 
-def find_run(store: RunStore, run_id: str) -> RunRecord:
-    """Return the record of a run. Raises NotFound if there is none."""
+def find_run(store: RunStore, run_id: str, options: argparse.Namespace) -> RunRecord:
+    """Return the record of a run. Raises NotFound if there is none.
+
+    options: those of the command, for the command line in the message.
+    """
     try:
         return store.get(run_id)
     except KeyError:
         raise NotFound(
-            f"there is no stored run {run_id!r}; `asimov-sync runs` lists the runs"
+            f"there is no stored run {run_id!r}; `{format_command(options, 'runs')}` lists the runs"
         ) from None
 
 

@@ -8,7 +8,7 @@ from asimov_sync.cli.events import EventPrinter
 from asimov_sync.cli.exit_status import FAILED, INTERRUPTED, NOT_FOUND, OK, PARKED
 from asimov_sync.cli.options import add_run_id, add_utc_option
 from asimov_sync.cli.output import Output
-from asimov_sync.cli.store import add_store_options, find_run, open_store
+from asimov_sync.cli.store import add_store_options, find_run, format_command, open_store
 from asimov_sync.cli.waits import print_waits
 from asimov_sync.runs.status import RunStatus
 
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace, output: Output) -> int:
     """Run the command. Returns its exit status."""
     store = open_store(options)
-    run_id = find_run(store, options.run_id).run_id
+    run_id = find_run(store, options.run_id, options).run_id
     printer = EventPrinter(output)
     try:
         for event in store.events(run_id):
@@ -50,8 +50,8 @@ def execute(options: argparse.Namespace, output: Output) -> int:
         return PARKED
     if record.status in (RunStatus.INTERRUPTED, RunStatus.ORPHANED):
         raise CommandError(
-            f"run {run_id} is {record.status.value}: no process drives it; `asimov-sync show "
-            f"{run_id}` says how to continue it"
+            f"run {run_id} is {record.status.value}: no process drives it; "
+            f"`{format_command(options, 'show', run_id)}` says how to continue it"
         )
     return OK if record.status is RunStatus.COMPLETE else FAILED
 

@@ -100,13 +100,22 @@ def fold(tasks: Sequence[TaskView], limit: int = MAX_BOXES) -> Tuple[List[Box], 
             box_of[number] = len(boxes)
         own = tuple(tasks[number] for number in these)
         boxes.append(Box(_label([patterns[number] for number in these], own), own))
+    return boxes, _fold_arrows(arrows, box_of)
+
+
+def _fold_arrows(arrows: Sequence[Arrow], box_of: Dict[int, int]) -> List[Arrow]:
+    """Return the arrows between boxes, of which a dependency hides others of the same boxes.
+
+    arrows: the arrows between tasks.
+    box_of: the box of each task.
+    """
     folded = dict.fromkeys(
         Arrow(box_of[one.source], box_of[one.target], one.kind)
         for one in arrows
         if box_of[one.source] != box_of[one.target] or one.kind == "loop"
     )
     plain = {(one.source, one.target) for one in folded if one.kind == "dependency"}
-    return boxes, [
+    return [
         one
         for one in folded
         if one.kind in ("dependency", "loop") or (one.source, one.target) not in plain

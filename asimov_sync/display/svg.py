@@ -14,7 +14,7 @@ from asimov_sync.display.words import (
     text_width,
 )
 
-__all__ = ["graph_svg", "sign"]
+__all__ = ["draw_svg", "graph_svg", "sign"]
 
 Link = Callable[[str], Optional[str]]
 
@@ -72,12 +72,26 @@ def graph_svg(view: RunView, *, link: Optional[Link] = None, style: bool = True)
         for number, (box, text) in enumerate(zip(boxes, texts))
     )
     role = "img" if link is None else "group"  # the parts of an image are not reachable
-    fit = " fit" if MIN_FIT < frame.total <= MAX_FIT and not style else ""
+    fits = MIN_FIT < frame.total <= MAX_FIT and not style
+    return draw_svg(lines + shown, frame.total, height, title, role=role, style=style, fits=fits)
+
+
+def draw_svg(
+    content: str, width: int, height: int, title: str, *, role: str, style: bool, fits: bool
+) -> str:
+    """Return an `<svg>` element.
+
+    title: its name, for screen readers.
+    role: its ARIA role.
+    style: whether it has the style sheet of pictures in it.
+    fits: whether it becomes as narrow as the page.
+    """
+    fit = " fit" if fits else ""
     sheet = f"<style>{THEME}{PICTURE_STYLE}</style>" if style else ""
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="asy{fit}" width="{frame.total}" '
-        f'height="{height}" viewBox="0 0 {frame.total} {height}" role="{role}" '
-        f'aria-label="{escape(title)}">{sheet}{lines}{shown}</svg>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="asy{fit}" width="{width}" '
+        f'height="{height}" viewBox="0 0 {width} {height}" role="{role}" '
+        f'aria-label="{escape(title)}">{sheet}{content}</svg>'
     )
 
 

@@ -5,7 +5,7 @@ from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Sequenc
 
 from asimov_sync.display.axis import TOP, Axis
 from asimov_sync.display.markup import escape, escape_short, make_visible, shorten
-from asimov_sync.display.style import PICTURE_STYLE, THEME
+from asimov_sync.display.svg import draw_svg
 from asimov_sync.display.view import RunView, SpanView, TaskView
 from asimov_sync.display.words import (
     format_cost,
@@ -62,12 +62,7 @@ def timeline_svg(
     if last is None:
         return ""
     end = last if now is None else max(now, last)
-    bars = []
-    for number, task in enumerate(view.tasks):
-        start, stop = _extent(task, end)
-        if start is not None:
-            bars.append(_Bar(task, number, start, max(start, stop)))
-    bars.sort(key=lambda bar: (bar.start, bar.number))
+    bars = _find_bars(view.tasks, end)
     end = max(bar.end for bar in bars)
     labelled = len(bars) <= MAX_ROWS
     work = [period for bar in bars for period in _periods_of(bar, end)]
@@ -103,14 +98,18 @@ def timeline_svg(
         height += 20
         parts.append(f'<text class="quiet" x="8" y="{height - 8}">{left_out} more tasks</text>')
     role = "img" if link is None else "group"  # the parts of an image are not reachable
-    fit = "" if style else " fit"
-    sheet = f"<style>{THEME}{PICTURE_STYLE}</style>" if style else ""
-    label = f"Timeline of {len(bars)} tasks over {format_seconds(end - bars[0].start)}"
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="asy{fit}" width="{WIDTH}" '
-        f'height="{height}" viewBox="0 0 {WIDTH} {height}" role="{role}" '
-        f'aria-label="{escape(label)}">{sheet}{"".join(parts)}</svg>'
-    )
+    title = f"Timeline of {len(bars)} tasks over {format_seconds(end - bars[0].start)}"
+    return draw_svg("".join(parts), WIDTH, height, title, role=role, style=style, fits=not style)
+
+
+def _find_bars(tasks: Sequence[TaskView], end: float) -> List[_Bar]:
+    """Return the bars of the tasks that have started, in the order in which they started."""
+    bars = []
+    for number, task in enumerate(tasks):
+        start, stop = _extent(task, end)
+        if start is not None:
+            bars.append(_Bar(task, number, start, max(start, stop)))
+    return sorted(bars, key=lambda bar: (bar.start, bar.number))
 
 
 def _times(tasks: Iterable[TaskView]) -> Iterable[float]:

@@ -108,8 +108,14 @@ def register_tasks(
         }
 
     def continue_ready() -> List[str]:
-        ready = store.ready(limit=READY_LIMIT)
-        run_ids = [record.run_id for record in ready if record.flow in scheduler.flows]
+        limit = READY_LIMIT
+        while True:
+            ready = store.ready(limit=limit)
+            run_ids = [record.run_id for record in ready if record.flow in scheduler.flows]
+            if len(run_ids) >= READY_LIMIT or len(ready) < limit:
+                break
+            limit *= 2  # the rest may be behind runs of other schedulers
+        del run_ids[READY_LIMIT:]
         for run_id in run_ids:
             # The next call sends the message again, unless the run has been taken meanwhile.
             registered.run.apply_async((run_id,), expires=every)

@@ -118,7 +118,7 @@ SCRIPT = """\
     return template.content.firstElementChild;
   }
   function patch(list, keys, items) {
-    var known = {};
+    var known = Object.create(null);  // a run may be called "constructor"
     Array.prototype.forEach.call(list.children, function (child) {
       known[child.dataset.key] = child;
     });

@@ -172,6 +172,19 @@ def test_without_javascript(serve, open_page, store):
     assert [wait.task for wait in store.waits("r")] == ["mail"]
 
 
+def test_the_list_is_followed(serve, open_page, store):
+    """New runs appear in the list, also one whose id is the name of a property in JavaScript."""
+    page = open_page(serve().address)
+    with TaskScheduler({"good": lambda task, context: "fine"}, runs=store) as scheduler:
+        graph = TaskGraph()
+        graph.add(Task(type="good"), name="good")
+        for run_id in ("constructor", "__proto__", "r"):
+            scheduler.run(graph, run_id=run_id)
+    page.wait_for_selector("#l-runs a.row >> nth=2")
+    names = page.locator("#l-runs a.row .name bdi").all_inner_texts()
+    assert names == ["r", "__proto__", "constructor"]
+
+
 def test_a_run_of_500_tasks_is_followed(serve, open_page, store):
     """The page keeps up with 500 tasks that end in a few seconds: it shows their end at once."""
     graph = TaskGraph()

@@ -299,6 +299,20 @@ def test_answers_that_do_not_count(command, scheduler):
     assert command("answer", "r", "note", "z")[0] == 4
 
 
+def test_commands_in_messages(command, scheduler, payment):
+    """A command line in a message has the options that name the store."""
+    here = ("--cache", "runs.db")
+    park(scheduler, "r", ("count", int))
+    _, _, err = command("show", "absent", *here)
+    assert "`asimov-sync runs --cache runs.db` lists the runs" in err
+    shows = "`asimov-sync show {} --cache runs.db` shows what it waits for"
+    assert shows.format("r") in command("answer", "r", "cuont", "5", *here)[2]
+    assert shows.format("r") in command("approve", "r", "call_1", "--yes", *here)[2]
+    (call,) = scheduler.runs.waits("payment")
+    _, _, err = command("answer", "payment", call.name, "yes", *here)
+    assert f"asimov-sync approve payment {call.name} --cache runs.db\n" in err
+
+
 def test_without_a_value(command, scheduler):
     """Without a value and a terminal, the questions are shown, and the status is 3."""
     park(scheduler, "r", ("agreed", bool), ("note", str))

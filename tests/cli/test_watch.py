@@ -7,7 +7,8 @@ import threading
 
 from tenacity import wait_fixed
 
-from asimov_sync import Retry, RunStatus, TaskGraph
+from asimov_sync import Agent, Retry, RunStatus, TaskGraph, tool
+from asimov_sync.testing import ScriptedInferenceClient, calls
 
 from ..tiers import suite
 from ..waiting import DEADLINE
@@ -45,6 +46,26 @@ def test_a_run_that_has_ended(command, scheduler):
     assert lines[6] == "the run         complete"
 
 
+def test_an_approval_in_another_language(command, scheduler):
+    """The arguments of a call that waits for approval are readable, in every language."""
+    call = calls(("pay", {"to": "鈴木\u202e"}))
+
+    @tool(requires_approval=True)
+    def pay(to: str) -> str:
+        """Pay somebody."""
+        return "paid"
+
+    graph = TaskGraph()
+    graph.add(
+        Agent(ScriptedInferenceClient([call]), tools=[pay], name="clerk"),
+        objective="Pay.",
+        name="clerk",
+    )
+    assert scheduler.run(graph, run_id="r").waiting
+    status, out, _ = command("watch", "r")
+    assert status == 3 and 'waits for approval of pay({"to": "鈴木\\u202e"})' in out
+
+
 def test_the_json_of_events(command, scheduler, store):
     """--json prints the events as the store has them, one in each line."""
     scheduler.run(make_graph(one), run_id="r")
@@ -78,8 +99,9 @@ def test_exit_statuses(command, scheduler, store):
 
     with scheduler.stream(make_graph(hang), run_id="interrupted") as events:
         next(events)
-    status, _, err = command("watch", "interrupted")
+    status, _, err = command("watch", "interrupted", "--cache", "runs.db")
     assert status == 1 and "interrupted: no process drives it" in err
+    assert "`asimov-sync show interrupted --cache runs.db`" in err
     assert command("watch", "absent")[0] == 4
 
 

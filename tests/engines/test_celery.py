@@ -20,6 +20,7 @@ from asimov_sync import (
     RunInProgress,
     RunStatus,
     RunStore,
+    TaskGraph,
     TaskScheduler,
 )
 from asimov_sync.integrations.celery import register_tasks
@@ -131,6 +132,21 @@ def test_a_parked_run_ends_its_task(app, flows, worker):
     assert get(app.tasks.continue_ready.delay()) == ["parked"]
     wait_for(lambda: flows.store.get("parked").status is RunStatus.COMPLETE, "the end of the run")
     assert flows.store.result("parked").results == {"only": True}
+
+
+def test_ready_runs_of_another_scheduler(monkeypatch):
+    """continue_ready finds its runs behind any number of ready runs of flows that it has not."""
+    monkeypatch.setattr("asimov_sync.integrations.celery.READY_LIMIT", 2)
+    store = RunStore(MemoryCache())
+    other, own = TaskScheduler(runs=store), TaskScheduler(runs=store)
+    other.flow("other")(TaskGraph)
+    own.flow("own")(TaskGraph)
+    for number in range(9):
+        other.enqueue("other", run_id=f"other-{number}")
+    for number in range(3):
+        own.enqueue("own", run_id=f"own-{number}")
+    tasks = register_tasks(Celery("own", broker="memory://"), own)
+    assert len(tasks.continue_ready()) == 2
 
 
 def test_soft_time_limit(app, flows, worker):
