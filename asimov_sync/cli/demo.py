@@ -1,4 +1,4 @@
-"""`asimov-sync demo`: a durable run in front of your eyes, without a key."""
+"""`asimov-sync demo`: a durable run, step by step, without a key."""
 
 import argparse
 import logging

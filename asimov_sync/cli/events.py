@@ -5,7 +5,7 @@ from typing import Any, Dict, Mapping, Optional, Tuple
 
 from asimov_sync.cli.output import Output, format_json, format_value
 from asimov_sync.cli.records import STATUS_STYLES
-from asimov_sync.cli.text import escape_line, shorten, width_of
+from asimov_sync.cli.text import escape_line, shorten, shorten_name, width_of
 from asimov_sync.display.words import format_seconds
 
 __all__ = ["EventPrinter", "describe_event"]
@@ -75,7 +75,7 @@ class EventPrinter:
         output = self._output
         moment = datetime.datetime.fromtimestamp(event["time"], datetime.timezone.utc)
         clock = moment.astimezone(datetime.timezone.utc if output.utc else None)
-        name = shorten(escape_line(str(event.get("name", "the run"))), NAME_COLUMNS)
+        name = shorten_name(escape_line(str(event.get("name", "the run"))), NAME_COLUMNS)
         self._columns = max(self._columns, width_of(name))
         space = " " * (self._columns - width_of(name))
         width = (output.width or LINE_COLUMNS) - self._columns - len("00:00:00    ")

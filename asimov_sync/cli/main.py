@@ -19,7 +19,7 @@ from asimov_sync.errors import AsimovError
 __all__ = ["main"]
 
 COMMANDS = {
-    "demo": "a durable run in front of your eyes, without a key",
+    "demo": "a durable run, step by step, without a key",
     "run": "run a flow or a graph, or continue its run",
     "runs": "list the stored runs",
     "show": "show a run: its tasks, what it waits for, and what to do next",

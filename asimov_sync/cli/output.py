@@ -7,7 +7,15 @@ import shutil
 from typing import Any, List, Optional, Sequence, TextIO
 
 from asimov_sync._json import loads, to_jsonable
-from asimov_sync.cli.text import escape, escape_json, escape_line, pad, shorten, width_of
+from asimov_sync.cli.text import (
+    escape,
+    escape_json,
+    escape_line,
+    pad,
+    shorten,
+    shorten_name,
+    width_of,
+)
 from asimov_sync.messages import Usage
 
 __all__ = ["Output", "format_argument", "format_json", "format_usage", "format_value"]
@@ -105,6 +113,8 @@ class Output:
     ) -> None:
         """Print a table. On a terminal, the longest cells are cut to fit its width.
 
+        The first column has names, which are cut in their middle.
+
         header: the names of the columns.
         rows: the cells of each row.
         styles: for each row, the style of its second cell; default none.
@@ -122,7 +132,7 @@ class Output:
         for number, row in enumerate([list(header)] + lines):
             cells: List[str] = []
             for index, cell in enumerate(row):
-                cell = shorten(cell, columns[index])
+                cell = (shorten if index else shorten_name)(cell, columns[index])
                 space = " " * (columns[index] - width_of(cell))
                 if number == 0:
                     styled = self.style(cell, "dim")

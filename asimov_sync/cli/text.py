@@ -8,7 +8,15 @@ import json
 import re
 import unicodedata
 
-__all__ = ["escape", "escape_json", "escape_line", "pad", "shorten", "width_of"]
+__all__ = [
+    "escape",
+    "escape_json",
+    "escape_line",
+    "pad",
+    "shorten",
+    "shorten_name",
+    "width_of",
+]
 
 # The control characters (C0, DEL, C1), the marks that change the direction or order of text, and
 # characters that are invisible or break lines. The two joiners stay, because emoji and several
@@ -71,6 +79,21 @@ def shorten(text: str, columns: int) -> str:
             break
         kept.append(character)
     return "".join(kept) + "…"
+
+
+def shorten_name(text: str, columns: int) -> str:
+    """Return an escaped name, cut in its middle to a number of columns.
+
+    The names of the items of a map, and ids that the library makes, differ at their ends.
+    """
+    if width_of(text) <= columns:
+        return text
+    start, room = len(text), (columns - 1) // 2
+    while start and _width_of_character(text[start - 1]) <= room:
+        start -= 1
+        room -= _width_of_character(text[start])
+    tail = text[start:]
+    return shorten(text, columns - width_of(tail)) + tail
 
 
 def pad(text: str, columns: int) -> str:

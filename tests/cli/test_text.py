@@ -7,7 +7,7 @@ import unicodedata
 import pytest
 
 from asimov_sync.cli.output import format_argument, format_value
-from asimov_sync.cli.text import escape, escape_line, pad, shorten, width_of
+from asimov_sync.cli.text import escape, escape_line, pad, shorten, shorten_name, width_of
 
 from ..tiers import by_tier
 
@@ -65,6 +65,15 @@ def test_values_stay_json():
 def test_arguments(value, shown):
     """An argument of a tool call that is a text cannot be mistaken for another JSON value."""
     assert format_argument(value) == shown
+
+
+def test_names_are_cut_in_their_middle():
+    """A name keeps its end, in which the items of a map differ, and fits its columns."""
+    assert shorten_name("a-long-name-of-a-map[17]", 12) == "a-long…p[17]"
+    assert shorten_name("日本語日本語", 8) == "日本…語"
+    assert [shorten_name("page[1]", columns) for columns in (7, 2, 1)] == ["page[1]", "p…", "…"]
+    for columns in range(1, 30):
+        assert width_of(shorten_name("日e\u0301" * 9, columns)) <= columns
 
 
 def test_widths():
