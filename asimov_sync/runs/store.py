@@ -1,6 +1,7 @@
 """RunStore: keeps durable runs in a cache, and shows and changes them from any process."""
 
 import collections
+import contextlib
 import datetime
 import re
 from typing import (
@@ -24,6 +25,7 @@ from asimov_sync.cache.records import Claim, NewRecord, RecordChange, Snapshot
 from asimov_sync.cancellation import Cancellation, require_number
 from asimov_sync.concurrency.log_context import get_logger
 from asimov_sync.errors import (
+    CacheError,
     CacheValueError,
     GraphError,
     RunInProgress,
@@ -182,9 +184,15 @@ class RunStore:
         elif options.retry_failed:
             claimable += [RunStatus.FAILED.value, RunStatus.PARTIAL.value]
         while True:
-            snapshot, created = self._claim(
-                run_id, owner, claimable, new, options.if_running, cancellation
-            )
+            try:
+                snapshot, created = self._claim(
+                    run_id, owner, claimable, new, options.if_running, cancellation
+                )
+            except Exception:
+                raise
+            except BaseException:  # Ctrl-C, perhaps just after the lease was taken
+                self._give_back_if_held(run_id, owner)
+                raise
             won = snapshot.owner == owner and snapshot.lease_until > snapshot.now
             if not (won and options.restart and not created):
                 break
@@ -380,6 +388,13 @@ class RunStore:
             for node in plan.nodes
         ]
         return plan._replace(nodes=nodes)
+
+    def _give_back_if_held(self, run_id: str, owner: str) -> None:
+        """Leave a record as it was before a claim, if this owner has taken the lease."""
+        with contextlib.suppress(CacheError):  # then the lease ends by itself
+            snapshot = self._records.get(run_id)
+            if snapshot is not None and snapshot.owner == owner:
+                self._give_back(run_id, snapshot, False)
 
     def _give_back(self, run_id: str, snapshot: Snapshot, created: bool) -> None:
         """Leave a record as it was before the claim."""

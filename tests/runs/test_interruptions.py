@@ -194,6 +194,31 @@ def test_a_used_up_budget_is_the_end(store):
 # Processes
 
 
+@pytest.mark.parametrize("exists", [False, True])
+def test_an_interrupt_just_after_the_lease_was_taken(exists):
+    """Ctrl-C just after the lease was taken gives it up, so that the next call runs at once."""
+    strikes = []
+
+    def on_call(method, call):
+        reply = call()
+        if method == "claim" and strikes:
+            raise strikes.pop()
+        return reply
+
+    store = RunStore(interpose(MemoryCache(), on_call))
+    graph = TaskGraph()
+    graph.add(Task(type="work"), name="a")
+    with TaskScheduler({"work": lambda task, context: 1}, runs=store) as scheduler:
+        scheduler.flows["one"] = lambda: graph
+        if exists:
+            assert scheduler.enqueue("one", run_id="r")
+        strikes.append(KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            scheduler.run("one", run_id="r")
+        assert not strikes and store.get("r").status is RunStatus.INTERRUPTED
+        assert scheduler.run("one", run_id="r").results == {"a": 1}
+
+
 def open_store(path, on_call=None):
     """Return a run store whose lease is longer than any test."""
     cache = SQLiteCache(path, synchronous="normal")
