@@ -244,7 +244,10 @@ class ActiveRun(Work, RunServices, JournaledRun):
         if logger.isEnabledFor(logging.INFO):
             graph = "" if self._name is None else f" of {self._name!r}"
             count = len(self.engine.state.nodes)
-            logger.info("run %s%s started: %d tasks", self.id, graph, count, extra=self._extra())
+            noun = "task" if count == 1 else "tasks"
+            logger.info(
+                "run %s%s started: %d %s", self.id, graph, count, noun, extra=self._extra()
+            )
         self._unpark_answered()  # before the run is found to be parked
         self.engine.begin_run()  # first: the token or a time-out may end the run at once
         if self._journal is not None:
@@ -1257,10 +1260,11 @@ class ActiveRun(Work, RunServices, JournaledRun):
         counted = [f"{counts[status]} {names[status]}" for status in names if counts[status]]
         if result.usage.total_tokens:
             counted.append(f"{result.usage.total_tokens} tokens")
+        interrupted = self._journal is not None and not self.engine.is_kept and not result.restored
         logger.info(
-            "run %s is %s after %.2f s: %s%s",
+            "run %s %s after %.2f s: %s%s",
             self.id,
-            result.status.name,
+            "was interrupted" if interrupted else f"is {result.status.name}",
             result.duration,
             ", ".join(counted) or "no tasks",
             "" if reason is None else f"; it ended early: {reason}",

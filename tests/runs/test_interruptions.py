@@ -104,10 +104,14 @@ def by_exception(scheduler, handler):
 @pytest.mark.parametrize(
     "interrupt", [by_close, by_shutdown, by_token, by_deadline, by_stream, by_exception]
 )
-def test_an_interrupted_run_continues(store, interrupt):
-    """The running task is not kept, the lease is given up at once, and the next run continues."""
+def test_an_interrupted_run_continues(store, interrupt, caplog):
+    """The running task is not kept, the lease is given up at once, and the next run continues.
+    The log does not call the run FAILED."""
     handler = Blocking()
-    result = interrupt(TaskScheduler({"work": handler}, max_workers=2, runs=store), handler)
+    with caplog.at_level("INFO", logger="asimov_sync"):
+        result = interrupt(TaskScheduler({"work": handler}, max_workers=2, runs=store), handler)
+        wait_for(lambda: "run r was interrupted after" in caplog.text)
+    assert "run r is" not in caplog.text
     record = store.get("r")
     assert record.status is RunStatus.INTERRUPTED and record.lease_until is None
     assert list(record.tasks) == ["a"]
