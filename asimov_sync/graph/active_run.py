@@ -245,9 +245,7 @@ class ActiveRun(Work, RunServices, JournaledRun):
             graph = "" if self._name is None else f" of {self._name!r}"
             count = len(self.engine.state.nodes)
             noun = "task" if count == 1 else "tasks"
-            logger.info(
-                "run %s%s started: %d %s", self.id, graph, count, noun, extra=self._extra()
-            )
+            logger.info("run %s%s started: %d %s", self.id, graph, count, noun, extra=self._extra())
         self._unpark_answered()  # before the run is found to be parked
         self.engine.begin_run()  # first: the token or a time-out may end the run at once
         if self._journal is not None:

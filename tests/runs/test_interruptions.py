@@ -108,7 +108,7 @@ def test_an_interrupted_run_continues(store, interrupt, caplog):
     """The running task is not kept, the lease is given up at once, and the next run continues.
     The log does not call the run FAILED."""
     handler = Blocking()
-    with caplog.at_level("INFO", logger="asimov_sync"):
+    with caplog.at_level("INFO", logger="asimov_sync.graph"):
         result = interrupt(TaskScheduler({"work": handler}, max_workers=2, runs=store), handler)
         wait_for(lambda: "run r was interrupted after" in caplog.text)
     assert "run r is" not in caplog.text
