@@ -492,10 +492,16 @@ class RunPage:
             buttons = '<button class="main">Answer</button>'
         else:
             inputs = self._draw_decision(wait, digest, typed)
-            buttons = (
-                '<button class="main" name="decision" value="approve">Approve</button>'
-                '<button class="stop" name="decision" value="refuse">Refuse</button>'
-            )
+            buttons = '<button class="stop" name="decision" value="refuse">Refuse</button>'
+            if len(to_text(wait.call.arguments)) <= MAX_TEXT:
+                approve = '<button class="main" name="decision" value="approve">Approve</button>'
+                buttons = approve + buttons
+            else:  # nobody approves what is not shown
+                inputs = (
+                    '<p class="hint">The arguments are too long to be shown whole, so they cannot '
+                    "be approved here. Read and approve them in a program, by "
+                    f"<code>store.approve({escape(repr(run_id))}, …)</code>.</p>{inputs}"
+                )
         address = run_url(self._frame, run_id, f"/{action}")
         return (
             f'<form method="post" action="{escape(address)}">{hidden}{inputs}'

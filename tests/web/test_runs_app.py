@@ -53,6 +53,7 @@ class Site:
     def __init__(self, **options):
         self.store = RunStore(MemoryCache())
         self.sent = []
+        self.text = "<b>hi</b>"
         self.resumed = []
         self.scheduler = TaskScheduler(
             {
@@ -84,7 +85,7 @@ class Site:
         def answer(body):
             if len(body["messages"]) > 1:
                 return "It is done."
-            return [ToolCall(id="call1", name="send", arguments={"to": "bob", "text": "<b>hi</b>"})]
+            return [ToolCall(id="call1", name="send", arguments={"to": "bob", "text": self.text})]
 
         return Agent(ScriptedInferenceClient(answer), tools=[send])
 
@@ -506,6 +507,19 @@ def test_a_refusal(site):
     form = dict(approve(site), decision="refuse", reason="too early")
     reply = site.ann.post("/runs/r/approve", form)
     assert "The call is refused." in site.ann.get(reply.headers["location"]).words
+    site.run("agent")
+    assert site.sent == []
+
+
+def test_arguments_that_are_not_shown_whole(site):
+    """A call whose arguments are too long for the page can be refused there, and not approved."""
+    site.text = "x" * 30_000
+    site.run("agent")
+    page = site.ann.get("/runs/r")
+    assert "too long to be shown whole" in page.words
+    assert 'value="approve"' not in page.text and 'value="refuse"' in page.text
+    (form,) = page.forms("/approve")
+    site.ann.post("/runs/r/approve", dict(form, decision="refuse"))
     site.run("agent")
     assert site.sent == []
 
