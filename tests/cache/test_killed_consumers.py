@@ -27,6 +27,7 @@ LIMIT_SECONDS = 120
 
 HOLDS = b"\x01"
 FREE = b"\x00"
+PUBLISHED = b"\x02"
 
 
 @pytest.fixture(params=["redis", "sqlite"])
@@ -40,17 +41,18 @@ def open_cache(request, unique, tmp_path):
 
 
 def consume(open_cache, handled, shared, index):
-    """Handle messages until none arrives for a while: record each, then acknowledge it.
+    """Handle messages until all are published and none is left: record each, then acknowledge it.
 
     handled: the file of the records; each is appended in one step.
-    shared: one byte for each consumer, HOLDS while it holds a lease.
+    shared: one byte for each consumer, HOLDS while it holds a lease; and one byte that is PUBLISHED
+        when there are no further messages.
     index: the consumer's index.
     """
     with open_cache() as cache, open(handled, "ab", buffering=0) as records:
         while True:
             delivery = cache.receive("box", timeout=2 * LEASE_SECONDS, lease=LEASE_SECONDS)
             if delivery is None:
-                if cache.mailbox_length("box") == 0:
+                if shared[CONSUMERS:] == PUBLISHED and cache.mailbox_length("box") == 0:
                     return
                 continue
             shared[index : index + 1] = HOLDS
@@ -97,7 +99,7 @@ def test_killed_consumers(open_cache, tmp_path):
     seed = random.SystemRandom().randrange(2**32)
     print("seed", seed)
     chance = random.Random(seed)
-    shared = mmap.mmap(-1, CONSUMERS)  # shared with the children
+    shared = mmap.mmap(-1, CONSUMERS + 1)  # shared with the children
     consumers = {}
     kills = kills_with_lease = 0
     handled = tmp_path / "handled"
@@ -128,6 +130,7 @@ def test_killed_consumers(open_cache, tmp_path):
                 kills_with_lease += kill(consumers.pop(index), shared, index)
                 kills += 1
                 start_consumer(index)
+            shared[CONSUMERS:] = PUBLISHED
             end = time.monotonic() + 3 * DEADLINE
             while consumers:
                 for index, pid in list(consumers.items()):

@@ -128,11 +128,11 @@ def graph():
     made.add(Task(type="wait"), name="x")
     return made
 
-threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT]).start()
 try:
     with TaskScheduler({{"wait": wait}}, max_workers={workers}) as scheduler:
         runs = [scheduler.submit(graph()) for _ in range(3)]
         start = time.monotonic()
+        threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT]).start()
 except KeyboardInterrupt:
     print([run.done() for run in runs], time.monotonic() - start < 10, flush=True)
 """
