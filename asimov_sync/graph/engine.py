@@ -156,7 +156,6 @@ class RunEngine:
         self._start = time.perf_counter()
         # For a durable run:
         self.has_unsaved = False  # whether something is not written yet. Read without the lock.
-        self._is_durable = journal is not None
         self.saved_batch = -1  # the number of the last batch that is written
         self._restored = Restored() if journal is None else journal.restored
         self._is_kept = journal is not None and self._restored.end is None
@@ -225,15 +224,15 @@ class RunEngine:
             return self._start_next(None)
 
     def _start_next(self, worker: Any) -> Optional[Attempt]:
-        state = self.state
-        index = state.start_next(clock.monotonic() if state.delayed else 0.0)
+        state, now = self.state, 0.0
+        if state.delayed:
+            now = clock.monotonic()
+            state.release_due(now)
+            self._release_ready()
+        index = state.start_next(now)
         if state.changes:
             self._apply_changes("")
             self._record_end()
-        if self._is_durable:
-            self._release_ready()  # those whose retry is due
-            if index is None and state.ready:
-                index = state.start_next(clock.monotonic() if state.delayed else 0.0)
         if index is None:
             self.workers -= 1
             return None
@@ -265,7 +264,6 @@ class RunEngine:
                 self._close_attempt(attempt)
                 self._mark(attempt.index)
                 self._apply_changes("")
-                self._release_ready()
                 self._record_end()
             return started
 
@@ -494,7 +492,7 @@ class RunEngine:
             name,
             self.id,
             is_over,
-            self._is_durable,
+            self.state.is_durable,
             self._elapsed(),
             len(phases) - count(REVOKED),
             sum(ended.values()),
