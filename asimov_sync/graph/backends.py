@@ -32,6 +32,7 @@ __all__ = [
     "InlineBackend",
     "ThreadBackend",
     "Work",
+    "interrupt_work",
     "on_main_thread",
     "yield_worker_slots",
 ]
@@ -149,6 +150,12 @@ class Work:
         raise NotImplementedError
 
 
+def interrupt_work(work: Work, error: BaseException) -> None:
+    """End a run of which a step has raised, and log the error. Called where it was caught."""
+    logger.exception("run %s cannot continue", work.id, extra={"run_id": work.id})
+    work.interrupt(error)
+
+
 class Backend:
     """Calls the handlers of a scheduler's runs.
 
@@ -264,8 +271,7 @@ class ThreadBackend(Backend):
                 if work.needs_workers():
                     self.ensure_workers(work)
         except BaseException as error:  # a bug in the scheduler: those of handlers are caught
-            logger.exception("run %s cannot continue", work.id, extra={"run_id": work.id})
-            work.interrupt(error)
+            interrupt_work(work, error)
             raise
 
     def current_job(self) -> Any:

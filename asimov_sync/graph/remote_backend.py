@@ -22,7 +22,7 @@ from asimov_sync.concurrency.pool import WorkerPool
 from asimov_sync.concurrency.timers import timers
 from asimov_sync.errors import ClosedError, WorkerLost
 from asimov_sync.graph.attempt import Attempt
-from asimov_sync.graph.backends import WARN_AFTER, Backend, Work
+from asimov_sync.graph.backends import WARN_AFTER, Backend, Work, interrupt_work
 from asimov_sync.graph.executor_source import ExecutorSource, count_workers, sends_code
 from asimov_sync.graph.remote_call import run_call
 from asimov_sync.graph.remote_channel import RunChannel
@@ -100,8 +100,7 @@ class RemoteBackend(Backend):
                 sent = self._send_next(work)
             except BaseException as error:  # a bug in the scheduler: those of handlers are caught
                 self._release_slot()
-                logger.exception("run %s cannot continue", work.id, extra={"run_id": work.id})
-                work.interrupt(error)
+                interrupt_work(work, error)
                 continue
             if not sent:
                 self._release_slot()
@@ -127,8 +126,7 @@ class RemoteBackend(Backend):
             sent = self._send(work, attempt)
             self._enqueue(work)
         except BaseException as error:  # as in `_dispatch`
-            logger.exception("run %s cannot continue", work.id, extra={"run_id": work.id})
-            work.interrupt(error)
+            interrupt_work(work, error)
             raise
         finally:
             if not sent:
@@ -209,8 +207,7 @@ class RemoteBackend(Backend):
             work.finish_attempt(attempt, outcome, False)
             self._enqueue(work)
         except BaseException as error:  # as in `_dispatch`
-            logger.exception("run %s cannot continue", work.id, extra={"run_id": work.id})
-            work.interrupt(error)
+            interrupt_work(work, error)
             raise
         finally:
             self._dispatch()
