@@ -19,7 +19,6 @@ from typing import (
     Mapping,
     Optional,
     Tuple,
-    Union,
 )
 
 from asimov_sync.aio.futures import LoopEvent, start_task
@@ -62,7 +61,47 @@ def make_body(
     return Body(events, encoder, headers, keep_alive, on_end)
 
 
-class Body(Iterator[bytes]):
+class _ClosableBody:
+    """Base of the bodies for WSGI and ASGI: encodes events, and closes them.
+
+    source: reads the events. The other parameters are those of `make_body`.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        encoder: Encoder,
+        headers: Mapping[str, str],
+        keep_alive: Optional[float],
+    ) -> None:
+        self.headers: Dict[str, str] = dict(headers)
+        self._source = source
+        self._encoder = encoder
+        self._keep_alive = keep_alive
+        self._started = False
+        self._ended = False
+
+    def _encode(self, items: List[Item]) -> bytes:
+        """Return the bytes of events, and note whether they are the last."""
+        chunk, is_last = _encode_items(self._encoder, items)
+        self._ended = self._ended or is_last  # another thread may have closed it
+        return chunk
+
+    def close(self) -> None:
+        """Close the events: cancel what only this response owns. Does nothing after the end.
+
+        An async body is closed from any thread and without waiting.
+        """
+        if not self._ended:
+            self._ended = True
+            self._source.close()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_ended", True):  # it has no `_ended` if its events are unsuitable
+            self.close()
+
+
+class Body(_ClosableBody, Iterator[bytes]):
     """The bytes of a response, for WSGI. Iterate over it once, and close it.
 
     headers: the headers of the response.
@@ -76,16 +115,8 @@ class Body(Iterator[bytes]):
         keep_alive: Optional[float],
         on_end: OnEnd = None,
     ) -> None:
-        self.headers: Dict[str, str] = dict(headers)
-        self._ended = True  # until there are events that must be closed
-        self._encoder = encoder
-        self._keep_alive = keep_alive
-        self._source: Union[DirectReader, ThreadReader]
-        self._source = (
-            DirectReader(events, on_end) if keep_alive is None else ThreadReader(events, on_end)
-        )
-        self._started = False
-        self._ended = False
+        kind = DirectReader if keep_alive is None else ThreadReader
+        super().__init__(kind(events, on_end), encoder, headers, keep_alive)
 
     def __next__(self) -> bytes:
         if self._ended:
@@ -98,18 +129,11 @@ class Body(Iterator[bytes]):
             items = self._source.take(self._keep_alive)
             if not items:
                 return COMMENT
-            chunk, is_last = _encode_items(self._encoder, items)
-            self._ended = self._ended or is_last  # another thread may have closed it
+            chunk = self._encode(items)
             if chunk:
                 return chunk
             if self._ended:
                 raise StopIteration
-
-    def close(self) -> None:
-        """Close the events: cancel what only this response owns. Does nothing after the end."""
-        if not self._ended:
-            self._ended = True
-            self._source.close()
 
     def as_async(self) -> "AsyncBody":
         """Return the same body for ASGI. Call it in a coroutine, in place of iterating over this.
@@ -131,31 +155,14 @@ class Body(Iterator[bytes]):
     def __exit__(self, *exc_info: Any) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        self.close()
 
-
-class AsyncBody(AsyncIterator[bytes]):
+class AsyncBody(_ClosableBody, AsyncIterator[bytes]):
     """The bytes of a response, for ASGI. Iterate over it once, and close it.
 
     If the coroutine that reads it is cancelled, the events are closed.
 
     headers: the headers of the response.
     """
-
-    def __init__(
-        self,
-        source: "Union[_AsyncSource, _ThreadSource]",
-        encoder: Encoder,
-        headers: Mapping[str, str],
-        keep_alive: Optional[float],
-    ) -> None:
-        self.headers: Dict[str, str] = dict(headers)
-        self._encoder = encoder
-        self._keep_alive = keep_alive
-        self._source = source
-        self._started = False
-        self._ended = False
 
     def __aiter__(self) -> "AsyncBody":
         return self
@@ -175,26 +182,15 @@ class AsyncBody(AsyncIterator[bytes]):
                 raise
             if not items:
                 return COMMENT
-            chunk, is_last = _encode_items(self._encoder, items)
-            self._ended = self._ended or is_last  # another thread may have closed it
+            chunk = self._encode(items)
             if chunk:
                 return chunk
             if self._ended:
                 raise StopAsyncIteration
 
-    def close(self) -> None:
-        """Close the events, from any thread and without waiting. Does nothing after the end."""
-        if not self._ended:
-            self._ended = True
-            self._source.close()
-
     async def aclose(self) -> None:
         """Close the events, as `close` does."""
         self.close()
-
-    def __del__(self) -> None:
-        if not getattr(self, "_ended", True):
-            self.close()
 
 
 def _encode_items(encoder: Encoder, items: List[Item]) -> Tuple[bytes, bool]:
