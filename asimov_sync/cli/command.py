@@ -9,7 +9,7 @@ from typing import Callable, Mapping, NamedTuple, Sequence
 from asimov_sync.cli.exit_status import FAILED, NOT_FOUND, WRONG_USAGE
 from asimov_sync.cli.output import Output
 
-__all__ = ["Command", "CommandError", "NotFound", "UsageError"]
+__all__ = ["Command", "CommandError", "NotFound", "UsageError", "write_file"]
 
 
 class Command(NamedTuple):
@@ -48,3 +48,12 @@ class NotFound(CommandError):
     """There is no such file, run or wait."""
 
     status = NOT_FOUND
+
+
+def write_file(path: str, text: str) -> None:
+    """Write a text to a file, which is replaced if it exists. Raises CommandError if it fails."""
+    try:
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise CommandError(f"{path} cannot be written: {error.strerror}") from None

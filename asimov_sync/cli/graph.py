@@ -2,7 +2,7 @@
 
 import argparse
 
-from asimov_sync.cli.command import Command, CommandError
+from asimov_sync.cli.command import Command, write_file
 from asimov_sync.cli.exit_status import FAILED, OK
 from asimov_sync.cli.output import Output
 from asimov_sync.cli.target import add_target, build_graph, load_target
@@ -26,12 +26,7 @@ def execute(options: argparse.Namespace, output: Output) -> int:
     if options.svg is None:
         output.write(escape(graph.to_mermaid()))
         return OK
-    picture = graph.to_svg()
-    try:
-        with open(options.svg, "w", encoding="utf-8") as file:
-            file.write(picture)
-    except OSError as error:
-        raise CommandError(f"{options.svg} cannot be written: {error.strerror}") from None
+    write_file(options.svg, graph.to_svg())
     output.line(f"{options.svg} has the picture of {plural(len(graph), 'task')}")
     return OK
 

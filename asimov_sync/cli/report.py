@@ -2,7 +2,7 @@
 
 import argparse
 
-from asimov_sync.cli.command import Command, CommandError
+from asimov_sync.cli.command import Command, write_file
 from asimov_sync.cli.exit_status import FAILED, NOT_FOUND, OK
 from asimov_sync.cli.options import add_run_id
 from asimov_sync.cli.output import Output
@@ -31,11 +31,7 @@ def execute(options: argparse.Namespace, output: Output) -> int:
     record = find_run(store, options.run_id, options)
     html = report_html(view_record(record, cache=store.cache))
     path = options.output or f"{record.run_id}.html"
-    try:
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(html)
-    except OSError as error:
-        raise CommandError(f"{path} cannot be written: {error.strerror}") from None
+    write_file(path, html)
     output.line(f"{path} has the report; open it in a browser")
     return OK
 
