@@ -15,6 +15,8 @@ import time
 import pytest
 import redis
 
+from .waiting import wait_for
+
 
 def find_server():
     """Return the path of a server program, or None.
@@ -212,6 +214,21 @@ class RedisClusterOfSix:
                 if role[0] == b"slave" and role[2] == port:
                     return other
         return None
+
+    def fail_over(self, replica):
+        """Have a replica take over from its living master, and wait until the cluster has settled.
+
+        A failover that the replica could not finish ends after 5 s; then another one is requested.
+        """
+        asked = []
+
+        def taken_over():
+            if not self.is_master(replica) and (not asked or time.monotonic() - asked[-1] > 6):
+                assert self.call(replica, "CLUSTER", "FAILOVER") == b"OK"
+                asked.append(time.monotonic())
+            return self.is_master(replica) and self.healthy()
+
+        wait_for(taken_over, "the replica to take over")
 
     def healthy(self):
         """Return whether the cluster has settled.

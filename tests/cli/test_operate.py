@@ -203,8 +203,9 @@ def test_show_waits(command, scheduler, payment):
     assert f"to answer  asimov-sync approve payment {call_id}\n" in out
 
 
-def test_show_a_running_run(command, scheduler, store):
-    """A run in progress is shown with its driver, is not deleted, and is cancelled."""
+@pytest.fixture
+def running(scheduler):
+    """A run in progress: its task waits until it is cancelled."""
     started = threading.Event()
 
     def wait(task, context):
@@ -215,32 +216,27 @@ def test_show_a_running_run(command, scheduler, store):
     graph.add(wait, name="slow")
     run = scheduler.submit(graph, run_id="r")
     assert started.wait(DEADLINE)
+    return run
+
+
+def test_show_a_running_run(command, running):
+    """A run in progress is shown with its driver, is not deleted, and is cancelled."""
     out = command("show", "r")[1]
     assert "status    running\n" in out and "unless it renews its lease" in out
     status, _, err = command("delete", "r")
     assert status == 1 and "r is running" in err and "asimov-sync cancel r" in err
     status, out, _ = command("cancel", "r", "--reason", "no need")
     assert (status, out[:20]) == (0, "r is being cancelled")
-    assert run.result().reason == "no need"
+    assert running.result().reason == "no need"
     assert command("delete", "r") == (0, "r is deleted\n", "")
 
 
 @suite
-def test_delete_a_running_run(command, scheduler):
+def test_delete_a_running_run(command, running):
     """--force deletes a run that has a driver, which notices it."""
-    started = threading.Event()
-
-    def wait(task, context):
-        started.set()
-        context.cancellation.wait()
-
-    graph = TaskGraph()
-    graph.add(wait, name="slow")
-    run = scheduler.submit(graph, run_id="r")
-    assert started.wait(DEADLINE)
     assert command("delete", "--force", "r") == (0, "r is deleted\n", "")
     with pytest.raises(LeaseLost):
-        run.result(DEADLINE)
+        running.result(DEADLINE)
 
 
 # Answers

@@ -32,3 +32,14 @@ def worker_log(tmp_path_factory):
     yield log
     if log.exists():
         sys.stdout.write(log.read_text())
+
+
+@pytest.fixture
+def worker(start_worker):
+    """A worker that is running, the same one for all tests unless one has killed it.
+
+    Each module has a fixture start_worker, the function that starts one.
+    """
+    if not getattr(start_worker, "current", None):
+        start_worker.current = start_worker()
+    return start_worker.current

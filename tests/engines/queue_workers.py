@@ -49,6 +49,25 @@ class QueueWorker:
         return self._process.wait(WORKER_DEADLINE)
 
 
+@contextlib.contextmanager
+def worker_starter(command, log):
+    """Yields a function that starts a worker. At the end, all of its workers are killed.
+
+    command, log: as for QueueWorker.
+    """
+    started = []
+
+    def start():
+        started.append(QueueWorker(command, log))
+        return started[-1]
+
+    try:
+        yield start
+    finally:
+        for worker in started:
+            worker.kill()
+
+
 def wait_long(condition, what):
     """Wait until a condition is true, in which a worker may have to be started."""
     end = time.monotonic() + WORKER_DEADLINE

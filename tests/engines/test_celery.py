@@ -30,11 +30,11 @@ from ..tiers import by_tier
 from ..waiting import wait_for
 from .queue_workers import (
     WORKER_DEADLINE,
-    QueueWorker,
     finished_tasks,
     statuses,
     wait_held,
     wait_long,
+    worker_starter,
 )
 
 PROCESSES = 3
@@ -53,23 +53,8 @@ def app(flows):
 @pytest.fixture(scope="module")
 def start_worker(app, worker_log):
     """A function that starts a worker. The workers are killed at the end of the module."""
-    started = []
-
-    def start():
-        started.append(QueueWorker(WORKER, worker_log))
-        return started[-1]
-
-    yield start
-    for worker in started:
-        worker.kill()
-
-
-@pytest.fixture
-def worker(start_worker):
-    """A worker that is running, the same one for all tests unless one has killed it."""
-    if not getattr(start_worker, "current", None):
-        start_worker.current = start_worker()
-    return start_worker.current
+    with worker_starter(WORKER, worker_log) as start:
+        yield start
 
 
 def get(result):

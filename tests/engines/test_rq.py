@@ -10,7 +10,7 @@ import pytest
 from asimov_sync import RunStatus
 
 from ..test_readme import DOCS, blocks
-from .queue_workers import QueueWorker, finished_tasks, statuses, wait_held, wait_long
+from .queue_workers import finished_tasks, statuses, wait_held, wait_long, worker_starter
 
 URL = "redis://localhost:6379/0"
 SCHEDULER = "scheduler = TaskScheduler(runs=RunStore(RedisCache(url=URL)))"
@@ -36,24 +36,9 @@ def recipe(flows, tmp_path_factory):
 @pytest.fixture(scope="module")
 def start_worker(recipe, worker_log):
     """A function that starts a worker. The workers are killed at the end of the module."""
-    started = []
-
-    def start():
-        command = ["-c", "import recipe_of_rq; recipe_of_rq.work()"]
-        started.append(QueueWorker(command, worker_log))
-        return started[-1]
-
-    yield start
-    for worker in started:
-        worker.kill()
-
-
-@pytest.fixture
-def worker(start_worker):
-    """A worker that is running, the same one for all tests unless one has killed it."""
-    if not getattr(start_worker, "current", None):
-        start_worker.current = start_worker()
-    return start_worker.current
+    command = ["-c", "import recipe_of_rq; recipe_of_rq.work()"]
+    with worker_starter(command, worker_log) as start:
+        yield start
 
 
 def wait_complete(flows, run_id):

@@ -1,7 +1,5 @@
 """Runs on a cluster whose replicas take over from their masters."""
 
-import time
-
 import pytest
 from redis.cluster import RedisCluster, key_slot
 
@@ -44,16 +42,7 @@ def test_failover(cluster, cache):
     for _ in range(ROUNDS):
         wait_for(cluster.healthy, "a healthy cluster")
         drives.wait_for_calls(8)
-        old = cluster.owner(SLOT)
-        heir, asked = cluster.replica_of(old), []
-
-        def taken_over(heir=heir, asked=asked):
-            if not cluster.is_master(heir) and (not asked or time.monotonic() - asked[-1] > 6):
-                assert cluster.call(heir, "CLUSTER", "FAILOVER") == b"OK"
-                asked.append(time.monotonic())
-            return cluster.is_master(heir) and cluster.healthy()
-
-        wait_for(taken_over, "the replica to take over")
+        cluster.fail_over(cluster.replica_of(cluster.owner(SLOT)))
     drives.check()
     assert drives.interruptions == []
 
